@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from muse_pipeline.core.coords import row_column_index_to_xy, xy_index_to_xy
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, read_lines
-from muse_pipeline.nuclei.class_names import find_class
+from muse_pipeline.nuclei.class_names import find_class, map_class
 from muse_pipeline.nuclei.masks import (
     label_image_to_nuclei,
     number_areas,
@@ -111,21 +110,7 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
         return -1
     if not source.class_map:
         return find_class(word, classes, where, "correct it, or map it with `class_map`")
-    if word not in source.class_map:
-        near = get_close_matches(word, source.class_map, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        known = ", ".join(source.class_map)
-        raise LabelError(
-            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it"
-        )
-    name = source.class_map[word]
-    if name is None:
-        return -1
-    if name not in classes:
-        raise LabelError(
-            f"{where}: class_map sends '{word}' to '{name}', which is not a class of the model ({', '.join(classes)})"
-        )
-    return classes.index(name)
+    return next(iter(map_class(word, source.class_map, classes, where)), -1)
 
 
 def _others(found: np.ndarray) -> str:

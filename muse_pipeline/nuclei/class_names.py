@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from muse_pipeline.core.errors import LabelError
@@ -25,6 +25,8 @@ SYNONYMS = {
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
     """Index of the class that ``name`` means: the one of that name, of that name in another case, or a synonym.
 
+    A class that QuPath derives from another, as "Tumor: Positive", means what that one means.
+
     Args:
         name: as the file gives it.
         classes: of the model.
@@ -42,6 +44,40 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
     for synonym in SYNONYMS.get(name.lower(), ()):
         if synonym in classes:
             return classes.index(synonym)
+    if ":" in name:
+        return find_class(name.split(":", maxsplit=1)[0].strip(), classes, where, remedy)
     near = get_close_matches(name, classes, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise LabelError(f"{where}: class '{name}' is not one of the model's ({', '.join(classes)}); {hint}{remedy}")
+
+
+def map_class(
+    word: str, class_map: Mapping[str, str | Sequence[str] | None], classes: Sequence[str], where: str
+) -> tuple[int, ...]:
+    """Indices of the classes that a class map gives a word of a file, or the class that it is derived from; else none.
+
+    Args:
+        word: as the file gives it.
+        class_map: for each word a class of the model, several that are right alike, or None.
+        classes: of the model.
+        where: begins the error sentence.
+
+    Raises:
+        LabelError: the word is not in the map, or is mapped to no class of the model.
+    """
+    word = word if word in class_map else word.split(":", maxsplit=1)[0].strip()
+    if word not in class_map:
+        near = get_close_matches(word, class_map, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        known = ", ".join(class_map)
+        raise LabelError(
+            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it"
+        )
+    mapped = class_map[word]
+    names = [] if mapped is None else [mapped] if isinstance(mapped, str) else mapped
+    if strange := [name for name in names if name not in classes]:
+        raise LabelError(
+            f"{where}: class_map sends '{word}' to '{strange[0]}', which is not a class of the model "
+            f"({', '.join(classes)})"
+        )
+    return tuple(map(list(classes).index, names))
