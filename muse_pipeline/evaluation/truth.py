@@ -16,6 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.sources import decimal_point, read_lines, split_unit
 from muse_pipeline.nuclei.class_names import find_class, map_class
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.rays import interior_centres
@@ -132,14 +133,20 @@ def _classify(
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    """A table's cells without the blanks around them, by column; the index is the line on which a row ends."""
+    """A table's cells without the blanks around them, by column; the index is the line on which a row ends.
+
+    Semicolons may separate the cells, as in German tables.
+    """
+    if not path.exists():
+        raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class")
+    lines = read_lines(path)
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    header = next((line for line in lines if line.strip()), "")
+    separator = ";" if header.count(";") > header.count(usual) else usual
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except FileNotFoundError as error:
-        raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
-    except (ValueError, OSError, csv.Error) as error:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
         raise LabelError(f"{path}: not readable as CSV ({one_line(error)}); give columns x, y, class") from error
     rows = [(line, row) for line, row in rows if any(row)]
     if not rows:
@@ -151,17 +158,22 @@ def _read_cells(path: Path) -> pd.DataFrame:
                 f"{path}, line {line}: has {len(row)} cells where the header has {len(header)}; correct it"
             )
     cells = {name: [row[i] for _, row in rows] for i, name in reversed([*enumerate(header)])}  # of two alike the first
+    for name in cells if separator == ";" else ():
+        if split_unit(name)[0] in {"x", "y"}:
+            cells[name] = [decimal_point(cell, separator) for cell in cells[name]]
     return pd.DataFrame({name: cells[name] for name in header}, index=[line for line, _ in rows], dtype=str)
 
 
 def _name_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The columns x, y and class, however their names are capitalised."""
-    found = {name.strip().lower(): name for name in table.columns} | {name: name for name in table.columns}
+    """The columns x, y and class, however their names are capitalised and with "px" as unit or without."""
+    found = {split_unit(name)[0]: name for name in table.columns} | {name: name for name in table.columns}
     missing = sorted({"x", "y", "class"} - set(found))
     names = ", ".join(table.columns[:8]) + (", ..." if len(table.columns) > 8 else "")
-    if missing and (of_qupath := next((name for name in found if name.startswith("centroid x")), None)):
-        unit = "um" if of_qupath.endswith("m") else "pixels of QuPath's frame"
+    if missing and (of_qupath := next((name for name in found if name.lower().startswith("centroid x")), None)):
+        unit = "um" if split_unit(found[of_qupath])[1] == "um" else "pixels of QuPath's frame"
         raise LabelError(f"{path}: has positions from QuPath ({names}), in {unit}; export GeoJSON instead")
+    if in_um := [found[name] for name in ("x", "y") if split_unit(found.get(name, ""))[1] == "um"]:
+        raise LabelError(f"{path}: positions are in um ({', '.join(in_um)}); give them in level-0 pixels")
     if missing:
         raise LabelError(
             f"{path}: lacks the columns {', '.join(missing)}; it has {names}, needed are x, y (level-0 px) and class"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -224,7 +227,7 @@ def read_split(source: LabelSource) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8.
+    """The lines of a text file in UTF-8, or in Windows-1252 as older programs write it.
 
     Raises:
         LabelError: it cannot be read or is no such text; the line is named.
@@ -236,8 +239,25 @@ def read_lines(path: Path) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
+        if b"\0" not in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            with suppress(UnicodeDecodeError):
+                return content.decode("cp1252").splitlines()
         line = content.count(b"\n", 0, error.start) + 1
         raise LabelError(f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8") from error
+
+
+def decimal_point(cell: str, separator: str | None) -> str:
+    """A number with its decimal point, which is a comma where semicolons separate the cells, as in German tables."""
+    return cell.replace(",", ".", 1) if separator == ";" else cell
+
+
+_UNIT = re.compile(r"(.+?)[\s_]*[\[(]?\s*\b(px|pixels?|[uµμ]m)[\])]?")
+
+
+def split_unit(name: str) -> tuple[str, str]:
+    """The name of a column in lower case, and its unit, "px" or "um": "x" and "px" of "X [px]", else ""."""
+    found = _UNIT.fullmatch(name.strip().lower().replace("_", " "))
+    return (found[1], "px" if found[2].startswith("p") else "um") if found else (name.strip().lower(), "")
 
 
 class LabelFiles:

@@ -22,10 +22,19 @@ SYNONYMS = {
 }
 
 
+INTENSITIES = {"Positive", "Negative", "1+", "2+", "3+"}
+
+
+def without_intensity(name: str) -> str:
+    """The class that QuPath derived one of stained nuclei from: "Tumor" of "Tumor: Positive"."""
+    base, _, last = name.rpartition(":")
+    return base.strip() if base and last.strip() in INTENSITIES else name
+
+
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
     """Index of the class that ``name`` means: the one of that name, of that name in another case, or a synonym.
 
-    A class that QuPath derives from another, as "Tumor: Positive", means what that one means.
+    A class that QuPath derived for positive or negative nuclei means the one it was derived from.
 
     Args:
         name: as the file gives it.
@@ -36,16 +45,15 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
     Raises:
         LabelError: the name means none of the classes; the nearest one is named.
     """
-    if name in classes:
-        return classes.index(name)
     in_lower_case = [one.lower() for one in classes]
-    if name.lower() in in_lower_case:
-        return in_lower_case.index(name.lower())
-    for synonym in SYNONYMS.get(name.lower(), ()):
-        if synonym in classes:
-            return classes.index(synonym)
-    if ":" in name:
-        return find_class(name.split(":", maxsplit=1)[0].strip(), classes, where, remedy)
+    for word in (name, without_intensity(name)):
+        if word in classes:
+            return classes.index(word)
+        if word.lower() in in_lower_case:
+            return in_lower_case.index(word.lower())
+        for synonym in SYNONYMS.get(word.lower(), ()):
+            if synonym in classes:
+                return classes.index(synonym)
     near = get_close_matches(name, classes, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise LabelError(f"{where}: class '{name}' is not one of the model's ({', '.join(classes)}); {hint}{remedy}")
@@ -54,7 +62,7 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
 def map_class(
     word: str, class_map: Mapping[str, str | Sequence[str] | None], classes: Sequence[str], where: str
 ) -> tuple[int, ...]:
-    """Indices of the classes that a class map gives a word of a file, or the class that it is derived from; else none.
+    """Indices of the classes that a class map gives a word of a file, or the class it was derived from.
 
     Args:
         word: as the file gives it.
@@ -65,7 +73,7 @@ def map_class(
     Raises:
         LabelError: the word is not in the map, or is mapped to no class of the model.
     """
-    word = word if word in class_map else word.split(":", maxsplit=1)[0].strip()
+    word = word if word in class_map else without_intensity(word)
     if word not in class_map:
         near = get_close_matches(word, class_map, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""

@@ -86,6 +86,13 @@ def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
     return shapely.union_all(parts) if len(parts) else None
 
 
+def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
+    """An area without lines that lead out of it and back; unchanged where lines cross so that they bound several."""
+    repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
+    falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
+    return shape if repaired is None or falls_apart else repaired
+
+
 _NO_AREAS = {kind: TYPE_NAMES[kind] for kind in OBJECT_TYPES if kind != "annotation"}
 _IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
 
@@ -196,7 +203,19 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
 def _build_area(feature: dict[str, Any], object_type: str) -> BaseGeometry | None:
     """The shape of an annotation; None without one, and for other objects, whose shapes are not parsed."""
     wanted = object_type not in _NO_AREAS and feature["geometry"]
-    return shapely.from_geojson(json.dumps(feature["geometry"])) if wanted else None
+    return remove_spikes(shapely.from_geojson(json.dumps(_close_rings(feature["geometry"])))) if wanted else None
+
+
+def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
+    """A geometry whose rings end where they begin."""
+    if geometry.get("type") not in {"Polygon", "MultiPolygon"}:
+        return geometry
+    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    closed = [
+        [[*ring, *ring[:1]] if len(ring) > 2 and ring[-1] != ring[0] else ring for ring in polygon]
+        for polygon in polygons
+    ]
+    return {**geometry, "coordinates": closed[0] if geometry["type"] == "Polygon" else closed}
 
 
 def _read_json(path: Path | str) -> Any:
