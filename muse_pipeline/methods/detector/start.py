@@ -52,7 +52,7 @@ def _read_settings(checkpoint: Checkpoint, path: Path) -> DetectorConfig:
 
 
 def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
-    """Training data and limits that a card has from the detectors that a run starts from or is taught by.
+    """Training data and limits that a card has from the detectors that a run starts from or learns from.
 
     Args:
         paths: checkpoints of these, that of the start first if there is one.

@@ -96,7 +96,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
     """Trains one region network; leaves a checkpoint that ``muse export`` reads."""
 
     def check(self) -> None:
-        """Refuse a network or windows that cannot be trained, and training data that are not described.
+        """Reject a network or windows that cannot be trained, and training data that are not described.
 
         Raises:
             ConfigError: see ``config.require_network`` and ``require_training_data``.
