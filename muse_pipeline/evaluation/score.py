@@ -168,6 +168,7 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
     Raises:
         LabelError: they do.
     """
+    true_xy = true_xy[np.isfinite(true_xy).all(1)]
     if not len(found_xy) or len(true_xy) < LEAST_HITS:
         return
     tree = cKDTree(found_xy * mpp)

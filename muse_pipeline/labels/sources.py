@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -251,13 +250,15 @@ def decimal_point(cell: str, separator: str | None) -> str:
     return cell.replace(",", ".", 1) if separator == ";" else cell
 
 
-_UNIT = re.compile(r"(.+?)[\s_]*[\[(]?\s*\b(px|pixels?|[uµμ]m)[\])]?")
-
-
 def split_unit(name: str) -> tuple[str, str]:
     """The name of a column in lower case, and its unit, "px" or "um": "x" and "px" of "X [px]", else ""."""
-    found = _UNIT.fullmatch(name.strip().lower().replace("_", " "))
-    return (found[1], "px" if found[2].startswith("p") else "um") if found else (name.strip().lower(), "")
+    whole = name.strip().lower()
+    for unit, words in {"px": ("px", "pixel", "pixels"), "um": ("um", "µm", "μm")}.items():
+        for word in words:
+            base = whole.rstrip(" ])").removesuffix(word)
+            if base.endswith((" ", "_", "[", "(")) and base.strip(" _[("):
+                return base.rstrip(" _[("), unit
+    return whole, ""
 
 
 class LabelFiles:

@@ -48,7 +48,7 @@ def test_a_table_is_read_and_its_faults_are_named(tmp_path):
             read_points(path, ["b", "a"])
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(LabelError, match="not readable .Is a directory"):
+    with pytest.raises(LabelError, match=r"not readable \(Is a directory\)"):
         read_points(tmp_path, ["a"])
 
 
