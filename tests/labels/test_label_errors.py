@@ -4,9 +4,10 @@ import io
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
-from drawn_labels import box, disc, geojson, make_source, point, read
+from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
 from PIL import Image
 
 from muse_pipeline.core.errors import LabelError, LeftOutWarning
@@ -258,3 +259,14 @@ def expect(message, source):
     with pytest.raises(LabelError, match=message) as caught:
         read(source)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["x y class", "row column class"])
+def test_exchanged_coordinates(tmp_path, form):
+    xy = np.random.default_rng(1).permutation(grid_xy((400, 400), step_px=36))[:20]
+    source = make_source(tmp_path, "P.txt", "".join(f"{x:g} {y:g} Dark\n" for x, y in xy - 0.5), form)
+    cv2.imwrite(str(tmp_path / "images/P.png"), draw_nuclei((400, 400), xy)[..., ::-1])
+    if form == "x y class":
+        assert len(read(source)[0].nuclei) == 20
+    else:
+        expect(r"P\.txt: few of its points lie on nuclei as they are, and \d+% with x and y exchanged", source)
