@@ -20,7 +20,10 @@ from muse_pipeline.cli.output import add_json_argument, show_result
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse evaluate``."""
     parser.add_argument(
-        "nuclei", type=Path, metavar="RESULT", help="nuclei.parquet, or a folder of <slide>/nuclei.parquet"
+        "nuclei",
+        type=Path,
+        metavar="RESULT",
+        help="nuclei.parquet, the folder of a slide or of all slides",
     )
     parser.add_argument("--truth", type=Path, metavar="PATH", help="the slide's truth, or a folder of <slide>.<suffix>")
     parser.add_argument(
@@ -37,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance (default: %(default)g)")
     parser.add_argument("--score", type=fraction, help="leave out nuclei below it (default: keep what the model kept)")
+    parser.add_argument(
+        "--class-map",
+        nargs="+",
+        metavar="WORD=CLASS",
+        help="class of the model for every class of the truth: Tumour=Epithelial; Immune=Lymphocyte,Stroma: either is "
+        "right; Debris=null: its class does not count",
+    )
     add_frame_argument(parser)
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
@@ -55,8 +65,13 @@ def run(args: argparse.Namespace) -> None:
     if args.reliability:
         import_module("matplotlib")  # missing without the extra `train`: before the work, not after it
     pairing = _pair(args)
-    rules = Rules(args.radius_um, args.score, args.frame)
+    rules = Rules(args.radius_um, args.score, args.frame, _class_map(args.class_map))
     scores = [score_slide(pair, rules) for pair in pairing.pairs]
+    if not any(score.n_true or score.outside_region or len(score.outside_slide) for score in scores):
+        raise LabelError(
+            f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all objects, not the "
+            "annotated region alone, or give another file"
+        )
     if args.region and (whole := [score.slide_id for score in scores if score.region_mm2 is None]):
         raise LabelError(
             f"{args.region}: has no region of slide '{whole[0]}', nor has its truth; name it so, or score slides "
@@ -78,12 +93,25 @@ def _draw(summary: dict, output: Path) -> None:
     draw_reliability({"all": calibration, **(calibration["by_site"] or {})}, output)
 
 
+def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
+    from muse_pipeline.core.errors import ConfigError
+
+    if words is None:
+        return None
+    pairs = [word.rpartition("=") for word in words]
+    if wrong := [word for word, (name, _, _) in zip(words, pairs, strict=True) if not name]:
+        raise ConfigError(f"--class-map {wrong[0]}: give WORD=CLASS, as in Tumour=Epithelial")
+    return {name: None if classes in {"", "null"} else classes.split(",") for name, _, classes in pairs}
+
+
 def _pair(args: argparse.Namespace):
     from muse_pipeline.core.errors import ConfigError, NucleiError
-    from muse_pipeline.evaluation.pairing import pair_folder, pair_one
+    from muse_pipeline.evaluation.pairing import NUCLEI, pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
+    if (args.nuclei / NUCLEI).is_file():
+        args.nuclei /= NUCLEI
     if args.nuclei.is_dir():
         if args.truth is None and args.sheet is None:
             raise ConfigError("give --truth FOLDER, or --sheet with a column 'truth'")

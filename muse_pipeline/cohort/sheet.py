@@ -7,6 +7,7 @@ import re
 import unicodedata
 import warnings
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
+from muse_pipeline.core.text import some_of
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
@@ -22,6 +24,9 @@ FILES = ("path", "roi", "regions", "partner", "partner_transform")
 NEWER = ("regions", "partner", "partner_transform")  # columns that `sheet.json` has only where they are filled
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = ("slide_id", "path")
+MISSING = frozenset(
+    {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
+)  # R, pandas, Excel
 _UTF16 = ("utf-16-le", "utf-16-be")
 
 # A slide_id is the name of a folder, the value of a Snakemake wildcard and part of shell commands.
@@ -187,7 +192,10 @@ def id_problem(slide_id: str) -> str | None:
 
 
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every row that is not blank with its number; all cells stripped."""
+    """The header, and every row that is not blank with its number; all cells stripped.
+
+    A word by which R, pandas and Excel write that a value is missing is an empty cell, with a warning.
+    """
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     require_utf8(path)
     try:
@@ -209,7 +217,20 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 f"{path}: its columns are separated by {name}; save it with commas under a name in .csv, or with tabs "
                 "under any other"
             )
-    return header, filled[1:]
+    return header, _empty_missing(path, header, filled[1:])
+
+
+def _empty_missing(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for _, cells in records:
+        for index, (name, cell) in enumerate(zip(header, cells, strict=False)):
+            if name not in REQUIRED and (cell in MISSING or (name == "patient" and cell == "None")):
+                found[name, cell] += 1
+                cells[index] = ""
+    if found:
+        words = some_of([f"'{cell}' in column '{name}' (rows: {n})" for (name, cell), n in found.items()])
+        warnings.warn(f"{path}: read as a missing value: {words}", LeftOutWarning, stacklevel=3)
+    return records
 
 
 def read_cells(path: Path, *columns: str) -> dict[str, dict[str, str]]:

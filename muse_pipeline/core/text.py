@@ -16,6 +16,12 @@ def count_noun(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
+def join_sentences(*texts: str) -> str:
+    """Texts of sentences as one text, each ended by a full stop; empty ones are left out."""
+    given = [text.strip() for text in texts if text.strip()]
+    return " ".join([*(text if text.endswith(".") else f"{text}." for text in given[:-1]), *given[-1:]])
+
+
 def some_of(names: Sequence[str], n: int = 5) -> str:
     """The first ``n`` names, and the number of others."""
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")

@@ -22,7 +22,7 @@ from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
 from muse_pipeline.data.spots import SpotVectors, read_spots
 from muse_pipeline.data.unlabelled import Picture
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
@@ -298,6 +298,7 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
             f"{path}: is {_size(labels.shape[::-1])} px and its picture {_size(image.size_px)} px; give masks of the "
             "pictures' size"
         )
+    require_nuclei(path, labels, (image.mpp, image.mpp))
     nuclei = label_image_to_nuclei(labels, (image.mpp, image.mpp), N_RAYS)
     return nuclei.xy, nuclei.rays
 

@@ -17,7 +17,7 @@ from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlaps import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
 from muse_pipeline.evaluation.pairing import SlidePair
 from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
-from muse_pipeline.evaluation.truth import Truth, read_region, read_truth
+from muse_pipeline.evaluation.truth import ClassMap, Truth, read_region, read_truth
 from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask
@@ -33,11 +33,13 @@ class Rules:
         radius_um: largest distance of a match.
         min_score: found nuclei below it are left out; None keeps all that the model kept.
         frame: "qupath" if GeoJSON counts from the corner of the scanner's bounds, else "openslide".
+        class_map: of the classes of the truth, see ``truth.read_truth``.
     """
 
     radius_um: float = RADIUS_UM
     min_score: float | None = None
     frame: str = "qupath"
+    class_map: ClassMap | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,8 +97,8 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     """Read and score one slide.
 
     Raises:
-        LabelError: the truth cannot be read, names an unknown class, is a mask of another size than the slide or lies
-            outside the slide altogether.
+        LabelError: the truth cannot be read, names an unknown class, is a mask of another size than the slide, lies
+            outside the slide altogether or has x and y exchanged.
         GeoJSONError: the truth or region is no GeoJSON.
         NucleiError: the table or the slide.json beside it is not ours, or it was made with a higher score cut than is
             asked for.
@@ -110,9 +112,11 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
             f"{pair.nuclei}: holds nuclei from a score of {threshold:g} only, which is above --score "
             f"{rules.min_score:g}; raise it, or export the model with a lower threshold and detect again"
         )
-    truth = read_truth(pair.truth, classes, mpp, offset_px, size_px)
+    truth = read_truth(pair.truth, classes, mpp, offset_px, size_px, rules.class_map)
     region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
     on_slide = _inside_slide(truth.nuclei.xy, size_px)
+    found = read_nuclei(pair.nuclei)
+    _require_order(pair.truth, truth.nuclei.xy, found.xy, mpp, rules.radius_um)
     if len(on_slide) and not on_slide.any():
         x, y = truth.nuclei.xy[0]
         raise LabelError(
@@ -122,11 +126,13 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     in_region = on_slide & _inside(region, truth.nuclei.xy)
     counted = truth[in_region]
 
-    found = read_nuclei(pair.nuclei)
     kept = np.ones(len(found), bool) if rules.min_score is None else found.score >= rules.min_score
     found = found[kept]
     judged = _inside(region, found.xy)
     matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
+    if counted.accepted is not None:
+        _choose_accepted(counted, matches)
+        matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
     return SlideScore(
         slide_id=pair.slide_id,
@@ -151,6 +157,38 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         found_far=int((judged & _far_from(counted.nuclei.xy * mpp, found.xy * mpp)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
+
+
+LEAST_HITS, FEW, MOST = 5, 0.2, 0.5  # of true nuclei; at random up to a quarter lie within 3 um of a found one
+
+
+def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
+    """Reject true nuclei that lie on found ones if x and y are exchanged, and do not as they are.
+
+    Raises:
+        LabelError: they do.
+    """
+    true_xy = true_xy[np.isfinite(true_xy).all(1)]
+    if not len(found_xy) or len(true_xy) < LEAST_HITS:
+        return
+    tree = cKDTree(found_xy * mpp)
+    given, exchanged = (
+        np.isfinite(tree.query(xy * mpp, distance_upper_bound=radius_um)[0]).mean()
+        for xy in (true_xy, true_xy[:, ::-1])
+    )
+    if given < FEW and exchanged > MOST:
+        raise LabelError(
+            f"{path}: {given:.0%} of its nuclei lie on found ones as they are, and {exchanged:.0%} with x and y "
+            "exchanged; exchange them"
+        )
+
+
+def _choose_accepted(truth: Truth, matches: Matches) -> None:
+    """Give true nuclei that have several right classes, in place, that of the nucleus found there if it is one."""
+    taken = matches.taken[0]
+    found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
+    right = found[truth.accepted[taken[found], matches.predicted_label[found]]]
+    truth.nuclei.label[taken[right]] = matches.predicted_label[right]
 
 
 def _geometry(nuclei: Path, provenance: dict, frame: str) -> tuple[tuple[float, float], tuple[int, int] | None, tuple]:

@@ -51,6 +51,7 @@ def summarise(
             "min_iou": MIN_IOU,
             "interval": f"95 %, bootstrap over patients, {repeats} draws",
             "patient": pairing.grouping,
+            "class_map": rules.class_map,
         },
         "models": sorted({score.model for score in scores}),
         "classes": list(classes),

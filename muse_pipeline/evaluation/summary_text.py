@@ -196,7 +196,7 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
     astray = in_tissue is not None and 2 * in_tissue < n_true
-    if not n_true and slide["region_mm2"] is None:
+    if not (n_true or slide["true_outside_region"] or slide["true_outside_slide"]):
         yield f"{slide['slide_id']}: the truth has no nucleus; is it the right file?"
     elif slide["roi"] and slide["region_mm2"] is None:
         yield (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.class_names import find_class
-from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask
+from muse_pipeline.labels.sources import decimal_point, read_lines, split_unit
+from muse_pipeline.nuclei.class_names import find_class, map_class
+from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import list_counts
@@ -29,6 +30,7 @@ TABLES = (".csv", ".tsv")
 MASKS = (".png", ".tif", ".tiff")
 SUFFIXES = (*TABLES, *GEOJSON_SUFFIXES, *MASKS)
 UNKNOWN = -1
+ClassMap = Mapping[str, str | Sequence[str] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +41,19 @@ class Truth:
         nuclei: T nuclei (frame: level0); label -1 where the class is unknown.
         outlines: (T,) polygons in level-0 px, none where there are no nuclei; None where at least one is a point.
         region: where the truth is complete, in level-0 px; None for the whole slide.
+        accepted: (T, C) bool, classes that are right for each nucleus, of which its label is one; None where no nucleus
+            has more than one.
     """
 
     nuclei: Nuclei
     outlines: np.ndarray | None = None
     region: BaseGeometry | None = None
+    accepted: np.ndarray | None = None
 
     def __getitem__(self, chosen: np.ndarray) -> Truth:
         """The nuclei chosen by a mask (T,)."""
-        outlines = None if self.outlines is None else self.outlines[chosen]
-        return Truth(self.nuclei[chosen], outlines, self.region)
+        outlines, accepted = (each if each is None else each[chosen] for each in (self.outlines, self.accepted))
+        return Truth(self.nuclei[chosen], outlines, self.region, accepted)
 
 
 def read_truth(
@@ -57,6 +62,7 @@ def read_truth(
     mpp: tuple[float, float],
     offset_px: tuple[int, int] = (0, 0),
     size_px: tuple[int, int] | None = None,
+    class_map: ClassMap | None = None,
 ) -> Truth:
     """Read by suffix: a table of points, GeoJSON, or a label image of the whole slide at level 0.
 
@@ -68,19 +74,21 @@ def read_truth(
         mpp: (x, y) um per level-0 pixel.
         offset_px: level-0 position of what a GeoJSON file calls (0, 0).
         size_px: (width, height) of level 0, which a label image must have; None if unknown.
+        class_map: for each class of the file a class of the model, several that are right alike, or None for nuclei
+            whose class does not count; without a map the names are those of the model or synonyms.
 
     Raises:
-        LabelError: the file is missing, broken, of no known kind or of another size than the slide, or names a class
-            that is not the model's.
+        LabelError: the file is missing, broken, of no known kind or of another size than the slide, names a class that
+            is not the model's, or marks as one nucleus what is none.
         GeoJSONError: the file is no GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
         raise LabelError(f"{path}: no kind of truth has this suffix; known are {', '.join(SUFFIXES)}")
     if path.name.lower().endswith(MASKS):
-        return _read_mask(path, size_px)
+        return _read_mask(path, mpp, size_px)
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
-        return _read_objects(path, classes, mpp, offset_px)
-    return Truth(read_points(path, classes))
+        return _read_objects(path, classes, mpp, offset_px, class_map)
+    return _read_points(path, classes, class_map)
 
 
 def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
@@ -91,29 +99,54 @@ def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
     Raises:
         LabelError: the file is missing, a column is missing, a position is no number or a class is not the model's.
     """
+    return _read_points(path, classes, None).nuclei
+
+
+def _read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None) -> Truth:
     table = _name_columns(_read_cells(path), path)
-    if len(classes) == 1:
-        table["class"] = classes[0]
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(xy).all():
         line = table.index[(~np.isfinite(xy)).any(1).argmax()]
         raise LabelError(f"{path}, line {line}: x or y is not a number; correct it")
-    label_of = {"": UNKNOWN}
-    for line, name in table["class"].items():
-        if name not in label_of:
-            label_of[name] = find_class(name, classes, f"{path}, line {line}", "rename it")
-    return Nuclei(xy, Frame.LEVEL0, label=np.array([label_of[name] for name in table["class"]], np.int32))
+    label, accepted = _classify(table["class"], classes, class_map, lambda i: f"{path}, line {table.index[i]}")
+    return Truth(Nuclei(xy, Frame.LEVEL0, label=label), accepted=accepted)
+
+
+def _classify(
+    words: Sequence[str | None], classes: Sequence[str], class_map: ClassMap | None, where: Callable[[int], str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels (N,) of nuclei by the words for their classes, and the classes that are right (``Truth.accepted``)."""
+    meant: dict[str | None, tuple[int, ...]] = {None: (), "": ()}
+    if len(classes) == 1 and not class_map:
+        return np.zeros(len(words), np.int32), None
+    for index, word in enumerate(words):
+        if word in meant:
+            continue
+        if class_map:
+            meant[word] = map_class(word, class_map, classes, where(index))
+        else:
+            meant[word] = (find_class(word, classes, where(index), "rename it, or map it with --class-map"),)
+    label = np.array([next(iter(meant[word]), UNKNOWN) for word in words], np.int32)
+    if max(map(len, meant.values())) < 2:
+        return label, None
+    return label, np.array([np.isin(range(len(classes)), meant[word]) for word in words])
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    """A table's cells without the blanks around them, by column; the index is the line on which a row ends."""
+    """A table's cells without the blanks around them, by column; the index is the line on which a row ends.
+
+    Semicolons may separate the cells, as in German tables.
+    """
+    if not path.exists():
+        raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class")
+    lines = read_lines(path)
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    header = next((line for line in lines if line.strip()), "")
+    separator = ";" if header.count(";") > header.count(usual) else usual
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except FileNotFoundError as error:
-        raise LabelError(f"{path}: no such file; give a CSV with columns x, y, class") from error
-    except (ValueError, OSError, csv.Error) as error:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
         raise LabelError(f"{path}: not readable as CSV ({one_line(error)}); give columns x, y, class") from error
     rows = [(line, row) for line, row in rows if any(row)]
     if not rows:
@@ -125,17 +158,22 @@ def _read_cells(path: Path) -> pd.DataFrame:
                 f"{path}, line {line}: has {len(row)} cells where the header has {len(header)}; correct it"
             )
     cells = {name: [row[i] for _, row in rows] for i, name in reversed([*enumerate(header)])}  # of two alike the first
+    for name in cells if separator == ";" else ():
+        if split_unit(name)[0] in {"x", "y"}:
+            cells[name] = [decimal_point(cell, separator) for cell in cells[name]]
     return pd.DataFrame({name: cells[name] for name in header}, index=[line for line, _ in rows], dtype=str)
 
 
 def _name_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The columns x, y and class, however their names are capitalised."""
-    found = {name.strip().lower(): name for name in table.columns} | {name: name for name in table.columns}
+    """The columns x, y and class, however their names are capitalised and with "px" as unit or without."""
+    found = {split_unit(name)[0]: name for name in table.columns} | {name: name for name in table.columns}
     missing = sorted({"x", "y", "class"} - set(found))
     names = ", ".join(table.columns[:8]) + (", ..." if len(table.columns) > 8 else "")
-    if missing and (of_qupath := next((name for name in found if name.startswith("centroid x")), None)):
-        unit = "um" if of_qupath.endswith("m") else "pixels of QuPath's frame"
+    if missing and (of_qupath := next((name for name in found if name.lower().startswith("centroid x")), None)):
+        unit = "um" if split_unit(found[of_qupath])[1] == "um" else "pixels of QuPath's frame"
         raise LabelError(f"{path}: has positions from QuPath ({names}), in {unit}; export GeoJSON instead")
+    if in_um := [found[name] for name in ("x", "y") if split_unit(found.get(name, ""))[1] == "um"]:
+        raise LabelError(f"{path}: positions are in um ({', '.join(in_um)}); give them in level-0 pixels")
     if missing:
         raise LabelError(
             f"{path}: lacks the columns {', '.join(missing)}; it has {names}, needed are x, y (level-0 px) and class"
@@ -143,18 +181,25 @@ def _name_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return pd.DataFrame({name: table[found[name]] for name in ("x", "y", "class")})
 
 
-def _read_objects(path: Path, classes: Sequence[str], mpp: tuple[float, float], offset_px: tuple[int, int]) -> Truth:
+def _read_objects(
+    path: Path,
+    classes: Sequence[str],
+    mpp: tuple[float, float],
+    offset_px: tuple[int, int],
+    class_map: ClassMap | None,
+) -> Truth:
     objects, region = split_regions(read_geojson(path, offset_px, tiles=False))
-    if len(classes) == 1:
-        objects = replace(objects, class_name=np.full(len(objects.geometry), classes[0], object))
     parts = objects.to_parts()
     require_nucleus_size(parts, mpp)
     xy, _ = parts.measure(mpp, n_rays=1)
-    nuclei = Nuclei(xy, Frame.LEVEL0, label=objects.labels(classes)[parts.owner])
-    return Truth(nuclei, parts.geometry if parts.is_polygon.all() else None, region)
+    label, accepted = _classify(
+        objects.class_name[parts.owner], classes, class_map, lambda i: f"{path}, feature {parts.number[i]}"
+    )
+    outlines = parts.geometry if parts.is_polygon.all() else None
+    return Truth(Nuclei(xy, Frame.LEVEL0, label=label), outlines, region, accepted)
 
 
-def _read_mask(path: Path, size_px: tuple[int, int] | None) -> Truth:
+def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | None) -> Truth:
     """An instance mask names no classes."""
     mask = read_label_image(path)
     height, width = mask.shape
@@ -163,6 +208,7 @@ def _read_mask(path: Path, size_px: tuple[int, int] | None) -> Truth:
             f"{path}: is {width:,} x {height:,} px and level 0 of the slide {size_px[0]:,} x {size_px[1]:,} px; give a "
             "mask of the whole slide at level 0, or outlines as GeoJSON"
         )
+    require_nuclei(path, mask, mpp)
     outlines = label_image_to_polygons(mask)
     return Truth(Nuclei(interior_centres(outlines), Frame.LEVEL0), outlines)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.text import join_sentences
 from muse_pipeline.export.onnx import trace_windows, write_model
 from muse_pipeline.inference.card import ColourReference, EmbedderCard
 from muse_pipeline.inference.embed import DENSE, embedding_halo
@@ -75,7 +76,9 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
         readout=backbone.lattice.name,
         embedding_dim=backbone.channels,
         licence=config.get("licence", "unknown"),
-        training_data=config.get("training_data", "unknown"),
+        training_data=join_sentences(
+            config.get("training_data", "unknown"), known.meta.get("origins", {}).get("training_data", "")
+        ),
         colour=replace(colour, share=share),
         source={"backbone": name, "checkpoint_sha256": sha256_of(path), "torch": version("torch")},
     )

@@ -33,7 +33,8 @@ from muse_pipeline.inference.card import (
 from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
-from muse_pipeline.methods.detector.start import load_trained
+from muse_pipeline.methods.detector.start import complete_texts, load_trained
+from muse_pipeline.methods.detector.validation import SCORE
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.training.run import RunFolder
@@ -163,6 +164,10 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
     detector.backbone.fix_size(input_px, input_px)
     reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
     card = describe_model(config, detector, input_px, reference, path)
+    scores = checkpoint.meta.get("scores", {})
+    measured = {f"{SCORE}, which chose the weights": scores[SCORE]} if SCORE in scores else {}
+    texts = complete_texts(config, checkpoint.meta)
+    card = dataclasses.replace(card, **texts, metrics={**measured, **config.metrics})
     if seen := checkpoint.meta.get("appearance"):
         card = dataclasses.replace(card, appearance=parse_config(seen, AppearanceReference, str(path)))
     if card.precision == "fp16":
@@ -188,7 +193,7 @@ def describe_model(
         n_rays=config.n_rays,
         readout=backbone.lattice.name,
         licence=config.licence,
-        training_data=config.credits,
+        training_data=config.training_data,
         colour=dataclasses.replace(reference, share=settings.colour_share),
         snap_um=settings.snap_um,
         refine=settings.refine,
@@ -202,8 +207,6 @@ def describe_model(
             "torch": version("torch"),
             "onnx": version("onnx"),
         },
-        metrics=config.metrics,
-        limits=config.limits,
     )
 
 

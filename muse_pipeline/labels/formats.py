@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,18 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.coords import row_column_index_to_xy, xy_index_to_xy
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.sources import LabelSource, read_lines
-from muse_pipeline.nuclei.class_names import find_class
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, number_areas, read_label_image, read_mask
+from muse_pipeline.labels.sources import LabelSource, decimal_point, read_lines, split_unit
+from muse_pipeline.nuclei.class_names import find_class, map_class
+from muse_pipeline.nuclei.masks import (
+    label_image_to_nuclei,
+    number_areas,
+    read_label_image,
+    read_mask,
+    require_nuclei,
+)
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
-from muse_pipeline.qupath.regions import are_called, require_nucleus_size
+from muse_pipeline.qupath.regions import are_called, remove_spikes, require_nucleus_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,21 +110,7 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
         return -1
     if not source.class_map:
         return find_class(word, classes, where, "correct it, or map it with `class_map`")
-    if word not in source.class_map:
-        near = get_close_matches(word, source.class_map, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        known = ", ".join(source.class_map)
-        raise LabelError(
-            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it"
-        )
-    name = source.class_map[word]
-    if name is None:
-        return -1
-    if name not in classes:
-        raise LabelError(
-            f"{where}: class_map sends '{word}' to '{name}', which is not a class of the model ({', '.join(classes)})"
-        )
-    return classes.index(name)
+    return next(iter(map_class(word, source.class_map, classes, where)), -1)
 
 
 def _others(found: np.ndarray) -> str:
@@ -175,13 +166,14 @@ def _label(objects: GeoJSONObjects, index: int, source: LabelSource, classes: tu
 def _regions(objects: GeoJSONObjects) -> np.ndarray:
     """The polygons of the regions."""
     path = objects.path
-    for geometry, number in zip(objects.geometry, objects.number, strict=True):
+    geometries = [remove_spikes(geometry) for geometry in objects.geometry]
+    for geometry, number in zip(geometries, objects.number, strict=True):
         if geometry.geom_type not in {"Polygon", "MultiPolygon"} or geometry.is_empty:
             raise LabelError(f"{path}, feature {number}: a region must be a closed area; draw it again")
         if not geometry.is_valid:
             why = shapely.is_valid_reason(geometry)
             raise LabelError(f"{path}, feature {number}: a region whose lines cross ({why}); draw it again")
-    return shapely.get_parts(objects.geometry)
+    return shapely.get_parts(np.array(geometries, object))
 
 
 TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy}
@@ -190,7 +182,9 @@ TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy
 def read_text(
     path: Path, source: LabelSource, classes: tuple[str, ...], frame: Frame, n_rays: int, order: str | None = None
 ) -> Annotations:
-    """Read a text file whose lines are separated by tabs, commas or blanks, as the first line is.
+    """Read a text file of cells separated by tabs, semicolons, commas or blanks, as those of the first line are.
+
+    Where semicolons separate them, numbers may have decimal commas.
 
     Args:
         path: the file.
@@ -205,17 +199,18 @@ def read_text(
     """
     order = order or source.format
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
-    separator = next((mark for mark in "\t," if lines and mark in lines[0][1]), None)
+    separator = next((mark for mark in "\t;," if lines and mark in lines[0][1]), None)
     columns, n_columns = (0, 1, 2), 3
     indices, labels, numbers = [], [], []
     for number, line in lines:
         cells, where = [cell.strip() for cell in line.split(separator)], f"{path}, line {number}"
-        if (number, line) == lines[0] and not _is_number(cells[0]):
+        if (number, line) == lines[0] and not _is_number(decimal_point(cells[0], separator)):
             columns, n_columns = _header_columns(cells, order, where), len(cells)
             continue
         if len(cells) != n_columns:
             raise LabelError(f"{where}: expected {_expected(order, n_columns)}, found '{line[:80]}'; correct it")
         first, second, word = (cells[column] for column in columns)
+        first, second = decimal_point(first, separator), decimal_point(second, separator)
         if not (_is_number(first) and _is_number(second)):
             raise LabelError(f"{where}: expected {order}, found '{line[:80]}'; the first two must be numbers")
         indices.append((float(first), float(second)))
@@ -232,7 +227,9 @@ def read_text(
 
 def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]:
     """Where the columns of ``order`` are; a first line with other words in it is no header that could be guessed."""
-    names, needed = [cell.lower() for cell in cells], order.split()
+    names, needed = [split_unit(cell)[0] for cell in cells], order.split()
+    if in_um := [cell for cell in cells if split_unit(cell)[1] == "um" and split_unit(cell)[0] in needed]:
+        raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")
     if any(names.count(name) != 1 for name in needed):
         raise LabelError(
             f"{where}: found '{' '.join(cells)[:80]}' where {order} is expected; name these columns in a header, once "
@@ -266,9 +263,10 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
         n_rays: rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is no mask or has another size, or gives all its nuclei one number.
+        LabelError: the file cannot be read, is no mask or has another size, or gives several nuclei one number.
     """
     mask = read_label_image(path, "number them, or use `format: masks` where they do not touch")
+    require_nuclei(path, mask, (mpp, mpp))
     return measure_instances(path, mask, size_px, mpp, n_rays)
 
 
@@ -292,7 +290,9 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
             f"{path}: has {len(values)} values beside 0; use `format: instances` if they number nuclei, else make it "
             "black and white"
         )
-    return measure_instances(path, number_areas(mask, SPECK_UM2 / mpp**2), size_px, mpp, n_rays)
+    areas = number_areas(mask, SPECK_UM2 / mpp**2)
+    require_nuclei(path, areas, (mpp, mpp))
+    return measure_instances(path, areas, size_px, mpp, n_rays)
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:

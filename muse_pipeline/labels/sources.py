@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -224,7 +226,7 @@ def read_split(source: LabelSource) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8.
+    """The lines of a text file in UTF-8, or in Windows-1252 as older programs write it.
 
     Raises:
         LabelError: it cannot be read or is no such text; the line is named.
@@ -236,8 +238,27 @@ def read_lines(path: Path) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
+        if b"\0" not in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            with suppress(UnicodeDecodeError):
+                return content.decode("cp1252").splitlines()
         line = content.count(b"\n", 0, error.start) + 1
         raise LabelError(f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8") from error
+
+
+def decimal_point(cell: str, separator: str | None) -> str:
+    """A number with its decimal point, which is a comma where semicolons separate the cells, as in German tables."""
+    return cell.replace(",", ".", 1) if separator == ";" else cell
+
+
+def split_unit(name: str) -> tuple[str, str]:
+    """The name of a column in lower case, and its unit, "px" or "um": "x" and "px" of "X [px]", else ""."""
+    whole = name.strip().lower()
+    for unit, words in {"px": ("px", "pixel", "pixels"), "um": ("um", "µm", "μm")}.items():
+        for word in words:
+            base = whole.rstrip(" ])").removesuffix(word)
+            if base.endswith((" ", "_", "[", "(")) and base.strip(" _[("):
+                return base.rstrip(" _[("), unit
+    return whole, ""
 
 
 class LabelFiles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from muse_pipeline.core.errors import LabelError
@@ -22,8 +22,19 @@ SYNONYMS = {
 }
 
 
+INTENSITIES = {"Positive", "Negative", "1+", "2+", "3+"}
+
+
+def without_intensity(name: str) -> str:
+    """The class that QuPath derived one of stained nuclei from: "Tumor" of "Tumor: Positive"."""
+    base, _, last = name.rpartition(":")
+    return base.strip() if base and last.strip() in INTENSITIES else name
+
+
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
     """Index of the class that ``name`` means: the one of that name, of that name in another case, or a synonym.
+
+    A class that QuPath derived for positive or negative nuclei means the one it was derived from.
 
     Args:
         name: as the file gives it.
@@ -34,14 +45,47 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
     Raises:
         LabelError: the name means none of the classes; the nearest one is named.
     """
-    if name in classes:
-        return classes.index(name)
     in_lower_case = [one.lower() for one in classes]
-    if name.lower() in in_lower_case:
-        return in_lower_case.index(name.lower())
-    for synonym in SYNONYMS.get(name.lower(), ()):
-        if synonym in classes:
-            return classes.index(synonym)
+    for word in (name, without_intensity(name)):
+        if word in classes:
+            return classes.index(word)
+        if word.lower() in in_lower_case:
+            return in_lower_case.index(word.lower())
+        for synonym in SYNONYMS.get(word.lower(), ()):
+            if synonym in classes:
+                return classes.index(synonym)
     near = get_close_matches(name, classes, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise LabelError(f"{where}: class '{name}' is not one of the model's ({', '.join(classes)}); {hint}{remedy}")
+
+
+def map_class(
+    word: str, class_map: Mapping[str, str | Sequence[str] | None], classes: Sequence[str], where: str
+) -> tuple[int, ...]:
+    """Indices of the classes that a class map gives a word of a file, or the class it was derived from.
+
+    Args:
+        word: as the file gives it.
+        class_map: for each word a class of the model, several that are right alike, or None.
+        classes: of the model.
+        where: begins the error sentence.
+
+    Raises:
+        LabelError: the word is not in the map, or is mapped to no class of the model.
+    """
+    word = word if word in class_map else without_intensity(word)
+    if word not in class_map:
+        near = get_close_matches(word, class_map, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        known = ", ".join(class_map)
+        raise LabelError(
+            f"{where}: class '{word}' is not in class_map ({known}); {hint}add it to class_map or correct it"
+        )
+    mapped = class_map[word]
+    names = [] if mapped is None else [mapped] if isinstance(mapped, str) else mapped
+    if strange := [name for name in names if name not in classes]:
+        raise LabelError(
+            f"{where}: class_map sends '{word}' to '{strange[0]}', which is not a class of the model "
+            f"({', '.join(classes)})"
+        )
+    return tuple(map(list(classes).index, names))

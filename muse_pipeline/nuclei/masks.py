@@ -81,9 +81,7 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
     Returns:
         (N,) polygons or multipolygons in its pixels.
     """
-    n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
-    strips = [_runs(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
-    row, left, right, number = (np.concatenate(column) for column in zip(*strips, strict=True))
+    row, left, right, number = _runs(label_image)
     boxes = shapely.box(left, row, right, row + 1)
     order = np.argsort(number, kind="stable")
     _, first = np.unique(number[order], return_index=True)
@@ -92,11 +90,17 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
     )
 
 
-def _runs(label_image: np.ndarray, top: int, n_rows: int) -> tuple[np.ndarray, ...]:
-    """Row, left, right and number of the runs of equal pixels, 0 aside, in the rows from ``top``.
+def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Row, left, right and number of the runs of equal pixels, 0 aside.
 
     Strip by strip, because a mask may be as large as a slide, and what is compared here several times that.
     """
+    n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
+    strips = [_runs_from(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
+    return tuple(np.concatenate(column) for column in zip(*strips, strict=True))
+
+
+def _runs_from(label_image: np.ndarray, top: int, n_rows: int) -> tuple[np.ndarray, ...]:
     padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
     row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # where a run begins or ends
     number = padded[row, left + 1]
@@ -200,6 +204,46 @@ def read_label_image(path: Path, advice: str = "give each nucleus its own number
     if number and np.isin(mask, (0, number)).all() and number_areas(mask, SPECK_PX).max() > 1:
         raise LabelError(f"{path}: gives all its nuclei the number {number}; {advice}")
     return mask
+
+
+LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
+WIDEST_NUCLEUS_UM = 100.0  # areas that are farther from each other are no parts of one nucleus
+
+
+def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> None:
+    """Reject a mask in which one number marks more than a nucleus.
+
+    A background that is not 0 does so, and numbers that begin again where 8 bits end.
+
+    Args:
+        path: the file of the mask.
+        mask: (h, w) whole numbers, 0 is background.
+        mpp: (x, y) um per pixel.
+
+    Raises:
+        LabelError: a number covers more than any nucleus, or areas that are too far apart.
+    """
+    row, left, right, number = _runs(mask)
+    order = np.argsort(number, kind="stable")
+    numbers, first = np.unique(number[order], return_index=True)
+    if not len(numbers):
+        return
+    row, left, right = row[order], left[order], right[order]
+    covered = np.add.reduceat(right - left, first) * np.prod(mpp)
+    low = np.stack([np.minimum.reduceat(each, first) for each in (left, row)], 1)
+    high = np.stack([np.maximum.reduceat(each, first) for each in (right, row + 1)], 1)
+    remedy = "the background must be 0, and each nucleus have its own number; more than 255 need 16 bits"
+    if covered.max() > LARGEST_NUCLEUS_UM2:
+        raise LabelError(
+            f"{path}: the number {numbers[covered.argmax()]} covers {covered.max():,.0f} um2, more than the "
+            f"{LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; {remedy}"
+        )
+    for index in np.flatnonzero(((high - low) * mpp).max(1) > WIDEST_NUCLEUS_UM):
+        (x, y), (right_x, bottom) = low[index], high[index]
+        if number_areas(mask[y:bottom, x:right_x] == numbers[index], SPECK_PX).max() > 1:
+            raise LabelError(
+                f"{path}: the number {numbers[index]} marks areas more than {WIDEST_NUCLEUS_UM:g} um apart; {remedy}"
+            )
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -21,7 +21,7 @@ from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.detect import Detector
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts
@@ -188,6 +188,7 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
         width, height = instances.shape[::-1]
         raise LabelError(f"{path}: {width} x {height} px have not the shape of the slide; give a mask of all of it")
     mpp = tuple(np.asarray(info.mpp) * scale)
+    require_nuclei(path, instances, mpp)
     nuclei = label_image_to_nuclei(instances, mpp, N_RAYS)
     return Nuclei(nuclei.xy * scale, Frame.LEVEL0, rays=nuclei.rays)
 

@@ -20,7 +20,7 @@ import shapely
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import list_geojson, open_member
 from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
-from muse_pipeline.qupath.objects import read_object_type
+from muse_pipeline.qupath.objects import read_object_type, with_children
 from muse_pipeline.qupath.parse import (
     ALONE,
     COLLECTION,
@@ -35,7 +35,6 @@ from muse_pipeline.qupath.rules import (
     VERSIONS,
     Fault,
     build_as_jts,
-    child_features,
     geometries_of,
     has_plain_rings,
     is_uuid,
@@ -151,7 +150,12 @@ def _check_zip(path: Path, verdict: Verdict) -> None:
 def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     seen_ids = array("Q")
     items = iterate_items(file, verdict.path, loads_lenient)
-    members = (member for item, container in items for member in _members(item, container))
+    members = (
+        (kind, each)
+        for item, container in items
+        for kind, member in _members(item, container)
+        for each in with_children(member)
+    )
     n = 0
     try:
         while batch := list(islice(members, _BATCH)):
@@ -205,18 +209,11 @@ def _judge(kind: str, member: Any, number: int, verdict: Verdict, seen_ids: arra
     if kind == "geometry":
         verdict.n_by_type["annotation"] += 1
     if kind == "feature":
-        for each in _with_children(member):
-            for fault in dict.fromkeys(judge_feature(each)):
-                verdict.add(fault, number)
+        for fault in dict.fromkeys(judge_feature(member)):
+            verdict.add(fault, number)
         if isinstance(member, dict):
             verdict.n_by_type[read_object_type(member)] += 1
             seen_ids.append(_shorten_id(member.get("id"), number))
-
-
-def _with_children(feature: Any) -> Iterator[Any]:
-    yield feature
-    for child in child_features(feature):
-        yield from _with_children(child)
 
 
 def _shorten_id(text: Any, number: int) -> int:
@@ -237,8 +234,7 @@ def _judge_duplicates(seen_ids: array, verdict: Verdict) -> None:
 
 def _judge_shapes(batch: list[Any]) -> Iterator[tuple[Fault, int]]:
     """Faults of the geometries of features, each with the index of its feature in the batch."""
-    features = [(index, each) for index, member in enumerate(batch) for each in _with_children(member)]
-    found = [(index, geometry) for index, feature in features for geometry in geometries_of(feature)]
+    found = [(index, geometry) for index, feature in enumerate(batch) for geometry in geometries_of(feature)]
     if not found:
         return
     indices, geometries = zip(*found, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,20 @@ def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
     """The properties of a feature; empty if they are not an object."""
     properties = feature.get("properties")
     return properties if isinstance(properties, dict) else {}
+
+
+def children_of(feature: Any) -> list[Any]:
+    """The features within a feature: QuPath writes a hierarchy as one object with children in its properties."""
+    properties = properties_of(feature) if isinstance(feature, dict) else {}
+    children = properties.get("childObjects", properties.get("children"))
+    return children if isinstance(children, list) else []
+
+
+def with_children(feature: Any) -> Iterator[Any]:
+    """A feature, followed by all those within it."""
+    yield feature
+    for child in children_of(feature):
+        yield from with_children(child)
 
 
 def type_of_word(word: Any) -> str | None:

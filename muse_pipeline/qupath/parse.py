@@ -12,6 +12,7 @@ import orjson
 
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import open_geojson
+from muse_pipeline.qupath.objects import with_children
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 GEOMETRIES = frozenset(
@@ -30,6 +31,8 @@ def is_geometry(item: Any) -> bool:
 def iterate_features(path: Path | str) -> Iterator[Any]:
     """The members of a FeatureCollection or bare array, a single Feature, or a bare geometry; whatever they are.
 
+    The children of an object follow it.
+
     Args:
         path: plain, in gzip or the only GeoJSON file of a zip.
 
@@ -45,7 +48,7 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
                 raise GeoJSONError(
                     f"{path}: neither a FeatureCollection nor a list of features, a Feature or a geometry"
                 )
-            yield item
+            yield from with_children(item)
 
 
 def loads(text: bytes) -> Any:

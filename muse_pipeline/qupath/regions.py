@@ -20,12 +20,14 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, open_geojson, sha256_of
 from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.nuclei.masks import LARGEST_NUCLEUS_UM2
 from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.qupath.objects import (
     IGNORED,
     OBJECT_TYPES,
     REGION,
     TYPE_NAMES,
+    children_of,
     is_called,
     list_counts,
     properties_of,
@@ -37,8 +39,6 @@ from muse_pipeline.qupath.objects import (
 from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
-
-LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
 
 
 def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
@@ -84,6 +84,13 @@ def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
     parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may hold multipolygons
     parts = parts[shapely.area(parts) > 0]
     return shapely.union_all(parts) if len(parts) else None
+
+
+def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
+    """An area without lines that lead out of it and back; unchanged where lines cross so that they bound several."""
+    repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
+    falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
+    return shape if repaired is None or falls_apart else repaired
 
 
 _NO_AREAS = {kind: TYPE_NAMES[kind] for kind in OBJECT_TYPES if kind != "annotation"}
@@ -196,7 +203,19 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
 def _build_area(feature: dict[str, Any], object_type: str) -> BaseGeometry | None:
     """The shape of an annotation; None without one, and for other objects, whose shapes are not parsed."""
     wanted = object_type not in _NO_AREAS and feature["geometry"]
-    return shapely.from_geojson(json.dumps(feature["geometry"])) if wanted else None
+    return remove_spikes(shapely.from_geojson(json.dumps(_close_rings(feature["geometry"])))) if wanted else None
+
+
+def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
+    """A geometry whose rings end where they begin."""
+    if geometry.get("type") not in {"Polygon", "MultiPolygon"}:
+        return geometry
+    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    closed = [
+        [[*ring, *ring[:1]] if len(ring) > 2 and ring[-1] != ring[0] else ring for ring in polygon]
+        for polygon in polygons
+    ]
+    return {**geometry, "coordinates": closed[0] if geometry["type"] == "Polygon" else closed}
 
 
 def _read_json(path: Path | str) -> Any:
@@ -223,6 +242,7 @@ def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _flatten(values.get("features") or values.get("geometries") or [], feature)
     elif "geometry" in values or values.get("type") == "Feature":
         yield from _flatten(values.get("geometry") or {}, values)
+        yield from _flatten(children_of(values), {})
     elif values or feature:
         yield {**feature, "geometry": values}
 

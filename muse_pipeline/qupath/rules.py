@@ -66,13 +66,6 @@ def is_uuid(value: Any) -> bool:
     return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
-def child_features(feature: Any) -> list[Any]:
-    """The features within a feature: a hierarchy is one object with children in its properties."""
-    properties = properties_of(feature) if isinstance(feature, dict) else {}
-    children = properties.get("childObjects", properties.get("children"))
-    return children if isinstance(children, list) else []
-
-
 def geometries_of(feature: Any) -> list[dict[str, Any]]:
     """The geometries of a feature that have positions to be judged."""
     if not isinstance(feature, dict):

@@ -73,6 +73,7 @@ def describe_use(slide: SlideResult) -> str:
     unsure = (
         ("unlike training" in words or slide.appearance == NOT_KNOWN, "the overlays are right"),
         ("check mpp" in words, "the size of a pixel is right"),
+        ("check tissue" in words, "the tissue was found"),
     )
     provisos = [proviso for applies, proviso in unsure if applies]
     condition = f" if {' and '.join(provisos)}" if provisos else ""

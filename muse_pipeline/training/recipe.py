@@ -56,6 +56,22 @@ class Recipe(ABC):
         )
 
 
+PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train
+
+
+def require_training_data(text: str) -> None:
+    """Reject the placeholder of a recipe as description of the training data, which the card of a model states.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if any(part in text for part in PLACEHOLDERS):
+        raise ConfigError(
+            f"training_data: '{text}' is the placeholder of the recipe; name the slides or pictures and their licence, "
+            "which the model card will state"
+        )
+
+
 RECIPES: Registry[type[Recipe]] = Registry("method", "muse_pipeline.methods", entry="run")
 
 

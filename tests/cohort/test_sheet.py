@@ -76,7 +76,7 @@ def test_paths_start_at_the_sheet(folder, monkeypatch):
 
 
 def test_everything_wrong_at_once_each_with_its_row(folder):
-    rows = ["A\ta.svs\t0.25\t1", "A\tb.svs\t0,25\t0", "c/d\tnowhere.svs\t-1\t2.5", "\t.\tnan\t", "é\t\t\t\t\tx"]
+    rows = ["A\ta.svs\t0.25\t1", "A\tb.svs\t0,25\t0", "c/d\tnowhere.svs\t-1\t2.5", "\t.\tinf\t", "é\t\t\t\t\tx"]
     path = write(folder / "slides.tsv", "\n".join(["slide_id\tpath\tmpp\tshards", *rows]))
     assert problems(path) == [
         "12 problems:",
@@ -89,7 +89,7 @@ def test_everything_wrong_at_once_each_with_its_row(folder):
         "row 4: shards '2.5' is not a whole number from 1 to 10,000",
         "row 5: slide_id '' is empty",
         f"row 5: path '.': is a folder, not a file ({folder})",
-        "row 5: mpp 'nan' is not a positive number of um per pixel, as in 0.25",
+        "row 5: mpp 'inf' is not a positive number of um per pixel, as in 0.25",
         "row 6: path is empty",
         "row 6: 6 cells where the header has 4",
     ]
@@ -385,3 +385,17 @@ def test_slides_are_added_to_a_sheet_whose_rows_stay(folder, muse, end):
     status, _, printed = muse("sheet", folder, "-o", sheet, "--add", "--mpp", "0.5")
     assert (status, sheet.read_bytes()) == (2, before) and "has no column 'mpp'" in printed
     assert muse("sheet", folder, "-o", folder / "new.tsv", "--add")[1] == f"{folder / 'new.tsv'}: 3 slides\n"
+
+
+def test_words_for_a_missing_value_are_empty_cells(folder):
+    rows = "NA\ta.svs\tNA\tNA\tNone\nB\tb.svs\tNone\t#N/A\tNULL\nC\tb.svs\tP3\t\tx\n"
+    path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\tmpp\tlabel\n{rows}")
+    with pytest.warns(LeftOutWarning) as warned:
+        found = read_sheet(path)
+    assert [(row.slide_id, row.patient, row.mpp, row.label) for row in found] == [
+        ("NA", None, None, "None"),
+        ("B", None, None, None),
+        ("C", "P3", None, "x"),
+    ]
+    assert len(warned) == 1
+    assert "read as a missing value: 'NA' in column 'patient' (rows: 1), 'NA' in column" in str(warned[0].message)

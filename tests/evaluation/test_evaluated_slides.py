@@ -212,6 +212,7 @@ def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, n
         "evaluate", tmp_path / "results", "--truth", tmp_path / "truth", "--json", tmp_path / "s.json"
     )
     assert status == 0
+    assert "b: the truth has no nucleus; is it the right file?" in out
     outlines = read_json(tmp_path / "s.json")["outlines"]
     assert ("PQ" in out) == bool(n_outlined)
     if not n_outlined:
@@ -271,13 +272,17 @@ def test_results_within_a_roi_ask_for_it_as_region(muse, tmp_path):
     assert "x before y" not in out
 
 
-def test_scores_do_not_depend_on_a_mask_and_an_empty_truth_is_asked_about(muse, tmp_path):
+def test_scores_do_not_depend_on_a_mask_and_an_empty_truth_is_rejected(muse, tmp_path):
     path = write_result(tmp_path, "a")
     path.with_name("tissue.npz").write_text("no mask")
+    (tmp_path / "t.csv").write_text(TRUTH)
+    assert muse("evaluate", path.parent, "--truth", tmp_path / "t.csv")[0] == 0
     (tmp_path / "t.csv").write_text("x,y,class\n")
-    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.csv")
-    assert status == 0
-    assert "a: the truth has no nucleus; is it the right file?" in out and "names no classes" not in out
+    write_drawn(tmp_path / "t.geojson")  # a region alone
+    for truth in ("t.csv", "t.geojson"):
+        status, out, errors = muse("evaluate", path, "--truth", tmp_path / truth)
+        assert (status, out) == (2, "")
+        assert f"{truth}: holds no nucleus, so nothing can be scored; export all objects" in errors
 
 
 def test_a_truth_of_a_part_of_the_slide_asks_for_its_region(muse, tmp_path):
@@ -376,3 +381,43 @@ def test_a_broken_slide_json_is_one_sentence(muse, tmp_path, content):
     status, _, errors = muse("evaluate", path, "--truth", tmp_path / "t.csv")
     assert status == 2
     assert "has no size of the slide" in errors
+
+
+def test_exchanged_coordinates_are_rejected(muse, tmp_path):
+    xy = np.random.default_rng(0).uniform(0, 1000, (40, 2)).round()
+    path = write_result(tmp_path, "a", xy, [0] * 40)
+    truth = tmp_path / "t.csv"
+    truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in xy[:20]))
+    assert muse("evaluate", path, "--truth", truth)[0] == 0
+    truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in xy[:20]))
+    status, out, errors = muse("evaluate", path, "--truth", truth)
+    assert (status, out, errors.count("\n")) == (2, "", 1)
+    assert "t.csv: 0% of its nuclei lie on found ones as they are, and 100% with x and y exchanged" in errors
+
+
+def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_path):
+    path = write_result(tmp_path, "a")  # Dark, Pale, Dark, Pale
+    truth = tmp_path / "t.csv"
+    words = "tumour", "round: Positive", "round", "debris"
+    truth.write_text(
+        "x,y,class\n" + "".join(f"{x:.0f},{y:.0f},{word}\n" for (x, y), word in zip(XY, words, strict=True))
+    )
+    call = "evaluate", path, "--truth", truth, "--json", tmp_path / "s.json", "--class-map"
+    assert muse(*call, "tumour=Dark", "round=Pale,Dark", "debris=null")[0] == 0
+    scores = read_json(tmp_path / "s.json")
+    assert [scores["by_class"][name]["f1"] for name in CLASSES] == [100, 100]
+    assert scores["confusion"]["counts"] == [[2, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert (scores["n_true"], scores["n_true_of_unknown_class"]) == (4, 1)
+    assert scores["rules"]["class_map"] == {"tumour": ["Dark"], "round": ["Pale", "Dark"], "debris": None}
+    assert muse(*call, "tumour=Dark", "round=Pale", "debris=")[0] == 0
+    assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    for words, message in {
+        ("tumour=Dark",): "line 3: class 'round' is not in class_map (tumour)",
+        ("tumour=Grey",): "line 2: class_map sends 'tumour' to 'Grey', which is not a class of the model (Dark, Pale)",
+        ("tumour",): "--class-map tumour: give WORD=CLASS",
+    }.items():
+        status, _, errors = muse(*call, *words)
+        assert status == 2 and message in errors
+    truth.write_text("x,y,class\n100,100,Dark: Positive\n")
+    assert muse(*call[:-1])[0] == 0
+    assert read_json(tmp_path / "s.json")["by_class"]["Dark"]["true_positives"] == 1

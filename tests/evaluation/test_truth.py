@@ -48,7 +48,7 @@ def test_a_table_is_read_and_its_faults_are_named(tmp_path):
             read_points(path, ["b", "a"])
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(LabelError, match="not readable as CSV"):
+    with pytest.raises(LabelError, match=r"not readable \(Is a directory\)"):
         read_points(tmp_path, ["a"])
 
 
@@ -221,3 +221,30 @@ def test_a_zipped_truth(tmp_path):
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
         archive.write(tmp_path / "s.geojson", "s.geojson")
     assert read_truth(tmp_path / "s.zip", ["a"], MPP).nuclei.xy.tolist() == [[3, 4]]
+
+
+def test_children_of_an_annotation_are_nuclei(tmp_path):
+    nuclei = [feature(shapely.box(x, 10, x + 10, 20), "a") for x in (10, 50)]
+    nested = feature(shapely.box(40, 0, 90, 30), "Region*", "annotation", childObjects=nuclei[1:])
+    path = write_features(
+        tmp_path / "s.geojson",
+        feature(shapely.box(0, 0, 100, 100), "Region*", "annotation", childObjects=[nuclei[0], nested]),
+    )
+    truth = read_truth(path, ["a", "b"], MPP)
+    assert truth.nuclei.xy.tolist() == [[15, 15], [55, 15]]
+    assert read_region(path, None).area == 100 * 100
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp1252"])
+def test_tables_of_a_german_excel(tmp_path, encoding):
+    path = tmp_path / "t.csv"
+    path.write_bytes("Größe;X [px];Y (px);Class\r\n3,5;10,25;20;ä\r\n4;11;-0,5;b\r\n".encode(encoding))
+    nuclei = read_points(path, ["ä", "b"])
+    assert (nuclei.xy.tolist(), nuclei.label.tolist()) == ([[10.25, 20], [11, -0.5]], [0, 1])
+    for name in ("x [µm]", "X_um", "x (um)"):
+        path.write_bytes(f"{name};y;class\r\n1,5;2;b\r\n".encode(encoding))
+        with pytest.raises(LabelError, match=r"t\.csv: positions are in um \([xX]"):
+            read_points(path, ["a", "b"])
+    path.write_text('x,y,class\n"1,5",2,b\n')
+    with pytest.raises(LabelError, match="line 2: x or y is not a number"):  # which may be 1,500
+        read_points(path, ["a", "b"])

@@ -4,9 +4,10 @@ import io
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
-from drawn_labels import box, disc, geojson, make_source, point, read
+from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
 from PIL import Image
 
 from muse_pipeline.core.errors import LabelError, LeftOutWarning
@@ -36,9 +37,9 @@ GOOD = (point(20, 20), "Dark")
         ("20 20\n", r"line 1: expected x y class, found '20 20'"),
         ("20 20 Dark 0.7\n", r"line 1: expected x y class, found '20 20 Dark 0.7'"),
         ("x,y,class\n20,20\n", r"line 2: expected 3 values|line 2: expected x y class"),
-        ("20;20;Dark\n", r"line 1: found '20;20;Dark'"),
+        ("x [µm];y [µm];class\n20;20;Dark\n", r"line 1: positions are in um \(x \[µm\], y \[µm\]\); give them in pix"),
         ("", r"P.txt: holds no nucleus of P.png; .*allow_empty"),
-        (b"20 20 Dark\n20 40 \xe4rk\n", r"P.txt, line 2: not readable as text in UTF-8"),
+        (b"20 20 Dark\n20 40 \x00\xe4rk\n", r"P.txt, line 2: not readable as text in UTF-8"),
     ],
 )
 def test_text(tmp_path, text, message):
@@ -258,3 +259,14 @@ def expect(message, source):
     with pytest.raises(LabelError, match=message) as caught:
         read(source)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["x y class", "row column class"])
+def test_exchanged_coordinates(tmp_path, form):
+    xy = np.random.default_rng(1).permutation(grid_xy((400, 400), step_px=36))[:20]
+    source = make_source(tmp_path, "P.txt", "".join(f"{x:g} {y:g} Dark\n" for x, y in xy - 0.5), form)
+    cv2.imwrite(str(tmp_path / "images/P.png"), draw_nuclei((400, 400), xy)[..., ::-1])
+    if form == "x y class":
+        assert len(read(source)[0].nuclei) == 20
+    else:
+        expect(r"P\.txt: few of its points lie on nuclei as they are, and \d+% with x and y exchanged", source)

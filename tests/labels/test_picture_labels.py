@@ -25,6 +25,7 @@ XY = grid_xy((120, 90))[:3]  # (20.5, 20.5), (60.5, 20.5), (100.5, 20.5)
         ("P_points.txt", "row column class", "20 20 Dark\n20 60 Pale\n20 100 Dark\n"),
         ("P.txt", "x y class", "20, 20, Dark\n\n60, 20, Pale\n100, 20, Dark"),
         ("P.csv", "x y class", "\ufeffx,y,class\r\n20,20,Dark\r\n60,20,Pale\r\n100,20,Dark\r\n"),
+        ("P.csv", "x y class", "Größe;Y (px);X [px];Class\n3,5;20,0;20;Dark\n3;20;60;Pale\n3;20;100;Dark\n"),
         ("P.tsv", "x y class", "id\tClass\tY\tX\na\tDark\t20\t20\nb\tPale\t20\t60\nc\tDark\t20\t100\n"),
         (
             "P.geojson",

@@ -7,7 +7,7 @@ from PIL import Image
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.nuclei import masks as mask_file
-from muse_pipeline.nuclei.masks import read_label_image, read_mask
+from muse_pipeline.nuclei.masks import read_label_image, read_mask, require_nuclei
 
 WIDE = (1 << 20) + 5  # more than OpenCV reads
 
@@ -61,3 +61,27 @@ def test_a_tiff_of_one_page_may_state_so(tmp_path):
 def test_a_mask_that_is_not_there(tmp_path):
     with pytest.raises(LabelError, match=r"s\.png: no such file; correct its path"):
         read_label_image(tmp_path / "s.png")
+
+
+def squares(n, side=512):
+    """Squares of 6 px, row by row, numbered from 1."""
+    mask = np.zeros((side, side), np.uint16)
+    for index, (y, x) in enumerate(np.ndindex(16, 16)):
+        if index < n:
+            mask[y * 30 : y * 30 + 6, x * 30 : x * 30 + 6] = index + 1
+    return mask
+
+
+def test_a_number_marks_one_nucleus():
+    right = squares(256)
+    right[200, 190:197] = 1  # a speck
+    right[20, 100:320] = 300  # long, and one
+    require_nuclei("s.png", right, (0.5, 0.5))
+    require_nuclei("s.png", np.zeros((9, 9), int), (0.5, 0.5))
+    wrapped = (squares(256) - 1).astype(np.uint8) + np.uint8(1)  # 256 is 0
+    wrapped[480:486, 480:486] = 1
+    with pytest.raises(LabelError, match=r"s\.png: the number 1 marks areas more than 100 um apart; .* need 16 bits"):
+        require_nuclei("s.png", wrapped, (0.5, 0.5))
+    for mask in (squares(256) + 1, 1 + (squares(256) > 0)):  # the second as ilastik's simple segmentation
+        with pytest.raises(LabelError, match=r"the number 1 covers 63,232 um2, .* nucleus; the background must be 0"):
+            require_nuclei("s.png", mask, (0.5, 0.5))

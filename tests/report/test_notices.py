@@ -11,8 +11,8 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.report.cohort import gather_cohort, summarise_flags
 from muse_pipeline.report.notices import find_notices, rank
 from muse_pipeline.report.page import write_page
-from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.report.slide_card import describe_use
+from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 
 DOUBT = "check the um per pixel, 0.25: the nuclei are too small for it (median area 11.9 um2)"
 BROWN = {"verdict": "other stain", "reasons": ["stains unlike those of training: brown, as immunohistochemistry is"]}
@@ -147,6 +147,8 @@ def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
     unconfirmed = "No number may be used before the size of a pixel is corrected or confirmed."
     assert {name: describe_use(slide) for name, slide in slides.items()} == {
         "plain": f"Counts and outlines may be used{classes}",
+        "pen": f"Counts and outlines may be used if the tissue was found{classes}",
+        "bare": "No nucleus was found; look at the picture of the tissue before you use that.",
         "pale": f"Counts and outlines may be used if the overlays are right{classes}",
         "given": f"Counts and outlines may be used if the size of a pixel is right{classes}",
         "small": unconfirmed,

@@ -1,13 +1,16 @@
 """Tests by patient: calibrated where there is nothing to find, and able to find what is there."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from muse_pipeline.cli.main import main
+from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.statistics.cohort import read_groups
 from muse_pipeline.statistics.comparison import (
     benjamini_hochberg,
     compare_groups,
@@ -127,3 +130,15 @@ def test_the_table_has_a_row_per_measure(results, capsys):
     assert "row 8: slide_id 's0' names the same folder as that of row 2" in capsys.readouterr().err
     assert main([*words, "--group", "label", "--patient", "case", "-o", str(output)]) == 2
     assert "has no column 'case'" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*missing value")
+def test_patients_called_na_are_not_one_patient(results):
+    sheet = results / "slides.tsv"
+    sheet.write_text(sheet.read_text().replace("P2", "NA").replace("P3", "NA").replace("P4", "NA").replace("P5", "NaN"))
+    rows = [row.to_dict() for row in read_sheet(sheet)]
+    (results / "sheet.json").write_text(json.dumps(rows))
+    _, patients = read_groups(results, sheet, "label", "patient")
+    assert patients == {"s0": "P0", "s1": "P0", **{name: name for name in ("s2", "s3", "s4", "s5")}}
+    sheet.write_text(sheet.read_text().replace("\ta\n", "\tNA\n", 2))
+    assert list(read_groups(results, sheet, "label", "patient")[0]) == ["s2", "s3", "s4", "s5"]

@@ -242,6 +242,22 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
 BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]]}
 
 
+SPIKED = [[0, 0], [50, 0], [90, 0], [50, 0], [50, 50], [0, 50], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"type": "Polygon", "coordinates": [SPIKED]},
+        {"type": "Polygon", "coordinates": [[[0, 0], [50, 0], [50, 50], [0, 50]]]},
+        {"type": "MultiPolygon", "coordinates": [[SPIKED[:-1]]]},
+    ],
+)
+def test_a_spike_and_an_open_ring_are_repaired(tmp_path, geometry):
+    (tmp_path / "roi.geojson").write_text(json.dumps(geometry))
+    assert read_roi(tmp_path / "roi.geojson", slide_and_info()[1]).equals(box(0, 0, 50, 50))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
@@ -104,6 +104,13 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     if detector is None:
         require_every_class(images, config.class_names, "training")
         require_outlines(images)
+    elif len(missing_classes(images, config.class_names)) == len(config.classes) and any(
+        len(image.nuclei) for image in images
+    ):
+        raise LabelError(
+            f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "
+            "label files, or map their words with `class_map`"
+        )
     if held and detector is None:
         require_every_class(held, config.class_names, "validation")
     keeps_colour = detector is not None and detector.colour.method == config.colour

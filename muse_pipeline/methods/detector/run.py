@@ -28,7 +28,14 @@ from muse_pipeline.methods.detector.config import (
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
 from muse_pipeline.methods.detector.distillation import DistillationTerm
 from muse_pipeline.methods.detector.method import DetectorTraining
-from muse_pipeline.methods.detector.start import Start, find_teachers, load_teacher, read_start, take_over
+from muse_pipeline.methods.detector.start import (
+    Start,
+    describe_origins,
+    find_teachers,
+    load_teacher,
+    read_start,
+    take_over,
+)
 from muse_pipeline.methods.detector.validation import SCORE, Validation, compare_with_start
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import (
@@ -40,7 +47,7 @@ from muse_pipeline.training.checkpoint import (
 )
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.provenance import Inputs, source_files
-from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
+from muse_pipeline.training.recipe import RECIPES, Recipe, load_run, require_training_data
 from muse_pipeline.training.run import Options, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage
 from muse_pipeline.training.start import seen_before
@@ -89,6 +96,7 @@ def describe_config(config: DetectorConfig) -> dict[str, Any]:
         SheetError: a sheet of slides is wrong.
     """
     require_known_names(config)
+    require_training_data(config.training_data)
     require_windows(config)
     return {
         "name": config.name,
@@ -125,12 +133,13 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_start(self.config)
 
     def check(self) -> None:
-        """Reject unknown names and windows that the network cannot take.
+        """Reject unknown names, training data that are not described and windows that the network cannot take.
 
         Raises:
-            ConfigError: see ``config.require_known_names`` and ``config.require_windows``.
+            ConfigError: see ``config.require_known_names``, ``require_training_data`` and ``config.require_windows``.
         """
         require_known_names(self.config)
+        require_training_data(self.config.training_data)
         require_windows(self.config)
 
     def inputs(self) -> Inputs:
@@ -217,10 +226,12 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if self.start and self.start.is_whole:
             appearance = merge_references(self.start.appearance, appearance)
         learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
+        names = {image.name for image in data.images}
         return {
             **describe_detector(config, data.reference),
+            "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
-            "images": sorted({image.name for image in data.images} | seen.images),
+            "images": sorted(names | seen.images),
             "patients": sorted(learnt | held | seen.patients),  # the held ones choose weights
             "learnt_patients": sorted(learnt | seen.learnt_patients),
         }

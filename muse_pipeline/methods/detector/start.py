@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import CheckpointError, ConfigError
+from muse_pipeline.core.text import join_sentences
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.config import DetectorConfig, require_window
@@ -35,14 +37,54 @@ def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoin
     checkpoint = load_checkpoint(path)
     if not _holds_detector(checkpoint):
         raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
-    settings = {name: value for name, value in checkpoint.meta["config"].items() if name not in RETIRED}
-    config = parse_config(settings, DetectorConfig, str(path))
+    config = _read_settings(checkpoint, path)
     try:
         network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}; it was trained by another version") from error
     load_detector_weights(network, checkpoint, path)
     return network.eval(), config, checkpoint
+
+
+def _read_settings(checkpoint: Checkpoint, path: Path) -> DetectorConfig:
+    settings = {name: value for name, value in checkpoint.meta["config"].items() if name not in RETIRED}
+    return parse_config(settings, DetectorConfig, str(path))
+
+
+def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
+    """Training data and limits that a card has from the detectors that a run starts from or learns from.
+
+    Args:
+        paths: checkpoints of these, that of the start first if there is one.
+        config: of the run.
+        images: names of its training pictures; a detector that was trained on these alone adds nothing.
+
+    Raises:
+        CheckpointError: one cannot be read.
+        ConfigError: the settings in one cannot be read.
+    """
+    found: dict[str, list[str]] = {"training_data": [], "limits": []}
+    for path in dict.fromkeys(paths):
+        checkpoint = read_weights(path, config.trust_pickle)
+        if not _holds_detector(checkpoint) or checkpoint.images <= set(images):
+            continue
+        origin = _read_settings(checkpoint, path)
+        card = complete_texts(origin, checkpoint.meta)
+        role = "It continues" if config.checkpoint and path == find_checkpoint(config.checkpoint) else "Its teacher is"
+        found["training_data"].append(f"{role} {origin.name}, which was trained on: {card['training_data']}")
+        if card["limits"]:
+            found["limits"].append(f"Of {origin.name}: {card['limits']}")
+    return {name: join_sentences(*texts) for name, texts in found.items()}
+
+
+def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str, str]:
+    """Training data and limits for the card of a trained detector: its own, and those of ``describe_origins``."""
+    origins = meta.get("origins", {})
+    limits = origins.get("limits", "")
+    return {
+        "training_data": join_sentences(config.credits, origins.get("training_data", "")),
+        "limits": limits if config.limits in limits else join_sentences(config.limits, limits),
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,10 +62,13 @@ class Scorer:
         true = replace(true, frame=found.frame)
         return count_detections(found, true, len(self.classes), self.predictor.card.mpp, judged)
 
-    def score(self, images: Sequence[LabelledImage]) -> dict[str, float]:
-        """F1 in percent by name: of any nucleus, of each class, and the mean over the classes that are labelled."""
+    def total(self, images: Sequence[LabelledImage]) -> DetectionCounts:
+        """Counts of all images together."""
         counts = [self.count(self.find(image), image.nuclei, image.region) for image in images]
-        total = sum(counts[1:], counts[0])
+        return sum(counts[1:], counts[0])
+
+    def scores(self, total: DetectionCounts) -> dict[str, float]:
+        """F1 in percent by name: of any nucleus, of each class, and the mean over the classes that are labelled."""
         is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # found or missed
         mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
         scores = {**total.scores(self.classes), MEAN: mean}
@@ -94,8 +97,9 @@ class Validation(Monitor):
         log.append(done - 1, scores)
 
     def scores(self) -> dict[str, float]:
-        """See ``Scorer.score``."""
-        return {f"validation {name} F1": value for name, value in self.scorer.score(self.images).items()}
+        """See ``Scorer.scores``."""
+        found = self.scorer.scores(self.scorer.total(self.images))
+        return {f"validation {name} F1": value for name, value in found.items()}
 
 
 class NetworkPredictor:
@@ -144,7 +148,7 @@ AROUND_UM = 128.0  # of tissue around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """A sentence on what was corrected and one on the tissue around it.
+    """Two sentences on what was corrected, its score and its number of nuclei, and one on the tissue around it.
 
     Args:
         data: of the run.
@@ -155,9 +159,13 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
     first.to(next(network.parameters()).device)
     before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)
     labelled = _choose(data.held or data.images, config.mpp)
-    scores = [scorer.score(labelled)[MEAN] for scorer in (before, now)]
+    totals = [scorer.total(labelled) for scorer in (before, now)]
+    scores = [scorer.scores(total)[MEAN] for scorer, total in zip((before, now), totals, strict=True)]
+    old, new = (int(total.values[0, :2].sum()) for total in totals)
+    n_true = int(totals[0].values[0, [0, 2]].sum())
     which = "validation labels, not trained on" if data.held else "training labels, as there is no `validation`"
     yield f"mean class F1 on the {which}: {scores[0]:.1f} before, {scores[1]:.1f} now"
+    yield f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,} labelled"
     agreement = _agreement(before, now, _choose(data.images, config.mpp))
     if agreement is not None:
         yield f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of nuclei"

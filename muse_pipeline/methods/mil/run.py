@@ -32,7 +32,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
-from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
 from muse_pipeline.training.region_model import RegionModel, region_checkpoint
 from muse_pipeline.training.run import Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
@@ -96,11 +96,12 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
     """Trains one region network; leaves a checkpoint that ``muse export`` reads."""
 
     def check(self) -> None:
-        """Refuse a network or windows that cannot be trained.
+        """Reject a network or windows that cannot be trained, and training data that are not described.
 
         Raises:
-            ConfigError: see ``config.require_network``.
+            ConfigError: see ``config.require_network`` and ``require_training_data``.
         """
+        require_training_data(self.config.training_data)
         require_network(self.config)
 
     def inputs(self) -> Inputs:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy
 from labelled import CPU, draw_labelled_folder, write_config
 from slide_files import write_pyramid
 
-from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.inference.card import replace_outlines
+from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
-from muse_pipeline.methods.detector.start import load_trained, read_start
+from muse_pipeline.methods.detector.start import complete_texts, describe_origins, load_trained, read_start
 from muse_pipeline.methods.detector.validation import compare_with_start
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
@@ -122,6 +124,8 @@ def test_validation_labels_may_lack_it_too_and_their_mean_is_over_the_others(fol
     assert "classes without validation labels: Pale" in output
     scores = checkpoint.meta["scores"]
     assert scores["validation mean class F1"] == scores["validation Dark F1"]
+    _, card = load_detector(tmp_path / "checkpoint.pt")
+    assert card.metrics == {"validation mean class F1, which chose the weights": scores["validation mean class F1"]}
     assert any(re.match(r"mean class F1 on the validation labels, not trained on: [\d.]+ before, ", s) for s in output)
 
 
@@ -162,6 +166,7 @@ def test_a_model_does_not_find_its_own_training_slide_unlike_training(folder, tm
 
 REPORT = (
     r"mean class F1 on the training labels, as there is no `validation`: ([\d.]+) before, ([\d.]+) now",
+    r"nuclei found on them: (\d+) before, (\d+) now \(([-+]\d+)\), of 77 labelled",
     r"outside the labelled regions: agrees with checkpoint\.pt on (\d+) % of nuclei",
 )
 
@@ -171,7 +176,7 @@ def test_the_end_of_a_run_compares_the_labels_and_what_is_around_them(folder, tm
     start = f"checkpoint={folder / 'first/checkpoint.pt'}"
     config = slide_config(tmp_path, folder / "tiny.yaml", start)
     _, output = run(config, tmp_path / "run")
-    assert all(re.fullmatch(pattern, sentence) for pattern, sentence in zip(REPORT, output[-2:], strict=True))
+    assert all(re.fullmatch(pattern, sentence) for pattern, sentence in zip(REPORT, output[-3:], strict=True))
 
 
 @pytest.mark.parametrize("same_classes", [True, False])
@@ -185,7 +190,37 @@ def test_what_changed_is_measured(folder, tmp_path, same_classes):
         with torch.no_grad():
             network.head.out.weight[3:5] = network.head.out.weight[3:5].flip(0)
             network.head.out.bias[3:5] = network.head.out.bias[3:5].flip(0)
-    labels, around = compare_with_start(read_detector_data(config, start), start, network)
+    labels, number, around = compare_with_start(read_detector_data(config, start), start, network)
     before, now = re.fullmatch(REPORT[0], labels).groups()
     assert (before == now) == same_classes
-    assert int(re.fullmatch(REPORT[1], around)[1]) == 100 * same_classes
+    n_before, n_now, more = map(int, re.fullmatch(REPORT[1], number).groups())
+    assert n_before == n_now > 0 and more == 0
+    assert int(re.fullmatch(REPORT[2], around)[1]) == 100 * same_classes
+
+
+def test_labels_without_any_class_are_rejected(folder, tmp_path):
+    with pytest.raises(LabelError, match=r"no nucleus of the training labels has a class \(Dark, Pale\); set classes"):
+        run(continued(folder, 'sources.0.class_map={"1": null, "2": null}'), tmp_path)
+
+
+def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
+    draw_slide(tmp_path)
+    start = f"checkpoint={folder / 'first/checkpoint.pt'}"
+    words = 'training_data="our slide"', 'limits="Research use only."'
+    run(slide_config(tmp_path, folder / "tiny.yaml", start, *words), tmp_path / "run")
+    _, card = load_detector(tmp_path / "run/checkpoint.pt")
+    assert card.training_data == "our slide. It continues tiny, which was trained on: drawn discs"
+    assert card.limits == "Research use only."
+    config = slide_config(tmp_path, folder / "tiny.yaml", f"checkpoint={tmp_path / 'run/checkpoint.pt'}", *words)
+    compact = find_checkpoint(Path("compact"))
+    origins = describe_origins([config.checkpoint, compact], config, [])
+    assert origins["training_data"].startswith(f"It continues tiny, which was trained on: {card.training_data}. Its t")
+    assert "Its teacher is compact, which was trained on: BRCA-M2C" in origins["training_data"]
+    assert "Of compact: Lymphocyte means" in origins["limits"]
+    assert complete_texts(config, {"origins": origins})["limits"] == origins["limits"]  # has the sentence already
+    assert describe_origins([compact], config, load_checkpoint(compact).images) == {"training_data": "", "limits": ""}
+
+
+def test_the_placeholder_of_a_recipe_is_rejected(folder, tmp_path):
+    with pytest.raises(ConfigError, match="training_data: 'what you trained on, with its licence' is the placeholder"):
+        run(continued(folder, 'training_data="what you trained on, with its licence"'), tmp_path)
