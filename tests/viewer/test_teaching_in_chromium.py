@@ -156,11 +156,21 @@ def test_an_area_is_dragged_with_shift_and_rejected_while_nuclei_are_hidden(open
     assert "Some nuclei are hidden" in tab.page.inner_text("#notice")
 
 
-def test_corrections_of_an_earlier_result_are_named(open_tab, viewer):
+def test_corrections_of_an_earlier_result_are_named_and_those_of_other_slides_kept(open_tab, viewer):
     tab = open_tab(viewer, fragment())
-    tab.page.evaluate("localStorage.setItem('muse one older', '[]')")
+    start_teaching(tab, "Stromal")
+    tab.page.keyboard.press("c")
+    own = tab.page.evaluate("Object.keys(localStorage)[0]")
+    fingerprint, checksum = (read_slide(viewer)[name] for name in ("fingerprint", "checksum"))
+    others = [own.replace('"one"', '"one HE"'), own.replace(fingerprint, "0" * 64), "muse one HE older"]
+    for name in (*others, own.replace(checksum, "older")):
+        tab.page.evaluate("(name) => localStorage.setItem(name, '[]')", name)
     tab.page.reload()
     tab.wait()
     assert "corrections of an earlier result" in tab.page.inner_text("#panel")
     tab.page.get_by_role("button", name="Forget them").click()
-    assert tab.page.evaluate("localStorage.length") == 0
+    assert sorted(tab.page.evaluate("Object.keys(localStorage)")) == sorted([own, *others])
+    tab.page.reload()
+    tab.wait()
+    assert "earlier result" not in tab.page.inner_text("#panel")
+    assert tab.page.inner_text("#touched") == "0 marked, 0 added, 1 area checked"

@@ -16,7 +16,9 @@
   let added = [];
   let areas = [];
 
-  const key = () => `muse ${muse.slide.slide_id} ${muse.slide.checksum}`;
+  /* Viewers of all folders and studies share the browser's storage: JSON ends the name of a slide. */
+  const prefix = () => `muse ${JSON.stringify([muse.slide.slide_id, muse.slide.fingerprint])} `;
+  const key = () => prefix() + muse.slide.checksum;
 
   muse.startTeaching = () => {
     const { slide } = muse;
@@ -110,8 +112,7 @@
   function restore() {
     try {
       steps = JSON.parse(localStorage.getItem(key()) || "[]");
-      const mine = `muse ${muse.slide.slide_id} `;
-      const older = Object.keys(localStorage).filter((name) => name.startsWith(mine) && name !== key());
+      const older = Object.keys(localStorage).filter((name) => name.startsWith(prefix()) && name !== key());
       if (older.length) warnOfOlder(older);
     } catch {
       steps = [];
@@ -125,7 +126,7 @@
       stale.hidden = true;
     };
     stale.hidden = false;
-    stale.replaceChildren("This browser keeps corrections of an earlier result of this slide. They do not fit these nuclei. ",
+    stale.replaceChildren("This browser keeps corrections of an earlier result of this slide, or of one in another folder. They do not fit these nuclei. ",
       el("button", { type: "button", id: "forget", click: forget }, "Forget them"));
   }
 
