@@ -15,7 +15,7 @@ from muse_pipeline.core.coords import row_column_index_to_xy, xy_index_to_xy
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, read_lines
-from muse_pipeline.nuclei.class_names import find_class
+from muse_pipeline.nuclei.class_names import find_class, without_intensity
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, number_areas, read_label_image, read_mask
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
@@ -105,6 +105,7 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
         return -1
     if not source.class_map:
         return find_class(word, classes, where, "correct it, or map it with `class_map`")
+    word = word if word in source.class_map else without_intensity(word)
     if word not in source.class_map:
         near = get_close_matches(word, source.class_map, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""

@@ -22,8 +22,19 @@ SYNONYMS = {
 }
 
 
+INTENSITIES = {"Positive", "Negative", "1+", "2+", "3+"}
+
+
+def without_intensity(name: str) -> str:
+    """The class that QuPath derived one of stained nuclei from: "Tumor" of "Tumor: Positive"."""
+    base, _, last = name.rpartition(":")
+    return base.strip() if base and last.strip() in INTENSITIES else name
+
+
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
     """Index of the class that ``name`` means: the one of that name, of that name in another case, or a synonym.
+
+    A class that QuPath derived for positive or negative nuclei means the one it was derived from.
 
     Args:
         name: as the file gives it.
@@ -34,14 +45,15 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
     Raises:
         LabelError: the name means none of the classes; the nearest one is named.
     """
-    if name in classes:
-        return classes.index(name)
     in_lower_case = [one.lower() for one in classes]
-    if name.lower() in in_lower_case:
-        return in_lower_case.index(name.lower())
-    for synonym in SYNONYMS.get(name.lower(), ()):
-        if synonym in classes:
-            return classes.index(synonym)
+    for word in (name, without_intensity(name)):
+        if word in classes:
+            return classes.index(word)
+        if word.lower() in in_lower_case:
+            return in_lower_case.index(word.lower())
+        for synonym in SYNONYMS.get(word.lower(), ()):
+            if synonym in classes:
+                return classes.index(synonym)
     near = get_close_matches(name, classes, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise LabelError(f"{where}: class '{name}' is not one of the model's ({', '.join(classes)}); {hint}{remedy}")

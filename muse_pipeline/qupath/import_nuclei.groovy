@@ -97,6 +97,9 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
             + expected.join(" x ") + "; nothing was imported")
         return false
     }
+    found.sidecar.provenance.card.classes.each { model ->  // before classes derived from them, whose color they would take
+        getPathClass(model.name, getColorRGB(*model.color.collect { it as int }))
+    }
     def progress = openProgress(imageName)
     try {
         def nuclei = readNuclei(found.file, found.sidecar.provenance.n_nuclei as long, progress)

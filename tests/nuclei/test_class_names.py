@@ -20,6 +20,9 @@ BUILT_IN = ("Lymphocyte", "Epithelial", "Stroma")
         ("Tumour", ("Epithelial", "Tumor"), "Tumor"),
         ("Tumor", ("Epithelial", "Tumor"), "Tumor"),
         ("tumor", ("Tumor", "tumor"), "tumor"),
+        ("Epithelial: Positive", BUILT_IN, "Epithelial"),
+        ("Tumor: 2+", BUILT_IN, "Epithelial"),
+        ("Stroma: Negative", ("Stroma", "Stroma: Negative"), "Stroma: Negative"),
     ],
 )
 def test_a_name_means_the_nearest_of_the_model_s_classes(name, classes, meant):
@@ -31,6 +34,8 @@ def test_a_name_means_the_nearest_of_the_model_s_classes(name, classes, meant):
     [
         ("Stromma", BUILT_IN, "did you mean 'Stroma'? rename it"),
         ("Necrosis", BUILT_IN, "Epithelial, Stroma\\); rename it"),
+        ("Positive", BUILT_IN, "rename it"),
+        ("Stroma: Hyaline", BUILT_IN, "rename it"),
         ("Epithelial", ("Tumor", "Stroma"), "rename it"),  # not every epithelium is a tumour
     ],
 )

@@ -36,7 +36,7 @@ def test_script_fits_our_files(tmp_path):
     lines = gzip.decompress((tmp_path / "slide-1" / "nuclei.geojson.gz").read_bytes()).decode().splitlines()
     assert sum(line.startswith(prefix) for line in lines) == sidecar["provenance"]["n_nuclei"] == 50
     read = {"slide_file", "slide_path", "slide_id", "frame", "size_px"}
-    assert all(f"sidecar.{key}" in script for key in (*read, "provenance.n_nuclei"))
+    assert all(f"sidecar.{key}" in script for key in (*read, "provenance.n_nuclei", "provenance.card.classes"))
     assert read <= set(sidecar)
 
 
