@@ -7,6 +7,9 @@
  * In QuPath 0.4 to 0.7: Automate > Script editor, open this file, set the three lines below, Run.
  * Without a window, for every image: QuPath script --project P.qpproj --save --args RESULTS import_nuclei.groovy
  *
+ * It reads nuclei.geojson.gz and needs no parts (nuclei.part-001.geojson.gz). These are for drag and drop, one at a time: of
+ * several files that are dropped together QuPath imports only the first, and with no image open it shows a file as text.
+ *
  * The open image is changed but not saved: File > Save keeps the nuclei. The other images of a project are saved.
  *
  * Two ways to undo an import: Ctrl+Z, if the image then has no more objects than the preference "Max undo hierarchy size"
