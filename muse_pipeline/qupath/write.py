@@ -290,7 +290,7 @@ def _render_measurements(table: pa.Table) -> list[np.ndarray]:
         finite = np.isfinite(values)
         text = np.concatenate(
             [
-                _constant(f',"{name}":'.encode(), len(table)),
+                _constant(f",{json.dumps(name, ensure_ascii=False)}:".encode(), len(table)),
                 render_decimals(np.where(finite, values, 0), decimals),
             ],
             axis=1,

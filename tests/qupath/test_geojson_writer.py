@@ -4,6 +4,7 @@ import uuid
 from dataclasses import replace
 
 import jsonschema
+import nuclei_example
 import numpy as np
 import pyogrio
 import pytest
@@ -182,6 +183,15 @@ def test_class_names_are_escaped(tmp_path, monkeypatch):
     write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz")
     found = [feature["properties"].get("classification") for feature in read_lines(tmp_path / "nuclei.geojson.gz")]
     assert found == [classes[0] if label == 0 else None for label in draw_nuclei(50).label]
+
+
+def test_names_of_measurements_are_escaped(tmp_path, monkeypatch):
+    monkeypatch.setattr(nuclei_example, "CLASSES", ('Zelle "µ"\\', "b", "c"))
+    column = f"prob_{nuclei_example.CLASSES[0]}"
+    write_example(tmp_path / "nuclei.parquet", draw_nuclei(3))
+    write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz", measurements=[column])
+    for feature in read_lines(tmp_path / "nuclei.geojson.gz"):
+        assert column in feature["properties"]["measurements"]
 
 
 def test_nuclei_of_immunohistochemistry_have_derived_classes(tmp_path, monkeypatch):
