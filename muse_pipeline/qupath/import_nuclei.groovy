@@ -26,10 +26,12 @@ import javafx.scene.control.ProgressBar
 import javafx.scene.layout.VBox
 import javafx.stage.DirectoryChooser
 import javafx.stage.Stage
+import qupath.lib.common.ColorTools
 import qupath.lib.common.GeneralTools
 import qupath.lib.gui.QuPathGUI
 import qupath.lib.io.GsonTools
 import qupath.lib.objects.PathObject
+import qupath.lib.objects.classes.PathClass
 
 def results = null          // folder with one folder per slide, as "/data/results"; null: you are asked for it
 def action = "add"          // what is not there yet; "remove" the nuclei of an earlier import; "replace" ALL detections
@@ -101,7 +103,7 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
         return false
     }
     found.sidecar.provenance.card.classes.each { model ->  // before classes derived from them, whose color they would take
-        getPathClass(model.name, getColorRGB(*model.color.collect { it as int }))
+        PathClass.fromString(model.name, ColorTools.packRGB(*model.color.collect { it as int }))
     }
     def progress = openProgress(imageName)
     try {
