@@ -20,7 +20,7 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
-from muse_pipeline.nuclei.parquet import REGION, open_nuclei, parse_outlines, read_provenance, read_within
+from muse_pipeline.nuclei.parquet import POSITIVE, REGION, open_nuclei, parse_outlines, read_provenance, read_within
 from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureRenderer
 
@@ -139,6 +139,7 @@ def _to_table(nuclei: geopandas.GeoDataFrame, class_names: list[str]) -> pa.Tabl
         first = nuclei.index[int(np.argmin(simple))]
         raise ArgumentError(f"nuclei: the geometry of row {first} is not a polygon without holes; correct or drop it")
     label = pandas.Categorical(nuclei["class"].astype("string"), categories=class_names).codes.astype(np.int32)
-    numbers = [name for name in (*COLUMNS, *OPTIONAL) if name in nuclei.columns and name not in {"label", "geometry"}]
+    possible = {*COLUMNS, *OPTIONAL, POSITIVE} - {"label", "geometry"}
+    numbers = [name for name in nuclei.columns if name in possible]
     columns = {name: to_arrow(nuclei[name].to_numpy()) for name in numbers}
     return pa.table(columns | {"label": to_arrow(label), "geometry": polygons_to_wkb(polygons)})

@@ -33,7 +33,8 @@ def draw_nuclei(n, seed=0, side_px=40_000):
 
 
 def write_example(path, nuclei, batch=50_000):
-    with NucleiWriter(path, CLASSES, PROVENANCE, 32, nuclei.embedding.shape[1]) as writer:
+    positive_od = 0.2 if nuclei.dab_od.size else None
+    with NucleiWriter(path, CLASSES, PROVENANCE, 32, nuclei.embedding.shape[1], positive_od=positive_od) as writer:
         for first in range(0, len(nuclei), batch):
             part = nuclei[first : first + batch]
             rings = rays_to_rings(part.xy, part.rays, MPP)

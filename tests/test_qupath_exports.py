@@ -44,7 +44,7 @@ AREAS = {
     "all_ignored.geojson": "nothing is left of its areas without those of the class 'Ignore'",
     "classes.geojson": "nothing is left of its areas without those of the class 'Ignore'",
     "cell.geojson": NOTHING.format("1 cell"),
-    "core.geojson": NOTHING.format("1 TMA core"),
+    "core.geojson": 196_221,
     "det.geojson": NOTHING.format("1 detection"),
     "none.geojson": NOTHING.format("no objects"),
     "none_fc.geojson": NOTHING.format("no objects"),

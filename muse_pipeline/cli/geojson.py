@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="nuclei.parquet")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the same slide")
     add_frame_argument(parser)
-    parser.add_argument("--max-features", type=at_least_one, metavar="N", help="also write parts of at most N nuclei")
+    text = "also write parts of at most N nuclei, to be dropped onto QuPath one at a time"
+    parser.add_argument("--max-features", type=at_least_one, metavar="N", help=text)
     parser.add_argument(
         "--measurements", nargs="*", default=[], metavar="COLUMN", help="further columns of the table, as h_mean"
     )

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     parser.add_argument("--csv", action="store_true", help="also write the table as CSV")
     add_frame_argument(parser)
-    parser.add_argument("--max-features", type=at_least_one, metavar="N", help="also write parts of at most N nuclei")
+    text = "also write parts of at most N nuclei, to be dropped onto QuPath one at a time"
+    parser.add_argument("--max-features", type=at_least_one, metavar="N", help=text)
     parser.add_argument("--no-pictures", action="store_true", help="leave `overlay` out")
     parser.add_argument("--no-viewer", action="store_true", help="see `muse overlay`")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")

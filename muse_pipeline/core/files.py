@@ -14,7 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -131,23 +131,20 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
-    """Open the text of a GeoJSON file: plain, gzip, or a zip with one GeoJSON file, whatever its name.
+    """Open the text of a GeoJSON file: plain, gzip, or a zip with one of these, whatever its name.
 
     Raises:
         GeoJSONError: the file is missing, its compression is damaged, or the zip contains none or several.
     """
     try:
-        with Path(path).open("rb") as file:
-            start = file.read(4)
-            file.seek(0)
-            if start.startswith(b"PK"):
-                with zipfile.ZipFile(file) as archive, open_member(archive, _only_geojson(archive, path)) as member:
-                    yield member
-            elif start.startswith(b"\x1f\x8b"):
-                with gzip.open(file) as unzipped:
-                    yield unzipped
-            else:
-                yield file
+        with ExitStack() as stack:
+            file = stack.enter_context(Path(path).open("rb"))
+            if file.peek(2).startswith(b"PK"):
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                file = stack.enter_context(open_member(archive, _only_geojson(archive, path)))
+            if file.peek(2).startswith(b"\x1f\x8b"):
+                file = stack.enter_context(gzip.open(file))
+            yield file
     except FileNotFoundError as error:
         raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -172,7 +169,8 @@ def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
 
 def list_geojson(archive: zipfile.ZipFile) -> list[str]:
     """Names of the GeoJSON files in a zip, without those that macOS adds."""
-    names = [name for name in archive.namelist() if name.lower().endswith((".geojson", ".json"))]
+    suffixes = (".geojson", ".json", ".geojson.gz", ".json.gz")
+    names = [name for name in archive.namelist() if name.lower().endswith(suffixes)]
     return [name for name in names if not name.startswith("__MACOSX/")]
 
 

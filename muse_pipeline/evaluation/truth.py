@@ -24,7 +24,14 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import list_counts
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.read import read_geojson
-from muse_pipeline.qupath.regions import require_nucleus_size, split_regions, union_of_areas
+from muse_pipeline.qupath.regions import (
+    IGNORE,
+    are_called,
+    require_nucleus_size,
+    split_regions,
+    take_out_ignored,
+    union_of_areas,
+)
 
 TABLES = (".csv", ".tsv")
 MASKS = (".png", ".tif", ".tiff")
@@ -214,7 +221,9 @@ def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | 
 
 
 def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
-    """The annotated region of a slide, from a file of its own: every area of a GeoJSON, or a mask of the whole slide.
+    """The annotated region of a slide, from a file of its own: the areas of a GeoJSON, or a mask of the whole slide.
+
+    What is of the class "Ignore" is taken out of the other areas.
 
     Args:
         path: GeoJSON, or a picture, whose pixels other than 0 are annotated.
@@ -232,7 +241,8 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
         scale = np.array(size_px) / mask.shape[::-1]
         parts = label_image_to_polygons(mask)
     else:
-        scale, parts = np.ones(2), read_geojson(path, offset_px).geometry
+        objects, scale = read_geojson(path, offset_px), np.ones(2)
+        parts = take_out_ignored(shapely.make_valid(objects.geometry), are_called(objects, (IGNORE,)))
     region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
     if region is None:
         found = list_counts(Counter(part.geom_type.lower() for part in parts))

@@ -85,9 +85,9 @@ class ArtefactMap:
         for number, (name, color) in enumerate(zip(self.kinds, COLORS, strict=False)):
             row, column = np.nonzero(self.kind == number)
             outlines = shapely.union_all(shapely.box(column, row, column + 1, row + 1))
-            slide = shapely.box(0, 0, *info.size_px)
-            parts = shapely.get_parts(slide & shapely.transform(outlines, lambda xy: xy * to_level0))
-            areas += [ClassArea(name.capitalize(), color, part) for part in parts]
+            scanned = shapely.box(*info.scanned_box)
+            parts = shapely.get_parts(scanned & shapely.transform(outlines, lambda xy: xy * to_level0))
+            areas += [ClassArea(name.capitalize(), color, part) for part in parts if part.area]
         write_class_areas(path, areas, info, "artefacts")
 
 

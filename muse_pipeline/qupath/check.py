@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import zipfile
 import zlib
 from array import array
@@ -31,10 +33,12 @@ from muse_pipeline.qupath.parse import (
     loads_lenient,
 )
 from muse_pipeline.qupath.rules import (
+    MOST_LEVELS,
     SINCE_06,
     VERSIONS,
     Fault,
     build_as_jts,
+    count_levels,
     geometries_of,
     has_plain_rings,
     is_uuid,
@@ -121,13 +125,41 @@ def check_geojson(path: Path | str) -> Verdict:
         if name.endswith(".zip"):
             _check_zip(path, verdict)
         else:
-            with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
-                _check_text(file, verdict)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        verdict.add(Fault(f"the gzip compression is damaged ({error})", VERSIONS), 0)
+            with path.open("rb") as file:
+                _check_file(file, name, verdict)
     except zipfile.BadZipFile as error:
         verdict.add(Fault(f"the zip file cannot be unpacked ({error})", VERSIONS), 0)
     return verdict
+
+
+def _check_file(file: BinaryIO, name: str, verdict: Verdict) -> None:
+    """Judge a file that is plain or, by its name, in gzip."""
+    if not name.lower().endswith(".gz"):
+        _check_text(file, verdict)
+        return
+    try:
+        end, size = _find_end_of_gzip(file), file.seek(0, os.SEEK_END)
+        if end < size:
+            verdict.add(Fault(f"the {size - end:,} bytes after the end of the gzip compression are left out"), 0)
+        file.seek(0)
+        with gzip.open(file if end == size else io.BytesIO(file.read(end))) as unpacked:
+            _check_text(unpacked, verdict)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        verdict.add(Fault(f"the gzip compression is damaged ({error})", VERSIONS), 0)
+
+
+def _find_end_of_gzip(file: BinaryIO) -> int:
+    """The position at which Java stops to read: where a member is followed by something else than another one."""
+    end = 0
+    while file.read(2) == b"\x1f\x8b":
+        file.seek(end)
+        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        while not member.eof:
+            if not (packed := file.read(1 << 16)):
+                return file.tell()
+            member.decompress(packed)
+        end = file.seek(file.tell() - len(member.unused_data))
+    return end or file.seek(0, os.SEEK_END)
 
 
 def _check_zip(path: Path, verdict: Verdict) -> None:
@@ -135,11 +167,11 @@ def _check_zip(path: Path, verdict: Verdict) -> None:
     with zipfile.ZipFile(path) as archive:
         names = list_geojson(archive)
         if not names:
-            verdict.add(Fault("the zip holds no .geojson or .json file"), 0)
+            verdict.add(Fault("the zip holds no .geojson or .json file, plain or with .gz"), 0)
         for name in names:
             inner = Verdict(path)
             with open_member(archive, name) as file:
-                _check_text(file, inner)
+                _check_file(file, name, inner)
             for fault, number in inner.first.items():
                 lost = f"; {_name_versions(fault.rejected_by)} leaves this file out" if fault.rejected_by else ""
                 verdict.add(Fault(f"{name}: {fault.reason}{lost}"), number, inner.n_faulty[fault])
@@ -149,7 +181,7 @@ def _check_zip(path: Path, verdict: Verdict) -> None:
 
 def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     seen_ids = array("Q")
-    items = iterate_items(file, verdict.path, loads_lenient)
+    items = _count_levels(iterate_items(file, verdict.path, loads_lenient), verdict)
     members = (
         (kind, each)
         for item, container in items
@@ -169,6 +201,13 @@ def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     except RecursionError:
         verdict.add(Fault("nested too deeply", VERSIONS), 0)
     _judge_duplicates(seen_ids, verdict)
+
+
+def _count_levels(items: Iterator[tuple[Any, str]], verdict: Verdict) -> Iterator[tuple[Any, str]]:
+    for number, (item, container) in enumerate(items, 1):
+        if count_levels(item) + {COLLECTION: 2, LIST: 1, ALONE: 0}[container] > MOST_LEVELS:
+            verdict.add(Fault(f"nested too deeply, in more than {MOST_LEVELS} levels", SINCE_06), number)
+        yield item, container
 
 
 def _members(item: Any, container: str) -> Iterator[tuple[str, Any]]:

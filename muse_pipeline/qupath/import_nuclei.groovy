@@ -7,6 +7,9 @@
  * In QuPath 0.4 to 0.7: Automate > Script editor, open this file, set the three lines below, Run.
  * Without a window, for every image: QuPath script --project P.qpproj --save --args RESULTS import_nuclei.groovy
  *
+ * It reads nuclei.geojson.gz and needs no parts (nuclei.part-001.geojson.gz). These are for drag and drop, one at a time: of
+ * several files that are dropped together QuPath imports only the first, and with no image open it shows a file as text.
+ *
  * The open image is changed but not saved: File > Save keeps the nuclei. The other images of a project are saved.
  *
  * Two ways to undo an import: Ctrl+Z, if the image then has no more objects than the preference "Max undo hierarchy size"
@@ -23,10 +26,12 @@ import javafx.scene.control.ProgressBar
 import javafx.scene.layout.VBox
 import javafx.stage.DirectoryChooser
 import javafx.stage.Stage
+import qupath.lib.common.ColorTools
 import qupath.lib.common.GeneralTools
 import qupath.lib.gui.QuPathGUI
 import qupath.lib.io.GsonTools
 import qupath.lib.objects.PathObject
+import qupath.lib.objects.classes.PathClass
 
 def results = null          // folder with one folder per slide, as "/data/results"; null: you are asked for it
 def action = "add"          // what is not there yet; "remove" the nuclei of an earlier import; "replace" ALL detections
@@ -96,6 +101,9 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
         println(imageName + ": has " + size.join(" x ") + " pixels, and " + found.file + " was made from a slide of "
             + expected.join(" x ") + "; nothing was imported")
         return false
+    }
+    found.sidecar.provenance.card.classes.each { model ->  // before classes derived from them, whose color they would take
+        PathClass.fromString(model.name, ColorTools.packRGB(*model.color.collect { it as int }))
     }
     def progress = openProgress(imageName)
     try {

@@ -26,6 +26,7 @@ _PLURALS = {
     "object on a plane above 0": "objects on a plane above 0",
     "object without a shape": "objects without a shape",
     "annotation of class 'Ignore'": "annotations of class 'Ignore'",
+    "area without a class": "areas without a class",
 }
 
 REGION = "Region"  # QuPath's own class is "Region*"

@@ -93,8 +93,15 @@ def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
     return shape if repaired is None or falls_apart else repaired
 
 
-_NO_AREAS = {kind: TYPE_NAMES[kind] for kind in OBJECT_TYPES if kind != "annotation"}
-_IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
+IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
+ANNOTATION, CORE = "annotation", "tmaCore"
+_MISSING_CORE = "missing TMA core"
+
+
+def take_out_ignored(shapes: np.ndarray, is_ignored: np.ndarray) -> np.ndarray:
+    """The shapes (N,) that are not of the class "Ignore", each without the areas that are."""
+    kept = shapes[~is_ignored]
+    return shapely.difference(kept, shapely.union_all(shapes[is_ignored])) if is_ignored.any() else kept
 
 
 def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
@@ -122,7 +129,7 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
 
 
 def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
-    """The areas of the region of interest one by one, on the slide and in absolute level-0 px.
+    """The areas of the region of interest one by one, TMA cores as well, on the slide and in absolute level-0 px.
 
     Areas off the slide are left out. One without a name has that of its class, or its number in the file: "ROI 2".
 
@@ -134,7 +141,7 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
     Raises:
         GeoJSONError: see ``read_areas``.
     """
-    areas, _ = _read_shapes(path)
+    areas, _ = _read_shapes(path, (ANNOTATION, CORE))
     on_slide = roi & shapely.box(0, 0, *info.size_px)
     wanted = [area for area in areas if not area.is_ignored]
     found = []
@@ -146,17 +153,20 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
 
 
 def read_areas(path: Path | str) -> BaseGeometry:
-    """The union of all annotated areas of a GeoJSON file, plain, in gzip or zip, in px as the file counts them.
+    """The union of all annotated areas and TMA cores of a GeoJSON file, in px as the file counts them.
 
-    What is of the class "Ignore" is taken out of the others. Other objects, lines, points, empty ROIs and annotations
-    on further planes of a stack are left out; warned of are the last four.
+    What is of the class "Ignore" is taken out of the others. Missing cores, other objects, lines, points, empty ROIs
+    and annotations on further planes of a stack are left out; warned of are the last four.
+
+    Args:
+        path: the file, plain, in gzip or zip.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or holds no valid area.
     """
-    areas, others = _read_shapes(path)
+    areas, others = _read_shapes(path, (ANNOTATION, CORE))
     if all(area.is_ignored for area in areas):
-        others[f"annotation of class '{_IGNORE}'"] = len(areas)
+        others[f"annotation of class '{IGNORE}'"] = len(areas)
         raise GeoJSONError(
             f"{path}: holds no polygon for a region of interest (found: {list_counts(others)}); draw it in QuPath as "
             "an annotation with a closed outline"
@@ -165,30 +175,39 @@ def read_areas(path: Path | str) -> BaseGeometry:
         if not area.shape.is_valid:
             why = shapely.is_valid_reason(area.shape)
             raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
-    within, without = (
-        shapely.union_all([area.shape for area in areas if area.is_ignored is kind]) for kind in (False, True)
-    )
-    roi = within.difference(without)
+    roi = shapely.union_all(take_out_ignored(*_columns(areas)))
     if not roi.area:
-        raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{_IGNORE}'; draw more")
-    if left_out := {noun: n for noun, n in others.items() if noun not in _NO_AREAS.values()}:
-        warnings.warn(f"{path}: left out {list_counts(left_out)}", LeftOutWarning, stacklevel=2)
+        raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{IGNORE}'; draw more")
+    _warn_of_left_out(path, others)
     return roi
 
 
-def _read_shapes(path: Path | str) -> tuple[list[RoiArea], Counter[str]]:
-    """The annotated areas of a file, in px as the file counts them, and how many of what else there is."""
+def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
+    """The shapes (N,), and which of them (N,) are ignored."""
+    return np.array([area.shape for area in areas], object), np.array([area.is_ignored for area in areas], bool)
+
+
+def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea], Counter[str]]:
+    """The areas of a file, in px as the file counts them, and how many of what else there is.
+
+    Args:
+        path: the file.
+        kinds: the types of object that are areas.
+    """
     values = _read_json(path)
     try:
         features = list(_flatten(values, {}))
         types = list(map(read_object_type, features))
-        shapes = np.array(list(map(_build_area, features, types)), object)
+        shapes = np.array([_build_area(*each, kinds) for each in zip(features, types, strict=True)], object)
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
         raise GeoJSONError(
-            f"{path}: is not GeoJSON that can be read ({error}); export the ROI from QuPath again"
+            f"{path}: is not GeoJSON that can be read ({error}); export the areas from QuPath again"
         ) from error
-    reasons = why_left_out(shapes, [feature["geometry"] for feature in features], types, _NO_AREAS)
+    others = [kind for kind in OBJECT_TYPES if kind not in kinds]
+    reasons = why_left_out(shapes, [feature["geometry"] for feature in features], types, others)
     reasons[(reasons == "") & (shapely.get_dimensions(shapes) == 0)] = "point"
+    missing = np.array([properties_of(feature).get("isMissing") is True for feature in features], bool)
+    reasons[(reasons == "") & missing] = _MISSING_CORE
     used = reasons == ""
     areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(used)]
     return areas, Counter(reasons[~used].tolist())
@@ -196,14 +215,10 @@ def _read_shapes(path: Path | str) -> tuple[list[RoiArea], Counter[str]]:
 
 def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
     properties = properties_of(feature)
-    name, class_name = properties.get("name"), read_class_name(properties.get("classification"))
-    return RoiArea(name and str(name), class_name, shape, is_called((_IGNORE,), class_name, name))
-
-
-def _build_area(feature: dict[str, Any], object_type: str) -> BaseGeometry | None:
-    """The shape of an annotation; None without one, and for other objects, whose shapes are not parsed."""
-    wanted = object_type not in _NO_AREAS and feature["geometry"]
-    return remove_spikes(shapely.from_geojson(json.dumps(_close_rings(feature["geometry"])))) if wanted else None
+    classification, name = properties.get("classification"), properties.get("name")
+    class_name = read_class_name(classification)
+    is_ignored = is_called((IGNORE,), class_name, name)
+    return RoiArea(name and str(name), class_name, shape, is_ignored, _read_color(classification))
 
 
 def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
@@ -218,12 +233,24 @@ def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
     return {**geometry, "coordinates": closed[0] if geometry["type"] == "Polygon" else closed}
 
 
+def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str]) -> BaseGeometry | None:
+    """The shape of an area; None without one, and for other objects, whose shapes are not parsed."""
+    wanted = object_type in kinds and feature["geometry"]
+    return remove_spikes(shapely.from_geojson(json.dumps(_close_rings(feature["geometry"])))) if wanted else None
+
+
+def _warn_of_left_out(path: Path | str, others: Counter[str]) -> None:
+    """Warn of what a user may have meant as an area: everything but other types of object."""
+    if meant := {noun: n for noun, n in others.items() if noun not in {*TYPE_NAMES.values(), _MISSING_CORE}}:
+        warnings.warn(f"{path}: left out {list_counts(meant)}", LeftOutWarning, stacklevel=3)
+
+
 def _read_json(path: Path | str) -> Any:
     with open_geojson(path) as file:
         try:
             return json.loads(file.read().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
-            raise GeoJSONError(f"{path}: is not JSON ({error}); export the ROI from QuPath as GeoJSON") from error
+            raise GeoJSONError(f"{path}: is not JSON ({error}); export the areas from QuPath as GeoJSON") from error
 
 
 def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -322,38 +349,30 @@ def _class_feature(area: ClassArea, shape: BaseGeometry, namespace: uuid.UUID) -
 def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
     """The annotated areas of a file that have a class, in absolute level-0 px and on the slide.
 
-    Classes "Ignore*", "Region*" and "Tissue" are no classes of tissue. Areas without a class are left out, with a
-    warning.
+    What is of the class "Ignore" is taken out of the others. "Region*" and "Tissue" are no classes of tissue. Areas
+    without a class are left out with a warning, and so is what ``read_areas`` warns of.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or has no such area on the slide.
     """
-    features = [each for each in _flatten(_read_json(path), {}) if _is_annotation(each)]
+    areas, others = _read_shapes(path, (ANNOTATION,))
+    areas = [replace(area, shape=shape) for area in areas if (shape := union_of_areas(np.array([area.shape])))]
+    shapes, is_ignored = _columns(areas)
     slide, (x, y) = shapely.box(0, 0, *info.size_px), qupath_offset_px(info.bounds)
-    found, n_without = [], 0
-    for feature in features:
-        shape = union_of_areas(np.array([shapely.from_geojson(json.dumps(feature["geometry"]))]))
-        classification = properties_of(feature).get("classification")
-        name = read_class_name(classification)
-        if shape is None or is_called((REGION, *IGNORED), name, None):
-            continue
-        n_without += name is None
-        shape = union_of_areas(np.array([translate(shape, x, y) & slide]))
-        if name is not None and shape is not None:
-            found.append(ClassArea(name, _read_color(classification), shape))
-    if n_without:
-        warnings.warn(
-            f"{path}: left out {list_counts({'area without a class': n_without})}", LeftOutWarning, stacklevel=2
-        )
+    found = []
+    drawn = [area for area in areas if not area.is_ignored]
+    for area, kept in zip(drawn, take_out_ignored(shapes, is_ignored), strict=True):
+        shape = union_of_areas(np.array([translate(kept, x, y) & slide]))
+        if area.class_name is None:
+            others["area without a class"] += 1
+        elif shape is not None and not is_called((REGION, *IGNORED), area.class_name):
+            found.append(ClassArea(area.class_name, area.color, shape))
+    _warn_of_left_out(path, others)
     if not found:
         raise GeoJSONError(
             f"{path}: has no area with a class on slide '{info.slide_id}'; draw areas and set their class"
         )
     return found
-
-
-def _is_annotation(feature: dict[str, Any]) -> bool:
-    return read_object_type(feature) == "annotation" and bool(feature.get("geometry"))
 
 
 def _read_color(classification: Any) -> tuple[int, int, int]:

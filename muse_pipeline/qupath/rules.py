@@ -23,6 +23,7 @@ VERSIONS = ("0.4", "0.5", "0.6", "0.7")
 BEFORE_05, BEFORE_06, SINCE_06 = VERSIONS[:1], VERSIONS[:2], VERSIONS[2:]
 _UUID = re.compile(r"(?=.{1,36}$)[0-9a-fA-F]+(-[0-9a-fA-F]+){4}")  # Java fills groups up with zeros
 _JAVA_DOUBLE = re.compile(r"\s*[+-]?(NaN|Infinity|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[fFdD]?)\s*")
+MOST_LEVELS = 255  # of nesting, in Gson since 2.12
 _DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 
 
@@ -66,6 +67,13 @@ def is_uuid(value: Any) -> bool:
     return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
+def count_levels(value: Any) -> int:
+    """The levels of nesting of a parsed document; coordinates count for one, as too many are an error anyway."""
+    if isinstance(value, dict):
+        value = [None if key == "coordinates" else each for key, each in value.items()]
+    return 1 + max(map(count_levels, value), default=0) if isinstance(value, list) else 0
+
+
 def geometries_of(feature: Any) -> list[dict[str, Any]]:
     """The geometries of a feature that have positions to be judged."""
     if not isinstance(feature, dict):
@@ -99,6 +107,14 @@ def _judge_geometry_keys(feature: dict[str, Any]) -> Iterator[Fault]:
                 yield Fault("has no geometry")
         elif not _is_known(geometry):
             yield Fault(f"the geometry type '{geometry.get('type')}' is unknown", VERSIONS)
+        elif "plane" in geometry and not _is_plane(geometry["plane"]):
+            yield Fault("plane is not an object of whole numbers c, z and t", VERSIONS)
+        elif "isEllipse" in geometry and not _is_primitive(geometry["isEllipse"]):
+            yield Fault("isEllipse is neither true nor false", VERSIONS)
+
+
+def _is_plane(value: Any) -> bool:
+    return isinstance(value, dict) and {"c", "z", "t"} >= value.keys() and all(map(_is_int, value.values()))
 
 
 def _judge_object_type(feature: dict[str, Any], properties: dict[str, Any]) -> Iterator[Fault]:
@@ -132,14 +148,17 @@ def _judge_name_and_color(properties: dict[str, Any]) -> Iterator[Fault]:
 
 def _judge_classification(classification: Any) -> Iterator[Fault]:
     if isinstance(classification, str):
-        if not classification.strip():
-            yield Fault("classification is blank", VERSIONS)
+        yield from _judge_class_name(classification)
         return
     if not isinstance(classification, dict):
         yield Fault("classification is neither a string nor an object", VERSIONS)
         return
-    if not classification or "colorRGB" in classification or "parentClass" in classification:
-        return  # no class, and the form before 0.4
+    if not classification:
+        return  # no class
+    if "colorRGB" in classification or "parentClass" in classification:  # the form before 0.4
+        if classification.get("colorRGB") is not None and not _is_int(classification["colorRGB"]):
+            yield Fault("classification's colorRGB is not a number", VERSIONS)
+        return
     if "color" not in classification:
         yield Fault("classification has no color", VERSIONS)
     name, names = classification.get("name"), classification.get("names")
@@ -147,11 +166,36 @@ def _judge_classification(classification: Any) -> Iterator[Fault]:
         yield Fault("classification has no name", VERSIONS)
     elif not (name is None or _is_primitive(name)) or not (names is None or isinstance(names, list)):
         yield Fault("classification's name is not a text, or names are not a list of texts", VERSIONS)
-    elif not all(_is_primitive(each) and str(each).strip() for each in ([name] if name is not None else names or [])):
-        yield Fault("classification has a blank name", VERSIONS)
-    elif name is None and not names:
+    elif name is not None:
+        yield from _judge_class_name(str(name))
+    elif not names:
         yield Fault("loses its classification, whose name is null")
+    elif not all(map(_is_primitive, names)):
+        yield _BLANK_NAME
+    else:
+        yield from _judge_class_names(list(map(str, names)))
     yield from _judge_class_color(classification.get("color"))
+
+
+_BLANK_NAME = Fault("classification has a blank name", VERSIONS)
+
+
+def _judge_class_name(name: str) -> Iterator[Fault]:
+    """A name whose parts are separated by colons; Java leaves out empty parts at its end."""
+    if name and not name.strip(":"):
+        yield Fault("loses its classification, whose name is only ':'")
+    else:
+        yield from _judge_class_names(name.rstrip(":").split(":"))
+
+
+def _judge_class_names(names: list[str]) -> Iterator[Fault]:
+    stripped = [name.strip() for name in names]
+    if not all(stripped):
+        yield _BLANK_NAME
+    if any("\n" in name or "\r" in name for name in stripped):
+        yield Fault("classification's name has a line break", VERSIONS)
+    if any(":" in name for name in stripped):
+        yield Fault("an entry of classification's names has a colon", VERSIONS)
 
 
 def _judge_class_color(color: Any) -> Iterator[Fault]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,15 @@ from muse_pipeline.core.files import remove, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.arrow import to_numpy, wkb_to_rings
-from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, REGION_PROB, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import (
+    BORDER,
+    CLUSTER,
+    POSITIVE,
+    REGION_PROB,
+    iterate_rows,
+    open_nuclei,
+    read_provenance,
+)
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
 from muse_pipeline.qupath.feature_file import SEPARATOR, FeatureFile, encode, split_name
 
@@ -61,7 +69,7 @@ def write_geojson(
     offset_px = qupath_offset_px(info.bounds, frame)
     renderer = FeatureRenderer(provenance["card"]["classes"], run_name(provenance), offset_px)
     with open_nuclei(nuclei_path) as file:
-        columns = [*COLUMNS, *(name for name in OPTIONAL if name in file.schema_arrow.names)]
+        columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in file.schema_arrow.names)]
         columns += [name for name in _numbers(file.schema_arrow, measurements) if name not in columns]
     parts = _write_files(nuclei_path, columns, renderer, output, provenance["n_nuclei"], max_features, threads)
     sidecar = {
@@ -164,12 +172,15 @@ OPTIONAL = {  # of tables that have the column
     BORDER: ("Border distance um", BORDER, 1),
 }
 CHOSEN_DIGITS = 4  # of columns that a user chose
+INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and how bright they are beside their class
 _CENTROID_DIGITS = 12
 _AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near the processor
 
 
 class FeatureRenderer:
     """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
+
+    Where the table has ``POSITIVE``, classes are derived from those of the model: "Epithelial: Positive".
 
     Args:
         classes: name and color by label, as in the model card; other labels are written without classification.
@@ -180,7 +191,8 @@ class FeatureRenderer:
     def __init__(self, classes: Sequence[Mapping[str, Any]], run: str, offset_px: tuple[int, int]):
         self._namespace = uuid.uuid5(NAMESPACE, run)
         self._offset_px = np.asarray(offset_px, float)
-        self._classifications = np.array([_classification(entry) for entry in classes] + [b""])
+        self._plain = np.array([*map(_classification, classes), b""])
+        self._derived = np.array([_classification(each) for entry in classes for each in _derive(entry)] + [b""])
 
     def render(self, table: pa.Table) -> bytes:
         """The features of one batch, one or more, in its order."""
@@ -197,7 +209,7 @@ class FeatureRenderer:
                 _constant(b'","geometry":{"type":"Polygon","coordinates":[[[', n),
                 self._render_rings(table["geometry"]),
                 _constant(b'},"properties":{"objectType":"detection"', n),
-                self._render_classifications(to_numpy(table["label"])),
+                self._render_classifications(table),
                 _constant(b',"measurements":{', n),
                 *_render_measurements(table),
                 _constant(b"}}}", n),
@@ -217,10 +229,13 @@ class FeatureRenderer:
             matrix[rows, : text.shape[1]] = text
         return matrix
 
-    def _render_classifications(self, label: np.ndarray) -> np.ndarray:
-        unknown = len(self._classifications) - 1
-        text = self._classifications[np.where((label >= 0) & (label < unknown), label, unknown)]
-        return text.view(np.uint8).reshape(len(label), -1)
+    def _render_classifications(self, table: pa.Table) -> np.ndarray:
+        texts, number = self._plain, to_numpy(table["label"])
+        if POSITIVE in table.column_names:
+            texts, number = self._derived, 2 * number + to_numpy(table[POSITIVE])
+        unknown = len(texts) - 1
+        text = texts[np.where((number >= 0) & (number < unknown), number, unknown)]
+        return text.view(np.uint8).reshape(len(text), -1)
 
 
 def run_name(provenance: Mapping[str, Any]) -> str:
@@ -234,8 +249,16 @@ def nucleus_ids(provenance: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> 
     return uuid5(namespace, _centroid_names(x, y)).view("S36").ravel()
 
 
+def _derive(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The classes of negative and of positive nuclei of a class, named and coloured as QuPath does."""
+    names = [part.strip() for part in entry["name"].split(":")]
+    for intensity, scale in INTENSITIES:
+        yield {"names": [*names, intensity], "color": [min(int(part * scale), 255) for part in entry["color"]]}
+
+
 def _classification(entry: Mapping[str, Any]) -> bytes:
-    value = {"name": entry["name"], "color": list(entry["color"])}
+    key = "names" if "names" in entry else "name"
+    value = {key: entry[key], "color": list(entry["color"])}
     return b',"classification":' + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -254,7 +277,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     """Name in QuPath, column and digits after the point of what a table with these columns gives."""
-    own = {*COLUMNS, *OPTIONAL}
+    own = {*COLUMNS, *OPTIONAL, POSITIVE}
     chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)
 
@@ -267,7 +290,7 @@ def _render_measurements(table: pa.Table) -> list[np.ndarray]:
         finite = np.isfinite(values)
         text = np.concatenate(
             [
-                _constant(f',"{name}":'.encode(), len(table)),
+                _constant(f",{json.dumps(name, ensure_ascii=False)}:".encode(), len(table)),
                 render_decimals(np.where(finite, values, 0), decimals),
             ],
             axis=1,

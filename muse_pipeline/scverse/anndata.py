@@ -11,7 +11,7 @@ import numpy as np
 
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.scverse.columns import Batch, NucleiTable, class_colors
-from muse_pipeline.scverse.elements import Array, Elements, open_hdf5
+from muse_pipeline.scverse.elements import Array, Elements, keys_of, open_hdf5
 
 
 def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: Path | None = None) -> None:
@@ -59,12 +59,13 @@ def begin_anndata(elements: Elements) -> None:
 def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str]) -> None:
     n = table.n_nuclei
     constants = {"patient": table.patient, "slide_id": table.slide_id, **more}
-    frame(elements, "obs", [*table.categories, *constants, *table.numbers])
+    keys = keys_of(table.numbers)
+    frame(elements, "obs", [*table.categories, *constants, *keys.values()])
     for name, value in constants.items():
         categorical(elements, name, [value], n)[0:n] = np.zeros(n, np.int8)
     arrays: dict[str, Array] = {"ids": elements.ids("obs/_index", n)}
     arrays |= {f"codes {name}": categorical(elements, name, names, n) for name, names in table.categories.items()}
-    arrays |= {f"number {name}": elements.array(f"obs/{name}", (n,), np.float32) for name in table.numbers}
+    arrays |= {f"number {name}": elements.array(f"obs/{key}", (n,), np.float32) for name, key in keys.items()}
     arrays["X"] = elements.array("X", (n, len(table.features)), np.float32)
     arrays |= {name: elements.array(f"obsm/{name}", (n, 2), float) for name in ("spatial", "spatial_px")}
     if table.embedding_dim:

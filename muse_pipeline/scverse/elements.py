@@ -5,7 +5,9 @@ https://anndata.readthedocs.io/en/stable/fileformat-prose.html
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -68,6 +70,16 @@ def require_h5py() -> ModuleType:
             "AnnData files need the package 'h5py', which is not installed; install the extra `anndata`"
         ) from error
     return h5py
+
+
+def keys_of(names: Sequence[str]) -> dict[str, str]:
+    """The key of each name in a file: SpatialData takes letters, digits and "_.-", and no two alike but for case."""
+    keys: dict[str, str] = {}
+    for name in names:
+        key, taken = re.sub(r"[^\w.-]+", "_", name), {known.lower() for known in keys.values()}
+        possible = (f"{key}_{number}" if number > 1 else key for number in count(1))
+        keys[name] = next(each for each in possible if each.lower() not in taken)
+    return keys
 
 
 class Hdf5Elements:

@@ -50,11 +50,12 @@ def write_spatialdata(
         root = zarr.create_group(partial, zarr_format=3)
         root.attrs["spatialdata_attrs"] = {"version": "0.2"}
         _link_image(root.create_group(f"images/{IMAGE}"), partial / "images" / IMAGE, image.path, output, image.mpp)
-        outlines = root.create_group(f"shapes/{OUTLINES}")
-        to_um = _to_global(("x", "y"), table.um_per_px.tolist())
-        outlines.attrs.update({"encoding-type": "ngff:shapes", "axes": ["x", "y"], "spatialdata_attrs": VERSION})
-        outlines.attrs["coordinateTransformations"] = [to_um]
-        _write_outlines(table, partial / "shapes" / OUTLINES / "shapes.parquet")
+        if table.n_nuclei:  # SpatialData has no shapes without a row
+            outlines = root.create_group(f"shapes/{OUTLINES}")
+            to_um = _to_global(("x", "y"), table.um_per_px.tolist())
+            outlines.attrs.update({"encoding-type": "ngff:shapes", "axes": ["x", "y"], "spatialdata_attrs": VERSION})
+            outlines.attrs["coordinateTransformations"] = [to_um]
+            _write_outlines(table, partial / "shapes" / OUTLINES / "shapes.parquet")
         _write_table(root.create_group(f"tables/{TABLE}"), table)
 
 
@@ -100,6 +101,7 @@ def _write_outlines(table: NucleiTable, path: Path) -> None:
 
 
 def _write_table(group: zarr.Group, table: NucleiTable) -> None:
+    """Write the table, which describes the outlines; without nuclei it describes no element."""
     elements = ZarrElements(group)
     write_elements(elements, table, {REGION_KEY: OUTLINES})
     ids = elements.ids(f"obs/{INSTANCE_KEY}", table.n_nuclei)
@@ -110,7 +112,9 @@ def _write_table(group: zarr.Group, table: NucleiTable) -> None:
     order = [*group["obs"].attrs["column-order"], INSTANCE_KEY]
     elements.group("obs", {"column-order": order})
     keys = {"region": OUTLINES, "region_key": REGION_KEY, "instance_key": INSTANCE_KEY}
-    elements.group("", {"spatialdata-encoding-type": "ngff:regions_table", "version": "0.2", **keys})
-    elements.group("uns/spatialdata_attrs", {"encoding-type": "dict", "encoding-version": "0.1.0"})
-    for name, value in keys.items():
-        elements.scalar(f"uns/spatialdata_attrs/{name}", value)
+    described = keys if table.n_nuclei else dict.fromkeys(keys)
+    elements.group("", {"spatialdata-encoding-type": "ngff:regions_table", "version": "0.2", **described})
+    if table.n_nuclei:
+        elements.group("uns/spatialdata_attrs", {"encoding-type": "dict", "encoding-version": "0.1.0"})
+        for name, value in keys.items():
+            elements.scalar(f"uns/spatialdata_attrs/{name}", value)

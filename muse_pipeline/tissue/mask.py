@@ -215,9 +215,11 @@ class RoiArea:
         class_name: likewise.
         shape: polygon or multipolygon.
         is_ignored: whether it is of the class "Ignore".
+        color: (r, g, b) of its class, 0 to 255.
     """
 
     name: str | None
     class_name: str | None
     shape: BaseGeometry
     is_ignored: bool
+    color: tuple[int, int, int] = (128, 128, 128)

@@ -130,6 +130,7 @@ def _describe(info: SlideInfo, provenance: dict[str, Any], checksum: str) -> dic
         "size_px": list(info.size_px),
         "mpp": list(info.mpp),
         "offset_px": list(qupath_offset_px(info.bounds)),
+        "scanned_px": list(info.scanned_box),
         "by_stain": by_stain,
         "threshold": provenance["card"]["threshold"],
         "classes": [

@@ -182,6 +182,9 @@ def test_a_mask_gives_outlines_without_classes(tmp_path):
 def test_a_region_from_a_file_of_its_own(tmp_path):
     path = write_features(tmp_path / "r.geojson", feature(shapely.box(0, 0, 10, 20), "whatever", "annotation"))
     assert read_region(path, None, (5, 0)).bounds == (5, 0, 15, 20)
+    ignored = feature(shapely.box(0, 0, 10, 5), "Ignore*", "annotation")
+    write_features(path, feature(shapely.box(0, 0, 10, 20), "whatever", "annotation"), ignored)
+    assert read_region(path, None).bounds == (0, 5, 10, 20)
     mask = np.zeros((10, 20), np.uint8)
     mask[5:, :10] = 255
     cv2.imwrite(str(tmp_path / "r.png"), mask)

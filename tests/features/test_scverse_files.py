@@ -1,13 +1,19 @@
 """``nuclei.h5ad``, ``slide.spatialdata.zarr`` and the table of a cohort, read back by the published formats."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 
 import geopandas
+import nuclei_example
 import numpy as np
 import pandas
 import pytest
 import zarr
+from nuclei_example import PROVENANCE, draw_nuclei, write_example
 
 from muse_pipeline import read_cohort
 from muse_pipeline.cli.main import main
@@ -85,6 +91,45 @@ def test_spatialdata_has_image_outlines_and_table_in_one_system(folder, table, i
     obs = read_obs(frame["obs"], lambda element: element[:])
     assert list(obs["instance_id"]) == list(ids) and set(obs["element"]) == {"nuclei"}
     assert frame.attrs["region"] == "nuclei" and set(obs["patient"]) == {"drawn"}
+
+
+ODD = ("Immune cells", "Immune (T/B)", "T/B %", "Stroma [x]", "stroma (x)")
+KEYS = ["prob_Immune_cells", "prob_Immune_T_B_", "prob_T_B_", "prob_Stroma_x_", "prob_stroma_x__2"]
+
+
+@pytest.mark.parametrize("n_nuclei", [0, 20])
+def test_names_and_slides_that_spatialdata_would_reject(n_nuclei, tiled_slide, tmp_path, monkeypatch):
+    """Its reader takes keys of letters, digits and "_.-" that differ in more than case, and no shapes without a row."""
+    monkeypatch.setattr(nuclei_example, "CLASSES", ODD)
+    monkeypatch.setitem(PROVENANCE, "card", {"classes": [{"name": name, "color": [1, 2, 3]} for name in ODD]})
+    monkeypatch.setitem(PROVENANCE, "slide_mpp", [0.25, 0.25])
+    nuclei = replace(draw_nuclei(n_nuclei), prob=np.full((n_nuclei, len(ODD)), 0.2))
+    table = str(write_example(tmp_path / "nuclei.parquet", nuclei))
+    output, store = tmp_path / "slide.spatialdata.zarr", str(tiled_slide.folder / "image-500nm.zarr")
+    assert main(["spatialdata", table, "--store", store, "-o", str(output)]) == 0
+    root = zarr.open_group(output, mode="r")
+    frame = root["tables/table"]
+    for group in (frame["obs"], frame["var"], frame["obsm"], frame["uns"]):
+        keys = [key.lower() for key in group if key != "_index"]
+        assert len(keys) == len(set(keys)) and all(re.fullmatch(r"(?!__)[\w.-]+", key) for key in keys)
+    obs = read_obs(frame["obs"], lambda element: element[:])
+    assert [name for name in obs if name.startswith("prob_")] == KEYS
+    assert all(len(values) == n_nuclei for values in obs.values())
+    assert list(frame["obs/class/categories"][:]) == list(ODD)
+    assert (
+        ("shapes" in root)
+        == (frame.attrs["region"] == "nuclei")
+        == ("spatialdata_attrs" in frame["uns"])
+        == (n_nuclei > 0)
+    )
+    if find_spec("spatialdata"):
+        assert len(import_module("spatialdata").read_zarr(output)["table"]) == n_nuclei
+    h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    assert main(["anndata", table, "-o", str(tmp_path / "nuclei.h5ad")]) == 0
+    with h5py.File(tmp_path / "nuclei.h5ad") as file:
+        assert all(isinstance(file["obs"][key], h5py.Dataset) and file["obs"][key].shape == (n_nuclei,) for key in KEYS)
+    if find_spec("anndata"):
+        assert list(import_module("anndata").read_h5ad(tmp_path / "nuclei.h5ad").obs.filter(like="prob_")) == KEYS
 
 
 def test_a_folder_that_is_moved_with_its_store_keeps_its_image(folder, tiled_slide, tmp_path):

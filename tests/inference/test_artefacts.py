@@ -10,18 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 import zarr
+from drawn import ArraySlide
 from PIL import Image
 from slide_files import write_pyramid
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.settings import require_quality_mpp
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.types import Bounds
 from muse_pipeline.demo.tissue import plan_tissue
 from muse_pipeline.demo.write import write_demo
 from muse_pipeline.inference.artefacts import (
     CELL_UM,
     COLORS,
     KINDS,
+    ArtefactMap,
     apply_hysteresis,
     average_over_tissue,
     find_artefacts,
@@ -208,6 +211,14 @@ def test_the_same_bytes_for_any_shards_and_threads(results):
 def test_qupath_imports_the_areas(results, muse):
     status, out, _ = muse("check-geojson", results / "flagged/drawn/artefacts.geojson")
     assert status == 0 and "annotations" in out
+
+
+def test_areas_end_with_what_the_scanner_declares(tmp_path):
+    """QuPath's image ends there."""
+    info = ArraySlide([np.zeros((320, 640, 3), np.uint8)]).info((MPP, MPP), bounds=Bounds(100, 50, 430, 900))
+    ArtefactMap(np.zeros((10, 20), np.int8), {}, (MPP, MPP), "").write_outlines(tmp_path / "artefacts.geojson", info)
+    (area,) = read_areas(tmp_path)["Blurred"]
+    assert area.equals(shapely.box(0, 0, 430, 270))
 
 
 @pytest.mark.parametrize("mpp", [1.0, 0.3])

@@ -19,10 +19,13 @@ from slide_files import write_pyramid
 
 from muse_pipeline import read_nuclei
 from muse_pipeline.cli.main import main
+from muse_pipeline.core.errors import LeftOutWarning
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.region_maps import MapShard
 from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.qupath.regions import read_areas, read_class_areas
+from muse_pipeline.slides.inspect import read_info
 
 COLUMNS = ["region", "region_prob", "border_distance_um"]
 
@@ -261,6 +264,26 @@ def test_drawn_areas_fill_the_same_columns(drawn_slide, shards, tmp_path):
     assert areas_mm2["Tumour"] == pytest.approx(
         (4000 - 800 + 2 * 24) ** 2 * 0.25e-6 - 0.25, rel=0.02
     )  # 16 to 24 um around it
+
+
+def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide, tmp_path):
+    """As in a region of interest."""
+    info = read_info(drawn_slide.folder / "slide.json")
+    outer, ignored = shapely.box(0, 0, 3000, 1000), shapely.box(0, 0, 500, 1000)
+    path = draw_areas(
+        tmp_path / "areas.geojson", {"Tumour": outer, "Ignore*: Positive": ignored, "Far": outer, "Late": outer}
+    )
+    content = json.loads(path.read_text())
+    for feature, plane in zip(content["features"][2:], ({"z": 1, "t": 0}, {"z": 0, "t": 2}), strict=True):
+        feature["geometry"]["plane"] = {"c": -1, **plane}
+    line = json.loads(shapely.to_geojson(shapely.LineString([(0, 0), (9, 9)])))
+    content["features"] += [{**content["features"][0], "geometry": line}]
+    path.write_text(json.dumps(content))
+    with pytest.warns(LeftOutWarning, match=r"areas\.geojson: left out 2 objects on a plane above 0 and 1 line$"):
+        (area,) = read_class_areas(path, info)
+        assert read_areas(path).equals(area.shape)
+    assert (area.class_name, area.color) == ("Tumour", (9, 8, 7))
+    assert area.shape.equals(outer - ignored)
 
 
 def test_areas_without_a_class_are_one_sentence(drawn_slide, shards, tmp_path, capsys):

@@ -242,7 +242,7 @@ def test_um_per_pixel_are_never_guessed(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "settings", "sentence"),
     [
-        ("pannuke", {"mpp": 25.0}, r"has 25 um per pixel, not 0.08 to 2 as at nuclei; correct `mpp` of this source"),
+        ("pannuke", {"mpp": 25.0}, r"has 25 um per pixel, not 0.11 to 2 as at nuclei; correct `mpp` of this source"),
         ("ocelot", {"mpp": 0.5}, r"003.jpg: the config states 0.5 um/px and the file 0.2 um/px \(metadata.json\)"),
         ("pannuke", {"class_map": {"Dead": None}}, r"masks.npy, picture 0, instance 1: class 'Neoplastic' is not in"),
         ("lizard", {"class_map": {}}, "consep_1.mat, instance 1: class 'Neutrophil'"),

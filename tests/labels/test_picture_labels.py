@@ -49,6 +49,14 @@ def test_a_class_with_a_blank_and_a_class_that_is_not_used(tmp_path):
     assert read(source)[0].nuclei.label.tolist() == [0, -1]
 
 
+def test_a_derived_class_is_mapped_as_the_one_that_it_comes_from(tmp_path):
+    text = geojson((point(20, 20), "dark: Positive"), (point(60, 20), "dark: Negative"), (point(60, 60), "pale: 1+"))
+    source = make_source(
+        tmp_path, "P.geojson", text, "geojson", class_map={"dark": "Dark", "dark: Negative": None, "pale": "Pale"}
+    )
+    assert read(source)[0].nuclei.label.tolist() == [0, -1, 1]
+
+
 def test_names_of_qupath_need_no_class_map_and_a_class_map_decides_alone(tmp_path):
     words = ("Tumor", "Immune cells", "Stroma")
     content = geojson(*((point(*xy), word) for xy, word in zip(XY, words, strict=True)))

@@ -13,6 +13,7 @@ from nuclei_example import draw_nuclei, slide_info, write_example
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.qupath.check import check_geojson
+from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.rules import VERSIONS
 from muse_pipeline.qupath.write import write_geojson
 
@@ -68,6 +69,23 @@ def geometry(kind, coordinates, **changes):
     return feature(geometry={"type": kind, "coordinates": coordinates}, **changes)
 
 
+def shaped(**changes):
+    return feature(geometry={"type": "Polygon", "coordinates": [square()], **changes})
+
+
+def shaped_text(member):
+    """A feature whose geometry has a member that Python writes in another way."""
+    return json.dumps([shaped(that=0)]).replace('"that": 0', member)
+
+
+def nested(levels):
+    """A feature with so many levels."""
+    value = 0
+    for _ in range(levels - 2):
+        value = [value]
+    return feature(note=value)
+
+
 def cell(nucleus):
     return feature(objectType="cell") | {"nucleusGeometry": nucleus}
 
@@ -118,6 +136,30 @@ QUESTIONS = {
     "geometry null": (feature(geometry=None), ALL, None),
     "geometry missing": (without("geometry"), ALL, None),
     "geometry type in lower case": (geometry("polygon", [square()]), ALL, None),
+    "plane": (shaped(plane={"c": -1, "z": 0, "t": "0"}), NONE, "detection"),
+    "plane null": (shaped(plane=None), ALL, None),
+    "plane a number": (shaped(plane=1), ALL, None),
+    "plane of words": (shaped(plane={"z": "one"}), ALL, None),
+    "plane of null": (shaped(plane={"z": None}), ALL, None),
+    "plane with another key": (shaped(plane={"z": 0, "name": "a"}), ALL, None),
+    "plane nan": (shaped_text('"plane":{"z":nan}'), ALL, None),
+    "plane inf": (shaped_text('"plane":{"t":inf}'), ALL, None),
+    "plane null of a nucleus": (cell({"type": "Polygon", "coordinates": [square()], "plane": None}), ALL, None),
+    "plane null of a bare geometry": (
+        json.dumps({"type": "Polygon", "coordinates": [square()], "plane": None}),
+        NONE,
+        "annotation",
+    ),
+    "ellipse": (shaped(isEllipse=True), NONE, "detection"),
+    "isEllipse null": (shaped(isEllipse=None), ALL, None),
+    "isEllipse a word": (shaped(isEllipse="yes"), NONE, "detection"),
+    "position nan": (shaped_text('"coordinates":[[[0,nan],[9,0],[9,9],[0,nan]]]'), ALL, None),
+    "measurement nan": (json.dumps([feature(measurements={"a": 1})]).replace('"a": 1', '"a": nan'), ALL, None),
+    "measurement inf": (json.dumps([feature(measurements={"a": 1})]).replace('"a": 1', '"a": inf'), ALL, None),
+    "255 levels": (json.dumps([nested(254)]), NONE, "detection"),
+    "256 levels": (json.dumps([nested(255)]), SINCE_06, "detection"),
+    "256 levels in lines": ("[\n" + json.dumps(nested(255)) + "\n]", SINCE_06, "detection"),
+    "256 levels in a collection": (nested(254), SINCE_06, "detection"),
     "root without a shape": (feature(geometry={}, objectType="root"), NONE, "root"),
     "properties null": (feature() | {"properties": None}, ALL, None),
     "properties missing": (without("properties"), NONE, "annotation"),
@@ -152,6 +194,17 @@ QUESTIONS = {
     "class color in hexadecimal": (feature(classification={"name": "A", "color": "#ff0000"}), ALL, None),
     "class color with alpha": (feature(classification={"name": "A", "color": [1, 2, 3, 4]}), NONE, "detection"),
     "class color of two parts": (feature(classification={"name": "A", "color": [1, 2]}), ALL, None),
+    "class with a line break": (feature(classification={"name": "A\nB", "color": [1, 2, 3]}), ALL, None),
+    "class with a line break, as a text": (feature(classification="A\rB"), ALL, None),
+    "class with a line break at its end": (feature(classification="A\n"), NONE, "detection"),
+    "class with an empty part": (feature(classification={"name": "A:: B", "color": [1, 2, 3]}), ALL, None),
+    "class that begins with a colon": (feature(classification=": Positive"), ALL, None),
+    "class that ends with a colon": (feature(classification="A:"), NONE, "detection"),
+    "class names with a colon": (feature(classification={"names": ["A: B", "C"], "color": [1, 2, 3]}), ALL, None),
+    "class names with a line break": (feature(classification={"names": ["A", "B\nC"], "color": [1, 2, 3]}), ALL, None),
+    "colorRGB a word": (feature(classification={"name": "A", "colorRGB": "red"}), ALL, None),
+    "colorRGB a list": (feature(classification={"name": "A", "colorRGB": [1, 2, 3]}), ALL, None),
+    "colorRGB in quotes": (feature(classification={"name": "A", "colorRGB": "-377282"}), NONE, "detection"),
     "class color of fractions": (feature(classification={"name": "A", "color": [1.5, 2, 300]}), NONE, "detection"),
     "measurement NaN in quotes": (feature(measurements={"a": "NaN"}), ONLY_04, "detection"),
     "measurement NaN": (json.dumps([feature(measurements={"a": float("nan")})]), ONLY_04, "detection"),
@@ -266,6 +319,7 @@ def test_the_verdict_names_versions_and_reasons(tmp_path):
         (feature(measurements="large"), "loses its measurements", "detection"),
         (feature(classification={"name": None, "color": [1, 2, 3]}), "loses its classification", "detection"),
         (feature(classification={"name": "A", "color": [0.5, 1, 300]}), "color is changed", "detection"),
+        (feature(classification="::"), "loses its classification, whose name is only ':'", "detection"),
     ],
 )
 def test_imported_with_damage(tmp_path, item, reason, becomes):
@@ -313,6 +367,39 @@ def test_a_zip_loses_a_rejected_file_without_a_message(tmp_path):
     assert "holds no .geojson or .json file" in str(check_geojson(tmp_path / "a.zip"))
     (tmp_path / "a.zip").write_bytes(b"PK")
     assert "cannot be unpacked" in str(check_geojson(tmp_path / "a.zip"))
+
+
+def test_gzip_in_a_zip_is_read(tmp_path):
+    """QuPath reads it as well."""
+    packed = gzip.compress(json.dumps(feature()).encode())
+    for name, content, good in (
+        ("a.geojson.gz", packed, True),
+        ("b.json.gz", b"", False),
+        ("c.geojson.gz", packed[:9], False),
+    ):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr(name, content)
+        verdict = check_geojson(tmp_path / "a.zip")
+        assert verdict.is_good == good, str(verdict)
+        assert good or (f"{name}: " in str(verdict) and not verdict.rejected_by())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.geojson.gz", packed)
+    assert len(read_geojson(tmp_path / "a.zip")) == 1
+
+
+def test_what_follows_a_gzip_member_is_left_out_as_by_java(tmp_path):
+    path = tmp_path / "a.geojson.gz"
+    first, second = (gzip.compress(text.encode()) for text in (f"[{json.dumps(feature())}", "]"))
+    for zeros in (1, 500):
+        path.write_bytes(first + bytes(zeros) + second)
+        assert " ".join(check_geojson(path).rejected_by()) == ALL, zeros
+    for rest in (b"\0" * 40, b"end", b"x" * 100_000, b"\x1f"):
+        path.write_bytes(first + second + rest)
+        verdict = check_geojson(path)
+        assert verdict.n_by_type == {"detection": 1} and not verdict.rejected_by()
+        assert f"the {len(rest):,} bytes after the end of the gzip compression are left out" in str(verdict)
+    path.write_bytes(first + second[:12])
+    assert "the gzip compression is damaged" in str(check_geojson(path))
 
 
 # Six styles of other tools, rebuilt from their descriptions.

@@ -1,17 +1,21 @@
-import dataclasses
 import gzip
 import json
 import uuid
+from dataclasses import replace
 
 import jsonschema
+import nuclei_example
 import numpy as np
 import pyogrio
 import pytest
 import shapely
 from nuclei_example import CLASSES, COLOURS, PROVENANCE, draw_nuclei, slide_info, write_example
 
+from muse_pipeline import geodataframe
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
 from muse_pipeline.nuclei.parquet import iterate_rows
+from muse_pipeline.qupath.check import check_geojson
+from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.write import write_geojson
 
 FEATURE = {
@@ -181,8 +185,44 @@ def test_class_names_are_escaped(tmp_path, monkeypatch):
     assert found == [classes[0] if label == 0 else None for label in draw_nuclei(50).label]
 
 
+def test_names_of_measurements_are_escaped(tmp_path, monkeypatch):
+    monkeypatch.setattr(nuclei_example, "CLASSES", ('Zelle "µ"\\', "b", "c"))
+    column = f"prob_{nuclei_example.CLASSES[0]}"
+    write_example(tmp_path / "nuclei.parquet", draw_nuclei(3))
+    write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz", measurements=[column])
+    for feature in read_lines(tmp_path / "nuclei.geojson.gz"):
+        assert column in feature["properties"]["measurements"]
+
+
+def test_nuclei_of_immunohistochemistry_have_derived_classes(tmp_path, monkeypatch):
+    """As QuPath names and colours them; read back, they are of the class that they were derived from."""
+    classes = [{"name": "Stroma", "color": [0, 200, 50]}, {"name": "Immune: T", "color": [255, 3, 220]}]
+    monkeypatch.setitem(PROVENANCE, "card", {"classes": classes})
+    monkeypatch.setitem(PROVENANCE, "slide_mpp", [0.25, 0.25])
+    monkeypatch.setitem(PROVENANCE, "bounds", None)
+    nuclei = replace(
+        draw_nuclei(5), label=np.array([0, 0, 1, 1, -1]), dab_od=np.array([[0.1], [0.2], [0.1], [0.7], [0.5]])
+    )
+    write_example(tmp_path / "nuclei.parquet", nuclei)
+    write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz")
+    features = read_lines(tmp_path / "nuclei.geojson.gz")
+    assert [feature["properties"].get("classification") for feature in features] == [
+        {"names": ["Stroma", "Negative"], "color": [0, 250, 62]},
+        {"names": ["Stroma", "Positive"], "color": [0, 150, 37]},
+        {"names": ["Immune", "T", "Negative"], "color": [255, 3, 255]},
+        {"names": ["Immune", "T", "Positive"], "color": [191, 2, 165]},
+        None,
+    ]
+    assert all(len(feature["properties"]["measurements"]) == 3 for feature in features)
+    assert check_geojson(tmp_path / "nuclei.geojson.gz").is_good
+    drawn = read_geojson(tmp_path / "nuclei.geojson.gz")
+    assert drawn.labels(["Stroma", "Immune: T"]).tolist() == nuclei.label.tolist()
+    geodataframe.write_geojson(geodataframe.read_nuclei(tmp_path / "nuclei.parquet"), tmp_path / "again.geojson.gz")
+    assert read_lines(tmp_path / "again.geojson.gz") == features
+
+
 def test_refusals(table, tmp_path):
-    other = dataclasses.replace(slide_info(), fingerprint="another")
+    other = replace(slide_info(), fingerprint="another")
     with pytest.raises(NucleiError, match="fingerprint 0123abcd, while slide 'slide-1' has another"):
         write_geojson(table, other, tmp_path / "nuclei.geojson.gz")
     with pytest.raises(GeoJSONError, match="choose such a name"):

@@ -34,9 +34,10 @@ def test_script_fits_our_files(tmp_path):
     prefix = '{"type":"Feature",'
     assert f"startsWith('{prefix}')" in script
     lines = gzip.decompress((tmp_path / "slide-1" / "nuclei.geojson.gz").read_bytes()).decode().splitlines()
+    assert "only the first" in script and "one at a time" in script  # of several parts
     assert sum(line.startswith(prefix) for line in lines) == sidecar["provenance"]["n_nuclei"] == 50
     read = {"slide_file", "slide_path", "slide_id", "frame", "size_px"}
-    assert all(f"sidecar.{key}" in script for key in (*read, "provenance.n_nuclei"))
+    assert all(f"sidecar.{key}" in script for key in (*read, "provenance.n_nuclei", "provenance.card.classes"))
     assert read <= set(sidecar)
 
 

@@ -183,8 +183,8 @@ def annotation(shape, class_name=None, plane=None, **properties):
         ([annotation(shapely.Polygon())], "left out 1 empty object"),  # of QuPath 0.4 and 0.5
         ([annotation(shapely.Polygon([(0, 0)] * 4))], "left out 1 empty object"),  # of 0.6 and 0.7
         ([{"type": "Feature", "geometry": None, "properties": {}}], "left out 1 object without a shape"),
-        ([annotation(box(0, 0, 300, 300), objectType=kind) for kind in ("tile", "tmaCore", "cell", "detection")], None),
-        ([annotation(box(0, 0, 300, 300)) | {"id": "TMACoreObject", "properties": {}}], None),  # of 0.2
+        ([annotation(box(0, 0, 300, 300), objectType=kind) for kind in ("tile", "cell", "detection")], None),
+        ([annotation(box(0, 0, 300, 300), objectType="tmaCore", isMissing=True)], None),
         (
             [annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 0, "t": 0}, class_name="Ignore*", objectType="tile")],
             None,

@@ -9,6 +9,7 @@ import shapely
 from drawn import ArraySlide
 from shapely.geometry import box
 
+from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.qupath.regions import read_annotations, read_roi
 from muse_pipeline.tissue.find import measure_annotation
@@ -56,6 +57,27 @@ def test_each_area_has_its_name_without_what_is_ignored(tmp_path):
     assert areas[0].equals(box(100, 50, 300, 150) - box(200, 50, 250, 100))
     assert areas[1].equals(box(200, 100, 400, 200))  # what two share is in both
     assert areas[2].equals(box(900, 650, 1000, 800))  # the slide ends there
+
+
+def test_each_tma_core_that_is_not_missing_is_an_area(tmp_path):
+    path = write_roi(
+        tmp_path / "roi.geojson",
+        *((box(x, 0, x + 200, 200), name, None) for x, name in ((0, "A-1"), (300, "A-2"), (600, "A-3"))),
+        (box(50, 50, 100, 100), None, "Tumor"),
+        (box(0, 0, 20, 20), None, "Ignore*"),
+    )
+    content = json.loads(path.read_text())
+    for feature, missing in zip(content["features"][:3], (False, True, False), strict=True):
+        feature["properties"] |= {"objectType": "tmaCore", "isMissing": missing}
+    path.write_text(json.dumps(content))
+    roi = read_roi(path, INFO)
+    assert roi.area == 2 * 200 * 200 - 400
+    found = [(area.name, area.shape.area) for area in read_annotations(path, roi, INFO)]
+    assert found == [("A-1", 39_600), ("A-3", 40_000), ("Tumor", 2_500)]
+    content["features"] = content["features"][1:2]
+    path.write_text(json.dumps(content))
+    with pytest.raises(GeoJSONError, match=r"holds no polygon .* \(found: 1 missing TMA core\)"):
+        read_roi(path, INFO)
 
 
 def test_the_tissue_of_an_annotation_is_the_exact_share_of_the_mask():

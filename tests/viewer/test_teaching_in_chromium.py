@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,16 @@ from scipy.spatial import cKDTree
 from uneven_slide import read_slide
 from viewer_tab import CENTRE, LEVEL0_UM, ON_SCREEN, Tab, fragment, is_color
 
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.nuclei.parquet import footer_checksum, read_nuclei
 from muse_pipeline.qupath.check import check_geojson
 from muse_pipeline.qupath.read import read_geojson
+from muse_pipeline.viewer.page import write_viewer
 
 pytestmark = pytest.mark.slow
+# The x of a position 3 px below the upper edge of the image at which there is no nucleus.
+FREE_AT_THE_EDGE = """[...Array(300).keys()].map((i) => 50 + i).find((x) =>
+  [-12, 0, 12].every((dx) => !muse.pick(...muse.fromQuPath(x + dx, 3))))"""
 
 
 def first_nuclei(finished, n: int, label: int) -> np.ndarray:
@@ -136,6 +142,28 @@ def test_a_mark_alone_labels_its_nucleus_alone(open_tab, viewer, finished):
     assert shape.area * LEVEL0_UM**2 < 200
 
 
+def test_corrections_end_where_the_scan_does(open_tab, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "one", ignore=shutil.ignore_patterns("viewer"))
+    info = read_json(folder / "slide.json")
+    left, top, width, height = np.add((*CENTRE, 0, 0), (-200, -150, 400, 300)).tolist()
+    write_json(folder / "slide.json", {**info, "bounds": {"x": left, "y": top, "width": width, "height": height}})
+    tab = open_tab(write_viewer(folder).parent, fragment((width / 2, height / 2)))
+    start_teaching(tab, "Stromal")
+    free = tab.page.evaluate(FREE_AT_THE_EDGE)
+    click_at(tab, (free, 3))
+    click_at(tab, (-30, -30))
+    assert "beside the slide" in tab.page.inner_text("#notice")
+    assert tab.page.inner_text("#touched") == "0 marked, 1 added, 0 areas checked"
+    tab.page.keyboard.press("c")
+    checked = downloaded(tab)["features"][0]
+    tab.page.keyboard.press("u")
+    around_added = downloaded(tab)["features"][0]
+    for region in (checked, around_added):
+        x, y = np.transpose(region["geometry"]["coordinates"][0])
+        assert x.min() >= 0 and y.min() == 0 and x.max() <= width and y.max() <= height
+        assert len(set(x)) == len(set(y)) == 2
+
+
 def test_an_area_is_dragged_with_shift_and_rejected_while_nuclei_are_hidden(open_tab, viewer):
     tab = open_tab(viewer, fragment())
     start_teaching(tab, "Stromal")
@@ -156,11 +184,21 @@ def test_an_area_is_dragged_with_shift_and_rejected_while_nuclei_are_hidden(open
     assert "Some nuclei are hidden" in tab.page.inner_text("#notice")
 
 
-def test_corrections_of_an_earlier_result_are_named(open_tab, viewer):
+def test_corrections_of_an_earlier_result_are_named_and_those_of_other_slides_kept(open_tab, viewer):
     tab = open_tab(viewer, fragment())
-    tab.page.evaluate("localStorage.setItem('muse one older', '[]')")
+    start_teaching(tab, "Stromal")
+    tab.page.keyboard.press("c")
+    own = tab.page.evaluate("Object.keys(localStorage)[0]")
+    fingerprint, checksum = (read_slide(viewer)[name] for name in ("fingerprint", "checksum"))
+    others = [own.replace('"one"', '"one HE"'), own.replace(fingerprint, "0" * 64), "muse one HE older"]
+    for name in (*others, own.replace(checksum, "older")):
+        tab.page.evaluate("(name) => localStorage.setItem(name, '[]')", name)
     tab.page.reload()
     tab.wait()
     assert "corrections of an earlier result" in tab.page.inner_text("#panel")
     tab.page.get_by_role("button", name="Forget them").click()
-    assert tab.page.evaluate("localStorage.length") == 0
+    assert sorted(tab.page.evaluate("Object.keys(localStorage)")) == sorted([own, *others])
+    tab.page.reload()
+    tab.wait()
+    assert "earlier result" not in tab.page.inner_text("#panel")
+    assert tab.page.inner_text("#touched") == "0 marked, 0 added, 1 area checked"

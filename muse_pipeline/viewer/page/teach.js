@@ -16,7 +16,12 @@
   let added = [];
   let areas = [];
 
-  const key = () => `muse ${muse.slide.slide_id} ${muse.slide.checksum}`;
+  /* The left, top, right and bottom in um of what QuPath shows. */
+  const scanned = () => muse.slide.scanned_px.map((px, i) => px * muse.slide.mpp[i % 2]);
+
+  /* Viewers of all folders and studies share the browser's storage: JSON ends the name of a slide. */
+  const prefix = () => `muse ${JSON.stringify([muse.slide.slide_id, muse.slide.fingerprint])} `;
+  const key = () => prefix() + muse.slide.checksum;
 
   muse.startTeaching = () => {
     const { slide } = muse;
@@ -110,8 +115,7 @@
   function restore() {
     try {
       steps = JSON.parse(localStorage.getItem(key()) || "[]");
-      const mine = `muse ${muse.slide.slide_id} `;
-      const older = Object.keys(localStorage).filter((name) => name.startsWith(mine) && name !== key());
+      const older = Object.keys(localStorage).filter((name) => name.startsWith(prefix()) && name !== key());
       if (older.length) warnOfOlder(older);
     } catch {
       steps = [];
@@ -125,7 +129,7 @@
       stale.hidden = true;
     };
     stale.hidden = false;
-    stale.replaceChildren("This browser keeps corrections of an earlier result of this slide. They do not fit these nuclei. ",
+    stale.replaceChildren("This browser keeps corrections of an earlier result of this slide, or of one in another folder. They do not fit these nuclei. ",
       el("button", { type: "button", id: "forget", click: forget }, "Forget them"));
   }
 
@@ -163,12 +167,15 @@
       act({ kind: "mark", row, x: hundredth(chunk.left + chunk.x[i]), y: hundredth(chunk.top + chunk.y[i]), label: target, ring });
     } else if (target === NONE) {
       muse.tell("There is no nucleus here.");
+    } else if (!isInside(corners(scanned()), x, y)) {
+      muse.tell("This is beside the slide.");
     } else {
       act({ kind: "add", x: hundredth(x), y: hundredth(y), label: target });
     }
   }
 
-  const hundredth = (um) => Math.round(um * 100) / 100;
+  const corners = ([left, top, right, bottom]) => [left, top, right, top, right, bottom, left, bottom];
+  const hundredth = (value) => Math.round(value * 100) / 100;
 
   function check(box) {
     const { shown } = muse;
@@ -176,9 +183,7 @@
       muse.tell("Some nuclei are hidden: show all classes and scores before you mark an area as checked.");
       return;
     }
-    const size = muse.slide.size_px.map((n, i) => n * muse.slide.mpp[i]);
-    const [left, top] = [Math.max(0, box[0]), Math.max(0, box[1])];
-    const [right, bottom] = [Math.min(size[0], box[2]), Math.min(size[1], box[3])];
+    const [left, top, right, bottom] = scanned().map((edge, i) => (i < 2 ? Math.max : Math.min)(edge, box[i]));
     if (right - left < 5 || bottom - top < 5) return muse.tell("The area is too small, or beside the slide.");
     act({ kind: "area", box: [left, top, right, bottom].map(hundredth) });
   }
@@ -227,7 +232,7 @@
     };
     pen.setLineDash([8 * ratio, 5 * ratio]);
     for (const box of areas) {
-      path([box[0], box[1], box[2], box[1], box[2], box[3], box[0], box[3]]);
+      path(corners(box));
       stroke("#000", 2);
     }
     pen.setLineDash([]);
@@ -292,7 +297,7 @@
 
   /* The areas, and around every mark and added nucleus outside of them one of its own. */
   function regionRings() {
-    const boxes = areas.map(([left, top, right, bottom]) => [left, top, right, top, right, bottom, left, bottom]);
+    const boxes = areas.map(corners);
     const isCovered = ({ x, y }) => boxes.some((ring) => isInside(ring, x, y));
     const marked = [...muse.marks.values()].filter((each) => !isCovered(each)).map(({ ring, x, y }) => grow(ring, x, y));
     const points = added.filter((each) => !isCovered(each)).map(({ x, y }) =>
@@ -323,7 +328,12 @@
     return inside;
   }
 
-  const qupathPosition = (x, y) => muse.toQuPath(x, y).map((each) => Math.round(each * 100) / 100);
+  /* Outlines end where QuPath's image does. */
+  const qupathPosition = (x, y) => {
+    const [left, top, right, bottom] = scanned();
+    const within = muse.toQuPath(Math.min(Math.max(x, left), right), Math.min(Math.max(y, top), bottom));
+    return within.map(hundredth);
+  };
 
   function polygon(ring) {
     const positions = [];
