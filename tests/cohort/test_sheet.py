@@ -101,7 +101,7 @@ def test_the_header(folder):
         "row 1: unknown column 'pth'; did you mean 'path'?",
         "row 1: column 'mpp' is there 2 times",
         "row 1: unknown column 'colour'; known: slide_id, path, mpp, patient, roi, split, shards, "
-        "regions, partner, partner_transform, label",
+        "regions, partner, partner_transform, label, organ",
         "row 1: column 'path' is missing",
     ]
 

@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from muse_pipeline.inference.stitch import CHECK, MIN_NUCLEI, NuclearSize, SizeSample
+from muse_pipeline.core.types import DOUBTS
+from muse_pipeline.inference.doubts import MIN_NUCLEI, OF_CLASSES, OF_NUCLEI, find_doubts, judge_classes
+from muse_pipeline.inference.model import find_model, read_card
+from muse_pipeline.inference.stitch import CHECK, NuclearSize, SizeSample
 
 MPP = 0.25, 0.25
 
@@ -59,6 +62,43 @@ def test_one_class_has_no_probability():
     sample = SizeSample()
     sample.add(np.full(10, 20.05), np.ones((10, 1)))
     assert sample.measure() == NuclearSize(10, 20.0, None)
+
+
+@pytest.mark.parametrize(
+    ("area", "probability", "n", "is_doubted"),
+    [
+        (24.0, 0.91, 1000, False),
+        (18.0, 0.73, 1000, False),  # lymphocytes of another organ
+        (29.0, 0.92, 1000, False),
+        (35.0, 0.92, 1000, True),  # as of urothelial carcinoma, whose nuclei are taken for lymphocytes
+        (35.0, 0.80, 1000, True),
+        (27.0, 0.80, 1000, True),  # as of papillary carcinoma of the kidney
+        (35.0, 0.80, 99, False),
+        (40.0, 0.97, 1000, False),  # surer than on any slide of training: the drawn slide
+    ],
+)
+def test_a_class_is_doubted_where_its_nuclei_are_larger_than_in_training(area, probability, n, is_doubted):
+    built_in = read_card(find_model("compact"))
+    sizes = NuclearSize(n, area, probability), NuclearSize(n, 50.0, 0.95)
+    found = {name: vars(size) for name, size in zip(("Lymphocyte", "Epithelial"), sizes, strict=True)}
+    doubt = judge_classes(built_in.nuclei, found)
+    assert bool(doubt) == is_doubted
+    if is_doubted:
+        assert f'"Lymphocyte" are larger than in training (median area {area:.1f} um2, in training 21.8 to ' in doubt
+    assert judge_classes({}, found) == ""
+
+
+def test_classes_are_validated_in_the_organs_of_the_card_alone():
+    assert (*OF_NUCLEI, *OF_CLASSES) == DOUBTS
+    card = vars(read_card(find_model("compact")))
+    known = {"card": card, "model": {"name": "compact"}}
+    assert all(not find_doubts(known, organ) for organ in ("", "breast", "Breast"))
+    for organ in ("kidney", "brest"):
+        where = f"the classes are not validated in {organ}: those of compact are in breast alone"
+        assert find_doubts(known, organ) == {"organ": where}
+    no_organs = {**known, "card": {**card, "organs": ()}}
+    assert "in no organ that its card names" in find_doubts(no_organs, "kidney")["organ"]
+    assert find_doubts({**known, "card": {"classes": card["classes"][:1]}}, "kidney") == {}
 
 
 @pytest.mark.parametrize(("mpp", "is_doubted"), [(0.25, False), (0.5, True)])
