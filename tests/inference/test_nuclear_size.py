@@ -1,11 +1,14 @@
 """Nuclei too small or too large for the um per pixel: a warning, and none at the right scale."""
 
+import html
 import json
 
 import numpy as np
 import pytest
 
 from muse_pipeline.core.types import DOUBTS
+from muse_pipeline.export.onnx import recard
+from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.inference.doubts import MIN_NUCLEI, OF_CLASSES, OF_NUCLEI, find_doubts, judge_classes
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.stitch import CHECK, NuclearSize, SizeSample
@@ -110,6 +113,19 @@ def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(tiled_slide,
     assert [warning.startswith(doubt) for warning in warnings] == [True] * is_doubted
     for text in (out, (tmp_path / "report.html").read_text(), (tmp_path / "cohort.tsv").read_text()):
         assert (doubt in text) == is_doubted
+
+
+def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(tiled_slide, muse, tmp_path):
+    model = tmp_path / "small.onnx"
+    recard(find_model("compact"), model, nuclei={"Epithelial": ClassReference(9, (5.0, 6.0, 7.0), (0.5, 0.9, 1.0))})
+    status, out, _ = muse("run", tiled_slide.folder / "demo.svs", "--model", model, "-o", tmp_path / "results")
+    assert status == 0 and "nuclei of 1 slide; 1 slide left out of the counts of classes: doubtful classes" in out
+    doubt = 'check the classes: nuclei of the class "Epithelial" are larger than in training (median area '
+    (warning,) = json.loads((tmp_path / "results/demo/ledger/stitch.json").read_text())["warnings"]
+    assert warning.startswith(doubt) and "in training 5.0 to 7.0; mean class probability 0.9" in warning
+    for text in (out, (tmp_path / "results/cohort.tsv").read_text().replace('""', '"')):
+        assert warning in text
+    assert html.escape(warning) in (tmp_path / "results/report.html").read_text()
 
 
 @pytest.mark.parametrize(("factor", "size"), [(0.5, "small"), (1.0, ""), (2.0, "large")])
