@@ -90,12 +90,15 @@ def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, 
     """
     reasons = []
     for name, known in references.items():
-        n, area, probability = (found[name][key] for key in ("n_nuclei", "median_area_um2", "mean_class_probability"))
-        least, typical, most = known.median_area_um2
+        if found[name]["n_nuclei"] < MIN_NUCLEI:
+            continue
+        area, probability = (found[name][key] for key in ("median_area_um2", "mean_class_probability"))
+        _, typical, most = known.median_area_um2
         limits = np.sqrt(typical * most), MARGIN * most, MARGIN * most
-        if n >= MIN_NUCLEI and area > np.interp(probability, known.mean_class_probability, limits, right=np.inf):
+        limit = np.interp(probability, known.mean_class_probability, limits, right=np.inf)
+        if area > limit:
             reasons.append(
-                f'nuclei of the class "{name}" are larger than in training (median area {area:.1f} um2, in training '
-                f"{least:.1f} to {most:.1f}; mean class probability {probability:.2f})"
+                f'nuclei of the class "{name}" are too large for it (median area {area:.1f} um2, expected at most '
+                f"{limit:.1f} um2 at a mean class probability of {probability:.2f})"
             )
     return f"check the classes: {'; '.join(reasons)}" if reasons else ""

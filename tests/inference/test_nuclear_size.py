@@ -87,7 +87,9 @@ def test_a_class_is_doubted_where_its_nuclei_are_larger_than_in_training(area, p
     doubt = judge_classes(built_in.nuclei, found)
     assert bool(doubt) == is_doubted
     if is_doubted:
-        assert f'"Lymphocyte" are larger than in training (median area {area:.1f} um2, in training 21.8 to ' in doubt
+        limit = 26.1 if probability == 0.8 else 33.7
+        expected = f"(median area {area:.1f} um2, expected at most {limit} um2 at a mean class probability of"
+        assert f'class "Lymphocyte" are too large for it {expected}' in doubt and "Epithelial" not in doubt
     assert judge_classes({}, found) == ""
 
 
@@ -120,9 +122,9 @@ def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(tiled_sl
     recard(find_model("compact"), model, nuclei={"Epithelial": ClassReference(9, (5.0, 6.0, 7.0), (0.5, 0.9, 1.0))})
     status, out, _ = muse("run", tiled_slide.folder / "demo.svs", "--model", model, "-o", tmp_path / "results")
     assert status == 0 and "nuclei of 1 slide; 1 slide left out of the counts of classes: doubtful classes" in out
-    doubt = 'check the classes: nuclei of the class "Epithelial" are larger than in training (median area '
+    doubt = 'check the classes: nuclei of the class "Epithelial" are too large for it (median area '
     (warning,) = json.loads((tmp_path / "results/demo/ledger/stitch.json").read_text())["warnings"]
-    assert warning.startswith(doubt) and "in training 5.0 to 7.0; mean class probability 0.9" in warning
+    assert warning.startswith(doubt) and "expected at most 8.4 um2 at a mean class probability of 0.9" in warning
     for text in (out, (tmp_path / "results/cohort.tsv").read_text().replace('""', '"')):
         assert warning in text
     assert html.escape(warning) in (tmp_path / "results/report.html").read_text()

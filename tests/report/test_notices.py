@@ -15,7 +15,7 @@ from muse_pipeline.report.notices import find_notices, rank, summarise_flags
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.tables import write_table
 
-CLASS_DOUBT = 'check the classes: nuclei of the class "Lymphocyte" are larger than in training'
+CLASS_DOUBT = 'check the classes: nuclei of the class "Lymphocyte" are too large for it'
 DOUBT = "check the um per pixel, 0.25: the nuclei are too small for it (median area 11.9 um2)"
 BROWN = {"verdict": "other stain", "reasons": ["stains unlike those of training: brown, as immunohistochemistry is"]}
 PALE = {"verdict": "flagged", "reasons": ["stains unlike those of training: tissue paler"]}
