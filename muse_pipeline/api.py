@@ -25,6 +25,7 @@ from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.geodataframe import Box, box_corners, read_nuclei
 from muse_pipeline.inference.appearance import Verdict
+from muse_pipeline.inference.doubts import find_doubts
 from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
@@ -227,8 +228,7 @@ def _list_problems(nuclei: geopandas.GeoDataFrame) -> Iterator[str]:
     """What should be checked, as far as the provenance of the nuclei has it."""
     provenance = nuclei.attrs["provenance"]
     yield from Verdict(**provenance["appearance"]).sentences()
-    if doubt := provenance["nuclear_size"]["doubt"]:
-        yield doubt
+    yield from (doubt for kind, doubt in find_doubts(provenance).items() if kind != "stain")
     if provenance["corrupt_fraction"]:
         yield f"{provenance['corrupt_fraction']:.2%} of the tissue cannot be decoded; nothing was found there"
     if full := len(provenance["full_windows"]):

@@ -278,12 +278,12 @@ def stitch(
         output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if csv:
         write_csv(output, csv)
-    doubt = provenance.get("nuclear_size", {}).get("doubt")
+    doubts = [provenance.get(name, {}).get("doubt") for name in ("nuclear_size", "class_sizes")]
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
     n_without = provenance.get("features", {}).get("n_without_pixels")
     unmeasured = f"{n_without:,} nuclei hold no pixel centre: their stains and texture are empty" if n_without else None
     unsought = "no artefacts were sought: the slide is of another stain" if flagged and not flagged.kinds else None
-    return [warning for warning in (doubt, failed, unmeasured, unsought) if warning]
+    return [warning for warning in (*doubts, failed, unmeasured, unsought) if warning]
 
 
 def _find_artefacts(shards: Sequence[Path], image: Store, found: TissueMask, colour: Path, threads: int) -> ArtefactMap:

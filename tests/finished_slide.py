@@ -63,11 +63,13 @@ def write_slide(
     model=MODEL,
     annotations=(),
     doubt="",
+    class_doubt="",
     positive=None,
 ) -> Path:
     """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times.
 
-    ``annotations`` are of its ROI, ``doubt`` is one of the size of its nuclei, ``positive`` (N,) marks positive nuclei.
+    ``annotations`` are of its ROI, ``doubt`` is one of the size of its nuclei, ``class_doubt`` one of the nuclei of
+    a class, ``positive`` (N,) marks positive nuclei.
     """
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)
@@ -82,7 +84,7 @@ def write_slide(
     tissue.save(folder / "tissue.npz")
     Image.fromarray(pixels).save(folder / "tissue.png")
     write_store(slide, info, tissue, folder / "image-500nm.zarr", mpp=MPP, max_corrupt=0.5)
-    write_nuclei(folder, info, xy * enlarged, label, full_windows, appearance, model, doubt, positive)
+    write_nuclei(folder, info, xy * enlarged, label, full_windows, appearance, model, doubt, class_doubt, positive)
     with gzip.open(folder / "nuclei.geojson.gz", "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": []}')
     for step in STEPS:
@@ -110,6 +112,7 @@ def write_nuclei(
     appearance=None,
     model=MODEL,
     doubt="",
+    class_doubt="",
     positive=None,
 ) -> None:
     nuclei = Nuclei(
@@ -123,6 +126,7 @@ def write_nuclei(
     rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
     output = provenance(info, full_windows) | {"model": model} | ({"appearance": appearance} if appearance else {})
     output["nuclear_size"] = {"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt}
+    output["class_sizes"] = {"doubt": class_doubt}
     positive_od = None if positive is None else POSITIVE_OD
     output |= {} if positive is None else {"positive_od": positive_od}
     with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), output, n_rays=32, positive_od=positive_od) as writer:
@@ -145,6 +149,7 @@ def provenance(info: SlideInfo, full_windows=()) -> dict:
             "training_data": "BRCA-M2C",
             "metrics": {"val detection F1": 0.85},
             "limits": "not for diagnosis",
+            "organs": ["breast"],
         },
         "versions": {"muse-pipeline": "0.1.0"},
         "full_windows": list(full_windows),

@@ -76,6 +76,7 @@ CHANGED_SETTINGS = [
     ("anndata", True, {"anndata": 2, "anndata_cohort": 1, **NUCLEI}),
     ("spatialdata", True, {"spatialdata": 2, **NUCLEI}),
     ("statistics", {"group": "split"}, {"statistics": 1, "report": 1}),
+    ("include_doubtful", ["scale"], {"report": 1}),
     ("viewer", False, NUCLEI),
     ("quality", True, NUCLEI),
     ("pretrain_store", {"codec": "jpeg"}, {}),
@@ -94,6 +95,7 @@ CHANGED_CELLS = [
     ("split", "test", {"report": 1}),
     ("regions", "roi.geojson", {"nuclei": 1, "overlay": 1, "report": 1}),
     ("partner", "b.tif", {"report": 1}),
+    ("organ", "kidney", {"report": 1}),
     ("label", "Tumour", {}),  # training alone reads it
 ]
 OF_THE_MACHINE = [

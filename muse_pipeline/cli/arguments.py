@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.types import ACCELERATORS, FEATURE_SETS, GEOJSON_FRAMES
+from muse_pipeline.core.types import ACCELERATORS, DOUBTS, FEATURE_SETS, GEOJSON_FRAMES
 
 LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 
@@ -82,6 +82,17 @@ def add_features_arguments(parser: argparse.ArgumentParser) -> None:
         help="numbers of every nucleus: shape and stains, or texture and neighbours too (default: %(default)s)",
     )
     parser.add_argument("--store", type=Path, metavar="STORE", help="image of the nuclei; needed by --features")
+
+
+def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
+    """Which doubtful numbers totals and statistics contain."""
+    parser.add_argument(
+        "--include-doubtful",
+        choices=DOUBTS,
+        action="append",
+        default=[],
+        help="keep numbers with this kind of doubt in totals and statistics; may be given several times",
+    )
 
 
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
     muse card compact                                      its classes, data, figures and limits; --json: all of it
     muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
     muse card compact.onnx --temperature 1.3 --limits "Learnt from breast alone." -o compact.onnx
+    muse card mine.onnx --organ kidney --organ bladder -o mine.onnx
 
 The graph stays as it is. `muse export` already adds the appearance of the training pictures of a run to the card.
 """
@@ -51,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the built-in network refines outlines, in place of --snap-um",
     )
     parser.add_argument("--limits", metavar="TEXT", help="what its classes mean and what it is not for, in words")
+    parser.add_argument(
+        "--organ",
+        action="append",
+        dest="organs",
+        metavar="NAME",
+        help="an organ in which its classes were validated; may be given several times",
+    )
     add_output_argument(parser, "ONNX", "may be the model's own file", required=False)
 
 
@@ -64,14 +72,14 @@ def run(args: argparse.Namespace) -> None:
     model = find_model(args.model)
     facts: dict = {
         name: fact
-        for name in ("temperature", "snap_um", "refine", "limits")
+        for name in ("temperature", "snap_um", "refine", "limits", "organs")
         if (fact := getattr(args, name)) is not None
     }
     if not args.pictures and not facts:
         if args.output is not None:
             raise ConfigError(
                 f"--output {args.output}: nothing to change in the card; give --pictures, --temperature, --snap-um, "
-                "--refine or --limits"
+                "--refine, --limits or --organ"
             )
         card = read_card(model)
         show_result(_text(card), asdict(card), args.json)

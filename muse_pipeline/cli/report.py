@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument
+from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-model", default="", metavar="WHY", help="reason why there is no model, for slides without detection"
     )
+    add_doubts_argument(parser)
     add_output_argument(parser, "HTML", "the page (default: RESULTS/report.html)", required=False)
     parser.add_argument("--table", type=Path, metavar="TSV", help="the table (default: RESULTS/cohort.tsv)")
 
@@ -43,10 +44,8 @@ def run(args: argparse.Namespace) -> None:
     page, table = args.output or args.results / "report.html", args.table or args.results / "cohort.tsv"
     rows = read_rows(args.slides or find_sheet(args.results))
     groups = read_groups(args.sheet, args.group) if args.group else {}
-    lines = write_report(
-        args.results, rows, page, table, args.pretraining, args.no_model, statistics=args.statistics, groups=groups
-    )
-    for line in lines:
+    how = {"statistics": args.statistics, "groups": groups, "included": args.include_doubtful}
+    for line in write_report(args.results, rows, page, table, args.pretraining, args.no_model, **how):
         print(line)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument
+from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patient", default="patient", metavar="COLUMN", help="column of the patients (default: %(default)s)"
     )
+    add_doubts_argument(parser)
     add_output_argument(parser, "TSV")
 
 
@@ -29,5 +30,6 @@ def run(args: argparse.Namespace) -> None:
     """Compare, write, print."""
     from muse_pipeline.statistics.cohort import compare_cohort
 
-    for line in compare_cohort(args.results, args.sheet, args.group, args.patient, args.output):
+    how = args.group, args.patient, args.output, args.include_doubtful
+    for line in compare_cohort(args.results, args.sheet, *how):
         print(line)

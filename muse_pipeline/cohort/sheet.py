@@ -21,7 +21,7 @@ from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
-NEWER = ("regions", "partner", "partner_transform")  # columns that `sheet.json` has only where they are filled
+NEWER = ("regions", "partner", "partner_transform", "organ")  # columns that `sheet.json` has only where they are filled
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
@@ -75,6 +75,7 @@ class SheetRow:
         partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
             None.
         label: class of the slide, to train region models; or None.
+        organ: The organ that the tissue is of, for which the classes of a model are validated or not; or None.
         own: cells of the columns that are the user's own, by name; None where empty.
     """
 
@@ -89,6 +90,7 @@ class SheetRow:
     partner: str | None = None
     partner_transform: str | None = None
     label: str | None = None
+    organ: str | None = None
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -336,6 +338,7 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
         shards=_parse_shards(filled.get("shards", "")),
         **{name: str(absolute_path(filled[name], folder)) for name in FILES[1:] if name in filled},
         label=filled.get("label"),
+        organ=filled.get("organ"),
         own={name: cell or None for name, cell in values.items() if name and name not in COLUMNS},
     )
 

@@ -210,7 +210,7 @@ def describe_model(
     )
 
 
-def recard(model: Path, output: Path, **facts: AppearanceReference | float | bool | str) -> ModelCard:
+def recard(model: Path, output: Path, **facts: AppearanceReference | float | bool | str | list[str]) -> ModelCard:
     """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; its graph stays as it is.
 
     Raises:
@@ -219,7 +219,7 @@ def recard(model: Path, output: Path, **facts: AppearanceReference | float | boo
     """
     card = read_card(model)
     if facts.keys() - {field.name for field in dataclasses.fields(card)}:
-        raise ConfigError(f"{model}: {card.does}, and has no temperature or outlines; change another model's")
+        raise ConfigError(f"{model}: {card.does}, and has no temperature, outlines or organs; change another model's")
     card = dataclasses.replace(card, **replace_outlines(facts))
     write_model(onnx.load(model), card, output)
     return card

@@ -111,3 +111,6 @@ def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
 def every_feature(classes: Sequence[str]) -> tuple[Feature, ...]:
     """Every feature that a table may have, the columns of any table of nuclei first; see ``features_of``."""
     return (*FIRST_COLUMNS, *features_of("all", classes))
+
+
+WITHOUT_CLASSES = frozenset(feature.name for feature in every_feature(()))  # features that do not depend on the classes

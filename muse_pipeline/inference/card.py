@@ -70,6 +70,21 @@ class AppearanceReference:
     ranges: dict[str, tuple[float, float, float]]
 
 
+@dataclass(frozen=True)
+class ClassReference:
+    """Nuclei of one class on the slides that a model was trained on (see ``inference.doubts``).
+
+    Attributes:
+        n_slides: The number of slides with enough nuclei of the class.
+        median_area_um2: The least, median and largest over these slides of the median area.
+        mean_class_probability: The same of the mean probability of the class.
+    """
+
+    n_slides: int
+    median_area_um2: tuple[float, float, float]
+    mean_class_probability: tuple[float, float, float]
+
+
 class Card:
     """Base of the cards: frozen dataclasses, one for each kind of model.
 
@@ -137,6 +152,8 @@ class ModelCard(Card):
         source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         metrics: measured figures by name, each with its split in the name.
         limits: what the model is not for, in words.
+        organs: The organs in which the classes were validated.
+        nuclei: The nuclei of each class in training; none where they were not measured.
     """
 
     name: str
@@ -162,6 +179,8 @@ class ModelCard(Card):
     source: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     limits: str = ""
+    organs: tuple[str, ...] = ()
+    nuclei: dict[str, ClassReference] = field(default_factory=dict)
 
     does = "finds nuclei"
     verb = "muse detect"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.core.environment import Finding, has_vnni
 from muse_pipeline.core.errors import ModelError, ProviderError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard, RegionCard, read_any_card
 
 if TYPE_CHECKING:
@@ -163,6 +165,8 @@ def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSessi
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     """The card in a session's metadata as JSON; ``path`` is for messages.
 
+    What was measured of a built-in model since lies beside it: ids of nuclei contain the checksum of the model's file.
+
     Raises:
         ModelError: there is none.
     """
@@ -172,7 +176,10 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
         raise ModelError(f"{path}: its metadata are not text; copy it again, or export it anew") from error
     if METADATA_KEY not in metadata:
         raise ModelError(f"{path}: this ONNX file carries no model card; export it with `muse export`")
-    return metadata[METADATA_KEY]
+    measured = path.with_name(f"{path.stem.partition('-')[0]}.json")
+    if path.parent != BUILT_IN or not measured.is_file():
+        return metadata[METADATA_KEY]
+    return json.dumps({**json.loads(metadata[METADATA_KEY]), **read_json(measured)})
 
 
 def run_session(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.doubts import MIN_NUCLEI, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
 from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, QUALITY, REGION, REGION_PROB, ROW_GROUP, NucleiWriter, Rows
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
@@ -36,7 +37,6 @@ from muse_pipeline.nuclei.touching import REACH_UM, cut_apart
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
-MIN_NUCLEI = 100  # fewer may all come from one part of the slide
 SMALLEST = (0.78, 0.94), (20.0, 12.0)  # mean class probability -> least median area in um2
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # likewise the largest
 SMALLEST_ALONE = 14.0  # of models of one class; their nuclei at double the scale are not clearly larger
@@ -175,11 +175,15 @@ def stitch_shards(
     more["artefacts"] = None if artefacts is None else artefacts.kinds
     around = surrounded(nuclei_apart(), meter, row_um)
     with NucleiWriter(output, names, described, *columns, **more) as writer:
-        size = write_nuclei(writer, around, Measures(clusters, regions, meter, artefacts), info, threads)
+        size, *of_class = write_nuclei(writer, around, Measures(clusters, regions, meter, artefacts), info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
             writer.provenance["nuclear_size"] = {**size.to_dict(), "doubt": doubt}
+            if card.nuclei:
+                sizes = {name: asdict(one) for name, one in zip(names, of_class, strict=True)}
+                doubt = judge_classes(card.nuclei, sizes) if is_same_stain and not doubt else ""
+                writer.provenance["class_sizes"] = {"by_class": sizes, "doubt": doubt}
     return writer.provenance
 
 
@@ -246,26 +250,28 @@ def write_nuclei(
     measures: Measures,
     info: SlideInfo,
     threads: int,
-) -> NuclearSize:
-    """Draw and measure the outlines of nuclei (frame: level0), write them, and give their size over all."""
+) -> list[NuclearSize]:
+    """Draw, measure and write the outlines of nuclei (frame: level0); returns the size of all and of each class."""
 
-    def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, np.ndarray]:
+    def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, Nuclei]:
         level0, others = part
         rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
         polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
         shapes = measure_shapes(rings, info.mpp)
         rows = writer.to_rows(level0, polygons, measures.columns(level0, others, rings, shapes))
-        return rows, n_repaired, shapes["area_um2"], level0.prob
+        return rows, n_repaired, shapes["area_um2"], level0
 
-    sizes = SizeSample()
+    sizes = [SizeSample() for _ in range(1 + len(writer.classes))]
     writer.provenance["n_repaired_outlines"] = 0
-    for rows, n_repaired, area_um2, prob in map_in_order(draw, parts, threads, AHEAD):
+    for rows, n_repaired, area_um2, nuclei in map_in_order(draw, parts, threads, AHEAD):
         writer.append(rows)
         if measures.meter:
             writer.provenance["features"]["n_without_pixels"] += rows.table[OF_EVERY_PIXEL].null_count
-        sizes.add(area_um2, prob)
+        for number, sample in enumerate(sizes, -1):
+            own = slice(None) if number < 0 else nuclei.label == number
+            sample.add(area_um2[own], nuclei.prob[own])
         writer.provenance["n_repaired_outlines"] += n_repaired
-    return sizes.measure()
+    return [sample.measure() for sample in sizes]
 
 
 def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:

@@ -15,11 +15,18 @@ from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.appearance import DARK, DOUBTFUL, NOT_KNOWN, OTHER_STAIN, Verdict
+from muse_pipeline.inference.appearance import DARK, DOUBTFUL, OTHER_STAIN
+from muse_pipeline.inference.doubts import (
+    OF_CLASSES,
+    OF_NUCLEI,
+    appearance_of,
+    describe_left_out,
+    find_doubts,
+    reason_left_out,
+)
 from muse_pipeline.registration.outcome import FAILED, read_outcome
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -51,6 +58,8 @@ class SlideResult:
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
         warnings: sentences of the steps.
         partner: how the registration of its partner ended (partner.json); None where it has none.
+        organ: The organ from the sheet; "" without one.
+        included: The kinds of doubt (``inference.doubts``) that leave no number out of the totals.
     """
 
     slide_id: str
@@ -69,6 +78,8 @@ class SlideResult:
     summary: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     partner: dict[str, Any] | None = None
+    organ: str = ""
+    included: Sequence[str] = ()
 
     @property
     def n_nuclei(self) -> int | None:
@@ -78,12 +89,29 @@ class SlideResult:
     @property
     def appearance(self) -> str | None:
         """Verdict on whether it looks like the model's training pictures (``inference.appearance``); None if failed."""
-        return appearance_of(self.summary)["verdict"] if self.summary else None
+        return appearance_of(self.summary["provenance"])["verdict"] if self.summary else None
 
     @property
-    def size_doubt(self) -> str:
-        """Why the um per pixel is doubtful by the size of the nuclei (``inference.stitch``); "" where it is not."""
-        return self.summary["provenance"].get("nuclear_size", {}).get("doubt", "") if self.summary else ""
+    def doubts(self) -> dict[str, str]:
+        """Each kind of doubt about its numbers (``inference.doubts``) with the reason."""
+        return find_doubts(self.summary["provenance"], self.organ) if self.summary else {}
+
+    @property
+    def left_out(self) -> str:
+        """The reason in a few words for which the totals do not contain its nuclei; "" where they do."""
+        return reason_left_out(self.doubts, OF_NUCLEI, self.included)
+
+    @property
+    def classes_left_out(self) -> str:
+        """The reason in a few words for which they do not contain the counts of its classes; "" where they may."""
+        return reason_left_out(self.doubts, OF_CLASSES, self.included)
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Nuclei by class; none of immunohistochemistry, which the classes are not for, or where they are left out."""
+        if not self.summary or self.positive is not None or self.classes_left_out:
+            return {}
+        return {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
 
     @property
     def tissue_doubt(self) -> str:
@@ -198,7 +226,11 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 def gather_cohort(
-    results: Path, rows: Iterable[dict[str, Any]], no_model: str = "", groups: Mapping[str, str] | None = None
+    results: Path,
+    rows: Iterable[dict[str, Any]],
+    no_model: str = "",
+    groups: Mapping[str, str] | None = None,
+    included: Sequence[str] = (),
 ) -> list[SlideResult]:
     """Judge every slide of the resolved sheet, in its order; missing or outdated summaries are made.
 
@@ -207,11 +239,15 @@ def gather_cohort(
         rows: of the sheet.
         no_model: why there was no model to detect with; "" where there was one.
         groups: the group of each slide that has one.
+        included: The kinds of doubt that leave no number out of the totals.
     """
-    return [judge_slide(results, row, no_model, (groups or {}).get(str(row["slide_id"]), "")) for row in rows]
+    found = groups or {}
+    return [judge_slide(results, row, no_model, found.get(str(row["slide_id"]), ""), included) for row in rows]
 
 
-def judge_slide(results: Path, row: dict[str, Any], no_model: str = "", group: str = "") -> SlideResult:
+def judge_slide(
+    results: Path, row: dict[str, Any], no_model: str = "", group: str = "", included: Sequence[str] = ()
+) -> SlideResult:
     """How the slide of one ``row`` ended; "ok" only if every check passes."""
     folder = results / str(row["slide_id"])
     progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
@@ -225,6 +261,8 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "", group: s
         "split": str(row.get("split") or ""),
         "group": group,
         "own": {name: cell for name, cell in row.items() if name not in COLUMNS},
+        "organ": str(row.get("organ") or ""),
+        "included": included,
         "partner": read_outcome(folder / "partner") if row.get("partner") else None,
         "info": _read_info(folder) if "inspect" in done else None,
     }
@@ -250,7 +288,7 @@ def judge_slide(results: Path, row: dict[str, Any], no_model: str = "", group: s
         return SlideResult(status="failed", step="report", reason=stale, **known)
     artefacts_mm2 = summary["provenance"].get("quality", {}).get("area_mm2", {})
     known["tissue_mm2"] = max(known["tissue_mm2"] - sum(artefacts_mm2.values()), 0.0)
-    known["warnings"] = _join_reasons(known["warnings"], summary)
+    known["warnings"] = _join_reasons(known["warnings"], summary, known["organ"])
     gaps, blank = _name_gaps(summary, known["info"]), _name_blank(tissue.area_mm2, summary)
     status = "partial" if gaps else "empty" if blank else "ok"
     return SlideResult(status=status, step="", reason=gaps or blank, summary=summary, **known)
@@ -263,83 +301,24 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
     return f"{count_noun(len(slides), 'slide')}: {', '.join(ends)}"
 
 
-def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
-    """Lines that name the failed slides, each with step and reason, those last whose step was not started."""
-    failed = [slide for slide in slides if slide.status == "failed"]
-    failed.sort(key=lambda slide: (slide.step, "missing") in ((each.step, each.status) for each in slide.progress))
-    return _listed("failed", [f"  {slide.slide_id}: {slide.step}: {slide.reason}" for slide in failed], n_shown)
-
-
-def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
-    """Lines about slides whose results need a check; none if there are none."""
-    unlike = [f"  {slide.slide_id}: {describe_doubt(slide)}" for slide in flagged(slides)]
-    of_size = [f"  {slide.slide_id}: {slide.size_doubt}" for slide in slides if slide.size_doubt]
-    of_mpp = [f"  {slide.slide_id}: {doubt}" for slide in slides if (doubt := doubtful_mpp(slide))]
-    of_tissue = [f"  {slide.slide_id}: {slide.tissue_doubt}" for slide in slides if slide.tissue_doubt]
-    spoiled = [f"  {slide.slide_id}: {slide.artefact_doubt}" for slide in slides if slide.artefact_doubt]
-    no_regions = [f"  {slide.slide_id}: {slide.lacks_regions}" for slide in slides if slide.lacks_regions]
-    no_partner = [f"  {slide.slide_id}: {slide.lacks_partner}" for slide in slides if slide.lacks_partner]
-    unknown = [f"  {slide.slide_id}" for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
-    return [
-        *_listed("unlike the model's training pictures, check the result before use", unlike, n_shown),
-        *_listed("whose nuclei are of an implausible size; if the mpp is wrong, so are the results", of_size, n_shown),
-        *_listed(
-            "whose mpp is doubtful, check before use; if it is wrong, so are sizes and densities", of_mpp, n_shown
-        ),
-        *_listed("whose tissue is doubtful, check before use", of_tissue, n_shown),
-        *_listed("with large artefacts", spoiled, n_shown),
-        *_listed("without tissue regions, whose model failed", no_regions, n_shown),
-        *_listed("whose partner was not registered; a backbone is trained without their pairs", no_partner, n_shown),
-        *_listed("with the same content as another; all are in the totals", _doubled(counted(slides)), n_shown),
-        *_listed("whose likeness to the model's training pictures is not known", unknown, n_shown),
-    ]
-
-
-def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """Each slide with the content of one before it, and that one's name."""
-    first: dict[str, str] = {}
-    contents = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info]
-    return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
-
-
-def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
-    """Their number with ``what`` they are, and the first of them; nothing where there are none."""
-    more = f"  and {len(slides) - n_shown} more; cohort.tsv names them"
-    heading = f"{count_noun(len(slides), 'slide')} {what}:"
-    return [heading, *slides[:n_shown], *([more] if len(slides) > n_shown else [])] if slides else []
-
-
-def appearance_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """The verdict and its reasons as a slide's provenance has them; "not known" without them."""
-    recorded = summary["provenance"].get("appearance")
-    is_verdict = isinstance(recorded, dict) and {"verdict", "reasons"} <= recorded.keys()
-    return recorded if is_verdict else Verdict(NOT_KNOWN).to_dict()
-
-
-def flagged(slides: Iterable[SlideResult]) -> list[SlideResult]:
-    """Slides that do not look like what their model was trained on."""
-    return [slide for slide in slides if slide.appearance in DOUBTFUL]
-
-
-def describe_doubt(slide: SlideResult) -> str:
-    """Why a flagged slide is, and what follows for the totals."""
-    reasons = appearance_of(slide.summary)["reasons"]
-    if slide.appearance != OTHER_STAIN:
-        return "; ".join(reasons)
-    positive = slide.positive if slide.n_nuclei else None
-    figures = f" ({positive['percent_positive']:.1f} % of them positive)" if positive else ""
-    return "; ".join([*reasons, f"its nuclei{figures} are in no total"])
-
-
-def doubtful_mpp(slide: SlideResult) -> str:
-    """Warning about a finished slide's mpp, that it is implausible or that its file does not state it, or ""."""
-    warnings = slide.info.warnings if slide.info and slide.summary else ()
-    return next((warning for warning in warnings if warning.startswith(DOUBT)), "")
-
-
 def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:
-    """Slides that add to the cohort's totals: finished ones, but for those of another stain than the model's."""
-    return [slide for slide in slides if slide.summary and slide.appearance != OTHER_STAIN]
+    """The finished slides whose nuclei are in the totals of the cohort."""
+    return [slide for slide in slides if slide.summary and not slide.left_out]
+
+
+def classified(slides: Iterable[SlideResult]) -> list[SlideResult]:
+    """Those of the counted slides whose classes are in the totals too."""
+    return [slide for slide in counted(slides) if not slide.classes_left_out]
+
+
+def describe_total(slides: Sequence[SlideResult]) -> str:
+    """The nuclei in the totals, and the slides that these leave out: "9 nuclei of 4 slides; 2 slides left out: ..."."""
+    added = counted(slides)
+    n_nuclei = sum(slide.n_nuclei for slide in added)
+    total = f"{count_noun(n_nuclei, 'nucleus', 'nuclei')} of {count_noun(len(added), 'slide')}"
+    without = describe_left_out(slide.left_out for slide in slides)
+    classes = describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes")
+    return "; ".join(filter(None, [total, without, classes]))
 
 
 def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
@@ -386,12 +365,12 @@ def _gather_warnings(folder: Path, info: SlideInfo | None, tissue_done: bool) ->
     return list(dict.fromkeys(warnings))
 
 
-def _join_reasons(warnings: list[str], summary: dict[str, Any]) -> list[str]:
-    """The warnings with the reasons of a flag, each once: ledgers of a stopped run may lack them."""
-    verdict = appearance_of(summary)
+def _join_reasons(warnings: list[str], summary: dict[str, Any], organ: str) -> list[str]:
+    """The warnings with the reasons of a flag and doubts, each once: ledgers of a stopped run may lack them."""
+    verdict = appearance_of(summary["provenance"])
     reasons = verdict["reasons"] if verdict["verdict"] in DOUBTFUL else []
-    doubt = summary["provenance"].get("nuclear_size", {}).get("doubt", "")
-    return list(dict.fromkeys([*warnings, *reasons, *filter(None, [doubt])]))
+    doubts = {} if verdict["verdict"] == OTHER_STAIN else find_doubts(summary["provenance"], organ)
+    return list(dict.fromkeys([*warnings, *reasons, *doubts.values()]))
 
 
 def _missing(name: str) -> str:
@@ -428,7 +407,7 @@ def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
 
 
 def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
-    if DARK in appearance_of(summary)["reasons"]:
+    if DARK in appearance_of(summary["provenance"])["reasons"]:
         return f"{DARK}; nothing was sought in it"
     if not tissue_mm2:
         roi = summary["provenance"].get("roi")

@@ -21,6 +21,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """
     facts = {
         "Classes": [each["name"] for each in card.get("classes", [])],
+        "Validated in": list(card.get("organs", ())),
         "Works at": f"{card['mpp']:g} µm per pixel",
         "Window": _window(card),
         "Precision": card.get("precision"),

@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from muse_pipeline.inference.appearance import OTHER_STAIN
-from muse_pipeline.report.cohort import STATUSES, SlideResult, describe_doubt, doubtful_mpp, flagged
+from muse_pipeline.core.text import count_noun
+from muse_pipeline.inference.appearance import FLAGGED, NOT_KNOWN
+from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, appearance_of
+from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
+from muse_pipeline.slides.mpp import DOUBT
 
 LEVELS = RED, AMBER = "red", "amber"  # there are no numbers, or they are wrong; they may be
+
+
+class Kind(NamedTuple):
+    """One kind of warning.
+
+    Attributes:
+        level: ``RED`` or ``AMBER``.
+        word: for a pill.
+        slides: The slides that have it, in words that follow their number in the last lines of a run.
+        sentence: The sentence on the page; "{}" stands for the reason.
+    """
+
+    level: str
+    word: str
+    slides: str
+    sentence: str = "{}"
+
+
+_UNLIKE = "unlike the model's training pictures"
+KINDS = {
+    "stain": Kind(RED, OF_NUCLEI["stain"], f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
+    "unlike": Kind(AMBER, "unlike training", f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
+    "scale": Kind(
+        RED,
+        OF_NUCLEI["scale"],
+        "whose nuclei are of an implausible size; if the mpp is wrong, so are the results",
+    ),
+    "mpp": Kind(
+        AMBER,
+        "check mpp",
+        "whose mpp is doubtful, check before use; if it is wrong, so are sizes and densities",
+        "{}; is it right?",
+    ),
+    "classes": Kind(RED, OF_CLASSES["classes"], "whose nuclei do not suit their classes"),
+    "organ": Kind(AMBER, OF_CLASSES["organ"], "of an organ in which the classes are not validated"),
+    "tissue": Kind(AMBER, "check tissue", "whose tissue is doubtful, check before use", "the tissue is doubtful: {}"),
+    "artefacts": Kind(AMBER, "artefacts", "with large artefacts"),
+    "regions": Kind(AMBER, "no regions", "without tissue regions, whose model failed", "no tissue regions: {}"),
+    "partner": Kind(
+        AMBER,
+        "no partner",
+        "whose partner was not registered; a backbone is trained without their pairs",
+        "partner not registered: {}",
+    ),
+}
 
 
 class Notice(NamedTuple):
@@ -23,6 +71,29 @@ class Notice(NamedTuple):
     level: str
     word: str
     sentence: str
+
+
+def find_reasons(slide: SlideResult) -> dict[str, str]:
+    """Each kind of warning about a slide, a key of ``KINDS``, with its reason and what follows for the totals."""
+    found = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
+    if slide.appearance == FLAGGED:
+        found["unlike"] = "; ".join(appearance_of(slide.summary["provenance"])["reasons"])
+    warnings = slide.info.warnings if slide.info and slide.summary else ()
+    found["mpp"] = next((warning for warning in warnings if warning.startswith(DOUBT)), "")
+    found["tissue"] = slide.tissue_doubt
+    found["artefacts"] = slide.artefact_doubt
+    found["regions"], found["partner"] = slide.lacks_regions, slide.lacks_partner
+    return {kind: reason for kind in KINDS if (reason := found.get(kind))}
+
+
+def _consequence(slide: SlideResult, kind: str) -> str:
+    if kind in slide.included:
+        return ""
+    if kind in OF_CLASSES:
+        return "; the counts of its classes are in no total"
+    positive = slide.positive if slide.n_nuclei else None
+    figures = f" ({positive['percent_positive']:.1f} % of them positive)" if positive else ""
+    return f"; its nuclei{figures} are in no total"
 
 
 def find_notices(slide: SlideResult) -> list[Notice]:
@@ -40,19 +111,41 @@ def _notices(slide: SlideResult) -> Iterator[Notice]:
     if slide.status in ("failed", "partial"):
         where = f" in {slide.step}" if slide.step else ""
         yield Notice(RED if slide.status == "failed" else AMBER, "", f"{slide.status}{where}: {slide.reason}")
-    if flagged([slide]):
-        level, word = (RED, "other stain") if slide.appearance == OTHER_STAIN else (AMBER, "unlike training")
-        yield Notice(level, word, f"unlike the model's training pictures: {describe_doubt(slide)}")
-    if slide.tissue_doubt:
-        yield Notice(AMBER, "check tissue", f"the tissue is doubtful: {slide.tissue_doubt}")
-    if slide.artefact_doubt:
-        yield Notice(AMBER, "artefacts", slide.artefact_doubt)
-    if slide.lacks_regions:
-        yield Notice(AMBER, "no regions", f"no tissue regions: {slide.lacks_regions}")
-    if slide.lacks_partner:
-        yield Notice(AMBER, "no partner", f"partner not registered: {slide.lacks_partner}")
-    doubt_of_mpp = doubtful_mpp(slide)
-    if slide.size_doubt:
-        yield Notice(RED, "doubtful scale", "; ".join(filter(None, [slide.size_doubt, doubt_of_mpp])))
-    elif doubt_of_mpp:
-        yield Notice(AMBER, "check mpp", f"{doubt_of_mpp}; is it right?")
+    found = find_reasons(slide)
+    if "scale" in found and "mpp" in found:
+        found["scale"] += f"; {found.pop('mpp')}"
+    for kind, reason in found.items():
+        yield Notice(KINDS[kind].level, KINDS[kind].word, KINDS[kind].sentence.format(reason))
+
+
+def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
+    """Lines about slides whose results need a check; none if there are none."""
+    lines: dict[str, list[str]] = {kind.slides: [] for kind in KINDS.values()}
+    for slide in slides:
+        for kind, reason in find_reasons(slide).items():
+            lines[KINDS[kind].slides].append(f"  {slide.slide_id}: {reason}")
+    lines["with the same content as another; all are in the totals"] = _doubled(counted(slides))
+    unknown = [f"  {slide.slide_id}" for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
+    lines["whose likeness to the model's training pictures is not known"] = unknown
+    return [line for what, found in lines.items() for line in _listed(what, found, n_shown)]
+
+
+def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
+    """Lines that name the failed slides, each with step and reason, those last whose step was not started."""
+    failed = [slide for slide in slides if slide.status == "failed"]
+    failed.sort(key=lambda slide: (slide.step, "missing") in ((each.step, each.status) for each in slide.progress))
+    return _listed("failed", [f"  {slide.slide_id}: {slide.step}: {slide.reason}" for slide in failed], n_shown)
+
+
+def _doubled(slides: Sequence[SlideResult]) -> list[str]:
+    """Each slide with the content of one before it, and that one's name."""
+    first: dict[str, str] = {}
+    contents = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info]
+    return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
+
+
+def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
+    """Their number with ``what`` they are, and the first of them; nothing where there are none."""
+    more = f"  and {len(slides) - n_shown} more; cohort.tsv names them"
+    heading = f"{count_noun(len(slides), 'slide')} {what}:"
+    return [heading, *slides[:n_shown], *([more] if len(slides) > n_shown else [])] if slides else []

@@ -15,17 +15,17 @@ from muse_pipeline.qupath.import_script import copy_import_script
 from muse_pipeline.report.cohort import (
     SlideResult,
     by_model,
+    classified,
     counted,
     describe_model,
+    describe_total,
     gather_cohort,
     summarise_cohort,
-    summarise_failures,
-    summarise_flags,
 )
 from muse_pipeline.report.costs import cost_table
 from muse_pipeline.report.html import Markup, element, frame_document
 from muse_pipeline.report.model_facts import model_facts, pretraining_facts
-from muse_pipeline.report.notices import AMBER, RED, find_notices, rank
+from muse_pipeline.report.notices import AMBER, RED, find_notices, rank, summarise_failures, summarise_flags
 from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.plots import cohort_plots
 from muse_pipeline.report.slide_card import add_up, class_bar, definitions, slide_card
@@ -43,6 +43,7 @@ def write_report(
     no_model: str = "",
     statistics: Path | None = None,
     groups: Mapping[str, str] | None = None,
+    included: Sequence[str] = (),
 ) -> list[str]:
     """Write page, tables and the import script for QuPath; returns lines that summarise the cohort.
 
@@ -55,14 +56,16 @@ def write_report(
         no_model: why slides were not detected, where there was no model.
         statistics: statistics.tsv of ``muse statistics``.
         groups: the group of each slide that has one, by which the plots compare slides.
+        included: The kinds of doubt (``inference.doubts``) that leave no number out of the totals.
     """
-    slides = gather_cohort(results, rows, no_model, groups)
+    slides = gather_cohort(results, rows, no_model, groups, included)
     write_table(slides, table)
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics)
     copy_import_script(results / "qupath")
     failures = [] if no_model else summarise_failures(slides)  # the same reason for all
-    return [f"{summarise_cohort(slides)}; see {page}", *failures, *summarise_flags(slides)]
+    total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
+    return [f"{summarise_cohort(slides)}; see {page}", *total, *failures, *summarise_flags(slides)]
 
 
 def write_page(
@@ -92,8 +95,10 @@ def _sections(
     yield element("p", summarise_cohort(slides), class_="lead")
     yield from _attention(anchored)
     yield _figures(slides)
-    if any(slide.n_nuclei for slide in counted(slides)):
-        yield from _class_bars(by_model(counted(slides)))
+    if summaries:
+        yield element("p", f"In these totals: {describe_total(slides)}.", class_="note")
+    if any(slide.n_nuclei for slide in classified(slides)):
+        yield from _class_bars(by_model(classified(slides)))
         words = "What the classes mean, and on which tissue the model was trained"
         yield element("p", element("a", words, href="#model"), class_="note")
     if statistics:
@@ -159,16 +164,11 @@ def _figures(slides: Sequence[SlideResult]) -> Markup:
     statuses = Counter(slide.status for slide in slides)
     pairs = {
         "Slides finished": f"{len(finished)} of {len(slides)}" if statuses["failed"] else count_text(len(slides)),
-        "Other stain": _not_counted(len(finished) - len(added)) if len(added) < len(finished) else None,
         "Tissue": f"{area_text(tissue_mm2)} mm²",
         **_found(added),
         "Computing time": time_text(sum(slide.seconds for slide in slides)),
     }
     return definitions(pairs, "figures")
-
-
-def _not_counted(n: int) -> Markup:
-    return element("span", count_text(n), element("small", " not counted"))
 
 
 def _found(slides: Sequence[SlideResult]) -> dict[str, str | None]:

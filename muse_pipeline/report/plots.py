@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from muse_pipeline.core.text import count_noun, count_text
-from muse_pipeline.features.catalogue import every_feature
+from muse_pipeline.features.catalogue import WITHOUT_CLASSES, every_feature
 from muse_pipeline.report.cohort import SlideResult, by_model, class_names, counted, describe_model
 from muse_pipeline.report.html import Markup, element, join
 from muse_pipeline.report.slide_card import add_up, css_color, swatch
@@ -93,7 +93,8 @@ def group_color(groups: Sequence[str], group: str) -> str:
 def _plots_of_model(anchored: Anchored, groups: Sequence[str]) -> Iterator[Markup]:
     slides = [slide for _, slide in anchored]
     names = class_names(slides)
-    of_classes = {name: _class_counts(slides, name) for name in names if _has_classes(slides)}
+    counts = [slide.class_counts for slide in slides]
+    of_classes = {name: _numbers([each.get(name) for each in counts]) for name in names if any(counts)}
     area, total = _numbers([slide.tissue_mm2 for slide in slides]), _numbers([slide.n_nuclei for slide in slides])
     densities = [Quantity("All nuclei, per mm²", _divide(total, area))]
     densities += [Quantity(f"{name}, per mm²", _divide(n, area)) for name, n in of_classes.items()]
@@ -128,19 +129,6 @@ def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return part / np.where(whole > 0, whole, np.nan)
 
 
-def _has_classes(slides: Sequence[SlideResult]) -> bool:
-    return all(slide.positive is None for slide in slides)  # the model's are not for immunohistochemistry
-
-
-def _class_counts(slides: Sequence[SlideResult], name: str) -> np.ndarray:
-    return _numbers(
-        [
-            next((each["n_nuclei"] for each in slide.summary["classes"] if each["name"] == name), None)
-            for slide in slides
-        ]
-    )
-
-
 def _region_areas(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
     """Percent of the regions' area that each takes."""
     found = [
@@ -156,7 +144,14 @@ def _region_areas(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
 
 
 def _features(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
-    measured = [slide.summary["features"] for slide in slides]
+    measured = [
+        {
+            name: value
+            for name, value in slide.summary["features"].items()
+            if name in WITHOUT_CLASSES or not slide.classes_left_out
+        }
+        for slide in slides
+    ]
     units = {each.name: each.unit for each in every_feature(class_names(slides))}
     for name in dict.fromkeys(name for features in measured for name in features if name != ORIENTATION):
         unit = {"um": ", µm", "um2": ", µm²", "1": ""}.get(units.get(name, "1"), f", {units.get(name)}")

@@ -40,6 +40,7 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
         element("p", _ending(slide), class_=f"reason {slide.status}") if slide.reason else None,
         element("p", describe_use(slide), class_="use"),
         _facts(slide),
+        _explain_classes(slide) if slide.n_nuclei else None,
         class_bar(_bar_of(slide), slide.tissue_mm2) if slide.n_nuclei else None,
         _annotations(slide),
         region_table(slide.regions),
@@ -151,6 +152,11 @@ def _positive(positive: dict[str, Any]) -> Markup:
     n = positive["n_positive"] + positive["n_negative"]
     number = element("small", f"{count_text(positive['n_positive'])} of {count_text(n)}")
     return element("span", f"{positive['percent_positive']:.1f} % ", number)
+
+
+def _explain_classes(slide: SlideResult) -> Markup | None:
+    why = slide.classes_left_out
+    return element("p", f"Counts of classes, in no total: {why}.", class_="note") if why else None
 
 
 def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
@@ -373,10 +379,13 @@ def swatch(color: Sequence[int]) -> Markup:
     return element("i", style=f"background:{css_color(color)}")
 
 
-def share_cell(n: int | None, total: int, tissue_mm2: float | None) -> Markup:
-    """A cell with the percentage of ``n`` in ``total``, by which a column is sorted, above their number and density."""
+def share_cell(n: int | None, total: int, tissue_mm2: float | None, without: str = "") -> Markup:
+    """A cell with the percentage of ``n`` in ``total``, by which a column is sorted, above their number and density.
+
+    A cell without a number has a dash, or states why it is ``without`` one.
+    """
     if n is None or not total:
-        return element("td", "–", class_="number", data_value=-1)
+        return element("td", element("small", without) if without else "–", class_="number", data_value=-1)
     density = f" · {density_text(n / tissue_mm2)}/mm²" if tissue_mm2 else ""
     small = element("small", f"{count_text(n)}{density}")
     return element("td", percent_text(n, total), small, class_="number share", data_value=round(100 * n / total, 4))

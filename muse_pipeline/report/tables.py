@@ -47,8 +47,7 @@ def _html_row(
     is_hidden: bool,
 ) -> Markup:
     n, tissue_mm2 = slide.n_nuclei, slide.tissue_mm2
-    has_classes = slide.summary and slide.positive is None  # the model's are not for immunohistochemistry
-    counts = {each["name"]: each["n_nuclei"] for each in slide.summary["classes"]} if has_classes else {}
+    counts = slide.class_counts
     notices, link = find_notices(slide), element("a", element("bdi", slide.slide_id), href=f"#{anchor}")
     positive = share_cell(slide.positive["n_positive"] if slide.positive else None, n or 0, None)
     return element(
@@ -59,7 +58,7 @@ def _html_row(
         _number(area_text(tissue_mm2), tissue_mm2),
         _number(count_text(n), n),
         _number(density_text(slide.nuclei_per_mm2), slide.nuclei_per_mm2),
-        *(share_cell(counts.get(name), n or 0, tissue_mm2) for name in names),
+        *(share_cell(counts.get(name), n or 0, tissue_mm2, slide.classes_left_out) for name in names),
         positive if with_positive else None,
         _number(time_text(slide.seconds or None), slide.seconds),
         data_slide=anchor,
@@ -83,13 +82,13 @@ def _number(text: str, value: float | None) -> Markup:
 
 
 _LEADING = (
-    *("slide_id", "status", "step", "reason", "appearance", "warnings"),
-    *("path", "patient", "split", "mpp_x", "mpp_y", "model", "model_sha256"),
+    *("slide_id", "status", "step", "reason", "appearance", "warnings", "left_out"),
+    *("path", "patient", "split", "organ", "mpp_x", "mpp_y", "model", "model_sha256"),
     *("roi", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
     *("n_positive", "n_negative", "percent_positive", "median_area_um2", "mean_class_probability"),
 )
 _OF_ANNOTATION = (
-    *("slide_id", "appearance", "roi", "class", "area_mm2", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("slide_id", "appearance", "left_out", "roi", "class", "area_mm2", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
     *("n_positive", "n_negative", "percent_positive"),
 )
 
@@ -137,9 +136,11 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "reason": one_line(slide.reason),
         "appearance": slide.appearance,
         "warnings": "; ".join(map(one_line, filter(None, (*slide.warnings, slide.artefact_doubt)))),
+        "left_out": _left_out(slide),
         "path": slide.path,
         "patient": one_line(slide.patient),
         "split": one_line(slide.split),
+        "organ": one_line(slide.organ),
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,
         "model": slide.model["name"] if slide.model else None,
@@ -159,6 +160,12 @@ def _row(slide: SlideResult) -> dict[str, Any]:
     }
 
 
+def _left_out(slide: SlideResult) -> str:
+    """The numbers of the slide that are in no total, each with the reason."""
+    reasons = {"all nuclei": slide.left_out, "counts of classes": slide.classes_left_out}
+    return "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
+
+
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
     """mm2 that are in no total, by what is wrong with them, and the nuclei there; none where not asked for."""
     if slide.artefacts_mm2 is None:
@@ -173,6 +180,7 @@ def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
     return {
         "slide_id": slide.slide_id,
         "appearance": slide.appearance,
+        "left_out": _left_out(slide),
         "roi": one_line(each["name"]),
         "class": one_line(each["class"] or ""),
         "area_mm2": each["area_mm2"],

@@ -14,7 +14,9 @@ from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import count_noun
+from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, describe_left_out, find_doubts, reason_left_out
 from muse_pipeline.nuclei.cohort import patients_of
+from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
 from muse_pipeline.statistics.slides import Measure, measure_slides
 
@@ -24,7 +26,9 @@ COLUMNS = (
 )
 
 
-def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output: Path) -> list[str]:
+def compare_cohort(
+    results: Path, sheet: Path, group: str, patient: str, output: Path, included: Sequence[str] = ()
+) -> list[str]:
     """Compare the groups of a results folder and write a row per measure and pair of groups.
 
     Beside it, in ``statistics.patients.tsv``, every patient has a row with its group and the means of its slides.
@@ -36,6 +40,7 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
         patient: its column of patients; where that is empty, or there is no "patient", the patient is the one in
             the slide's name.
         output: ``statistics.tsv``.
+        included: The kinds of doubt (``inference.doubts``) that leave no slide and no counts of classes out.
 
     Returns:
         Sentences on what was compared.
@@ -46,18 +51,25 @@ def compare_cohort(results: Path, sheet: Path, group: str, patient: str, output:
         SheetError: the sheet lacks one of the columns.
     """
     groups, patients = read_groups(results, sheet, group, patient)
-    group_of = require_groups(groups, patients)
+    doubts = read_doubts(results, sheet, groups)
+    without = {slide: reason_left_out(doubts[slide], OF_NUCLEI, included) for slide in groups}
+    groups = {slide: name for slide, name in groups.items() if not without[slide]}
+    left_out = describe_left_out(without.values())
+    group_of = require_groups(groups, patients, left_out)
     measures, values = measure_slides(results, groups)
+    without_classes = [reason_left_out(doubts[slide], OF_CLASSES, included) for slide in groups]
+    values[np.ix_(list(map(bool, without_classes)), [measure.is_of_classes for measure in measures])] = np.nan
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[one] for one in order]))
     _write(output, COLUMNS, _rows_of_measures(measures, compared))
-    n_slides = Counter(patients.values())
+    n_slides = Counter(patients[slide] for slide in groups)
     rows = ([one, group_of[one], n_slides[one], *map(_text, mean)] for one, mean in zip(order, means, strict=True))
     header = ["patient", "group", "n_slides", *(measure.name for measure in measures)]
     _write(output.with_suffix(f".patients{output.suffix}"), header, rows)
     lines = [
         f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, with the mean of its "
-        "slides"
+        "slides",
+        *filter(None, (left_out, describe_left_out(without_classes, " of the measures of classes"))),
     ]
     if n_without := len(patients_of(results)) - len(groups):
         lines.append(f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'")
@@ -83,6 +95,15 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     if not groups:
         raise ConfigError(f"no slide of {results} has a value in the column '{group}' of {sheet}")
     return groups, {slide: of_slide[slide].get(patient) or patients[slide] for slide in groups}
+
+
+def read_doubts(results: Path, sheet: Path, slides: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The doubts about each slide, by kind; the sheet states organs where it has the column ``organ``."""
+    rows = read_cells(sheet)
+    return {
+        slide: find_doubts(read_provenance(results / slide / "nuclei.parquet"), rows[slide].get("organ") or "")
+        for slide in slides
+    }
 
 
 def _rows_of_measures(measures: list[Measure], compared: list[tuple[str, str, Difference]]) -> Iterator[list[Any]]:

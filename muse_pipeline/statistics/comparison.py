@@ -13,6 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.text import count_noun
 
 N_PERMUTATIONS, N_BOOTSTRAPS = 9_999, 2_000
 AT_ONCE = 500  # permutations whose labels are held
@@ -53,8 +54,10 @@ def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray
         return sums / counts, names.tolist()
 
 
-def require_groups(group_of_slide: Mapping[str, str], patient_of_slide: Mapping[str, str]) -> dict[str, str]:
-    """The group of every patient.
+def require_groups(
+    group_of_slide: Mapping[str, str], patient_of_slide: Mapping[str, str], left_out: str = ""
+) -> dict[str, str]:
+    """The group of every patient; messages state which slides are ``left_out``.
 
     Raises:
         ConfigError: a patient is in two groups, there is one group, or a group has one patient.
@@ -67,12 +70,15 @@ def require_groups(group_of_slide: Mapping[str, str], patient_of_slide: Mapping[
                 f"patient '{patient}' is in the groups '{group_of[patient]}' and '{group}'; correct the sheet"
             )
     names = sorted(set(group_of.values()))
+    without = f" ({left_out}; include_doubtful keeps them)" if left_out else ""
     if len(names) < 2:
-        raise ConfigError(f"found {len(names)} group ({', '.join(names)}); give slides of two or more")
+        found = f"{count_noun(len(names), 'group')}{''.join(f' ({name})' for name in names)}"
+        raise ConfigError(f"found {found}; give slides of two or more{without}")
     for name in names:
         if list(group_of.values()).count(name) < 2:
             raise ConfigError(
-                f"group '{name}' has one patient, which gives no measure of chance; add patients or leave the group out"
+                f"group '{name}' has one patient, which gives no measure of chance; add patients or leave "
+                f"the group out{without}"
             )
     return group_of
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.features.catalogue import MIX_UM, every_feature
+from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import BORDER, QUALITY, REGION, ROW_GROUP, iterate_rows, open_nuclei, read_provenance
 
@@ -32,6 +32,11 @@ class Measure(NamedTuple):
     name: str
     group: str
     unit: str
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether it depends on the classes of the nuclei."""
+        return self.name != "nuclei_per_mm2" and self.name.removeprefix("median_") not in WITHOUT_CLASSES
 
 
 def measure_slides(results: Path, slides: Iterable[str]) -> tuple[list[Measure], np.ndarray]:

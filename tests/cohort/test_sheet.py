@@ -42,6 +42,12 @@ def test_full_rows(folder):
     ]
 
 
+def test_an_organ_stands_in_the_resolved_sheet_where_it_is_filled(folder):
+    path = write(folder / "slides.tsv", "slide_id\tpath\torgan\nA\ta.svs\tBreast, left\nB\tb.svs\t\n")
+    first, second = read_sheet(path)
+    assert first.to_dict()["organ"] == "Breast, left" and "organ" not in second.to_dict()
+
+
 def test_a_partner_and_where_its_registration_starts(folder):
     header = "slide_id\tpath\tpartner\tpartner_transform"
     path = write(folder / "slides.tsv", f"{header}\nA\ta.svs\tb.svs\troi.geojson\nB\tb.svs\t\t\n")

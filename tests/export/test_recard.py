@@ -70,7 +70,7 @@ def test_refining_replaces_moving_to_edges(muse, tmp_path, picture):
 
 def test_a_region_model_has_no_outlines(muse, tmp_path):
     status, _, errors = muse("card", MODEL, "--refine", "-o", tmp_path / "a.onnx")
-    assert status == 2 and "has no temperature or outlines" in errors and errors.count("\n") == 1
+    assert status == 2 and "has no temperature, outlines or organs" in errors and errors.count("\n") == 1
     status, out, _ = muse("card", MODEL, "--limits", "H&E alone.", "-o", tmp_path / "a.onnx")
     assert status == 0 and out.count("\n") == 1 and read_card(tmp_path / "a.onnx").limits == "H&E alone."
 
@@ -117,3 +117,12 @@ def test_bad_input_is_one_sentence(run, muse, tmp_path, arguments, complaint):
 def test_tempering_survives_probabilities_of_nought():
     prob = np.array([[1.0, 0.0, 0.0]], np.float32)
     assert np.isfinite(temper(prob, 0.5)).all() and temper(prob, 3.0).sum() == pytest.approx(1)
+
+
+def test_organs_and_sizes_of_classes_stand_in_the_cards_of_built_in_models_and_of_models_made_from_them(muse, tmp_path):
+    built_in = read_card(find_model("compact-fp32"))
+    assert built_in.organs == ("breast",) and built_in.nuclei.keys() == {"Lymphocyte", "Epithelial"}
+    assert "Validated in        breast" in muse("card", "compact")[1]
+    assert muse("card", "compact-fp32", "--organ", "kidney", "--organ", "bladder", "-o", tmp_path / "a.onnx")[0] == 0
+    card = read_card(tmp_path / "a.onnx")
+    assert (card.organs, card.nuclei) == (("kidney", "bladder"), built_in.nuclei)

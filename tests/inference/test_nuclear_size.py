@@ -1,11 +1,17 @@
 """Nuclei too small or too large for the um per pixel: a warning, and none at the right scale."""
 
+import html
 import json
 
 import numpy as np
 import pytest
 
-from muse_pipeline.inference.stitch import CHECK, MIN_NUCLEI, NuclearSize, SizeSample
+from muse_pipeline.core.types import DOUBTS
+from muse_pipeline.export.onnx import recard
+from muse_pipeline.inference.card import ClassReference
+from muse_pipeline.inference.doubts import MIN_NUCLEI, OF_CLASSES, OF_NUCLEI, find_doubts, judge_classes
+from muse_pipeline.inference.model import find_model, read_card
+from muse_pipeline.inference.stitch import CHECK, NuclearSize, SizeSample
 
 MPP = 0.25, 0.25
 
@@ -61,6 +67,45 @@ def test_one_class_has_no_probability():
     assert sample.measure() == NuclearSize(10, 20.0, None)
 
 
+@pytest.mark.parametrize(
+    ("area", "probability", "n", "is_doubted"),
+    [
+        (24.0, 0.91, 1000, False),
+        (18.0, 0.73, 1000, False),  # lymphocytes of another organ
+        (29.0, 0.92, 1000, False),
+        (35.0, 0.92, 1000, True),  # as of urothelial carcinoma, whose nuclei are taken for lymphocytes
+        (35.0, 0.80, 1000, True),
+        (27.0, 0.80, 1000, True),  # as of papillary carcinoma of the kidney
+        (35.0, 0.80, 99, False),
+        (40.0, 0.97, 1000, False),  # surer than on any slide of training: the drawn slide
+    ],
+)
+def test_a_class_is_doubted_where_its_nuclei_are_larger_than_in_training(area, probability, n, is_doubted):
+    built_in = read_card(find_model("compact"))
+    sizes = NuclearSize(n, area, probability), NuclearSize(n, 50.0, 0.95)
+    found = {name: vars(size) for name, size in zip(("Lymphocyte", "Epithelial"), sizes, strict=True)}
+    doubt = judge_classes(built_in.nuclei, found)
+    assert bool(doubt) == is_doubted
+    if is_doubted:
+        limit = 26.1 if probability == 0.8 else 33.7
+        expected = f"(median area {area:.1f} um2, expected at most {limit} um2 at a mean class probability of"
+        assert f'class "Lymphocyte" are too large for it {expected}' in doubt and "Epithelial" not in doubt
+    assert judge_classes({}, found) == ""
+
+
+def test_classes_are_validated_in_the_organs_of_the_card_alone():
+    assert (*OF_NUCLEI, *OF_CLASSES) == DOUBTS
+    card = vars(read_card(find_model("compact")))
+    known = {"card": card, "model": {"name": "compact"}}
+    assert all(not find_doubts(known, organ) for organ in ("", "breast", "Breast"))
+    for organ in ("kidney", "brest"):
+        where = f"the classes are not validated in {organ}: those of compact are in breast alone"
+        assert find_doubts(known, organ) == {"organ": where}
+    no_organs = {**known, "card": {**card, "organs": ()}}
+    assert "in no organ that its card names" in find_doubts(no_organs, "kidney")["organ"]
+    assert find_doubts({**known, "card": {"classes": card["classes"][:1]}}, "kidney") == {}
+
+
 @pytest.mark.parametrize(("mpp", "is_doubted"), [(0.25, False), (0.5, True)])
 def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(tiled_slide, muse, tmp_path, mpp, is_doubted):
     status, out, _ = muse("run", tiled_slide.folder / "demo.svs", "--mpp", mpp, "-o", tmp_path)
@@ -70,6 +115,19 @@ def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(tiled_slide,
     assert [warning.startswith(doubt) for warning in warnings] == [True] * is_doubted
     for text in (out, (tmp_path / "report.html").read_text(), (tmp_path / "cohort.tsv").read_text()):
         assert (doubt in text) == is_doubted
+
+
+def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(tiled_slide, muse, tmp_path):
+    model = tmp_path / "small.onnx"
+    recard(find_model("compact"), model, nuclei={"Epithelial": ClassReference(9, (5.0, 6.0, 7.0), (0.5, 0.9, 1.0))})
+    status, out, _ = muse("run", tiled_slide.folder / "demo.svs", "--model", model, "-o", tmp_path / "results")
+    assert status == 0 and "nuclei of 1 slide; 1 slide left out of the counts of classes: doubtful classes" in out
+    doubt = 'check the classes: nuclei of the class "Epithelial" are too large for it (median area '
+    (warning,) = json.loads((tmp_path / "results/demo/ledger/stitch.json").read_text())["warnings"]
+    assert warning.startswith(doubt) and "expected at most 8.4 um2 at a mean class probability of 0.9" in warning
+    for text in (out, (tmp_path / "results/cohort.tsv").read_text().replace('""', '"')):
+        assert warning in text
+    assert html.escape(warning) in (tmp_path / "results/report.html").read_text()
 
 
 @pytest.mark.parametrize(("factor", "size"), [(0.5, "small"), (1.0, ""), (2.0, "large")])

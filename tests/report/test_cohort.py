@@ -16,9 +16,8 @@ from muse_pipeline.report.cohort import (
     judge_slide,
     read_rows,
     summarise_cohort,
-    summarise_failures,
-    summarise_flags,
 )
+from muse_pipeline.report.notices import summarise_failures, summarise_flags
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.slide_card import slide_card
@@ -176,9 +175,11 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "reason",
         "appearance",
         "warnings",
+        "left_out",
         "path",
         "patient",
         "split",
+        "organ",
         "mpp_x",
         "mpp_y",
         "model",
@@ -283,7 +284,7 @@ def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp
     write_page(flagged_slides, tmp_path / "report.html")
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
     assert f"<dt>Nuclei</dt><dd>{like.n_nuclei:,}</dd>" in head
-    assert "<dt>Other stain</dt><dd><span>2<small> not counted</small></span></dd>" in head
+    assert f"In these totals: {like.n_nuclei} nuclei of 1 slide; 2 slides left out: other stain." in head
 
 
 def test_a_damaged_tissue_mask_is_no_glass(slide_folder):

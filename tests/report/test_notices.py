@@ -1,6 +1,8 @@
 """Red and amber: what must not be used as it is, and what is to be looked at first."""
 
+import csv
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 from finished_slide import draw_tissue, row, write_slide
 
 from muse_pipeline.core.files import write_json
-from muse_pipeline.report.cohort import gather_cohort, summarise_flags
-from muse_pipeline.report.notices import find_notices, rank
+from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
+from muse_pipeline.report.notices import find_notices, rank, summarise_flags
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.slide_card import describe_use
+from muse_pipeline.report.tables import write_table
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 
+CLASS_DOUBT = 'check the classes: nuclei of the class "Lymphocyte" are too large for it'
 DOUBT = "check the um per pixel, 0.25: the nuclei are too small for it (median area 11.9 um2)"
 BROWN = {"verdict": "other stain", "reasons": ["stains unlike those of training: brown, as immunohistochemistry is"]}
 PALE = {"verdict": "flagged", "reasons": ["stains unlike those of training: tissue paler"]}
@@ -28,6 +32,7 @@ def slides(tmp_path_factory):
         "plain": {},
         "pale": {"appearance": PALE},
         "given": {"warnings": [MPP]},
+        "swollen": {"class_doubt": CLASS_DOUBT},
         "small": {"doubt": DOUBT},
         "small and given": {"doubt": DOUBT, "warnings": [MPP]},
         "brown": {"appearance": BROWN, "positive": small[2] == 1},
@@ -37,7 +42,9 @@ def slides(tmp_path_factory):
     }
     for name, how in kinds.items():
         write_slide(results, name, **({"drawing": small, "appearance": {"verdict": "ok", "reasons": []}} | how))
-    return {slide.slide_id: slide for slide in gather_cohort(results, [row(name) for name in [*kinds, "lost"]])}
+    write_slide(results, "kidney", small, appearance={"verdict": "ok", "reasons": []})
+    rows = [*(row(name, organ="Breast") for name in kinds), row("kidney", organ="kidney"), row("lost")]
+    return {slide.slide_id: slide for slide in gather_cohort(results, rows)}
 
 
 def test_every_slide_has_its_level_and_word(slides):
@@ -46,6 +53,8 @@ def test_every_slide_has_its_level_and_word(slides):
         "plain": [],
         "pale": [("amber", "unlike training")],
         "given": [("amber", "check mpp")],
+        "swollen": [("red", "doubtful classes")],
+        "kidney": [("amber", "classes not validated")],
         "small": [("red", "doubtful scale")],
         "small and given": [("red", "doubtful scale")],
         "brown": [("red", "other stain")],
@@ -54,12 +63,15 @@ def test_every_slide_has_its_level_and_word(slides):
         "bare": [("amber", "check tissue")],
         "lost": [("red", "")],
     }
-    assert find_notices(slides["small and given"])[0].sentence == f"{DOUBT}; {MPP}"
+    assert find_notices(slides["small and given"])[0].sentence == f"{DOUBT}; its nuclei are in no total; {MPP}"
 
 
 def test_red_slides_come_before_amber_ones_and_failed_ones_first(slides):
     ranked = [slide.slide_id for slide in sorted(slides.values(), key=rank)]
-    assert ranked == ["lost", "gaps", "bare", "small", "small and given", "brown", "pale", "given", "pen", "plain"]
+    assert ranked == [
+        *("lost", "gaps", "bare", "swollen", "small", "small and given", "brown"),
+        *("pale", "given", "pen", "kidney", "plain"),
+    ]
 
 
 def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
@@ -70,8 +82,8 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     )
     assert "Needs attention" in red and "Check before use" in amber
     assert [re.findall("<bdi>(.*?)</bdi>", part) for part in (red, amber)] == [
-        ["lost", "small", "small and given", "brown"],
-        ["gaps", "bare", "pale", "given", "pen"],
+        ["lost", "swollen", "small", "small and given", "brown"],
+        ["gaps", "bare", "pale", "given", "pen", "kidney"],
     ]
     assert '<ul class="warnings red"><li>check the um per pixel' in text
     assert '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
@@ -82,7 +94,9 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
 def test_an_implausible_size_is_in_the_closing_lines_and_the_warnings(slides):
     lines = summarise_flags(list(slides.values()))
     at = lines.index("2 slides whose nuclei are of an implausible size; if the mpp is wrong, so are the results:")
-    assert lines[at + 1 : at + 3] == [f"  small: {DOUBT}", f"  small and given: {DOUBT}"]
+    assert lines[at + 1 : at + 3] == [
+        f"  {name}: {DOUBT}; its nuclei are in no total" for name in ("small", "small and given")
+    ]
     assert slides["small"].warnings == [DOUBT]
 
 
@@ -91,6 +105,57 @@ def test_tissue_or_nuclei_that_may_be_missing_are_in_the_closing_lines(slides):
     at = lines.index("2 slides whose tissue is doubtful, check before use:")
     assert lines[at + 1] == "  pen: 99% of it has the colour of a pen"
     assert lines[at + 2].startswith("  bare: no nucleus in 0.") and lines[at + 2].endswith("is its mpp right?")
+
+
+def test_doubtful_numbers_are_in_no_total_and_the_total_states_what_it_contains(slides, tmp_path):
+    n = slides["plain"].n_nuclei
+    finished = [slide for slide in slides.values() if slide.summary]
+    assert [slide.slide_id for slide in finished if slide not in counted(finished)] == [
+        *("small", "small and given", "brown"),
+    ]
+    total = (
+        f"{7 * n} nuclei of 8 slides; 3 slides left out: 2 doubtful scale, 1 other stain; "
+        "2 slides left out of the counts of classes: 1 doubtful classes, 1 classes not validated"
+    )
+    assert describe_total(finished) == total
+    write_page(finished, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"In these totals: {total}." in text
+    assert f"<dt>Nuclei</dt><dd>{7 * n}</dd>" in text
+    n_lymphocytes = slides["plain"].class_counts["Lymphocyte"]
+    assert f"{5 * n_lymphocytes} (" in text.split('class="legend"')[1].split("</ul>")[0]
+    card = text.split("<h3><bdi>kidney</bdi></h3>")[1].split("</article>")[0]
+    assert "Counts of classes, in no total: classes not validated." in card
+    of_plots = text.split('id="plots"')[1].split("Slide by slide")[0]
+    assert "10 slides" not in of_plots and "7 slides from" in of_plots and "5 slides from" in of_plots
+    of_kidney = next(each for each in text.split("<tr")[1:] if "<bdi>kidney</bdi>" in each)
+    assert of_kidney.count("<small>classes not validated</small>") == 3
+
+
+def test_the_table_states_what_the_totals_leave_out(slides, tmp_path):
+    write_table(list(slides.values()), tmp_path / "cohort.tsv")
+    with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        rows = {each["slide_id"]: each for each in csv.DictReader(file, dialect="excel-tab")}
+    assert {name: each["left_out"] for name, each in rows.items() if each["left_out"]} == {
+        "swollen": "counts of classes: doubtful classes",
+        "kidney": "counts of classes: classes not validated",
+        "small": "all nuclei: doubtful scale",
+        "small and given": "all nuclei: doubtful scale",
+        "brown": "all nuclei: other stain",
+    }
+    assert rows["swollen"]["warnings"] == CLASS_DOUBT and rows["kidney"]["organ"] == "kidney"
+    assert rows["kidney"]["warnings"] == "the classes are not validated in kidney: those of compact are in breast alone"
+    assert rows["kidney"]["nuclei_Lymphocyte"] == rows["plain"]["nuclei_Lymphocyte"]
+
+
+def test_the_reader_may_include_doubtful_numbers(slides):
+    chosen = [replace(slide, included=("scale", "organ")) for slide in slides.values() if slide.summary]
+    assert describe_total(chosen).endswith(
+        "10 slides; 1 slide left out: other stain; 1 slide left out of the counts of classes: doubtful classes"
+    )
+    assert [notice.word for slide in chosen for notice in find_notices(slide) if slide.slide_id == "kidney"] == [
+        "classes not validated"
+    ]
 
 
 def test_immunohistochemistry_has_its_percentage_in_position_of_classes(slides, tmp_path):
@@ -154,6 +219,8 @@ def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
         "small": unconfirmed,
         "small and given": unconfirmed,
         "brown": "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",
+        "swollen": "Counts and outlines may be used; classes may not.",
+        "kidney": "Counts and outlines may be used; classes are not validated for this tissue.",
         "gaps": f"Densities and percentages, but no counts, may be used{classes}",
         "lost": "No number of this slide may be used.",
     }

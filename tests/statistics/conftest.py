@@ -40,10 +40,20 @@ def flagged(tmp_path):
     return tmp_path / "flagged"
 
 
-def write_slide(folder, area_um2, random, n_flagged=None):
-    folder.mkdir()
+@pytest.fixture
+def write_doubtful(results):
+    """Writes a slide whose provenance has doubts, in place of one of that name."""
+    random = np.random.default_rng(7)
+    return lambda name, area_um2, **doubts: write_slide(
+        results / name, area_um2, random, doubts={kind: {"doubt": doubt} for kind, doubt in doubts.items()}
+    )
+
+
+def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
+    folder.mkdir(exist_ok=True)
     card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
     provenance = {"slide_id": folder.name, "fingerprint": "f", "model": {"name": "m", "sha256": ""}, "card": card}
+    provenance |= doubts or {}
     nuclei = Nuclei(random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.arange(20) % 2)
     nuclei.prob = np.ones((20, 2), np.float32)
     columns = dict.fromkeys(SHAPE_COLUMNS, random.normal(area_um2, 1, 20))

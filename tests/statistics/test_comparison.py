@@ -142,3 +142,39 @@ def test_patients_called_na_are_not_one_patient(results):
     assert patients == {"s0": "P0", "s1": "P0", **{name: name for name in ("s2", "s3", "s4", "s5")}}
     sheet.write_text(sheet.read_text().replace("\ta\n", "\tNA\n", 2))
     assert list(read_groups(results, sheet, "label", "patient")[0]) == ["s2", "s3", "s4", "s5"]
+
+
+def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_asked_for(results, write_doubtful, capsys):
+    write_doubtful("s6", 900, nuclear_size="too large")
+    write_doubtful("s7", 70, class_sizes="larger than in training")
+    rows = [f"{line}\t" for line in (results / "slides.tsv").read_text().splitlines()]
+    rows[0], rows[-1] = f"{rows[0]}organ", f"{rows[-1]}kidney"
+    rows += [f"{name}\tslides.tsv\t{name}\tb\t" for name in ("s6", "s7")]
+    (results / "slides.tsv").write_text("\n".join(rows) + "\n")
+
+    def compare(*words):
+        command = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
+        assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
+        with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
+            rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+        return capsys.readouterr().out, {name: int(row["n_second"]) for name, row in rows.items()}, rows
+
+    text, n, rows = compare()
+    assert "7 slides of 6 patients" in text and "1 slide left out: doubtful scale" in text
+    assert "2 slides left out of the measures of classes: 1 classes not validated, 1 doubtful classes" in text
+    assert float(rows["median_area_um2"]["mean_second"]) < 100
+    assert [n[name] for name in ("nuclei_per_mm2", "median_area_um2", "percent_Lymphocyte")] == [4, 4, 2]
+    assert n["mixing_Lymphocyte_with_Epithelial"] == n["median_neighbours_fraction_Epithelial"] == 2
+    text, n, _ = compare("--include-doubtful", "scale", "--include-doubtful", "organ")
+    assert "8 slides of 7 patients" in text and "left out: " not in text
+    assert "1 slide left out of the measures of classes: doubtful classes" in text
+    assert [n[name] for name in ("nuclei_per_mm2", "percent_Lymphocyte")] == [5, 4]
+
+
+def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write_doubtful, capsys):
+    for name in ("s3", "s4", "s5"):
+        write_doubtful(name, 900, nuclear_size="too large")
+    words = ["--group", "label", "-o", str(results / "statistics.tsv")]
+    assert main(["statistics", str(results), "--sheet", str(results / "slides.tsv"), *words]) == 2
+    message = "found 1 group (a); give slides of two or more (3 slides left out: doubtful scale; include_doubtful keeps"
+    assert message in capsys.readouterr().err

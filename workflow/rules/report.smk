@@ -8,6 +8,7 @@ the same command over what there is.
 import csv
 
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
+REPORT_COMMAND += INCLUDE_DOUBTFUL
 if config["statistics"]:
     REPORT_COMMAND += ["--sheet", config["slides"], "--group", config["statistics"]["group"]]
 # Without it the page is about failures, and is no report of what is there once they are repaired.

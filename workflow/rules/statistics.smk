@@ -4,6 +4,7 @@ Takes the tables of nuclei and the sheet; gives <results>/cohort.h5ad, statistic
 """
 
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
+INCLUDE_DOUBTFUL = [word for kind in config["include_doubtful"] for word in ("--include-doubtful", kind)]
 STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
 
 
@@ -27,12 +28,14 @@ rule statistics:
         state=state_of_files([config["slides"]]),
         group=STATISTICS.get("group"),
         patient=STATISTICS["patient"],
+        included=INCLUDE_DOUBTFUL,
     shell:
         r"""
         muse statistics {params.results:q} \
             --sheet {params.sheet:q} \
             --group {params.group:q} \
             --patient {params.patient:q} \
+            {params.included:q} \
             --output {output.table:q} >{log:q} 2>&1
         """
 

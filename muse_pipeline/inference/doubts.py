@@ -1,0 +1,104 @@
+"""Doubts about the numbers of a slide, which the totals of its cohort leave out: its stain, its scale, its classes.
+
+Another stain and a doubtful um per pixel concern all nuclei of a slide. The others concern the counts of its classes
+alone: nuclei of a class are larger than those that the model learnt as that class, as tumour is that was taken for
+lymphocytes, or the classes were not validated in the organ. The limits come from breast tissue that `compact` was
+trained on, and other tissue, see docs/guide/confidence.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from muse_pipeline.core.text import count_noun
+from muse_pipeline.inference.appearance import NOT_KNOWN, OTHER_STAIN, Verdict
+from muse_pipeline.inference.card import ClassReference
+
+OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
+OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
+MIN_NUCLEI = 100  # of a class or of a slide: fewer may all come from one part of it
+MARGIN = 1.2  # of the largest median area of training, where the model is as sure of the class as in training
+
+
+def appearance_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict and its reasons as a slide's provenance has them; "not known" without them."""
+    recorded = provenance.get("appearance")
+    is_verdict = isinstance(recorded, dict) and {"verdict", "reasons"} <= recorded.keys()
+    return recorded if is_verdict else Verdict(NOT_KNOWN).to_dict()
+
+
+def find_doubts(provenance: Mapping[str, Any], organ: str = "") -> dict[str, str]:
+    """Each kind of doubt about a slide, a key of ``OF_NUCLEI`` or ``OF_CLASSES``, with its reason in words.
+
+    Args:
+        provenance: The provenance of the nuclei of the slide.
+        organ: The organ that the sheet states; "" where it states none.
+    """
+    seen = appearance_of(provenance)
+    if seen["verdict"] == OTHER_STAIN:  # its scale and its classes are not judged
+        return {"stain": "; ".join(seen["reasons"])}
+    names = {"scale": "nuclear_size", "classes": "class_sizes"}
+    found = {kind: doubt for kind, name in names.items() if (doubt := provenance.get(name, {}).get("doubt"))}
+    card = provenance["card"] if organ else {"classes": ()}
+    validated = card.get("organs", ())
+    if len(card["classes"]) > 1 and organ.casefold() not in map(str.casefold, validated):
+        known = f"in {', '.join(validated)} alone" if validated else "in no organ that its card names"
+        found["organ"] = f"the classes are not validated in {organ}: those of {provenance['model']['name']} are {known}"
+    return found
+
+
+def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()) -> str:
+    """The reason in a few words for which totals leave a slide out; "" where they contain it.
+
+    Args:
+        doubts: The kinds of doubt about the slide.
+        kinds: The kinds that matter, ``OF_NUCLEI`` or ``OF_CLASSES``.
+        included: The kinds that the reader chose to include.
+    """
+    return next((word for kind, word in kinds.items() if kind in set(doubts) - set(included)), "")
+
+
+def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
+    """The number of slides that are left out, and why: "2 slides left out: doubtful scale"; "" where none is.
+
+    Args:
+        reasons: The reason of each slide, as ``reason_left_out`` gives it.
+        of: The numbers that they are left out of, if not all: " of the counts of classes".
+    """
+    counts = Counter(filter(None, reasons))
+    if not counts:
+        return ""
+    why = [word if len(counts) == 1 else f"{n} {word}" for word, n in counts.items()]
+    return f"{count_noun(counts.total(), 'slide')} left out{of}: {', '.join(why)}"
+
+
+def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The reason why counts of classes are doubtful; "" where they are not.
+
+    A class is doubtful if the median area of its nuclei exceeds that of all training slides by a fifth. The less sure
+    the model is of the class, the lower the limit; below the mean class probability of all training slides it is the
+    geometric mean of the median and the largest area of training. A class that the model is surer of than on any
+    training slide is not doubted.
+
+    Args:
+        references: The nuclei of each class in training.
+        found: ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class of the slide.
+    """
+    reasons = []
+    for name, known in references.items():
+        if found[name]["n_nuclei"] < MIN_NUCLEI:
+            continue
+        area, probability = (found[name][key] for key in ("median_area_um2", "mean_class_probability"))
+        _, typical, most = known.median_area_um2
+        limits = np.sqrt(typical * most), MARGIN * most, MARGIN * most
+        limit = np.interp(probability, known.mean_class_probability, limits, right=np.inf)
+        if area > limit:
+            reasons.append(
+                f'nuclei of the class "{name}" are too large for it (median area {area:.1f} um2, expected at most '
+                f"{limit:.1f} um2 at a mean class probability of {probability:.2f})"
+            )
+    return f"check the classes: {'; '.join(reasons)}" if reasons else ""
