@@ -28,7 +28,7 @@ GROUPS = {
     "to judge results and models": "statistics evaluate probe compare card proposer",
     "tools": "anndata spatialdata check-geojson demo-slide",
 }
-OF_THE_WORKFLOW = ("nuclei", "partner", "model", "changes")  # not in the list of `muse --help`
+OF_THE_WORKFLOW = ("nuclei", "partner", "model")  # not in the list of `muse --help`
 VERBS = (*" ".join(GROUPS.values()).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`

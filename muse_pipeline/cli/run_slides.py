@@ -213,10 +213,10 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
 
 def add_logged(row: SheetRow, plan: Plan, bar) -> str:
     """Write the files that a finished slide lacks, likewise."""
-    if not (plan.embedder or plan.h5ad):
+    if not (plan.embedder or plan.h5ad or plan.viewer):
         return ""
     files = SlideFiles(plan.output / row.slide_id)
-    how = {"embedder": plan.embedder, "h5ad": plan.h5ad, "threads": plan.threads}
+    how = {"embedder": plan.embedder, "h5ad": plan.h5ad, "viewer": plan.viewer, "threads": plan.threads}
     return _log_steps(row, files.log("add"), bar, lambda begin: add_files(row, files, **how, begin=begin))
 
 

@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -26,8 +28,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
+from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, read_changes
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
+from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import ConfigError, OutputError, SheetError
 
 # The `muse` beside this Snakemake is the one that runs, whether or not their environment is activated.
@@ -117,6 +121,55 @@ def of_slide(method, *arguments):
     return give
 
 
+def settings_of(*functions, **others):
+    """A params function: the settings that a job depends on, as JSON, which the job keeps beside its results."""
+
+    def give(wildcards):
+        found = {name: value for function in functions for name, value in function(wildcards).items()}
+        return json.dumps({**found, **others}, sort_keys=True, ensure_ascii=False)
+
+    return give
+
+
+def if_changed(name):
+    """An input function that gives no input, and has a job run again where its results were made with other settings.
+
+    Snakemake compares parameters as well, as long as it remembers them: not once .snakemake is lost or results moved.
+    """
+
+    def force(wildcards):
+        of_name = workflow.get_rule(name)
+        made, _ = of_name.expand_output(wildcards)
+        asked, slide = of_name.params.made_with(wildcards), wildcards.get("slide")
+        if not (workflow.is_main_process and Path(made[0]).exists()):
+            return []
+        changes = read_changes(Path(made.made_with), json.loads(asked))
+        if changes is None and slide and not Path(made.made_with).parent.exists():
+            changes = changes_by_provenance(slide)
+            if changes == []:
+                UNRECORDED[made.made_with] = asked
+        if changes != []:
+            workflow.dag.forcefiles.add(str(made[0]))
+            CHANGES[slide].update(dict.fromkeys(changes or ["settings that are not recorded"]))
+        return []
+
+    return force
+
+
+def record_settings():
+    """Record the settings of results that `muse run` made and that stay."""
+    for path, asked in UNRECORDED.items():
+        or_exit(settings.write_if_changed, Path(path), asked)
+
+
+@cache
+def changes_by_provenance(slide):
+    """What the run changes of a slide that `muse run` finished, which records no settings of jobs."""
+    how = config["frame"], config["features"], config["quality"], None
+    run = RunSettings(MODEL["name"], MODEL.get("sha256"), MODEL["provider"], *how)
+    return find_changes(Path(PLAN.folder(slide)), SheetRow(**ROWS[slide]), run)
+
+
 def of_every_slide(*names, slides=None):
     """An input function: the files called ``names`` of every slide, or of some."""
     return lambda wildcards: PLAN.files(*names, slides=slides)
@@ -153,6 +206,8 @@ MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
 PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING))
 SLIDES, STORE = PLAN.slides, PLAN.store
+CHANGES = defaultdict(dict)  # slide -> what the run changes of its results, each once and in order
+UNRECORDED = {}  # path of a record -> the settings of results that stay
 
 
 # A slide is any folder's name, not one of SLIDES: matching thousands of alternatives would take minutes; the plan objects.
