@@ -104,7 +104,6 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     write_json(sheet, list({**earlier, **runs}.values()))
     stopped = _run_each(rows, plan, kept)
-    write_json(sheet, list({**read_earlier_rows(sheet), **runs}.values()))  # another run may have begun meanwhile
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     for line in write_report(plan.output, read_rows(sheet), page, table):
         print(line)

@@ -2,7 +2,7 @@
 
 Takes the config, the sheet and the model that it names; gives OUTPUT/run_config.yaml (the config with every default
 filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (what the model is, and what a training
-run reads), each rewritten only when its content changes, and not while a run is under way. What is wrong with them ends
+run reads), each rewritten only when its content changes; OUTPUT is locked while a run is under way. What is wrong ends
 the run in one sentence (sys.exit): below an exception Snakemake would name the lines of this file.
 
 What rules ask of config and sheet is Python with tests of its own, in muse_pipeline.cohort; nothing else of the package
@@ -30,6 +30,7 @@ from snakemake.utils import validate
 from muse_pipeline.cohort import outcome, settings
 from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, read_changes
 from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.cohort.lock import find_other_run, lock_results
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import ConfigError, OutputError, SheetError
@@ -52,13 +53,23 @@ def or_exit(function, *arguments):
 
 def record(path, text):
     """Write what a run uses, and return where it is: a dry run leaves what the last one used, and plans by a copy."""
-    if not workflow.output_settings.dryrun or settings.read_text(path) in {None, text} or settings.is_locked():
-        or_exit(settings.write_if_changed, path, text, "--unlock" in sys.argv)
+    if not workflow.output_settings.dryrun or settings.read_text(path) in {None, text}:
+        or_exit(settings.write_if_changed, path, text)
         return path
     copy = Path(tempfile.mkdtemp(), path.name)
     atexit.register(shutil.rmtree, copy.parent)
     copy.write_text(text, encoding="utf-8")
     return copy
+
+
+def lock_output():
+    """Keep other runs out of the output folder until this process ends; a dry run may look on, with the same settings."""
+    if not workflow.output_settings.dryrun:
+        lock = lock_results(Path(OUTPUT), "snakemake")
+        or_exit(lock.__enter__)
+        return lock
+    if (other := find_other_run(Path(OUTPUT))) and settings.read_text(Path(OUTPUT, "run_config.yaml")) != CONFIG_TEXT:
+        sys.exit(other)
 
 
 def print_last(text):
@@ -95,10 +106,12 @@ def resolve_model():
 
 def check_config():
     """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema, before anything is written."""
+    typed = dict(entry.split("=", 1) for entry in workflow.config_settings.config_args or ())
     try:
         validate(config, "../schemas/config.schema.yaml")
     except WorkflowError as error:
-        sys.exit(settings.explain_schema_error(error.__context__))
+        sys.exit(settings.explain_schema_error(error.__context__, typed))
+    or_exit(settings.require_as_typed, config, typed)
     config.update(or_exit(settings.complete_settings, config))
     if workflow.is_main_process:
         or_exit(settings.require_available, config)
@@ -183,6 +196,8 @@ def intermediate(path):
 check_config()
 OUTPUT = config["output"]
 REGIONS_WELL = f"{OUTPUT}/logs/regions_well"
+CONFIG_TEXT = yaml.safe_dump(dict(config), allow_unicode=True)
+LOCK = lock_output() if workflow.is_main_process else None
 MPP_OF_STORE = or_exit(settings.name_stores, [config["mpp"], *config["extra_mpps"]])
 
 
@@ -194,7 +209,7 @@ SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
 TRAINING = or_exit(settings.training_file, config)
 PRETRAIN = {"run": config["pretrain"]} if isinstance(config["pretrain"], str) else dict(config["pretrain"] or {})
 if workflow.is_main_process:  # the jobs of a cluster read what the main process found
-    record(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
+    record(Path(OUTPUT, "run_config.yaml"), CONFIG_TEXT)
     rows = [
         {**each, "shards": each.get("shards") or config["shards"]}
         for each in resolve("sheet", "--check", config["slides"])
