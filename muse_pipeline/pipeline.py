@@ -91,7 +91,7 @@ def add_files(
     threads: int = 1,
     begin: Begin = str,
 ) -> None:
-    """Write the embeddings, the AnnData file and the viewer of a finished slide, if asked for and not there yet."""
+    """Write the embeddings and the AnnData file of a finished slide, if asked for and not there yet, and its viewer."""
     from muse_pipeline.inference.embed import is_embedded
 
     embeddings = embedder and files.embeddings(embedder.card.name)
@@ -102,7 +102,7 @@ def add_files(
     if h5ad and not files.anndata.is_file():
         begin("anndata")
         anndata(files.nuclei, files.anndata, row.patient, embeddings)
-    if viewer and not (files.folder / "viewer").is_dir():
+    if viewer:
         with _step(files, "overlay", begin):
             overlay(files.folder, threads)
 

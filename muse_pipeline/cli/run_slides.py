@@ -212,10 +212,11 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
 
 def add_logged(row: SheetRow, plan: Plan, bar) -> str:
     """Write the files that a finished slide lacks, likewise."""
-    if not (plan.embedder or plan.h5ad or plan.viewer):
-        return ""
     files = SlideFiles(plan.output / row.slide_id)
-    how = {"embedder": plan.embedder, "h5ad": plan.h5ad, "viewer": plan.viewer, "threads": plan.threads}
+    viewer = plan.viewer and not (files.folder / "viewer").is_dir()
+    if not (plan.embedder or plan.h5ad or viewer):
+        return ""
+    how = {"embedder": plan.embedder, "h5ad": plan.h5ad, "viewer": viewer, "threads": plan.threads}
     return _log_steps(row, files.log("add"), bar, lambda begin: add_files(row, files, **how, begin=begin))
 
 

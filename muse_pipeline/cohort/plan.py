@@ -7,7 +7,6 @@ reruns one slide.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterable, Mapping

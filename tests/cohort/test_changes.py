@@ -140,7 +140,10 @@ def test_the_settings_of_a_job_are_compared_with_its_record(tmp_path):
     assert read_changes(record, now) is None
     record.write_text(json.dumps({"slide files": "0f", "mpp": 0.5, "csv": False}))
     assert read_changes(record, now) == []
-    assert read_changes(record, {**now, "mpp": "of the file", "csv": True}) == ["mpp 0.5 -> of the file", "csv false -> true"]
+    assert read_changes(record, {**now, "mpp": "of the file", "csv": True}) == [
+        "mpp 0.5 -> of the file",
+        "csv false -> true",
+    ]
     assert read_changes(record, {**now, "slide files": "1a"}) == ["changed slide files"]
 
 

@@ -32,7 +32,9 @@ def other(tmp_path):
 
 
 def test_a_second_run_is_rejected_until_the_first_is_killed(tmp_path, other):
-    named = rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) writes its results there; wait for its end"
+    named = (
+        rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) writes its results there; wait for its end"
+    )
     for _ in range(2):  # no attempt lifts the lock
         with pytest.raises(OutputError, match=named), lock_results(tmp_path, "muse run"):
             pass
@@ -50,5 +52,5 @@ def test_without_a_run_nothing_is_locked_or_made(tmp_path):
     assert find_other_run(tmp_path / "results") is None
     assert not (tmp_path / "results").exists()
     (tmp_path / "results").touch()
-    with pytest.raises(OutputError, match="results/.lock: cannot be written"), lock_results(tmp_path / "results", "x"):
+    with pytest.raises(OutputError, match=r"results/\.lock: cannot be written"), lock_results(tmp_path / "results", "x"):
         pass
