@@ -17,7 +17,7 @@ from muse_pipeline.slides.mpp import GIVEN
 from muse_pipeline.slides.remote import is_url
 from muse_pipeline.slides.signature import fingerprint_file
 
-# Settings whose values say little to a reader.
+# Of settings whose values mean little to a reader.
 PHRASES = {
     "slide": "slide files at another location",
     "slide files": "changed slide files",

@@ -54,7 +54,9 @@ def test_a_text_that_is_read_as_a_number_is_to_be_quoted():
 @pytest.mark.parametrize("text", ["/data/study #1", "study ", '"/data/study #1"'])
 def test_a_text_that_the_command_line_shortens_is_rejected(text):
     given = parse_config([f"output={text}"])
-    with pytest.raises(ConfigError, match=r"^config: output: '.*' is read as '.*' after --config; write it in a config"):
+    with pytest.raises(
+        ConfigError, match=r"^config: output: '.*' is read as '.*' after --config; write it in a config"
+    ):
         settings.require_as_typed(given, {"output": text})
 
 

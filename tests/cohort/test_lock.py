@@ -52,5 +52,8 @@ def test_without_a_run_nothing_is_locked_or_made(tmp_path):
     assert find_other_run(tmp_path / "results") is None
     assert not (tmp_path / "results").exists()
     (tmp_path / "results").touch()
-    with pytest.raises(OutputError, match=r"results/\.lock: cannot be written"), lock_results(tmp_path / "results", "x"):
+    with (
+        pytest.raises(OutputError, match=r"results/\.lock: cannot be written"),
+        lock_results(tmp_path / "results", "x"),
+    ):
         pass

@@ -63,7 +63,7 @@ def record(path, text):
 
 
 def lock_output():
-    """Keep other runs out of the output folder until this process ends; a dry run may look on, with the same settings."""
+    """Keep other runs out of the output folder until this process ends; a dry run locks nothing."""
     if not workflow.output_settings.dryrun:
         lock = lock_results(Path(OUTPUT), "snakemake")
         or_exit(lock.__enter__)
@@ -151,11 +151,11 @@ def if_changed(name):
     """
 
     def force(wildcards):
-        of_name = workflow.get_rule(name)
-        made, _ = of_name.expand_output(wildcards)
-        asked, slide = of_name.params.made_with(wildcards), wildcards.get("slide")
+        job_rule = workflow.get_rule(name)
+        made, _ = job_rule.expand_output(wildcards)
         if not (workflow.is_main_process and Path(made[0]).exists()):
             return []
+        asked, slide = job_rule.params.made_with(wildcards), wildcards.get("slide")
         changes = read_changes(Path(made.made_with), json.loads(asked))
         if changes is None and slide and not Path(made.made_with).parent.exists():
             changes = changes_by_provenance(slide)
