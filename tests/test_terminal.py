@@ -117,7 +117,16 @@ def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same
     assert "\n  mpp of the file -> 0.25: 1 slide (a)\n" in run.stdout
     (tmp_path / "results/b/tissue.npz").touch()
     run = run_snakemake(tmp_path, "--dry-run", "--config", "slides=slides.tsv")
-    assert "\n  tissue.npz is newer than what it led to: 1 slide (b)\n" in run.stdout
+    assert "\n  tissue.npz is newer than the results made from it: 1 slide (b)\n" in run.stdout
+
+
+def test_results_of_muse_run_are_compared_by_their_provenance(bare, untouched, tmp_path):
+    shutil.copytree(untouched / "results", tmp_path / "results", ignore=shutil.ignore_patterns("settings"))
+    write_config(tmp_path, slides=str(untouched / "slides.tsv"))
+    assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)["nuclei"] == 1  # of the broken slide
+    run = run_snakemake(tmp_path, "--dry-run", "--config", "mode=label-free")
+    assert planned_jobs(run.stdout)["nuclei"] == 3
+    assert re.search(r"  model compact \(\w{8}\) -> label_free \(\w{8}\): 2 slides \(a, b\)", run.stdout)
 
 
 @pytest.mark.slow

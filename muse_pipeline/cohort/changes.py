@@ -21,7 +21,7 @@ from muse_pipeline.slides.signature import fingerprint_file
 PHRASES = {
     "slide": "slide files at another location",
     "slide files": "changed slide files",
-    **{name: f"other settings of {name}" for name in ("training", "pretraining", "proposals", "row")},
+    **{name: f"other settings of {name}" for name in ("training", "pretraining", "proposals")},
 }
 
 
@@ -75,7 +75,7 @@ def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | N
     return changes
 
 
-def describe_changes(changes: Mapping[str, Sequence[str] | None]) -> list[str]:
+def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     """Lines that name each change and its slides, for slides whose results are replaced; none if there are none.
 
     Args:
@@ -83,7 +83,7 @@ def describe_changes(changes: Mapping[str, Sequence[str] | None]) -> list[str]:
     """
     slides_of: dict[str, list[str]] = {}
     for slide_id, found in changes.items():
-        for change in found or ["results that record no settings"]:
+        for change in found:
             slides_of.setdefault(change, []).append(slide_id)
     if not slides_of:
         return []

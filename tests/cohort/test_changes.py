@@ -122,12 +122,11 @@ def test_unfinished_results_are_distinguished_from_the_same_ones(finished, tmp_p
 
 def test_lines_name_each_change_once_with_its_slides():
     model, roi = "model a (1) -> b (2)", "roi none -> r.json (3)"
-    found = {f"S{n}": [model] for n in range(7)} | {"S7": [model, roi], "S8": [], "S9": None}
+    found = {f"S{n}": [model] for n in range(7)} | {"S7": [model, roi]}
     assert describe_changes(found) == [
-        "This run replaces the finished results of 10 slides:",
+        "This run replaces the finished results of 8 slides:",
         f"  {model}: 8 slides (S0, S1, S2, S3, S4 and 3 more)",
         f"  {roi}: 1 slide (S7)",
-        "  results that record no settings: 2 slides (S8, S9)",
         "To keep them, stop the run and give another output folder.",
     ]
     assert describe_changes({}) == []

@@ -118,11 +118,8 @@ def what_is_replaced():
     again = defaultdict(list)
     for job in slide_jobs():
         again[job.wildcards.slide].append(job)
-    replaced = [
-        slide
-        for slide in SLIDES
-        if has_results(slide) and any(job.rule.name == "nuclei" for job in again[slide])
-    ]
+    again = {slide: jobs for slide, jobs in again.items() if "nuclei" in {job.rule.name for job in jobs}}
+    replaced = [slide for slide in SLIDES if slide in again and has_results(slide)]
     return "\n".join(describe_changes({slide: list(CHANGES[slide]) or why_again(again[slide]) for slide in replaced}))
 
 
@@ -130,8 +127,9 @@ def why_again(jobs):
     """Why Snakemake runs jobs of a slide again whose settings are the same, in words."""
     reasons = [(job.rule.name, workflow.dag.reason(job)) for job in jobs]
     missing = [file for _, reason in reasons for file in reason.missing_output if not file.flags.get("temp")]
+    newer = [file for _, reason in reasons for file in reason.updated_input]
     found = {f"{Path(file).name} is missing" for file in missing}
-    found |= {f"{Path(file).name} is newer than what it led to" for _, reason in reasons for file in reason.updated_input}
+    found |= {f"{Path(file).name} is newer than the results made from it" for file in newer}
     found |= {f"other inputs or rule of {name}" for name, reason in reasons if reason.is_provenance_triggered()}
     return sorted(found) or ["made anew on demand, or with a model that is made anew"]
 
