@@ -65,6 +65,7 @@ onstart:
         PREFLIGHT_LOG.unlink(missing_ok=True)  # results of an earlier check must not pass for this one's
     else:
         print_what_is_replaced()
+        record_settings()
         forget_unasked_steps()
         forget_old_failures()
     TERMINAL.start()

@@ -90,10 +90,11 @@ def add_files(
     embedder: Embedder | None = None,
     csv: bool = False,
     h5ad: bool = False,
+    viewer: bool = False,
     threads: int = 1,
     begin: Begin = str,
 ) -> None:
-    """Write the CSV, the embeddings and the AnnData file of a finished slide, if asked for and not there yet."""
+    """Write the CSV, the embeddings, the AnnData file and the viewer that a finished slide lacks, if asked for."""
     from muse_pipeline.inference.embed import is_embedded
     from muse_pipeline.nuclei.parquet import write_csv
 
@@ -108,6 +109,9 @@ def add_files(
     if h5ad and not files.anndata.is_file():
         begin("anndata")
         anndata(files.nuclei, files.anndata, row.patient, embeddings)
+    if viewer:
+        with _step(files, "overlay", begin):
+            overlay(files.folder, threads)
 
 
 def make_image(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
+
+from muse_pipeline.cohort.lock import lock_results
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -31,16 +34,8 @@ def planned(cohort) -> Path:
     return cohort
 
 
-def lock_for(folder: Path) -> Path:
-    """What Snakemake leaves while a run is under way."""
-    lock = folder / ".snakemake/locks/0.output.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    lock.write_text("results/report.html\n", encoding="utf-8")
-    return lock
-
-
 def plans_in(folder: Path) -> dict[Path, bytes]:
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "results").rglob("*.*")}
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "results").rglob("*.[jy]*")}
 
 
 def test_a_path_may_begin_at_home(cohort, monkeypatch):
@@ -54,15 +49,17 @@ def test_a_path_may_begin_at_home(cohort, monkeypatch):
 
 
 def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned):
-    lock, before = lock_for(planned), plans_in(planned)
-    assert run_snakemake(planned, "--dry-run").returncode == 0  # with the same settings it may be looked at
-    write_config(planned, mode="label-free")
-    for options in ([], ["--dry-run"], []):  # no attempt lifts the lock
-        run = run_snakemake(planned, *options)
-        assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {}), run.stdout
-        assert "a run under way reads it, and this one has other settings; wait for its end" in run.stdout
-        assert lock.exists()
-    assert plans_in(planned) == before
+    with lock_results(planned / "results", "muse run"):
+        before = plans_in(planned)
+        assert run_snakemake(planned, "--dry-run").returncode == 0  # with the same settings it may be looked at
+        write_config(planned, mode="label-free")
+        for options in ([], ["--dry-run"]):
+            run = run_snakemake(planned, *options)
+            assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {}), run.stdout
+            assert f"results: muse run (process {os.getpid()} on " in run.stdout.splitlines()[-1]
+        run = run_snakemake(planned, "--dry-run", "--config", "output=another study")
+        assert run.returncode == 0, run.stdout
+        assert plans_in(planned) == before
 
 
 def test_a_dry_run_leaves_what_the_last_run_used_and_plans_with_its_own(planned):
@@ -85,12 +82,3 @@ def test_a_part_of_the_path_is_not_called_the_whole(cohort):
     (cohort / "b.png").write_bytes(b"no picture")
     run = run_snakemake(cohort, "--until", "image")
     assert "Something failed; what else was asked for is done. Which, and why: results/report.html" in run.stdout
-
-
-def test_a_lock_that_was_left_behind_can_be_lifted_and_the_plan_is_then_written(planned):
-    lock = lock_for(planned)
-    write_config(planned, mode="label-free")
-    assert run_snakemake(planned, "--unlock").returncode == 0
-    assert not lock.exists()
-    run_snakemake(planned, "--", "results/a/slide.json")  # fails, as the slide is none
-    assert "mode: label-free" in (planned / "results/run_config.yaml").read_text(encoding="utf-8")

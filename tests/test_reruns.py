@@ -172,6 +172,31 @@ def test_a_cell_of_the_sheet_reruns_its_slide_alone(finished, column, value, job
     assert plan(finished, rows=[{**ROWS[0], column: value}, {column: "", **ROWS[1]}]) == jobs
 
 
+@pytest.fixture
+def without_metadata(finished):
+    """The folder without what Snakemake remembers, as after a move of the results or `rm -r .snakemake`."""
+    kept = (finished / ".snakemake").rename(finished / "metadata")
+    yield finished
+    shutil.rmtree(finished / ".snakemake")
+    kept.rename(finished / ".snakemake")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("setting", "value", "jobs"), CHANGED_SETTINGS, ids=named)
+def test_a_setting_reruns_the_same_where_snakemake_remembers_nothing(without_metadata, setting, value, jobs):
+    settings = {**SETTINGS, **TOGETHER_WITH.get(setting, {}), setting: value}
+    planned = plan(without_metadata, *ELSEWHERE.get(setting, []), settings=settings)
+    assert planned == ({} if value == "same.onnx" else jobs)  # the same model by another name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("column", "value", "jobs"), CHANGED_CELLS, ids=named)
+def test_a_cell_reruns_the_same_where_snakemake_remembers_nothing(without_metadata, column, value, jobs):
+    assert plan(without_metadata, rows=[{**ROWS[0], column: value}, {column: "", **ROWS[1]}]) == jobs
+
+
 @pytest.mark.timeout(300)
 def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_path):
     pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")

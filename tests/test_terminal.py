@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -98,6 +99,34 @@ def test_the_rest_is_in_the_logs(bare, untouched):
     assert log.count("rule detect:") >= 2 and "Finished jobid" in log and "Error in rule image:" in log
     assert "provider cpu" in (untouched / "results/a/logs/detect-1-of-1.log").read_text(encoding="utf-8")
     assert WHY_BROKEN in (untouched / "results/broken/logs/image.log").read_text(encoding="utf-8")
+
+
+def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same_do_not(bare, untouched, tmp_path):
+    shutil.copytree(untouched / "results", tmp_path / "results")  # with its times
+    write_config(tmp_path, slides=str(untouched / "slides.tsv"), keep_stores=True)
+    assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {
+        **{"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1},  # of the broken slide
+    }
+    run = run_snakemake(tmp_path, "--dry-run", "--config", "max_features=9", "csv=True")
+    assert planned_jobs(run.stdout)["nuclei"] == 3 and planned_jobs(run.stdout)["detect"] == 1
+    assert "\n  csv false -> true: 2 slides (a, b)\n  max_features null -> 9: 2 slides (a, b)\n" in run.stdout
+    rows = [{"slide_id": name, "path": untouched / f"{name}.tif", "mpp": mpp} for name, mpp in (("a", 0.25), ("b", ""))]
+    write_sheet(tmp_path / "slides.tsv", rows)
+    run = run_snakemake(tmp_path, "--dry-run", "--config", "slides=slides.tsv")
+    assert planned_jobs(run.stdout) == {"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1}
+    assert "\n  mpp of the file -> 0.25: 1 slide (a)\n" in run.stdout
+    (tmp_path / "results/b/tissue.npz").touch()
+    run = run_snakemake(tmp_path, "--dry-run", "--config", "slides=slides.tsv")
+    assert "\n  tissue.npz is newer than the results made from it: 1 slide (b)\n" in run.stdout
+
+
+def test_results_of_muse_run_are_compared_by_their_provenance(bare, untouched, tmp_path):
+    shutil.copytree(untouched / "results", tmp_path / "results", ignore=shutil.ignore_patterns("settings"))
+    write_config(tmp_path, slides=str(untouched / "slides.tsv"))
+    assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)["nuclei"] == 1  # of the broken slide
+    run = run_snakemake(tmp_path, "--dry-run", "--config", "mode=label-free")
+    assert planned_jobs(run.stdout)["nuclei"] == 3
+    assert re.search(r"  model compact \(\w{8}\) -> label_free \(\w{8}\): 2 slides \(a, b\)", run.stdout)
 
 
 @pytest.mark.slow

@@ -225,14 +225,12 @@ def test_killed_and_run_again_it_gives_the_same_bytes(first_run, slides, tmp_pat
     results = tmp_path / "results"
     for landmark in ("tissue.npz", "shards"):  # killed while a slide is tiled, and while nuclei are detected
         _kill_when(lambda landmark=landmark: any((results / slide / landmark).exists() for slide in IDS), tmp_path)
-    run_snakemake(tmp_path, "--unlock")
     run = run_snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
     assert [exported(tmp_path, slide) for slide in IDS] == [exported(folder, slide) for slide in IDS]
 
 
 def _kill_when(reached, folder: Path) -> None:
-    run_snakemake(folder, "--unlock")
     process = subprocess.Popen(
         snakemake_command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

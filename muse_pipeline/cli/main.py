@@ -31,7 +31,7 @@ MORE = {  # as `muse help all` lists them too
     "more about models": "pretrain-config import-checkpoint psm synthesize probe compare card proposer",
     "tools": "check-geojson demo-slide",
 }
-OF_THE_WORKFLOW = ("nuclei", "partner", "model", "changes")
+OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`

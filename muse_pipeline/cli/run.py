@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     started = time.monotonic()
     from muse_pipeline.cli.run_slides import Plan, describe_costs, run_slides
     from muse_pipeline.cohort.collect import find_rows
+    from muse_pipeline.cohort.lock import lock_results
     from muse_pipeline.cohort.settings import require_quality_mpp
     from muse_pipeline.core.environment import all_processor_seconds, count_cores
     from muse_pipeline.core.errors import ConfigError, SlideError
@@ -129,7 +130,8 @@ def run(args: argparse.Namespace) -> None:
         "csv": args.csv,
     }
     plan = Plan(args.output, predictor, region_model, n_shards=args.shards, threads=threads, **more)
-    failed, without_regions, ran = run_slides(rows, plan)
+    with lock_results(args.output, "muse run"):
+        failed, without_regions, ran = run_slides(rows, plan)
     if args.profile:
         print(*describe_costs(ran, plan, time.monotonic() - started, all_processor_seconds()), sep="\n")
     for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):

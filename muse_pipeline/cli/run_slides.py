@@ -106,7 +106,6 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     write_json(sheet, list({**earlier, **runs}.values()))
     stopped = _run_each(rows, plan, kept)
-    write_json(sheet, list({**read_earlier_rows(sheet), **runs}.values()))  # another run may have begun meanwhile
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     for line in write_report(plan.output, read_rows(sheet), page, table):
         print(line)
@@ -217,10 +216,11 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
 
 def add_logged(row: SheetRow, plan: Plan, bar) -> str:
     """Write the files that a finished slide lacks, likewise."""
-    if not (plan.embedder or plan.h5ad or plan.csv):
-        return ""
     files = SlideFiles(plan.output / row.slide_id)
-    how = {"embedder": plan.embedder, "csv": plan.csv, "h5ad": plan.h5ad, "threads": plan.threads}
+    viewer = plan.viewer and not (files.folder / "viewer").is_dir()
+    if not (plan.embedder or plan.h5ad or plan.csv or viewer):
+        return ""
+    how = {"embedder": plan.embedder, "csv": plan.csv, "h5ad": plan.h5ad, "viewer": viewer, "threads": plan.threads}
     return _log_steps(row, files.log("add"), bar, lambda begin: add_files(row, files, **how, begin=begin))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,12 @@ from muse_pipeline.slides.mpp import GIVEN
 from muse_pipeline.slides.remote import is_url
 from muse_pipeline.slides.signature import fingerprint_file
 
-NOT_RECORDED = "another setting, such as csv, viewer, max_features, measurements or shards"
+# Of settings whose values mean little to a reader.
+PHRASES = {
+    "slide": "slide files at another location",
+    "slide files": "changed slide files",
+    **{name: f"other settings of {name}" for name in ("training", "pretraining", "proposals")},
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | N
     return changes
 
 
-def describe_changes(changes: Mapping[str, Sequence[str] | None]) -> list[str]:
+def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     """Lines that name each change and its slides, for slides whose results are replaced; none if there are none.
 
     Args:
@@ -76,7 +83,7 @@ def describe_changes(changes: Mapping[str, Sequence[str] | None]) -> list[str]:
     """
     slides_of: dict[str, list[str]] = {}
     for slide_id, found in changes.items():
-        for change in found or [NOT_RECORDED]:
+        for change in found:
             slides_of.setdefault(change, []).append(slide_id)
     if not slides_of:
         return []
@@ -95,7 +102,7 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
     regions_before = name_version(source["name"], source["sha256"]) if source else regions.get("status", "none")
     regions_now = regions_before if run.regions is None and "file" not in regions else run.regions or "none"
     if row.regions:
-        regions_now = name_version(Path(row.regions).name, sha256_of(row.regions))
+        regions_now = version_of_file(row.regions)
     given_mpp = provenance["slide_mpp"][0] if provenance["mpp_source"] == GIVEN else None
     model_before, model_now = name_version(model["name"], model["sha256"]), name_version(run.model, run.model_sha256)
     if run.model_sha256 is None and model["name"] == run.model:
@@ -105,7 +112,7 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
         "mpp": (_mpp_text(given_mpp), _mpp_text(row.mpp)),
         "roi": (
             name_version(roi["name"], roi["sha256"]) if roi else "none",
-            name_version(Path(row.roi).name, sha256_of(row.roi)) if row.roi else "none",
+            version_of_file(row.roi),
         ),
         "regions": (regions_before, regions_now),
         "provider": (provenance["provider"], run.provider),
@@ -114,6 +121,38 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
         "quality": (str("quality" in provenance).lower(), str(run.quality).lower()),
         "muse-pipeline": (provenance["versions"]["muse-pipeline"], __version__),
     }
+
+
+def read_changes(record: Path, now: Mapping[str, Any]) -> list[str] | None:
+    """What a run changes of the results of one job, as phrases; None if it is not known what made them.
+
+    Args:
+        record: JSON file with the settings that the job was run with.
+        now: the settings of the job in this run.
+    """
+    try:
+        before = read_json(record)
+    except (OSError, ValueError):  # the job was killed, or results are another program's
+        return None
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    return [PHRASES.get(name) or f"{name} {_word(before.get(name))} -> {_word(now[name])}" for name in changed]
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def version_of_file(path: str | None) -> str:
+    """The name of a file with the beginning of its checksum; "none" without a file."""
+    if not path or not Path(path).is_file():
+        return Path(path).name if path else "none"
+    return name_version(Path(path).name, _checksum(path, Path(path).stat().st_mtime_ns))
+
+
+@cache
+def _checksum(path: str, time_ns: int) -> str:
+    """SHA-256 of a file that was written at a time."""
+    return sha256_of(path)
 
 
 def name_version(name: str, sha256: str | None) -> str:

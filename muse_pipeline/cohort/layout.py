@@ -23,6 +23,7 @@ REPLACED = (
     *DRAWN,
     "artefacts.geojson",
     *(f"regions.{kind}" for kind in ("geojson", "png", "zarr", "json")),
+    "logs/settings",
     *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "regions", "propose-*", "detect-*")),
     *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay", "embed")),
 )

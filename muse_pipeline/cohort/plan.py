@@ -7,7 +7,6 @@ reruns one slide.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.cohort.changes import name_version, version_of_file
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.core.errors import SheetError
 
@@ -102,10 +102,6 @@ class Plan:
         pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
         return state_of_files([path, *pixels])
 
-    def states(self, slide: str) -> list[str]:
-        """The states of the slide's file and of its region of interest."""
-        return [self.state(slide, "path"), self.state(slide, "roi")]
-
     def regions(self, slide: str) -> list[str]:
         """The tissue regions of the slide as an input: those of the sheet, else those of the config's region model."""
         if self.row(slide).get("regions") or not self.config.get("regions"):
@@ -154,21 +150,59 @@ class Plan:
         """The files called ``names`` of every slide, or of some."""
         return [f"{self.folder(slide)}/{name}" for slide in (self.rows if slides is None else slides) for name in names]
 
-    def image_settings(self, slide: str) -> list[Any]:
-        """All settings that the image and the windows of a slide depend on."""
-        cells = [self.row(slide).get(column) for column in ("path", "mpp", "roi", "shards")]
-        return [*cells, *(self.config[name] for name in ("mpp", "max_corrupt"))]
+    def image_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that the image of a slide depends on."""
+        row = self.row(slide)
+        return {
+            "slide": row["path"],
+            "slide files": self.state(slide, "path"),
+            "mpp": row.get("mpp") or "of the file",
+            "roi": version_of_file(row.get("roi")),
+            "image mpp": self.config["mpp"],
+            "max_corrupt": self.config["max_corrupt"],
+        }
 
-    def nuclei_settings(self, slide: str) -> list[Any]:
-        """All settings that a slide's nuclei depend on.
+    def detection_settings(self, slide: str) -> dict[str, Any]:
+        """All settings of the model that finds the nuclei."""
+        return {
+            "model": name_version(self.model["name"], self.model.get("sha256")),
+            "provider": self.model["provider"],
+            "training": self.config["model"] if self.is_trained else None,
+            "pretraining": {**self.pretraining, "compare": None} if self.is_trained and self.pretraining else None,
+        }
 
-        A killed run with other settings leaves old nuclei beside missing shards. Snakemake does not recreate the inputs
-        of a file that is up to date; a changed parameter marks it as out of date.
+    def regions_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that the regions of a slide depend on."""
+        return {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
+
+    def nuclei_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that a slide's nuclei and its pictures depend on, those of earlier jobs included.
+
+        A killed run with other settings leaves old nuclei beside missing shards, and Snakemake does not recreate the
+        inputs of a file that is up to date.
         """
-        model = [json.dumps(self.config["model"])] if self.is_trained else [self.model["model"], self.model["sha256"]]
-        run = {**self.pretraining, "compare": None}
-        backbone = [json.dumps(run)] if self.is_trained and self.pretraining else []
-        return [*self.image_settings(slide), *model, self.model["provider"], *backbone]
+        own = ("csv", "frame", "max_features", "viewer", "features", "quality", "measurements")
+        drawn = self.row(slide).get("regions")
+        return {
+            **self.image_settings(slide),
+            **self.detection_settings(slide),
+            "shards": self.row(slide)["shards"],
+            "proposals": bool(self.config["proposals"]),
+            "regions": version_of_file(drawn or self.config["regions"]),
+            **{name: self.config[name] for name in own},
+        }
+
+    def scverse_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that the files for scanpy and SpatialData depend on."""
+        return {"patient": self.row(slide).get("patient"), "embeddings": self.embeddings(slide)}
+
+    def proposals_settings(self, slide: str) -> dict[str, Any]:
+        """All settings that the proposals of a slide depend on, those of earlier jobs included."""
+        return {
+            **self.image_settings(slide),
+            "shards": self.row(slide)["shards"],
+            "proposals": self.config["proposals"],
+        }
 
 
 def option(flag: str, value: Any) -> list[Any]:

@@ -106,9 +106,38 @@ def at_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111 - URLs stay as they are
 
 
-def explain_schema_error(wrong: Any) -> str:
-    """Message of a ``jsonschema.ValidationError``, with the nearest known name of an unknown setting."""
+def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
+    """Reject texts of a command line that Snakemake, which reads YAML there, shortens.
+
+    Args:
+        settings: The config.
+        typed: The values after ``--config``, by setting, as they were typed.
+
+    Raises:
+        ConfigError: a text is cut, as before a # that begins a comment.
+    """
+    for name, text in typed.items():
+        if isinstance(value := settings.get(name), str) and value != (text := text.strip("'\"")):
+            raise ConfigError(
+                f"config: {name}: '{text}' is read as '{value}' after --config; write it in a config file, as "
+                f'{name}: "{text}"'
+            )
+
+
+def explain_schema_error(wrong: Any, typed: Mapping[str, str]) -> str:
+    """Message of a ``jsonschema.ValidationError``, with the nearest known name of an unknown setting.
+
+    Args:
+        wrong: The error.
+        typed: The values after ``--config``, by setting, as they were typed.
+    """
     setting = ".".join(map(str, wrong.absolute_path))
+    if wrong.validator == "type" and "string" in wrong.validator_value and isinstance(wrong.instance, (int, float)):
+        text = typed.get(setting, "").strip("'\"")
+        return (
+            f"config: {setting}: {text or wrong.instance} is read as a number, or as true or false; write it in quotes "
+            f'in a config file, as {setting}: "{text or "..."}"' + (f", or as ./{text} if it is a path" if text else "")
+        )
     return f"config: {setting}{': ' if setting else ''}{_explain(wrong)}"
 
 
@@ -290,35 +319,15 @@ def read_text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
-def is_locked() -> bool:
-    """Whether Snakemake is running in the working directory, or was killed there."""
-    return any(Path(".snakemake/locks").glob("*.lock"))
-
-
-def write_if_changed(path: Path, text: str, is_unlocking: bool = False) -> None:
+def write_if_changed(path: Path, text: str) -> None:
     """Write a file of the plan, and keep its time when its content stays, so that nothing reruns for it.
 
-    Jobs of a run in progress read it when they start, hours after they were planned, so it is not replaced then.
-
-    Args:
-        path: the file.
-        text: its content.
-        is_unlocking: whether Snakemake's lock is being removed; an existing file stays then.
-
     Raises:
-        ConfigError: a run in progress reads another content.
         OutputError: the file cannot be written.
     """
     try:
-        if (found := read_text(path)) == text:
+        if read_text(path) == text:
             return
-        if found is not None and is_locked():
-            if is_unlocking:
-                return
-            raise ConfigError(
-                f"{path}: a run under way reads it, and this one has other settings; wait for its end, or lift the "
-                "lock of one that was killed with `snakemake --unlock`"
-            )
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         partial.write_text(text, encoding="utf-8")

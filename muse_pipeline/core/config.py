@@ -86,7 +86,9 @@ def _apply(change: str, values: Any) -> None:
             raise ValueError("there is no '='")
         for name in outer:
             values = values[int(name)] if isinstance(values, list) else values.setdefault(name, {})
-        values[int(last) if isinstance(values, list) else last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        is_plain = isinstance(value, str) and text[:1] not in {"'", '"'}  # then a # begins no comment
+        values[int(last) if isinstance(values, list) else last] = text if is_plain else value
     except IndexError as error:
         raise ConfigError(f"change '{change}': the list has no such entry; the first one is 0") from error
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:

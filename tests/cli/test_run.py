@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from contextlib import nullcontext
 
 import numpy as np
@@ -18,12 +19,9 @@ from workflow_runs import draw_stained_slide
 from muse_pipeline import pipeline
 from muse_pipeline.cli import run_slides
 from muse_pipeline.cohort.layout import withdraw_results
-from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.files import write_json
-from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.report.costs import COLUMNS
 
@@ -102,6 +100,9 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
     shown = muse(*run)[1]
     assert re.findall(r"^(.): .* unchanged, skipped \(", shown, re.M) == ["C"]
     assert (mixed / "results/a/nuclei.geojson.gz").is_file()
+    shutil.rmtree(mixed / "results/C/viewer")  # as of a run with --no-viewer
+    assert len(re.findall(r"^[aC]: .* unchanged, skipped$", muse(*run)[1], re.M)) == 2
+    assert (mixed / "results/C/viewer/index.html").is_file()
 
 
 def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
@@ -296,21 +297,22 @@ def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
     assert not results.exists()
 
 
-def test_what_another_run_into_the_folder_began_meanwhile_is_in_the_report(monkeypatch, tmp_path):
-    """Two runs at once: at the end of the first, the second's slide is there, and its own have not been forgotten."""
-    rows, results = [SheetRow(name, str(tmp_path / f"{name}.svs")) for name in ("a", "b")], tmp_path / "results"
-
-    def begin(row, plan, bar):
-        (results / row.slide_id).mkdir(parents=True)
-        if row.slide_id == "a":  # the other one writes its sheet, in which `b` is not yet
-            (results / "other").mkdir()
-            write_json(results / "sheet.json", [{"slide_id": "other", "path": "other.svs", "shards": 1}])
-        return "stopped"
-
-    monkeypatch.setattr(run_slides, "run_logged", begin)
-    plan = run_slides.Plan(results, Predictor(find_model("compact")))
-    assert run_slides.run_slides(rows, plan) == (["a", "b"], [], rows)
-    assert set(report_of(results)) == {"a", "b", "other"}
+def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    command = [
+        sys.executable,
+        "-m",
+        "muse_pipeline.cli.main",
+        "run",
+        tmp_path / "glass.tif",
+        "-o",
+        tmp_path / "results",
+    ]
+    with lock_results(tmp_path / "results", "snakemake"):
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"muse run: {tmp_path}/results: snakemake (process {os.getpid()} on ")
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [".lock"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can make a file that root cannot remove")

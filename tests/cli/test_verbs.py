@@ -89,7 +89,6 @@ def _seconds(command: list[str]) -> float:
 
 
 BAD_INPUT = {
-    "changes": ["{missing}", "--slides", "{missing}", "--model", "{missing}"],
     "preflight": ["{noise}", "--model", "no-such-name"],
     "fetch": ["{missing}", "--output", "{out}"],
     "inspect": ["{noise}", "--output", "{out}"],

@@ -11,7 +11,7 @@ from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.cohort import changes
-from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes
+from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, read_changes, version_of_file
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.files import read_json, sha256_of
 from muse_pipeline.inference.model import find_model
@@ -122,23 +122,33 @@ def test_unfinished_results_are_distinguished_from_the_same_ones(finished, tmp_p
 
 def test_lines_name_each_change_once_with_its_slides():
     model, roi = "model a (1) -> b (2)", "roi none -> r.json (3)"
-    found = {f"S{n}": [model] for n in range(7)} | {"S7": [model, roi], "S8": [], "S9": None}
+    found = {f"S{n}": [model] for n in range(7)} | {"S7": [model, roi]}
     assert describe_changes(found) == [
-        "This run replaces the finished results of 10 slides:",
+        "This run replaces the finished results of 8 slides:",
         f"  {model}: 8 slides (S0, S1, S2, S3, S4 and 3 more)",
         f"  {roi}: 1 slide (S7)",
-        "  another setting, such as csv, viewer, max_features, measurements or shards: 2 slides (S8, S9)",
         "To keep them, stop the run and give another output folder.",
     ]
     assert describe_changes({}) == []
 
 
-def test_the_verb_compares_the_rows_of_a_sheet(finished, muse, tmp_path):
-    sheet, model = tmp_path / "sheet.json", tmp_path / "model.json"
-    sheet.write_text(json.dumps([{"slide_id": "S", "path": str(finished / "S.tif"), "mpp": 0.5, "shards": 1}]))
-    assert muse("model", "label_free", "--resolved", model)[0] == 0
-    status, shown, _ = muse("changes", finished / "results", "--slides", sheet, "--model", model)
-    checksum = sha256_of(find_model("label_free"))[:8]
-    assert (status, shown.splitlines()[0]) == (0, "This run replaces the finished results of 1 slide:")
-    assert f"  model compact ({MODEL[:8]}) -> label_free ({checksum}): 1 slide (S)\n" in shown
-    assert "  mpp of the file -> 0.5: 1 slide (S)\n" in shown
+def test_the_settings_of_a_job_are_compared_with_its_record(tmp_path):
+    record, now = tmp_path / "nuclei.json", {"slide files": "0f", "mpp": 0.5, "csv": False, "quality": None}
+    assert read_changes(record, now) is None
+    record.write_text('{"mpp": ')  # a full disk
+    assert read_changes(record, now) is None
+    record.write_text(json.dumps({"slide files": "0f", "mpp": 0.5, "csv": False}))
+    assert read_changes(record, now) == []
+    assert read_changes(record, {**now, "mpp": "of the file", "csv": True}) == [
+        "mpp 0.5 -> of the file",
+        "csv false -> true",
+    ]
+    assert read_changes(record, {**now, "slide files": "1a"}) == ["changed slide files"]
+
+
+def test_a_file_is_named_with_its_checksum(tmp_path):
+    roi = tmp_path / "roi.json"
+    assert version_of_file(None) == "none"
+    assert version_of_file(str(roi)) == "roi.json"
+    roi.write_text("{}")
+    assert version_of_file(str(roi)) == f"roi.json ({sha256_of(roi)[:8]})"

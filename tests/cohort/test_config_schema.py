@@ -3,19 +3,21 @@
 from pathlib import Path
 
 import pytest
+from snakemake.cli import parse_config
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from muse_pipeline.cohort import settings
+from muse_pipeline.core.errors import ConfigError
 
 SCHEMA = Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml"
 README = "config/README.md explains the settings"
 
 
-def complaint(**changes) -> str:
+def complaint(typed=None, **changes) -> str:
     with pytest.raises(WorkflowError) as caught:
         validate({"slides": "slides.tsv", **changes}, str(SCHEMA))
-    return settings.explain_schema_error(caught.value.__context__)
+    return settings.explain_schema_error(caught.value.__context__, typed or {})
 
 
 def test_a_config_without_mistakes_has_every_default():
@@ -38,3 +40,26 @@ def test_a_config_without_mistakes_has_every_default():
 )
 def test_a_mistake_names_the_setting_and_what_is_near(setting, sentence):
     assert complaint(**setting).startswith(sentence)
+
+
+def test_a_text_that_is_read_as_a_number_is_to_be_quoted():
+    read = "is read as a number, or as true or false; write it in quotes in a config file, as"
+    assert complaint(output=202405) == f'config: output: 202405 {read} output: "..."'
+    assert complaint({"output": "2024_05"}, output=202405) == (
+        f'config: output: 2024_05 {read} output: "2024_05", or as ./2024_05 if it is a path'
+    )
+    assert complaint(model=True).startswith(f"config: model: True {read} model: ")
+
+
+@pytest.mark.parametrize("text", ["/data/study #1", "study ", '"/data/study #1"'])
+def test_a_text_that_the_command_line_shortens_is_rejected(text):
+    given = parse_config([f"output={text}"])
+    with pytest.raises(
+        ConfigError, match=r"^config: output: '.*' is read as '.*' after --config; write it in a config"
+    ):
+        settings.require_as_typed(given, {"output": text})
+
+
+@pytest.mark.parametrize("text", ["/data/study#1", "a  b", '"a b"', "~/study"])
+def test_a_text_that_is_read_as_typed_passes(text):
+    settings.require_as_typed(parse_config([f"output={text}", "shards=2"]), {"output": text, "shards": "2"})

@@ -8,7 +8,11 @@ import pytest
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
 from muse_pipeline.core.errors import SheetError
 
-CONFIG = {"output": "results", "slides": "slides.tsv", "mpp": 0.5, "max_corrupt": 0.01, "model": "compact"}
+CONFIG = {
+    **{"output": "results", "slides": "slides.tsv", "mpp": 0.5, "max_corrupt": 0.01, "model": "compact"},
+    **{"csv": False, "frame": "qupath", "max_features": None, "viewer": True, "features": "basic", "quality": False},
+    **{"measurements": [], "regions": None, "proposals": None},
+}
 MODEL = {"model": "compact-fp32", "name": "compact", "sha256": "0" * 64, "provider": "cpu"}
 
 

@@ -157,17 +157,6 @@ def test_a_file_of_the_plan_keeps_its_time_while_its_content_stays(planned):
     assert planned.read_text() == "two" and len(list(planned.parent.iterdir())) == 1
 
 
-def test_beside_a_run_under_way_it_is_not_replaced(planned):
-    lock = Path(".snakemake/locks/0.output.lock")
-    lock.parent.mkdir(parents=True)
-    lock.touch()
-    settings.write_if_changed(planned, "one")
-    settings.write_if_changed(planned, "two", is_unlocking=True)
-    with pytest.raises(ConfigError, match="a run under way reads it, and this one has other settings"):
-        settings.write_if_changed(planned, "two")
-    assert planned.read_text() == "one"
-
-
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "results").touch()
     with pytest.raises(OutputError, match=r"cannot be written .*; set `output` to another folder"):

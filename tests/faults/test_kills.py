@@ -43,7 +43,7 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
         print(f"run to the end, bytes equal: {n_finished}", flush=True)
         shutil.rmtree(untouched / "results")
     psutil.wait_procs(find_orphans(untouched))
-    run = run_snakemake(untouched, "--nolock")
+    run = run_snakemake(untouched)
     assert run.returncode == 0, run.stdout
     assert_as_undisturbed(untouched, undisturbed)
     print(f"\n{hit.total()} kills, seed {seed}, {n_finished + 1} times run to the end, bytes equal each time")
@@ -54,14 +54,12 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
 def strike(folder: Path, kind: str, after_s: float) -> str | None:
     """Start the workflow and kill it, or a part of it, after some seconds.
 
-    ``--nolock`` stands for the `--unlock` that a user has to call first; test_environment.py calls it.
-
     Returns:
         What was killed while what was at work, or None where the run came to a good end before.
     """
     orphans = find_orphans(folder)
     process = subprocess.Popen(
-        snakemake_command("--nolock"),
+        snakemake_command(),
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

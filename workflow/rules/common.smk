@@ -2,7 +2,7 @@
 
 Takes the config, the sheet and the model that it names; gives OUTPUT/run_config.yaml (the config with every default
 filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (what the model is, and what a training
-run reads), each rewritten only when its content changes, and not while a run is under way. What is wrong with them ends
+run reads), each rewritten only when its content changes; OUTPUT is locked while a run is under way. What is wrong ends
 the run in one sentence (sys.exit): below an exception Snakemake would name the lines of this file.
 
 What rules ask of config and sheet is Python with tests of its own, in muse_pipeline.cohort; nothing else of the package
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -26,8 +28,11 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
+from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, read_changes
 from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.cohort.lock import find_other_run, lock_results
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
+from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import ConfigError, OutputError, SheetError
 
 # The `muse` beside this Snakemake is the one that runs, whether or not their environment is activated.
@@ -48,13 +53,23 @@ def or_exit(function, *arguments):
 
 def record(path, text):
     """Write what a run uses, and return where it is: a dry run leaves what the last one used, and plans by a copy."""
-    if not workflow.output_settings.dryrun or settings.read_text(path) in {None, text} or settings.is_locked():
-        or_exit(settings.write_if_changed, path, text, "--unlock" in sys.argv)
+    if not workflow.output_settings.dryrun or settings.read_text(path) in {None, text}:
+        or_exit(settings.write_if_changed, path, text)
         return path
     copy = Path(tempfile.mkdtemp(), path.name)
     atexit.register(shutil.rmtree, copy.parent)
     copy.write_text(text, encoding="utf-8")
     return copy
+
+
+def lock_output():
+    """Keep other runs out of the output folder until this process ends; a dry run locks nothing."""
+    if not workflow.output_settings.dryrun:
+        lock = lock_results(Path(OUTPUT), "snakemake")
+        or_exit(lock.__enter__)
+        return lock
+    if (other := find_other_run(Path(OUTPUT))) and settings.read_text(Path(OUTPUT, "run_config.yaml")) != CONFIG_TEXT:
+        sys.exit(other)
 
 
 def print_last(text):
@@ -92,10 +107,12 @@ def resolve_model():
 
 def check_config():
     """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema, before anything is written."""
+    typed = dict(entry.split("=", 1) for entry in workflow.config_settings.config_args or ())
     try:
         validate(config, "../schemas/config.schema.yaml")
     except WorkflowError as error:
-        sys.exit(settings.explain_schema_error(error.__context__))
+        sys.exit(settings.explain_schema_error(error.__context__, typed))
+    or_exit(settings.require_as_typed, config, typed)
     config.update(or_exit(settings.complete_settings, config))
     if workflow.is_main_process:
         or_exit(settings.require_available, config)
@@ -118,6 +135,55 @@ def of_slide(method, *arguments):
     return give
 
 
+def settings_of(*functions, **others):
+    """A params function: the settings that a job depends on, as JSON, which the job keeps beside its results."""
+
+    def give(wildcards):
+        found = {name: value for function in functions for name, value in function(wildcards).items()}
+        return json.dumps({**found, **others}, sort_keys=True, ensure_ascii=False)
+
+    return give
+
+
+def if_changed(name):
+    """An input function that gives no input, and has a job run again where its results were made with other settings.
+
+    Snakemake compares parameters as well, as long as it remembers them: not once .snakemake is lost or results moved.
+    """
+
+    def force(wildcards):
+        job_rule = workflow.get_rule(name)
+        made, _ = job_rule.expand_output(wildcards)
+        if not (workflow.is_main_process and Path(made[0]).exists()):
+            return []
+        asked, slide = job_rule.params.made_with(wildcards), wildcards.get("slide")
+        changes = read_changes(Path(made.made_with), json.loads(asked))
+        if changes is None and slide and not Path(made.made_with).parent.exists():
+            changes = changes_by_provenance(slide)
+            if changes == []:
+                UNRECORDED[made.made_with] = asked
+        if changes != []:
+            workflow.dag.forcefiles.add(str(made[0]))
+            CHANGES[slide].update(dict.fromkeys(changes or ["settings that are not recorded"]))
+        return []
+
+    return force
+
+
+def record_settings():
+    """Record the settings of results that `muse run` made and that stay."""
+    for path, asked in UNRECORDED.items():
+        or_exit(settings.write_if_changed, Path(path), asked)
+
+
+@cache
+def changes_by_provenance(slide):
+    """What the run changes of a slide that `muse run` finished, which records no settings of jobs."""
+    how = config["frame"], config["features"], config["quality"], None
+    run = RunSettings(MODEL["name"], MODEL.get("sha256"), MODEL["provider"], *how)
+    return find_changes(Path(PLAN.folder(slide)), SheetRow.from_dict(ROWS[slide]), run)
+
+
 def of_every_slide(*names, slides=None):
     """An input function: the files called ``names`` of every slide, or of some."""
     return lambda wildcards: PLAN.files(*names, slides=slides)
@@ -131,6 +197,8 @@ def intermediate(path):
 check_config()
 OUTPUT = config["output"]
 REGIONS_WELL = f"{OUTPUT}/logs/regions_well"
+CONFIG_TEXT = yaml.safe_dump(dict(config), allow_unicode=True)
+LOCK = lock_output() if workflow.is_main_process else None
 MPP_OF_STORE = or_exit(settings.name_stores, [config["mpp"], *config["extra_mpps"]])
 
 
@@ -142,7 +210,7 @@ SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
 TRAINING = or_exit(settings.training_file, config)
 PRETRAIN = {"run": config["pretrain"]} if isinstance(config["pretrain"], str) else dict(config["pretrain"] or {})
 if workflow.is_main_process:  # the jobs of a cluster read what the main process found
-    record(Path(OUTPUT, "run_config.yaml"), yaml.safe_dump(dict(config), allow_unicode=True))
+    record(Path(OUTPUT, "run_config.yaml"), CONFIG_TEXT)
     rows = [
         {**each, "shards": each.get("shards") or config["shards"]}
         for each in resolve("sheet", "--check", config["slides"])
@@ -154,6 +222,8 @@ MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
 PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING))
 SLIDES, STORE = PLAN.slides, PLAN.store
+CHANGES = defaultdict(dict)  # slide -> what the run changes of its results, each once and in order
+UNRECORDED = {}  # path of a record -> the settings of results that stay
 
 
 # A slide is any folder's name, not one of SLIDES: matching thousands of alternatives would take minutes; the plan objects.

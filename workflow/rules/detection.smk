@@ -22,8 +22,10 @@ rule detect:
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json",
         model=model_file,
+        changed=if_changed("detect"),
     output:
         nuclei=intermediate("<results>/{slide}/shards/{shard}.parquet"),
+        made_with="<results>/{slide}/logs/settings/detect-{shard}.json",
     log:
         text="<results>/{slide}/logs/detect-{shard}.log",
         ledger="<results>/{slide}/ledger/detect-{shard}.json",
@@ -33,8 +35,8 @@ rule detect:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        made_with=settings_of(of_slide(PLAN.detection_settings)),
         model=lambda wildcards, input: input.model or MODEL["model"],  # chosen once, for all shards and machines
-        checksum=MODEL.get("sha256"),  # a built-in model has no file whose time would show a change
         provider=MODEL["provider"],  # what `auto` was when the run was planned
     shell:
         r"""
@@ -46,6 +48,7 @@ rule detect:
             --provider {params.provider} \
             --output {output.nuclei:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -58,6 +61,7 @@ rule nuclei:
         regions=of_slide(PLAN.regions),
         store=f"<results>/{{slide}}/{STORE}" if DRAWS_AT_ONCE or MEASURES_PIXELS else [],
         colour="<results>/{slide}/colour.json" if MEASURES_PIXELS else [],
+        changed=if_changed("nuclei"),
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
         geojson="<results>/{slide}/nuclei.geojson.gz",
@@ -68,6 +72,7 @@ rule nuclei:
         density=["<results>/{slide}/density.png"] if DRAWS_AT_ONCE else [],
         overlays=directory("<results>/{slide}/overlays") if DRAWS_AT_ONCE else [],
         viewer=directory("<results>/{slide}/viewer") if DRAWS_AT_ONCE and config["viewer"] else [],
+        made_with="<results>/{slide}/logs/settings/nuclei.json",
     log:
         "<results>/{slide}/logs/nuclei.log",
     benchmark:
@@ -76,6 +81,7 @@ rule nuclei:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        made_with=settings_of(of_slide(PLAN.nuclei_settings)),
         folder=subpath(output.nuclei, parent=True),
         csv=["--csv"] if config["csv"] else [],
         frame=config["frame"],
@@ -85,8 +91,6 @@ rule nuclei:
         regions=of_slide(PLAN.regions_option),
         features=of_slide(PLAN.features_option),
         measurements=["--measurements", *config["measurements"]] if config["measurements"] else [],
-        regions_state=of_slide(PLAN.state, "regions"),
-        made_from=of_slide(PLAN.nuclei_settings),
     shell:
         r"""
         muse nuclei {input.shards:q} {params.csv:q} {params.max_features:q} {params.pictures:q} {params.viewer:q} \
@@ -94,4 +98,5 @@ rule nuclei:
             --frame {params.frame} \
             --threads {threads} \
             --output {params.folder:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """

@@ -36,8 +36,10 @@ rule preflight_slide:
     input:
         slide=lambda wildcards: [] if PLAN.is_remote(wildcards.slide) else PLAN.file(wildcards.slide, "path"),
         roi=of_slide(PLAN.file, "roi"),
+        changed=if_changed("preflight_slide"),
     output:
         check="<results>/{slide}/preflight.json",
+        made_with="<results>/{slide}/logs/settings/preflight.json",
     log:
         "<results>/{slide}/logs/preflight.log",
     benchmark:
@@ -45,10 +47,8 @@ rule preflight_slide:
     conda:
         "../../envs/infer.yaml"
     params:
-        row=lambda wildcards: [PLAN.row(wildcards.slide).get(column) for column in ("path", "mpp", "roi")],
-        states=of_slide(PLAN.states),
+        made_with=settings_of(of_slide(PLAN.image_settings), of_slide(PLAN.detection_settings)),
         model=PREFLIGHT_MODEL,
-        checksum=MODEL.get("sha256"),
         provider=MODEL["provider"],
         max_corrupt=config["max_corrupt"],
     # The row is read from the sheet, which alone has what a URL needs; as a param its name would make every slide new.
@@ -60,6 +60,7 @@ rule preflight_slide:
             --provider {params.provider} \
             --max-corrupt {params.max_corrupt} \
             --record {output.check:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 

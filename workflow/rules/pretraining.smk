@@ -101,6 +101,13 @@ def devices_of(resources):
     return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
 
 
+def partner_settings(wildcards):
+    """All settings that the slide's partner depends on."""
+    row, columns = PLAN.row(wildcards.slide), ("partner", "partner_transform")
+    own = {column: [row.get(column), PLAN.state(wildcards.slide, column)] for column in columns}
+    return {**PLAN.image_settings(wildcards.slide), **own, "partner mpp": PRETRAINING["mpp"]}
+
+
 rule partner:
     """Register the slide's partner and write it in the slide's frame, or record why that failed."""
     input:
@@ -109,9 +116,11 @@ rule partner:
         start=of_slide(PLAN.file, "partner_transform"),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
+        changed=if_changed("partner"),
     output:
         record="<results>/{slide}/partner/partner.json",
         store=intermediate(directory(f"<results>/{{slide}}/{PARTNER_STORE}")),
+        made_with="<results>/{slide}/logs/settings/partner.json",
     log:
         "<results>/{slide}/logs/partner.log",
     benchmark:
@@ -120,10 +129,10 @@ rule partner:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        made_with=settings_of(partner_settings),
         slide=of_slide(PLAN.argument),
         partner=of_slide(lambda slide: PLAN.row(slide)["partner"]),
         start=of_slide(PLAN.option, "--start", "partner_transform"),
-        states=of_slide(lambda slide: [PLAN.state(slide, name) for name in ("partner", "partner_transform")]),
         mpp=PRETRAINING["mpp"] if PRETRAINING else None,
         max_corrupt=config["max_corrupt"],
     shell:
@@ -135,6 +144,7 @@ rule partner:
             --threads {threads} \
             --max-corrupt {params.max_corrupt} \
             --output {output.store:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -184,9 +194,11 @@ rule compare:
         colours=of_every_slide("colour.json", slides=COMPARE_SLIDES),
         proposals=of_every_slide("proposals.parquet", slides=COMPARE_SLIDES),
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",
+        changed=if_changed("compare"),
     output:
         page="<results>/pretraining/{run}/compare/compare.html",
         figures="<results>/pretraining/{run}/compare/compare.json",
+        made_with="<results>/pretraining/{run}/logs/settings.json",
     log:
         "<results>/pretraining/{run}/logs/compare.log",
     benchmark:
@@ -194,6 +206,7 @@ rule compare:
     conda:
         "../../envs/train.yaml"
     params:
+        made_with=settings_of(lambda wildcards: {"before": PRETRAINING["checkpoint"]}, labels=LABELS, slides=COMPARE_SLIDES),
         on=compare_options,
         before=lambda wildcards: PRETRAINING["checkpoint"] or "untrained",
         folder=subpath(output.page, parent=True),
@@ -204,4 +217,5 @@ rule compare:
             --after {input.checkpoint:q} \
             --threads {threads} \
             --output {params.folder:q} 2>&1 | tee {log:q}
+        echo {params.made_with:q} >{output.made_with:q}
         """

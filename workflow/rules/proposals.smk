@@ -18,6 +18,12 @@ def files_of_proposer(wildcards):
     return [path for path in without_patterns(paths) if Path(path).is_file()]
 
 
+SETTINGS_OF_PROPOSALS = settings_of(
+    of_slide(PLAN.proposals_settings),
+    lambda wildcards: {"files of proposals": state_of_files(files_of_proposer(wildcards))},
+)
+
+
 rule propose:
     """Find nuclei without labels in one shard of a slide's windows."""
     input:
@@ -25,8 +31,10 @@ rule propose:
         colour="<results>/{slide}/colour.json",
         info="<results>/{slide}/slide.json",
         read=files_of_proposer,
+        changed=if_changed("propose"),
     output:
         proposals=intermediate("<results>/{slide}/proposals/{shard}.parquet"),
+        made_with="<results>/{slide}/logs/settings/propose-{shard}.json",
     log:
         text="<results>/{slide}/logs/propose-{shard}.log",
         ledger="<results>/{slide}/ledger/propose-{shard}.json",
@@ -35,9 +43,9 @@ rule propose:
     conda:
         "../../envs/infer.yaml"
     params:
+        made_with=SETTINGS_OF_PROPOSALS,
         method=PROPOSER,
         settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # a plain text with {} would be a pattern
-        state=lambda wildcards: state_of_files(files_of_proposer(wildcards)),
     shell:
         r"""
         muse propose {input.store:q} \
@@ -49,6 +57,7 @@ rule propose:
             --threads {threads} \
             --output {output.proposals:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -58,8 +67,10 @@ rule stitch_proposals:
         shards=of_slide(PLAN.shards, "proposals"),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
+        changed=if_changed("stitch_proposals"),
     output:
         proposals="<results>/{slide}/proposals.parquet",
+        made_with="<results>/{slide}/logs/settings/stitch-proposals.json",
     log:
         text="<results>/{slide}/logs/stitch-proposals.log",
         ledger="<results>/{slide}/ledger/stitch-proposals.json",
@@ -68,11 +79,7 @@ rule stitch_proposals:
     conda:
         "../../envs/infer.yaml"
     params:
-        made_from=lambda wildcards: [
-            *PLAN.image_settings(wildcards.slide),
-            PROPOSER,
-            json.dumps(PROPOSALS, sort_keys=True),
-        ],
+        made_with=SETTINGS_OF_PROPOSALS,
     shell:
         r"""
         muse stitch {input.shards:q} \
@@ -81,6 +88,7 @@ rule stitch_proposals:
             --threads {threads} \
             --output {output.proposals:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -89,9 +97,11 @@ rule geojson_proposals:
     input:
         proposals="<results>/{slide}/proposals.parquet",
         info="<results>/{slide}/slide.json",
+        changed=if_changed("geojson_proposals"),
     output:
         geojson="<results>/{slide}/proposals.geojson.gz",
         provenance="<results>/{slide}/proposals.provenance.json",
+        made_with="<results>/{slide}/logs/settings/geojson-proposals.json",
     log:
         text="<results>/{slide}/logs/geojson-proposals.log",
         ledger="<results>/{slide}/ledger/geojson-proposals.json",
@@ -100,6 +110,7 @@ rule geojson_proposals:
     conda:
         "../../envs/infer.yaml"
     params:
+        made_with=settings_of(frame=config["frame"]),
         frame=config["frame"],
     shell:
         r"""
@@ -109,4 +120,5 @@ rule geojson_proposals:
             --threads {threads} \
             --output {output.geojson:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """

@@ -41,8 +41,10 @@ rule train_regions:
         run=lambda wildcards: REGION_RUN or [],
         read=files_of_region_run,
         slides=of_every_slide(STORE, "colour.json", slides=REGION_LABELS),
+        changed=if_changed("train_regions"),
     output:
         state="<results>/region_training/{run}/training.json",
+        made_with="<results>/region_training/{run}/logs/settings.json",
     log:
         "<results>/region_training/{run}/logs/train.log",
     benchmark:
@@ -50,9 +52,12 @@ rule train_regions:
     conda:
         "../../envs/train.yaml"
     params:
+        made_with=settings_of(
+            lambda wildcards: {"files": state_of_files(files_of_region_run(wildcards))},
+            changes=REGION_TRAINING.get("changes"),
+            labels=REGION_LABELS,
+        ),
         changes=["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else [],
-        labels=REGION_LABELS,
-        state=lambda wildcards: state_of_files(files_of_region_run(wildcards)),
         devices=lambda wildcards, resources: devices_of(resources),
         folder=subpath(output.state, parent=True),
     shell:
@@ -66,6 +71,7 @@ rule train_regions:
             && muse export {params.folder:q}/checkpoint.pt \
                 --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q} || status=failed
         echo "{{\"status\": \"$status\"}}" >{output.state:q}
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -77,8 +83,10 @@ rule regions:
         mask="<results>/{slide}/tissue.npz",
         colour="<results>/{slide}/colour.json",
         model=REGION_STATE or without_patterns([REGION_MODEL] if REGION_MODEL else []),
+        changed=if_changed("regions"),
     output:
         state="<results>/{slide}/regions.json",
+        made_with="<results>/{slide}/logs/settings/regions.json",
     log:
         text="<results>/{slide}/logs/regions.log",
         ledger="<results>/{slide}/ledger/regions.json",
@@ -88,9 +96,9 @@ rule regions:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        made_with=settings_of(of_slide(PLAN.regions_settings)),
         model=REGION_MODEL,
         training=option("--training", *REGION_STATE) if REGION_STATE else [],
-        state_of_model=state_of_files([config["regions"]] if config["regions"] and not REGION_RUN else []),
         provider=MODEL["provider"],
         folder=subpath(output.state, parent=True),
     shell:
@@ -102,6 +110,7 @@ rule regions:
             --output {params.folder:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1 \
             || grep -q '"status": "failed"' {output.state:q}
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 

@@ -103,11 +103,13 @@ if not DRAWS_AT_ONCE:
             info="<results>/{slide}/slide.json",
             tissue="<results>/{slide}/tissue.npz",
             proposals="<results>/{slide}/proposals.parquet",
+            changed=if_changed("overlay"),
         output:
             summary="<results>/{slide}/summary.json",
             density="<results>/{slide}/density.png",
             overlays=directory("<results>/{slide}/overlays"),
             viewer=directory("<results>/{slide}/viewer") if config["viewer"] else [],
+            made_with="<results>/{slide}/logs/settings/overlay.json",
         log:
             text="<results>/{slide}/logs/overlay.log",
             ledger="<results>/{slide}/ledger/overlay.json",
@@ -116,12 +118,14 @@ if not DRAWS_AT_ONCE:
         conda:
             "../../envs/infer.yaml"
         params:
+            made_with=settings_of(viewer=config["viewer"]),
             folder=subpath(output.summary, parent=True),
             viewer=[] if config["viewer"] else ["--no-viewer"],
         shell:
             r"""
             muse overlay {params.folder:q} {params.viewer:q} \
                 --ledger {log.ledger:q} >{log.text:q} 2>&1
+            echo {params.made_with:q} >{output.made_with:q}
             """
 
 
@@ -134,10 +138,12 @@ rule report:
         embeddings=embeddings_of_all,
         compared=COMPARED,
         statistics=STATISTICS_FILE,
+        changed=if_changed("report"),
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",
         all_well=touch(ALL_WELL),
+        made_with="<results>/logs/settings/report.json",
     log:
         "<results>/logs/report.log",
     benchmark:
@@ -145,12 +151,18 @@ rule report:
     conda:
         "../../envs/infer.yaml"
     params:
+        made_with=settings_of(
+            pretraining=PRETRAINING_FOLDER,
+            statistics=config["statistics"],
+            include_doubtful=config["include_doubtful"],
+            sheet=state_of_files([config["slides"]] if config["statistics"] else []),
+        ),
         command=REPORT_COMMAND,
         statistics=option("--statistics", *(STATISTICS_FILE or [None])),
-        state=state_of_files([config["slides"]] if config["statistics"] else []),
     shell:
         r"""
         {params.command:q} {params.statistics:q} \
             --output {output.page:q} \
             --table {output.table:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """

@@ -18,8 +18,10 @@ rule embed:
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json",
         model=model_file,
+        changed=if_changed("embed"),
     output:
         embeddings=PLAN.embeddings_file("{slide}"),
+        made_with="<results>/{slide}/logs/settings/embed.json",
     log:
         text="<results>/{slide}/logs/embed.log",
         ledger="<results>/{slide}/ledger/embed.json",
@@ -29,9 +31,9 @@ rule embed:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        made_with=settings_of(of_slide(PLAN.detection_settings)),
         folder=subpath(input.nuclei, parent=True),
         model=lambda wildcards, input: input.model or MODEL["model"],
-        checksum=MODEL.get("sha256"),
         provider=MODEL["provider"],
     shell:
         r"""
@@ -40,6 +42,7 @@ rule embed:
             --threads {threads} \
             --provider {params.provider} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -48,8 +51,10 @@ rule anndata:
     input:
         nuclei="<results>/{slide}/nuclei.parquet",
         embeddings=of_slide(PLAN.embeddings),
+        changed=if_changed("anndata"),
     output:
         h5ad="<results>/{slide}/nuclei.h5ad",
+        made_with="<results>/{slide}/logs/settings/anndata.json",
     log:
         "<results>/{slide}/logs/anndata.log",
     benchmark:
@@ -57,12 +62,14 @@ rule anndata:
     conda:
         "../../envs/infer.yaml"
     params:
+        made_with=settings_of(of_slide(PLAN.scverse_settings)),
         patient=of_slide(PLAN.option, "--patient", "patient"),
         embeddings=of_slide(PLAN.embeddings_option),
     shell:
         r"""
         muse anndata {input.nuclei:q} {params.patient:q} {params.embeddings:q} \
             --output {output.h5ad:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -72,8 +79,10 @@ rule spatialdata:
         nuclei="<results>/{slide}/nuclei.parquet",
         store=f"<results>/{{slide}}/{STORE}",
         embeddings=of_slide(PLAN.embeddings),
+        changed=if_changed("spatialdata"),
     output:
         folder=directory("<results>/{slide}/slide.spatialdata.zarr"),
+        made_with="<results>/{slide}/logs/settings/spatialdata.json",
     log:
         "<results>/{slide}/logs/spatialdata.log",
     benchmark:
@@ -81,6 +90,7 @@ rule spatialdata:
     conda:
         "../../envs/infer.yaml"
     params:
+        made_with=settings_of(of_slide(PLAN.scverse_settings)),
         patient=of_slide(PLAN.option, "--patient", "patient"),
         embeddings=of_slide(PLAN.embeddings_option),
     shell:
@@ -88,4 +98,5 @@ rule spatialdata:
         muse spatialdata {input.nuclei:q} {params.patient:q} {params.embeddings:q} \
             --store {input.store:q} \
             --output {output.folder:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """

@@ -36,6 +36,7 @@ rule image:
     input:
         slide=of_slide(PLAN.input),
         roi=of_slide(PLAN.file, "roi"),
+        changed=if_changed("image"),
     output:
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
@@ -43,6 +44,7 @@ rule image:
         outline="<results>/{slide}/tissue.geojson",
         colour="<results>/{slide}/colour.json",
         store=intermediate(directory(f"<results>/{{slide}}/{STORE}")),
+        made_with="<results>/{slide}/logs/settings/image.json",
     log:
         "<results>/{slide}/logs/image.log",
     benchmark:
@@ -51,10 +53,10 @@ rule image:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        made_with=settings_of(of_slide(PLAN.image_settings)),
         slide=of_slide(PLAN.argument_and_source),
         slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
         roi=of_slide(PLAN.option, "--roi", "roi"),
-        states=of_slide(PLAN.states),
         mpp=config["mpp"],
         max_corrupt=config["max_corrupt"],
         folder=subpath(output.info, parent=True),
@@ -66,6 +68,7 @@ rule image:
             --threads {threads} \
             --max-corrupt {params.max_corrupt} \
             --output {params.folder:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -75,8 +78,10 @@ rule tile:
         slide=of_slide(PLAN.input),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
+        changed=if_changed("tile"),
     output:
         store=intermediate(directory("<results>/{slide}/{store}")),
+        made_with="<results>/{slide}/logs/settings/tile-{store}.json",
     log:
         text="<results>/{slide}/logs/tile-{store}.log",
         ledger="<results>/{slide}/ledger/tile-{store}.json",
@@ -88,6 +93,9 @@ rule tile:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
+        made_with=settings_of(
+            of_slide(PLAN.image_settings), lambda wildcards: {"codec": CODEC_OF_STORE.get(wildcards.store, "zstd")}
+        ),
         slide=of_slide(PLAN.argument),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
         codec=lambda wildcards: CODEC_OF_STORE.get(wildcards.store, "zstd"),
@@ -103,4 +111,5 @@ rule tile:
             --max-corrupt {params.max_corrupt} \
             --output {output.store:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """

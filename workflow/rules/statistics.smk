@@ -12,9 +12,11 @@ rule statistics:
     """Compare every pair of groups."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
+        changed=if_changed("statistics"),
     output:
         table="<results>/statistics.tsv",
         patients="<results>/statistics.patients.tsv",
+        made_with="<results>/logs/settings/statistics.json",
     log:
         "<results>/logs/statistics.log",
     benchmark:
@@ -23,9 +25,13 @@ rule statistics:
         "../../envs/infer.yaml"
     threads: 4
     params:
+        made_with=settings_of(
+            **STATISTICS,
+            include_doubtful=config["include_doubtful"],
+            sheet=state_of_files([config["slides"]]),
+        ),
         results=OUTPUT,
         sheet=config["slides"],
-        state=state_of_files([config["slides"]]),
         group=STATISTICS.get("group"),
         patient=STATISTICS["patient"],
         included=INCLUDE_DOUBTFUL,
@@ -37,6 +43,7 @@ rule statistics:
             --patient {params.patient:q} \
             {params.included:q} \
             --output {output.table:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 
@@ -44,8 +51,10 @@ rule anndata_cohort:
     """Write a row of numbers per slide."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
+        changed=if_changed("anndata_cohort"),
     output:
         h5ad="<results>/cohort.h5ad",
+        made_with="<results>/logs/settings/anndata.json",
     log:
         "<results>/logs/anndata.log",
     benchmark:
@@ -54,12 +63,13 @@ rule anndata_cohort:
         "../../envs/infer.yaml"
     threads: 4
     params:
+        made_with=settings_of(sheet=state_of_files([config["slides"]])),
         results=OUTPUT,
         sheet=config["slides"],
-        state=state_of_files([config["slides"]]),
     shell:
         r"""
         muse anndata {params.results:q} \
             --sheet {params.sheet:q} \
             --output {output.h5ad:q} >{log:q} 2>&1
+        echo {params.made_with:q} >{output.made_with:q}
         """

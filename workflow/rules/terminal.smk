@@ -115,16 +115,23 @@ def what_was_found(jobs):
 
 def what_is_replaced():
     """Lines that name what the run changes of finished results; none if it replaces none."""
-    again = {job.wildcards.slide for job in slide_jobs() if job.rule.name == "nuclei"}
-    replaced = [ROWS[slide] for slide in SLIDES if slide in again and has_results(slide)]
-    if not replaced:
-        return ""
-    with tempfile.TemporaryDirectory() as folder:
-        sheet = Path(folder, "sheet.json")
-        sheet.write_text(json.dumps(replaced), encoding="utf-8")
-        command = ["muse", "changes", OUTPUT, "--slides", sheet, "--model", RESOLVED_MODEL, "--frame", config["frame"]]
-        command += ["--features", config["features"], *(["--quality"] if config["quality"] else [])]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.rstrip()
+    again = defaultdict(list)
+    for job in slide_jobs():
+        again[job.wildcards.slide].append(job)
+    again = {slide: jobs for slide, jobs in again.items() if "nuclei" in {job.rule.name for job in jobs}}
+    replaced = [slide for slide in SLIDES if slide in again and has_results(slide)]
+    return "\n".join(describe_changes({slide: list(CHANGES[slide]) or why_again(again[slide]) for slide in replaced}))
+
+
+def why_again(jobs):
+    """Why Snakemake runs jobs of a slide again whose settings are the same, in words."""
+    reasons = [(job.rule.name, workflow.dag.reason(job)) for job in jobs]
+    missing = [file for _, reason in reasons for file in reason.missing_output if not file.flags.get("temp")]
+    newer = [file for _, reason in reasons for file in reason.updated_input]
+    found = {f"{Path(file).name} is missing" for file in missing}
+    found |= {f"{Path(file).name} is newer than the results made from it" for file in newer}
+    found |= {f"other inputs or rule of {name}" for name, reason in reasons if reason.is_provenance_triggered()}
+    return sorted(found) or ["made anew on demand, or with a model that is made anew"]
 
 
 def has_results(slide):

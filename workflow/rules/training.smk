@@ -67,8 +67,10 @@ rule finetune:
         stores=of_every_slide(STORE) if ON_SLIDES else [],
         read=files_of_run,
         backbone=PRETRAINED,
+        changed=if_changed("finetune"),
     output:
         checkpoint="<results>/training/{run}/checkpoint.pt",
+        made_with="<results>/training/{run}/logs/settings.json",
     log:
         "<results>/training/{run}/logs/finetune.log",
     benchmark:
@@ -76,9 +78,13 @@ rule finetune:
     conda:
         "../../envs/train.yaml"
     params:
+        made_with=settings_of(
+            lambda wildcards: {"files": state_of_files(files_of_run(wildcards))},
+            data=[] if ON_SLIDES else settings.training_data(config),
+            weights=PRETRAINED,
+        ),
         data=[] if ON_SLIDES else settings.training_data(config),
         weights=weights_to_begin_with,
-        state=lambda wildcards: state_of_files(files_of_run(wildcards)),
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
@@ -86,6 +92,7 @@ rule finetune:
             --start-over \
             --threads {threads} \
             --output {params.folder:q} 2>&1 | tee {log:q}
+        echo {params.made_with:q} >{output.made_with:q}
         """
 
 

@@ -1,0 +1,70 @@
+"""One run at a time in a folder of results, be it of the workflow or of ``muse run``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from muse_pipeline.core.errors import OutputError
+
+NAME = ".lock"
+
+
+@contextmanager
+def lock_results(folder: Path, program: str) -> Iterator[None]:
+    """Keep other runs out of a folder of results until the block ends, or the process, however it ends.
+
+    Args:
+        folder: The folder of the results, which is created if it does not exist.
+        program: The name of the program, which other runs print.
+
+    Raises:
+        OutputError: another run holds the folder, or it cannot be written to.
+    """
+    import fcntl
+
+    with _open_lock(folder / NAME) as file:
+        try:  # lockf and not flock, which a forked process would hold on to; nothing else here may open the file
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(_describe(folder, file)) from error
+        except OSError as error:
+            print(f"{folder}: this disk has no locks ({error.strerror}); start no other run there meanwhile")
+        since = datetime.now().astimezone().isoformat(" ", "minutes")
+        with suppress(OSError):  # a full disk, which is reported by what is written next
+            file.truncate(0)
+            file.write(f"{program} (process {os.getpid()} on {platform.node()}, since {since})".encode())
+        yield
+
+
+def find_other_run(folder: Path) -> str | None:
+    """A sentence about the run that holds a folder of results; None if there is none."""
+    import fcntl
+
+    with suppress(FileNotFoundError), (folder / NAME).open("rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _describe(folder, file)
+        except OSError:  # a disk that has no locks
+            return None
+    return None
+
+
+def _open_lock(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab+", buffering=0)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
+
+
+def _describe(folder: Path, file: IO[bytes]) -> str:
+    file.seek(0)
+    holder = file.read().decode() or "another run"
+    return f"{folder}: {holder} writes its results there; wait for its end, stop it, or choose another output folder"
