@@ -206,7 +206,9 @@ rule compare:
     conda:
         "../../envs/train.yaml"
     params:
-        made_with=settings_of(lambda wildcards: {"before": PRETRAINING["checkpoint"]}, labels=LABELS, slides=COMPARE_SLIDES),
+        made_with=settings_of(
+            lambda wildcards: {"before": PRETRAINING["checkpoint"]}, labels=LABELS, slides=COMPARE_SLIDES
+        ),
         on=compare_options,
         before=lambda wildcards: PRETRAINING["checkpoint"] or "untrained",
         folder=subpath(output.page, parent=True),
