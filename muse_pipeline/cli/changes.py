@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_frame_argument
+from muse_pipeline.cli.arguments import add_frame_argument, add_quality_arguments, read_quality
 from muse_pipeline.core.types import FEATURE_SETS
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="JSON", help="of `muse model --resolved`")
     add_frame_argument(parser)
     parser.add_argument("--features", choices=FEATURE_SETS, default="basic", help="features of the nuclei")
-    parser.add_argument("--quality", action="store_true", help="nuclei in artefacts are flagged")
+    add_quality_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
 
     try:
         rows, model = [SheetRow(**row) for row in read_json(args.slides)], read_json(args.model)
-        how = args.frame, args.features, args.quality, None
+        how = args.frame, args.features, read_quality(args), None
         settings = RunSettings(model["name"], model.get("sha256"), model["provider"], *how)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{args.slides} or {args.model}: cannot be read ({error}); give those of a run") from error

@@ -27,7 +27,17 @@ from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
-from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, QUALITY, REGION, REGION_PROB, ROW_GROUP, NucleiWriter, Rows
+from muse_pipeline.nuclei.parquet import (
+    BORDER,
+    CLUSTER,
+    QUALITY,
+    REGION,
+    REGION_PROB,
+    ROW_GROUP,
+    NucleiWriter,
+    Rows,
+    left_out,
+)
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.seams import SLACK_UM, SeamResolver
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
@@ -137,7 +147,7 @@ def stitch_shards(
         threads: that draw and measure outlines, which one more reads and writes; the bytes do not depend on them.
         regions: of the slide, from ``region_lookup.load_regions``; None leaves the columns of regions out.
         features: what else to measure of every nucleus; None for no more than the outline.
-        artefacts: areas that nuclei are flagged in; None leaves the column ``quality`` out.
+        artefacts: areas of the column ``quality``, and which of them totals leave out; None leaves the column out.
 
     Returns:
         The provenance that is written into the table.
@@ -247,7 +257,7 @@ def write_nuclei(
     info: SlideInfo,
     threads: int,
 ) -> NuclearSize:
-    """Draw and measure the outlines of nuclei (frame: level0), write them, and give their size over all."""
+    """Draw and measure the outlines of nuclei (frame: level0), write them, and give the size of those in totals."""
 
     def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, np.ndarray]:
         level0, others = part
@@ -263,7 +273,8 @@ def write_nuclei(
         writer.append(rows)
         if measures.meter:
             writer.provenance["features"]["n_without_pixels"] += rows.table[OF_EVERY_PIXEL].null_count
-        sizes.add(area_um2, prob)
+        is_counted = ~left_out(rows.table, writer.provenance)
+        sizes.add(area_um2[is_counted], prob[is_counted])
         writer.provenance["n_repaired_outlines"] += n_repaired
     return sizes.measure()
 

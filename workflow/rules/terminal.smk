@@ -123,7 +123,7 @@ def what_is_replaced():
         sheet = Path(folder, "sheet.json")
         sheet.write_text(json.dumps(replaced), encoding="utf-8")
         command = ["muse", "changes", OUTPUT, "--slides", sheet, "--model", RESOLVED_MODEL, "--frame", config["frame"]]
-        command += ["--features", config["features"], *(["--quality"] if config["quality"] else [])]
+        command += ["--features", config["features"], *PLAN.quality_option]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.rstrip()
 
 
