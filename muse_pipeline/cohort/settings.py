@@ -139,7 +139,7 @@ def _explain(wrong: Any) -> str:
             nearest = max(near, key=lambda name: sorted(name) == sorted(key))  # `modle` is `model`, not `mode`
             return f"unknown setting '{key}'; did you mean '{nearest}'?"
     message = f"unknown setting '{unknown[0]}'" if wrong.validator == "additionalProperties" else wrong.message
-    if wrong.validator == "type" and wrong.validator_value == "boolean" and isinstance(wrong.instance, str):
+    if wrong.validator == "type" and "boolean" in wrong.validator_value and isinstance(wrong.instance, str):
         message += " (after --config write True or False)"
     return f"{message}; config/README.md explains the settings"
 
