@@ -66,8 +66,8 @@ def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
             raise ConfigError(f"quality: there is no artefact '{kind}' to subtract; choose of {', '.join(SUBTRACTED)}")
         if kind not in SUBTRACTED:
             raise ConfigError(
-                f"quality: '{kind}' is shown and cannot be subtracted, because more than 0.5 % of the nuclei of clean "
-                f"tissue are found in it; choose of {', '.join(SUBTRACTED)}"
+                f"quality: '{kind}' is shown and cannot be subtracted, because it takes more than 0.5 % of the nuclei "
+                f"of some clean tissue with it; choose of {', '.join(SUBTRACTED)}"
             )
     return chosen
 
