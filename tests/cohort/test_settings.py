@@ -41,9 +41,7 @@ def test_quality_subtracts_what_is_out_of_focus_and_nothing_else():
     for setting in (True, {"subtract": ["blurred"]}, {"subtract": ["blur"]}):
         assert complete(quality=setting)["quality"] == {"subtract": ["blurred"]}
     assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
-    with pytest.raises(
-        ConfigError, match=r"'ink' is shown and cannot be subtracted, because it takes more"
-    ):
+    with pytest.raises(ConfigError, match=r"'ink' is shown and cannot be subtracted, because it takes more"):
         complete(quality={"subtract": ["blurred", "ink"]})
     with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose of blurred"):
         complete(quality={"subtract": ["dust"]})
