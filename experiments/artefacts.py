@@ -11,7 +11,8 @@ Irregular areas of a 32nd of it or more are blurred by a Gaussian, or folds, bub
 steps of a slide; what `muse tissue` leaves out counts as flagged. No patient of these pictures is in the training of
 the model `artefacts`; its thresholds but the lower one of folds, and the colours that it works in, were chosen on them,
 on drawn slides and on CMU-1-Small-Region, parts of which it was trained on. The thresholds of focus were chosen on
-other crops of BRCA-M2C and on TNBC (`--shares`), their lower limit on CMU-1-Small-Region too.
+other crops of BRCA-M2C and on TNBC (`--shares`), their lower limit on CMU-1-Small-Region too; the share of the median
+was then lowered from 0.66, so far that nothing of CMU-1-Small-Region is lost and 90 % are still found in CAMELYON16.
 """
 
 from __future__ import annotations

@@ -20,7 +20,15 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
-from muse_pipeline.nuclei.parquet import POSITIVE, REGION, open_nuclei, parse_outlines, read_provenance, read_within
+from muse_pipeline.nuclei.parquet import (
+    POSITIVE,
+    QUALITY,
+    REGION,
+    open_nuclei,
+    parse_outlines,
+    read_provenance,
+    read_within,
+)
 from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureRenderer
 
@@ -70,7 +78,7 @@ def _to_geodataframe(table: pa.Table, provenance: dict[str, Any]) -> geopandas.G
             columns["class"] = pandas.Categorical.from_codes(to_numpy(table[name]), names)
         elif name == "embedding":
             columns[name] = list(lists_to_numpy(table[name]))
-        elif name == REGION:
+        elif name in (REGION, QUALITY):
             columns[name] = table[name].combine_chunks().to_pandas()
         elif name != "geometry":
             columns[name] = to_numpy(table[name])

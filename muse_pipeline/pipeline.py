@@ -31,7 +31,7 @@ def run_slide(
     region_model: RegionPredictor | None = None,
     embedder: Embedder | None = None,
     features: str = "basic",
-    quality: bool = False,
+    quality: Sequence[str] | None = None,
     n_shards: int = 1,
     threads: int = 1,
     viewer: bool = True,
@@ -50,7 +50,7 @@ def run_slide(
         region_model: maps tissue regions, unless the row has a file of drawn ones.
         embedder: gives every nucleus a vector of features.
         features: set of features to measure of every nucleus.
-        quality: whether nuclei in artefacts are flagged, and left out of the totals.
+        quality: the artefacts whose nuclei and areas are left out of the totals; None: no artefacts are sought.
         n_shards: number of shards of the detection; changes no result.
         threads: threads of the steps that use several; changes no result.
         viewer: whether to write the page that shows the slide in a browser.
@@ -151,7 +151,7 @@ def make_nuclei(
     measurements: Sequence[str] = (),
     regions: Path | None = None,
     features: str = "none",
-    quality: bool = False,
+    quality: Sequence[str] | None = None,
     store: Path | None = None,
     threads: int = 1,
     begin: Begin = str,
@@ -161,9 +161,10 @@ def make_nuclei(
     with _step(files, "stitch", begin) as warnings:
         csv_file = files.csv if csv else None
         pixels = {"features": features, "store": store, "colour": files.colour}
-        pixels["artefacts"] = files.artefacts if quality else None
+        if quality is not None:
+            pixels |= {"artefacts": files.artefacts, "subtract": quality}
         warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, csv_file, threads, regions, **pixels))
-        if not quality:
+        if quality is None:
             files.artefacts.unlink(missing_ok=True)  # of an earlier table
     with _step(files, "geojson", begin):
         geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads, measurements)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.core.types import SUBTRACTED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,6 +237,7 @@ def stitch(
     store: Path | None = None,
     colour: Path | None = None,
     artefacts: Path | None = None,
+    subtract: Sequence[str] = SUBTRACTED,
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei; returns warnings.
 
@@ -251,6 +253,7 @@ def stitch(
         store: the image that the nuclei were found in.
         colour: the stains of the slide.
         artefacts: GeoJSON for the artefacts in ``store``, whose nuclei are flagged; needs ``colour`` too.
+        subtract: the artefacts whose nuclei and areas are left out of totals.
     """
     import pyarrow as pa
 
@@ -266,7 +269,7 @@ def stitch(
     known = read_info(info)
     image = _open_image(store, known) if artefacts or features != "none" else None
     found = TissueMask.load(mask, known)
-    flagged = _find_artefacts(shards, image, found, colour, threads) if artefacts else None
+    flagged = _find_artefacts(shards, image, found, colour, threads, subtract) if artefacts else None
     if flagged:
         flagged.write_outlines(artefacts, known)
     kept = found.kept
@@ -286,15 +289,17 @@ def stitch(
     return [warning for warning in (*doubts, failed, unmeasured, unsought) if warning]
 
 
-def _find_artefacts(shards: Sequence[Path], image: Store, found: TissueMask, colour: Path, threads: int) -> ArtefactMap:
+def _find_artefacts(
+    shards: Sequence[Path], image: Store, found: TissueMask, colour: Path, threads: int, subtract: Sequence[str]
+) -> ArtefactMap:
     from muse_pipeline.inference.appearance import OTHER_STAIN
     from muse_pipeline.inference.artefacts import find_artefacts, seek_no_artefacts
     from muse_pipeline.inference.colour_input import read_colour
     from muse_pipeline.inference.shards import read_shard_facts
 
     if read_shard_facts(shards[0])["common"].get("appearance", {}).get("verdict") == OTHER_STAIN:
-        return seek_no_artefacts(image)
-    return find_artefacts(image, found, read_colour(colour, image.fingerprint).macenko, threads)
+        return seek_no_artefacts(image, subtract)
+    return find_artefacts(image, found, read_colour(colour, image.fingerprint).macenko, threads, subtract)
 
 
 def _open_image(store: Path, info: SlideInfo) -> Store:

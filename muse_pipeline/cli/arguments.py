@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.types import ACCELERATORS, DOUBTS, FEATURE_SETS, GEOJSON_FRAMES
+from muse_pipeline.core.types import ACCELERATORS, DOUBTS, FEATURE_SETS, GEOJSON_FRAMES, SUBTRACTED
 
 LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 
@@ -93,6 +93,34 @@ def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="keep numbers with this kind of doubt in totals and statistics; may be given several times",
     )
+
+
+def add_quality_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whether artefacts are sought, and which of them totals leave out; ``read_quality`` reads both."""
+    parser.add_argument(
+        "--quality",
+        action="store_true",
+        help="find areas out of focus, folds, air bubbles and ink, and leave nuclei out of focus out of the totals",
+    )
+    parser.add_argument(
+        "--subtract",
+        nargs="*",
+        metavar="KIND",
+        help=f"--quality with the artefacts that totals leave out, or none (default: {' '.join(SUBTRACTED)})",
+    )
+
+
+def read_quality(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """The artefacts that totals leave out; None where no artefacts are sought.
+
+    Raises:
+        ConfigError: one of them cannot be left out.
+    """
+    from muse_pipeline.cohort.settings import choose_subtracted
+
+    if args.subtract is None:
+        return SUBTRACTED if args.quality else None
+    return choose_subtracted(args.subtract)
 
 
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,10 @@ from muse_pipeline.cli.arguments import (
     add_features_arguments,
     add_frame_argument,
     add_output_argument,
+    add_quality_arguments,
     add_threads_argument,
     at_least_one,
+    read_quality,
 )
 
 
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-viewer", action="store_true", help="see `muse overlay`")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
     add_features_arguments(parser)
-    parser.add_argument("--quality", action="store_true", help="see `muse run`; needs --store")
+    add_quality_arguments(parser)
     parser.add_argument("--measurements", nargs="*", default=[], metavar="COLUMN", help="see `muse geojson`")
     add_threads_argument(parser)
     add_output_argument(parser, "FOLDER", "results of the slide: RESULTS/<slide_id>")
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         measurements=args.measurements,
         regions=args.regions,
         features=args.features,
-        quality=args.quality,
+        quality=read_quality(args),
         store=args.store,
         threads=args.threads,
     )

@@ -15,7 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, at_least_one, path_or_url, positive
+from muse_pipeline.cli.arguments import (
+    add_output_argument,
+    add_provider_argument,
+    add_quality_arguments,
+    at_least_one,
+    path_or_url,
+    positive,
+    read_quality,
+)
 from muse_pipeline.core.text import some_of
 from muse_pipeline.core.types import FEATURE_SETS
 
@@ -54,11 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="basic",
         help="numbers of every nucleus: shape and stains, or texture and neighbours too (default: %(default)s)",
     )
-    parser.add_argument(
-        "--quality",
-        action="store_true",
-        help="flag nuclei out of focus, in folds, under bubbles or in ink, and leave them out of the totals",
-    )
+    add_quality_arguments(parser)
     parser.add_argument(
         "--embedding", action="store_true", help="also give every nucleus a vector of the model's features"
     )
@@ -117,13 +121,14 @@ def run(args: argparse.Namespace) -> None:
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     _require_to_last(rows, args.output)
     threads = args.threads or count_cores()
-    if args.quality:
+    quality = read_quality(args)
+    if quality is not None:
         require_quality_mpp(card.mpp)
     if args.anndata:
         require_h5py()
     more = {
         "features": "all" if args.anndata else args.features,
-        "quality": args.quality,
+        "quality": quality,
         "viewer": not args.no_viewer,
         "embedder": Embedder(path, provider) if args.embedding else None,
         "h5ad": args.anndata,

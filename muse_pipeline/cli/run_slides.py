@@ -39,7 +39,7 @@ class Plan:
         predictor: the model, one session for all slides.
         region_model: the model of tissue regions, or None.
         features: set of features that are measured of every nucleus.
-        quality: whether nuclei in artefacts are flagged.
+        quality: the artefacts that totals leave out, see ``pipeline.run_slide``.
         n_shards: number of shards of a slide's detection, unless its row has a number.
         threads: threads of the steps that use them.
         viewer: whether every slide gets its page for the browser.
@@ -52,7 +52,7 @@ class Plan:
     predictor: Predictor
     region_model: RegionPredictor | None = None
     features: str = "basic"
-    quality: bool = False
+    quality: tuple[str, ...] | None = None
     n_shards: int = 1
     threads: int = 1
     viewer: bool = True

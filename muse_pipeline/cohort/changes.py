@@ -35,7 +35,7 @@ class RunSettings:
         provider: what runs the model.
         frame: pixel frame of the GeoJSON.
         features: set of features of the nuclei.
-        quality: whether nuclei in artefacts are flagged.
+        quality: the artefacts that totals leave out; None: no artefacts are sought.
         regions: the model of tissue regions, as ``name_version`` gives it, or "none"; None where it is not compared.
     """
 
@@ -44,7 +44,7 @@ class RunSettings:
     provider: str
     frame: str = "qupath"
     features: str = "basic"
-    quality: bool = False
+    quality: tuple[str, ...] | None = None
     regions: str | None = "none"
 
 
@@ -118,7 +118,7 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
         "provider": (provenance["provider"], run.provider),
         "frame": (made["frame"], run.frame),
         "features": (provenance.get("features", {}).get("set", "none"), run.features),
-        "quality": (str("quality" in provenance).lower(), str(run.quality).lower()),
+        "quality": (_quality_text(provenance.get("quality", {}).get("subtract")), _quality_text(run.quality)),
         "muse-pipeline": (provenance["versions"]["muse-pipeline"], __version__),
     }
 
@@ -158,6 +158,11 @@ def _checksum(path: str, time_ns: int) -> str:
 def name_version(name: str, sha256: str | None) -> str:
     """A model or a file with the beginning of its checksum."""
     return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"
+
+
+def _quality_text(subtract: Sequence[str] | None) -> str:
+    """The setting ``quality`` as the config has it."""
+    return "false" if subtract is None else f"{{subtract: [{', '.join(subtract)}]}}"
 
 
 def _mpp_text(given: float | None) -> str:

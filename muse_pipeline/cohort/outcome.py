@@ -25,9 +25,9 @@ def steps_of(rule: str, store: str) -> list[str]:
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """How many nuclei a slide's summary counts, and how many more lie in artefacts, in words."""
-    n_flagged = sum(summary["provenance"].get("quality", {}).get("n_by_class", {}).values())
-    flagged = f", {n_flagged:,} more in artefacts" if n_flagged else ""
+    """How many nuclei a slide's summary counts, and how many more it leaves out, in words."""
+    n = summary["provenance"].get("quality", {}).get("n_nuclei", 0)
+    flagged = f", {n:,} more in artefacts" if n else ""
     return f"{summary['n_nuclei']:,} nuclei{flagged}"
 
 

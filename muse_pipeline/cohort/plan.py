@@ -115,10 +115,16 @@ class Plan:
 
     def features_option(self, slide: str) -> list[Any]:
         """What is measured of nuclei in the image, and the image, as options of the same step."""
-        chosen, quality = self.config.get("features", "none"), self.config.get("quality")
+        chosen = self.config.get("features", "none")
         options = ["--features", chosen] if chosen != "none" else []
-        options += ["--quality"] if quality else []
+        options += self.quality_option
         return [*options, "--store", f"{self.folder(slide)}/{self.store}"] if options else []
+
+    @property
+    def quality_option(self) -> list[str]:
+        """The artefacts that totals leave out, as an option of `nuclei` and `changes`."""
+        quality = self.config.get("quality")
+        return ["--subtract", *quality["subtract"]] if quality else []
 
     def embeddings_file(self, slide: str) -> str:
         """The file of the features that the model gives the nuclei of the slide."""

@@ -18,7 +18,7 @@ from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, OutputError, SheetError
 from muse_pipeline.core.text import slug
-from muse_pipeline.core.types import MODEL_OF_MODE
+from muse_pipeline.core.types import ARTEFACTS, MODEL_OF_MODE, SUBTRACTED
 
 PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
 
@@ -47,10 +47,30 @@ def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("spatialdata") and not settings["keep_stores"]:
         raise ConfigError("config: spatialdata links to the images, which keep_stores: false deletes; set it to true")
     if settings.get("quality"):
+        chosen = SUBTRACTED if settings["quality"] is True else settings["quality"]["subtract"]
+        settings["quality"] = {"subtract": list(choose_subtracted(chosen))}
         require_quality_mpp(settings["mpp"])
     if settings["pretrain"]:
         settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
     return settings
+
+
+def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
+    """The artefacts whose nuclei and areas totals leave out, of those that a user names; "blur" is "blurred".
+
+    Raises:
+        ConfigError: there is no such kind, or it takes clean tissue for an artefact.
+    """
+    chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in kinds))
+    for kind in chosen:
+        if kind not in ARTEFACTS:
+            raise ConfigError(f"quality: there is no artefact '{kind}' to subtract; choose of {', '.join(SUBTRACTED)}")
+        if kind not in SUBTRACTED:
+            raise ConfigError(
+                f"quality: '{kind}' is shown and cannot be subtracted, because it takes more than 0.5 % of the nuclei "
+                f"of some clean tissue with it; choose of {', '.join(SUBTRACTED)}"
+            )
+    return chosen
 
 
 def require_quality_mpp(mpp: float) -> None:
@@ -150,7 +170,7 @@ def _explain(wrong: Any) -> str:
             nearest = max(near, key=lambda name: sorted(name) == sorted(key))  # `modle` is `model`, not `mode`
             return f"unknown setting '{key}'; did you mean '{nearest}'?"
     message = f"unknown setting '{unknown[0]}'" if wrong.validator == "additionalProperties" else wrong.message
-    if wrong.validator == "type" and wrong.validator_value == "boolean" and isinstance(wrong.instance, str):
+    if wrong.validator == "type" and "boolean" in wrong.validator_value and isinstance(wrong.instance, str):
         message += " (after --config write True or False)"
     return f"{message}; config/README.md explains the settings"
 

@@ -16,6 +16,8 @@ ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # of trainings
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # of weights and activations of an exported model
 FEATURE_SETS = ("none", "basic", "all")  # of numbers per nucleus (see ``features.catalogue``)
 DOUBTS = ("stain", "scale", "classes", "organ")  # that leave numbers out of totals (see ``inference.doubts``)
+ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
+SUBTRACTED = ("blurred",)  # the artefacts whose nuclei and areas are left out of totals by default
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
 
 

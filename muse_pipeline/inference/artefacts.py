@@ -9,7 +9,7 @@ finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import shapely
 
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.core.types import ARTEFACTS, SUBTRACTED, SlideInfo
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.inference.predictor import RegionPredictor
@@ -32,7 +32,7 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 MODEL = BUILT_IN / "regions/artefacts.onnx"
-KINDS = ("blurred", "fold", "bubble", "ink")  # what is measured, then the model's classes but the first
+KINDS = ARTEFACTS  # what is measured, then the model's classes but the first
 COLORS = ((255, 170, 0), (128, 0, 128), (0, 160, 200), (60, 60, 60))
 CLEAN = -1
 MPP = 0.5  # um per pixel at which focus is judged
@@ -41,7 +41,7 @@ _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # of what the model maps
 CONNECTED_PROBABILITY = 0.05  # of cells of a fold that are connected with such cells: docs/results.md, "Artefacts"
 MIN_AREAS_MM2 = (0.004, 0.001, 0.004, 0.0)  # of each kind; smaller areas are dropped
-SHARE_OF_MEDIAN = 0.66  # of the ratio of the energies; chosen on BRCA-M2C and TNBC, docs/results.md, "Artefacts"
+SHARE_OF_MEDIAN = 0.622  # of the ratio of the energies; chosen by what is found and lost, docs/results.md, "Artefacts"
 RATIO_LIMITS = (0.32, 0.45)  # a slide may be blurred for the most part, or may have much fine collagen beside glands
 MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
 _NOISE = (0.0314, 0.0106)  # energy of white noise in both details, for 1 in the finest
@@ -61,6 +61,7 @@ class ArtefactMap:
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all but the first kind.
         kinds: their names.
+        subtract: the kinds whose nuclei and areas are left out of totals.
     """
 
     kind: np.ndarray
@@ -68,6 +69,7 @@ class ArtefactMap:
     slide_mpp: tuple[float, float]
     model_sha256: str
     kinds: tuple[str, ...] = KINDS
+    subtract: tuple[str, ...] = SUBTRACTED
 
     def at(self, xy: np.ndarray) -> np.ndarray:
         """(N,) int32 kinds at positions (N, 2) in level-0 px."""
@@ -77,7 +79,8 @@ class ArtefactMap:
 
     def describe(self) -> dict[str, Any]:
         """For the provenance of the table."""
-        return {"mpp": MPP, "cell_um": CELL_UM, "model_sha256": self.model_sha256, "area_mm2": self.area_mm2}
+        found = {"area_mm2": self.area_mm2, "subtract": list(self.subtract)}
+        return {"mpp": MPP, "cell_um": CELL_UM, "model_sha256": self.model_sha256, **found}
 
     def write_outlines(self, path: Path, info: SlideInfo) -> None:
         """Write the areas as annotations for QuPath, classified by kind."""
@@ -91,7 +94,13 @@ class ArtefactMap:
         write_class_areas(path, areas, info, "artefacts")
 
 
-def find_artefacts(store: Store, tissue: TissueMask, fit: MacenkoFit | None, threads: int = 1) -> ArtefactMap:
+def find_artefacts(
+    store: Store,
+    tissue: TissueMask,
+    fit: MacenkoFit | None,
+    threads: int = 1,
+    subtract: Sequence[str] = SUBTRACTED,
+) -> ArtefactMap:
     """Find the areas of a slide that are out of focus, folded, under a bubble or inked, in its image at ``MPP``.
 
     Args:
@@ -99,25 +108,31 @@ def find_artefacts(store: Store, tissue: TissueMask, fit: MacenkoFit | None, thr
         tissue: of the slide; what lies outside counts in no area.
         fit: of the slide's stains; None where that failed.
         threads: change no result.
+        subtract: the kinds whose nuclei and areas are left out of totals; where kinds overlap, these prevail.
 
     Raises:
         StoreError: the image is coarser, or a chunk of it is damaged.
     """
+    masks = find_masks(store, fit, threads)
+    kind = np.full(masks[0].shape, CLEAN, np.int8)
+    for number in sorted(range(len(KINDS)), key=lambda number: KINDS[number] in subtract):
+        kind[masks[number]] = number
+    return ArtefactMap(kind, _measure_areas(kind, tissue), store.slide_mpp, sha256_of(MODEL), subtract=tuple(subtract))
+
+
+def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
+    """The cells (rows, columns) bool of each kind, kinds may overlap; for the arguments see ``find_artefacts``."""
     image = store.at(MPP)
-    model = RegionPredictor(MODEL)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
-    kind = np.full(n_cells, CLEAN, np.int8)
-    blurred = find_blurred(*measure_focus(image, n_cells, threads))
-    masks = blurred, *_map_kinds(image, model, fit, n_cells, threads)
-    for number, (mask, least) in enumerate(zip(masks, MIN_AREAS_MM2, strict=True)):
-        kind[settle_areas(mask, least)] = number
-    kind[~tissue_on_cells(image, _CELL_PX)] = CLEAN
-    return ArtefactMap(kind, _measure_areas(kind, tissue), store.slide_mpp, model.sha256)
+    blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
+    masks = blurred, *_map_kinds(image, RegionPredictor(MODEL), fit, n_cells, threads)
+    return [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
 
 
-def seek_no_artefacts(store: Store) -> ArtefactMap:
+def seek_no_artefacts(store: Store, subtract: Sequence[str]) -> ArtefactMap:
     """The map of a slide of another stain: the model was trained on H&E, and takes brown tissue for ink."""
-    return ArtefactMap(np.full((1, 1), CLEAN, np.int8), {}, store.slide_mpp, sha256_of(MODEL), kinds=())
+    clean = np.full((1, 1), CLEAN, np.int8)
+    return ArtefactMap(clean, {}, store.slide_mpp, sha256_of(MODEL), kinds=(), subtract=tuple(subtract))
 
 
 def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:

@@ -28,7 +28,17 @@ from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.doubts import MIN_NUCLEI, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
-from muse_pipeline.nuclei.parquet import BORDER, CLUSTER, QUALITY, REGION, REGION_PROB, ROW_GROUP, NucleiWriter, Rows
+from muse_pipeline.nuclei.parquet import (
+    BORDER,
+    CLUSTER,
+    QUALITY,
+    REGION,
+    REGION_PROB,
+    ROW_GROUP,
+    NucleiWriter,
+    Rows,
+    left_out,
+)
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.seams import SLACK_UM, SeamResolver
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
@@ -137,7 +147,7 @@ def stitch_shards(
         threads: that draw and measure outlines, which one more reads and writes; the bytes do not depend on them.
         regions: of the slide, from ``region_lookup.load_regions``; None leaves the columns of regions out.
         features: what else to measure of every nucleus; None for no more than the outline.
-        artefacts: areas that nuclei are flagged in; None leaves the column ``quality`` out.
+        artefacts: areas of the column ``quality``, and which of them totals leave out; None leaves the column out.
 
     Returns:
         The provenance that is written into the table.
@@ -251,7 +261,10 @@ def write_nuclei(
     info: SlideInfo,
     threads: int,
 ) -> list[NuclearSize]:
-    """Draw, measure and write the outlines of nuclei (frame: level0); returns the size of all and of each class."""
+    """Draw, measure and write the outlines of nuclei (frame: level0); returns the size of all and of each class.
+
+    Nuclei that totals leave out are written, and in no size.
+    """
 
     def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, Nuclei]:
         level0, others = part
@@ -267,8 +280,9 @@ def write_nuclei(
         writer.append(rows)
         if measures.meter:
             writer.provenance["features"]["n_without_pixels"] += rows.table[OF_EVERY_PIXEL].null_count
+        is_counted = ~left_out(rows.table, writer.provenance)
         for number, sample in enumerate(sizes, -1):
-            own = slice(None) if number < 0 else nuclei.label == number
+            own = is_counted if number < 0 else is_counted & (nuclei.label == number)
             sample.add(area_um2[own], nuclei.prob[own])
         writer.provenance["n_repaired_outlines"] += n_repaired
     return [sample.measure() for sample in sizes]

@@ -69,8 +69,8 @@ class NucleiWriter:
         artefacts: names of what may be wrong with the image; None without the column ``quality``.
 
     Attributes:
-        provenance: may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` are added, with
-            ``positive_od`` also ``n_positive``, and to "quality" the ``n_by_class`` of flagged nuclei.
+        provenance: may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` of the nuclei in the totals
+            are added, to "quality" those of the nuclei that are left out, with ``positive_od`` also ``n_positive``.
     """
 
     def __init__(
@@ -95,8 +95,9 @@ class NucleiWriter:
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
-        self._n_flagged = np.zeros(len(self.classes), int)
-        self._n_nuclei = self._n_positive = 0
+        self._n_left_out = np.zeros(len(self.classes), int)
+        self._n_nuclei = self._n_positive = 0  # in the totals
+        self._n_rows = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def __enter__(self) -> NucleiWriter:
@@ -130,14 +131,13 @@ class NucleiWriter:
             return
         self._bounds[:2] = np.minimum(self._bounds[:2], rows.bounds[:2])
         self._bounds[2:] = np.maximum(self._bounds[2:], rows.bounds[2:])
-        label = to_numpy(rows.table["label"])
-        self._n_nuclei += len(label)
-        self._n_by_label += np.bincount(label[label >= 0], minlength=len(self.classes))
+        label, is_left_out = to_numpy(rows.table["label"]), left_out(rows.table, self.provenance)
+        self._n_rows += len(label)
+        self._n_nuclei += int((~is_left_out).sum())
+        self._n_by_label += np.bincount(label[(label >= 0) & ~is_left_out], minlength=len(self.classes))
+        self._n_left_out += np.bincount(label[(label >= 0) & is_left_out], minlength=len(self.classes))
         if self.positive_od is not None:
             self._n_positive += int(to_numpy(rows.table[POSITIVE]).sum())
-        if self.artefacts is not None:
-            flagged = label[rows.table[QUALITY].is_valid().to_numpy()]
-            self._n_flagged += np.bincount(flagged[flagged >= 0], minlength=len(self.classes))
         self._waiting.append(rows.table)
         if sum(map(len, self._waiting)) >= ROW_GROUP:
             self._write_row_groups()
@@ -153,9 +153,9 @@ class NucleiWriter:
             if self.positive_od is not None:
                 self.provenance["n_positive"] = self._n_positive
             if self.artefacts is not None:
-                flagged = dict(zip(self.classes, self._n_flagged.tolist(), strict=True))
-                self.provenance["quality"]["n_by_class"] = flagged
-            geo = _geo_metadata(self._bounds if self._n_nuclei else None)
+                counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
+                self.provenance["quality"] |= {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
+            geo = _geo_metadata(self._bounds if self._n_rows else None)
             self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(self.provenance)})
 
     def _write_row_groups(self, whole_only: bool = True) -> None:
@@ -300,6 +300,7 @@ def _is_sound(provenance: dict[str, Any]) -> bool:
         all(isinstance(each["name"], str) and len(each["color"]) == 3 for each in classes)
         and all(type(part) is int and 0 <= part <= 255 for part in colours)
         and all(isinstance(provenance["model"][name], str) for name in ("name", "sha256"))
+        and isinstance(provenance.get("quality", {"subtract": []})["subtract"], list)
     )
 
 
@@ -353,6 +354,42 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
             inside = ((xy >= low_xy) & (xy < high_xy)).all(1)
             parts.append(batch.take(to_arrow(np.flatnonzero(inside))))
         return pa.Table.from_batches(parts, pa.schema([file.schema_arrow.field(name) for name in columns]))
+
+
+def left_out(table: pa.Table, provenance: Mapping[str, Any]) -> np.ndarray:
+    """(N,) bool: which nuclei totals leave out, because they lie in an artefact that is subtracted.
+
+    Args:
+        table: rows of a table of nuclei, with the column ``quality`` if it has one.
+        provenance: of it.
+    """
+    if "quality" not in provenance:
+        return np.zeros(len(table), bool)
+    kinds = pa.array(provenance["quality"]["subtract"], pa.string())
+    return to_numpy(pc.is_in(table[QUALITY].cast(pa.string()), kinds))
+
+
+def n_left_out(provenance: Mapping[str, Any]) -> int:
+    """Number of nuclei that totals leave out, beside ``n_nuclei``."""
+    return provenance.get("quality", {}).get("n_nuclei", 0)
+
+
+def left_out_mm2(provenance: Mapping[str, Any]) -> float:
+    """The mm2 of tissue that totals leave out likewise."""
+    quality = provenance.get("quality", {"subtract": ()})
+    return sum(quality["area_mm2"].get(kind, 0.0) for kind in quality["subtract"])
+
+
+def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The nuclei that totals contain, in batches of bounded size with ``columns`` and perhaps ``quality``.
+
+    Raises:
+        NucleiError: a part of the file cannot be read.
+    """
+    provenance = read_provenance(path)
+    quality = [QUALITY] if "quality" in provenance else []
+    for table in iterate_rows(path, ROW_GROUP, [*columns, *quality]):
+        yield table.filter(to_arrow(~left_out(table, provenance))) if quality else table
 
 
 def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
@@ -441,6 +478,6 @@ def write_csv(nuclei_path: Path | str, output: Path | str) -> None:
 def _printable(table: pa.Table) -> pa.Table:
     for name in ("x", "y"):
         table = table.set_column(table.column_names.index(name), name, pc.round(table[name], 2))
-    for name in {"class", REGION} & set(table.column_names):
+    for name in {"class", REGION, QUALITY} & set(table.column_names):
         table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
     return table

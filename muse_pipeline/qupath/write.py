@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from muse_pipeline.core.errors import GeoJSONError, NucleiError
 from muse_pipeline.core.files import remove, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.nuclei.arrow import to_numpy, wkb_to_rings
+from muse_pipeline.nuclei.arrow import to_arrow, to_numpy, wkb_to_rings
 from muse_pipeline.nuclei.parquet import (
     BORDER,
     CLUSTER,
     POSITIVE,
+    QUALITY,
     REGION_PROB,
     iterate_rows,
+    left_out,
     open_nuclei,
     read_provenance,
 )
@@ -71,7 +74,9 @@ def write_geojson(
     with open_nuclei(nuclei_path) as file:
         columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in file.schema_arrow.names)]
         columns += [name for name in _numbers(file.schema_arrow, measurements) if name not in columns]
-    parts = _write_files(nuclei_path, columns, renderer, output, provenance["n_nuclei"], max_features, threads)
+        n_nuclei = file.metadata.num_rows
+    tables = partial(_read_tables, nuclei_path, columns, provenance)
+    parts = _write_files(tables, renderer, output, n_nuclei, max_features, threads)
     sidecar = {
         "slide_id": info.slide_id,
         "slide_file": Path(info.path).name,
@@ -111,9 +116,20 @@ def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: Slid
         )
 
 
+def _read_tables(
+    nuclei_path: Path | str, columns: list[str], provenance: Mapping[str, Any], batch_size: int
+) -> Iterator[pa.Table]:
+    """The columns of all nuclei; 1 instead of ``quality`` where totals leave a nucleus out, else 0."""
+    for table in iterate_rows(nuclei_path, batch_size, columns):
+        if QUALITY in columns:
+            flags = to_arrow(left_out(table, provenance).astype(float))
+            yield table.set_column(columns.index(QUALITY), QUALITY, flags)
+        else:
+            yield table
+
+
 def _write_files(
-    nuclei_path: Path | str,
-    columns: list[str],
+    read_tables: Callable[[int], Iterator[pa.Table]],
     renderer: FeatureRenderer,
     output: Path,
     n_nuclei: int,
@@ -128,8 +144,7 @@ def _write_files(
     of_any_number = re.compile(re.escape(split_name(output)[0]) + r"\.part-\d{3,}" + re.escape(suffix))
     for stale in [path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)]:
         remove(stale)
-    tables = iterate_rows(nuclei_path, batch_size, columns)
-    batches = map_in_order(lambda table: encode(renderer.render(table), suffix), tables, threads)
+    batches = map_in_order(lambda table: encode(renderer.render(table), suffix), read_tables(batch_size), threads)
     with FeatureFile(output) as whole:
         for path in parts:
             with FeatureFile(path) as part:
@@ -170,6 +185,7 @@ OPTIONAL = {  # of tables that have the column
     CLUSTER: ("Morphology cluster", CLUSTER, 1),
     REGION_PROB: ("Region probability", REGION_PROB, 3),
     BORDER: ("Border distance um", BORDER, 1),
+    QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
 }
 CHOSEN_DIGITS = 4  # of columns that a user chose
 INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and how bright they are beside their class

@@ -24,6 +24,7 @@ from muse_pipeline.inference.doubts import (
     find_doubts,
     reason_left_out,
 )
+from muse_pipeline.nuclei.parquet import left_out_mm2, n_left_out
 from muse_pipeline.registration.outcome import FAILED, read_outcome
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
@@ -31,7 +32,7 @@ from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
-MUCH = 0.1  # of the tissue in artefacts, from which the report warns
+MUCH = 0.01  # of the nuclei left out as lying in artefacts, from which the report warns
 BARE_MM2 = 0.05  # of tissue, without a nucleus
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
@@ -54,7 +55,7 @@ class SlideResult:
         group: what the report compares it by; "" without one.
         own: cells of the sheet's columns that are the user's own, by name.
         info: ``slide.json``, or None where ``inspect`` did not get so far.
-        tissue_mm2: area of tissue, artefacts left out; None where ``tissue`` did not get so far.
+        tissue_mm2: area of tissue without the artefacts that are left out; None where ``tissue`` did not get so far.
         summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
         warnings: sentences of the steps.
         partner: how the registration of its partner ended (partner.json); None where it has none.
@@ -144,25 +145,26 @@ class SlideResult:
         return (self.summary["provenance"].get("quality", {}).get("area_mm2") or None) if self.summary else None
 
     @property
-    def processed_mm2(self) -> float:
-        """mm2 of tissue, artefacts included."""
-        return (self.tissue_mm2 or 0.0) + sum((self.artefacts_mm2 or {}).values())
+    def left_out_mm2(self) -> float:
+        """mm2 of tissue that totals leave out."""
+        return left_out_mm2(self.summary["provenance"]) if self.summary else 0.0
 
     @property
-    def artefact_share(self) -> float:
-        """Share of the tissue that lies in artefacts."""
-        return sum((self.artefacts_mm2 or {}).values()) / self.processed_mm2 if self.processed_mm2 else 0.0
+    def n_left_out(self) -> int:
+        """Nuclei that totals leave out."""
+        return n_left_out(self.summary["provenance"]) if self.summary else 0
+
+    @property
+    def processed_mm2(self) -> float:
+        """mm2 of tissue, with what totals leave out."""
+        return (self.tissue_mm2 or 0.0) + self.left_out_mm2
 
     @property
     def artefact_doubt(self) -> str:
-        """How much of the tissue artefacts take, in words; "" if it is not much."""
-        share = self.artefact_share
-        return f"{share:.0%} of the tissue lies in artefacts, which no total contains" if share >= MUCH else ""
-
-    @property
-    def n_flagged(self) -> int | None:
-        """Nuclei in these areas, which no total contains; None likewise."""
-        return None if self.artefacts_mm2 is None else sum(self.summary["provenance"]["quality"]["n_by_class"].values())
+        """How many of the nuclei are left out as lying in artefacts, in words; "" if they are few."""
+        share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
+        kinds = ", ".join(self.summary["provenance"]["quality"]["subtract"]) if self.n_left_out else ""
+        return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
 
     @property
     def lacks_regions(self) -> str:
@@ -286,8 +288,7 @@ def judge_slide(
     stale = _find_stale(known["info"], tissue, summary, known["path"])
     if stale:
         return SlideResult(status="failed", step="report", reason=stale, **known)
-    artefacts_mm2 = summary["provenance"].get("quality", {}).get("area_mm2", {})
-    known["tissue_mm2"] = max(known["tissue_mm2"] - sum(artefacts_mm2.values()), 0.0)
+    known["tissue_mm2"] = max(known["tissue_mm2"] - left_out_mm2(summary["provenance"]), 0.0)
     known["warnings"] = _join_reasons(known["warnings"], summary, known["organ"])
     gaps, blank = _name_gaps(summary, known["info"]), _name_blank(tissue.area_mm2, summary)
     status = "partial" if gaps else "empty" if blank else "ok"
@@ -415,7 +416,7 @@ def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
         return f"no tissue was found{within}; see tissue.png"
     if summary["n_nuclei"]:
         return ""
-    return "all nuclei are in artefacts" if summary["provenance"]["n_nuclei"] else "no nuclei were found"
+    return "all nuclei are in artefacts" if n_left_out(summary["provenance"]) else "no nuclei were found"
 
 
 def _name_rectangles(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:

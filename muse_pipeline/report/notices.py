@@ -48,7 +48,7 @@ KINDS = {
     "classes": Kind(RED, OF_CLASSES["classes"], "whose nuclei do not suit their classes"),
     "organ": Kind(AMBER, OF_CLASSES["organ"], "of an organ in which the classes are not validated"),
     "tissue": Kind(AMBER, "check tissue", "whose tissue is doubtful, check before use", "the tissue is doubtful: {}"),
-    "artefacts": Kind(AMBER, "artefacts", "with large artefacts"),
+    "artefacts": Kind(AMBER, "artefacts", "with nuclei in artefacts that are in no total"),
     "regions": Kind(AMBER, "no regions", "without tissue regions, whose model failed", "no tissue regions: {}"),
     "partner": Kind(
         AMBER,

@@ -135,17 +135,18 @@ def _facts(slide: SlideResult) -> Markup:
 
 
 def _tissue(slide: SlideResult) -> Markup:
-    """Area without that of artefacts."""
-    without = element("small", "without artefacts") if slide.artefact_share else None
+    """Area without that of artefacts that are left out."""
+    without = element("small", "without artefacts") if slide.left_out_mm2 else None
     return element("span", f"{area_text(slide.tissue_mm2)} mm² ", without)
 
 
 def _artefacts(slide: SlideResult) -> Markup:
-    """Area and nuclei that are in no total."""
-    areas = [f"{area_text(mm2)} mm² {kind}" for kind, mm2 in slide.artefacts_mm2.items() if mm2]
-    left_out = [f"{100 * slide.artefact_share:.1f} % of the tissue"] if areas else []
-    left_out += [f"{count_noun(slide.n_flagged, 'nucleus', 'nuclei')} left out"] if slide.n_flagged else []
-    return element("span", ", ".join(areas) or "none", " ", element("small", ", ".join(left_out)) if left_out else None)
+    """Area and share of the tissue of each kind, and what is in no total."""
+    found, whole = {kind: mm2 for kind, mm2 in slide.artefacts_mm2.items() if mm2}, slide.processed_mm2
+    areas = [f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in found.items()]
+    n, share = slide.n_left_out, 100 * slide.left_out_mm2 / whole if whole else 0.0
+    left_out = f"{share:.1f} % of the tissue, {count_noun(n, 'nucleus', 'nuclei')} left out" if share else ""
+    return element("span", ", ".join(areas) or "none", " ", element("small", left_out) if left_out else None)
 
 
 def _positive(positive: dict[str, Any]) -> Markup:
@@ -232,7 +233,8 @@ def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
         caption = f"Registered partner: {_residuals(slide.partner['residuals'])}"
         overview.append(album.figure(slide.folder / "partner" / CHECKERBOARD, caption, _OVERVIEW_PX, anchor))
     if slide.n_nuclei:
-        caption = "Density of nuclei, artefacts outlined" if slide.n_flagged else "Density of nuclei"
+        has_artefacts = any((slide.artefacts_mm2 or {}).values())
+        caption = "Density of nuclei, artefacts outlined" if has_artefacts else "Density of nuclei"
         overview.append(album.figure(slide.folder / "density.png", caption, _OVERVIEW_PX, anchor))
     if slide.summary:
         for field in slide.summary["fields"]:

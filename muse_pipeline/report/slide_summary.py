@@ -42,7 +42,7 @@ from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.mask import TissueMask
 
-FORMAT = 3  # of a summary; one of another is made again
+FORMAT = 4  # of a summary; one of another is made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store
 
 
@@ -101,8 +101,7 @@ def _describe(
     cv2.setNumThreads(1)
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
     nuclei, tissue = folder / "nuclei.parquet", TissueMask.load(folder / "tissue.npz")
-    sound = stream_positions(nuclei, "label", sound_only="quality" in provenance)
-    grid = count_nuclei(sound, info.size_px, info.mpp, len(classes))
+    grid = count_nuclei(stream_positions(nuclei, "label", counted_only=True), info.size_px, info.mpp, len(classes))
     counts, ihc = grid.counts.sum((1, 2)), _count_positive(provenance)
 
     def draw_map() -> None:
@@ -139,7 +138,7 @@ def _describe(
 
 
 def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
-    """Areas whose nuclei are in no total."""
+    """Areas of artefacts."""
     with suppress(GeoJSONError):  # there is none
         return read_class_areas(folder / "artefacts.geojson", info)
     return []

@@ -167,11 +167,11 @@ def _left_out(slide: SlideResult) -> str:
 
 
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
-    """mm2 that are in no total, by what is wrong with them, and the nuclei there; none where not asked for."""
+    """mm2 by what is wrong with them, and the nuclei that totals leave out; none where not asked for."""
     if slide.artefacts_mm2 is None:
         return {}
     areas = {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
-    return {**areas, "nuclei_in_artefacts": slide.n_flagged}
+    return {**areas, "nuclei_in_artefacts": slide.n_left_out}
 
 
 def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,18 @@ import pyarrow.compute as pc
 
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import NucleiError
+from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.features.catalogue import Feature, every_feature
 from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
-from muse_pipeline.nuclei.parquet import BORDER, REGION, REGION_PROB, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import (
+    BORDER,
+    QUALITY,
+    REGION,
+    REGION_PROB,
+    iterate_rows,
+    open_nuclei,
+    read_provenance,
+)
 from muse_pipeline.qupath.write import nucleus_ids
 from muse_pipeline.scverse.elements import CHUNK_ROWS, ID_LENGTH
 
@@ -57,13 +66,14 @@ class NucleiTable:
         """
         provenance = read_provenance(path)
         with open_nuclei(path) as file:
-            schema = vectors = file.schema_arrow
-        if embeddings:
-            vectors = _embeddings_schema(embeddings, provenance["n_nuclei"])
+            schema, n_nuclei = file.schema_arrow, file.metadata.num_rows
+        vectors = _embeddings_schema(embeddings, n_nuclei) if embeddings else schema
         classes = [one["name"] for one in provenance["card"]["classes"]]
         categories = {"class": classes}
         if REGION in schema.names:
             categories[REGION] = [one["name"] for one in provenance["regions"].get("classes", [])]
+        if QUALITY in schema.names:
+            categories[QUALITY] = list(ARTEFACTS)
         known = every_feature(classes)
         return cls(
             path=path,
@@ -73,7 +83,7 @@ class NucleiTable:
             categories=categories,
             numbers=tuple(name for name in schema.names if name in DESCRIPTIONS or name.startswith("prob_")),
             embedding_dim=vectors.field("embedding").type.list_size if "embedding" in vectors.names else 0,
-            n_nuclei=provenance["n_nuclei"],
+            n_nuclei=n_nuclei,
             embeddings=embeddings,
         )
 

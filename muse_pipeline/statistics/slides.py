@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,16 @@ from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.nuclei.parquet import BORDER, QUALITY, REGION, ROW_GROUP, iterate_rows, open_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import (
+    BORDER,
+    REGION,
+    ROW_GROUP,
+    iterate_counted,
+    iterate_rows,
+    left_out_mm2,
+    open_nuclei,
+    read_provenance,
+)
 
 EDGE = "neighbours_tissue_edge_um"
 THREADS = 4  # slides that are read at once: a million nuclei take 300 MB
@@ -63,24 +73,23 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     path = folder / "nuclei.parquet"
     provenance = read_provenance(path)
     classes = [one["name"] for one in provenance["card"]["classes"]]  # by label; `n_by_class` is sorted by name
-    counts, area_mm2, n = provenance["n_by_class"], _read_area(folder / "tissue.npz"), provenance["n_nuclei"]
-    if quality := provenance.get("quality"):
-        counts = {name: n_of_class - quality["n_by_class"][name] for name, n_of_class in counts.items()}
-        area_mm2, n = area_mm2 - sum(quality["area_mm2"].values()), n - sum(quality["n_by_class"].values())
+    counts, n = provenance["n_by_class"], provenance["n_nuclei"]
+    area_mm2 = _read_area(folder / "tissue.npz") - left_out_mm2(provenance)
     found = {_density("nuclei_per_mm2"): n / area_mm2 if area_mm2 else np.nan}
     for name in classes:
         n_of_class = counts[name]
         found[_density(f"nuclei_per_mm2_{name}")] = n_of_class / area_mm2 if area_mm2 else np.nan
         found[Measure(f"percent_{name}", "mix", "%")] = 100 * n_of_class / n if n else np.nan
     features = every_feature(classes)
-    columns = _read_columns(path, ["label", REGION, BORDER, *(feature.name for feature in features)])
+    columns = _read_columns(path, ["label", *(feature.name for feature in features)], iterate_counted)
     for feature in features:
         if feature.name in columns:
             found[Measure(f"median_{feature.name}", "feature", feature.unit)] = _median(columns[feature.name])
     if EDGE in columns and len(classes) > 1:
         found |= _mixing(columns, classes)
     if "bands" in provenance.get("regions", {}):
-        found |= _infiltration(columns, provenance["regions"], classes)
+        everywhere = _read_columns(path, ["label", REGION, BORDER], partial(iterate_rows, batch_size=ROW_GROUP))
+        found |= _infiltration(everywhere, provenance["regions"], classes)  # regions contain areas that totals lack
     return found
 
 
@@ -96,14 +105,14 @@ def _read_area(path: Path) -> float:
         raise StoreError(f"{path}: is no tissue mask; run `muse tissue` again") from error
 
 
-def _read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Those of the columns that a table has, (N,) each, without flagged nuclei; regions as names, None for none."""
+def _read_columns(
+    path: Path, names: Sequence[str], iterate: Callable[..., Iterator[pa.Table]]
+) -> dict[str, np.ndarray]:
+    """Those of the columns that a table has, (N,) each, of the nuclei that ``iterate`` gives; regions as names."""
     with open_nuclei(path) as file:
-        flags = [QUALITY] if QUALITY in file.schema_arrow.names else []
         known = sorted(set(names) & set(file.schema_arrow.names))
     parts = {name: [np.zeros(0)] for name in known}
-    for batch in iterate_rows(path, ROW_GROUP, [*known, *flags]):
-        table = batch.filter(batch[QUALITY].is_null()) if flags else batch
+    for table in iterate(path, columns=known):
         for name in known:
             column = table[name]
             parts[name].append(column.cast(pa.string()).to_numpy() if name == REGION else to_numpy(column))

@@ -17,7 +17,15 @@ import pyarrow as pa
 
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
-from muse_pipeline.nuclei.parquet import POSITIVE, ROW_GROUP, iterate_rows, open_nuclei
+from muse_pipeline.nuclei.parquet import (
+    POSITIVE,
+    QUALITY,
+    ROW_GROUP,
+    iterate_rows,
+    left_out,
+    open_nuclei,
+    read_provenance,
+)
 
 CHUNK_UM = 1024.0
 GRID_UM = 64.0
@@ -41,6 +49,7 @@ class Batch:
         score: (n,) float.
         sureness: (n,) float, probability of the class; of one class the score.
         rays: (n, R) um.
+        is_counted: (n,) bool, which are in totals.
     """
 
     row: np.ndarray
@@ -49,6 +58,7 @@ class Batch:
     score: np.ndarray
     sureness: np.ndarray
     rays: np.ndarray
+    is_counted: np.ndarray
 
     @property
     def score_level(self) -> np.ndarray:
@@ -68,7 +78,9 @@ def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
         names = [name for name in file.schema_arrow.names if name.startswith("prob_")]
     probabilities = names if len(names) > 1 and not by_stain else []
     first = 0
-    for table in iterate_rows(path, ROW_GROUP, ["x", "y", column, "score", *probabilities, "rays"]):
+    provenance = read_provenance(path)
+    quality = [QUALITY] if "quality" in provenance else []
+    for table in iterate_rows(path, ROW_GROUP, ["x", "y", column, "score", *probabilities, "rays", *quality]):
         label, score = to_numpy(table[column]).astype(int), to_numpy(table["score"]).astype(float)
         yield Batch(
             row=np.arange(first, first + len(table)),
@@ -77,6 +89,7 @@ def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
             score=score,
             sureness=_sureness(table, probabilities, label) if probabilities else score,
             rays=lists_to_numpy(table["rays"]),
+            is_counted=~left_out(table, provenance),
         )
         first += len(table)
 
@@ -156,7 +169,7 @@ class Overview:
         info: the slide.
         n_classes: known ones.
         n_nuclei: of the table.
-        histogram: (C + 1, SCORE_BINS) nuclei by class, the last plane those without one, and score.
+        histogram: (C + 1, SCORE_BINS) nuclei in totals by class, the last plane those without one, and score.
     """
 
     info: SlideInfo
@@ -172,14 +185,14 @@ class Overview:
         self._sample: list[np.ndarray] = []
 
     def add(self, batch: Batch) -> None:
-        """Count nuclei, and take some of them into the sample."""
-        plane = np.minimum(batch.label, self.n_classes).astype(int)
-        score = batch.score_level.astype(int) * SCORE_BINS // SCORE_LEVELS
+        """Count nuclei, but for those that totals leave out, and take some of all into the sample."""
+        counted = batch.is_counted
+        plane = np.minimum(batch.label[counted], self.n_classes).astype(int)
+        score = batch.score_level[counted].astype(int) * SCORE_BINS // SCORE_LEVELS
         kind = plane * SCORE_BINS + score
         self.histogram += np.bincount(kind, minlength=self.histogram.size).reshape(self.histogram.shape)
-        column, row = (
-            np.floor(batch.xy * self.info.mpp / GRID_UM).astype(int).clip(0, (self._columns - 1, self._rows - 1)).T
-        )
+        last = self._columns - 1, self._rows - 1
+        column, row = np.floor(batch.xy[counted] * self.info.mpp / GRID_UM).astype(int).clip(0, last).T
         cells, inverse = np.unique(row * self._columns + column, return_inverse=True)
         counts = np.bincount(inverse * self.histogram.size + kind, minlength=len(cells) * self.histogram.size)
         for cell, new in zip(cells.tolist(), counts.reshape(len(cells), -1), strict=True):

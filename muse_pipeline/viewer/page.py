@@ -21,7 +21,7 @@ from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, read_json, remove
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
-from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import footer_checksum, n_left_out, open_nuclei, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.report.overlays import find_proposals
 from muse_pipeline.report.plots import COLOR_BLIND_SAFE
@@ -32,7 +32,7 @@ from muse_pipeline.tissue.outline import trace_outline
 from muse_pipeline.viewer.nuclei import ChunkWriter, Gallery, Overview, iterate_batches
 from muse_pipeline.viewer.pyramid import write_tiles
 
-FORMAT = 2
+FORMAT = 3
 SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "linked.js", "start.js")
 VENDORED = ("openseadragon.min.js", "OPENSEADRAGON-LICENSE.txt")
 TISSUE, ROI = "Tissue", "Region of interest"
@@ -88,8 +88,9 @@ def write_slide_page(target: Path, folder: Path, image: dict[str, Any] | None) -
         image: as ``write_tiles`` returns it, with the "folder" of the tiles relative to the page; None: white.
     """
     nuclei, info = folder / "nuclei.parquet", read_info(folder / "slide.json")
-    slide = _describe(info, read_provenance(nuclei), footer_checksum(nuclei))
-    slide["image"] = image
+    provenance = read_provenance(nuclei)
+    slide = _describe(info, provenance, footer_checksum(nuclei))
+    slide |= {"image": image, "n_nuclei": provenance["n_nuclei"], "n_left_out": n_left_out(provenance)}
     slide |= _write_nuclei(nuclei, info, slide, target)
     proposals = find_proposals(folder, info)
     slide["proposals"] = _write_proposals(proposals, info, target) if proposals else None
@@ -150,7 +151,6 @@ def _write_nuclei(path: Path, info: SlideInfo, slide: dict[str, Any], folder: Pa
         for each in (chunks, overview, gallery):
             each.add(batch)
     return {
-        "n_nuclei": n_nuclei,
         "chunks": chunks.finish(),
         "overview": overview.write(folder / "overview.js"),
         "gallery": gallery.entries(),

@@ -49,7 +49,8 @@ def test_the_same_settings_change_nothing(finished):
         ("provider", "openvino", "provider cpu -> openvino"),
         ("frame", "openslide", "frame qupath -> openslide"),
         ("features", "all", "features basic -> all"),
-        ("quality", True, "quality false -> true"),
+        ("quality", ("blurred",), "quality false -> {subtract: [blurred]}"),
+        ("quality", (), "quality false -> {subtract: []}"),
     ],
 )
 def test_a_setting_of_the_run_is_named(finished, name, value, change):

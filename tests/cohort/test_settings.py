@@ -37,6 +37,16 @@ def test_quality_needs_an_image_in_which_focus_can_be_judged():
         complete(quality=True, mpp=0.3)
 
 
+def test_quality_subtracts_what_is_out_of_focus_and_nothing_else():
+    for setting in (True, {"subtract": ["blurred"]}, {"subtract": ["blur"]}):
+        assert complete(quality=setting)["quality"] == {"subtract": ["blurred"]}
+    assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
+    with pytest.raises(ConfigError, match=r"'ink' is shown and cannot be subtracted, because it takes more"):
+        complete(quality={"subtract": ["blurred", "ink"]})
+    with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose of blurred"):
+        complete(quality={"subtract": ["dust"]})
+
+
 def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
     (tmp_path / "tumour.onnx").touch()
     settings.require_available({"anndata": True, "regions": str(tmp_path / "tumour.onnx")})

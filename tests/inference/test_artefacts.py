@@ -1,8 +1,10 @@
 """Areas out of focus, folded, under a bubble and in ink, on drawn slides where all are known."""
 
 import csv
+import gzip
 import json
 import shutil
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -14,9 +16,11 @@ from drawn import ArraySlide
 from PIL import Image
 from slide_files import write_pyramid
 
+from muse_pipeline import read_nuclei
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.settings import require_quality_mpp
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.demo.tissue import plan_tissue
 from muse_pipeline.demo.write import write_demo
@@ -24,15 +28,20 @@ from muse_pipeline.inference.artefacts import (
     CELL_UM,
     COLORS,
     KINDS,
+    MIN_AREAS_MM2,
     ArtefactMap,
     apply_hysteresis,
     average_over_tissue,
     find_artefacts,
     find_blurred,
+    measure_focus,
+    settle_areas,
 )
 from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.inference.region_maps import tissue_on_cells
+from muse_pipeline.nuclei.parquet import write_csv
 from muse_pipeline.pipeline import make_image
+from muse_pipeline.statistics.slides import measure_slide
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -74,10 +83,11 @@ def results(slide):
     """The slide run with and without `--quality`, in one and in three shards."""
     from muse_pipeline.cli.main import main
 
-    options = {"flagged": ["--quality"], "cut": ["--quality", "--shards", "3", "--threads", "2"], "plain": []}
+    cut = ["--subtract", "blurred", "--shards", "3", "--threads", "2"]
+    options = {"flagged": ["--quality"], "cut": [*cut, "--no-viewer"], "plain": ["--no-viewer"]}
     for name, more in options.items():
         folder = slide.parent / name
-        words = ["run", slide, "--output", folder, "--no-viewer", "--features", "none", "--threads", "1"]
+        words = ["run", slide, "--output", folder, "--features", "none", "--threads", "1"]
         assert main([*map(str, words), *more]) == 0
     return slide.parent
 
@@ -110,8 +120,8 @@ def test_most_of_a_fold_is_found_and_little_else(tmp_path):
 @pytest.mark.parametrize(
     ("usual", "part", "flagged"),
     [
-        (0.66, 0.42, True),
-        (0.66, 0.45, False),
+        (0.66, 0.4, True),
+        (0.66, 0.42, False),
         (0.42, 0.42, False),
         (1.2, 0.5, False),  # glands in focus, in a stroma of fine collagen
     ],
@@ -128,6 +138,26 @@ def test_a_slight_defocus_shows_beside_the_rest_of_the_slide(usual, part, flagge
 def test_a_slide_out_of_focus_everywhere_is_flagged_everywhere():
     assert find_blurred(np.full((5, 5), 2.0), np.full((5, 5), 9.0)).all()
     assert not find_blurred(np.zeros((5, 5)), np.full((5, 5), 0.4)).any()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "mpp"),
+    [
+        ("wsi-cmu-small-region/*.svs", None),
+        ("brca-m2c/images/*.png", 0.5),
+        ("tnbc-nuclei/images/*.png", 0.25),
+        ("orion-crc-tiles/images/*.tif", 0.5),
+        ("oral-scc/images/*.jpg", 0.5),
+    ],
+)
+def test_clean_tissue_is_in_focus(shared_data, tmp_path, pictures, mpp):
+    files, path = SlideFiles(tmp_path / "results"), min(shared_data.glob(pictures))
+    files.folder.mkdir()
+    make_image(path, files, "crop", MPP, slide_mpp=mpp)
+    image = open_store(files.store(MPP))
+    n_cells = tuple(-(-side // round(CELL_UM / MPP)) for side in image.size_px[::-1])
+    blurred = settle_areas(find_blurred(*measure_focus(image, n_cells)), MIN_AREAS_MM2[0])
+    assert blurred[tissue_on_cells(image, round(CELL_UM / MPP))].mean() < 0.005
 
 
 def test_cells_at_the_edge_of_tissue_are_judged_by_their_tissue():
@@ -153,29 +183,69 @@ def test_nuclei_there_are_flagged(results):
     assert outside.sum() > 500 and not quality[outside].any()
 
 
-def test_they_are_in_no_total(results):
+def test_those_out_of_focus_are_in_no_total(results):
     table = pq.read_table(results / "flagged/drawn/nuclei.parquet")
+    kinds = table["quality"].to_pylist()
     flagged, plain = (read_row(results / name) for name in ("flagged", "plain"))
-    assert int(flagged["nuclei"]) + int(flagged["nuclei_in_artefacts"]) == int(plain["nuclei"]) == len(table)
-    assert int(flagged["nuclei_in_artefacts"]) == len(table) - table["quality"].null_count > 50
-    left_out = sum(float(flagged[f"{kind.lower()}_mm2"]) for kind in AREAS)
+    n = int(flagged["nuclei_in_artefacts"])
+    assert int(flagged["nuclei"]) + n == int(plain["nuclei"]) == len(table)
+    assert n == kinds.count("blurred") > 50 and kinds.count("ink") > 50
+    left_out = float(flagged["blurred_mm2"])
     assert float(flagged["tissue_mm2"]) + left_out == pytest.approx(float(plain["tissue_mm2"]), abs=2e-4)
-    assert "blurred_mm2" not in plain
-    share, n = 100 * left_out / float(plain["tissue_mm2"]), int(flagged["nuclei_in_artefacts"])
+    assert float(flagged["ink_mm2"]) > 0 and "blurred_mm2" not in plain
+    whole = float(plain["tissue_mm2"])
     reports = [(results / name / "report.html").read_text(encoding="utf-8") for name in ("flagged", "plain")]
+    doubt = f"{n / len(table):.1%} of the nuclei lie in artefacts (blurred) and are in no total"
     for phrase in (
-        "of the tissue lies in artefacts",
-        f"{share:.1f} % of the tissue, {n:,} nuclei left out",
+        doubt,
+        f"mm² ink ({100 * float(flagged['ink_mm2']) / whole:.1f} %)",
+        f"{100 * left_out / whole:.1f} % of the tissue, {n:,} nuclei left out",
         "mm² <small>without artefacts",
+        'href="drawn/artefacts.geojson"',
     ):
         assert [phrase in report for report in reports] == [True, False]
-    assert ["of the tissue lies in artefacts" in row["warnings"] for row in (flagged, plain)] == [True, False]
-    assert ['href="drawn/artefacts.geojson"' in report for report in reports] == [True, False]
+    assert [doubt in row["warnings"] for row in (flagged, plain)] == [True, False]
 
 
-def test_overlays_do_not_count_them(results):
+def test_a_slide_has_one_number_everywhere(results, muse):
+    folder, row = results / "flagged/drawn", read_row(results / "flagged")
+    n, n_left_out = int(row["nuclei"]), int(row["nuclei_in_artefacts"])
+    summary, sidecar = (read_json(folder / name) for name in ("summary.json", "nuclei.provenance.json"))
+    made = sidecar["provenance"]
+    assert summary["n_nuclei"] == sum(each["n_nuclei"] for each in summary["classes"]) == n
+    assert made["n_nuclei"] == sum(made["n_by_class"].values()) == n
+    assert made["quality"]["n_nuclei"] == sum(made["quality"]["n_by_class"].values()) == n_left_out
+    assert "In artefact" in sidecar["measurements"]
+    with gzip.open(folder / "nuclei.geojson.gz") as file:
+        measured = [each["properties"]["measurements"] for each in json.load(file)["features"]]
+    assert Counter(each["In artefact"] for each in measured) == {0: n, 1: n_left_out}
+    counted = [each["Area um^2"] for each in measured if not each["In artefact"]]
+    assert float(row["median_area_um2"]) == pytest.approx(np.median(counted), abs=0.11)
+    page = (folder / "viewer/slide.js").read_text()
+    slide = json.loads(page.removeprefix("muse.slide = ").removesuffix(";\n"))
+    assert (slide["n_nuclei"], slide["n_left_out"], np.sum(slide["overview"]["histogram"])) == (n, n_left_out, n)
+    values = {measure.name: value for measure, value in measure_slide(folder).items()}
+    assert values["nuclei_per_mm2"] == pytest.approx(float(row["nuclei_per_mm2"]), rel=1e-3)
+    h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    assert muse("anndata", folder / "nuclei.parquet", "-o", folder / "nuclei.h5ad")[0] == 0
+    with h5py.File(folder / "nuclei.h5ad") as file:
+        column = file["obs/quality"]
+        names = [*column["categories"].asstr()[:], None]
+        kinds = [names[code] for code in column["codes"][:]]
+    assert kinds == pq.read_table(folder / "nuclei.parquet")["quality"].to_pylist()
+    assert Counter(read_nuclei(folder / "nuclei.parquet")["quality"].dropna()) == Counter(filter(None, kinds))
+
+
+def test_a_table_with_the_column_is_written_as_csv(results, tmp_path):
+    write_csv(results / "flagged/drawn/nuclei.parquet", tmp_path / "nuclei.csv.gz")
+    with gzip.open(tmp_path / "nuclei.csv.gz", "rt") as file:
+        kinds = Counter(row["quality"] for row in csv.DictReader(file))
+    assert kinds.keys() == {"", "blurred", "bubble", "ink"}
+
+
+def test_overlays_do_not_count_those_out_of_focus(results):
     table = pq.read_table(results / "flagged/drawn/nuclei.parquet", columns=["x", "y", "quality"])
-    xy, sound = np.stack([table["x"], table["y"]], 1), np.array(table["quality"].is_null())
+    xy, sound = np.stack([table["x"], table["y"]], 1), np.array(table["quality"].to_pylist()) != "blurred"
     for field in json.loads((results / "flagged/drawn/summary.json").read_text())["fields"]:
         low, size = np.array(field["xy_level0"]), np.array(field["size_um"]) / MPP
         assert field["n_nuclei"] == (((xy >= low) & (xy < low + size)).all(1) & sound).sum()

@@ -35,7 +35,7 @@ def results(tmp_path):
 
 @pytest.fixture
 def flagged(tmp_path):
-    """A slide of which 12 of 20 nuclei are flagged, which are enormous."""
+    """A slide of which 12 of 20 nuclei are out of focus, which are enormous, and the others in ink."""
     write_slide(tmp_path / "flagged", 50, np.random.default_rng(0), n_flagged=12)
     return tmp_path / "flagged"
 
@@ -67,8 +67,9 @@ def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
     regions = [one["name"] for one in REGIONS["classes"]]
     provenance["regions"], more = REGIONS, {"regions": regions, "features": features}
     if n_flagged is not None:
-        provenance["quality"], more["artefacts"] = {"area_mm2": {"ink": 0.1}}, ["ink"]
-        columns["quality"] = np.where(np.arange(20) < n_flagged, 0, -1).astype(np.int32)
+        provenance["quality"] = {"area_mm2": {"blurred": 0.1, "ink": 0.3}, "subtract": ["blurred"]}
+        more["artefacts"] = ["blurred", "ink"]
+        columns["quality"] = np.where(np.arange(20) < n_flagged, 0, 1).astype(np.int32)
         columns["area_um2"] = np.where(np.arange(20) < n_flagged, 1e6, columns["area_um2"])
     with NucleiWriter(folder / "nuclei.parquet", CLASSES, provenance, 4, **more) as writer:
         writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), columns)

@@ -179,7 +179,8 @@ def record_settings():
 @cache
 def changes_by_provenance(slide):
     """What the run changes of a slide that `muse run` finished, which records no settings of jobs."""
-    how = config["frame"], config["features"], config["quality"], None
+    quality = tuple(config["quality"]["subtract"]) if config["quality"] else None
+    how = config["frame"], config["features"], quality, None
     run = RunSettings(MODEL["name"], MODEL.get("sha256"), MODEL["provider"], *how)
     return find_changes(Path(PLAN.folder(slide)), SheetRow.from_dict(ROWS[slide]), run)
 

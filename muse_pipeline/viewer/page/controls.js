@@ -26,9 +26,10 @@
     shown.classes = slide.classes.map(() => true).concat(true);
     const panel = document.getElementById("panel");
     document.getElementById("image").setAttribute("aria-label", "Image of the slide; arrow keys move it, + and - zoom");
+    const leftOut = slide.n_left_out ? `; ${slide.n_left_out.toLocaleString("en")} more in artefacts are not counted` : "";
     panel.append(
       el("h1", {}, el("bdi", {}, slide.slide_id)),
-      el("p", { className: "note" }, `${slide.n_nuclei.toLocaleString("en")} nuclei found by `, el("bdi", {}, slide.model)),
+      el("p", { className: "note" }, `${slide.n_nuclei.toLocaleString("en")} nuclei found by `, el("bdi", {}, slide.model), leftOut),
       muse.section("Nuclei", ...classRows(), scoreRow(), modeRow(), opacityRow("Opacity", "opacity"), colorRow()),
       muse.section("Image and areas", imageRow(), ...layerRows()),
     );
