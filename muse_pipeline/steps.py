@@ -286,7 +286,8 @@ def stitch(
     n_without = provenance.get("features", {}).get("n_without_pixels")
     unmeasured = f"{n_without:,} nuclei hold no pixel centre: their stains and texture are empty" if n_without else None
     unsought = "no artefacts were sought: the slide is of another stain" if flagged and not flagged.kinds else None
-    return [warning for warning in (*doubts, failed, unmeasured, unsought) if warning]
+    soft = flagged.soft if flagged else None
+    return [warning for warning in (*doubts, failed, unmeasured, unsought, soft) if warning]
 
 
 def _find_artefacts(

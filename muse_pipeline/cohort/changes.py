@@ -118,7 +118,7 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
         "provider": (provenance["provider"], run.provider),
         "frame": (made["frame"], run.frame),
         "features": (provenance.get("features", {}).get("set", "none"), run.features),
-        "quality": (_quality_text(provenance.get("quality", {}).get("subtract")), _quality_text(run.quality)),
+        "quality": (_quality_text(provenance.get("quality", {}).get("asked")), _quality_text(run.quality)),
         "muse-pipeline": (provenance["versions"]["muse-pipeline"], __version__),
     }
 

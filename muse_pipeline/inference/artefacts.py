@@ -47,6 +47,7 @@ MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
 _NOISE = (0.0314, 0.0106)  # energy of white noise in both details, for 1 in the finest
 MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
 MAX_GREY = 220  # of 255; brighter is glass
+MOST = 0.5  # of the tissue: where more is out of focus, the slide is soft and not parts of it
 _BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurred on its own, with mirrored edges
 _STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every machine
 
@@ -61,7 +62,8 @@ class ArtefactMap:
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all but the first kind.
         kinds: their names.
-        subtract: the kinds whose nuclei and areas are left out of totals.
+        subtract: The kinds whose nuclei and areas are to be left out of totals.
+        tissue_mm2: The area of the tissue.
     """
 
     kind: np.ndarray
@@ -70,6 +72,18 @@ class ArtefactMap:
     model_sha256: str
     kinds: tuple[str, ...] = KINDS
     subtract: tuple[str, ...] = SUBTRACTED
+    tissue_mm2: float = 0.0
+
+    @property
+    def soft(self) -> str:
+        """The warning about a slide that is out of focus in most places; "" for another.
+
+        Focus is judged in comparison with the rest of the slide, so most of a slide is no exception to be left out.
+        """
+        share = self.area_mm2.get(KINDS[0], 0.0) / max(self.tissue_mm2, 1e-6)
+        if share <= MOST or KINDS[0] not in self.subtract:
+            return ""
+        return f"{share:.0%} of the tissue is out of focus, so nothing is left out for it; check the slide"
 
     def at(self, xy: np.ndarray) -> np.ndarray:
         """(N,) int32 kinds at positions (N, 2) in level-0 px."""
@@ -79,7 +93,8 @@ class ArtefactMap:
 
     def describe(self) -> dict[str, Any]:
         """For the provenance of the table."""
-        found = {"area_mm2": self.area_mm2, "subtract": list(self.subtract)}
+        left_out = [kind for kind in self.subtract if not (self.soft and kind == KINDS[0])]
+        found = {"area_mm2": self.area_mm2, "asked": list(self.subtract), "subtract": left_out}
         return {"mpp": MPP, "cell_um": CELL_UM, "model_sha256": self.model_sha256, **found}
 
     def write_outlines(self, path: Path, info: SlideInfo) -> None:
@@ -117,7 +132,8 @@ def find_artefacts(
     kind = np.full(masks[0].shape, CLEAN, np.int8)
     for number in sorted(range(len(KINDS)), key=lambda number: KINDS[number] in subtract):
         kind[masks[number]] = number
-    return ArtefactMap(kind, _measure_areas(kind, tissue), store.slide_mpp, sha256_of(MODEL), subtract=tuple(subtract))
+    areas = _measure_areas(kind, tissue), store.slide_mpp
+    return ArtefactMap(kind, *areas, sha256_of(MODEL), subtract=tuple(subtract), tissue_mm2=tissue.area_mm2)
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:

@@ -321,3 +321,16 @@ def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
     status, _, error = muse("stitch", *words, "--output", tmp_path / "n.parquet")
     assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()
     assert "is the image of another slide than 'drawn'" in error
+
+
+def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():
+    def describe(blurred_mm2, subtract):
+        areas = {"blurred": blurred_mm2, "ink": 0.5}
+        found = ArtefactMap(np.zeros((1, 1), np.int8), areas, (0.5, 0.5), "", subtract=subtract, tissue_mm2=2.0)
+        return found.describe()["subtract"], found.describe()["asked"], found.soft
+
+    assert describe(0.9, ("blurred",)) == (["blurred"], ["blurred"], "")
+    subtract, asked, soft = describe(1.2, ("blurred",))
+    assert (subtract, asked) == ([], ["blurred"])
+    assert soft == "60% of the tissue is out of focus, so nothing is left out for it; check the slide"
+    assert describe(1.2, ()) == ([], [], "")
