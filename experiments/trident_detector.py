@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from arms import run_arms
-from suggest import N_PICTURES, SCORES, load_breast, read_site, score, without
+from breast_sites import N_PICTURES, SCORES, load_breast, read_site, score, without
 from trident_tissue import JUDGED, LEARNT, TITLES
 
 from muse_pipeline.core.files import read_json

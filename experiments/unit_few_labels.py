@@ -25,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from arms import run_arms
-from suggest import SCORES, load_breast, read_site, score, scorer_of, without
+from breast_sites import SCORES, load_breast, read_site, score, scorer_of, without
 from trident_detector import SETTINGS
 from unit_real import MPP, aji, compare, detection_f1, network_finder, read_tnbc
 

@@ -33,7 +33,7 @@ def test_links_lead_to_files_and_headings(page):
 
 
 def test_every_page_is_in_the_index():
-    index = (TOP / "docs/README.md").read_text(encoding="utf-8")
+    index = "".join((TOP / "docs" / name).read_text(encoding="utf-8") for name in ("README.md", "results.md"))
     pages = {str(page.relative_to(TOP / "docs")) for page in (TOP / "docs").rglob("*.md")} - {"README.md"}
     assert pages <= set(re.findall(r"\]\(([^)#]+\.md)", index))
 

@@ -25,9 +25,7 @@ GROUPS = {
     "a model of your own": "outline finetune pretrain train export evaluate",
 }
 MORE = {  # as `muse help all` lists them too
-    "single steps of a run": (
-        "fetch tissue register tile image regions propose detect stitch geojson overlay report suggest"
-    ),
+    "single steps of a run": ("fetch tissue register tile image regions propose detect stitch geojson overlay report"),
     "more about models": "pretrain-config import-checkpoint psm synthesize probe compare card proposer",
     "tools": "check-geojson demo-slide",
 }

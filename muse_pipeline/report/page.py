@@ -30,7 +30,6 @@ from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.plots import cohort_plots
 from muse_pipeline.report.slide_card import add_up, class_bar, definitions, slide_card
 from muse_pipeline.report.statistics import statistics_section
-from muse_pipeline.report.suggested import suggested_fields
 from muse_pipeline.report.tables import OPEN_SLIDES, slide_table, write_roi_table, write_table
 
 
@@ -107,7 +106,6 @@ def _sections(
     yield slide_table(anchored, album)
     yield from cohort_plots(anchored)
     yield from _cards(anchored, album)
-    yield from suggested_fields(album, slides)
     if costs := cost_table(slides):
         yield element("h2", "Where the time went")
         yield costs

@@ -121,7 +121,6 @@ BAD_INPUT = {
     "overlay": ["{missing}"],
     "report": ["{missing}", "--slides", "{missing}", "--output", "{out}", "--table", "{out}"],
     "view": ["{missing}"],
-    "suggest": ["{missing}", "--output", "{out}"],
     "run": ["{noise}", "-o", "{out}", "--model", "no-such-name"],
     "evaluate": ["{noise}", "--truth", "{missing}"],
     "probe": ["{missing}"],
