@@ -93,7 +93,7 @@ class SlideInfo:
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of the area shown by QuPath, in level-0 pixels: the bounds, else all of level 0."""
+        """Left, top, right and bottom, in level-0 pixels, of the area in QuPath: the scanner's bounds, else level 0."""
         if self.bounds is None:
             return (0, 0, *self.size_px)
         right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height
