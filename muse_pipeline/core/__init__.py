@@ -1,1 +1,1 @@
-"""Shared by all packages: types, coordinates, errors, files, configs, plug-ins, the environment."""
+"""Parts shared by all packages: types, coordinates, errors, files, configs, plug-ins, the environment."""

@@ -1,4 +1,4 @@
-"""YAML settings to frozen dataclasses; an error about an unknown key suggests the nearest known one."""
+"""Convert YAML settings to frozen dataclasses; an error about an unknown key suggests the nearest known one."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def require_one_of(settings: Any, where: str, /, **choices: Collection[str]) -> 
 
     Args:
         settings: object with the settings as attributes.
-        where: see ``require_between``.
+        where: section of the settings, as in ``require_between``.
         choices: allowed values by setting.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is installed and usable on this machine."""
+"""Packages and hardware available on this machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-pyt
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the pipeline may use.
+    """One package or device that the pipeline may use.
 
     Attributes:
-        topic: name of it.
-        usable: whether it can be used here.
-        found: versions and amounts, or what is missing and how to install it.
+        topic: name of the package or device.
+        usable: True if it can be used here.
+        found: versions and amounts, or the missing package and the command that installs it.
     """
 
     topic: str
@@ -72,7 +72,7 @@ def count_cores() -> int:
 
 
 def has_vnni() -> bool:
-    """Whether the processor has exact 8-bit dot products (x86: VNNI)."""
+    """True if the processor has exact 8-bit dot products (x86: VNNI)."""
     flags = _read_text("/proc/cpuinfo").partition("\nflags")[2].partition("\n")[0].split()
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags)
 
@@ -99,7 +99,7 @@ def own_processor_seconds() -> float:
 
 
 def all_processor_seconds() -> float:
-    """The same with the processes that it started and that have ended."""
+    """Processor time of this process so far, with that of its child processes that have ended."""
     return sum(os.times()[:4])
 
 

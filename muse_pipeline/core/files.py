@@ -68,12 +68,12 @@ _NOT_WRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.E
 
 
 def _concerns_output(error: OSError | RuntimeError, names: set[str]) -> bool:
-    """Whether an error is about the path that is written, not about one that is read meanwhile."""
+    """True if an error is about the path that is written, not about one that is read meanwhile."""
     return isinstance(error, OSError) and (error.errno in _NOT_WRITABLE or error.filename in names)
 
 
 def _abandoned(path: Path) -> Iterator[Path]:
-    """Temporary files for ``path`` of killed processes: on this machine of dead ones, of other machines a day old."""
+    """Temporary files for ``path`` left by killed processes of this machine, or a day old if of another machine."""
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         host, _, pid = partial.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("-")
         if host.removeprefix(_REPLACED) == platform.node() and pid.isdigit():
@@ -96,7 +96,7 @@ def _is_at_work(pid: int) -> bool:
 
 
 def _make_way(path: Path, partial: Path, replaced: Path) -> None:
-    """Move an older folder aside: removing it in place would leave it incomplete for a while, or for good if killed."""
+    """Move an older folder aside; removing it in place would leave it incomplete for a while, or for good if killed."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OutputError(f"{path}: is a device or a pipe; give the name of a file")
     if not path.is_dir() or path.is_symlink():
@@ -191,7 +191,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 def cache_name(path: Path, how: str) -> str:
-    """Name for what is made of a file in one way; another one once the file is written again."""
+    """Name of a file derived from ``path`` in one way; it changes when the file is rewritten."""
     import hashlib
 
     found = path.stat()
@@ -233,7 +233,7 @@ PLENTY_BYTES = 1 << 30  # free: more than was removed of an unfinished output
 
 @dataclass(frozen=True)
 class FullDisk:
-    """Why a write failed, as the end of a message.
+    """The cause of a failed write, as the end of a message.
 
     Attributes:
         folder: folder on the full disk; None if no disk that was checked is full.

@@ -23,7 +23,7 @@ def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndar
 
     Args:
         path: picture file.
-        remedy: what to do about a damaged file, as the end of the message.
+        remedy: advice about a damaged file, as the end of the message.
 
     Raises:
         LabelError: the file is missing or damaged.

@@ -57,7 +57,7 @@ def return_large_arrays() -> None:
 
 @contextmanager
 def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that takes (done, total)."""
+    """Provide a function of (done, total) that shows progress."""
     from tqdm import tqdm
 
     with tqdm(unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -71,9 +71,9 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def print_load(work: str, threads: int) -> Iterator[None]:
-    """Print when the block ends how long ``work`` took, a part of a run, and how busy its threads were.
+    """Print, at the end of the block, the time that ``work`` (a part of a run) took and the load of its threads.
 
-    Nothing is printed of less than a second, of which starting the threads is a large part.
+    Nothing is printed for a block of less than a second, in which starting the threads takes a large part.
     """
     started, used = time.monotonic(), own_processor_seconds()
     yield

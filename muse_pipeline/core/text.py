@@ -17,7 +17,7 @@ def count_noun(n: int, one: str, many: str | None = None) -> str:
 
 
 def join_sentences(*texts: str) -> str:
-    """Texts of sentences as one text, each ended by a full stop; empty ones are left out."""
+    """Sentences joined to one text, each ended by a full stop; empty ones are left out."""
     given = [text.strip() for text in texts if text.strip()]
     return " ".join([*(text if text.endswith(".") else f"{text}." for text in given[:-1]), *given[-1:]])
 

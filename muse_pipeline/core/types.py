@@ -93,7 +93,7 @@ class SlideInfo:
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of what QuPath shows, in level-0 pixels: the scanner's bounds, else level 0."""
+        """Left, top, right and bottom, in level-0 pixels, of the area in QuPath: the scanner's bounds, else level 0."""
         if self.bounds is None:
             return (0, 0, *self.size_px)
         right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height
@@ -115,7 +115,7 @@ class Slide(Protocol):
         """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
 
         Returns:
-            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
+            (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are white.
 
         Raises:
             SlideError: the pixels cannot be decoded.

@@ -1,1 +1,1 @@
-"""The drawn demo slide: tissue that never was, with every nucleus known. It trains, tunes and is fitted to no model."""
+"""The synthetic demo slide, with every nucleus known. No model is trained, tuned or fitted on it."""

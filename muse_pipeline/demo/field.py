@@ -1,6 +1,6 @@
-"""One periodic field of tissue: where glands, lumina, vessels, fat and crowds of lymphocytes lie, and how fibres run.
+"""One periodic field of tissue: maps of glands, lumina, vessels, fat, lymphocytes and the direction of fibres.
 
-Islands of any size are cut out of it, so a slide can be as large as one likes while its plan stays a few megabytes.
+Islands of any size are cut out of it, so a slide can be of any size while its plan remains a few megabytes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _pack(
 
 
 def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarray:
-    """A closed uneven outline of about this radius, (90, 2) um around 0."""
+    """A closed irregular outline of about this radius, (90, 2) um around 0."""
     angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     aspect, turn = rng.uniform(0.75, 1.0), rng.uniform(0, np.pi)
     length = radius / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / aspect)
@@ -128,7 +128,7 @@ def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarra
 
 
 def _copies(polygon: np.ndarray) -> list[np.ndarray]:
-    """The shifts by whole periods at which a polygon shows on the raster."""
+    """Copies of a polygon, shifted by whole periods, that show on the raster."""
     low, high = polygon.min(0), polygon.max(0)
     shifts = [np.array([i, j]) * PERIOD_UM for i in (-1, 0, 1) for j in (-1, 0, 1)]
     return [shift for shift in shifts if ((low + shift < PERIOD_UM) & (high + shift > 0)).all()]
@@ -147,7 +147,7 @@ def _vessels(depth: np.ndarray, rng: np.random.Generator, n: int = 260) -> np.nd
 
 
 def _crowds(depth: np.ndarray, ragged: np.ndarray, rng: np.random.Generator, n: int = 34) -> np.ndarray:
-    """How crowded with lymphocytes the stroma is, 0 to 1."""
+    """Density of lymphocytes in the stroma, 0 to 1."""
     centres = rng.uniform(0, SIDE, (n, 2)) * RASTER_UM
     radii = rng.uniform(45, 170, n)
     grid = (np.indices((SIDE // 4, SIDE // 4)).reshape(2, -1).T[:, ::-1] + 0.5) * 4 * RASTER_UM
@@ -160,7 +160,7 @@ def _crowds(depth: np.ndarray, ragged: np.ndarray, rng: np.random.Generator, n: 
 
 
 def _fat(solid: np.ndarray, tumour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Um inside a fat cell's vacuole; fat lies far from the tumour and from vessels."""
+    """Depth in um inside a fat cell's vacuole; fat is far from the tumour and from vessels."""
     lobule = smooth_noise(SIDE, 500 / RASTER_UM, rng) - 0.7 * tumour - 1.35
     cells, _ = _pack(rng, n_tries=6000, radius_um=(24, 40), gap_um=(0, 3))
     column, row = (cells / RASTER_UM).astype(int).T

@@ -1,4 +1,4 @@
-"""What lies where on the glass: islands of tissue, each stained a little differently, a fold and a stroke of a pen."""
+"""The layout of the glass: islands of tissue, each stained a little differently, a fold and a stroke of a pen."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Island:
     """One section of tissue: an outline that masks the periodic field.
 
     Attributes:
-        centre_um: on the glass.
+        centre_um: (x, y) of the centre on the glass.
         radius_um: (N_ANGLES,) outline at angles 2 pi k / N_ANGLES.
-        shift_um: where in the field the origin of the glass falls.
+        shift_um: (x, y) in the field of the origin of the glass.
         stains: (2, 3) optical density per unit of haematoxylin and eosin.
     """
 
@@ -32,12 +32,12 @@ class Island:
     stains: np.ndarray
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray, rag: Texture) -> np.ndarray:
-        """About how far inside the ragged outline positions on the glass lie (negative: outside), in um."""
+        """Approximate depth in um of positions on the glass inside the ragged outline (negative: outside)."""
         x, y = np.broadcast_arrays(x_um - np.float32(self.centre_um[0]), y_um - np.float32(self.centre_um[1]))
         return self._inside_smooth(x, y) + 16 * rag.at(x, y) + 2.5 * rag.at(7 * x, 7 * y)
 
     def extent_um(self, window: Window) -> tuple[float, float]:
-        """Bounds, with room for the rag, of ``inside_um`` over a window: below 0 it is glass, above 0 tissue."""
+        """Bounds of ``inside_um`` over a window, with a margin for the rag: below 0 it is glass, above 0 tissue."""
         x, y = Window(window.x_um, window.y_um, window.mpp, (1, 1)).centres()
         steps = np.linspace(0, 1, 9, dtype=np.float32)
         x, y = x + steps * window.size_um[0], y + steps[:, None] * window.size_um[1]
@@ -46,7 +46,7 @@ class Island:
         return float(inside.min() - room), float(inside.max() + room)
 
     def may_show(self, window: Window) -> bool:
-        """Whether any of it can lie in a window."""
+        """True if any of the island can lie in a window."""
         return self.extent_um(window)[1] > 0
 
     def _inside_smooth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -62,10 +62,10 @@ class Stroke:
     """A wavy band across the glass: a fold in the tissue, or ink.
 
     Attributes:
-        start_um: (x, y).
-        end_um: (x, y).
-        width_um: from side to side.
-        sway_um: how far it swings to either side.
+        start_um: (x, y) of the start.
+        end_um: (x, y) of the end.
+        width_um: width of the band.
+        sway_um: amplitude of the wave to either side.
     """
 
     start_um: np.ndarray
@@ -74,7 +74,7 @@ class Stroke:
     sway_um: float
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """How far inside the band positions lie (negative: outside), in um."""
+        """Depth in um of positions inside the band (negative: outside)."""
         along = self.end_um - self.start_um
         length = np.hypot(*along)
         ux, uy = (along / length).astype(np.float32)
@@ -86,7 +86,7 @@ class Stroke:
         return (taper - np.hypot(aside - bend, beyond)).astype(np.float32)
 
     def may_show(self, window: Window) -> bool:
-        """Whether any of it can lie in a window."""
+        """True if any of the band can lie in a window."""
         reach = self.width_um + 1.5 * self.sway_um
         low, high = np.minimum(self.start_um, self.end_um) - reach, np.maximum(self.start_um, self.end_um) + reach
         corner, size = np.array([window.x_um, window.y_um]), np.array(window.size_um)
@@ -95,7 +95,7 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Layout:
-    """The glass: (width, height) in um and all that lies on it."""
+    """The glass: its (width, height) in um and everything on it."""
 
     size_um: tuple[float, float]
     islands: tuple[Island, ...]
@@ -104,7 +104,7 @@ class Layout:
 
 
 def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> Layout:
-    """Two rows of two islands of ``area_mm2`` together, a fold through the third, a pen stroke on the glass."""
+    """Two rows of two islands with a total of ``area_mm2``, a fold through the third, a pen stroke on the glass."""
     parts = np.array([0.30, 0.22, 0.27, 0.21])
     outlines = [_outline(area_mm2 * 1e6 * part, rng) for part in parts]
     low, high = (np.array([pick(outline, 0) for outline, _ in outlines]) for pick in (np.min, np.max))
@@ -137,7 +137,7 @@ def _outline(area_um2: float, rng: np.random.Generator) -> tuple[np.ndarray, np.
 
 
 def _stains(i: int, rng: np.random.Generator) -> np.ndarray:
-    """Stain vectors of island ``i``: each a little off, one pale, one strong in eosin, one strong in haematoxylin."""
+    """Stain vectors of island ``i``: all slightly varied, one pale, one strong in eosin, one strong in haematoxylin."""
     strength = ((1.0, 1.0), (0.86, 1.18), (1.12, 0.92), (0.84, 0.82))[i % 4]
     vectors = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.022, (2, 3))
     return (vectors * np.array(strength)[:, None]).astype(np.float32)

@@ -1,7 +1,7 @@
-"""From the plan to pixels: any block of the slide, at any pixel size, always the same.
+"""Render the plan as pixels: any block of the slide, at any pixel size, always the same.
 
 Between the nuclei lie collagen, the cytoplasm of glands and empty space. Everything is mixed as amounts of haematoxylin
-and eosin, and becomes light at the very end.
+and eosin, and converted to light at the very end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from muse_pipeline.demo.tissue import CELL_REACH_UM, Tissue, cells_in
 
 @dataclass(frozen=True)
 class Ground:
-    """All maps and textures of a window of the field, each (h, w) float32; see ``Field`` and ``Tissue``."""
+    """All maps and textures in a window of the field, each (h, w) float32, named as in ``Field`` and ``Tissue``."""
 
     depth: np.ndarray
     hollow: np.ndarray
@@ -71,7 +71,7 @@ def _stain_stroma(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gaps(ground: Ground) -> np.ndarray:
-    """Where collagen has parted: clefts along its fibres, and a rim where some glands have shrunk away."""
+    """Gaps in the collagen: clefts along its fibres, and a rim where some glands have shrunk."""
     cleft = smoothstep(ground.cleft + 0.25 * ground.loose - 0.8 * ground.crowd, 1.45, 1.8)
     rim = smoothstep(ground.depth, -5.5, -3.5) * smoothstep(ground.depth, -0.4, -1.6)
     return np.maximum(cleft, rim * smoothstep(ground.unevenness + 0.4 * ground.fibre, 0.3, 0.9))
@@ -106,8 +106,8 @@ def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np
 
     Args:
         tissue: the plan.
-        window: what is painted.
-        marked: paint an immunostain instead, in which the nuclei of this kind (``stamps.CLASSES``) are brown.
+        window: rectangle to paint.
+        marked: kind of nuclei (``stamps.CLASSES``) that are brown in an immunostain, which is painted instead.
     """
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
@@ -137,12 +137,12 @@ def _paint_block(tissue: Tissue, window: Window, times: int, marked: int | None)
 
 
 def is_blank(tissue: Tissue, window: Window) -> bool:
-    """Whether a window shows nothing but glass."""
+    """True if a window shows only glass."""
     return not any(thing.may_show(window) for thing in (*tissue.layout.islands, tissue.layout.pen))
 
 
 def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | None) -> np.ndarray:
-    """Optical density of one island: (h, w, 3) float32. A halo feeds blur and fold and is cut off again."""
+    """Optical density of one island: (h, w, 3) float32. It is computed with a halo for blur and fold, then cropped."""
     folded = tissue.layout.fold.may_show(window)
     halo = int(np.ceil((FOLD_HALO_UM if folded else HALO_UM) / window.mpp))
     wide = window.widened(halo)
@@ -180,7 +180,7 @@ def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Wind
 
 
 def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
-    """Within the fold a second layer, displaced and out of focus, lies on the first."""
+    """Overlay, within the fold, a second layer of tissue that is displaced and out of focus."""
     shift = np.array([[1, 0, 13.0 / window.mpp], [0, 1, -17.0 / window.mpp]])
     second = cv2.GaussianBlur(stain, (0, 0), 1.6 / window.mpp)
     second = cv2.warpAffine(second, shift, window.size, borderMode=cv2.BORDER_REPLICATE)
@@ -204,7 +204,7 @@ def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
 
 
 def _camera_noise(noise: np.ndarray, window: Window) -> np.ndarray:
-    """The camera's noise in grey levels, (h, w, 3), the same for a pixel however the slide is cut."""
+    """The camera's noise in grey levels, (h, w, 3), the same for a pixel however the slide is divided."""
     column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
     rows = noise[np.arange(row, row + window.size[1]) % len(noise)]
     return rows.take(np.arange(column, column + window.size[0]) % len(noise), axis=1)

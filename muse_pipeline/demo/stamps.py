@@ -1,4 +1,4 @@
-"""A stock of nuclei, drawn once in fine detail; every nucleus of a slide is one of them, turned and scaled."""
+"""A stock of nuclei, drawn once in fine detail; every nucleus of a slide is one of them, rotated and scaled."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ STAMP_UM, STAMP_SIDE, STAMP_RAYS = 0.125, 168, 96
 
 @dataclass(frozen=True)
 class Kind:
-    """What the cells of one kind have in common; ranges are (low, high).
+    """Common properties of the cells of one kind; ranges are (low, high).
 
     Attributes:
-        length_um: long axis.
-        aspect: short axis as a part of the long one.
-        wobble: unevenness of the outline, as a part of the radius.
+        length_um: length of the long axis.
+        aspect: ratio of the short axis to the long one.
+        wobble: unevenness of the outline, as a fraction of the radius.
         density: haematoxylin inside, in optical density.
         clumps: contrast of the chromatin.
-        clump_um: size of its grains.
+        clump_um: size of the grains of chromatin.
         membrane: extra density of the rim.
-        nucleoli: how many, at most.
+        nucleoli: largest number of nucleoli.
     """
 
     length_um: tuple[float, float]
@@ -50,12 +50,12 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Stamps:
-    """The stock.
+    """The stock of drawn nuclei.
 
     Attributes:
         density: (S, side, side, 2) uint8: coverage / 255, and haematoxylin in steps of ``DENSITY_STEP``.
         radius_um: (S, STAMP_RAYS) outlines, at angles 2 pi k / STAMP_RAYS.
-        axes_um: (S, 2) half the long and the short axis.
+        axes_um: (S, 2) half of the long and of the short axis.
         kind: (S,) index into ``KINDS``; the long axis of every stamp lies along x.
     """
 
@@ -71,7 +71,7 @@ class Stamps:
     def rays(
         self, stamp: np.ndarray, angle: np.ndarray, mirror: np.ndarray, scale: np.ndarray, n_rays: int
     ) -> np.ndarray:
-        """Outlines of turned, mirrored and scaled stamps: (N, n_rays) um at angles 2 pi k / n_rays."""
+        """Outlines of rotated, mirrored and scaled stamps: (N, n_rays) um at angles 2 pi k / n_rays."""
         seen = np.arange(n_rays) * (2 * np.pi / n_rays)
         where = np.mod(mirror[:, None] * (seen - angle[:, None]) * (STAMP_RAYS / (2 * np.pi)), STAMP_RAYS)
         before = where.astype(int) % STAMP_RAYS
@@ -85,7 +85,7 @@ class Stamps:
         """Draw one nucleus on the lattice of ``window``.
 
         Returns:
-            (row, column) of the print's corner in the window (which it may overhang), and (h, w, 2) uint8.
+            (row, column) of the corner in the window, which the nucleus may overhang, and (h, w, 2) uint8.
         """
         reach = self.radius_um[stamp].max() * scale + 1.0
         column = int(np.floor((x_um - reach - window.x_um) / window.mpp))

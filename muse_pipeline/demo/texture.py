@@ -1,4 +1,4 @@
-"""Periodic noise in micrometres: the material that everything on the drawn slide is cut from."""
+"""Periodic noise in micrometres, the material of everything on the synthetic slide."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def smooth_noise(side: int, wavelength: float | tuple[float, float], rng: np.ran
     """Periodic Gaussian noise of mean 0 and deviation 1 without structure much finer than ``wavelength``.
 
     Args:
-        side: rows and columns.
+        side: number of rows and of columns.
         wavelength: finest structure in pixels, or (along y, along x).
-        rng: where the randomness comes from.
+        rng: source of randomness.
 
     Returns:
         (side, side) float32.
@@ -28,7 +28,7 @@ def smooth_noise(side: int, wavelength: float | tuple[float, float], rng: np.ran
 
 
 def smoothstep(values: np.ndarray, start: float, end: float) -> np.ndarray:
-    """0 at ``start``, 1 at ``end``, a smooth S between them."""
+    """A smooth S: 0 at ``start``, 1 at ``end``."""
     t = np.clip((values - start) * np.float32(1 / (end - start)), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -78,7 +78,7 @@ class Texture:
 
     @property
     def period_um(self) -> float:
-        """After this distance the picture repeats."""
+        """Distance after which the picture repeats."""
         return len(self.values) * self.pixel_um
 
     def view(self, window: Window) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The whole plan of a drawn slide: where its cells lie, and its true nuclei.
+"""The complete plan of a synthetic slide: the positions of its cells, and its true nuclei.
 
 Epithelium lies in glands, spindles along the fibres, lymphocytes in crowds.
 """
@@ -23,13 +23,13 @@ class Cells:
     """N cells of the field, columns of equal length.
 
     Attributes:
-        xy_um: (N, 2) centres.
+        xy_um: (N, 2) positions of the centres.
         kind: (N,) index into ``stamps.KINDS``; below ``RED_CELL`` it is the class.
-        stamp: (N,) which stamp.
-        angle: (N,) by which it is turned, from +x towards +y.
+        stamp: (N,) index of the stamp.
+        angle: (N,) rotation, from +x towards +y.
         mirror: (N,) 1 or -1.
-        scale: (N,) about 1.
-        strength: (N,) how strongly it took the stain, about 1.
+        scale: (N,) factor of the size, about 1.
+        strength: (N,) strength of the stain, about 1.
     """
 
     xy_um: np.ndarray
@@ -48,12 +48,12 @@ class Cells:
         return Cells(*(getattr(self, column.name)[index] for column in fields(self)))
 
     def moved_to(self, xy_um: np.ndarray) -> Cells:
-        """The same cells elsewhere."""
+        """The same cells at other positions."""
         return replace(self, xy_um=xy_um)
 
 
 def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells:
-    """Propose far too many cells of every kind, then keep as many as do not overlap.
+    """Propose far too many cells of every kind, then keep as many as possible without overlap.
 
     Returns:
         the cells, their order random.
@@ -109,7 +109,7 @@ def _red_cells(field: Field, rng: np.random.Generator):
 
 
 def _jittered_lattice(spacing_um: float, jitter_um: float, rng: np.random.Generator) -> np.ndarray:
-    """Positions (N, 2) in um that fill the field more densely than chance would."""
+    """Positions (N, 2) in um that fill the field more evenly than random ones."""
     columns = round(PERIOD_UM / spacing_um)
     rows = 2 * round(PERIOD_UM / (spacing_um * 3**0.5))
     row, column = np.indices((rows, columns)).reshape(2, -1)
@@ -133,10 +133,10 @@ def _direction(values: np.ndarray, xy: np.ndarray, slope_y: float = 0.0) -> np.n
 
 
 def _without_overlap(cells: Cells, stamps: Stamps, rank: np.ndarray) -> np.ndarray:
-    """Indices of cells that keep clear of each other, those of lower ``rank`` first.
+    """Indices of cells that do not overlap, those of lower ``rank`` first.
 
-    A cell counts as three discs along its long axis. In every round a cell stays if it outranks all cells that it
-    collides with, and those go; a few rounds decide all.
+    A cell counts as three discs along its long axis. In every round a cell is kept if it outranks all cells that it
+    collides with, and those are removed; a few rounds decide all.
     """
     first, second = _collisions(cells, stamps)
     state = np.zeros(len(cells), np.int8)  # 0 open, 1 stays, -1 goes
@@ -172,17 +172,17 @@ TRUTH_RAYS = 32
 
 @dataclass(frozen=True)
 class Tissue:
-    """All that is needed to paint a slide: as large in memory for a square centimetre as for a square millimetre.
+    """The data needed to paint a slide, whose size in memory does not depend on the area of the tissue.
 
     Attributes:
-        layout: the glass.
+        layout: layout of the glass.
         field: maps of the tissue that shows through the islands.
         stamps: the stock of nuclei.
-        cells: where they lie in the field.
+        cells: cells of the field.
         fibres: channels fibre, thin fibre and cleft; they run along x.
         grain: channels fine and coarse, without direction.
         rag: unevenness of the outlines of islands.
-        noise: (n, n, 3) of the camera, in grey levels.
+        noise: (n, n, 3) noise of the camera, in grey levels.
     """
 
     layout: Layout
@@ -196,7 +196,7 @@ class Tissue:
 
 
 def plan_tissue(area_mm2: float, seed: int) -> Tissue:
-    """Plan a slide with about ``area_mm2`` of tissue; everything follows from ``seed``, lengths are um."""
+    """Plan a slide with about ``area_mm2`` of tissue, determined by ``seed``; lengths are um."""
     layout_rng, stamp_rng, field_rng, cell_rng, texture_rng = np.random.default_rng(seed).spawn(5)
     stamps, field = draw_stamps(stamp_rng), plan_field(field_rng)
     return Tissue(

@@ -1,4 +1,4 @@
-"""The demo's folder: the slide, its true nuclei, and a sheet and a config with which the workflow runs on it.
+"""The demo's folder: the slide, its true nuclei, and a sheet and a config to run the workflow on it.
 
 The slide is a tiled, JPEG-compressed pyramid in the manner of Aperio's scanners, written block by block; its levels are
 1, 4 and 16 times smaller. Only compressed tiles of one row of blocks, one row of the smallest level's tiles and a
@@ -55,12 +55,12 @@ class TileSpool:
 
 
 class PyramidPainter:
-    """Paints rows of blocks and hands out their tiles; what the smaller levels need is set aside on the way.
+    """Paints rows of blocks and yields their tiles; data for the smaller levels are set aside on the way.
 
     Args:
-        paint: gives the (BLOCK_PX, BLOCK_PX, 3) uint8 pixels of a block in (column, row) of blocks.
-        n_blocks: (columns, rows).
-        threads: how many blocks are painted at a time.
+        paint: function that gives the (BLOCK_PX, BLOCK_PX, 3) uint8 pixels of a block in (column, row) of blocks.
+        n_blocks: (columns, rows) of blocks.
+        threads: number of blocks painted at a time.
     """
 
     def __init__(self, paint: PaintBlock, n_blocks: tuple[int, int], threads: int) -> None:
@@ -70,7 +70,7 @@ class PyramidPainter:
         self._strip = np.full((TILE_PX, -(-n_blocks[0] // 4) * TILE_PX, 3), 255, np.uint8)
 
     def tiles(self) -> Iterator[bytes]:
-        """Level 0, tile by tile."""
+        """Tiles of level 0, one by one."""
         columns, rows = self.n_blocks
         with ThreadPoolExecutor(self.threads, initializer=disable_ipp) as pool:
             for row in range(rows):
@@ -100,18 +100,18 @@ class PyramidPainter:
 
 
 def disable_ipp() -> None:
-    """Draw without Intel's IPP in this thread: its last bits depend on how memory is aligned."""
+    """Disable Intel's IPP in this thread: the last bits of its results depend on the alignment of memory."""
     cv2.ipp.setUseIPP(False)
 
 
 def encode(rgb: np.ndarray) -> bytes:
-    """JPEG with halved colour resolution in both directions."""
+    """JPEG with half the colour resolution in both directions."""
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     return cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY, *sampling])[1].tobytes()
 
 
 def write_pyramid(path: Path, paint: PaintBlock, n_blocks: tuple[int, int], mpp: float, threads: int) -> None:
-    """Write the slide to ``path``: level 0, thumbnail, smaller levels; the order that Aperio's readers expect."""
+    """Write the slide to ``path`` in the order that Aperio's readers expect: level 0, thumbnail, smaller levels."""
     painter = PyramidPainter(paint, n_blocks, threads)
     width, height = (n * BLOCK_PX for n in n_blocks)
     plain = {"metadata": None, "software": False}
@@ -132,7 +132,7 @@ def write_pyramid(path: Path, paint: PaintBlock, n_blocks: tuple[int, int], mpp:
 
 
 def describe(width: int, height: int, mpp: float) -> str:
-    """The description by which OpenSlide and tiffslide recognise the format and learn the size of a pixel."""
+    """The description by which OpenSlide and tiffslide recognise the format and the size of a pixel."""
     return (
         f"Aperio Image Library v0 (drawn by muse demo-slide)\r\n{width}x{height} ({TILE_PX}x{TILE_PX}) JPEG/RGB "
         f"Q={QUALITY}|AppMag = {10 / mpp:g}|MPP = {mpp:g}"
@@ -148,7 +148,7 @@ class Blocks:
 
     @property
     def n(self) -> tuple[int, int]:
-        """(columns, rows)."""
+        """(columns, rows) of blocks."""
         width, height = (int(np.ceil(side / (BLOCK_PX * self.mpp))) for side in self.tissue.layout.size_um)
         return width, height
 
@@ -170,13 +170,13 @@ def write_demo(
     """Write ``demo.svs``, ``truth.csv``, ``truth.parquet``, ``slides.tsv`` and ``config.yaml`` into ``folder``.
 
     Args:
-        folder: made if need be.
-        area_mm2: about how much tissue lies on the slide.
-        mpp: size of a level-0 pixel in um. The same seed is the same tissue at every mpp.
-        seed: another seed, another tissue.
-        threads: how many blocks are painted at a time; the bytes do not depend on it.
-        side_um: of a square glass; just large enough for the tissue when None.
-        partner: whether to write ``ihc.svs`` too: the same glass with lymphocytes stained brown, turned by half.
+        folder: folder to write to, created if missing.
+        area_mm2: approximate area of the tissue on the slide.
+        mpp: size of a level-0 pixel in um. The same seed gives the same tissue at every mpp.
+        seed: seed of the tissue; every seed gives another one.
+        threads: number of blocks painted at a time; the bytes do not depend on it.
+        side_um: side of a square glass; just large enough for the tissue if None.
+        partner: write ``ihc.svs`` too: the same glass with lymphocytes stained brown, rotated by half a turn.
 
     Returns:
         the number of true nuclei.
@@ -205,7 +205,7 @@ def write_demo(
 
 
 def write_truth(folder: Path, blocks: Blocks) -> int:
-    """Write the true nuclei, row of blocks by row of blocks; returns how many.
+    """Write the true nuclei, one row of blocks at a time; returns their number.
 
     Columns: ``x, y`` in level-0 px, ``class``; the Parquet file has ``label`` and ``rays`` (um, see ``Nuclei``) too.
     """
@@ -242,7 +242,7 @@ def _to_table(nuclei: Nuclei) -> pa.Table:
 
 
 def _painter(blocks: Blocks):
-    """Paint a block; one that shows nothing but glass is painted once, since the camera's noise repeats with it."""
+    """Painter of blocks; blocks of pure glass are painted once, since the camera's noise repeats with each block."""
     glass = paint_block(blocks.tissue, Window(-1e3 * blocks.mpp * BLOCK_PX, 0, blocks.mpp, (BLOCK_PX, BLOCK_PX)))
 
     def paint(column: int, row: int) -> np.ndarray:
@@ -253,7 +253,7 @@ def _painter(blocks: Blocks):
 
 
 def _painter_of_partner(blocks: Blocks):
-    """Paint a block of the second stain, whose glass lies turned by half."""
+    """Painter of the second stain's blocks; its glass is rotated by half a turn."""
     columns, rows = blocks.n
 
     def paint(column: int, row: int) -> np.ndarray:
@@ -267,7 +267,7 @@ def _on_glass(tissue: Tissue, side_um: float | None) -> Tissue:
     """The same tissue on a glass of another size.
 
     Raises:
-        ConfigError: it does not fit.
+        ConfigError: the tissue does not fit.
     """
     if side_um is None:
         return tissue

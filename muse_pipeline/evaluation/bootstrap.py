@@ -1,4 +1,4 @@
-"""Intervals by drawing whole patients: nuclei of one patient are no independent witnesses."""
+"""Bootstrap intervals over whole patients, because nuclei of one patient are correlated."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ REPEATS = 1000
 
 
 def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
-    """Sums over as many groups as there are, drawn with replacement; a group comes with all its members.
+    """Sums over groups drawn with replacement, as many as there are; a group comes with all its members.
 
-    Scores made of sums (F1, PQ, accuracy) are then computed once per draw.
+    Scores computed from sums (F1, PQ, accuracy) are then computed once per draw.
 
     Args:
         values: (N, ...) counts of N slides or pictures.
-        groups: (N,) the patient of each.
-        repeats: how many draws.
-        seed: of the draws.
+        groups: (N,) patient of each slide or picture.
+        repeats: number of draws.
+        seed: seed of the draws.
 
     Returns:
-        (repeats, ...).
+        (repeats, ...) sums.
     """
     names, member = np.unique(np.asarray(groups, str), return_inverse=True)
     by_group = np.zeros((len(names), *values.shape[1:]), values.dtype)
@@ -51,16 +51,16 @@ def compare_scores(
     score: Callable[[np.ndarray], np.ndarray],
     repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """A score of both networks, after less before, the 95 % interval of that difference over patients, and a verdict.
+    """Scores of two networks, their difference (after minus before) with a 95 % interval over patients, and a verdict.
 
-    The same patients are drawn for both, so that what makes a patient hard for either does not widen the interval.
+    The same patients are drawn for both, so that patients who are hard for both do not widen the interval.
 
     Args:
         before: (N, ...) counts of N patients.
-        after: of the same shape.
+        after: (N, ...) counts of the same shape.
         patients: (N,) their names.
-        score: (..., *counts) summed counts -> (...) score; more is better.
-        repeats: draws of the bootstrap.
+        score: function of summed counts (..., *counts) that gives scores (...); more is better.
+        repeats: number of draws of the bootstrap.
     """
     both = np.stack([before, after], 1)
     first, second = score(both.sum(0))
@@ -79,13 +79,13 @@ def compare_scores(
 def compare_means(
     before: np.ndarray, after: np.ndarray, patient: Sequence[str], repeats: int = REPEATS
 ) -> dict[str, Any]:
-    """``compare_scores`` of the means of values that are given for each of M nuclei.
+    """``compare_scores`` for means of values of M nuclei.
 
     Args:
         before: (M,) values.
         after: (M,) values of the same nuclei.
-        patient: (M,) whose nucleus it is.
-        repeats: draws of the bootstrap.
+        patient: (M,) patient of each nucleus.
+        repeats: number of draws of the bootstrap.
     """
     names, member = np.unique(np.asarray(patient, str), return_inverse=True)
     sums = np.zeros((2, len(names), 2))  # value and count
@@ -95,7 +95,7 @@ def compare_means(
 
 
 def decide(interval: tuple[float, float] | None, n_patients: int) -> str:
-    """Whether a difference is one: yes or no where its interval leaves 0 out, above or below."""
+    """Verdict on a difference: yes if its interval lies above 0, no if below, else undecided."""
     if interval is None or n_patients < MIN_PATIENTS:
         return FEW
     low, high = interval

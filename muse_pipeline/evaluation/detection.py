@@ -14,20 +14,20 @@ from muse_pipeline.nuclei.table import Nuclei
 
 
 def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarray, radius: float) -> np.ndarray:
-    """By descending score, each prediction takes the nearest true point within ``radius`` that is still free.
+    """By descending score, match each prediction with the nearest true point within ``radius`` that is still free.
 
-    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). All true points rank predictions
-    alike, by score, so the sequence has one stable outcome, and deferred acceptance finds it: every unplaced prediction
-    asks its nearest point that has not rejected it, and every point keeps its best-scored asker.
+    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). All true points rank predictions by
+    score, so the sequence has one stable outcome, and deferred acceptance finds it: every unmatched prediction
+    proposes to its nearest point that has not rejected it, and every point keeps the prediction of highest score.
 
     Args:
-        predicted_xy: (P, 2).
-        score: (P,); a tie goes to the lower index.
-        true_xy: (T, 2), same unit.
+        predicted_xy: (P, 2) predicted points.
+        score: (P,) scores; in a tie the lower index goes first.
+        true_xy: (T, 2) true points, same unit.
         radius: largest distance, same unit.
 
     Returns:
-        (P,) index of the true point taken, or -1.
+        (P,) index of the matched true point, or -1.
     """
     taken = np.full(len(predicted_xy), -1)
     if not len(predicted_xy) or not len(true_xy):
@@ -78,25 +78,25 @@ class DetectionCounts:
 
     @property
     def precision(self) -> np.ndarray:
-        """(..., C + 1) in percent; NaN where nothing was found."""
+        """(..., C + 1) precision in percent; NaN if nothing was found."""
         tp, fp, _ = np.moveaxis(self.values.astype(float), -1, 0)
         return _percent(tp, tp + fp)
 
     @property
     def recall(self) -> np.ndarray:
-        """(..., C + 1) in percent; NaN where nothing is there."""
+        """(..., C + 1) recall in percent; NaN if there are no true nuclei."""
         tp, _, fn = np.moveaxis(self.values.astype(float), -1, 0)
         return _percent(tp, tp + fn)
 
     @property
     def f1(self) -> np.ndarray:
-        """(..., C + 1) F1 in percent; NaN where a class is neither there nor predicted."""
+        """(..., C + 1) F1 in percent; NaN if a class is neither present nor predicted."""
         tp, fp, fn = np.moveaxis(self.values.astype(float), -1, 0)
         return _percent(2 * tp, 2 * tp + fp + fn)
 
     @property
     def mean_class_f1(self) -> np.ndarray:
-        """(...) unweighted mean over the classes that are there or predicted; NaN where none is."""
+        """(...) unweighted mean over the classes that are present or predicted; NaN if there are none."""
         by_class = self.f1[..., 1:]
         known = np.isfinite(by_class)
         return _percent(np.where(known, by_class, 0).sum(-1), known.sum(-1)) / 100
@@ -119,8 +119,8 @@ class Matches:
     Attributes:
         predicted_label: (P,) class index, -1 unknown.
         true_label: (T,) class index, -1 unknown.
-        taken: (C + 1, P) index of the true nucleus taken, -1 none: row 0 whatever its class, row 1 + c among class c.
-        judged: (P,) whether the prediction lies where the truth is complete, so that it may be false.
+        taken: (C + 1, P) index of the matched true nucleus, -1 for none: row 0 of any class, row 1 + c within class c.
+        judged: (P,) bool, True if the prediction lies where the truth is complete, so that it may be false.
     """
 
     predicted_label: np.ndarray
@@ -130,7 +130,7 @@ class Matches:
 
     @property
     def counts(self) -> DetectionCounts:
-        """A prediction that found a true nucleus of unknown class is neither right nor wrong about its class."""
+        """Detection counts; a match with a nucleus of unknown class is neither right nor wrong about the class."""
         rows = []
         of_unknown_class = (
             (self.taken[0] >= 0) & (self.true_label[self.taken[0]] < 0) if len(self.true_label) else False
@@ -145,7 +145,7 @@ class Matches:
 
     @property
     def confusion(self) -> np.ndarray:
-        """(C + 1, C + 1) counts, true class by predicted class; last row spurious, last column missed.
+        """(C + 1, C + 1) counts, true class by predicted class; the last row is spurious, the last column missed.
 
         Pairs are those of detection (row 0 of ``taken``); nuclei of unknown class, true or predicted, are left out.
         """
@@ -163,7 +163,7 @@ class Matches:
 
     @property
     def n_set_aside(self) -> int:
-        """Predictions that are neither right nor wrong: outside the annotated region and matched to nothing in it."""
+        """Predictions that are neither right nor wrong: outside the annotated region and without a match in it."""
         return int((~self.judged & (self.taken[0] < 0)).sum())
 
 
@@ -178,12 +178,12 @@ def match_nuclei(
     """Match one slide or picture, over all classes and class by class.
 
     Args:
-        predicted: found nuclei, with scores.
-        true: in the same frame.
-        n_classes: labels go from 0 to this, -1 is unknown.
+        predicted: detected nuclei, with scores.
+        true: true nuclei in the same frame.
+        n_classes: number of classes; labels run from 0 to n_classes - 1, -1 is unknown.
         mpp: um per pixel of the frame, or (x, y).
         radius_um: largest distance of a match.
-        judged: see ``Matches``; everywhere by default.
+        judged: (P,) bool, as in ``Matches``; everywhere by default.
 
     Raises:
         FrameError: the frames differ.
@@ -206,24 +206,24 @@ def count_detections(
     mpp: float | tuple[float, float],
     judged: np.ndarray | None = None,
 ) -> DetectionCounts:
-    """Counts of one image within 3 um, see ``match_nuclei``. Unknown classes count for detection only."""
+    """Counts of one image within 3 um, by ``match_nuclei``. Unknown classes count for detection only."""
     return match_nuclei(predicted, true, n_classes, mpp, judged=judged).counts
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """(...) percent right of confusion matrices (..., C, C), true by predicted."""
+    """(...) accuracy in percent of confusion matrices (..., C, C), true by predicted."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100 * np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
 
 
 def recalls(confusion: np.ndarray) -> np.ndarray:
-    """(..., C) percent right of each true class; NaN where a class is not there."""
+    """(..., C) recall in percent of each true class; NaN if a class is absent."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100 * np.diagonal(confusion, axis1=-2, axis2=-1) / confusion.sum(-1)
 
 
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """(...) mean of the recalls of the classes that are there."""
+    """(...) mean recall of the classes that are present."""
     by_class = recalls(confusion)
     known = np.isfinite(by_class)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -243,14 +243,14 @@ def confusion_by_patient(
 def score_classes(
     true: np.ndarray, predicted: np.ndarray, patient: Sequence[str], classes: Sequence[str], repeats: int = REPEATS
 ) -> dict[str, Any]:
-    """Both accuracies with 95 % intervals over patients, each class' recall, and the confusion matrix.
+    """Both accuracies with 95 % intervals over patients, the recall of each class, and the confusion matrix.
 
     Args:
-        true: (N,) class index.
-        predicted: (N,) class index.
-        patient: (N,) whose nucleus it is.
+        true: (N,) true class index.
+        predicted: (N,) predicted class index.
+        patient: (N,) patient of each nucleus.
         classes: names of the C classes.
-        repeats: draws of the bootstrap.
+        repeats: number of draws of the bootstrap.
     """
     names, by_patient = confusion_by_patient(true, predicted, patient, len(classes))
     total, drawn = by_patient.sum(0), resample_sums(by_patient, names, repeats)

@@ -1,4 +1,4 @@
-"""Outlines against true outlines: overlap, Dice, AJI and panoptic quality."""
+"""Comparison of outlines with true outlines: overlap, Dice, AJI and panoptic quality."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scipy.sparse.csgraph import connected_components
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Areas of P found and T true outlines, and of every pair that shares some.
+    """Areas of P found and T true outlines, and of the intersections of overlapping pairs.
 
     Attributes:
         found: (E,) index of the found outline of each overlapping pair.
-        true: (E,) index of its true one.
-        shared: (E,) area that both cover, in the unit of the areas.
-        found_area: (P,).
-        true_area: (T,).
+        true: (E,) index of the true outline of each pair.
+        shared: (E,) area of the intersection, in the unit of the areas.
+        found_area: (P,) areas of the found outlines.
+        true_area: (T,) areas of the true outlines.
     """
 
     found: np.ndarray
@@ -31,7 +31,7 @@ class Overlaps:
 
     @property
     def union(self) -> np.ndarray:
-        """(E,) area that either of a pair covers."""
+        """(E,) area of the union of each pair."""
         return self.found_area[self.found] + self.true_area[self.true] - self.shared
 
     @property
@@ -40,14 +40,14 @@ class Overlaps:
         return self.shared / self.union
 
     def keep(self, found: np.ndarray, true: np.ndarray) -> Overlaps:
-        """Only the pairs of outlines chosen by masks (P,) and (T,); indices and areas stay."""
+        """The pairs of outlines chosen by masks (P,) and (T,); indices and areas are unchanged."""
         pair = found[self.found] & true[self.true]
         return replace(self, found=self.found[pair], true=self.true[pair], shared=self.shared[pair])
 
     def match(self, above: float = 0.0) -> np.ndarray:
-        """Pairs (M,), as indices into the E, with the largest sum of IoU, one-to-one, each IoU more than ``above``.
+        """Pairs (M,), as indices into the E, of the one-to-one matching of largest total IoU, each IoU above ``above``.
 
-        Above one half at most one found outline can cover a true one, unless found outlines overlap each other.
+        Above one half, at most one found outline can cover a true one, unless found outlines overlap each other.
         """
         kept = np.flatnonzero(self.iou > above)
         edges = coo_array((np.ones(len(kept)), (self.found[kept], len(self.found_area) + self.true[kept])), self._nodes)
@@ -114,24 +114,24 @@ class PanopticCounts:
 
     @property
     def segmentation_quality(self) -> np.ndarray:
-        """(..., C + 1) mean IoU of the matched; NaN where none is."""
+        """(..., C + 1) mean IoU of the matched pairs; NaN if there are none."""
         return _ratio(self.values[..., 0], self.values[..., 1])
 
     @property
     def detection_quality(self) -> np.ndarray:
-        """(..., C + 1) F1 of the matching; NaN where nothing is there or found."""
+        """(..., C + 1) F1 of the matching; NaN if there are neither true nor found outlines."""
         _, tp, fp, fn = np.moveaxis(self.values, -1, 0)
         return _ratio(2 * tp, 2 * tp + fp + fn)
 
     @property
     def quality(self) -> np.ndarray:
-        """(..., C + 1) PQ; NaN where nothing is there or found."""
+        """(..., C + 1) PQ; NaN if there are neither true nor found outlines."""
         iou, tp, fp, fn = np.moveaxis(self.values, -1, 0)
         return _ratio(2 * iou, 2 * tp + fp + fn)
 
     @property
     def mean_class_quality(self) -> np.ndarray:
-        """(...) mPQ: unweighted mean over the classes that are there or found."""
+        """(...) mPQ: unweighted mean over the classes that are present or found."""
         by_class = self.quality[..., 1:]
         known = np.isfinite(by_class)
         return _ratio(np.where(known, by_class, 0).sum(-1), known.sum(-1))
@@ -145,17 +145,17 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def count_panoptic(
     overlaps: Overlaps, found_label: np.ndarray, true_label: np.ndarray, n_classes: int, judged: np.ndarray
 ) -> PanopticCounts:
-    """PQ's sums of one slide.
+    """Sums for the PQ of one slide.
 
-    A class is matched within itself, as its definition wants. As for F1, a found outline that lies on a true nucleus of
-    unknown class is neither right nor wrong about its class.
+    Classes are matched separately, as the definition requires. As for F1, a found outline on a true nucleus of unknown
+    class is neither right nor wrong about its class.
 
     Args:
-        overlaps: of P found and T true outlines.
+        overlaps: overlaps of P found and T true outlines.
         found_label: (P,) class index, -1 unknown.
         true_label: (T,) class index, -1 unknown.
-        n_classes: how many there are.
-        judged: (P,) whether a found outline may be false, see ``detection.Matches``.
+        n_classes: number of classes.
+        judged: (P,) bool, True if a found outline may be false, as in ``detection.Matches``.
     """
     agreeing = np.flatnonzero(overlaps.iou > MIN_IOU)
     excused = np.zeros(len(found_label), bool)
@@ -176,10 +176,10 @@ def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.n
 
 
 def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
-    """The two areas whose ratio is the AJI: what is shared, and what is covered in all; they add up over slides.
+    """The two areas whose ratio is the AJI, intersection and union; they add up over slides.
 
-    Each true nucleus takes the found one of largest IoU; unmatched found ones count in full against, if they are
-    ``judged`` (P,), see ``detection.Matches``.
+    Each true nucleus is paired with the found one of largest IoU; unmatched found ones add their area to the union, if
+    they are ``judged`` (P,), as in ``detection.Matches``.
     """
     order = np.lexsort((-overlaps.found, overlaps.iou))  # of equals the first found one stays
     best = np.full(len(overlaps.true_area), -1)
@@ -192,6 +192,6 @@ def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.nd
 
 
 def jaccard_ratio(areas: np.ndarray) -> np.ndarray:
-    """AJI (...) of areas (..., 2); 1 where nothing is there and nothing was found."""
+    """AJI (...) of areas (..., 2); 1 if nothing is present and nothing was found."""
     shared, covered = np.moveaxis(np.asarray(areas, float), -1, 0)
     return np.divide(shared, covered, out=np.ones_like(shared), where=covered > 0)

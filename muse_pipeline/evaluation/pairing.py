@@ -1,4 +1,4 @@
-"""Which result goes with which truth."""
+"""Pair the results of slides with their truth."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class SlidePair:
     """A slide to score.
 
     Attributes:
-        slide_id: its name.
-        nuclei: its table of found nuclei.
-        truth: its true nuclei.
-        region: where they are complete, if there is a separate file.
+        slide_id: id of the slide.
+        nuclei: table of the detected nuclei.
+        truth: file of the true nuclei.
+        region: file of the region where the truth is complete, if separate.
         patient: group of the bootstrap.
     """
 
@@ -35,11 +35,11 @@ class SlidePair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """All slides to score, and all that cannot be.
+    """All slides to score, and all slides that cannot be scored.
 
     Attributes:
-        pairs: one or more.
-        grouping: what a patient is, in words.
+        pairs: one or more slides to score.
+        grouping: definition of a patient, in words.
         without_truth: slides with a result and no truth.
         without_result: slides with a truth and no result.
         beyond_sheet: slides with a result that the sheet leaves out.
@@ -53,7 +53,7 @@ class Pairing:
 
 
 def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None = None) -> Pairing:
-    """One table with one file of truth."""
+    """Pair one table with one file of truth."""
     if truth.is_dir():
         raise LabelError(
             f"{truth}: is a folder, while {nuclei} is one table; give that slide's file, or a results folder"
@@ -71,17 +71,17 @@ def pair_folder(
     """Pair every slide of a results folder with its truth, by name or by a sheet.
 
     Args:
-        results: ``<slide>/nuclei.parquet`` below it.
+        results: folder that contains ``<slide>/nuclei.parquet``.
         truth: folder of ``<slide>.csv``, ``.tsv``, ``.geojson`` ...; not needed if the sheet has a column ``truth``.
         sheet: table with ``slide_id`` and, if known, ``patient``, ``truth`` and ``region``; it chooses the slides.
         region: folder of ``<slide>.geojson`` or ``.png``.
-        patient: regular expression found in a slide's name; what it finds (its first group, if any) is the patient.
+        patient: regular expression searched in a slide's name; the match (its first group, if any) is the patient.
 
     Raises:
-        NucleiError: there is no result.
+        NucleiError: there are no results.
         LabelError: no slide has both, or a slide has two truths.
         SheetError: the sheet is broken.
-        ConfigError: the expression is none, or does not suit a name.
+        ConfigError: the expression is invalid, or does not match a name.
     """
     found = {path.parent.name: path for path in sorted(results.glob(f"*/{NUCLEI}"))}
     if not found:

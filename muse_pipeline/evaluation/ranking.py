@@ -11,9 +11,9 @@ from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval
 
 
 def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Share of pairs of a positive and a negative that ``scores`` (N,) order rightly, ties counted half.
+    """Share of pairs of a positive and a negative that ``scores`` (N,) order correctly, with ties counted half.
 
-    NaN without both.
+    It is NaN without both kinds.
     """
     is_positive = np.asarray(is_positive, bool)
     n_positive, n_negative = int(is_positive.sum()), int((~is_positive).sum())
@@ -29,11 +29,11 @@ def area_interval(
     """95 % interval of ``area_under_curve`` by drawing whole patients; None for a single patient.
 
     Args:
-        scores: (N,).
-        is_positive: (N,).
-        patients: (N,) names.
-        repeats: of the bootstrap.
-        seed: of the draws.
+        scores: (N,) scores.
+        is_positive: (N,) bool.
+        patients: (N,) names of the patients.
+        repeats: number of draws of the bootstrap.
+        seed: seed of the draws.
     """
     names, member = np.unique(np.asarray(patients, str), return_inverse=True)
     generator, draws = np.random.default_rng(seed), []

@@ -1,7 +1,7 @@
-"""Reliability of class probabilities: of nuclei given 0.8, are 80 in 100 of that class?
+"""Reliability of class probabilities: predicted probability against observed accuracy.
 
 Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: expected calibration error of the likeliest class,
-and temperature scaling. Counted over found nuclei that match a true one of known class; what is spurious has no class.
+and temperature scaling. Counted over detected nuclei that match a true one of known class; spurious ones have no class.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class CalibrationCounts:
 
     @property
     def n(self) -> np.ndarray:
-        """(...) nuclei."""
+        """(...) number of nuclei."""
         return self.values[..., 0].sum(-1)
 
     @property
     def error(self) -> np.ndarray:
-        """(...) expected calibration error: mean distance of confidence and accuracy over the bins, by their nuclei."""
+        """(...) expected calibration error: mean distance of confidence and accuracy, weighted by bin size."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.abs(self.values[..., 1] - self.values[..., 2]).sum(-1) / self.n
 
@@ -49,17 +49,17 @@ class CalibrationCounts:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """(...) share of them that are right."""
+        """(...) share of nuclei whose likeliest class is right."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.values[..., 2].sum(-1) / self.n
 
     def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:
-        """As JSON has it, with the interval over patients of the error.
+        """JSON-ready description, with the interval of the error over patients.
 
         Args:
-            by_slide: (S, N_BINS, 3) of the slides that these counts are the sum of.
-            patients: (S,) whose they are.
-            repeats: draws of the bootstrap.
+            by_slide: (S, N_BINS, 3) counts of the slides that add up to these.
+            patients: (S,) patient of each slide.
+            repeats: number of draws of the bootstrap.
         """
         drawn = CalibrationCounts(resample_sums(by_slide, patients, repeats))
         edges = np.linspace(0, 1, N_BINS + 1).round(4).tolist()
@@ -94,9 +94,9 @@ def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCo
 
 
 def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
-    """Draw a panel per entry of ``panels``, each as ``CalibrationCounts.describe`` gives it, as PNG.
+    """Draw as PNG a panel per entry of ``panels``, each from ``CalibrationCounts.describe``.
 
-    The area of a dot is its share of the nuclei; on the diagonal probabilities are calibrated.
+    The area of a dot is its share of the nuclei; dots on the diagonal are calibrated.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's

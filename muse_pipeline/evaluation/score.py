@@ -1,4 +1,4 @@
-"""One slide's nuclei against its truth: every count that the scores of a cohort are made of."""
+"""Compare one slide's nuclei with its truth: all counts from which the scores of a cohort are computed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FAR_UM = 100.0  # in tissue a nucleus has another within it
 
 @dataclass(frozen=True)
 class Rules:
-    """How slides are scored.
+    """Rules of scoring.
 
     Attributes:
         radius_um: largest distance of a match.
-        min_score: found nuclei below it are left out; None keeps all that the model kept.
+        min_score: least score of the detected nuclei; None keeps all in the table.
         frame: "qupath" if GeoJSON counts from the corner of the scanner's bounds, else "openslide".
-        class_map: of the classes of the truth, see ``truth.read_truth``.
+        class_map: map of the classes of the truth, as in ``truth.read_truth``.
     """
 
     radius_um: float = RADIUS_UM
@@ -47,27 +47,27 @@ class SlideScore:
     """Counts of one slide.
 
     Attributes:
-        slide_id: its name.
-        patient: whose it is.
+        slide_id: id of the slide.
+        patient: patient of the slide.
         model: name of the model that found the nuclei.
-        classes: its class names.
+        classes: class names of the model.
         mpp: (x, y) um per level-0 pixel.
         threshold: score threshold of the model, if its card has one.
-        n_found: nuclei in the table at the score cut.
-        n_true: true nuclei that count.
-        n_unknown: of these, how many have no class.
+        n_found: number of nuclei in the table at the score cut.
+        n_true: number of true nuclei that count.
+        n_unknown: number of these without a class.
         matches: matched nuclei.
-        calibration: found nuclei of known true class by their class probability, or None where there is one class only.
-        panoptic: sums of PQ, or None where the truth has no outlines.
-        jaccard: (2,) areas of AJI, or None likewise.
-        region_mm2: area of the annotated region, or None where the whole slide counts.
-        outside_region: true nuclei outside it, which do not count.
+        calibration: found nuclei of known true class by their class probability, or None if there is only one class.
+        panoptic: sums of PQ, or None if the truth has no outlines.
+        jaccard: (2,) areas of AJI, or None if the truth has no outlines.
+        region_mm2: area of the annotated region, or None if the whole slide counts.
+        outside_region: number of true nuclei outside it, which do not count.
         outside_slide: (n, 2) positions of true nuclei that lie outside the slide, which do not count.
-        checked_against_slide: whether the size of the slide was known.
-        true_in_tissue: true nuclei that count and lie in the tissue that was searched; None where that is not known.
+        checked_against_slide: True if the size of the slide was known.
+        true_in_tissue: number of true nuclei that count and lie in the searched tissue; None if unknown.
         roi: name of the file of the region that the results are restricted to, or None.
-        found_far: found nuclei that may be false and lie farther than ``FAR_UM`` from every true one.
-        names_classes: whether the truth names a class, also of a nucleus that does not count.
+        found_far: number of found nuclei that may be false and lie farther than ``FAR_UM`` from every true one.
+        names_classes: True if the truth names a class, even of a nucleus that does not count.
     """
 
     slide_id: str
@@ -99,9 +99,9 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     Raises:
         LabelError: the truth cannot be read, names an unknown class, is a mask of another size than the slide, lies
             outside the slide altogether or has x and y exchanged.
-        GeoJSONError: the truth or region is no GeoJSON.
-        NucleiError: the table or the slide.json beside it is not ours, or it was made with a higher score cut than is
-            asked for.
+        GeoJSONError: the truth or region is not GeoJSON.
+        NucleiError: the table or the slide.json beside it is not ours, or it was made with a higher score cut than
+            requested.
     """
     provenance = read_provenance(pair.nuclei)
     classes = tuple(one["name"] for one in provenance["card"]["classes"])
@@ -163,10 +163,10 @@ LEAST_HITS, FEW, MOST = 5, 0.2, 0.5  # of true nuclei; at random up to a quarter
 
 
 def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
-    """Reject true nuclei that lie on found ones if x and y are exchanged, and do not as they are.
+    """Reject true nuclei that coincide with found ones only if x and y are exchanged.
 
     Raises:
-        LabelError: they do.
+        LabelError: x and y are exchanged.
     """
     true_xy = true_xy[np.isfinite(true_xy).all(1)]
     if not len(found_xy) or len(true_xy) < LEAST_HITS:
@@ -184,7 +184,7 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
 
 
 def _choose_accepted(truth: Truth, matches: Matches) -> None:
-    """Give true nuclei that have several right classes, in place, that of the nucleus found there if it is one."""
+    """Label true nuclei with several right classes, in place, as the matched nucleus if its class is one of them."""
     taken = matches.taken[0]
     found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
     right = found[truth.accepted[taken[found], matches.predicted_label[found]]]
@@ -192,7 +192,7 @@ def _choose_accepted(truth: Truth, matches: Matches) -> None:
 
 
 def _geometry(nuclei: Path, provenance: dict, frame: str) -> tuple[tuple[float, float], tuple[int, int] | None, tuple]:
-    """The slide's mpp, its size if ``slide.json`` lies beside the table, and where GeoJSON counts from."""
+    """The slide's mpp, its size if ``slide.json`` lies beside the table, and the origin of GeoJSON."""
     info = nuclei.with_name("slide.json")
     try:
         size_px = tuple(read_json(info)["size_px"]) if info.is_file() else None
@@ -221,7 +221,7 @@ def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> 
 
 
 def _far_from(true_um: np.ndarray, found_um: np.ndarray) -> np.ndarray:
-    """(P,) whether a found nucleus lies farther than ``FAR_UM`` from every true one; of none, all do."""
+    """(P,) bool: True for found nuclei farther than ``FAR_UM`` from every true one; True for all if there is none."""
     if not len(true_um):
         return np.ones(len(found_um), bool)
     return np.isinf(cKDTree(true_um).query(found_um, distance_upper_bound=FAR_UM)[0])

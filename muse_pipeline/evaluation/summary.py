@@ -1,4 +1,4 @@
-"""The scores of a cohort, as a dictionary that is written as JSON: counts summed over slides, then scored."""
+"""The scores of a cohort, as a dictionary for JSON: counts are summed over slides and then scored."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def summarise(
     """Result of ``muse evaluate``.
 
     Args:
-        scores: of the slides.
-        pairing: which slides there are.
-        rules: how they were scored.
-        repeats: draws of the bootstrap.
+        scores: scores of the slides.
+        pairing: slides with and without a score.
+        rules: rules of scoring.
+        repeats: number of draws of the bootstrap.
         site: regular expression that finds a slide's site in its name, for calibration by site.
 
     Raises:
-        ConfigError: the expression is none, or finds nothing in a name.
+        ConfigError: the expression is invalid, or matches nothing in a name.
         NucleiError: the slides were not detected with the same classes.
     """
     classes = scores[0].classes
@@ -81,7 +81,7 @@ def summarise(
 
 
 def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) -> dict[str, Any]:
-    """Detection, and unless no true nucleus has a class, the classes, their mean and the confusion matrix."""
+    """Scores of detection; if any true nucleus has a class, also of classes, their mean and the confusion matrix."""
     classes = scores[0].classes
     by_slide = np.stack([score.matches.counts.values for score in scores])
     total, drawn = DetectionCounts(by_slide.sum(0)), DetectionCounts(resample_sums(by_slide, patients, repeats))
@@ -134,7 +134,7 @@ def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -
 
 
 def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | None:
-    """PQ and AJI over the slides whose truth has outlines or no nuclei; None where there is no true outline at all."""
+    """PQ and AJI over the slides whose truth has outlines or no nuclei; None if there is no true outline at all."""
     outlined = [score for score in scores if score.panoptic is not None]
     if not any(score.n_true for score in outlined):
         return None
@@ -188,7 +188,7 @@ def _slide(score: SlideScore) -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: a score that does not exist is null."""
+    """Replace NaN, which JSON lacks, by null: the score does not exist."""
     if isinstance(value, dict):
         return {key: _without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ NONE = "-"
 
 
 def render_summary(summary: dict[str, Any]) -> str:
-    """Tables of ``summary.summarise``'s dictionary, and in sentences by which rules and without what."""
+    """Tables of ``summary.summarise``'s dictionary, with remarks on the rules, and on nuclei and slides left out."""
     parts = [_heading(summary), _f1_table(summary)]
     tables = _confusion(summary), _calibration_table(summary), _outline_table(summary), _slide_table(summary)
     parts += [part for part in tables if part]
@@ -34,12 +34,12 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_interval(interval: Sequence[float] | None, scale: float = 1.0, digits: int = 1) -> str:
-    """As in 84.0 to 88.1, or a dash where there is none."""
+    """An interval as in 84.0 to 88.1, or a dash for None."""
     return NONE if interval is None else " to ".join(f"{scale * end:.{digits}f}" for end in interval)
 
 
 def format_number(value: float | None, scale: float = 1.0, digits: int = 1) -> str:
-    """With so many digits, or a dash where there is none."""
+    """A number with ``digits`` decimal places, or a dash for None."""
     return NONE if value is None else f"{scale * value:.{digits}f}"
 
 
@@ -192,7 +192,7 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _doubts(slide: dict[str, Any]) -> Iterator[str]:
-    """Doubts about the truth rather than the model: ambiguous positions, parts left out."""
+    """Possible faults of the truth rather than the model: ambiguous positions, parts left out."""
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
     astray = in_tissue is not None and 2 * in_tissue < n_true

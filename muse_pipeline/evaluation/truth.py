@@ -42,13 +42,13 @@ ClassMap = Mapping[str, str | Sequence[str] | None]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is known of a slide.
+    """Ground truth of one slide.
 
     Attributes:
-        nuclei: T nuclei (frame: level0); label -1 where the class is unknown.
-        outlines: (T,) polygons in level-0 px, none where there are no nuclei; None where at least one is a point.
-        region: where the truth is complete, in level-0 px; None for the whole slide.
-        accepted: (T, C) bool, classes that are right for each nucleus, of which its label is one; None where no nucleus
+        nuclei: T nuclei (frame: level0); label -1 if the class is unknown.
+        outlines: (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point.
+        region: area in which the truth is complete, in level-0 px; None for the whole slide.
+        accepted: (T, C) bool, classes that are right for each nucleus, of which its label is one; None if no nucleus
             has more than one.
     """
 
@@ -71,23 +71,23 @@ def read_truth(
     size_px: tuple[int, int] | None = None,
     class_map: ClassMap | None = None,
 ) -> Truth:
-    """Read by suffix: a table of points, GeoJSON, or a label image of the whole slide at level 0.
+    """Read the truth by suffix: a table of points, GeoJSON, or a label image of the whole slide at level 0.
 
-    A model of one class finds nuclei of every kind, so every class of the truth is that one to it.
+    A model of one class finds nuclei of every kind, so every class of the truth counts as its class.
 
     Args:
-        path: the file.
-        classes: names in the order of the labels.
+        path: file of the truth.
+        classes: names of the classes, by label.
         mpp: (x, y) um per level-0 pixel.
-        offset_px: level-0 position of what a GeoJSON file calls (0, 0).
+        offset_px: level-0 position of the origin of a GeoJSON file.
         size_px: (width, height) of level 0, which a label image must have; None if unknown.
-        class_map: for each class of the file a class of the model, several that are right alike, or None for nuclei
+        class_map: class of the model for each class of the file, or several equally right ones, or None for nuclei
             whose class does not count; without a map the names are those of the model or synonyms.
 
     Raises:
         LabelError: the file is missing, broken, of no known kind or of another size than the slide, names a class that
-            is not the model's, or marks as one nucleus what is none.
-        GeoJSONError: the file is no GeoJSON.
+            is not the model's, or has an instance that is no nucleus.
+        GeoJSONError: the file is not GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
         raise LabelError(f"{path}: no kind of truth has this suffix; known are {', '.join(SUFFIXES)}")
@@ -99,12 +99,12 @@ def read_truth(
 
 
 def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
-    """Nuclei (frame: level0) of a CSV or TSV with columns x, y and class in any case; an empty class is an unknown one.
+    """Nuclei (frame: level0) of a CSV or TSV with columns x, y and class in any case; an empty class is unknown.
 
     Class names may be synonyms (``nuclei.class_names``); to a model of one class every nucleus is of that class.
 
     Raises:
-        LabelError: the file is missing, a column is missing, a position is no number or a class is not the model's.
+        LabelError: the file or a column is missing, a position is not a number or a class is not the model's.
     """
     return _read_points(path, classes, None).nuclei
 
@@ -122,7 +122,7 @@ def _read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None)
 def _classify(
     words: Sequence[str | None], classes: Sequence[str], class_map: ClassMap | None, where: Callable[[int], str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels (N,) of nuclei by the words for their classes, and the classes that are right (``Truth.accepted``)."""
+    """Labels (N,) of nuclei from their class names, and the classes that are right (``Truth.accepted``)."""
     meant: dict[str | None, tuple[int, ...]] = {None: (), "": ()}
     if len(classes) == 1 and not class_map:
         return np.zeros(len(words), np.int32), None
@@ -172,7 +172,7 @@ def _read_cells(path: Path) -> pd.DataFrame:
 
 
 def _name_columns(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The columns x, y and class, however their names are capitalised and with "px" as unit or without."""
+    """The columns x, y and class, in any capitalisation and with or without "px" as unit."""
     found = {split_unit(name)[0]: name for name in table.columns} | {name: name for name in table.columns}
     missing = sorted({"x", "y", "class"} - set(found))
     names = ", ".join(table.columns[:8]) + (", ..." if len(table.columns) > 8 else "")
@@ -207,7 +207,7 @@ def _read_objects(
 
 
 def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | None) -> Truth:
-    """An instance mask names no classes."""
+    """Read an instance mask, which names no classes."""
     mask = read_label_image(path)
     height, width = mask.shape
     if size_px is not None and (width, height) != tuple(size_px):
@@ -223,16 +223,16 @@ def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | 
 def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
     """The annotated region of a slide, from a file of its own: the areas of a GeoJSON, or a mask of the whole slide.
 
-    What is of the class "Ignore" is taken out of the other areas.
+    Areas of the class "Ignore" are removed from the other areas.
 
     Args:
         path: GeoJSON, or a picture, whose pixels other than 0 are annotated.
         size_px: (width, height) of level 0, which the picture covers at any resolution; None if unknown.
-        offset_px: level-0 position of what a GeoJSON file calls (0, 0).
+        offset_px: level-0 position of the origin of a GeoJSON file.
 
     Raises:
         LabelError: the picture cannot be read or placed.
-        GeoJSONError: the file is no GeoJSON or holds no area.
+        GeoJSONError: the file is not GeoJSON or contains no area.
     """
     if path.name.lower().endswith(MASKS):
         if size_px is None:

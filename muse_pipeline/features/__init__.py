@@ -1,1 +1,1 @@
-"""Numbers per nucleus: shape, stains, texture and neighbours."""
+"""Measurements of each nucleus: shape, stains, texture and neighbours."""

@@ -1,4 +1,4 @@
-"""The features by name: what each measures, in which unit, and which of them a run computes."""
+"""The features by name, with description and unit, and the features of each set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Feature:
     Attributes:
         name: the column, ``<group>_<name>``.
         unit: "um", "um2", "OD" (base 10), "OD/um", "rad", "bit", "count" or "1" for ratios.
-        text: what is measured.
+        text: description of the measurement.
     """
 
     name: str
@@ -109,7 +109,7 @@ def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
 
 
 def every_feature(classes: Sequence[str]) -> tuple[Feature, ...]:
-    """Every feature that a table may have, the columns of any table of nuclei first; see ``features_of``."""
+    """Every feature that a table may have, those of any table of nuclei first, in the order of ``features_of``."""
     return (*FIRST_COLUMNS, *features_of("all", classes))
 
 

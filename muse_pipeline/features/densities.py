@@ -1,6 +1,6 @@
 """Haematoxylin and eosin of nuclei: optical densities over the nucleus, its rim and the ring around it.
 
-Densities are whole multiples of ``STEP``: their sums are exact, and do not depend on how a slide is cut into images.
+Densities are whole multiples of ``STEP``: their sums are exact and do not depend on how a slide is divided into images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STEP = 2.0**-20  # of OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
-    """(2, 3, 256) int32: what each value of each channel adds to haematoxylin and to eosin, in ``STEP`` of base 10.
+    """(2, 3, 256) int32: contribution of each value of each channel to haematoxylin and eosin, in ``STEP`` of base 10.
 
     Args:
         stains: (2, 3) unit rows in optical density, haematoxylin first.
@@ -28,7 +28,7 @@ def stain_tables(stains: np.ndarray) -> np.ndarray:
 
 
 def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
-    """The density (h, w) int32 of a stain by its (3, 256) of ``stain_tables``, from three channels (h, w) uint8."""
+    """The density (h, w) int32 of a stain, from its (3, 256) of ``stain_tables`` and three channels (h, w) uint8."""
     density, *others = (cv2.LUT(plane, part) for plane, part in zip(planes, table, strict=True))
     for other in others:
         density += other
@@ -39,9 +39,9 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
     """The features of the groups *h* and *e* in OD, (N,) each; NaN where a zone has no pixel.
 
     Args:
-        zones: of the nuclei; pixels of rings that lie in other nuclei are left out by the caller.
+        zones: zones of the nuclei; the caller leaves out pixels of rings that lie in other nuclei.
         planes: (3, h, w) uint8 image.
-        tables: (2, 3, 256) of ``stain_tables``.
+        tables: (2, 3, 256) from ``stain_tables``.
     """
     parts = zones.nucleus, zones.rim, zones.ring
     values = [[plane.take(part.pixel)[:, None] for plane in planes] for part in parts]

@@ -1,4 +1,4 @@
-"""All features of a slide's nuclei, part by part, from its image and what surrounds each part."""
+"""All features of a slide's nuclei, part by part, from its image and from the nuclei around each part."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ CACHED_CHUNKS = 64  # 50 MB: a row of fields shares its chunks with the next one
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """What the features of a slide are measured with.
+    """Settings of the features of a slide.
 
     Attributes:
-        chosen: set of features, "basic" or "all".
-        store: the image that the nuclei were found in.
-        fit: of the slide's stains; None for those of the textbook.
+        chosen: name of the set of features, "basic" or "all".
+        store: image in which the nuclei were detected.
+        fit: Macenko's fit of the slide's stains; None for those of the textbook.
     """
 
     chosen: str
@@ -44,7 +44,7 @@ class FeatureSettings:
     fit: MacenkoFit | None
 
     def meter(self, info: SlideInfo, kept: KeptArea, classes: Sequence[str]) -> FeatureMeter:
-        """What measures the nuclei of these classes in the tissue of the slide."""
+        """The meter of nuclei of these classes in the tissue of the slide."""
         return FeatureMeter(self, info, kept, classes)
 
 
@@ -52,14 +52,14 @@ class FeatureMeter:
     """Measures the nuclei of one slide; safe to call from several threads.
 
     Args:
-        settings: what to measure and in which image.
-        info: the slide.
-        kept: its tissue.
+        settings: set of features and image.
+        info: header of the slide.
+        kept: tissue of the slide.
         classes: names of the classes of nuclei.
 
     Attributes:
-        names: of the columns.
-        reach_um: how far around a nucleus other nuclei count.
+        names: names of the columns.
+        reach_um: distance from a nucleus within which other nuclei count.
     """
 
     def __init__(self, settings: FeatureSettings, info: SlideInfo, kept: KeptArea, classes: Sequence[str]):
@@ -73,7 +73,7 @@ class FeatureMeter:
         self._tables = stain_tables(self._stains)
 
     def describe(self) -> dict[str, Any]:
-        """For the provenance of the table."""
+        """Description of the features for the provenance of the table."""
         source = "textbook" if self.settings.fit is None else "slide"
         stains = {"source": source, "vectors": np.round(self._stains, 6).tolist()}
         return {"set": self.settings.chosen, "mpp": self.store.mpp, "stains": stains}
@@ -84,10 +84,10 @@ class FeatureMeter:
         """The columns ``names`` of nuclei (frame: level0), (N,) each; NaN where a feature is not defined.
 
         Args:
-            nuclei: with outlines.
+            nuclei: nuclei with outlines.
             others: all other nuclei within ``reach_um`` of these.
             rings: (N, R, 2) outlines of the nuclei in level-0 px.
-            shapes: of the rings, by ``nuclei.shape.measure_shapes``.
+            shapes: measures of the rings by ``nuclei.shape.measure_shapes``.
         """
         info = self.info
         found = measure_form(rings, info.mpp, shapes)
@@ -147,7 +147,7 @@ class FeatureMeter:
 
 
 def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
-    """The columns of all nuclei of a slide (frame: level0), and the ``SHAPE_COLUMNS``, in their order."""
+    """The columns of all nuclei of a slide (frame: level0), and the ``SHAPE_COLUMNS``, in order."""
     xy, reach = nuclei.xy, meter.reach_um / np.asarray(meter.info.mpp)
     found = {name: np.full(len(xy), np.nan) for name in (*SHAPE_COLUMNS, *meter.names)}
     work_xy = level0_to_work(xy, meter.info.mpp, meter.store.mpp)
@@ -165,7 +165,7 @@ def with_near(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each field and the other positions within ``reach`` (2,) of the box around it, as ascending indices of ``xy``.
 
-    Of the positions by y only those of the box's rows are looked at: a slide of a million has hundreds of fields.
+    Only the rows of the box are searched, among the positions by y: a slide of a million has hundreds of fields.
     """
     by_y = np.argsort(xy[:, 1], kind="stable")
     y, is_own = xy[by_y, 1], np.zeros(len(xy), bool)
@@ -179,9 +179,9 @@ def with_near(
 
 
 def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
-    """For each rectangle the indices of the positions (N, 2) in it, by ascending ``radius`` (N,).
+    """Indices of the positions (N, 2) in each rectangle, by ascending ``radius`` (N,).
 
-    The rectangles cut the box around all positions evenly; none is longer than ``FIELD_PX``.
+    The rectangles divide the box around all positions evenly; none is longer than ``FIELD_PX``.
     """
     low, high = xy.min(0), xy.max(0)
     n = np.ceil((high - low + 1) / FIELD_PX).astype(int)

@@ -1,4 +1,4 @@
-"""What surrounds each nucleus: distances and counts of other nuclei, and the edge of the tissue."""
+"""The neighbours of each nucleus: distances and counts of other nuclei, and the distance to the edge of the tissue."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ REACH_UM = RADII_UM[-1]
 def with_surroundings(parts: Iterable[Nuclei], reach: np.ndarray, back_px: float) -> Iterator[tuple[Nuclei, Nuclei]]:
     """Each part, and all nuclei of other parts within ``reach`` of the box around it.
 
-    Parts come row by row of windows, so what surrounds one is complete when the stream has passed it; only rows within
-    reach are held.
+    Parts come row by row of windows, so the neighbours of one are complete when the stream has passed it; only rows
+    within reach are held.
 
     Args:
-        parts: in the level-0 frame, none empty.
-        reach: (2,) level-0 px in x and y.
-        back_px: how far above the lowest nucleus so far one that comes later may lie: the height of a row of windows.
+        parts: nuclei in the level-0 frame, no part empty.
+        reach: (2,) distance in level-0 px in x and y.
+        back_px: largest distance of a later nucleus above the lowest one so far: the height of a row of windows.
     """
     held: deque[_Part] = deque()
     n_waiting, passed = 0, -np.inf
@@ -52,7 +52,7 @@ class _Part:
         self.low, self.high = nuclei.xy.min(0), nuclei.xy.max(0)
 
     def with_others(self, held: Iterable[_Part], reach: np.ndarray) -> tuple[Nuclei, Nuclei]:
-        """Its nuclei, and those of other parts within ``reach`` of its box, with positions, rays and labels alone."""
+        """The part's nuclei, and those of others within ``reach`` of its box, with positions, rays and labels alone."""
         low, high = self.low - reach, self.high + reach
         found = [_slim(self.nuclei[:0])]
         for part in held:
@@ -76,7 +76,7 @@ def measure_neighbours(
         label: (N,) their classes.
         others_um: (M, 2) all other nuclei within ``REACH_UM``.
         others_label: (M,) their classes.
-        classes: names by label.
+        classes: names of the classes, by label.
     """
     from scipy.spatial import cKDTree
 
@@ -101,9 +101,9 @@ def measure_neighbours(
 
 
 def measure_edge_distance(xy: np.ndarray, kept: KeptArea, slide_mpp: tuple[float, float]) -> np.ndarray:
-    """(N,) um from positions (N, 2) in level-0 px to the edge of where nuclei are kept, at most ``EDGE_UM``.
+    """(N,) um from positions (N, 2) in level-0 px to the edge of the area where nuclei are kept, at most ``EDGE_UM``.
 
-    The mask is read around the positions alone; a region of interest is no edge.
+    Only the mask around the positions is read; the border of a region of interest is not an edge.
     """
     cells = xy * (np.asarray(slide_mpp) / kept.mask_mpp)
     margin = np.ceil(EDGE_UM / kept.mask_mpp).astype(int) + 1

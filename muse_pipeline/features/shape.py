@@ -1,4 +1,4 @@
-"""Form of outlines beyond ``nuclei.shape``: closed formulas of the polygon."""
+"""Measures of shape that ``nuclei.shape`` lacks: closed formulas of the polygon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def measure_form(
     Args:
         rings: (N, V, 2) vertices in pixels, not closed.
         mpp: (x, y) um per pixel.
-        shapes: of the same rings, by ``nuclei.shape.measure_shapes``.
+        shapes: measures of the same rings by ``nuclei.shape.measure_shapes``.
     """
     x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()
     area, perimeter = (np.asarray(shapes[name], float) for name in ("area_um2", "perimeter_um"))
@@ -33,7 +33,7 @@ def measure_form(
 
 
 def _largest_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N,) between two of the vertices at ``x`` and ``y`` (N, V)."""
+    """(N,) Feret diameter: largest distance between two of the vertices ``x`` and ``y`` (N, V)."""
     n_vertices = x.shape[1]
     x, y = (np.concatenate([each, each[:, : n_vertices // 2]], 1).astype(np.float32) for each in (x, y))
     largest = np.zeros((len(x), n_vertices), np.float32)

@@ -1,7 +1,7 @@
 """Texture of haematoxylin within nuclei: gradient, histogram and Haralick's features of pairs of pixels.
 
-Haralick, Shanmugam & Dinstein, "Textural features for image classification", IEEE Trans Syst Man Cybern 1973. A nucleus
-has one symmetric matrix: of the pairs of adjacent pixels in all four directions.
+Haralick, Shanmugam & Dinstein, "Textural features for image classification", IEEE Trans Syst Man Cybern 1973. Each
+nucleus has one symmetric matrix, of the pairs of adjacent pixels in all four directions.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str
     """The features of the group *texture*, (N,) each; NaN where they are not defined.
 
     Args:
-        nuclei: their pixels.
-        density: (h, w) haematoxylin of the image, in ``densities.STEP``; beyond its edges it is as at the edges.
+        nuclei: pixels of the nuclei.
+        density: (h, w) haematoxylin of the image, in ``densities.STEP``; it is continued beyond the edges.
         mpp: um per pixel.
     """
     y, x = np.divmod(nuclei.pixel, density.shape[1])
@@ -86,7 +86,7 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
 
 
 def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
-    """Numbers (M,) of pixels (x, y) in boxes one after the other, and the cells in a row of each box.
+    """Numbers (M,) of pixels (x, y) in consecutive boxes, and the cells in a row of each box.
 
     Boxes have a margin to the right and below, so the cells next to a pixel lie in the same box or are margin.
     """
@@ -102,7 +102,7 @@ def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, in
 
 
 def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
-    """(n,) of the symmetric matrices whose lower triangles have the counts (n, L, L) of both."""
+    """(n,) sums of squares of symmetric matrices, from the counts (n, L, L) of both triangles in the lower one."""
     diagonal = np.einsum("nii->ni", counts)
     whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (counts.reshape(len(counts), -1), diagonal))
     return (whole + on_diagonal) / 2

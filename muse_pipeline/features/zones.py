@@ -1,8 +1,8 @@
-"""The pixels of many nuclei at once: of the nucleus, of its rim, and of the ring around it.
+"""The pixels of many nuclei at once: those of the nucleus, of its rim, and of the ring around it.
 
 Outlines are filled row by row. Where an edge crosses the centre line of a row of pixels, the number of the first pixel
-to its right is noted. Of the numbers of a nucleus in ascending order, every second one ends the run of pixels that the
-one before it begins; those of two nested outlines together give what lies between them.
+to its right is noted. In the ascending numbers of a nucleus, every second one ends the run of pixels that the one
+before it begins; the numbers of two nested outlines together give the zone between them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Pixels:
 
     Attributes:
         pixel: (M,) int32 index of the pixel in the flattened image.
-        start: (N + 1,) the nucleus i has the pixels from start[i] to start[i + 1].
+        start: (N + 1,) int; nucleus i has the pixels from start[i] to start[i + 1].
     """
 
     pixel: np.ndarray
@@ -40,7 +40,7 @@ class Pixels:
         return np.repeat(np.arange(len(self.start) - 1), self.n)
 
     def where(self, chosen: np.ndarray) -> Pixels:
-        """The pixels that are chosen (M,) bool."""
+        """The pixels that are ``chosen`` (M,) bool."""
         kept = np.flatnonzero(chosen)
         return Pixels(self.pixel.take(kept), np.searchsorted(kept, self.start))
 
@@ -55,12 +55,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Zones:
-    """Pixels of N nuclei by zone. Nuclei may overlap: a pixel then belongs to each of them.
+    """Pixels of N nuclei by zone. Nuclei may overlap; a pixel then belongs to each of them.
 
     Attributes:
         nucleus: pixels whose centres lie in the outline.
-        rim: of these, what the outline loses when every ray is shortened by ``RIM_UM``.
-        ring: what the outline gains when every ray is lengthened by ``RING_UM``.
+        rim: pixels of the nucleus that the outline loses when every ray is shortened by ``RIM_UM``.
+        ring: pixels that the outline gains when every ray is lengthened by ``RING_UM``.
     """
 
     nucleus: Pixels
@@ -73,7 +73,7 @@ def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarr
 
     Args:
         xy: (N, 2) centres in pixels of the slide at ``mpp``.
-        rays_um: (N, R).
+        rays_um: (N, R) rays of the nuclei.
         mpp: um per pixel.
         corner: (2,) int, (x, y) of the image's first pixel on the slide.
         shape: (h, w) of the image.
@@ -85,7 +85,7 @@ def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarr
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:
-    """``Zones.nucleus`` alone; for the arguments see ``find_zones``."""
+    """``Zones.nucleus`` alone, from the arguments of ``find_zones``."""
     return _fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
 
 
@@ -97,7 +97,7 @@ def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def _count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """The whole numbers first[i], first[i] + 1, ... of which there are n[i], for each i after the other."""
+    """The n[i] whole numbers first[i], first[i] + 1, ..., for each i in turn."""
     end = np.cumsum(n)
     return np.arange(end[-1] if len(n) else 0, dtype=first.dtype) + np.repeat(
         (first - (end - n)).astype(first.dtype), n
@@ -105,9 +105,9 @@ def _count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def _crossings(xy: np.ndarray, rays: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(N, C) int32: pixels to the right of where outlines cross rows of the image, see ``to_rows``.
+    """(N, C) int32: pixels to the right of the points where outlines cross rows of the image, as in ``to_rows``.
 
-    Beyond a side of the image outlines cross at the side. Vertices are placed from the whole pixel of the centre, and
+    Beyond a side of the image outlines cross at the side. Vertices are computed from the whole pixel of the centre, and
     so have the same digits in any image.
     """
     height, width = shape

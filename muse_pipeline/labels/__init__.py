@@ -1,1 +1,1 @@
-"""What people drew: points, outlines, masks and regions, as training and evaluation read them."""
+"""Labels drawn by people: points, outlines, masks and regions, as read for training and evaluation."""

@@ -16,11 +16,11 @@ SLIDE, NUCLEI = "muse slide", "muse nuclei"  # in the metadata of a region, as p
 
 @dataclass(frozen=True)
 class CorrectedResult:
-    """What the corrections of a file were made on.
+    """The slides and results on which the corrections of a file were made.
 
     Attributes:
-        fingerprints: of slides.
-        checksums: of tables of nuclei, ``footer_checksum``.
+        fingerprints: checksums of the slides.
+        checksums: checksums of the tables of nuclei (``footer_checksum``).
     """
 
     fingerprints: frozenset[str]
@@ -28,7 +28,7 @@ class CorrectedResult:
 
 
 def read_corrected_result(path: Path) -> CorrectedResult | None:
-    """What the regions of a GeoJSON file were drawn on; None for a file that was not made in the viewer.
+    """The slides and results on which the regions of a GeoJSON file were drawn; None for a file not from the viewer.
 
     Raises:
         LabelError: the file cannot be read.
@@ -46,10 +46,10 @@ def read_corrected_result(path: Path) -> CorrectedResult | None:
 
 
 def require_current(path: Path, corrected: CorrectedResult, info: SlideInfo, results: Path | None) -> None:
-    """Make sure that corrections belong to a slide, and to its nuclei in the folder ``results`` if that is given.
+    """Require that corrections belong to a slide, and to its nuclei in the folder ``results`` if given.
 
     Raises:
-        LabelError: they were made on another slide or on nuclei that were replaced since.
+        LabelError: they were made on another slide, or on nuclei that were replaced since.
     """
     if corrected.fingerprints != {info.fingerprint}:
         raise LabelError(

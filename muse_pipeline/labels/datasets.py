@@ -13,10 +13,10 @@ from muse_pipeline.labels.sources import LabelSource, check_source, read_split
 
 
 def read_dataset(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
-    """The pictures of a dataset that its source chooses, one by one, resampled to ``mpp``.
+    """The pictures that a source chooses from its dataset, one by one, resampled to ``mpp``.
 
     Raises:
-        LabelError: see ``labels.read.read_labelled_images``.
+        LabelError: as in ``labels.read.read_labelled_images``.
     """
     layout = LAYOUTS[source.format](source.labels)
     for sample in choose_samples(source):
@@ -34,10 +34,10 @@ def patient_of(sample: Sample, source: LabelSource) -> str:
 
 
 def choose_samples(source: LabelSource) -> list[Sample]:
-    """The pictures that ``split`` and ``exclude`` leave.
+    """The pictures left after ``split`` and ``exclude``.
 
     Raises:
-        LabelError: the folder does not hold the dataset, or the split names a picture that is not in it.
+        LabelError: the folder does not contain the dataset, or the split names a picture that is not in it.
     """
     samples = all_samples(source)
     if source.split is not None:
@@ -55,7 +55,7 @@ def dataset_files(source: LabelSource) -> list[Path]:
     """The files of the pictures that the source chooses, each once, by path.
 
     Raises:
-        LabelError: see ``choose_samples``.
+        LabelError: as in ``choose_samples``.
     """
     return sorted({file for sample in choose_samples(source) for file in sample.files})
 
@@ -64,8 +64,8 @@ def all_samples(source: LabelSource) -> list[Sample]:
     """Every picture of the dataset, used or not.
 
     Raises:
-        LabelError: the folder does not hold the dataset or holds a picture twice, or the settings of the source do not
-            go together.
+        LabelError: the folder does not contain the dataset or contains a picture twice, or the settings of the source
+            are inconsistent.
     """
     check_source(source)
     by_name: dict[str, Sample] = {}

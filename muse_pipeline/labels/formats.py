@@ -32,12 +32,12 @@ class Annotations:
     """The nuclei of one label file.
 
     Attributes:
-        path: the file.
-        nuclei: with rays (N, R) in um, NaN where only a point is known.
+        path: path of the file.
+        nuclei: nuclei with rays (N, R) in um, NaN for points.
         numbers: (N,) int, number of the line, feature or instance of each nucleus.
-        unit: what is numbered: "line", "feature" or "instance".
-        regions: (M,) shapely polygons that bound what was annotated, in the frame of the nuclei; empty for all of it.
-        made_in_viewer: whether they are corrections of this slide's nuclei, in which empty regions are intended.
+        unit: unit of ``numbers``: "line", "feature" or "instance".
+        regions: (M,) shapely polygons that bound the annotated area, in the frame of the nuclei; empty for all of it.
+        made_in_viewer: True for corrections of this slide's nuclei, in which empty regions are intended.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Annotations:
     made_in_viewer: bool = False
 
     def where(self, index: int) -> str:
-        """File and number of a nucleus, with which a message begins."""
+        """File and number of a nucleus, the beginning of a message."""
         return f"{self.path}, {self.unit} {self.numbers[index]}"
 
     def require_within(self, size_px: tuple[int, int], what: str) -> None:
@@ -69,7 +69,7 @@ class Annotations:
         """Reject a file without the annotated region that a picture or slide needs.
 
         Raises:
-            LabelError: it holds no region.
+            LabelError: the file has no region.
         """
         if not len(self.regions):
             raise LabelError(
@@ -78,10 +78,10 @@ class Annotations:
             )
 
     def in_regions(self, source: LabelSource) -> np.ndarray:
-        """(N,) bool: which nuclei lie in a region; where there is no region, all.
+        """(N,) bool: True for nuclei in a region; True for all if there is no region.
 
         Raises:
-            LabelError: one is outside and the source does not leave such nuclei out.
+            LabelError: a nucleus is outside and the source does not leave such nuclei out.
         """
         if not len(self.regions):
             return np.ones(len(self.nuclei), bool)
@@ -98,13 +98,13 @@ class Annotations:
 
 
 def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
-    """The model's class that a word of a label file means; -1 for a nucleus whose class is not used.
+    """The model's class for a word of a label file; -1 for a nucleus whose class is not used.
 
-    A class map decides alone; without one the word is a class name or a synonym (``nuclei.class_names``). Where
-    ``classes`` is empty only positions are wanted, and every word gives -1.
+    A class map is decisive; without one the word is a class name or a synonym (``nuclei.class_names``). If ``classes``
+    is empty, only positions are read, and every word gives -1.
 
     Raises:
-        LabelError: the word is not in the class map, or means no class of the model.
+        LabelError: the word is not in the class map, or refers to no class of the model.
     """
     if not classes:
         return -1
@@ -126,22 +126,22 @@ def read_annotated(
     n_rays: int,
     offset_px: tuple[int, int] = (0, 0),
 ) -> Annotations:
-    """Read nuclei, which are points and polygons, and the regions around them.
+    """Read nuclei, drawn as points or polygons, and the regions around them.
 
-    An object without a classification is a nucleus of unknown class. Of a multipoint or a multipolygon every part is
+    An object without a classification is a nucleus of unknown class. Every part of a multipoint or a multipolygon is
     one nucleus.
 
     Args:
-        path: the file.
-        source: gives the class map, the class of regions and what is to be passed over.
-        classes: of the model.
-        frame: of the positions, once the offset is added.
+        path: path of the file.
+        source: source with the class map, the class of regions and the classes to ignore.
+        classes: names of the model's classes.
+        frame: frame of the positions after the offset is added.
         mpp: (x, y) um per pixel of ``frame``.
-        n_rays: rays per nucleus; points have unknown ones.
-        offset_px: of QuPath's frame.
+        n_rays: number of rays per nucleus; those of points are unknown.
+        offset_px: offset of QuPath's frame.
 
     Raises:
-        LabelError: the file is broken, or a feature cannot be a nucleus or a region; its number is named.
+        LabelError: the file is broken, or a feature, named by its number, cannot be a nucleus or a region.
     """
     try:
         objects = read_geojson(path, offset_px, tiles=False)
@@ -182,17 +182,17 @@ TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy
 def read_text(
     path: Path, source: LabelSource, classes: tuple[str, ...], frame: Frame, n_rays: int, order: str | None = None
 ) -> Annotations:
-    """Read a text file of cells separated by tabs, semicolons, commas or blanks, as those of the first line are.
+    """Read a text file of cells separated by tabs, semicolons, commas or blanks, whichever the first line has.
 
-    Where semicolons separate them, numbers may have decimal commas.
+    If semicolons separate them, numbers may have decimal commas.
 
     Args:
-        path: the file.
-        source: gives the format and the class map.
-        classes: of the model.
-        frame: whose pixels the file counts, from 0.
-        n_rays: rays per nucleus, all unknown.
-        order: in place of the source's format.
+        path: path of the file.
+        source: source with the format and the class map.
+        classes: names of the model's classes.
+        frame: frame of the positions; pixels in the file count from 0.
+        n_rays: number of rays per nucleus, all unknown.
+        order: order of the columns, in place of the source's format.
 
     Raises:
         LabelError: a line is not two numbers and a class, or a header does not name the format's columns.
@@ -226,7 +226,7 @@ def read_text(
 
 
 def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]:
-    """Where the columns of ``order`` are; a first line with other words in it is no header that could be guessed."""
+    """Indices of the columns of ``order``; a first line with other words is rejected."""
     names, needed = [split_unit(cell)[0] for cell in cells], order.split()
     if in_um := [cell for cell in cells if split_unit(cell)[1] == "um" and split_unit(cell)[0] in needed]:
         raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")
@@ -257,10 +257,10 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
     """Read a mask (PNG, TIFF or NPY): 0 is background, every other number is one nucleus; classes are unknown.
 
     Args:
-        path: the mask.
-        size_px: (width, height) of its picture.
+        path: path of the mask.
+        size_px: (width, height) of the mask's picture.
         mpp: um per pixel.
-        n_rays: rays per nucleus.
+        n_rays: number of rays per nucleus.
 
     Raises:
         LabelError: the file cannot be read, is no mask or has another size, or gives several nuclei one number.
@@ -271,13 +271,13 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
 
 
 def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """Read a mask (PNG, TIFF or NPY) of one value above 0: every connected area but specks is a nucleus.
+    """Read a mask (PNG, TIFF or NPY) of one value above 0: every connected area except specks is a nucleus.
 
     Args:
-        path: the mask.
-        size_px: (width, height) of its picture.
+        path: path of the mask.
+        size_px: (width, height) of the mask's picture.
         mpp: um per pixel.
-        n_rays: rays per nucleus.
+        n_rays: number of rays per nucleus.
 
     Raises:
         LabelError: the file cannot be read, is no mask or has another size or further values.
@@ -296,7 +296,7 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """The nuclei of a mask (h, w) of whole numbers that was read from ``path``; see ``read_instances``.
+    """The nuclei of a mask (h, w) of integers that was read from ``path``, as ``read_instances`` gives them.
 
     Raises:
         LabelError: the mask is not as large as its picture.
@@ -311,7 +311,7 @@ def require_size(path: Path, mask: np.ndarray, size_px: tuple[int, int]) -> None
     """Reject a mask (h, w) that is not as large as its picture (width, height).
 
     Raises:
-        LabelError: it is not.
+        LabelError: the sizes differ.
     """
     if mask.shape[::-1] != size_px:
         raise LabelError(
@@ -321,7 +321,7 @@ def require_size(path: Path, mask: np.ndarray, size_px: tuple[int, int]) -> None
 
 
 def median_diameter_px(path: Path) -> float:
-    """Diameter of the circle as large as the median nucleus of a mask.
+    """Diameter of a circle with the area of the median nucleus of a mask.
 
     Raises:
         LabelError: the file cannot be read, is no mask or has no nucleus.
@@ -337,7 +337,7 @@ def name_instances(instances: Annotations, points: Annotations, mpp: float) -> N
     """Give instances, in place, the class of the nearest point within 2 um of their centroid.
 
     Raises:
-        LabelError: there are points and not one lies on an instance.
+        LabelError: there are points, but none of them lies on an instance.
     """
     nuclei = instances.nuclei
     if not len(nuclei) or not len(points.nuclei):

@@ -1,4 +1,4 @@
-"""Outlines for nuclei that are labelled by a point: a seeded watershed on haematoxylin, then the clearest edge near."""
+"""Outlines for nuclei labelled by points: a seeded watershed on haematoxylin, moved to the clearest edge nearby."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Give points outlines: a seeded watershed on smoothed haematoxylin, or a circle, put on the clearest edge near.
+    """Give points outlines: a seeded watershed on smoothed haematoxylin, or a circle, moved to the clearest edge near.
 
-    Rays are NaN where no edge is clear or the outline is implausible.
+    Rays are NaN if no edge is clear or the outline is implausible.
 
     Args:
-        pixels: (h, w, 3) uint8.
+        pixels: (h, w, 3) uint8 picture.
         nuclei: points in its pixels (frame: window).
         stain: the picture's stains, or None for the textbook haematoxylin.
         mpp: um per pixel.
-        n_rays: rays per outline.
+        n_rays: number of rays per outline.
     """
     if not len(nuclei):
         return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
@@ -44,7 +44,7 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
 
 
 def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
-    """The seeded watershed: (h, w) int32, number i + 1 where the region of centre i lies.
+    """The seeded watershed: (h, w) int32, number i + 1 in the region of centre i.
 
     Args:
         amount: (h, w) smoothed haematoxylin, about 1 in the darkest nuclei.
@@ -69,7 +69,7 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def measure_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
-    """(h, w) float: the amount of haematoxylin by the picture's own stains, never negative."""
+    """(h, w) float: amount of haematoxylin by the picture's own stains, never negative."""
     density = DENSITY[pixels]
     if stain is None:  # their fit failed
         return density @ np.array(ROUNDED_TEXTBOOK[0], np.float32)
@@ -104,20 +104,20 @@ BLOCK = 512  # nuclei at a time: 50 MB
 
 
 def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-    """Outlines where it gets lighter outwards, near the ones given or near a circle, whichever has the clearer edge.
+    """Outlines on edges that get lighter outwards, near those given or near a circle, whichever has the clearer edge.
 
-    Of all closed paths around a centre (dynamic programming over rays) the one that adds up the most of the step from
-    dark to light, as a share of what that nucleus' rays have at best, and the least of the squared relative distance
-    from the outline tried. A pale nucleus has a rim and dark grains within: its rim is an edge all the way round.
+    Of all closed paths around a centre, dynamic programming over rays finds the one with the greatest steps from dark
+    to light, as a share of the best steps of that nucleus' rays, and the least squared relative distance from the
+    outline tried. A pale nucleus has a rim and dark grains within: its rim is an edge all the way round.
 
     Args:
-        amount: (h, w) how dark it is; about 1 in the darkest nuclei.
+        amount: (h, w) darkness; about 1 in the darkest nuclei.
         xy: (N, 2) centres.
-        rays: (N, R) um, NaN where no outline is there yet.
+        rays: (N, R) um, NaN without an outline.
         mpp: um per pixel.
 
     Returns:
-        (N, R) float32 um, NaN where no path is clear, as for points at the same position.
+        (N, R) float32 um, NaN if no path is clear, as for points at the same position.
     """
     room = _room(xy * mpp, rays.shape[1])
     starts = range(0, len(xy), BLOCK)
@@ -156,7 +156,7 @@ def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarr
 
 
 def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, mpp: float) -> np.ndarray:
-    """(N, R, S): how much darker a ray is before than after every radius, which lies half way between two samples."""
+    """(N, R, S): decrease in darkness along a ray at every radius, which lies half way between two samples."""
     samples = radii + STEP_UM / 2
     at = xy[:, None, None] + ray_directions(n_rays)[:, None] * (samples / mpp)[:, None]  # (N, R, S, 2)
     dark = ndimage.map_coordinates(amount, [at[..., 1] - 0.5, at[..., 0] - 0.5], order=1, mode="nearest")
@@ -177,12 +177,12 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 
 
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
-    """The cheapest closed path (N, R) through costs (N, R, S): of two turns the middle one, whose ends have met.
+    """The cheapest closed path (N, R) through costs (N, R, S): the middle one of two turns, whose ends have met.
 
     Args:
-        cost: of each radius on each ray.
-        jump: steps that neighbouring rays may differ by.
-        bend: cost of each.
+        cost: (N, R, S) cost of each radius on each ray.
+        jump: largest number of steps between neighbouring rays.
+        bend: cost of each step.
     """
     n_rays, n_steps = cost.shape[1:]
     bends = (bend * np.abs(np.arange(-jump, jump + 1)))[:, None, None].astype(cost.dtype)

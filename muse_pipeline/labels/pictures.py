@@ -1,4 +1,4 @@
-"""The picture that training sees, wherever its labels came from."""
+"""Labelled training images, whatever the label format."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window).
 
     Attributes:
-        name: of the picture; for a region of a slide the slide's id and the corner of the region, in level-0 px.
+        name: name of the picture; for a region of a slide the slide's id and the corner of the region, in level-0 px.
         pixels: (h, w, 3) uint8.
-        nuclei: those inside the region, with rays in um, NaN where an outline is unknown.
-        stain: fitted on the picture, or on the tissue of its slide; None where that failed.
-        appearance: measures of its slide as `muse tissue` takes them; None for a picture of no slide.
-        weight: how often it is drawn, relative to others.
-        grow_outlines: whether nuclei that were labelled as points have grown outlines.
-        region: (h, w) bool, the pixels that were annotated; None: all of them.
-        annotated: (h, w) bool, ``region`` and the slide's other regions, whose nuclei other images have; None: there
-            are no others.
-        patient: whose it is.
-        source: folder or sheet that it is from.
-        stated_mpp: um per pixel as the config states it; None where the file knew.
+        nuclei: nuclei inside the region, with rays in um, NaN where an outline is unknown.
+        stain: fit on the picture, or on the tissue of its slide; None if it failed.
+        appearance: measures of its slide by `muse tissue`; None for a picture that is not from a slide.
+        weight: frequency at which it is drawn, relative to others.
+        grow_outlines: True if nuclei that were labelled as points have grown outlines.
+        region: (h, w) bool, the annotated pixels; None for all of them.
+        annotated: (h, w) bool, ``region`` and the slide's other regions, whose nuclei belong to other images; None if
+            there are no others.
+        patient: patient of the picture.
+        source: folder or sheet of the source.
+        stated_mpp: um per pixel in the config; None if the file gave it.
         n_left_out: nuclei of the same label file outside every region, left out as set in the config; counted once.
     """
 
@@ -75,14 +75,14 @@ class LabelledImage:
 
     @property
     def unannotated(self) -> np.ndarray:
-        """(h, w) bool: the pixels that are in no region of the slide or picture."""
+        """(h, w) bool: pixels that are in no region of the slide or picture."""
         if self.region is None:
             return np.zeros(self.pixels.shape[:2], bool)
         return ~(self.region if self.annotated is None else self.annotated)
 
     @property
     def annotated_box(self) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom of what was annotated, in px."""
+        """Left, top, right, bottom of the annotated area, in px."""
         height, width = self.pixels.shape[:2]
         if self.region is None or not self.region.any():
             return 0, 0, width, height
@@ -91,14 +91,14 @@ class LabelledImage:
 
 
 def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Grow the outlines of nuclei whose rays are unknown (NaN); those that were drawn stay, and hold their ground.
+    """Grow the outlines of nuclei whose rays are unknown (NaN); drawn outlines are kept and limit the others.
 
     Args:
-        pixels: (h, w, 3) uint8.
-        nuclei: frame window, rays (N, R).
-        stain: of the picture.
+        pixels: (h, w, 3) uint8 picture.
+        nuclei: nuclei (frame: window) with rays (N, R).
+        stain: stains of the picture; None for the textbook's.
         mpp: um per pixel.
-        n_rays: R.
+        n_rays: number of rays, R.
     """
     drawn = np.isfinite(nuclei.rays).all(1)
     if drawn.all():
@@ -114,7 +114,7 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
     """Every picture of a source, resampled to ``mpp``, with rays measured where outlines are drawn, else grown.
 
     Raises:
-        LabelError: see ``labels.read.read_labelled_images``.
+        LabelError: as in ``labels.read.read_labelled_images``.
     """
     stems = [path.stem for path in all_pictures(source)]
     folders = {"labels": LabelFiles(source.labels, stems, SUFFIXES.get(source.format, TEXT_SUFFIXES))}
@@ -136,14 +136,14 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedPicture:
-    """A picture and its labels as their files have them.
+    """A picture and its labels as stored in their files.
 
     Attributes:
-        title: of the picture, for messages.
+        title: name of the picture, for messages.
         pixels: (h, w, 3) uint8.
         mpp: um per pixel.
-        annotations: nuclei in its pixels.
-        region: (h, w) bool, the pixels that were annotated; None: all of them.
+        annotations: nuclei in the picture's pixels.
+        region: (h, w) bool, the annotated pixels; None for all of them.
     """
 
     title: str
@@ -159,7 +159,7 @@ def label_image(
     """A picture resampled to ``mpp``, with rays measured where outlines are drawn, else grown.
 
     Raises:
-        LabelError: it has no nucleus, or one outside the annotated regions, and the source does not allow that.
+        LabelError: the picture has no nucleus, or one outside the annotated regions, and the source forbids that.
     """
     annotations, stain = picture.annotations, fit_macenko(picture.pixels.reshape(-1, 3))
     inside = annotations.in_regions(source)
@@ -197,10 +197,10 @@ LEAST_POINTS, FEW, MOST = 10, 0.5, 0.8
 
 
 def _require_order(path: Path, pixels: np.ndarray, points: Nuclei, stain: MacenkoFit | None, mpp: float) -> None:
-    """Reject points, with outlines where these could be grown, that lie on nuclei only if x and y are exchanged.
+    """Reject points, with grown outlines where possible, that lie on nuclei only if x and y are exchanged.
 
     Raises:
-        LabelError: they do.
+        LabelError: x and y are exchanged.
     """
     exchanged = replace(points, xy=points.xy[:, ::-1])
     if len(points) < LEAST_POINTS or (exchanged.xy >= pixels.shape[1::-1]).any() or _share_grown(points) > FEW:
@@ -220,13 +220,13 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
     """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with that of the file.
 
     Args:
-        path: the picture.
-        mpp: as the config states it, if it does.
-        setting: by which.
+        path: path of the picture.
+        mpp: um per pixel in the config, if given.
+        setting: name of the setting that gives it.
 
     Raises:
-        LabelError: the picture cannot be decoded, its pixels are not square, its mpp is unknown, two do and
-            disagree, or no picture of nuclei has it.
+        LabelError: the picture cannot be decoded, its pixels are not square, or its mpp is unknown, implausible for
+            nuclei or different from that of the file.
     """
     try:
         with open_slide(path, "image") as picture:
@@ -248,15 +248,15 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
 
 
 def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this source") -> float:
-    """Um per pixel, if they are known and those of a picture of nuclei.
+    """Um per pixel, which must be known and plausible for a picture of nuclei.
 
     Args:
-        path: the picture.
-        mpp: as the file or the config states it, if one does.
-        stated: where it is stated.
+        path: path of the picture.
+        mpp: um per pixel in the file or the config, if given.
+        stated: origin of ``mpp``, for the message.
 
     Raises:
-        LabelError: it is unknown, or no picture of nuclei has it.
+        LabelError: it is unknown, or implausible for a picture of nuclei.
     """
     if mpp is None:
         raise LabelError(f"{path}: has no size of a pixel; give `mpp`, um per pixel, with its source")
@@ -269,10 +269,10 @@ def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this sour
 def require_agreement(
     path: Path | str, stated: float, known: tuple[float, float], known_source: str, setting: str = "mpp"
 ) -> None:
-    """Reject an mpp, stated by a ``setting`` of the source, more than 5 % from that of the file.
+    """Reject an mpp, given by a ``setting`` of the source, that differs by more than 5 % from that of the file.
 
     Raises:
-        LabelError: it is; both are named.
+        LabelError: they differ; both are named.
     """
     if any(abs(stated / side - 1) > MPP_TOLERANCE for side in known):
         raise LabelError(
@@ -310,10 +310,10 @@ def _read(
 
 
 def _fill(annotations: Annotations, size_px: tuple[int, int]) -> np.ndarray | None:
-    """(h, w) bool where there are regions.
+    """(h, w) bool: True in the regions.
 
     Raises:
-        LabelError: they lie outside the picture.
+        LabelError: the regions lie outside the picture.
     """
     if not len(annotations.regions):
         return None

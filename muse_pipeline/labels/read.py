@@ -27,15 +27,15 @@ def read_labelled_images(
     """Every picture of every source, and every annotated region of every slide, at ``mpp``.
 
     Args:
-        sources: as the config names them.
-        classes: of the model.
+        sources: sources in the config.
+        classes: names of the model's classes.
         mpp: um per pixel of the model.
-        n_rays: rays per nucleus.
-        context_px: how far windows around the region of a slide may reach; pictures are read whole.
+        n_rays: number of rays per nucleus.
+        context_px: side of the largest window around the region of a slide; pictures are read whole.
 
     Raises:
         LabelError: a file is missing or broken, a class is not in the map, a nucleus lies outside its picture or
-            region, there is nothing in one: the file and the line or feature are named.
+            region, or one of these has no nucleus; the file and the line or feature are named.
         MuseError: a sheet or a slide cannot be read.
     """
     images: list[LabelledImage] = []
@@ -55,13 +55,13 @@ def read_labelled_images(
 
 
 def require_words(sources: Sequence[LabelSource]) -> None:
-    """Make sure that every word of ``exclude`` is in a name of whichever source, see ``require_in_names``.
+    """Require that every word of ``exclude`` is in a name of any source (``require_in_names``).
 
     Args:
-        sources: all of a run, those to validate with too.
+        sources: all sources of a run, including those for validation.
 
     Raises:
-        LabelError: the first that is not, or a source's settings do not go together.
+        LabelError: a word is in no name (the first is named), or a source's settings are inconsistent.
     """
     for source in sources:
         check_source(source)
@@ -70,10 +70,10 @@ def require_words(sources: Sequence[LabelSource]) -> None:
 
 
 def require_readable(source: LabelSource) -> None:
-    """Check that the folders, sheets and lists that a source names are there; no picture is read.
+    """Check that the folders, sheets and lists of a source exist; no picture is read.
 
     Raises:
-        LabelError: the settings do not go together, or a folder or file is not there.
+        LabelError: the settings are inconsistent, or a folder or file is missing.
         SheetError: the sheet of slides is wrong.
     """
     check_source(source)
@@ -92,7 +92,7 @@ def patients_in(source: LabelSource) -> list[str]:
     """The patients of the pictures or slides that a source chooses; no picture is read.
 
     Raises:
-        LabelError: see ``require_readable``, or the rule of patients does not suit a name.
+        LabelError: as in ``require_readable``, or the rule of patients does not suit a name.
         SheetError: the sheet of slides is wrong.
     """
     check_source(source)

@@ -1,4 +1,4 @@
-"""The annotated region, Omega: which pixels it holds, and how a slide's regions become pictures with context."""
+"""The annotated region, Omega: its pixels, and the division of a slide's regions into pictures with context."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RegionWindow:
 
     Attributes:
         region: polygon in work px.
-        cell: left, top, right, bottom of the cell in work px; of the region only what is inside it counts here.
+        cell: left, top, right, bottom of the cell in work px; only the part of the region inside it counts here.
         area: all regions of the slide in work px.
         origin: (x, y) of the picture in work px.
         size: (width, height) of the picture.
@@ -32,14 +32,14 @@ class RegionWindow:
     size: tuple[int, int]
 
     def contains(self, xy: np.ndarray) -> np.ndarray:
-        """(N,) bool: which positions (N, 2) in work px lie in the region's part of this cell; borders are half open."""
+        """(N,) bool: True for positions (N, 2) in work px in the region's part of this cell; borders are half open."""
         left, top, right, bottom = self.cell
         x, y = np.asarray(xy, float).T
         within = (x >= left) & (x < right) & (y >= top) & (y < bottom)
         return within & shapely.intersects_xy(self.region, x, y)
 
     def mask(self) -> np.ndarray:
-        """(height, width) bool of the picture: pixels whose centre lies in the region's part of this cell."""
+        """(height, width) bool of the picture: pixels whose centre is in the region within this cell."""
         filled = fill_polygon(self.region, self.origin, self.size)
         left, top, right, bottom = (edge - self.origin[i % 2] for i, edge in enumerate(self.cell))
         inside = np.zeros_like(filled)
@@ -47,7 +47,7 @@ class RegionWindow:
         return filled & inside
 
     def annotated(self) -> np.ndarray:
-        """(height, width) bool of the picture: pixels whose centre lies in any region of the slide."""
+        """(height, width) bool of the picture: pixels whose centre is in any region of the slide."""
         picture = shapely.box(*self.origin, *np.add(self.origin, self.size))
         parts = shapely.get_parts(shapely.intersection(self.area, picture))
         return fill_polygon(shapely.multipolygons(parts[shapely.area(parts) > 0]), self.origin, self.size)
@@ -56,13 +56,13 @@ class RegionWindow:
 def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: int) -> Iterator[RegionWindow]:
     """Windows over every polygon of ``area``, from top to bottom.
 
-    A cell is at most ``context_px`` wide and high. Around it there is so much context that a window of that side which
-    holds the whole cell can lie anywhere around it, and at least ``LEAST_CONTEXT_PX``, as far as the slide goes.
+    A cell is at most ``context_px`` wide and high. The context around it allows any window of that side that contains
+    the whole cell, and is at least ``LEAST_CONTEXT_PX``, as far as the slide goes.
 
     Args:
         area: polygon or multipolygon in work px, within the slide.
         work_size_px: (width, height) of the slide in work px.
-        context_px: side of the largest window that training will cut.
+        context_px: side of the largest window cut in training.
     """
     polygons = [part for part in shapely.get_parts(area) if part.area > 0]
     for region in sorted(polygons, key=lambda part: part.bounds[1::-1]):
@@ -74,14 +74,14 @@ def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: i
 
 
 def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """(height, width) bool: the pixels whose centre lies in a polygon or multipolygon, holes left out.
+    """(height, width) bool: pixels whose centre lies in a polygon or multipolygon, holes left out.
 
-    Along each row of pixel centres, every edge that is crossed turns inside into outside from there on (even-odd rule).
+    Along each row of pixel centres, every crossed edge toggles between inside and outside (even-odd rule).
 
     Args:
-        polygon: in the frame that ``origin`` = (x, y) of the picture's corner is given in, same pixels.
-        origin: see above.
-        size: (width, height).
+        polygon: polygon in the pixels and the frame of ``origin``.
+        origin: (x, y) of the picture's corner.
+        size: (width, height) of the picture.
     """
     rings = shapely.get_rings(shapely.get_parts(polygon))
     turns = np.zeros((size[1], size[0] + 1), np.int32)
@@ -98,7 +98,7 @@ def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int
 
 
 def _edges(low: float, high: float, longest: int) -> np.ndarray:
-    """Whole numbers that cut [low, high] into equal cells; half open, so the last lies beyond ``high``."""
+    """Integers that divide [low, high] into equal cells; half open, so the last lies beyond ``high``."""
     first, last = int(np.floor(low)), int(np.floor(high)) + 1
     n_cells = -(-(last - first) // longest)
     return np.linspace(first, last, n_cells + 1).round().astype(int)

@@ -1,4 +1,4 @@
-"""Labelled slides: annotated regions, each with context around it, read once and at the model's mpp."""
+"""Labelled slides: annotated regions, each with context around it, read once at the model's mpp."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ MIN_TISSUE = 0.2  # of a region with nuclei; less is glass
 def read_slides(
     source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int, context_px: int
 ) -> Iterator[LabelledImage]:
-    """The annotated regions of every slide of a source; see ``regions.cut_regions`` for the pictures around them.
+    """The annotated regions of every slide of a source, as pictures with context (``regions.cut_regions``).
 
     Raises:
-        LabelError: see ``labels.read.read_labelled_images``.
+        LabelError: as in ``labels.read.read_labelled_images``.
     """
     rows = list_slides(source)
     ids = [row.slide_id for row in rows]
@@ -63,10 +63,10 @@ def list_slides(source: LabelSource) -> list[SheetRow]:
 
 
 def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
-    """The slides that ``split`` and ``exclude`` leave: a split is a file of ids or a value of the sheet's column.
+    """The slides left after ``split`` and ``exclude``: a split is a file of ids or a value of the sheet's column.
 
     Raises:
-        LabelError: the split names a slide that is not there, or no slide is in it.
+        LabelError: the split names a slide that does not exist, or contains no slide.
     """
     if source.split is not None and any(row.split for row in rows) and not source.split.is_file():
         chosen = [row for row in rows if row.split == source.split.name]
@@ -173,7 +173,7 @@ def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseG
     """The union of the regions within the slide, in work px.
 
     Raises:
-        LabelError: they lie outside the slide.
+        LabelError: the regions lie outside the slide.
     """
     area = shapely.intersection(shapely.union_all(annotations.regions), shapely.box(0, 0, *info.size_px))
     if not area.area:
@@ -186,10 +186,10 @@ def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseG
 def _require_nuclei(
     area: BaseGeometry, nuclei: Nuclei, annotations: Annotations, source: LabelSource, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region without a nucleus, unless that is declared to be meant.
+    """Reject a region without a nucleus, unless the source allows it.
 
     Raises:
-        LabelError: there is one; its corner is named as QuPath shows it.
+        LabelError: there is such a region; its corner is named as QuPath shows it.
     """
     for region in shapely.get_parts(area):
         if source.allow_empty or annotations.made_in_viewer or shapely.intersects_xy(region, *nuclei.xy.T).any():
@@ -203,12 +203,12 @@ def _require_nuclei(
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region with nuclei that lies on glass, as positions of another frame do.
+    """Reject a region with nuclei that lies on glass, a sign of positions in another frame.
 
-    Where a slide has no tissue at all, as under fluorescence, nothing can be checked.
+    A slide without any tissue, as under fluorescence, is not checked.
 
     Raises:
-        LabelError: there is one; its corner is named as QuPath shows it.
+        LabelError: there is such a region; its corner is named as QuPath shows it.
     """
     is_doubtful = not (tissue.is_empty or annotations.made_in_viewer)  # a marked nucleus may lie beside the tissue
     for region in shapely.get_parts(area) if is_doubtful else ():
@@ -232,7 +232,7 @@ def _where(region: BaseGeometry, info: SlideInfo, mpp: float) -> str:
 
 
 def _nuclei_of(window: RegionWindow, nuclei: Nuclei) -> Nuclei:
-    """The nuclei (frame: window) of a window's cell."""
+    """The nuclei (frame: window) in the cell of a window."""
     own = nuclei[window.contains(nuclei.xy)]
     return replace(own, xy=own.xy - window.origin, frame=Frame.WINDOW)
 
@@ -240,7 +240,7 @@ def _nuclei_of(window: RegionWindow, nuclei: Nuclei) -> Nuclei:
 def _grow_outlines(
     window: RegionWindow, own: Nuclei, pixels: np.ndarray, stain: MacenkoFit | None, mpp: float, n_rays: int
 ) -> Nuclei:
-    """See ``complete_outlines``; on the pixels around the window's cell alone."""
+    """``complete_outlines``, with only the pixels around the window's cell."""
     margin = round(OUTLINE_MARGIN_UM / mpp)
     left, top = (max(window.cell[i] - window.origin[i] - margin, 0) for i in (0, 1))
     right, bottom = (window.cell[i + 2] - window.origin[i] + margin for i in (0, 1))

@@ -1,4 +1,4 @@
-"""Where labels come from, as a training config names it; which picture is whose patient's."""
+"""Sources of labels in a training config, and the rule that assigns pictures to patients."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class LabelSource:
 
     Attributes:
         labels: folder of label files; a file's name begins with its picture's stem or its slide's id. For an open
-            dataset its folder, with the pictures.
-        format: "row column class" or "x y class" (text, one nucleus a line), "geojson" (points or polygons, classes as
-            QuPath writes them), "instances" (label PNG, TIFF or NPY, pictures only) or "masks" (likewise, white
-            where nuclei are); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
+            dataset, its folder, with the pictures.
+        format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
+            classes as in QuPath), "instances" (label PNG, TIFF or NPY, pictures only) or "masks" (the same, with white
+            nuclei); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
             (``docs/guide/open-data.md``).
         images: folder of pictures.
-        slides: instead of ``images``: a sheet of slides (TSV or CSV) or a folder of them.
+        slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.
         mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
-        diameter_um: instead of ``mpp``, for "instances" of unknown um per pixel: median diameter of the nuclei of
-            every picture.
+        diameter_um: median diameter of the nuclei of every picture, instead of ``mpp``, for "instances" of unknown um
+            per pixel.
         class_map: class name of the model for each word in the label files; null for nuclei whose class is not used. A
             word that is missing is an error. By default the words are the class names.
         region_class: class or name of the annotations that outline the annotated area (QuPath's "Region*" is "Region").
@@ -43,18 +43,18 @@ class LabelSource:
         outside: "refuse": nuclei outside every region are an error; "leave out": they are counted and not used.
         ignore: classes or names of GeoJSON annotations that are not nuclei.
         allow_empty: accept label files and regions without a nucleus.
-        points: for "instances" and "masks": folder of "x y class" text files with the classes.
-        split: text file with the pictures or slides to use, or a value of the sheet's split column; all when not given.
-        exclude: pictures or slides whose name contains one of these are left out (a patient, a site).
+        points: folder of "x y class" text files with the classes, for "instances" and "masks".
+        split: text file with the pictures or slides to use, or a value of the sheet's split column; by default all.
+        exclude: parts of names (a patient, a site); pictures or slides whose name contains one are left out.
         results: output folder of the run whose nuclei were corrected in the viewer: corrections of older nuclei are
             rejected.
-        grow_outlines: whether nuclei that are points get outlines grown on the haematoxylin; without, they train
-            positions and classes only.
+        grow_outlines: grow outlines on the haematoxylin for nuclei that are points; otherwise they train only positions
+            and classes.
         weight: relative frequency at which its pictures are drawn.
-        patient: patient in a picture's name: a number of leading characters, or a regular expression whose first group
-            (else whole match) it is. By default the first 12 characters of TCGA names, else the whole name; for an
-            open dataset what it states.
-        licence: of the labels and pictures, for the card of the model.
+        patient: rule for the patient in a picture's name: a number of leading characters, or a regular expression whose
+            first group (else whole match) is the patient. By default the first 12 characters of TCGA names, else the
+            whole name; for an open dataset, the patient that it gives.
+        licence: licence of the labels and pictures, for the card of the model.
     """
 
     labels: Path
@@ -80,7 +80,7 @@ class LabelSource:
 
     @property
     def is_dataset(self) -> bool:
-        """Whether ``labels`` is the folder of an open dataset."""
+        """True if ``labels`` is the folder of an open dataset."""
         return self.format in LAYOUTS.names()
 
     @property
@@ -89,7 +89,7 @@ class LabelSource:
         return self.images or self.slides or self.labels
 
     def is_used(self, name: str) -> bool:
-        """Whether ``exclude`` lets a picture or slide in."""
+        """True unless ``exclude`` leaves out the picture or slide."""
         return not any(word in name for word in self.exclude)
 
     def patient_of(self, name: str) -> str:
@@ -102,10 +102,10 @@ class LabelSource:
 
 
 def check_source(source: LabelSource) -> None:
-    """Whether the settings of a source go together.
+    """Require that the settings of a source are consistent.
 
     Raises:
-        LabelError: the first that does not.
+        LabelError: a setting is inconsistent; the first is named.
     """
     known = [*FORMATS, *LAYOUTS.names()]
     superfluous = [name for name in BESIDE_LABELS if source.is_dataset and getattr(source, name) is not None]
@@ -157,14 +157,14 @@ def check_source(source: LabelSource) -> None:
 
 
 def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) -> None:
-    """Make sure that every word of ``exclude`` is in a name; a misspelt word would exclude nothing.
+    """Require that every word of ``exclude`` is in a name; a misspelt word would exclude nothing.
 
     Args:
-        location_of: for each word, the images of the source that has it.
-        names: of all pictures and slides of a run.
+        location_of: location of the source's images for each word.
+        names: names of all pictures and slides of a run.
 
     Raises:
-        LabelError: the first that is in none.
+        LabelError: a word is in no name; the first is named.
     """
     for word, location in location_of.items():
         if not any(word in name for name in names):
@@ -201,7 +201,7 @@ def all_pictures(source: LabelSource) -> list[Path]:
     """Every picture in the folder, used or not.
 
     Raises:
-        LabelError: there is no such folder.
+        LabelError: the folder does not exist.
     """
     if not source.images.is_dir():
         raise LabelError(f"{source.images}: no such folder of images; correct `images` in the config")
@@ -209,7 +209,7 @@ def all_pictures(source: LabelSource) -> list[Path]:
 
 
 def read_split(source: LabelSource) -> list[str]:
-    """The names in the split file, one a line.
+    """The names in the split file, one per line.
 
     Raises:
         LabelError: the file is missing, empty, not text or names a picture twice.
@@ -229,7 +229,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file in UTF-8, or in Windows-1252 as older programs write it.
 
     Raises:
-        LabelError: it cannot be read or is no such text; the line is named.
+        LabelError: the file cannot be read or is not such text; the line is named.
     """
     try:
         content = path.read_bytes()
@@ -246,7 +246,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def decimal_point(cell: str, separator: str | None) -> str:
-    """A number with its decimal point, which is a comma where semicolons separate the cells, as in German tables."""
+    """A number with its decimal point, which is a comma if semicolons separate the cells, as in German tables."""
     return cell.replace(",", ".", 1) if separator == ";" else cell
 
 
@@ -287,7 +287,7 @@ class LabelFiles:
         """The label file of ``stem``.
 
         Raises:
-            LabelError: there is none, or more than one.
+            LabelError: there is no such file, or more than one.
         """
         found = self._files.get(stem, [])
         if len(found) == 1:

@@ -1,4 +1,4 @@
-"""What the labels of a run hold, before anything is trained: counts, doubts about their scale, leaks between splits."""
+"""Statistics of the labels of a run before training: counts, doubts about their scale, leaks between splits."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class LabelSummary:
 
     Attributes:
         classes: names of the C classes.
-        pictures: (P,) names.
-        patients: (P,) whose they are.
-        counts: (P, C + 1) nuclei of each class; of unknown class in the last column.
-        left_out: (P,) nuclei of each label file outside every region, which are not in ``counts``; of a slide with its
-            first region.
-        warnings: sentences on what may be wrong.
+        pictures: (P,) names of the pictures.
+        patients: (P,) patient of each picture.
+        counts: (P, C + 1) number of nuclei of each class; those of unknown class in the last column.
+        left_out: (P,) number of nuclei of each label file outside every region, which are not in ``counts``; those of a
+            slide with its first region.
+        warnings: sentences about possible faults.
     """
 
     classes: tuple[str, ...]
@@ -62,7 +62,7 @@ class LabelSummary:
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
     def write(self, path: Path) -> None:
-        """A TSV with a row per picture."""
+        """Write a TSV with a row per picture."""
         rows = [["picture", "patient", *self.columns, "left out"]]
         rows += [list(row) for row in zip(self.pictures, self.patients, *self.counts.T, self.left_out, strict=True)]
         text = "\n".join("\t".join(map(str, row)) for row in rows) + "\n"
@@ -93,10 +93,10 @@ def check_leaks(
     second: Sequence[LabelledImage],
     names: tuple[str, str] = ("training", "validation"),
 ) -> None:
-    """Reject patients with pictures in both of two splits, which ``names`` calls so.
+    """Reject patients with pictures in both of two splits, called ``names`` in the message.
 
     Raises:
-        LabelError: there are some; they are named.
+        LabelError: there are such patients; they are named.
     """
     shared = sorted({image.patient for image in first} & {image.patient for image in second})
     if shared:
@@ -107,7 +107,7 @@ def check_leaks(
 
 
 def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """A sentence on each source whose mpp makes nuclei of a size that no nuclei have."""
+    """A sentence about each source whose mpp makes nuclei implausibly small or large."""
     by_source = defaultdict(list)
     for image in images:
         by_source[image.source, image.stated_mpp, image.grow_outlines].append(image.nuclei.rays)
@@ -143,7 +143,7 @@ def _right(cell: object) -> str:
 
 
 def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
-    """The reference that slides are taken to, see ``mean_stains``; images count as often as they are drawn."""
+    """The reference to which slides are normalised, by ``mean_stains``; images count as often as they are drawn."""
     return mean_stains([image.stain for image in images], method, [image.weight for image in images])
 
 
@@ -151,9 +151,9 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
     """The mean stains and the median strong end of training images.
 
     Args:
-        fits: of the images, None where that failed.
+        fits: fits of the images, None if one failed.
         method: "macenko" or "identity".
-        weights: of the images; all alike without them.
+        weights: weights of the images; equal by default.
 
     Raises:
         ConfigError: no image's stains could be fitted.
@@ -208,10 +208,10 @@ def missing_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> li
 
 
 def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], split: str) -> None:
-    """A class without nuclei can neither be learnt nor scored.
+    """Require labelled nuclei of every class, since others can neither be learnt nor scored.
 
     Raises:
-        ConfigError: there is one; it and the ``split`` are named.
+        ConfigError: a class has none; it and the ``split`` are named.
     """
     if missing := missing_classes(images, classes):
         raise ConfigError(
@@ -220,10 +220,10 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
 
 
 def require_outlines(images: list[LabelledImage]) -> None:
-    """A detector learns outlines from some.
+    """Require some outlines, which a detector learns from.
 
     Raises:
-        ConfigError: there are points alone, around which none are grown.
+        ConfigError: there are only points, around which no outlines are grown.
     """
     known = any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images)
     if not known:

@@ -1,4 +1,4 @@
-"""Labels of tissue: pictures with a label each, and areas of slides that were drawn with a class."""
+"""Labels of tissue: pictures with a label each, and areas drawn on slides with a class."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class TissueSource:
         images: folder of pictures, whose labels are in ``table``.
         table: TSV or CSV with the columns ``image`` and ``label``, perhaps ``patient``.
         slides: sheet of slides; the areas drawn on them are in ``areas``.
-        areas: folder of QuPath's GeoJSON, ``<slide_id>.geojson``: areas with a class. What is not drawn is unknown.
-        masks: folder of masks named as the pictures, PNG: class index of every pixel, 255 unknown. They are scored
-            against and never trained on.
+        areas: folder of QuPath's GeoJSON, ``<slide_id>.geojson``: areas with a class. Undrawn areas are unknown.
+        masks: folder of PNG masks named as the pictures: class index of every pixel, 255 unknown. They are used for
+            scores and never for training.
         mpp: um per pixel of the pictures.
-        class_map: word in the labels -> class name of the model. Without a map the words are the class names.
-        exclude: pictures or slides whose name contains one of these are left out.
-        patient: how a name gives the patient, see ``sources.LabelSource``; a table's or sheet's column wins.
+        class_map: class name of the model for each word in the labels. Without a map the words are the class names.
+        exclude: parts of names; pictures or slides whose name contains one are left out.
+        patient: rule for the patient in a name, as in ``sources.LabelSource``; a table's or sheet's column wins.
     """
 
     folders: Path | None = None
@@ -89,13 +89,13 @@ class TissueImage:
     """A picture at the model's mpp.
 
     Attributes:
-        name: of the picture, after its class's folder if it is in one; for part of a slide the slide's id and position.
+        name: name of the picture, after its class's folder if any; for part of a slide, the slide's id and position.
         pixels: (h, w, 3) uint8.
-        label: class index of the image; -1 where pixels are labelled.
-        target: (h, w) uint8 class index or ``UNKNOWN``, where pixels are labelled.
-        mask: (h, w) uint8 likewise, to score against.
-        patient: whose it is.
-        stain: fitted on the picture, or on the tissue of its slide; None where that failed.
+        label: class index of the image; -1 if pixels are labelled.
+        target: (h, w) uint8 class index or ``UNKNOWN``, if pixels are labelled.
+        mask: (h, w) uint8 class index or ``UNKNOWN``, for scores.
+        patient: patient of the image.
+        stain: fit on the picture, or on the tissue of its slide; None if it failed.
     """
 
     name: str
@@ -123,7 +123,7 @@ def read_tissue_images(
     """Every picture of every source and every drawn area of every slide, at ``mpp``.
 
     Args:
-        sources: as the config names them.
+        sources: sources in the config.
         classes: names of the classes of the model.
         mpp: um per pixel of the model.
         window_px: side of the training windows; pictures must be as large, and drawn areas come with context.
@@ -154,7 +154,7 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
     """The files of a source: the setting that names them, their name in the source, and their path.
 
     Raises:
-        LabelError: a folder or file is not there.
+        LabelError: a folder or file does not exist.
     """
     for kind in (*KINDS, "table", "areas", "masks"):
         location = getattr(source, kind)
@@ -179,7 +179,7 @@ def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[Labell
     """The pictures of a source with their labels, by name.
 
     Raises:
-        LabelError: see ``read_tissue_images``.
+        LabelError: as in ``read_tissue_images``.
     """
     found = list(_in_folders(source, classes) if source.folders is not None else _in_table(source, classes))
     found = [one for one in found if not any(word in one.name for word in source.exclude)]
@@ -245,7 +245,7 @@ def _require_consistent(paths: Sequence[LabelledPath], classes: tuple[str, ...])
     """Reject the same picture under two labels, whatever its names.
 
     Raises:
-        LabelError: there is one.
+        LabelError: there is such a picture.
     """
     of_bytes: dict[str, LabelledPath] = {}
     for one in paths:
@@ -272,7 +272,7 @@ def _read_mask(found: LabelledPath, folder: Path, shape: tuple[int, int], n_clas
     """(h, w) uint8 of the picture's mask.
 
     Raises:
-        LabelError: it is missing, of another size or has other values.
+        LabelError: the mask is missing, of another size or has other values.
     """
     path = next(
         (path for path in (folder / f"{found.name}.png", folder / f"{found.path.stem}.png") if path.is_file()), None
@@ -331,7 +331,7 @@ def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ..
     """Reject areas of two classes that overlap by more than a hand-drawn border.
 
     Raises:
-        LabelError: there are some.
+        LabelError: there are such areas.
     """
     for index, shape in areas.items():
         for other, against in areas.items():
@@ -347,7 +347,7 @@ def require_disjoint_patients(training: Sequence[TissueImage], validation: Seque
     """Reject patients with images in training and in validation.
 
     Raises:
-        LabelError: there are some; they are named.
+        LabelError: there are such patients; they are named.
     """
     shared = sorted({one.patient for one in training} & {one.patient for one in validation})
     if shared:
@@ -358,7 +358,7 @@ def require_disjoint_patients(training: Sequence[TissueImage], validation: Seque
 
 
 def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...], split: str) -> None:
-    """Reject images of which no one has a class.
+    """Reject images if a class is missing from all of them.
 
     Raises:
         LabelError: a class is missing; it and the ``split`` are named.

@@ -1,1 +1,1 @@
-"""The one nucleus type and everything that is done to nuclei without a network."""
+"""The type of nuclei, and all operations on nuclei that need no network."""

@@ -1,4 +1,4 @@
-"""Columns of numbers and outlines between NumPy and Arrow.
+"""Convert columns of numbers and outlines between NumPy and Arrow.
 
 pyarrow's own conversions load pandas, which takes as long as stitching 5 mm2 of tissue.
 """
@@ -18,7 +18,7 @@ _WKB_HEADER, _WKB_VERTEX = 13, 16  # bytes
 
 
 def to_arrow(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
-    """Numbers or bools (N,), null where ``valid`` (N,) is not."""
+    """Numbers or bools (N,), null where ``valid`` (N,) is False."""
     bits = None if valid is None or valid.all() else _pack(valid)
     buffers = [bits, _pack(values) if values.dtype == bool else pa.py_buffer(np.ascontiguousarray(values))]
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
@@ -35,7 +35,7 @@ def bytes_to_arrow(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """The numbers or bools (N,) of a column; what is not known is NaN."""
+    """The numbers or bools (N,) of a column; nulls become NaN."""
     array = column.combine_chunks()
     if pa.types.is_boolean(array.type):
         bits = np.unpackbits(np.frombuffer(array.buffers()[1] or b"", np.uint8), bitorder="little")
@@ -50,9 +50,9 @@ def lists_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
-    """Polygons (N,) as binaries; GEOS writes the same, but stops all threads meanwhile.
+    """Polygons (N,) as binaries; GEOS writes the same bytes, but stops all threads meanwhile.
 
-    Nothing is checked: they have two coordinates, no holes, and are not empty.
+    Nothing is checked: the polygons must have two coordinates and no holes, and must not be empty.
     """
     n_vertices = shapely.get_num_coordinates(polygons)
     xy = shapely.get_coordinates(polygons).astype("<f8", copy=False)
@@ -69,13 +69,13 @@ def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
 
 
 def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Outlines that are well-known binary, those of equally many vertices together.
+    """Outlines in well-known binary, grouped by their number of vertices.
 
     Returns:
         Indices (n,) of outlines in the column, and their vertices (n, V, 2), of which the last is the first.
 
     Raises:
-        NucleiError: one is no polygon of one ring.
+        NucleiError: one is not a polygon of one ring.
     """
     array = column.combine_chunks()
     _, ends, text = array.buffers()

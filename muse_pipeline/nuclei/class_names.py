@@ -1,4 +1,4 @@
-"""Which class of a model a class name in a file of labels means."""
+"""Find the class of a model that a class name in a label file refers to."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ INTENSITIES = {"Positive", "Negative", "1+", "2+", "3+"}
 
 
 def without_intensity(name: str) -> str:
-    """The class that QuPath derived one of stained nuclei from: "Tumor" of "Tumor: Positive"."""
+    """The class from which QuPath derived a class of stained nuclei: "Tumor" for "Tumor: Positive"."""
     base, _, last = name.rpartition(":")
     return base.strip() if base and last.strip() in INTENSITIES else name
 
 
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
-    """Index of the class that ``name`` means: the one of that name, of that name in another case, or a synonym.
+    """Index of the class that ``name`` refers to: the same name, the same in another case, or a synonym.
 
-    A class that QuPath derived for positive or negative nuclei means the one it was derived from.
+    A class that QuPath derived for positive or negative nuclei refers to the one it was derived from.
 
     Args:
-        name: as the file gives it.
-        classes: of the model.
-        where: begins the error sentence.
-        remedy: ends it.
+        name: class name in the file.
+        classes: classes of the model.
+        where: beginning of the error message.
+        remedy: end of the error message.
 
     Raises:
-        LabelError: the name means none of the classes; the nearest one is named.
+        LabelError: the name refers to none of the classes; the message suggests the nearest one.
     """
     in_lower_case = [one.lower() for one in classes]
     for word in (name, without_intensity(name)):
@@ -62,13 +62,13 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
 def map_class(
     word: str, class_map: Mapping[str, str | Sequence[str] | None], classes: Sequence[str], where: str
 ) -> tuple[int, ...]:
-    """Indices of the classes that a class map gives a word of a file, or the class it was derived from.
+    """Indices of the classes to which a class map maps a word of a file, or the class it was derived from.
 
     Args:
-        word: as the file gives it.
-        class_map: for each word a class of the model, several that are right alike, or None.
-        classes: of the model.
-        where: begins the error sentence.
+        word: class name in the file.
+        class_map: class of the model for each word, or several equally right ones, or None.
+        classes: classes of the model.
+        where: beginning of the error message.
 
     Raises:
         LabelError: the word is not in the map, or is mapped to no class of the model.

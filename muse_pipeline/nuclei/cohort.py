@@ -1,4 +1,4 @@
-"""The nuclei of all slides of a results folder as one table that is read when it is asked for."""
+"""The nuclei of all slides of a results folder as one table that is read on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from muse_pipeline.nuclei.parquet import open_nuclei
 
 
 def patients_of(results: Path | str) -> dict[str, str]:
-    """The patient of every slide that has nuclei in a results folder: of the sheet, else as its name has it.
+    """The patient of every slide with nuclei in a results folder, from the sheet or else from the slide's name.
 
     Raises:
         NucleiError: no slide has nuclei there.
@@ -30,14 +30,14 @@ def patients_of(results: Path | str) -> dict[str, str]:
 
 
 def read_cohort(results: Path | str) -> pads.Dataset:
-    """The nuclei of all slides of a run as one Arrow dataset, of which nothing is read yet.
+    """The nuclei of all slides of a run as one Arrow dataset, which reads nothing yet.
 
     Args:
         results: the folder of the results.
 
     Returns:
         A dataset with the columns ``slide_id`` and ``patient`` and those of every ``nuclei.parquet``; a column that a
-        slide lacks is empty there. ``to_table(columns=..., filter=...)`` reads what it is asked for.
+        slide lacks is empty there. ``to_table(columns=..., filter=...)`` reads only the requested part.
 
     Raises:
         NucleiError: no slide has nuclei there.

@@ -1,4 +1,4 @@
-"""Outlines on the edge of what is stained: every ray moves to the radius at which the picture gets lighter outwards."""
+"""Snap outlines to edges of the stain: every ray moves to the radius at which the picture gets lighter outwards."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _BLOCK = 128  # nuclei at a time, whose samples fit into a core's cache
 
 
 def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
-    """Outlines on the clearest edge within reach; where there is none, they stay.
+    """Outlines on the clearest edge within reach; outlines without an edge stay.
 
     Every ray has a length within reach at which the picture gets lighter outwards by most. It changes by the mean of
-    what it and its neighbours need to get there, weighted by the squares of their edges.
+    the changes that it and its neighbours need, weighted by the squares of their edges.
 
     Args:
         light: (h, w) uint8 picture in which nuclei are dark; the red channel of haematoxylin and eosin.
         xy: (N, 2) centres in its pixels.
         rays: (N, R) float32 um.
         mpp: um per pixel.
-        reach_um: how far a ray may become longer or shorter.
+        reach_um: largest change of a ray's length.
 
     Returns:
         (N, R) float32 um.
@@ -38,7 +38,7 @@ def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
 
 
 def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
-    """See ``snap_to_edges``; the reach is ``n`` steps."""
+    """``snap_to_edges`` with a reach of ``n`` steps."""
     change = np.arange(-n, n + 1, dtype=np.float32) * np.float32(STEP_UM)  # (S,)
     edge = _edges(light, xy, rays, mpp, n)
     own = np.maximum(edge.max(0).mean(1), FAINTEST)
@@ -52,7 +52,7 @@ def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: in
 
 
 def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
-    """(2 n + 1, N, R) grey levels: how much lighter it gets at radii from ``n`` steps before the end of a ray.
+    """(2 n + 1, N, R) increase in grey level at radii from ``n`` steps before the end of a ray.
 
     Either side is the mean of two samples, over 0.5 um.
     """
@@ -66,7 +66,7 @@ def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: i
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """(N, R) means of neighbouring rays; without BLAS, whose sums depend on how many nuclei there are."""
+    """(N, R) means of neighbouring rays; without BLAS, whose sums depend on the number of nuclei."""
     half, n_rays = len(SMOOTHING) // 2, values.shape[1]
     around = np.take(values, np.arange(-half, n_rays + half), axis=1, mode="wrap")
     starts = range(2 * half, -1, -1)  # this order of the sum decides its last digits

@@ -1,4 +1,4 @@
-"""Instance masks: read from files, from and to nuclei."""
+"""Instance masks: read from files, and converted from and to nuclei."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def _ranks(label_image: np.ndarray) -> np.ndarray:
 
 
 def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; a later one lies above an earlier.
+    """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; later ones cover earlier ones.
 
-    A pixel belongs to a ring that holds its centre. Drawing libraries paint every pixel that an outline touches: half a
-    pixel too much all around, an eighth of the area of a nucleus of 16 px.
+    A pixel belongs to a ring that contains its centre. Drawing libraries paint every pixel that an outline touches:
+    half a pixel too much all around, an eighth of the area of a nucleus of 16 px.
     """
     labels = np.zeros(shape, np.int32)
     height, width = shape
@@ -63,7 +63,7 @@ def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
-    """(h, w) int32: labels of at least ``min_pixels``, numbered 1..N in their order."""
+    """(h, w) int32: labels of at least ``min_pixels``, numbered 1..N in order."""
     kept = np.bincount(labels.ravel()) >= min_pixels
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
@@ -76,7 +76,7 @@ def number_areas(mask: np.ndarray, min_pixels: float) -> np.ndarray:
 
 
 def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
-    """The instances of a label image (h, w) as they are, pixel edges and all, in ascending order of their numbers.
+    """The instances of a label image (h, w) with their exact pixel edges, in ascending order of their numbers.
 
     Returns:
         (N,) polygons or multipolygons in its pixels.
@@ -91,9 +91,9 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
 
 
 def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Row, left, right and number of the runs of equal pixels, 0 aside.
+    """Row, left, right and number of the runs of equal pixels other than 0.
 
-    Strip by strip, because a mask may be as large as a slide, and what is compared here several times that.
+    Runs are found strip by strip, because a mask may be as large as a slide, and comparing needs several times that.
     """
     n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
     strips = [_runs_from(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
@@ -125,7 +125,7 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
 
 
 def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
-    """Rays from given centres: walk all of them outwards together, each until its own nucleus ends.
+    """Rays from given centres, extended outwards until the own nucleus ends.
 
     Args:
         label_image: (h, w) int, 0 is background; number i + 1 marks the nucleus of centre i.
@@ -164,7 +164,7 @@ def _walk(
 
 
 def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """How much of instance ``rank`` (N,) there is at ``xy`` (N, 2): 0 to 1, linear between pixel centres."""
+    """Share of instance ``rank`` (N,) at ``xy`` (N, 2): 0 to 1, linear between pixel centres."""
     from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # xy - 0.5, and 1 for the padding
     corner = from_centre.astype(int)
     right, down = (from_centre - corner).T
@@ -186,14 +186,14 @@ SPECK_PX = 20  # a smaller area with the number of another is a remnant of drawi
 
 
 def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:
-    """(h, w) whole numbers, none negative: 0 is background, any other number one nucleus.
+    """(h, w) integers, none negative: 0 is background, any other number one nucleus.
 
     Args:
-        path: the mask.
-        advice: what to do about a mask that does not number its nuclei, for the message.
+        path: file of the mask.
+        advice: advice about a mask that does not number its nuclei, for the error message.
 
     Raises:
-        LabelError: the file cannot be read, holds something else or gives all its nuclei one number.
+        LabelError: the file cannot be read, contains something else or gives all its nuclei one number.
     """
     mask = read_mask(path)
     if mask.dtype == bool:
@@ -211,13 +211,13 @@ WIDEST_NUCLEUS_UM = 100.0  # areas that are farther from each other are no parts
 
 
 def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> None:
-    """Reject a mask in which one number marks more than a nucleus.
+    """Reject a mask in which one number marks more than one nucleus.
 
-    A background that is not 0 does so, and numbers that begin again where 8 bits end.
+    This happens if the background is not 0, or if numbers restart at the limit of 8 bits.
 
     Args:
-        path: the file of the mask.
-        mask: (h, w) whole numbers, 0 is background.
+        path: file of the mask.
+        mask: (h, w) integers, 0 is background.
         mpp: (x, y) um per pixel.
 
     Raises:
@@ -247,7 +247,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """(h, w) whole numbers or bool, 0 outside.
+    """(h, w) integers or bool, 0 outside.
 
     Raises:
         LabelError: the file cannot be read, is too large, or has colours or fractions.
@@ -268,7 +268,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _decode(path: Path) -> np.ndarray:
-    """What a file holds; of a picture once it is known to fit into memory."""
+    """The content of a file; a picture is read only if it fits into memory."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return np.load(path, allow_pickle=False)
@@ -301,11 +301,11 @@ def write_instances(
     """Write instances (16-bit PNG), points that name their classes and a picture, for a source of instances.
 
     Args:
-        folder: of the source; ``IMAGES``, ``INSTANCES`` and ``POINTS`` inside are made.
-        name: of the picture.
-        pixels: (h, w, 3) uint8; None: there is no picture.
-        instances: (h, w), 0 is background.
-        words: class of each instance, by number; written at its centroid, where it is found again.
+        folder: folder of the source; ``IMAGES``, ``INSTANCES`` and ``POINTS`` inside are created.
+        name: name of the picture.
+        pixels: (h, w, 3) uint8 picture, or None.
+        instances: (h, w) instance mask, 0 is background.
+        words: class of each instance, by number; written at its centroid, where readers look it up.
     """
     for kind in (INSTANCES, POINTS) if pixels is None else (IMAGES, INSTANCES, POINTS):
         (folder / kind).mkdir(exist_ok=True)

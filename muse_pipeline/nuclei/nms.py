@@ -14,8 +14,8 @@ SLACK = 1 + 1e-9  # two positions a radius apart must not be two cells apart by 
 def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     """Pairs (P, 2), i < j, of positions (N, 2) at most ``radius`` apart, in no particular order.
 
-    Positions are sorted into cells as wide as the radius; whatever is close to one lies in its own cell or in one
-    beside it. (SciPy has a tree for this, but loading it takes as long as stitching 5 mm2.)
+    Positions are sorted into cells as wide as the radius; all close neighbours lie in the same or an adjacent cell.
+    (SciPy has a tree for this, but loading it takes as long as stitching 5 mm2.)
     """
     if len(xy) < 2:
         return np.zeros((0, 2), int)
@@ -41,9 +41,9 @@ SANE_UM = 0.01, 1000.0  # rays may be 0, negative or NaN, of which GEOS makes no
 
 
 def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
-    """Of outlines that share more than ``SAME_SHARE`` of the smaller one, keep the one of the higher score.
+    """Keep the higher-scored of two outlines that share more than ``SAME_SHARE`` of the smaller one.
 
-    Greedy by score, as StarDist does (Schmidt et al., MICCAI 2018): what is dropped drops nothing.
+    Greedy by score, as in StarDist (Schmidt et al., MICCAI 2018): dropped nuclei suppress nothing.
 
     Args:
         nuclei: N nuclei of one window, by descending score.
@@ -60,7 +60,7 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
 
 
 def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (P,), (P,) of numbers, the first one lower, that share so much; by ascending first number."""
+    """Pairs (P,), (P,) of overlapping nuclei, the lower number first, in ascending order of the first number."""
     pairs = close_pairs(xy_um, 2 * float(rays.max()))
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     first, second = pairs.T

@@ -42,8 +42,8 @@ class Rows:
     """Nuclei as rows of the table.
 
     Attributes:
-        table: a row each.
-        bounds: (4,) least x and y, largest x and y of their outlines; not finite where there are none.
+        table: table with one row per nucleus.
+        bounds: (4,) least x and y, largest x and y of their outlines; not finite without outlines.
     """
 
     table: pa.Table
@@ -51,26 +51,26 @@ class Rows:
 
 
 class NucleiWriter:
-    """Writes ``nuclei.parquet``; the file appears when the ``with`` block ends well.
+    """Writes ``nuclei.parquet``; the file appears when the ``with`` block ends without an error.
 
-    Rows keep the order in which they come, and row groups are full, so the bytes do not depend on the batches.
+    Rows keep their order, and row groups are full, so the bytes do not depend on the batches.
 
     Args:
-        path: the file.
-        classes: names by label.
+        path: file to write.
+        classes: names of the classes, by label.
         provenance: slide, model, settings and versions.
-        n_rays: columns of ``rays``.
-        embedding_dim: columns of ``embedding``, which is left out where there are none.
-        clusters: whether there is a column ``cluster``.
-        positive_od: whether there are columns ``dab_od`` and ``positive``, and from which ``dab_od`` a nucleus is.
-        regions: names of the classes of tissue regions; None without the columns ``region``, ``region_prob`` and
-            ``border_distance_um``.
+        n_rays: number of columns of ``rays``.
+        embedding_dim: number of columns of ``embedding``, which is left out for 0.
+        clusters: add the column ``cluster``.
+        positive_od: least ``dab_od`` of a positive nucleus, for the columns ``dab_od`` and ``positive``; None: without.
+        regions: names of the classes of tissue regions, for the columns ``region``, ``region_prob`` and
+            ``border_distance_um``; None: without.
         features: names of further columns of numbers.
-        artefacts: names of what may be wrong with the image; None without the column ``quality``.
+        artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
 
     Attributes:
-        provenance: may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` of the nuclei in the totals
-            are added, to "quality" those of the nuclei that are left out, with ``positive_od`` also ``n_positive``.
+        provenance: metadata, which may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` of the nuclei
+            in totals are added, those of nuclei left out under "quality", and ``n_positive`` with ``positive_od``.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ class NucleiWriter:
         """Rows of nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``, on any thread.
 
         A table with clusters takes them from ``shapes`` too, as "cluster"; one with regions takes the index of the
-        region's class (-1 for none), its probability and the distance to the border (NaN where not known) by the names
-        of these columns, one with artefacts their index (-1 for none) as "quality", and one with features these by
+        region's class (-1 for none), its probability and the distance to the border (NaN if unknown) under the names of
+        these columns, one with artefacts their index (-1 for none) as "quality", and one with features these under
         their names.
         """
         nuclei.require(Frame.LEVEL0)
@@ -221,7 +221,7 @@ def nuclei_schema(
     features: Sequence[str] = (),
     quality: bool = False,
 ) -> pa.Schema:
-    """Columns of ``nuclei.parquet``; of embedding, clusters, DAB, regions, features and quality those asked for."""
+    """Columns of ``nuclei.parquet``, optionally with embedding, clusters, DAB, regions, features and quality."""
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -259,7 +259,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
     """Open a table of nuclei.
 
     Raises:
-        NucleiError: there is none, it is no Parquet file, or not one of ours.
+        NucleiError: the file is missing, is no Parquet file, or is not from this package.
     """
     try:
         # a buffer would keep all that was read until the end
@@ -279,7 +279,7 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     """Provenance in a table: slide, model, card, settings, versions and counts.
 
     Raises:
-        NucleiError: it is not one of our tables, or of another version.
+        NucleiError: the table is not from this package, or of another version.
     """
     with open_nuclei(path) as file:
         text = file.metadata.metadata[PROVENANCE_KEY]
@@ -293,7 +293,7 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
 
 
 def _is_sound(provenance: dict[str, Any]) -> bool:
-    """Whether the metadata that readers rely on have the right types."""
+    """True if the metadata that readers rely on have the right types."""
     classes = provenance["card"]["classes"]
     colours = [part for each in classes for part in each["color"]]
     return (
@@ -305,7 +305,7 @@ def _is_sound(provenance: dict[str, Any]) -> bool:
 
 
 def footer_checksum(path: Path) -> str:
-    """A cheap checksum of the content: that of the Parquet footer, which holds provenance and every column's ranges."""
+    """A cheap checksum of the content: that of the Parquet footer, with provenance and every column's ranges."""
     with path.open("rb") as file:
         file.seek(-8, 2)
         length = int.from_bytes(file.read(4), "little")
@@ -334,7 +334,7 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
 
 
 def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, columns: Sequence[str]) -> pa.Table:
-    """``columns``, of which "x" and "y" are two, of the nuclei in a rectangle of level-0 px, its upper ends excluded.
+    """``columns``, including "x" and "y", of the nuclei in a rectangle of level-0 px, its upper ends excluded.
 
     Only row groups that touch the rectangle are read. (Arrow's own filters do the same and load pandas.)
 
@@ -357,11 +357,11 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
 
 
 def left_out(table: pa.Table, provenance: Mapping[str, Any]) -> np.ndarray:
-    """(N,) bool: which nuclei totals leave out, because they lie in an artefact that is subtracted.
+    """(N,) bool: nuclei that totals leave out, because they lie in an artefact that is subtracted.
 
     Args:
         table: rows of a table of nuclei, with the column ``quality`` if it has one.
-        provenance: of it.
+        provenance: provenance of the table.
     """
     if "quality" not in provenance:
         return np.zeros(len(table), bool)
@@ -370,18 +370,18 @@ def left_out(table: pa.Table, provenance: Mapping[str, Any]) -> np.ndarray:
 
 
 def n_left_out(provenance: Mapping[str, Any]) -> int:
-    """Number of nuclei that totals leave out, beside ``n_nuclei``."""
+    """Number of nuclei that totals leave out, in addition to ``n_nuclei``."""
     return provenance.get("quality", {}).get("n_nuclei", 0)
 
 
 def left_out_mm2(provenance: Mapping[str, Any]) -> float:
-    """The mm2 of tissue that totals leave out likewise."""
+    """Area of tissue in mm2 that totals leave out."""
     quality = provenance.get("quality", {"subtract": ()})
     return sum(quality["area_mm2"].get(kind, 0.0) for kind in quality["subtract"])
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The nuclei that totals contain, in batches of bounded size with ``columns`` and perhaps ``quality``.
+    """The nuclei included in totals, in batches of bounded size with ``columns`` and, if present, ``quality``.
 
     Raises:
         NucleiError: a part of the file cannot be read.
@@ -393,7 +393,7 @@ def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Tab
 
 
 def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
-    """Whether positions of a row group may be in the rectangle, by its statistics."""
+    """True if positions of a row group may be in the rectangle, by its statistics."""
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     known = [columns[name].statistics for name in ("x", "y")]
     return all(
@@ -403,7 +403,7 @@ def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarra
 
 
 def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches; errors of Arrow on damaged files become one message."""
+    """The same batches; Arrow's errors about damaged files are replaced by one message."""
     while True:
         try:
             batch = next(batches, None)
@@ -417,7 +417,7 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
 
 
 def parse_outlines(geometry: np.ndarray) -> np.ndarray:
-    """(N,) shapely polygons of (N,) WKB, as the column ``geometry`` has it.
+    """(N,) shapely polygons of the column ``geometry``, (N,) WKB.
 
     Raises:
         NucleiError: one is damaged.
@@ -461,7 +461,7 @@ def _to_nuclei(table: pa.Table) -> Nuclei:
 
 
 def write_csv(nuclei_path: Path | str, output: Path | str) -> None:
-    """Write ``nuclei.csv.gz`` from ``nuclei.parquet``, batch by batch; positions to 0.01 px, the rest as it is."""
+    """Write ``nuclei.csv.gz`` from ``nuclei.parquet``, batch by batch; positions are rounded to 0.01 px."""
     with open_nuclei(nuclei_path) as file:
         columns = [name for name in file.schema_arrow.names if name not in {"rays", "embedding", "geometry"}]
         empty = _printable(file.schema_arrow.empty_table().select(columns))

@@ -1,8 +1,8 @@
 """Star-convex outlines: rays to rings to polygons, and back from polygons.
 
 Ray k of R points at the angle 2 pi k / R from +x towards +y and is given in um. A ring is the (R, 2) ends of a nucleus'
-rays, not closed. QuPath snaps what it reads to a grid of 0.01 px and rejects a file with one polygon that does not
-survive it, so polygons are judged as they will be written: after rounding, and after that grid.
+rays, not closed. QuPath snaps coordinates to a grid of 0.01 px and rejects a file with one polygon that does not
+survive it, so polygons are checked as they will be written: after rounding, and on that grid.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def clip_rays(
         box: left, top, right and bottom in the same pixels. Nuclei with a centre outside keep their rays.
 
     Returns:
-        (N, R) float32: ``rays_um`` itself if none crosses an edge, else a copy in which only those differ that do.
+        (N, R) float32: ``rays_um`` itself if none crosses an edge, else a copy in which only those that do differ.
     """
     low, high = np.reshape(np.asarray(box, float), (2, 1, 2))
     reach = rays_um.max(axis=1, initial=0)[:, None] / np.asarray(mpp, float)
@@ -83,12 +83,12 @@ def rings_to_polygons(
 
     Args:
         rings: vertices, not closed.
-        decimals: digits after the point that are kept.
-        size_px: (width, height) of the slide within which circles that replace collapsed rings stay.
+        decimals: number of decimal places that are kept.
+        size_px: (width, height) of the slide, which bounds the circles that replace collapsed rings.
 
     Returns:
-        (N,) polygons without holes, their vertices rounded, counter-clockwise where y points up; and how many of the
-        rings did not stay simple and had to be repaired.
+        (N,) polygons without holes, their vertices rounded, counter-clockwise where y points up; and the number of
+        rings that did not remain simple and had to be repaired.
     """
     rounded = np.round(rings, decimals)
     if not np.isfinite(rounded).all():
@@ -101,7 +101,7 @@ def rings_to_polygons(
 
 
 def survive_qupath(polygons: np.ndarray) -> np.ndarray:
-    """Whether each polygon (N,) is valid, and still one valid polygon with an area on QuPath's grid."""
+    """(N,) bool: True for polygons that are valid, and remain one valid polygon with an area on QuPath's grid."""
     survives = shapely.is_valid(polygons) & (shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON)
     snapped = shapely.set_precision(polygons[survives], QUPATH_GRID_PX)
     is_polygon = shapely.get_type_id(snapped) == shapely.GeometryType.POLYGON
@@ -110,7 +110,7 @@ def survive_qupath(polygons: np.ndarray) -> np.ndarray:
 
 
 def _are_clearly_simple(rings: np.ndarray) -> np.ndarray:
-    """Whether each ring (N, R, 2) is simple, with clearance, by a test that is cheap and errs on the safe side.
+    """(N,) bool: True for rings (N, R, 2) that are simple with clearance, by a cheap and conservative test.
 
     A ring whose vertices turn once around their mean is simple. Each edge fills the wedge between its ends, so another
     vertex is at least as far from it as from the ray through its own neighbour: large enough, and no grid joins them.
@@ -136,7 +136,7 @@ def _repair(polygons: np.ndarray, rings: np.ndarray, decimals: int, size_px: tup
 
 
 def largest_parts(geometries: np.ndarray) -> np.ndarray:
-    """The largest polygon within each geometry (N,); an empty polygon where there is none."""
+    """The largest polygon within each geometry (N,); an empty polygon if there is none."""
     members, geometry = shapely.get_parts(geometries, return_index=True)
     parts, member = shapely.get_parts(members, return_index=True)  # a collection may hold multipolygons
     owner = geometry[member]
@@ -163,16 +163,16 @@ def _circles(rings: np.ndarray, decimals: int, size_px: tuple[int, int] | None) 
 def polygons_to_rays(
     polygons: np.ndarray, n_rays: int, mpp: tuple[float, float], centres: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rays of polygons (N,) whose coordinates are pixels of ``mpp``: how far each goes before it first leaves.
+    """Rays of polygons (N,) whose coordinates are pixels of ``mpp``: the distance at which each first leaves.
 
     Args:
         polygons: polygons or multipolygons, of which the largest part counts; holes are ignored.
         n_rays: rays per nucleus.
         mpp: (x, y) um per pixel.
-        centres: (N, 2) where the rays begin; by default ``interior_centres``.
+        centres: (N, 2) origins of the rays; by default ``interior_centres``.
 
     Returns:
-        The centres (N, 2) in pixels and the rays (N, n_rays) float32 in um, 0 where a centre lies outside.
+        The centres (N, 2) in pixels and the rays (N, n_rays) float32 in um, 0 for a centre outside.
     """
     rings = shapely.get_exterior_ring(largest_parts(np.asarray(polygons, object)))
     polygons = shapely.polygons(rings)

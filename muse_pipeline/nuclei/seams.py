@@ -1,11 +1,11 @@
-"""Seams: which window a nucleus belongs to, and how reports of one nucleus by two windows are merged.
+"""Seams: the assignment of nuclei to windows, and merging of reports of one nucleus by two windows.
 
 A nucleus belongs to the window whose half-open core contains its centre. Neighbours have slightly different halos and
 may locate one nucleus on either side of the seam between them, so every window also reports nuclei slightly outside its
 core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
 ``SAME_UM``, are one nucleus. The report deeper inside its core is kept (in a tie that of the lower window). A report
-outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice: reports that contain one
-of the same window each are not merged.
+outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice: two reports that each
+contain one of the same window are not merged.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Reports:
         xy: (N, 2) positions.
         window: (N,) window of each.
         number: (N,) identifier of each, from the caller.
-        merged_windows: (N, 4) windows whose reports are merged in it, its own included, in descending order; -1 for
-            none.
+        merged_windows: (N, 4) windows whose reports are merged in it, its own included, in descending order; padded
+            with -1.
     """
 
     xy: np.ndarray
@@ -44,7 +44,7 @@ class Reports:
 
     @property
     def is_confirmed(self) -> np.ndarray:
-        """(N,) whether a second window reported it."""
+        """(N,) bool: True if a second window reported it."""
         return self.merged_windows[:, 1] >= 0
 
     def __getitem__(self, index: np.ndarray) -> Reports:
@@ -52,7 +52,7 @@ class Reports:
 
     @staticmethod
     def concatenate(parts: Sequence[Reports]) -> Reports:
-        """All of them, one part or more, in this order."""
+        """All reports of one or more parts, in order."""
         columns = zip(*((part.xy, part.window, part.number, part.merged_windows) for part in parts), strict=True)
         return Reports(*map(np.concatenate, columns))
 
@@ -109,7 +109,7 @@ class SeamResolver:
         mpp: um per work pixel.
 
     Attributes:
-        n_decided: all lower numbers have been returned or dropped.
+        n_decided: number below which all reports have been returned or dropped.
     """
 
     def __init__(self, grid: WindowGrid, mpp: float):
@@ -119,10 +119,10 @@ class SeamResolver:
         self._row_above, self._above = -2, None
 
     def add(self, xy: np.ndarray, window: np.ndarray) -> np.ndarray:
-        """Add reports at ``xy`` (N, 2) in work by ``window`` (N,), in ascending order, of any number of windows.
+        """Add reports at ``xy`` (N, 2) in work by ``window`` (N,), ascending, of any number of windows.
 
         Returns:
-            (n,) int64 numbers that are final: window by window, in each by y and then x.
+            (n,) int64 numbers that are final: window by window, and within a window by y and then x.
         """
         number = np.arange(self._n_added, self._n_added + len(window))
         self._n_added += len(window)
@@ -147,7 +147,7 @@ class SeamResolver:
         return np.concatenate([_NONE, *final])
 
     def _close_row(self) -> list[np.ndarray]:
-        """Resolve the seams of the complete row and return what is final of the row above it."""
+        """Resolve the seams of the complete row and return the final numbers of the row above it."""
         if not self._waiting:
             return []
         below, self._waiting = Reports.concatenate(self._waiting), []

@@ -1,4 +1,4 @@
-"""Size and form of nuclei from their outlines, by Green's formulas; moments are the polygon's own."""
+"""Size and shape of nuclei from their outlines, by Green's formulas; moments are the polygon's own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
 
 
 def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray], area: np.ndarray) -> np.ndarray:
-    """Areas (N,) of the convex hulls of rings; most nuclei are their own, and only the others are left to GEOS."""
+    """Areas (N,) of the convex hulls of rings; most nuclei are convex, and only the others are passed to GEOS."""
     turn = edges[0] * _following(edges[1]) - _following(edges[0]) * edges[1]
     dented = np.flatnonzero((turn < 0).any(axis=1) & (turn > 0).any(axis=1))
     hull_area = area.copy()
@@ -67,7 +67,7 @@ def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _following(values: np.ndarray) -> np.ndarray:
-    """Of each vertex (N, V) what the next one has; the first follows the last."""
+    """The value of the next vertex for each vertex (N, V); the first follows the last."""
     return np.concatenate([values[:, 1:], values[:, :1]], axis=1)
 
 
@@ -90,13 +90,13 @@ MEASURES = ("area_um2", "eccentricity", "solidity")
 
 @dataclass(frozen=True, eq=False)
 class MorphologyClusters:
-    """Centres in the space of standardised measures: logarithm of area, eccentricity, solidity.
+    """Cluster centres in the space of standardised measures: logarithm of area, eccentricity, solidity.
 
     Attributes:
-        mean: (3,) of the sample.
-        scale: (3,) its standard deviation.
-        centres: (k, 3), standardised; by ascending area.
-        share: (k,) of the sample.
+        mean: (3,) means of the sample.
+        scale: (3,) standard deviations of the sample.
+        centres: (k, 3) standardised centres, by ascending area.
+        share: (k,) fractions of the sample.
     """
 
     mean: np.ndarray
@@ -109,7 +109,7 @@ class MorphologyClusters:
         return _nearest((_table(shapes) - self.mean) / self.scale, self.centres).astype(np.int32) + 1
 
     def describe(self) -> list[dict[str, Any]]:
-        """For the provenance: what the nuclei of each cluster are like."""
+        """Description of the nuclei of each cluster, for the provenance."""
         values = self.centres * self.scale + self.mean
         values[:, 0] = np.exp(values[:, 0])
         return [
@@ -123,10 +123,10 @@ class MorphologyClusters:
 
 
 class ShapeSample:
-    """The shapes of those nuclei, up to 20,000, whose positions have the least hashes.
+    """The shapes of up to 20,000 nuclei, those whose positions have the smallest hashes.
 
     Args:
-        measure: gives ``shape.measure_shapes`` of nuclei; it is asked for those alone that enter the sample.
+        measure: function that gives ``shape.measure_shapes`` of nuclei; only called for those that enter the sample.
     """
 
     def __init__(self, measure: Callable[[Nuclei], Mapping[str, np.ndarray]]):
@@ -147,7 +147,7 @@ class ShapeSample:
         self._hashes, self._values = hashes[first], values[first]
 
     def fit(self) -> MorphologyClusters:
-        """k-means by Lloyd's algorithm, which starts from groups of equal number by area: no chance is involved."""
+        """k-means by Lloyd's algorithm, starting from groups of equal size by area: the result is deterministic."""
         values = self._values if len(self._values) else np.zeros((1, len(MEASURES)))
         mean, deviation = values.mean(0), values.std(0)
         scale = np.where(deviation > 1e-6, deviation, 1.0)
@@ -167,7 +167,7 @@ class ShapeSample:
 
 
 def _table(shapes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(N, 3) float64."""
+    """(N, 3) float64 measures, before standardisation."""
     area, *others = (np.asarray(shapes[name], np.float64) for name in MEASURES)
     return np.stack([np.log(np.maximum(area, 1e-3)), *others], 1)
 
@@ -182,12 +182,12 @@ def _hash(xy: np.ndarray) -> np.ndarray:
 
 
 def _nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """(N,) index of the nearest centre; of equals the first."""
+    """(N,) index of the nearest centre; the first of equally near ones."""
     return ((values[:, None] - centres) ** 2).sum(2).argmin(1)
 
 
 def _means(values: np.ndarray, label: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """(k, D) mean of each group; one that is empty stays where it was."""
+    """(k, D) mean of each group; the previous centre for an empty group."""
     n = np.bincount(label, minlength=len(before))
     sums = np.stack([np.bincount(label, column, minlength=len(before)) for column in values.T], 1)
     return np.where(n[:, None] > 0, sums / np.maximum(n, 1)[:, None], before)

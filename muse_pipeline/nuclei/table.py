@@ -19,7 +19,7 @@ class Nuclei:
         xy: (N, 2) float64 centres in pixels of ``frame``.
         rays: (N, R) float32 distances from the centre to the outline in um, at angles 2 pi k / R from +x towards +y
             (clockwise on screen); (N, 0) where outlines are unknown.
-        label: (N,) int32 class index; -1 where unknown.
+        label: (N,) int32 class index; -1 if unknown.
         score: (N,) float32 confidence that there is a nucleus.
         prob: (N, C) float32 class probabilities given that there is one.
         frame: the frame of ``xy``.
@@ -61,7 +61,7 @@ class Nuclei:
         """Return self if the positions are in ``frame``.
 
         Raises:
-            FrameError: they are in another one.
+            FrameError: they are in another frame.
         """
         if self.frame is not frame:
             raise FrameError(f"positions are in the {self.frame} frame where {frame} is expected; convert them first")

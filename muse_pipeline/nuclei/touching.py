@@ -1,4 +1,4 @@
-"""Outlines that overlap are cut apart along a straight line, so that touching nuclei share no pixel."""
+"""Divide overlapping outlines along a straight line, so that touching nuclei share no pixel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MIDDLE = 0.25, 0.75  # of the way between two centres: where a line across it li
 
 
 class Cuts(NamedTuple):
-    """Straight lines between nuclei.
+    """Straight lines that divide pairs of nuclei.
 
     Attributes:
-        pair: (P, 2) the nuclei that each divides.
-        normal: (P, 2) at right angles to it, of any length, from the first nucleus to the second.
-        point: (P, 2) on it, in um.
+        pair: (P, 2) indices of the two nuclei on either side of each line.
+        normal: (P, 2) normal of the line, of any length, from the first nucleus to the second.
+        point: (P, 2) point on the line, in um.
     """
 
     pair: np.ndarray
@@ -31,14 +31,14 @@ class Cuts(NamedTuple):
 def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others_rays: np.ndarray) -> np.ndarray:
     """Shorten rays that end in another nucleus.
 
-    Two nuclei are divided by the line through both points at which their outlines cross; where these are none, or one
+    Two nuclei are divided by the line through both points at which their outlines cross; if there are none, or if one
     of the centres is beyond the line, by one at right angles to the line between the centres. Lines depend on two
-    nuclei alone, so the result does not depend on which nuclei are given together.
+    nuclei alone, so the result does not depend on the other nuclei of the call.
 
     Args:
         xy_um: (N, 2) centres.
         rays: (N, R) um.
-        others_um: (M, 2) centres of nuclei that these are to be cut from and that are not cut.
+        others_um: (M, 2) centres of nuclei that limit these and are not cut themselves.
         others_rays: (M, R) um.
 
     Returns:
@@ -74,7 +74,7 @@ def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
 
 
 def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
-    """The lines between those of the pairs (P, 2) whose outlines cross."""
+    """Dividing lines of those of the pairs (P, 2) whose outlines cross."""
     used, index = np.unique(pairs, return_inverse=True)
     rings = shapely.linearrings(rays_to_rings(xy[used], rays[used], (1, 1)))
     one, other = rings[index.reshape(pairs.shape)].T
@@ -95,13 +95,13 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
 
 
 def _extent(rays: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """How far outlines (P, R) reach in the directions ``way`` (P, 2), times their length."""
+    """(P,) extent of outlines (P, R) in the directions ``way`` (P, 2), times the length of ``way``."""
     directions = ray_directions(rays.shape[1])
     return (rays * (way[:, :1] * directions[:, 0] + way[:, 1:] * directions[:, 1])).max(1, initial=0)
 
 
 def _precedes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(P,) whether positions (P, 2) come before others, row by row."""
+    """(P,) bool: True if positions (P, 2) come before others, row by row."""
     return (one[:, 1] < other[:, 1]) | ((one[:, 1] == other[:, 1]) & (one[:, 0] < other[:, 0]))
 
 

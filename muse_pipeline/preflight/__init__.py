@@ -1,1 +1,1 @@
-"""Before the run: which slides can be read, which scanners they are from, and what the run costs."""
+"""Checks before the run: readability and scanner of every slide, and the cost of the run."""

@@ -1,4 +1,4 @@
-"""Check of one slide before the run: whether it can be read, and what its parts cost on this machine."""
+"""Check of one slide before the run: its readability, and the cost of its steps on this machine."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ class SlideCheck:
 
     Attributes:
         slide_id: name of the slide.
-        path: its file.
-        problem: why it cannot run, in one sentence; "" if it can.
-        warnings: sentences on what is unusual but does not stop a run.
-        vendor: as in ``SlideInfo``; this and all that follow are None if the check did not get so far.
+        path: file of the slide.
+        problem: reason that the slide cannot run, in one sentence; "" if it can.
+        warnings: sentences about peculiarities that do not stop a run.
+        vendor: maker of the scanner, as in ``SlideInfo``; this and the following are None if the check stopped earlier.
         mpp: (x, y) um per level-0 pixel.
-        mpp_source: where the mpp comes from.
+        mpp_source: source of the mpp.
         fingerprint: checksum of the content.
-        file_bytes: size of its file.
+        file_bytes: size of the slide's file.
         fetch_bytes: size of a slide at a URL; such slides are not fetched.
         tissue_mm2: area of tissue, within the ROI if there is one.
-        n_chunks: chunks of the image that detection reads.
-        n_windows: windows that the model runs on.
+        n_chunks: number of chunks of the image that detection reads.
+        n_windows: number of windows that the model runs on.
         tissue_seconds: time to find the tissue and measure its stain.
         chunk_seconds: time to read and compress a chunk, mean of the sampled ones.
         chunk_bytes: size of a compressed chunk, the smaller levels included.
         window_seconds: time of the model per window, on one thread.
-        nuclei_per_window: mean number, if all tissue has the density of the sampled windows.
+        nuclei_per_window: mean number of nuclei, if all tissue has the density of the sampled windows.
         peak_memory_mib: peak memory of the check.
     """
 
@@ -98,7 +98,7 @@ class Trial:
     """Model and limits of the check.
 
     Attributes:
-        model: the ONNX file.
+        model: ONNX file of the model.
         provider: runtime provider.
         max_corrupt: fraction of the tissue that may be unreadable.
     """
@@ -185,7 +185,7 @@ def _measure_tissue(
 
 
 def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
-    """How a slide differs from the training pictures of a model, in sentences."""
+    """Differences between a slide and the training pictures of a model, in sentences."""
     verdict = judge_appearance(card.appearance, colour)
     unlike = [
         f"unlike the training pictures of {card.name}, check the result before use: {reason}"
@@ -197,7 +197,7 @@ def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
 
 
 def _sample_tiles(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> tuple[dict[str, float], list[str]]:
-    """Cost of reading and storing a chunk among ``chunks`` (rows, columns) bool, and a warning of corrupt ones.
+    """Cost of reading and storing a chunk among ``chunks`` (rows, columns) bool, and a warning about corrupt ones.
 
     Raises:
         SlideError: too many tiles cannot be decoded.

@@ -1,4 +1,4 @@
-"""From checks of slides to the cohort: duplicates, scanners, and the cost of the run.
+"""Sum up the checks of slides for the cohort: duplicates, scanners, and the cost of the run.
 
 All costs are measured by the checks except those of writing results, which grow with the nuclei and hardly
 differ between machines (docs/results.md, "Writers").

@@ -1,4 +1,4 @@
-"""What finds nuclei without labels, one way per file: stain, activation maps, the detections of others."""
+"""Proposers: ways to find nuclei without labels, one per file (stain, activation maps, imported detections)."""
 
 from muse_pipeline.core.registry import Registry
 

@@ -1,4 +1,4 @@
-"""Nuclei by PSM's maps: the pseudo-mask of a trained activation network, cut into nuclei."""
+"""Nuclei from the pseudo-masks of a trained activation network (PSM)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ActivationFinderSettings:
     """Settings of the proposer.
 
     Attributes:
-        checkpoint: of an activation network, as `muse psm` writes it.
-        masks: how its maps become masks.
+        checkpoint: checkpoint of an activation network, written by `muse psm`.
+        masks: settings that turn its maps into masks.
     """
 
     checkpoint: Path
@@ -47,8 +47,8 @@ class ActivationFinder(Detector):
 
     Attributes:
         mpp: um per pixel of the windows.
-        settings: what was asked for.
-        masker: fitted to the slide.
+        settings: settings of the proposer.
+        masker: pseudo-masker fitted to the slide.
     """
 
     Settings = ActivationFinderSettings
@@ -62,8 +62,8 @@ class ActivationFinder(Detector):
         """Fit maps and clusters to crops of the slide's tissue.
 
         Raises:
-            CheckpointError: the file is no activation network.
-            MppError: it was trained at another mpp.
+            CheckpointError: the file is not an activation network.
+            MppError: the network was trained at another mpp.
         """
         torch.set_num_threads(1)  # windows run side by side instead, and sums have one order
         factor = shrink_factor(sample.mpp)
@@ -73,11 +73,11 @@ class ActivationFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """As a model's."""
+        """The proposer's card, in the form of a model's."""
         return proposal_card("activation", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window; where it lies makes no difference."""
+        """The nuclei of each window; its position makes no difference."""
         return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:
@@ -101,7 +101,7 @@ class ActivationFinder(Detector):
         return found[np.argsort(-found.score, kind="stable")[: self.card.capacity]]
 
     def facts(self) -> dict[str, Any]:
-        """Settings and what was estimated, with their checksum."""
+        """Settings and estimates, with their checksum."""
         clusters = self.masker.clusters
         proposer = {
             "method": "activation",

@@ -1,9 +1,9 @@
-"""Prior self-activation maps (PSM, arXiv 2210.07862): where an activation network's shallow stage answers.
+"""Prior self-activation maps (PSM, arXiv 2210.07862): the response of an activation network's shallow stage.
 
 For each block b of the stage, ``alpha_k`` is the spatial mean of the gradient of the network's output with respect to
 channel k, and ``M_b = sum_k alpha_k A_k``; M_b is rescaled to 0 .. 1, its positive part averaged over the blocks, and
-rescaled again. The release does all of it anew for every picture. Here the weights and both ranges are fitted on a
-sample of a slide and then stay: a map so depends on no tile's borders, and needs no gradient.
+rescaled again. The release repeats all of this for every picture. Here the weights and both ranges are fitted once, to
+a sample of a slide: a map does not depend on the borders of tiles and needs no gradient.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class ActivationMap:
     """A network with the weights and ranges of one slide.
 
     Attributes:
-        network: in evaluation mode.
-        weights: (C,) of each block, alpha.
-        ranges: (least, most) of each block's map in the sample.
-        whole: (least, most) of their mean in the sample.
+        network: network in evaluation mode.
+        weights: (C,) weights alpha of the channels of each block.
+        ranges: (least, most) value of each block's map in the sample.
+        whole: (least, most) value of their mean in the sample.
     """
 
     network: ActivationNetwork
@@ -53,10 +53,10 @@ class ActivationMap:
 
 
 def fit_activation_map(network: ActivationNetwork, pictures: Sequence[np.ndarray]) -> ActivationMap:
-    """Weights and ranges over ``pictures``, each (h, w, 3) uint8; fitted on one, its map is that of the paper.
+    """Fit weights and ranges to ``pictures``, each (h, w, 3) uint8; a fit to one picture gives the paper's map.
 
     Args:
-        network: in evaluation mode; with random weights it is the control.
+        network: network in evaluation mode; with random weights it is the control.
         pictures: a sample of a slide at the network's mpp.
     """
     gradients = [_spatial_gradients(network, pixels) for pixels in pictures]
@@ -85,7 +85,7 @@ def _spatial_gradients(network: ActivationNetwork, pixels: np.ndarray) -> list[T
 
 
 def _weigh(blocks: list[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """(h', w') for each block: the sum of its channels by their weights."""
+    """(h', w') for each block: the weighted sum of its channels."""
     return [torch.einsum("c,chw->hw", weight, block[0]) for weight, block in zip(weights, blocks, strict=True)]
 
 
@@ -117,18 +117,18 @@ BATCH, ROUNDS, RESTARTS = 2_000, 60, 5
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """What is clustered, and which cluster is nuclei.
+    """Features of the clustering, and the rule that chooses the cluster of nuclei.
 
     Attributes:
-        features: "stain": the map and the optical densities of both stains as they are (in units of their deviations
-            eosin would count as much as haematoxylin, which parts nuclei by what lies over them); "jet": the colour map
-            of the release plus ``beta`` times RGB; "colour": RGB alone, as a control.
-        beta: of "jet".
-        map_weight: optical density that the map's range, 0 to 1, counts for in "stain"; 0 leaves the stains alone.
-        n_clusters: k; with three, the most haematoxylin in "stain" is only the darkest nuclei.
-        foreground: "haematoxylin": the most of it; "green": the greenest in the colour map alone (release of 2022);
-            "dark": the least sum of the first two channels of what is clustered (release of 2023).
-        seed: of sample and starts.
+        features: "stain": the map and the unscaled optical densities of both stains (scaled by their deviations, eosin
+            would count as much as haematoxylin and split nuclei by the tissue over them); "jet": the colour map of the
+            release plus ``beta`` times RGB; "colour": RGB alone, as a control.
+        beta: weight of RGB in "jet".
+        map_weight: optical density that the map's range, 0 to 1, counts for in "stain"; 0 clusters the stains alone.
+        n_clusters: k; with three, the cluster richest in haematoxylin in "stain" contains only the darkest nuclei.
+        foreground: "haematoxylin": the cluster with the most of it; "green": the greenest in the colour map alone
+            (release of 2022); "dark": the smallest sum of the first two channels that are clustered (release of 2023).
+        seed: seed of the sample and of the starts.
     """
 
     features: str = "stain"
@@ -154,12 +154,12 @@ class Clusters:
     """Fitted clusters.
 
     Attributes:
-        settings: that they were fitted by.
-        scale: (D,) that features are multiplied by.
-        centres: (k, D) in scaled features.
-        foreground: index of the nuclei's.
-        density: (k,) mean optical density of haematoxylin of each in the sample.
-        share: (k,) of the sample's pixels.
+        settings: settings of the clustering.
+        scale: (D,) factors of the features.
+        centres: (k, D) centres in scaled features.
+        foreground: index of the cluster of nuclei.
+        density: (k,) mean optical density of haematoxylin of each cluster in the sample.
+        share: (k,) share of the sample's pixels in each cluster.
     """
 
     settings: ClusterSettings
@@ -173,8 +173,8 @@ class Clusters:
         """(...) uint8: the cluster of each pixel.
 
         Args:
-            activation: (...) 0 to 1.
-            pixels: (..., 3) uint8.
+            activation: (...) values of the map, 0 to 1.
+            pixels: (..., 3) uint8 RGB.
             stains: (..., 2) optical densities of haematoxylin and eosin.
         """
         values = features(self.settings, activation, pixels, stains) * self.scale
@@ -182,7 +182,7 @@ class Clusters:
 
 
 def fit_clusters(activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray, settings: ClusterSettings) -> Clusters:
-    """Clusters of a sample of a slide's pixels: (N,), (N, 3) uint8 and (N, 2), as ``Clusters`` takes them."""
+    """Fit clusters to a sample of a slide's pixels: (N,), (N, 3) uint8 and (N, 2), as ``Clusters`` takes them."""
     generator = np.random.default_rng(settings.seed)
     drawn = generator.permutation(len(activation))[:SAMPLE]
     activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
@@ -204,7 +204,7 @@ def fit_clusters(activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray,
 
 
 def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """(..., D) float32, unscaled, of what ``Clusters`` takes."""
+    """(..., D) float32 unscaled features of the arguments of ``Clusters``."""
     if settings.features == "stain":
         return np.concatenate([activation[..., None], stains], -1).astype(np.float32)
     if settings.features == "colour":
@@ -213,7 +213,7 @@ def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarr
 
 
 def jet(activation: np.ndarray) -> np.ndarray:
-    """(..., 3) float32, 0 to 255: OpenCV's JET, whose channels are blue, green, red, and are so added to RGB."""
+    """(..., 3) float32, 0 to 255, of OpenCV's JET; its channels are blue, green, red and are so added to RGB."""
     levels = np.rint(activation * 255).astype(np.uint8).reshape(-1, 1)
     return cv2.applyColorMap(levels, cv2.COLORMAP_JET).reshape(*activation.shape, 3).astype(np.float32)
 
@@ -224,9 +224,9 @@ def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
-    """Centres (k, D) of ``values`` (N, D): the best of some starts.
+    """Centres (k, D) of ``values`` (N, D): the best of several starts.
 
-    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of what the batches gave it.
+    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of its values in the batches.
     Starts are drawn as by k-means++ (Arthur and Vassilvitskii, SODA 2007).
     """
     best, least = None, np.inf
@@ -267,14 +267,14 @@ MPP_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How a slide's pseudo-masks are made.
+    """Settings of a slide's pseudo-masks.
 
     Attributes:
-        clusters: what is clustered, and which cluster is nuclei; docs/guide/label-free.md names those of the releases.
-        min_area_um2: smaller objects are removed; 200 px at 40x in the release.
-        max_hole_um2: smaller holes are filled; 64 px at 40x in the release.
-        min_density: least mean optical density of haematoxylin in what is taken for nuclei.
-        max_share: most of a picture that nuclei can cover.
+        clusters: features and rule of the clustering; docs/guide/label-free.md names those of the releases.
+        min_area_um2: smallest object that is kept; 200 px at 40x in the release.
+        max_hole_um2: smallest hole that is kept; smaller ones are filled; 64 px at 40x in the release.
+        min_density: least mean optical density of haematoxylin in the mask.
+        max_share: largest share of a picture that nuclei can cover.
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
@@ -289,11 +289,11 @@ class MaskSettings:
 
 
 class PseudoMask(NamedTuple):
-    """What is taken for nuclei in a picture.
+    """The pseudo-mask of a picture.
 
     Attributes:
         mask: (h, w) bool; empty if a check rejected it.
-        reason: why, in words; empty where none did.
+        reason: reason of the rejection, in words; empty if no check rejected the mask.
     """
 
     mask: np.ndarray
@@ -302,14 +302,14 @@ class PseudoMask(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PseudoMasker:
-    """Fitted to a slide; gives the pseudo-mask of any picture of it.
+    """Pseudo-masker fitted to a slide; gives the pseudo-mask of any picture of it.
 
     Attributes:
-        settings: see there.
+        settings: settings of the masks.
         mpp: um per pixel of pictures.
         stains: (2, 3) unit vectors, haematoxylin first.
-        activation: map of the slide; None where colour alone is clustered.
-        clusters: of the slide.
+        activation: map of the slide; None if colour alone is clustered.
+        clusters: clusters of the slide.
     """
 
     settings: MaskSettings
@@ -327,11 +327,11 @@ class PseudoMasker:
         stains: np.ndarray | None = None,
         settings: MaskSettings | None = None,
     ) -> PseudoMasker:
-        """The trained network in ``path``, fitted to a slide; see ``fit_pseudo_masker`` for the rest.
+        """Load the trained network in ``path`` and fit it to a slide; the other arguments are ``fit_pseudo_masker``'s.
 
         Raises:
-            CheckpointError: the file is no activation network.
-            MppError: it was trained at another mpp.
+            CheckpointError: the file is not an activation network.
+            MppError: the network was trained at another mpp.
         """
         network = load_activation(path)
         if abs(network.mpp / mpp - 1) > MPP_TOLERANCE:
@@ -339,11 +339,11 @@ class PseudoMasker:
         return fit_pseudo_masker(network, sample, mpp, stains, settings)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) bool of (h, w, 3) uint8."""
+        """(h, w) bool mask of (h, w, 3) uint8 ``pixels``."""
         return self.explain(pixels).mask
 
     def explain(self, pixels: np.ndarray) -> PseudoMask:
-        """The mask, and why there is none if a check rejected it."""
+        """The mask, with the reason if a check rejected it."""
         densities = stain_densities(pixels, self.stains)
         activation = _activation(self.activation, pixels)
         mask = self.clusters(activation, pixels, densities) == self.clusters.foreground
@@ -371,11 +371,11 @@ def fit_pseudo_masker(
     """Fit map and clusters to a slide.
 
     Args:
-        network: in evaluation mode; None clusters colour alone.
-        sample: pictures (h, w, 3) uint8 drawn from the slide's tissue, see ``data.unlabelled``.
+        network: network in evaluation mode; None clusters colour alone.
+        sample: (h, w, 3) uint8 pictures drawn from the slide's tissue (``data.unlabelled``).
         mpp: um per pixel of pictures.
-        stains: (2, 3) the slide's own stain vectors (``colour.json``); textbook ones where they are not known.
-        settings: see there.
+        stains: (2, 3) stain vectors of the slide (``colour.json``); the textbook's if None.
+        settings: settings of the masks; the defaults if None.
     """
     settings = settings or MaskSettings()
     stains = blend_stains(stains)
@@ -398,7 +398,7 @@ def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
 
 
 def _smaller(mask: np.ndarray, area_px: float) -> np.ndarray:
-    """The connected parts of a mask that have fewer pixels."""
+    """The connected parts of a mask with fewer than ``area_px`` pixels."""
     parts, _ = ndimage.label(mask)
     small = np.bincount(parts.ravel()) < area_px
     small[0] = False

@@ -1,12 +1,12 @@
-"""What a proposer is: fitted once to a sample of a slide, then called on its windows like a model; and its guard.
+"""The contract of a proposer, fitted to a sample of a slide and then called on its windows like a model; its guard.
 
 A proposer is registered by name in ``PROPOSERS``: a class with ``Settings``, a frozen dataclass of its settings with
-their defaults, and ``fit``, which gives the finder that ``inference.detect`` calls. What is estimated from the slide
-comes from a sample drawn with a fixed seed, so every shard estimates the same; the facts record it.
+their defaults, and ``fit``, which gives the finder that ``inference.detect`` calls. Estimates come from a sample of the
+slide drawn with a fixed seed, so they are the same for every shard; the facts record them.
 
-The guard finds where nothing should be proposed: glass, ink, brown stain, out of focus. It judges a window as a whole;
-single strokes and brown nuclei inside a good window are left out by ``tissue.background``. The sample of a slide gives
-the sentences of its ledger.
+The guard skips windows in which nothing should be proposed: glass, ink, brown stain, out of focus. It judges a window
+as a whole; single strokes and brown nuclei inside a good window are left out by ``tissue.background``. Warnings for the
+ledger come from the sample of the slide.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class SlideSample:
     """Sample of a slide that a proposer is fitted to.
 
     Attributes:
-        mpp: um per pixel of ``pictures`` and of the windows to come.
+        mpp: um per pixel of ``pictures`` and of the windows.
         pictures: (h, w, 3) uint8 crops of tissue.
-        stains: (2, 3) the slide's own stain vectors as ``colour.json`` has them, or None.
+        stains: (2, 3) stain vectors of the slide in ``colour.json``, or None.
         info: the slide, for proposers that read other files about it; None for a picture.
     """
 
@@ -74,7 +74,7 @@ def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = Non
 
     Args:
         store: the slide's image.
-        colour: of the slide.
+        colour: colour statistics of the slide.
         info: the slide.
     """
     grid = WindowGrid(store.size_px, SAMPLE_PX, 0)
@@ -86,7 +86,7 @@ def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = Non
 
 
 def shrink_factor(mpp: float) -> int:
-    """How many pixels are averaged along each side to come near ``WORK_MPP``."""
+    """Number of pixels averaged along each side to approach ``WORK_MPP``."""
     return max(1, round(WORK_MPP / mpp))
 
 
@@ -107,7 +107,7 @@ def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
-    """What a finder's ``facts`` are; ``proposer``, all that its nuclei follow from, stands for a model's weights."""
+    """The ``facts`` of a finder; ``proposer`` holds all that its nuclei depend on, and its checksum is the model's."""
     return {
         "model_sha256": proposer_sha256(proposer),
         "provider": "cpu",
@@ -123,7 +123,7 @@ def proposer_sha256(proposer: dict[str, Any]) -> str:
 
 
 def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
-    """The card of a proposer at ``mpp``: one class, one window a batch, halo and core whole working pixels."""
+    """The card of a proposer at ``mpp``: one class, one window per batch, halo and core of whole working pixels."""
     factor = shrink_factor(mpp)
     halo_px = int(np.ceil(HALO_UM / mpp / factor)) * factor
     input_px = INPUT_PX * factor
@@ -155,7 +155,7 @@ BROWN_SLIDE = 0.01  # share of stained area: 0.000 in BRCA-M2C and ORION (H&E), 
 
 
 def judge_window(pixels: np.ndarray, mpp: float) -> str:
-    """Why nothing is to be found in (h, w, 3) uint8 ``pixels``, or ""."""
+    """Reason to skip (h, w, 3) uint8 ``pixels``, or ""."""
     pixels = to_work_mpp(pixels, mpp)
     density = DENSITY[coarsen(pixels)]
     stained = density.max(-1) > STAINED_DENSITY
@@ -169,9 +169,9 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
 
 
 def is_blurred(pixels: np.ndarray) -> bool:
-    """Whether the detail of 0.5 to 1 um in ``pixels`` (at about 0.5 um) is weak beside that of 1 to 4 um.
+    """True if the detail of 0.5 to 1 um in ``pixels`` (at about 0.5 um) is weak compared with that of 1 to 4 um.
 
-    Areas of pure white, as stores have them outside the slide and the tissue, do not count: their edges are sharp.
+    Areas of pure white, which a store has outside the slide and the tissue, do not count: their edges are sharp.
     """
     white = (pixels.min(-1) == 255).astype(np.uint8)
     solid = cv2.erode(white, np.ones((9, 9), np.uint8))
@@ -185,7 +185,7 @@ def is_blurred(pixels: np.ndarray) -> bool:
 
 
 def judge_slide(sample: SlideSample) -> list[str]:
-    """Sentences of warning about a slide, from the crops of its sample."""
+    """Warnings about a slide, from the crops of its sample."""
     if not sample.pictures:
         return ["no tissue to propose nuclei in"]
     warnings = []
@@ -211,6 +211,6 @@ def brown_share(sample: SlideSample) -> float:
 
 
 def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
-    """Sentences about the windows in which nothing was sought; glass is no news."""
+    """Warnings about the windows that the guard skipped, except for glass."""
     counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
     return [f"{n} of {n_windows} windows are {reason}: nothing was sought there" for reason, n in counts.items()]

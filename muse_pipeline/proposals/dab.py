@@ -1,4 +1,4 @@
-"""Immunohistochemistry for proposers that go by stain: a picture in which brown nuclei look like blue ones."""
+"""Immunohistochemistry for stain-based proposers: pictures in which brown nuclei are painted like blue ones."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ BLUR_UM = 0.5  # grain
 
 @dataclass(frozen=True)
 class BluePaint:
-    """Shows a slide's nuclei, brown and blue, as a haematoxylin of one hue; whatever seeks blue ones finds both.
+    """Paints a slide's nuclei, brown and blue, as haematoxylin of one hue, so that a finder of blue nuclei finds both.
 
     Attributes:
-        mpp: um per pixel of what is painted.
-        most: optical density beyond which nothing is painted.
+        mpp: um per pixel of the input.
+        most: optical density at which painted densities are clipped.
     """
 
     mpp: float
@@ -44,7 +44,7 @@ class BluePaint:
 
     @classmethod
     def fit(cls, sample: SlideSample) -> BluePaint:
-        """Paint ends well above the density of blue nuclei, which Otsu's cut finds among what is not brown."""
+        """Clip well above the density of blue nuclei, estimated by Otsu's cut of the pixels that are not brown."""
         blue = [np.zeros(0, np.float32)]
         for picture in sample.pictures:
             stains = split_stains(to_work_mpp(picture, sample.mpp))
@@ -56,7 +56,7 @@ class BluePaint:
 
     @property
     def work_mpp(self) -> float:
-        """Um per pixel of what comes out."""
+        """Um per pixel of the painted picture."""
         return self.mpp * shrink_factor(self.mpp)
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ class BluePaint:
         return painted, np.ascontiguousarray(stains[..., 1])
 
     def sample(self, sample: SlideSample) -> SlideSample:
-        """``sample`` as it is painted; its stain is the textbook's."""
+        """``sample`` painted, with the textbook's stains."""
         return SlideSample(self.work_mpp, tuple(self(one)[0] for one in sample.pictures), TEXTBOOK, sample.info)
 
 
@@ -77,13 +77,13 @@ MIN_EXPLAINED = 0.75  # of the variance, by two groups: more than of a uniform d
 
 @dataclass(frozen=True)
 class DabCut:
-    """Where Positive begins.
+    """Threshold of DAB for positive nuclei.
 
     Attributes:
         threshold: mean optical density (natural logarithm) of DAB within a nucleus.
         rule: "2-means" of the sampled nuclei, or "absolute" where they are of one kind.
-        means: of the sampled nuclei below and above; None where there is none.
-        n_nuclei: how many were sampled.
+        means: mean density of the sampled nuclei below and above the threshold; None for an empty group.
+        n_nuclei: number of sampled nuclei.
     """
 
     threshold: float
@@ -93,9 +93,9 @@ class DabCut:
 
     @classmethod
     def of(cls, dab: np.ndarray) -> DabCut:
-        """Part sampled nuclei (N,) by their mean DAB.
+        """Choose the threshold from the mean DAB of sampled nuclei (N,).
 
-        In one dimension 2-means is Otsu's cut. It counts where two groups explain most of the variance and the absolute
+        In one dimension 2-means is Otsu's cut. It is used if two groups explain most of the variance and the absolute
         threshold lies between their means: weak and strong brown are both positive, pale and paler both negative.
         """
         cut = otsu_threshold(dab) if len(dab) >= MIN_NUCLEI else np.inf
@@ -118,13 +118,13 @@ class DabCut:
 
 @dataclass(frozen=True, eq=False)
 class DabFinder(Detector):
-    """Finds and distinguishes blue and brown nuclei.
+    """Finds blue and brown nuclei and gives them different classes.
 
     Attributes:
-        finder: a proposer's, fitted to the painted slide.
-        method: its name.
-        paint: shows it brown nuclei as blue ones.
-        cut: where Positive begins.
+        finder: finder of a proposer, fitted to the painted slide.
+        method: name of the proposer.
+        paint: paints brown nuclei like blue ones for the finder.
+        cut: threshold for positive nuclei.
     """
 
     finder: Detector
@@ -137,9 +137,9 @@ class DabFinder(Detector):
         """Fit paint, proposer and cut, in this order, to the same crops.
 
         Args:
-            sample: of the slide.
+            sample: sample of the slide.
             method: name of the proposer.
-            fit: gives its finder for a sample.
+            fit: function that fits the proposer to a sample.
         """
         paint = BluePaint.fit(sample)
         loose = cls(fit(paint.sample(sample)), method, paint, DabCut(ABSOLUTE, "absolute", (None, None), 0))
@@ -148,15 +148,15 @@ class DabFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The proposer's, with two classes."""
+        """The proposer's card, with two classes."""
         return replace(proposal_card(self.method, self.paint.mpp), classes=CLASSES)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window; where it lies makes no difference."""
+        """The nuclei of each window; its position makes no difference."""
         return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:
-        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels``, as the proposer orders and scores them."""
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels``, with the proposer's order and scores."""
         nuclei, dab = self.measure(pixels)
         positive = dab > self.cut.threshold
         prob = np.stack([~positive, positive], -1).astype(np.float32)  # colour has no probability
@@ -170,11 +170,11 @@ class DabFinder(Detector):
         return replace(nuclei, xy=nuclei.xy * shrink_factor(self.paint.mpp)), means
 
     def judge_window(self, pixels: np.ndarray) -> str:
-        """Reason to skip ``pixels``, or ""; brown is none, nor is ink, which cannot be distinguished from it."""
+        """Reason to skip ``pixels``, or ""; brown is no reason, nor is ink, which cannot be distinguished from it."""
         return judge_window(self.paint(pixels)[0], self.paint.work_mpp)
 
     def facts(self) -> dict[str, Any]:
-        """The proposer's, with the cut, and the checksum of both."""
+        """The proposer's facts with the cut, and the checksum of both."""
         inner = self.finder.facts()
         cut = {"threshold": self.cut.threshold, "rule": self.cut.rule, "n_nuclei": self.cut.n_nuclei}
         classes = {"by": "dab", **cut, "means": list(self.cut.means), "most": self.paint.most}

@@ -1,9 +1,9 @@
-"""Nuclei as dark blobs of haematoxylin: peaks of its density at nuclear radii, with outlines where it falls.
+"""Nuclei as dark blobs of haematoxylin: peaks of its density at nuclear radii, outlined where the density falls.
 
-The outline around a centre is star-convex. Along a ray it is worth what lies inside it: the sum of (density -
-threshold). The closed outline of greatest worth whose neighbouring rays differ by one step at most is found by dynamic
-programming; it follows a blurred edge, crosses a pale centre and does not leak through a gap. Neighbours part at the
-power diagram of their centres and radii.
+The outline around a centre is star-convex. The worth of a ray is the sum of (density - threshold) along it. The closed
+outline of greatest total worth whose neighbouring rays differ by at most one step is found by dynamic programming; it
+follows a blurred edge, crosses a pale centre and does not leak through a gap. Neighbours are separated by the power
+diagram of their centres and radii.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def trace_outlines(
     """Rays (N, n_rays) float32 in um around centres ``xy`` (N, 2) px, in (h, w) float32 ``density``.
 
     Args:
-        density: of stain, smoothed by a little.
+        density: density of the stain, slightly smoothed.
         mpp: um per pixel.
         xy: the centres.
         radius_um: (N,) rough radii, for the territories.
-        least_density: no outline reaches into less. Where the background is dense itself, the outline is halfway
-            between the densities of nucleus and background.
+        least_density: density below which no outline extends. Where the background itself is dense, the outline is
+            halfway between the densities of nucleus and background.
         n_rays: number of rays.
-        max_radius_um: no ray is longer.
+        max_radius_um: longest ray.
     """
     reach_um = np.minimum(territories(xy * mpp, radius_um, n_rays), max_radius_um)
     steps_um = np.arange(1, int(max_radius_um / STEP_UM) + 1) * STEP_UM
@@ -71,7 +71,7 @@ def trace_outlines(
 
 
 def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.ndarray:
-    """How far (N, n_rays), in um, each ray goes until the power diagram of centres (N, 2) and radii gives it away."""
+    """(N, n_rays) um: length of each ray within the power diagram of centres (N, 2) and radii (N,)."""
     reach = np.full((len(xy_um), n_rays), np.inf)
     if len(xy_um) < 2:
         return reach
@@ -98,7 +98,7 @@ def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndar
 
 
 def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
-    """Density (N,) halfway between the dark part of each core and the pale part of what lies around it.
+    """Density (N,) halfway between the dark part of each core and the pale part of its background.
 
     Quartiles rather than means: a core may be vesicular, and the background contains other nuclei.
     """
@@ -111,7 +111,7 @@ def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
 def _best_closed_path(worth: np.ndarray) -> np.ndarray:
     """Step index (N, R) of the path of greatest ``worth`` (N, R, T) that changes by one step at most from ray to ray.
 
-    Half a turn is walked on either side of the full one, so that its two ends meet.
+    Rays are visited from half a turn before the full turn to half a turn after it, so that its two ends meet.
     """
     n, n_rays, n_steps = worth.shape
     lead = n_rays // 2
@@ -155,10 +155,10 @@ class HaematoxylinSettings:
     """Settings of the proposer.
 
     Attributes:
-        radii_um: radii of the nuclei that are sought.
-        min_distance_um: of two peaks that are nearer, the stronger stays.
-        strictness: share of the slide's own threshold that a peak must reach; higher finds fewer and surer nuclei.
-        max_radius_um: no outline reaches farther; the background of a nucleus is measured within it.
+        radii_um: radii of the nuclei to find.
+        min_distance_um: least distance of two peaks; of nearer ones the stronger is kept.
+        strictness: factor of the slide's threshold that a peak must reach; higher finds fewer and surer nuclei.
+        max_radius_um: longest ray of an outline; the background of a nucleus is measured within it.
     """
 
     radii_um: tuple[float, ...] = (3.0, 4.0, 5.0)
@@ -181,10 +181,10 @@ class HaematoxylinFinder(Detector):
 
     Attributes:
         mpp: um per pixel of the windows.
-        settings: what was asked for.
+        settings: settings of the proposer.
         stains: (2, 3) unit vectors, haematoxylin first.
-        edge_density: density between nuclei and what surrounds them, over the slide's sample.
-        min_answer: least answer of a peak.
+        edge_density: density between nuclei and their background in the slide's sample.
+        min_answer: least filter response of a peak.
     """
 
     Settings = HaematoxylinSettings
@@ -217,15 +217,15 @@ class HaematoxylinFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """As a model's."""
+        """The proposer's card, in the form of a model's."""
         return proposal_card("haematoxylin", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window; where it lies makes no difference."""
+        """The nuclei of each window; its position makes no difference."""
         return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:
-        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, surest first."""
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, highest score first."""
         density = np.minimum(self.density(pixels), CAP * self.edge_density)
         xy, answer, radius = self.blobs(density)
         core = cv2.GaussianBlur(density, (0, 0), CORE_UM / self.work_mpp)
@@ -251,7 +251,7 @@ class HaematoxylinFinder(Detector):
         )
 
     def density(self, pixels: np.ndarray) -> np.ndarray:
-        """Haematoxylin (h, w) float32 at ``work_mpp``; none where ink, pigment or brown chromogen lies."""
+        """Haematoxylin (h, w) float32 at ``work_mpp``; 0 on ink, pigment and brown chromogen."""
         pixels = shrink(pixels, shrink_factor(self.mpp))
         return clear_foreign_colours(haematoxylin(pixels, self.stains), pixels)
 
@@ -262,14 +262,14 @@ class HaematoxylinFinder(Detector):
         )
 
     def facts(self) -> dict[str, Any]:
-        """Settings and what was estimated, with their checksum."""
+        """Settings and estimates, with their checksum."""
         fitted = {"edge_density": self.edge_density, "min_answer": self.min_answer, "stains": self.stains.tolist()}
         proposer = {"method": "haematoxylin", "settings": asdict(self.settings), "fitted": fitted}
         return proposer_facts(proposer, self.stains.tolist(), PACKAGES)
 
 
 def _threshold(values: np.ndarray, floor: float, share: float = 1.0) -> float:
-    """``share`` of Otsu's cut of ``values`` (N,), at least ``floor``; that where there is nothing to cut."""
+    """``share`` of Otsu's cut of ``values`` (N,), at least ``floor``; ``floor`` if there is no cut."""
     cut = otsu_threshold(values) if len(values) >= MIN_VALUES else 0.0
     return round(max(share * cut, floor) if np.isfinite(cut) else floor, 6)
 
@@ -283,11 +283,11 @@ def find_blobs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Blobs of (h, w) float32 ``density``, strongest first.
 
-    Only answers above ``least`` count. Of blobs nearer than the stronger one's radius, or than ``min_distance_um``,
-    the stronger stays.
+    Only responses above ``least`` count. Of blobs nearer than the stronger one's radius, or than ``min_distance_um``,
+    the stronger is kept.
 
     Returns:
-        xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); answer (N,) and radius (N,) in um.
+        xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); response (N,) and radius (N,) in um.
     """
     found = [_maxima_of_radius(density, mpp, radius, least) for radius in radii_um]
     xy = np.concatenate([each[0] for each in found])
@@ -300,7 +300,7 @@ def find_blobs(
 
 
 def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Maxima (N, 2) in px of one radius and their weighted answers (N,)."""
+    """Maxima (N, 2) in px of one radius and their weighted responses (N,)."""
     sigma = radius_um / mpp / np.sqrt(2)
     smooth = cv2.GaussianBlur(density, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     answer = cv2.Laplacian(smooth, cv2.CV_32F, ksize=1, scale=-sigma * sigma * radius_um / REFERENCE_UM)
@@ -325,7 +325,7 @@ def _between_pixels(answer: np.ndarray, row: np.ndarray, column: np.ndarray) -> 
 
 
 def _suppress(xy_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
-    """Which of (N, 2) positions, best first, no better one that stays reaches: (N,) bool."""
+    """(N,) bool: True for positions (N, 2), best first, out of reach of every better position that is kept."""
     kept = np.ones(len(xy_um), bool)
     if len(xy_um) < 2:
         return kept

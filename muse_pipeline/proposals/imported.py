@@ -1,4 +1,4 @@
-"""The detections of others as proposals: GeoJSON with outlines or points, CSV and HDF5 with points."""
+"""Imported detections as proposals: GeoJSON with outlines or points, CSV and HDF5 with points."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class ImportSettings:
     """Settings of the import.
 
     Attributes:
-        file: of the slide's detections; ``{slide}`` stands for the slide's id.
-        unit: of positions in CSV and HDF5: level-0 "px", or "um" from the corner of level 0.
-        x: column of a CSV.
-        y: column of a CSV.
-        dataset: table of an HDF5 file.
-        frame: of positions in GeoJSON: "qupath", or "openslide" for absolute level-0 pixels.
-        radius_um: of the round outline that a point without one gets.
+        file: path of the slide's detections; ``{slide}`` stands for the slide's id.
+        unit: unit of positions in CSV and HDF5: level-0 "px", or "um" from the corner of level 0.
+        x: column of x in a CSV.
+        y: column of y in a CSV.
+        dataset: name of the table in an HDF5 file.
+        frame: frame of positions in GeoJSON: "qupath", or "openslide" for absolute level-0 pixels.
+        radius_um: radius of the round outline given to a point without one.
     """
 
     file: str
@@ -70,12 +70,12 @@ class ImportSettings:
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
 class ImportedNuclei(Detector):
-    """Gives each window what a file has in it.
+    """Gives each window the nuclei that a file has in it.
 
     Attributes:
         mpp: um per pixel of the windows.
-        settings: what was asked for.
-        nuclei: all of the file (frame: work), by y.
+        settings: settings of the import.
+        nuclei: all nuclei of the file (frame: work), by y.
         sha256: checksum of the file.
     """
 
@@ -92,8 +92,8 @@ class ImportedNuclei(Detector):
         """Read the slide's file.
 
         Raises:
-            ConfigError: it is of no known kind, or the slide is unknown.
-            LabelError: it is missing or broken.
+            ConfigError: the file is of no known kind, or the slide is unknown.
+            LabelError: the file is missing or broken.
         """
         if sample.info is None:
             raise ConfigError("imported: positions on a slide cannot be placed without the slide's `slide.json`")
@@ -114,11 +114,11 @@ class ImportedNuclei(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """See ``Detector``."""
+        """The card of the import, in the form of a model's."""
         return proposal_card("imported", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """What lies in the windows at ``origin_xy``, surest first; their pixels do not matter."""
+        """The nuclei in the windows at ``origin_xy``, highest score first; their pixels do not matter."""
         return [self._inside(np.asarray(origin, float)) for origin in origin_xy]
 
     def _inside(self, origin: np.ndarray) -> Nuclei:
@@ -140,7 +140,7 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
 
     Raises:
         ConfigError: the file is of no known kind.
-        LabelError: it is broken.
+        LabelError: the file is broken.
     """
     name = path.name.lower()
     if name.endswith(GEOJSON_SUFFIXES):
@@ -165,7 +165,7 @@ def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
 
     Raises:
         ConfigError: the file is of no known kind.
-        LabelError: it is broken, or has nuclei outside the slide.
+        LabelError: the file is broken, or has nuclei outside the slide.
     """
     settings = ImportSettings(str(path))
     is_image = path.suffix.lower() in LABEL_IMAGES
@@ -202,10 +202,10 @@ SCORE = "score"
 
 
 def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) from the columns ``x`` and ``y``, and scores (N,): of the column ``score``, else 1.
+    """Positions (N, 2) from the columns ``x`` and ``y``, and scores (N,) from the column ``score``, or 1 without it.
 
     Raises:
-        LabelError: the file cannot be read, lacks a column, or a position is no number.
+        LabelError: the file cannot be read, lacks a column, or a position is not a number.
     """
     try:
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # cells beyond the header

@@ -1,4 +1,4 @@
-"""Nuclei as a slide's haematoxylin above Otsu's threshold, cut into single ones: outlines of the cut mask itself."""
+"""Nuclei as a slide's haematoxylin above Otsu's threshold, cut into single ones and outlined by the cut mask."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class OtsuSettings:
     """Settings of the proposer.
 
     Attributes:
-        strictness: multiplies the slide's threshold; higher finds fewer and surer nuclei.
-        max_nucleus_um2: larger components are left out: folds, dirt, smears.
+        strictness: factor of the slide's threshold; higher finds fewer and surer nuclei.
+        max_nucleus_um2: largest component that is kept; larger ones are folds, dirt or smears.
     """
 
     strictness: float = 1.0
@@ -49,7 +49,7 @@ class OtsuFinder(Detector):
 
     Attributes:
         mpp: um per pixel of the windows.
-        settings: what was asked for.
+        settings: settings of the proposer.
         fitted: stains, threshold and spread of the slide at ``work_mpp``.
     """
 
@@ -62,7 +62,7 @@ class OtsuFinder(Detector):
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:
-        """Estimate the threshold from crops of the slide's tissue; without any, nothing will be found."""
+        """Estimate the threshold from crops of the slide's tissue; without crops, no nucleus will be found."""
         factor = shrink_factor(sample.mpp)
         work_mpp = sample.mpp * factor
         stains = blend_stains(sample.stains).round(6)
@@ -75,15 +75,15 @@ class OtsuFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """As a model's."""
+        """The proposer's card, in the form of a model's."""
         return proposal_card("otsu", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window; where it lies makes no difference."""
+        """The nuclei of each window; its position makes no difference."""
         return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:
-        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, surest first."""
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, highest score first."""
         small = shrink(pixels, shrink_factor(self.mpp))
         density = clear_foreign_colours(self.fitted.density(small), small)
         labels = self.fitted.cut(density)
@@ -106,7 +106,7 @@ class OtsuFinder(Detector):
         )
 
     def facts(self) -> dict[str, Any]:
-        """Settings and what was estimated, with their checksum."""
+        """Settings and estimates, with their checksum."""
         stains = self.fitted.stains.tolist()
         threshold = self.fitted.threshold if np.isfinite(self.fitted.threshold) else None
         fitted = {"threshold": threshold, "spread": self.fitted.spread, "stains": stains}
@@ -115,7 +115,7 @@ class OtsuFinder(Detector):
 
 
 def _density_around(density: np.ndarray, mask: np.ndarray, sigma_px: float) -> np.ndarray:
-    """(h, w) float32: mean density of what is not ``mask`` (h, w) nearby."""
+    """(h, w) float32: mean density of the nearby pixels outside ``mask`` (h, w)."""
     outside = (~mask).astype(np.float32)
     share = cv2.GaussianBlur(outside, (0, 0), sigma_px)
     return cv2.GaussianBlur(density * outside, (0, 0), sigma_px) / np.maximum(share, 1e-3)

@@ -31,9 +31,9 @@ class OtsuMask:
 
     Attributes:
         stains: (2, 3) unit vectors in optical density, haematoxylin first.
-        threshold: optical density of haematoxylin from which a pixel is nucleus.
+        threshold: optical density of haematoxylin above which a pixel is part of a nucleus.
         mpp: um per pixel of the pictures.
-        spread: of ``blob_answer`` over the slide.
+        spread: standard deviation of ``blob_answer`` over the slide.
     """
 
     stains: np.ndarray
@@ -42,7 +42,7 @@ class OtsuMask:
     spread: float
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) bool: where (h, w, 3) uint8 ``pixels`` are nucleus, specks dropped and holes filled."""
+        """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``, without specks and with holes filled."""
         return self.mask(self.density(pixels))
 
     def instances(self, pixels: np.ndarray) -> np.ndarray:
@@ -50,15 +50,15 @@ class OtsuMask:
         return self.cut(self.density(pixels))
 
     def cut(self, density: np.ndarray) -> np.ndarray:
-        """``instances`` of what ``density`` gave."""
+        """``instances`` of a picture's ``density``."""
         return cut_mask(self.mask(density), density, self.mpp, self.spread)
 
     def density(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) float32: haematoxylin without its grain."""
+        """(h, w) float32: haematoxylin, smoothed to remove grain."""
         return cv2.GaussianBlur(haematoxylin(pixels, self.stains), (0, 0), BLUR_UM / self.mpp)
 
     def mask(self, density: np.ndarray) -> np.ndarray:
-        """The mask of what ``density`` gave."""
+        """The mask of a picture's ``density``."""
         radius = max(round(OPEN_UM / self.mpp), 1)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
         opened = cv2.morphologyEx((density > self.threshold).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
@@ -70,10 +70,10 @@ def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | No
     """Fit the threshold on a drawn sample of the pixels of a slide.
 
     Args:
-        pictures: one or more (h, w, 3) uint8 of its tissue.
+        pictures: one or more (h, w, 3) uint8 pictures of the slide's tissue.
         mpp: um per pixel.
-        stains: (2, 3) the slide's own stains (``colour.json``); estimated from the same sample where None.
-        seed: of the sample, up to a million pixels.
+        stains: (2, 3) stain vectors of the slide (``colour.json``); estimated from the same sample if None.
+        seed: seed of the sample, of up to a million pixels.
 
     Raises:
         ConfigError: there is no picture.
@@ -97,9 +97,9 @@ def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | No
 
 
 def otsu_threshold(values: np.ndarray) -> float:
-    """The cut of values (N,) into two groups whose means lie furthest apart; infinite where all are equal.
+    """The cut of values (N,) into two groups whose means lie furthest apart; infinite if all are equal.
 
-    It is the middle of the cuts that do this equally well, so that it lies between the groups and not at one of them.
+    It is the middle of the equally good cuts, so that it lies between the groups and not at the edge of one of them.
     """
     low, high = np.percentile(values, PERCENTILES)
     if not low < high:
@@ -121,17 +121,17 @@ MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um: small lymphocytes have 20
 
 
 def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
-    """Split a mask into nuclei, by a watershed without flooding.
+    """Split a mask into nuclei by a watershed without flooding.
 
     The relief is the depth within the mask, smoothed, plus the Laplacian of Gaussian of the stain at nuclear radius:
-    nuclei that touch part where the mask has a neck, or where it is paler between them.
+    touching nuclei are separated at a neck of the mask, or where it is paler between them.
 
     Args:
         mask: (h, w) bool.
         density: (h, w) float32, optical density of the stain of nuclei.
         mpp: um per pixel.
         spread: standard deviation of ``blob_answer`` over the slide, so that its windows are cut alike; that of this
-            density where None.
+            density if None.
 
     Returns:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
@@ -202,7 +202,7 @@ def blend_stains(own: np.ndarray | None) -> np.ndarray:
     """Unit stain vectors (2, 3) in optical density, haematoxylin first: 40 % the slide's own, 60 % textbook.
 
     Args:
-        own: (2, 3) as Macenko's fit gives them (``colour.json``), or None where the slide has no plausible fit.
+        own: (2, 3) stain vectors of Macenko's fit (``colour.json``), or None if the slide has no plausible fit.
     """
     blend = TEXTBOOK if own is None else OWN_SHARE * _unit(np.asarray(own, float)) + (1 - OWN_SHARE) * _unit(TEXTBOOK)
     return _unit(blend)
@@ -211,7 +211,7 @@ def blend_stains(own: np.ndarray | None) -> np.ndarray:
 def haematoxylin(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
     """Optical density of haematoxylin (h, w) float32, at least 0, of (h, w, 3) uint8 ``pixels``.
 
-    The least-squares share of the first of two ``stains`` (2, 3); what lies off their plane counts for neither.
+    The least-squares share of the first of two ``stains`` (2, 3); the part outside their plane counts for neither.
     """
     return np.maximum(weigh_density(pixels, np.linalg.pinv(np.asarray(stains, float))[:, 0]), 0)
 

@@ -1,7 +1,7 @@
-"""Points from a map of foreground probability: one per nucleus, by peaks of the smoothed map.
+"""Points from a map of foreground probability: one per nucleus, at peaks of the smoothed map.
 
-PSM's post-processing, with its pixels of 0.25 um turned into um: blur, nothing below one half, peaks that keep a
-distance, and peaks closer than a nucleus is wide drawn together.
+PSM's post-processing, with its pixels of 0.25 um converted to um: blur, ignore values below one half, keep peaks at a
+least distance, and merge peaks closer than the width of a nucleus.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from muse_pipeline.core.coords import row_column_index_to_xy
 
 @dataclass(frozen=True)
 class PeakRules:
-    """What makes a peak; the defaults are the released code's at its 0.25 um/px.
+    """Rules for peaks; the defaults are those of the released code at 0.25 um/px.
 
     Attributes:
-        blur_um: sigma of the Gaussian (13 x 13 px there, whose sigma is 2.3 px).
-        least: smoothed probability below which nothing is a peak.
-        distance_um: peaks keep at least this distance (6 px there).
-        border_um: no peak lies nearer to the border of the picture (3 px there).
-        merge_um: peaks whose distances in x and y add up to this or less become one, at their mean (20 px there).
+        blur_um: sigma of the Gaussian (13 x 13 px in the release, whose sigma is 2.3 px).
+        least: least smoothed probability of a peak.
+        distance_um: least distance between peaks (6 px in the release).
+        border_um: least distance of a peak from the border of the picture (3 px in the release).
+        merge_um: largest L1 distance of peaks that are merged at their mean (20 px in the release).
     """
 
     blur_um: float = 0.575
@@ -57,11 +57,11 @@ def find_points(probability: np.ndarray, mpp: float, rules: PeakRules | None = N
 
 
 def merge_points(xy: np.ndarray, height: np.ndarray, reach_px: float) -> np.ndarray:
-    """Draw points together that lie within ``reach_px`` of each other, |dx| + |dy|; the highest takes its neighbours.
+    """Merge points that lie within ``reach_px`` of each other, |dx| + |dy|; the highest absorbs its neighbours.
 
     Args:
-        xy: (N, 2).
-        height: (N,), of equals the first goes first.
+        xy: (N, 2) positions.
+        height: (N,) heights; among equal ones the first has precedence.
         reach_px: largest L1 distance; 0 merges nothing.
 
     Returns:
@@ -121,7 +121,7 @@ def voronoi_edges(cells: np.ndarray) -> np.ndarray:
 def voronoi_label(xy: np.ndarray, shape: tuple[int, int], mpp: float) -> np.ndarray:
     """(h, w) uint8: NUCLEUS at dilated points (N, 2), BACKGROUND at edges of their cells, IGNORED elsewhere.
 
-    A point on an edge is a nucleus all the same. ``mpp`` is um per pixel.
+    A point on an edge is still a nucleus. ``mpp`` is um per pixel.
     """
     label = np.full(shape, IGNORED, np.uint8)
     if not len(xy):
@@ -133,16 +133,16 @@ def voronoi_label(xy: np.ndarray, shape: tuple[int, int], mpp: float) -> np.ndar
 
 
 def split_mask(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Share a foreground among the points that lie on it.
+    """Divide a foreground among the points that lie on it.
 
     Args:
         mask: (h, w) bool.
-        xy: (N, 2) px.
+        xy: (N, 2) points in px.
 
     Returns:
         (h, w) int32: number i + 1 where the mask belongs to point i. Within each connected part of the mask a pixel
-        goes to the nearest point on that part; what the lines cut off from its own point is left out, and so is every
-        part without a point. A point beside the mask gets nothing.
+        goes to the nearest point on that part; fragments that are cut off from their own point are left out, and so
+        is every part without a point. A point beside the mask gets nothing.
     """
     instances = np.zeros(mask.shape, np.int32)
     seeds = np.where(mask, paint_points(xy, mask.shape), 0)
@@ -157,7 +157,7 @@ def split_mask(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 
 def keep_connected(instances: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """What of ``instances`` (h, w) is connected with the pixel of its own number in ``seeds`` (h, w)."""
+    """The pixels of ``instances`` (h, w) connected to the pixel of their own number in ``seeds`` (h, w)."""
     kept = np.zeros_like(instances)
     for number, box in enumerate(ndimage.find_objects(instances), 1):
         if box is None:

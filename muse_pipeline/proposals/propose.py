@@ -1,4 +1,4 @@
-"""Proposals for one shard of one slide: the proposer is fitted to the slide, then walks its windows."""
+"""Proposals for one shard of one slide: the proposer is fitted to the slide, then called on its windows."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def propose_shard(
     Args:
         store: the slide's image.
         method: name of a proposer.
-        settings: of the proposer; what is left out has its default. ``classes: dab`` parts its nuclei by brown.
-        colour: of the slide.
-        shard: which run of windows.
+        settings: settings of the proposer, default where missing. ``classes: dab`` adds classes by brown stain.
+        colour: colour statistics of the slide.
+        shard: run of windows to search.
         output: the shard's file, for ``muse stitch``.
-        threads: windows at the same time; never changes a result.
-        progress: called with (windows done, windows in all).
-        info: the slide, which foreign files are about.
+        threads: number of windows searched at the same time; the result does not depend on it.
+        progress: function called with (windows done, windows in all).
+        info: the slide, for proposers that read other files about it.
 
     Returns:
-        Warnings for the ledger: what the guards found, and whether there is any nucleus.
+        Warnings for the ledger: those of the guard, and one if there are no nuclei.
 
     Raises:
         ConfigError: the method or a setting is unknown or unusable.
@@ -72,7 +72,7 @@ def propose_shard(
 
 
 def read_settings(method: str, settings: dict[str, Any]) -> tuple[Any, bool]:
-    """The proposer's own settings, with defaults for what is left out, and whether its nuclei get classes by their DAB.
+    """The proposer's own settings, with defaults for missing ones, and True if its nuclei get classes by their DAB.
 
     Raises:
         ConfigError: the method or a setting is unknown or unusable.

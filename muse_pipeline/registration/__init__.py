@@ -1,1 +1,1 @@
-"""A second picture of the same tissue (the partner) brought into the frame of its H&E slide, and checked."""
+"""Registration of a second picture of the same tissue (the partner) to its H&E slide, with a check of every tile."""

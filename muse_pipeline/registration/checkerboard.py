@@ -21,7 +21,7 @@ LEFT_OUT_RGB = (215, 60, 40)
 
 
 def write_checkerboard(path: Path, pair: Pair, found: Registration) -> None:
-    """Write the whole slide, tiles that were left out framed in red, above its best, a middling and its worst tile."""
+    """Write the whole slide, with rejected tiles framed in red, above its best, a middling and its worst tile."""
     whole = _draw_slide(pair, found)
     fields = _draw_fields(pair, found, (whole.shape[1] - 2 * GAP_PX) // 3)
     rows = [whole, *([fields] if fields is not None else [])]
@@ -48,7 +48,7 @@ def _draw_slide(pair: Pair, found: Registration) -> np.ndarray:
 
 
 def _draw_fields(pair: Pair, found: Registration, side_px: int) -> np.ndarray | None:
-    """Three tiles side by side, each with its residual; None where none was measured and kept."""
+    """Three tiles side by side, each with its residual; None if none was measured and kept."""
     tiles, um = found.tiles, found.tiles.side_um / side_px
     measured = np.flatnonzero(tiles.is_kept & tiles.is_measured)
     if not len(measured):

@@ -1,4 +1,4 @@
-"""Transforms that come from elsewhere: landmarks, a matrix, or the transform.json of an earlier registration."""
+"""Transforms given by the user: landmarks, a matrix, or the transform.json of an earlier registration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
             any other text of a 2 x 3 or 3 x 3 matrix.
         slide: the H&E slide.
         partner: its partner.
-        frame: where positions of landmarks and matrices count from, see ``qupath_offset_px``.
+        frame: frame of the positions of landmarks and matrices (``qupath_offset_px``).
 
     Raises:
         RegistrationError: the file cannot be used.

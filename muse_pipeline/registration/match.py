@@ -1,4 +1,4 @@
-"""Measure, tile by tile, how far a partner still lies from its slide."""
+"""Measure, tile by tile, the remaining distance of a partner from its slide."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MIN_SEEN = 0.8  # part of a tile that lies on the partner
 
 @dataclass(frozen=True)
 class Power:
-    """How finely tiles are compared.
+    """The resolution and size of the tiles that are compared.
 
     Attributes:
-        um: per pixel.
+        um: um per pixel.
         tile_um: side of a tile.
-        reach_um: how far from its position a tile is looked for.
+        reach_um: largest distance from its position at which a tile is searched.
     """
 
     um: float
@@ -47,15 +47,15 @@ class Power:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """What was measured in N tiles.
+    """Measurements of N tiles.
 
     Attributes:
-        centre_um: (N, 2) on the slide.
-        shift_um: (N, 2), how far from ``centre_um`` the transform finds on the slide what it should find there.
-        correlation: (N,) of the tile and the partner at its best position.
-        is_seen: (N,) bool, whether the partner shows anything there.
-        is_clear: (N,) bool, whether one position is much better than all others.
-        is_alike: (N,) bool, whether the tile correlates with the partner where it is, or is too even to do so.
+        centre_um: (N, 2) centres on the slide.
+        shift_um: (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match.
+        correlation: (N,) correlation of the tile with the partner at its best position.
+        is_seen: (N,) bool, True where the partner shows anything.
+        is_clear: (N,) bool, True where one position is much better than all others.
+        is_alike: (N,) bool, True where the tile correlates with the partner as placed, or is too even to do so.
     """
 
     centre_um: np.ndarray
@@ -66,7 +66,7 @@ class Matches:
     is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:
-        """(N, 2) where the tiles' centres lie on the partner, when they were measured with ``transform``."""
+        """(N, 2) positions on the partner of the tiles' centres, if they were measured with ``transform``."""
         return transform.to_partner(self.centre_um + self.shift_um)
 
 
@@ -78,7 +78,7 @@ def match_tiles(
     power: Power,
     threads: int = 1,
 ) -> Matches:
-    """Look for the tiles around ``centre_um`` (N, 2) on the partner, which ``transform`` brings close already."""
+    """Search for the tiles around ``centre_um`` (N, 2) on the partner, which ``transform`` already brings close."""
     size_um = np.asarray(partner.size_px) * partner.mpp
 
     def match(centre: np.ndarray) -> TileMatch:

@@ -1,4 +1,4 @@
-"""How the registration of a slide's partner ended, for whoever trains on it or reports it."""
+"""The outcome of registering a slide's partner, for training and reports."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OK, FAILED = "ok", "failed"
 def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[str, Any]]:
     """Write partner.json beside ``store`` when the block ends; a partner that fails leaves that and an empty folder.
 
-    Training goes on without the pairs of such a slide, so that only a full disk ends the block with an error.
+    Training continues without the pairs of such a slide, so only a full disk ends the block with an error.
 
     Args:
-        partner: its file.
-        store: that the block writes.
-        slide_id: of the H&E slide.
+        partner: file of the partner.
+        store: store that the block writes.
+        slide_id: id of the H&E slide.
 
     Yields:
-        What the block adds to the record.
+        A dictionary to which the block adds entries of the record.
     """
     folder = store.parent
     remove(folder / RECORD)

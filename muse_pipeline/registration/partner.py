@@ -1,4 +1,4 @@
-"""A partner from its file to a store in the frame of its slide."""
+"""Register a partner from its file, and write it as a store in the frame of its slide."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def register_files(
     """Register a partner to its slide; write transform.json, residuals.tsv and checkerboard.png.
 
     Args:
-        slide: the H&E slide.
-        info: what is known of it.
+        slide: file of the H&E slide.
+        info: header of the H&E slide.
         partner: file of the partner.
-        folder: where the files go.
-        partner_mpp: um per level-0 pixel of the partner, where its file does not state it.
+        folder: folder of the written files.
+        partner_mpp: um per level-0 pixel of the partner, if its file does not state it.
         start: landmarks, a matrix or a transform.json to refine; None to search.
-        frame: where coordinates of ``start`` begin, "qupath" or "openslide".
+        frame: frame of the coordinates in ``start``, "qupath" or "openslide".
         limit_um: largest residual of a tile that is kept.
-        threads: that compare tiles.
+        threads: number of threads that compare tiles.
 
     Returns:
         The content of transform.json.
 
     Raises:
-        MppError: nothing states how large a pixel of the partner is.
+        MppError: the size of the partner's pixels is not stated anywhere.
         RegistrationError: the partner does not fit, or ``start`` cannot be read.
         SlideError: the partner cannot be read.
     """
@@ -75,16 +75,16 @@ def tile_partner(
     threads: int = 1,
     max_corrupt: float = 0.01,
 ) -> None:
-    """Write a registered partner as a store; see ``partner_store.write_partner_store``.
+    """Write a registered partner as a store, by ``partner_store.write_partner_store``.
 
     Args:
-        partner: its file.
+        partner: file of the partner.
         transform: transform.json of ``register_files``.
         info: the H&E slide.
         tissue: tissue.npz of the H&E slide.
         output: the store.
         mpp: um per pixel.
-        threads: how many chunks are read at a time.
+        threads: number of chunks read at a time.
         max_corrupt: share of the tissue that may be undecodable.
     """
     registered = read_registered(transform)

@@ -21,17 +21,17 @@ from muse_pipeline.tissue.overview import strips
 
 @dataclass(frozen=True, eq=False)
 class PartnerTissue(TissueMask):
-    """The tissue of a slide where its partner can be trusted.
+    """The tissue of a slide, limited to the area in which its partner can be trusted.
 
     Attributes:
-        trusted: (h, w) bool, in tiles that are kept and on the partner.
+        trusted: (h, w) bool, True in tiles that are kept and on the partner.
     """
 
     trusted: np.ndarray | None = None
 
     @property
     def dilated(self) -> np.ndarray:
-        """Where nuclei of the slide are kept, within ``trusted``."""
+        """The mask in which nuclei of the slide are kept, within ``trusted``."""
         return super().dilated & self.trusted
 
 
@@ -50,17 +50,17 @@ def write_partner_store(
     """Write a partner as `muse tile` writes its slide, in the slide's frame.
 
     The label ``tissue`` is 1 where nuclei of the slide are kept, the tile is kept and the partner was scanned; pixels
-    elsewhere are white beyond the partner and not to be used.
+    elsewhere must not be used, and are white beyond the partner.
 
     Args:
         partner: open partner.
-        partner_info: what is known of it.
-        registered: its transform.
-        info: the H&E slide.
-        tissue: of the H&E slide.
+        partner_info: header of the partner.
+        registered: transform of the partner.
+        info: header of the H&E slide.
+        tissue: tissue of the H&E slide.
         path: folder of the store.
         mpp: um per pixel.
-        threads: how many chunks are read at a time.
+        threads: number of chunks read at a time.
         max_corrupt: share of the tissue that may be undecodable.
 
     Raises:
@@ -89,7 +89,7 @@ def write_partner_store(
 
 
 def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:
-    """The slide's tissue where the partner can be trusted, less a pixel of the mask at the border of that area."""
+    """The slide's tissue where the partner can be trusted; one pixel of the mask is removed at its border."""
     trusted = np.empty(tissue.mask.shape, np.uint8)
     height, width = trusted.shape
     for rows in strips(height):

@@ -1,4 +1,4 @@
-"""What a registration leaves: transform.json, residuals.tsv and checkerboard.png; and transform.json read again."""
+"""Records of a registration: write transform.json and residuals.tsv, and read transform.json."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def summarise(tiles: TileResiduals) -> dict[str, Any]:
 
 
 def summary_text(content: dict[str, Any]) -> str:
-    """A registration in a few lines, of the content of transform.json."""
+    """Summary of a registration in a few lines, from the content of transform.json."""
     residuals = content["residuals"]
     bend = f"bent by up to {content['bend_um']:.1f} um" if content["bend"] else "not bent"
     side = "mirrored, " if content["mirrored"] else ""
@@ -72,7 +72,7 @@ def summary_text(content: dict[str, Any]) -> str:
 
 
 def write_residuals(path: Path, found: Registration) -> None:
-    """Write residuals.tsv, a row per tile: corner and side in level-0 px, status, and what was measured."""
+    """Write residuals.tsv, a row per tile: corner and side in level-0 px, status and measurements."""
     tiles, mpp = found.tiles, np.array(found.slide.mpp)
     corner_px = (tiles.centre_um - tiles.side_um / 2) / mpp
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
@@ -87,15 +87,15 @@ def write_residuals(path: Path, found: Registration) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RegisteredPartner:
-    """What transform.json holds for whoever reads the partner's pixels.
+    """The content of transform.json that is needed to read the partner's pixels.
 
     Attributes:
-        path: of the file.
-        slide: identity of the H&E slide, as ``describe`` has it.
-        partner: likewise of the partner.
-        transform: from slide to partner.
+        path: path of the file.
+        slide: identity of the H&E slide, as written by ``describe``.
+        partner: identity of the partner, as written by ``describe``.
+        transform: transform from slide to partner.
         tile_um: side of a tile.
-        kept: (rows, columns) bool of tiles from the slide's corner.
+        kept: (rows, columns) bool, True for tiles that are kept, from the slide's corner.
     """
 
     path: Path
@@ -106,7 +106,7 @@ class RegisteredPartner:
     kept: np.ndarray
 
     def is_kept(self, um: np.ndarray) -> np.ndarray:
-        """Whether positions (..., 2) on the slide in um lie in tiles that are kept and on the partner."""
+        """True for positions (..., 2) on the slide, in um, in tiles that are kept and on the partner."""
         column, row = np.moveaxis(np.floor(um / self.tile_um).astype(int), -1, 0)
         within = (row >= 0) & (row < self.kept.shape[0]) & (column >= 0) & (column < self.kept.shape[1])
         at = row.clip(0, self.kept.shape[0] - 1), column.clip(0, self.kept.shape[1] - 1)
@@ -115,10 +115,10 @@ class RegisteredPartner:
         return within & self.kept[at] & ((on_partner >= 0) & (on_partner < size_um)).all(-1)
 
     def require(self, slide: SlideInfo, partner: SlideInfo) -> None:
-        """Make sure that the transform is of these two slides.
+        """Require that the transform belongs to these two slides.
 
         Raises:
-            RegistrationError: it is of others.
+            RegistrationError: it belongs to others.
         """
         for known, info in ((self.slide, slide), (self.partner, partner)):
             if known["fingerprint"] != info.fingerprint:
@@ -131,7 +131,7 @@ def read_registered(path: Path) -> RegisteredPartner:
     """Read transform.json.
 
     Raises:
-        RegistrationError: it is missing or was not written by `muse register`.
+        RegistrationError: the file is missing or was not written by `muse register`.
     """
     try:
         content = read_json(path)

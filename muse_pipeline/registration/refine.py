@@ -1,4 +1,4 @@
-"""From a rough placement to one that is right to a fraction of a nucleus: affine first, then a mild bend."""
+"""Refine a rough placement to a fraction of a nucleus: first an affine map, then a mild bend."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ MIN_GAIN = 0.15  # by how much a bend has to reduce the error in tiles that it w
 
 @dataclass(frozen=True)
 class Pair:
-    """A slide and its partner, open, each with its overview.
+    """A slide and its partner, both open, each with its overview.
 
     Attributes:
         slide: open slide.
-        info: of the slide.
+        info: header of the slide.
         low: overview and tissue of the slide.
         partner: open partner.
-        partner_info: of the partner.
+        partner_info: header of the partner.
         partner_low: overview and tissue of the partner.
-        threads: how many tiles are compared at a time.
+        threads: number of tiles compared at a time.
     """
 
     slide: Slide
@@ -57,7 +57,7 @@ class Pair:
 
     @property
     def finest_um(self) -> float:
-        """The pixels of the coarser slide."""
+        """Um per pixel of the finest comparison, from the pixels of the coarser slide."""
         return max(*self.info.mpp, *self.partner_info.mpp) / MAX_COARSER
 
     def readers(self, um: float) -> tuple[PixelReader, PixelReader]:
@@ -71,7 +71,7 @@ class Pair:
         return lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
 
     def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> Matches:
-        """Compare some tiles all over the tissue."""
+        """Compare up to ``most`` tiles spread over the tissue."""
         return self.match_at(transform, power, self.lattice(power, most))
 
     def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> Matches:
@@ -81,12 +81,12 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """The outcome of ``refine``.
+    """The result of ``refine``.
 
     Attributes:
         affine: the best transform without a bend.
         transform: the best transform.
-        power: the finest at which tiles could be compared.
+        power: finest resolution at which tiles could be compared.
     """
 
     affine: Transform
@@ -95,7 +95,7 @@ class Refined:
 
 
 def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | None:
-    """The placement that tiles agree with, improved at low power; None if that is none."""
+    """The placement that tiles agree with, improved at low power; None if there is none."""
     best, best_part = None, MIN_FITTING
     for start in starts:
         transform, part = place_roughly(pair, start)
@@ -107,7 +107,7 @@ def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | Non
 
 
 def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
-    """Improve a placement at low power; returns it and the part of the tiles on the partner that agree with it."""
+    """Improve a placement at low power; returns it and the fraction of tiles on the partner that agree with it."""
     transform, part = start, 0.0
     for power in (*LOW_POWERS, HIGH_POWERS[0]):
         fitted = fit_affine(pair.match(transform, power, FEW_TILES), transform)
@@ -118,7 +118,7 @@ def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
 
 
 def refine(pair: Pair, start: Transform) -> Refined:
-    """Fit matrix and bend at ever higher power, up to where tiles of the two stains can be compared."""
+    """Fit matrix and bend at increasing power, as long as tiles of the two stains can be compared."""
     affine = transform = start
     reached = HIGH_POWERS[0]
     for power in HIGH_POWERS:
@@ -134,7 +134,7 @@ def refine(pair: Pair, start: Transform) -> Refined:
 
 
 def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:
-    """The affine map that most tiles agree with, and their part of all on the partner; None for too few tiles."""
+    """The affine map that most tiles agree with, and their fraction of the tiles on the partner; None for too few."""
     clear = matches.is_clear
     if clear.sum() < LEAST_TILES:
         return None
@@ -147,13 +147,13 @@ def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, f
 
 
 def is_plausible(matrix: np.ndarray) -> bool:
-    """Whether a (2, 3) matrix between um stretches nothing by more than a quarter."""
+    """True if a (2, 3) matrix between um stretches nothing by more than a quarter."""
     stretch = np.linalg.svd(matrix[:, :2], compute_uv=False)
     return bool(stretch.min() > 0.75 and stretch.max() < 1.33)
 
 
 def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size_um: np.ndarray) -> Transform:
-    """Add a smooth bend to an affine map where that helps in tiles that the bend was not fitted to."""
+    """Add a smooth bend to an affine map if that helps in tiles that the bend was not fitted to."""
     at = matches.centre_um[matches.is_clear]
     shift = affine.straighten(matches.partner_um(measured_with)[matches.is_clear]) - at
     fits = _agrees_with_neighbours(at, shift)
@@ -170,14 +170,14 @@ def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size
 
 
 def _agrees_with_neighbours(at: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether a shift is like those of the nearest tiles."""
+    """(N,) bool: True where a shift is similar to those of the nearest tiles."""
     far, near = cKDTree(at).query(at, k=min(N_NEIGHBOURS + 1, len(at)))
     middle = np.median(shift[near[:, 1:]], axis=1)
     return np.linalg.norm(shift - middle, axis=1) < OUTLIER_UM + MILD * np.median(far[:, 1:], axis=1)
 
 
 def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.ndarray:
-    """(N,) um, how far bends that were fitted to the other parts are from each shift."""
+    """(N,) um: distance of each shift from a bend that was fitted to the other parts."""
     error = np.empty(len(at))
     for part in range(n_parts):
         held = np.arange(len(at)) % n_parts == part
@@ -186,5 +186,5 @@ def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.
 
 
 def _spline(at: np.ndarray, shift: np.ndarray) -> RBFInterpolator:
-    """A thin plate through shifts (N, 2) at (N, 2), as a function of positions in mm."""
+    """A thin-plate spline through shifts (N, 2) at (N, 2), as a function of positions in mm."""
     return RBFInterpolator(at / 1000, shift, smoothing=BEND_SMOOTHING, kernel="thin_plate_spline")

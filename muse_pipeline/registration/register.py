@@ -1,4 +1,4 @@
-"""Register a partner: search, refine, and check every tile of what came out."""
+"""Register a partner: search, refine, and check every tile of the result."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE = "kept", "above limit", "no match", "outsi
 
 @dataclass(frozen=True, eq=False)
 class TileResiduals:
-    """How well each of N tiles of a slide is registered.
+    """The quality of registration in each of N tiles of a slide.
 
     Attributes:
-        side_um: of a tile; tiles lie side by side from the corner of level 0.
-        centre_um: (N, 2) on the slide.
-        residual_um: (N,) remaining distance; NaN where it is unknown.
-        correlation: (N,) of the tile and the partner.
+        side_um: side of a tile; tiles lie side by side from the corner of level 0.
+        centre_um: (N, 2) centres on the slide.
+        residual_um: (N,) remaining distance; NaN if it is unknown.
+        correlation: (N,) correlation of the tile with the partner.
         is_measured: (N,) bool; the residual of another tile is the largest of those measured around it, if the tile
             correlates with the partner at all.
-        is_seen: (N,) bool, whether the partner shows anything there.
+        is_seen: (N,) bool, True where the partner shows anything.
         limit_um: largest residual of a tile that is kept.
     """
 
@@ -51,17 +51,17 @@ class TileResiduals:
 
     @property
     def is_kept(self) -> np.ndarray:
-        """(N,) bool: known and within the limit."""
+        """(N,) bool: True where the residual is known and within the limit."""
         return self.residual_um <= self.limit_um
 
     @property
     def status(self) -> np.ndarray:
-        """(N,) of words."""
+        """(N,) status of each tile as a word."""
         known = ~np.isnan(self.residual_um)
         return np.select([self.is_kept, known, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE)
 
     def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
-        """(rows, columns) bool of all tiles of a slide of ``size_um``: which are kept."""
+        """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
         columns, rows = np.ceil(size_um / self.side_um - 1e-9).astype(int)
         kept = np.zeros((rows, columns), bool)
         column, row = (self.centre_um[self.is_kept] // self.side_um).astype(int).T
@@ -71,15 +71,15 @@ class TileResiduals:
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """A partner in the frame of its slide, and how well that was done.
+    """A partner in the frame of its slide, with measures of quality.
 
     Attributes:
         slide: the H&E slide.
-        partner: what was registered to it.
+        partner: the partner registered to it.
         rigid: the placement before refinement.
-        affine: without a bend.
+        affine: the best transform without a bend.
         transform: the result.
-        power: at which tiles were compared.
+        power: resolution at which tiles were compared.
         tiles: residuals of ``transform``.
     """
 
@@ -129,7 +129,7 @@ def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: Slide
     """Find the tissue of both slides.
 
     Raises:
-        RegistrationError: one of them has none.
+        RegistrationError: one of them has no tissue.
         SlideError: one of them cannot be decoded.
     """
     cv2.setNumThreads(1)
@@ -138,11 +138,11 @@ def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: Slide
 
 
 def inspect_partner(path: Path, mpp: float | None = None) -> SlideInfo:
-    """Describe a partner; see ``inspect_slide``.
+    """Describe a partner as ``inspect_slide`` describes a slide.
 
     Raises:
         SlideError: the file cannot be opened.
-        MppError: nothing states how large a pixel is.
+        MppError: the size of a pixel is not stated anywhere.
     """
     try:
         return inspect_slide(path, path.stem, mpp)

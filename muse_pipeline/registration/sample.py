@@ -1,4 +1,4 @@
-"""Pixels of a slide at any positions, and what of them two stains have in common."""
+"""Pixels of a slide at any positions, and the density of nuclei that two stains have in common."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Picture:
 
     @property
     def size_um(self) -> np.ndarray:
-        """(width, height)."""
+        """(width, height) in um."""
         return self.size_px * self.mpp
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``PixelReader``."""
+        """(h, w, 3) uint8 of a rectangle, as in ``PixelReader``."""
         return self._pixels[xy[1] : xy[1] + size[1], xy[0] : xy[0] + size[0]]
 
     def shrunk(self, target_um: float) -> Picture:
@@ -70,7 +70,7 @@ def sample(reader: PixelReader, um: np.ndarray, interpolation: int = cv2.INTER_L
 
 
 def nuclear_density(pixels: np.ndarray) -> np.ndarray:
-    """Optical density of red, (h, w) float32: haematoxylin and the brown of DAB absorb it, eosin hardly does."""
+    """Optical density of red, (h, w) float32: haematoxylin and the brown of DAB absorb it, eosin hardly."""
     return DENSITY[pixels[..., 0]]
 
 
@@ -78,8 +78,8 @@ class WarpedReader:
     """A partner as an image in the frame of its slide.
 
     Args:
-        partner: at about the resolution of the image.
-        transform: from slide to partner.
+        partner: partner at about the resolution of the image.
+        transform: transform from slide to partner.
         size_px: (width, height) of the image.
         mpp: um per pixel of the image.
     """

@@ -1,7 +1,7 @@
-"""Find how a partner lies on its glass: every angle, both sides, all shifts, at low power.
+"""Search for the placement of a partner on its glass: every angle, both sides, all shifts, at low power.
 
-Two maps of each slide are correlated by FFT: where tissue is, and how deeply its nuclei are stained. The best few
-placements come out; which of them is right is for finer pixels to decide.
+Two maps of each slide are correlated by FFT: the tissue and the depth of its nuclear stain. The result is the best few
+placements; the right one is chosen at finer resolution.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ N_PLACEMENTS = 6
 
 @dataclass(frozen=True)
 class LowPower:
-    """A slide for the search.
+    """A slide at low power, for the search.
 
     Attributes:
-        picture: about 8 um a pixel.
-        mask: (h, w) bool, its tissue.
+        picture: picture at about 8 um per pixel.
+        mask: (h, w) bool mask of its tissue.
     """
 
     picture: Picture
     mask: np.ndarray
 
     def maps(self, um: float) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w, 2) float32 of about ``um`` a pixel, tissue and depth of nuclei; and (2,) the exact um per pixel."""
+        """(h, w, 2) float32 of about ``um`` per pixel, tissue and depth of nuclei; and (2,) the exact um per pixel."""
         size = np.maximum(np.round(self.picture.size_um / um), 1).astype(int)
         density = nuclear_density(self.picture.read((0, 0), self.picture.size_px))
         inside = density[self.mask]
@@ -53,7 +53,7 @@ class LowPower:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """A placement of the partner without bend, and how well it fits: the cosine between the maps, at most 1."""
+    """A placement of the partner without bend, and its score: the cosine between the maps, at most 1."""
 
     degrees: float
     mirrored: bool
@@ -71,7 +71,7 @@ def find_placements(slide: LowPower, partner: LowPower, threads: int = 1) -> lis
 
 
 class _Search:
-    """Correlates one slide with one partner that is turned about its middle."""
+    """Correlates one slide with one partner that is rotated about its centre."""
 
     def __init__(self, slide: LowPower, partner: LowPower):
         self.um = max(FINEST_UM, *(np.max(each.picture.size_um) / CANVAS_PX for each in (slide, partner)))
@@ -106,7 +106,7 @@ class _Search:
         return Placement(float(degrees), mirrored, Transform(np.column_stack([matrix, corner_um])), best)
 
     def turn(self, matrix: np.ndarray) -> np.ndarray:
-        """The partner's maps (side, side, 2) about its middle, with the directions of the slide."""
+        """The partner's maps (side, side, 2) about its centre, rotated to the directions of the slide."""
         to_pixels = matrix * self.um / self.moving_um[:, None]
         first = self.half_um / self.moving_um - 0.5 - to_pixels @ np.full(2, (self.side - 1) / 2)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -114,7 +114,7 @@ class _Search:
 
 
 def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
-    """(2, 2) from directions on the slide to those on the partner."""
+    """(2, 2) matrix from directions on the slide to those on the partner."""
     angle = np.radians(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return scale * turn @ np.diag([-1.0 if mirrored else 1.0, 1.0])

@@ -1,6 +1,6 @@
-"""The map from an H&E slide to its partner: an affine matrix and, where that is not enough, a smooth bend.
+"""The map from an H&E slide to its partner: an affine matrix and, if that is not enough, a smooth bend.
 
-Inside of the package both slides are measured in um from the corner of level 0. Files have absolute level-0 px.
+Inside the package both slides are measured in um from the corner of level 0. Files have absolute level-0 px.
 """
 
 from __future__ import annotations
@@ -39,42 +39,42 @@ class Bend:
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """Where each position of the slide lies on the partner.
+    """A map from positions on the slide to positions on the partner.
 
     Attributes:
         matrix: (2, 3) float64: partner um = matrix @ (x, y, 1), with x and y in um on the slide.
-        bend: added to (x, y) first; None where the matrix is enough.
+        bend: displacement added to (x, y) first; None if the matrix is enough.
     """
 
     matrix: np.ndarray
     bend: Bend | None = None
 
     def to_partner(self, um: np.ndarray) -> np.ndarray:
-        """Positions (..., 2) on the partner of those on the slide, both in um."""
+        """Positions (..., 2) on the partner of positions on the slide, both in um."""
         um = np.asarray(um, float)
         if self.bend is not None:
             um = um + self.bend.at(um)
         return um @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def straighten(self, partner_um: np.ndarray) -> np.ndarray:
-        """Positions (..., 2) on the slide of those on the partner, as if there were no bend."""
+        """Positions (..., 2) on the slide of positions on the partner, as if there were no bend."""
         return (np.asarray(partner_um, float) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether the partner shows the other side of the tissue."""
+        """True if the partner shows the other side of the tissue."""
         return bool(np.linalg.det(self.matrix[:, :2]) < 0)
 
     @property
     def degrees(self) -> float:
-        """By how much the partner is turned, -180 to 180, clockwise on the screen."""
+        """Rotation of the partner in degrees, -180 to 180, clockwise on the screen."""
         sign = -1.0 if self.is_mirrored else 1.0
         (a, b), (c, d) = self.matrix[:, :2]
         return float(np.degrees(np.arctan2(sign * c - b, sign * a + d)))
 
     @property
     def scale(self) -> float:
-        """How much larger the tissue is on the partner, both measured in um."""
+        """Size of the tissue on the partner relative to the slide, both measured in um."""
         return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
 
     @property
@@ -110,10 +110,10 @@ class Transform:
 
 
 def matrix_in_um(matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> np.ndarray:
-    """The (2, 3) matrix between um, of one between level-0 px.
+    """The (2, 3) matrix between um, from one between level-0 px.
 
     Raises:
-        ValueError: the matrix has another shape, is not finite or squeezes the plane to a line.
+        ValueError: the matrix has another shape, is not finite or maps the plane to a line.
     """
     if matrix_px.shape != (2, 3) or not np.isfinite(matrix_px).all() or abs(np.linalg.det(matrix_px[:, :2])) < 1e-9:
         raise ValueError("the matrix is not two rows of three finite numbers that can be inverted")

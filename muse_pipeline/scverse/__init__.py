@@ -1,1 +1,1 @@
-"""Files of the scverse: AnnData and SpatialData, written by h5py and zarr alone."""
+"""Files of the scverse, AnnData and SpatialData, written with only h5py and zarr."""

@@ -1,4 +1,4 @@
-"""``nuclei.h5ad``: the nuclei of a slide as AnnData. Rows are written batch by batch, in bounded memory."""
+"""Write ``nuclei.h5ad``, the nuclei of a slide as AnnData, batch by batch in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
     """Write the nuclei of a slide as AnnData.
 
     Args:
-        nuclei: ``nuclei.parquet``.
-        output: ``nuclei.h5ad``.
-        patient: of the slide; None: as its name has it.
-        embeddings: of the nuclei, by ``muse embed``.
+        nuclei: path of ``nuclei.parquet``.
+        output: path of ``nuclei.h5ad``.
+        patient: patient of the slide; None takes the one in the slide's name.
+        embeddings: file of the nuclei's embeddings, by ``muse embed``.
 
     Raises:
         MissingPackageError: h5py is not installed.
@@ -36,8 +36,8 @@ def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, st
     """Write a table as the elements of AnnData.
 
     Args:
-        elements: where.
-        table: the nuclei.
+        elements: file of elements to write to.
+        table: table of the nuclei.
         more: further columns of ``obs`` that have one value for all nuclei.
     """
     begin_anndata(elements)

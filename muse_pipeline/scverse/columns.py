@@ -1,4 +1,4 @@
-"""What a table of nuclei becomes in AnnData: which columns are features, which describe the nucleus, and its ids."""
+"""Columns of a table of nuclei in AnnData: those that are features, those that describe the nucleus, and its ids."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ DESCRIPTIONS = ("score", REGION_PROB, BORDER, "dab_od", "cluster")  # numbers of
 
 @dataclass(frozen=True)
 class NucleiTable:
-    """A table of nuclei and what AnnData has of it.
+    """A table of nuclei and its columns in AnnData.
 
     Attributes:
-        path: ``nuclei.parquet``.
-        patient: of the slide.
-        provenance: of the table.
+        path: path of ``nuclei.parquet``.
+        patient: patient of the slide.
+        provenance: provenance of the table.
         features: columns of ``X``.
         categories: names by code of each categorical column of ``obs``.
-        numbers: other columns of ``obs``.
-        embedding_dim: columns of ``obsm["X_embedding"]``.
-        n_nuclei: rows.
-        embeddings: ``embeddings-<model>.parquet`` of the same nuclei; None for the table's own column, if it has one.
+        numbers: names of the other columns of ``obs``.
+        embedding_dim: number of columns of ``obsm["X_embedding"]``.
+        n_nuclei: number of rows.
+        embeddings: file ``embeddings-<model>.parquet`` of the same nuclei; None for the table's own column, if any.
     """
 
     path: Path
@@ -59,10 +59,10 @@ class NucleiTable:
 
     @classmethod
     def open(cls, path: Path, patient: str | None, embeddings: Path | None = None) -> NucleiTable:
-        """The table at ``path``; without a patient, that is the one in the slide's name.
+        """Open the table at ``path``; without a patient, the one in the slide's name is used.
 
         Raises:
-            NucleiError: it is not one of ours, or the embeddings are of other nuclei.
+            NucleiError: the table is not one of ours, or the embeddings are of other nuclei.
         """
         provenance = read_provenance(path)
         with open_nuclei(path) as file:
@@ -89,7 +89,7 @@ class NucleiTable:
 
     @property
     def slide_id(self) -> str:
-        """Of the slide."""
+        """Id of the slide."""
         return self.provenance["slide_id"]
 
     @property
@@ -98,7 +98,7 @@ class NucleiTable:
         return np.asarray(self.provenance["slide_mpp"], float)
 
     def batches(self, geometry: bool = False) -> Iterator[Batch]:
-        """All nuclei, a chunk of the arrays at a time.
+        """All nuclei, one chunk of the arrays at a time.
 
         Raises:
             NucleiError: the embeddings are of other nuclei.
@@ -137,7 +137,7 @@ class Batch:
 
     @property
     def xy(self) -> np.ndarray:
-        """(N, 2) level-0 px."""
+        """(N, 2) positions in level-0 px."""
         return np.stack([to_numpy(self.rows[name]) for name in ("x", "y")], 1)
 
     @property
@@ -147,7 +147,7 @@ class Batch:
 
     @property
     def values(self) -> np.ndarray:
-        """(N, F) float32 features; NaN where one is not defined."""
+        """(N, F) float32 features; NaN if one is not defined."""
         return np.stack([to_numpy(self.rows[feature.name]) for feature in self.table.features], 1)
 
     def codes(self, name: str) -> np.ndarray:
@@ -156,12 +156,12 @@ class Batch:
         return pc.fill_null(pc.index_in(self.rows[name].cast(pa.string()), names), -1).to_numpy().astype(np.int8)
 
     def numbers(self, name: str) -> np.ndarray:
-        """(N,) of another column of ``obs``."""
+        """(N,) values of another column of ``obs``."""
         return to_numpy(self.rows[name])
 
     @property
     def embedding(self) -> np.ndarray:
-        """(N, D) float32, or float16 of a file of embeddings."""
+        """(N, D) embeddings: float32, or float16 from a file of embeddings."""
         return lists_to_numpy(self.rows["embedding"])
 
 

@@ -21,7 +21,7 @@ ID_LENGTH = 36
 
 
 class Array(Protocol):
-    """What rows are written to."""
+    """An array to which rows are written."""
 
     attrs: Any
 
@@ -29,7 +29,7 @@ class Array(Protocol):
 
 
 class Elements(Protocol):
-    """A file of elements, by their paths."""
+    """A file of elements, addressed by their paths."""
 
     def group(self, path: str, attributes: dict[str, Any]) -> None:
         """Make a group; "" is the file itself."""
@@ -58,10 +58,10 @@ def open_hdf5(path: Path) -> Hdf5Elements:
 
 
 def require_h5py() -> ModuleType:
-    """The package that AnnData files are written with.
+    """The package h5py, which writes AnnData files.
 
     Raises:
-        MissingPackageError: it is not installed.
+        MissingPackageError: h5py is not installed.
     """
     try:
         import h5py
@@ -73,7 +73,7 @@ def require_h5py() -> ModuleType:
 
 
 def keys_of(names: Sequence[str]) -> dict[str, str]:
-    """The key of each name in a file: SpatialData takes letters, digits and "_.-", and no two alike but for case."""
+    """Key of each name in a file: SpatialData allows letters, digits and "_.-"; keys must differ beyond case."""
     keys: dict[str, str] = {}
     for name in names:
         key, taken = re.sub(r"[^\w.-]+", "_", name), {known.lower() for known in keys.values()}
@@ -95,7 +95,7 @@ class Hdf5Elements:
         self._file.close()
 
     def group(self, path: str, attributes: dict[str, Any]) -> None:
-        """See ``Elements``."""
+        """Make a group, as in ``Elements``."""
         attrs = (self._file.require_group(path) if path else self._file).attrs
         for name, value in attributes.items():
             if isinstance(value, list):
@@ -104,19 +104,19 @@ class Hdf5Elements:
                 attrs[name] = value
 
     def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """See ``Elements``."""
+        """Make an array of numbers, as in ``Elements``."""
         return _encoded(self._file.create_dataset(path, shape, dtype), "array")
 
     def ids(self, path: str, n: int) -> Array:
-        """See ``Elements``; of fixed length, which is written a hundred times faster."""
+        """Make an array of ids, as in ``Elements``; their fixed length is written a hundred times faster."""
         return _encoded(self._file.create_dataset(path, (n,), f"S{ID_LENGTH}"), "string-array")
 
     def strings(self, path: str, values: Sequence[str]) -> None:
-        """See ``Elements``."""
+        """Write strings, as in ``Elements``."""
         _encoded(self._file.create_dataset(path, data=list(values), dtype=self._text), "string-array")
 
     def scalar(self, path: str, value: str | float) -> None:
-        """See ``Elements``."""
+        """Write a string or a number, as in ``Elements``."""
         _encoded(self._file.create_dataset(path, data=value), _kind_of(value))
 
 
@@ -127,26 +127,26 @@ class ZarrElements:
         self._group = group
 
     def group(self, path: str, attributes: dict[str, Any]) -> None:
-        """See ``Elements``."""
+        """Make a group, as in ``Elements``."""
         (self._group.require_group(path) if path else self._group).attrs.update(attributes)
 
     def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """See ``Elements``."""
+        """Make an array of numbers, as in ``Elements``."""
         return _encoded(self._create(path, shape, np.dtype(dtype)), "array")
 
     def ids(self, path: str, n: int) -> Array:
-        """See ``Elements``."""
+        """Make an array of ids, as in ``Elements``."""
         return _ZarrIds(_encoded(self._create(path, (n,), "string"), "string-array"))
 
     def strings(self, path: str, values: Sequence[str]) -> None:
-        """See ``Elements``."""
+        """Write strings, as in ``Elements``."""
         array = self._create(path, (len(values),), "string")
         if len(values):
             array[:] = np.array(values, np.dtypes.StringDType())
         _encoded(array, "string-array")
 
     def scalar(self, path: str, value: str | float) -> None:
-        """See ``Elements``."""
+        """Write a string or a number, as in ``Elements``."""
         array = self._create(path, (), "string" if isinstance(value, str) else np.dtype(float))
         array[...] = np.array(value, np.dtypes.StringDType()) if isinstance(value, str) else value
         _encoded(array, _kind_of(value))

@@ -1,7 +1,7 @@
-"""``slide.spatialdata.zarr``: image, outlines and table of a slide for SpatialData, whose system "global" is in um.
+"""Write ``slide.spatialdata.zarr``: image, outlines and table of a slide; the coordinate system "global" is in um.
 
-The image is the slide's own store: its arrays are linked, not copied, so both folders move together. SpatialData reads
-images of OME-Zarr version "0.5-dev-spatialdata" alone; their metadata is otherwise that of the store.
+The image is the slide's own store: its arrays are linked, not copied, so both folders move together. SpatialData only
+reads images of OME-Zarr version "0.5-dev-spatialdata"; their metadata is otherwise that of the store.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def write_spatialdata(
     """Write a slide for SpatialData.
 
     Args:
-        nuclei: ``nuclei.parquet``.
-        store: the slide's image; must stay where it is, relative to ``output``.
-        output: ``slide.spatialdata.zarr``.
-        patient: of the slide; None: as its name has it.
-        embeddings: of the nuclei, by ``muse embed``.
+        nuclei: path of ``nuclei.parquet``.
+        store: store of the slide's image; its position relative to ``output`` must not change.
+        output: path of ``slide.spatialdata.zarr``.
+        patient: patient of the slide; None takes the one in the slide's name.
+        embeddings: file of the nuclei's embeddings, by ``muse embed``.
 
     Raises:
         NucleiError: the table is not one of ours, or the embeddings are of other nuclei.

@@ -1,1 +1,1 @@
-"""Comparison of groups of patients by numbers of their slides."""
+"""Comparison of groups of patients by measures of their slides."""

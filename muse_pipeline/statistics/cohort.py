@@ -1,4 +1,4 @@
-"""``statistics.tsv``, the groups of a cohort compared by patient, and ``statistics.patients.tsv``, their values."""
+"""Compare the groups of a cohort by patient (``statistics.tsv``) and list the values (``statistics.patients.tsv``)."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def compare_cohort(
 ) -> list[str]:
     """Compare the groups of a results folder and write a row per measure and pair of groups.
 
-    Beside it, in ``statistics.patients.tsv``, every patient has a row with its group and the means of its slides.
+    Beside it, ``statistics.patients.tsv`` has a row per patient with the group and the means of the slides.
 
     Args:
         results: folder of the results.
         sheet: table with a row per slide.
-        group: its column of groups; slides with an empty cell are left out.
-        patient: its column of patients; where that is empty, or there is no "patient", the patient is the one in
+        group: column of the groups; slides with an empty cell are left out.
+        patient: column of the patients; if a cell is empty, or there is no column "patient", the patient is the one in
             the slide's name.
-        output: ``statistics.tsv``.
-        included: The kinds of doubt (``inference.doubts``) that leave no slide and no counts of classes out.
+        output: path of ``statistics.tsv``.
+        included: kinds of doubt (``inference.doubts``) that do not exclude a slide or its counts of classes.
 
     Returns:
-        Sentences on what was compared.
+        Sentences about the comparison.
 
     Raises:
         ConfigError: the groups cannot be compared.
@@ -98,7 +98,7 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
 
 
 def read_doubts(results: Path, sheet: Path, slides: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The doubts about each slide, by kind; the sheet states organs where it has the column ``organ``."""
+    """The doubts about each slide, by kind; the sheet gives organs if it has the column ``organ``."""
     rows = read_cells(sheet)
     return {
         slide: find_doubts(read_provenance(results / slide / "nuclei.parquet"), rows[slide].get("organ") or "")

@@ -1,4 +1,4 @@
-"""``cohort.h5ad``: a cohort as AnnData, a row per slide, with the measures that groups are compared by."""
+"""Write ``cohort.h5ad``: a cohort as AnnData, a row per slide, with the measures for comparing groups."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
 
     Args:
         results: folder of the results.
-        rows: of the sheet, by the names of its columns.
-        output: ``cohort.h5ad``.
+        rows: rows of the sheet, by the names of its columns.
+        output: path of ``cohort.h5ad``.
 
     Raises:
         MissingPackageError: h5py is not installed.
@@ -58,7 +58,7 @@ def _write_var(elements: Elements, measures: Sequence[Measure]) -> None:
 
 
 def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]]) -> None:
-    """The columns of the sheet that have a value; the patient of every slide, of its name where the sheet has none."""
+    """Write the columns of the sheet that have a value, and the patient of every slide, from the sheet or its name."""
     rows = [{**row, "patient": row.get("patient") or patient_in_name(row["slide_id"])} for row in slides]
     filled = {name for row in rows for name, value in row.items() if value is not None}
     own = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))

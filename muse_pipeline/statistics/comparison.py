@@ -22,16 +22,16 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Difference:
-    """Two groups compared by M measures, (M,) each; NaN where a group has fewer than two values.
+    """Comparison of two groups by M measures, (M,) each; NaN if a group has fewer than two values.
 
     Attributes:
-        n: patients with a value, (2, M).
-        mean: of each group, (2, M).
+        n: (2, M) number of patients with a value.
+        mean: (2, M) mean of each group.
         effect: Hedges' g: second minus first mean, over the pooled standard deviation.
         low: lower end of the 95 % bootstrap interval of the effect.
-        high: its upper end.
-        p: of the permutation test of the difference of means, two-sided.
-        q: the same after Benjamini and Hochberg's control of the false discovery rate over the measures.
+        high: upper end of the interval.
+        p: two-sided p of the permutation test of the difference of means.
+        q: p after Benjamini and Hochberg's control of the false discovery rate over the measures.
     """
 
     n: np.ndarray
@@ -44,7 +44,7 @@ class Difference:
 
 
 def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Means (P, M) of values (S, M) of slides over the slides of each patient, NaN left out, and the patients."""
+    """Means (P, M) by patient of values (S, M) of slides, with NaN left out, and the patients."""
     names, index = np.unique(patients, return_inverse=True)
     known = np.isfinite(values)
     sums, counts = np.zeros((2, len(names), values.shape[1]))
@@ -84,7 +84,7 @@ def require_groups(
 
 
 def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, str, Difference]]:
-    """Every pair of groups with its differences, of values (P, M) of patients in ``groups``."""
+    """Every pair of groups with its differences, from values (P, M) of patients in ``groups``."""
     label = np.array(groups)
     for first, second in combinations(sorted(set(groups)), 2):
         chosen = (label == first) | (label == second)
@@ -100,10 +100,10 @@ def compare_groups(
     """Compare two groups by M measures.
 
     Args:
-        values: (P, M) of the patients, NaN where not known.
-        is_second: (P,) bool.
-        n_permutations: random assignments of the groups, the same for all measures.
-        n_bootstraps: random samples of patients within each group.
+        values: (P, M) values of the patients, NaN if unknown.
+        is_second: (P,) bool, True for patients of the second group.
+        n_permutations: number of random assignments of the groups, the same for all measures.
+        n_bootstraps: number of random samples of patients within each group.
     """
     random = np.random.default_rng(SEED)
     known = np.isfinite(values)
@@ -152,7 +152,7 @@ def _bootstrap(
 
 
 def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """P (M,): how often a random assignment differs by as much, the observed one counted as one of them."""
+    """P (M,): fraction of random assignments that differ by as much, counting the observed one."""
     total, n_second = values.sum(0), is_second.sum()
 
     def differences(labels: np.ndarray) -> np.ndarray:
@@ -168,7 +168,7 @@ def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.rando
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """Adjusted p (M,), NaN where p is; Benjamini & Hochberg, J R Stat Soc B 1995."""
+    """Adjusted p (M,), NaN if p is; Benjamini & Hochberg, J R Stat Soc B 1995."""
     q, known = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
     descending = known[np.argsort(-p[known], kind="stable")]
     rank = np.arange(len(descending), 0, -1)

@@ -1,4 +1,4 @@
-"""The measures of a slide that groups of patients are compared by."""
+"""The measures of a slide by which groups of patients are compared."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Measure(NamedTuple):
     """One number per slide.
 
     Attributes:
-        name: its name in ``statistics.tsv`` and ``cohort.h5ad``.
+        name: name in ``statistics.tsv`` and ``cohort.h5ad``.
         group: "density", "mix", "feature", "mixing" or "infiltration".
-        unit: "1/mm2", "%", "1", or that of the feature.
+        unit: "1/mm2", "%", "1", or the unit of the feature.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Measure(NamedTuple):
 
     @property
     def is_of_classes(self) -> bool:
-        """Whether it depends on the classes of the nuclei."""
+        """True if the measure depends on the classes of the nuclei."""
         return self.name != "nuclei_per_mm2" and self.name.removeprefix("median_") not in WITHOUT_CLASSES
 
 
 def measure_slides(results: Path, slides: Iterable[str]) -> tuple[list[Measure], np.ndarray]:
-    """Every measure that a slide has, and their values (S, M); NaN where a slide lacks one."""
+    """Every measure that any slide has, and their values (S, M); NaN if a slide lacks one."""
     found = list(map_in_order(lambda slide: measure_slide(results / slide), slides, min(count_cores(), THREADS)))
     measures = list(dict.fromkeys(measure for each in found for measure in each))
     return measures, np.array([[each.get(measure, np.nan) for measure in measures] for each in found], float)
@@ -60,15 +60,15 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     """Densities per mm2 of tissue, percentages of the classes, medians of the features, mixing, infiltration.
 
     The mixing of A with B is the mean share of B among the nuclei within 50 um of nuclei of A; nuclei of A nearer than
-    that to the edge of the tissue, which have neighbours on one side only, are left out. Infiltration is the density of
-    a class in a region, or in a band along the border of regions.
+    that to the edge of the tissue have neighbours on one side only and are left out. Infiltration is the density of a
+    class in a region, or in a band along the border of regions.
 
     Args:
         folder: results of the slide.
 
     Raises:
-        NucleiError: its table is missing or damaged.
-        StoreError: it has no tissue mask.
+        NucleiError: the table is missing or damaged.
+        StoreError: the slide has no tissue mask.
     """
     path = folder / "nuclei.parquet"
     provenance = read_provenance(path)
@@ -108,7 +108,7 @@ def _read_area(path: Path) -> float:
 def _read_columns(
     path: Path, names: Sequence[str], iterate: Callable[..., Iterator[pa.Table]]
 ) -> dict[str, np.ndarray]:
-    """Those of the columns that a table has, (N,) each, of the nuclei that ``iterate`` gives; regions as names."""
+    """The columns among ``names`` that a table has, (N,) each, of the nuclei from ``iterate``; regions as names."""
     with open_nuclei(path) as file:
         known = sorted(set(names) & set(file.schema_arrow.names))
     parts = {name: [np.zeros(0)] for name in known}

@@ -1,4 +1,4 @@
-"""Which chunks of a store hold tissue, and the tissue on the store's own lattice."""
+"""The chunks of a store that contain tissue, and the tissue on the store's own lattice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from muse_pipeline.tissue.overview import ROWS, strips
 
 @dataclass(frozen=True, order=True)
 class Chunk:
-    """A chunk of an image, by its position in the grid of all chunks; in order row by row."""
+    """A chunk of an image, by its position in the grid of all chunks; ordered row by row."""
 
     row: int
     column: int
@@ -28,7 +28,7 @@ class Chunk:
         return self.column * CHUNK_PX, self.row * CHUNK_PX
 
     def size(self, size_px: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of what of it lies in an image of ``size_px``."""
+        """(width, height) of the part of the chunk within an image of ``size_px``."""
         return tuple(min(CHUNK_PX, extent - start) for extent, start in zip(size_px, self.xy, strict=True))
 
     @property
@@ -45,7 +45,7 @@ class Chunk:
 def count_cells(
     mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """How many true pixels of the mask each cell touches; cells of side ``cell_um`` are laid from the mask's corner.
+    """Number of true mask pixels that each cell touches; cells of side ``cell_um`` start at the mask's corner.
 
     Yields:
         strips of the ``shape`` = (rows, columns) of cells, and (n, columns) int32 of each strip.
@@ -64,7 +64,7 @@ def count_cells(
 
 
 def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]) -> np.ndarray:
-    """Which cells (rows, columns) of side ``cell_um``, laid from the mask's corner, touch a true pixel of the mask."""
+    """(rows, columns) bool: cells of side ``cell_um``, from the mask's corner, that touch a true pixel of the mask."""
     touched = np.empty(shape, bool)
     for cells, n in count_cells(mask, mask_mpp, cell_um, shape):
         touched[cells] = n > 0
@@ -72,12 +72,12 @@ def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape:
 
 
 def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
-    """(h, w) bool reduced ``factor`` times: whether anything in each block is true."""
+    """(h, w) bool reduced ``factor`` times: True for each block with any true pixel."""
     return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
 
 
 def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> np.ndarray:
-    """Where nuclei are kept, as (h, w) bool pixels of ``tissue_pixel_px(mpp)`` work pixels."""
+    """(h, w) bool mask of the area where nuclei are kept, in pixels of ``tissue_pixel_px(mpp)`` work pixels."""
     side_px = tissue_pixel_px(mpp)
     return touched_cells(_beyond(tissue.dilated), tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
 
@@ -103,14 +103,14 @@ def _beyond(mask: np.ndarray) -> np.ndarray:
 
 
 def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
-    """The true chunks of (rows, columns) ``chunks``: shard by shard, in each in the order of its file."""
+    """The true chunks of (rows, columns) ``chunks``, shard by shard, in the order of each shard's file."""
     found = [Chunk(*map(int, where)) for where in np.argwhere(chunks)]
     rank = {where: number for number, where in enumerate(z_order(CHUNKS_PER_SHARD))}
     return sorted(found, key=lambda chunk: (chunk.shard, rank[chunk.in_shard]))
 
 
 def tissue_in_chunks(label: np.ndarray, label_px: int, shape: tuple[int, int]) -> np.ndarray:
-    """How many pixels of the tissue ``label``, of side ``label_px``, a chunk touches: (rows, columns) = ``shape``."""
+    """(rows, columns) = ``shape`` int: pixels of the tissue ``label`` (side ``label_px``) that each chunk touches."""
     counts = [n for _, n in count_cells(label, np.ones(2), CHUNK_PX / label_px, shape)]
     return np.concatenate(counts)
 
@@ -123,13 +123,13 @@ class CorruptChunks:
     """The chunks of one slide that cannot be decoded."""
 
     def __init__(self, n_pixels: np.ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str):
-        """Nothing is corrupt yet.
+        """Start without corrupt chunks.
 
         Args:
             n_pixels: (rows, columns) int, pixels of tissue that each chunk touches.
             n_pixels_in_all: pixels of tissue, each counted once.
             max_fraction: share of the tissue that may be corrupt.
-            slide_id: named in the error.
+            slide_id: id of the slide, for the error message.
         """
         self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
         self._max_fraction, self._slide_id = max_fraction, slide_id
@@ -149,7 +149,7 @@ class CorruptChunks:
         """Note a chunk that cannot be decoded.
 
         Raises:
-            SlideError: that makes too much of the tissue.
+            SlideError: too much of the tissue is corrupt with this chunk.
         """
         self._found.append(chunk)
         self._n_corrupt += int(self._n_pixels[chunk.row, chunk.column])

@@ -1,6 +1,6 @@
-"""How the chunks of a store are compressed: losslessly by Zstandard, or for pretraining as JPEG.
+"""Compression of a store's chunks: lossless by Zstandard, or JPEG for pretraining.
 
-zarr itself has no JPEG codec; the one below is registered under the name by which numcodecs has it from imagecodecs.
+zarr itself has no JPEG codec; the one below is registered under the name that imagecodecs uses for numcodecs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"
 
 
 def encode(planes: np.ndarray, codec: str) -> bytes:
-    """A chunk (3, side, side) uint8 as it is in its file; ``codec`` is one of ``CODECS``."""
+    """Content of the file of a chunk (3, side, side) uint8; ``codec`` is one of ``CODECS``."""
     if codec == LOSSLESS:
         return Zstd(**ZSTD).encode(planes)
     return _encode_jpeg(cv2.merge(list(planes)), JPEG_QUALITY)
@@ -66,15 +66,15 @@ class JpegCodec(ArrayBytesCodec):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """From the metadata of an array."""
+        """Create the codec from the metadata of an array."""
         return cls(**data.get("configuration", {}))
 
     def to_dict(self) -> dict[str, Any]:
-        """For the metadata of an array."""
+        """The codec's entry in the metadata of an array."""
         return {"name": JPEG_NAME, "configuration": {"level": self.level}}
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Not known before a chunk is encoded."""
+        """Unknown before a chunk is encoded."""
         raise NotImplementedError
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:

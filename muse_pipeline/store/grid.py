@@ -1,4 +1,4 @@
-"""Windows, batches and shards: how a store is cut, from slide and card alone.
+"""Windows, batches and shards of a store, determined by slide and model card alone.
 
 A window of ``input_px`` has a central core; the rest is halo. Cores tile the plane half-open, so a position lies in
 exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
@@ -32,7 +32,7 @@ class WindowGrid:
     Attributes:
         size_px: (width, height) of the lattice.
         input_px: side of a window.
-        halo_px: what a window sees beyond its core on every side.
+        halo_px: width of the margin around the core, on every side.
         offset_px: shift of the whole grid towards the top left; 0 except to test that results do not depend on it.
     """
 
@@ -62,12 +62,12 @@ class WindowGrid:
         return self.core_xy(window) - self.halo_px
 
     def depth_px(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
-        """How deep positions (N, 2) lie inside the cores of ``window``; negative outside, by the largest distance."""
+        """Depth of positions (N, 2) inside the cores of ``window``; negative outside, by the largest distance."""
         inside = np.asarray(xy) - self.core_xy(window)
         return np.minimum(inside, self.core_px - inside).min(-1)
 
     def owns(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
-        """Whether positions (N, 2) lie in the half-open cores of ``window``."""
+        """True for positions (N, 2) in the half-open cores of ``window``."""
         inside = np.asarray(xy) - self.core_xy(window)
         return ((inside >= 0) & (inside < self.core_px)).all(-1)
 
@@ -87,12 +87,12 @@ class WindowGrid:
         return np.flatnonzero(touched)
 
     def touches(self, windows: np.ndarray, low_xy: np.ndarray, high_xy: np.ndarray) -> np.ndarray:
-        """Whether the cores of ``windows`` (N,) touch the rectangle from ``low_xy`` to ``high_xy`` in work pixels."""
+        """True for ``windows`` (N,) whose cores touch the rectangle from ``low_xy`` to ``high_xy`` in work pixels."""
         core_xy = self.core_xy(windows)
         return ((core_xy < high_xy) & (core_xy + self.core_px > low_xy)).all(-1)
 
     def field_of_view(self, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rectangle (low, high) that all windows read whose cores touch that from ``low_xy`` to ``high_xy``."""
+        """The rectangle (low, high) read by all windows whose cores touch that from ``low_xy`` to ``high_xy``."""
         first, last = (np.asarray(xy) + self.offset_px for xy in (low_xy, high_xy))
         low = first // self.core_px * self.core_px - self.offset_px - self.halo_px
         high = -(-last // self.core_px) * self.core_px - self.offset_px + self.halo_px
@@ -104,15 +104,15 @@ class WindowGrid:
         return WindowPart(0, 0, self.input_px, self.input_px)
 
     def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
-        """The part of ``windows`` that holds their tissue and a halo around it, the same for all of them.
+        """The part of ``windows`` that contains their tissue and a halo around it, the same for all of them.
 
-        It ends with the lattice: what lies beyond the edge of a cropped picture is not glass.
+        It ends with the lattice: the area beyond the edge of a cropped picture is not glass.
 
         Args:
             windows: indices of windows with tissue.
-            tissue: as in ``windows_with_tissue``.
-            tissue_px: likewise.
-            stride_px: of which corner and sides are multiples.
+            tissue: (h, w) bool, as in ``windows_with_tissue``.
+            tissue_px: side of a mask pixel in work pixels.
+            stride_px: common divisor of corner and sides.
         """
         boxes = np.array([self._tissue_box(window, tissue, tissue_px) for window in windows.tolist()])
         lattice = -self.origin_xy(windows)

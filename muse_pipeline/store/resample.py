@@ -36,7 +36,7 @@ class AreaReader:
     """
 
     def __init__(self, slide: Slide, info: SlideInfo, mpp: float):
-        """See ``choose_level`` for what may be asked.
+        """Choose the level by ``choose_level``.
 
         Raises:
             MppError: the slide is too coarse for ``mpp``.
@@ -90,7 +90,7 @@ class Axis:
         return Stretch(self, start, n, first, last - first)
 
     def to_level0(self, level_px: int) -> int:
-        """Where a level pixel begins, in level-0 pixels."""
+        """The first level-0 pixel of a level pixel."""
         return round(level_px * self.downsample)
 
 
@@ -169,7 +169,7 @@ def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray
 
 
 def choose_level(info: SlideInfo, mpp: float) -> int:
-    """The coarsest level that is as fine as ``mpp`` in both directions.
+    """The coarsest level at least as fine as ``mpp`` in both directions.
 
     A slide up to 5 % coarser is read at level 0 and magnified by the same weights.
 

@@ -1,9 +1,9 @@
 """Write and read the chunks of a store's shard files without zarr, in the caller's thread.
 
-zarr does the same, but in a pool of its own, sized by the machine and not by the job. Parts of a few chunks it reads
-in twice the time; a shard that it writes it holds several times over, and compares every pixel with white twice. The
-layout is that of its ``sharding_indexed`` codec: chunks one after the other, then a table of (offset, length) as
-little-endian uint64, row by row, and its CRC-32C. Files are zarr's own, byte for byte.
+zarr does the same, but in a pool of its own, sized by the machine and not by the job. It takes twice as long to read
+parts of a few chunks, holds a shard several times in memory while it writes it, and compares every pixel with white
+twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks, then a table of (offset, length) as
+little-endian uint64, row by row, and its CRC-32C. Files are identical to zarr's, byte for byte.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def z_order(n: int) -> list[tuple[int, int]]:
     """(row, column) of ``n`` x ``n`` chunks in the order of their shard's file; ``n`` is a power of 2.
 
     The top left quarter comes first, then the one below it, then the two to the right, each in the same order. It is
-    zarr's order, and what lies together is read together.
+    zarr's order, and neighbouring chunks are read together.
     """
     if n == 1:
         return [(0, 0)]
@@ -38,13 +38,13 @@ def z_order(n: int) -> list[tuple[int, int]]:
 
 
 class NewShardFile:
-    """A shard's file while it is written; a shard without chunks is no file."""
+    """A shard's file while it is written; a shard without chunks has no file."""
 
     def __init__(self, path: Path, chunks_per_shard: int):
-        """Nothing is made before the first chunk.
+        """Create nothing before the first chunk.
 
         Args:
-            path: in a folder that need not be there.
+            path: path in a folder that need not exist.
             chunks_per_shard: chunks along a side.
         """
         self._path, self._file = path, None
@@ -80,7 +80,7 @@ class ShardFiles:
     Attributes:
         chunk_px: side of a chunk.
         chunks_per_shard: chunks along a side of a shard.
-        codec: of the chunks, one of ``codec.CODECS``.
+        codec: codec of the chunks, one of ``codec.CODECS``.
     """
 
     def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int, codec: str = LOSSLESS):
@@ -104,7 +104,7 @@ class ShardFiles:
         return decode(content, self.chunk_px, self.codec)
 
     def read_recent_chunk(self, row: int, column: int) -> np.ndarray | None:
-        """Decode a chunk unless it is among the last ``N_RECENT`` of this process; see ``read_chunk``."""
+        """``read_chunk``, but without decoding a chunk among the last ``N_RECENT`` of this process."""
         return _recent_chunk(self, row, column)
 
     def open_shard(self, row: int, column: int):
@@ -126,10 +126,10 @@ def _recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | Non
 
 @lru_cache(maxsize=N_OPEN)
 def _open_shard(shards: ShardFiles, row: int, column: int):
-    """Opened once while it is needed; what is let go of is closed by itself, and never while it is being read."""
+    """Open a shard and cache it; a file that leaves the cache closes by itself, never while it is being read."""
     return shards.open_shard(row, column)
 
 
 def close_shards() -> None:
-    """Close the files that are kept open, of all stores; a deleted one takes space on disk until then."""
+    """Close the files that are kept open, of all stores; a deleted one uses disk space until then."""
     _open_shard.cache_clear()

@@ -1,7 +1,7 @@
 """A slide as one image at one mpp, on disk: a sparse, sharded OME-Zarr that every reader slices.
 
 The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are absent and read as
-white. Any OME-Zarr 0.5 viewer opens the folder, unless its chunks are JPEG. ``docs/guide/store.md`` describes its
+white. Any OME-Zarr 0.5 viewer opens the folder, unless its chunks are JPEG. ``docs/guide/store.md`` describes the
 content.
 """
 
@@ -44,7 +44,7 @@ def open_store(path: Path | str) -> Store:
     """Open a store that ``muse tile`` wrote.
 
     Raises:
-        StoreError: it is missing or not ours.
+        StoreError: the store is missing or not ours.
     """
     try:
         group = zarr.open_group(str(path), mode="r", zarr_format=3)
@@ -60,10 +60,10 @@ def open_store(path: Path | str) -> Store:
 
 
 def _require_ours(attributes: dict[str, Any], image: zarr.Array, tissue: zarr.Array) -> None:
-    """Whether a store is of the layout that its readers take for granted.
+    """Require the layout that readers of a store rely on.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the layout differs.
     """
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
     if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
@@ -79,16 +79,16 @@ def _require_ours(attributes: dict[str, Any], image: zarr.Array, tissue: zarr.Ar
 
 
 def list_files(path: Path) -> list[str]:
-    """Of the image at its full size and the tissue in a store, all files of pixels."""
+    """Names of all pixel files of a store: those of the image at full size and of the tissue."""
     chunks = [file for array in ("0", "labels/tissue/0") for file in (path / array / "c").rglob("*")]
     return sorted(file.relative_to(path).as_posix() for file in chunks if file.name.isdigit() and file.is_file())
 
 
 def _require_files(attributes: dict[str, Any], path: Path) -> None:
-    """Whether every file is there that was written: what an absent one held would be read as glass.
+    """Require every file that was written: an absent one would be read as glass.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a file is missing.
     """
     written = set(attributes.get("files", ()))  # of a store of before they were noted, nothing is known
     if lost := sorted(written - set(list_files(path))):
@@ -96,7 +96,7 @@ def _require_files(attributes: dict[str, Any], path: Path) -> None:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is an image of ours, whole or not."""
+    """True if a folder is an image of ours, complete or not."""
     try:
         return "muse" in read_json(path / "zarr.json")["attributes"]
     except ValueError:  # damaged
@@ -110,7 +110,7 @@ class Store:
 
     Attributes:
         path: the folder.
-        attributes: what is known of the slide and of how it was read (group attribute ``muse``).
+        attributes: facts about the slide and its reading (group attribute ``muse``).
         mpp: um per work pixel, in both directions.
         slide_mpp: (x, y) um per level-0 pixel.
         size_px: (width, height) of the work lattice.
@@ -141,7 +141,7 @@ class Store:
         """The same image at a coarser mpp: read from the nearest smaller level, and averaged where that is finer.
 
         Raises:
-            StoreError: ``mpp`` is no whole multiple of the store's.
+            StoreError: ``mpp`` is not a whole multiple of the store's.
         """
         ratio = mpp / self.mpp
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
@@ -161,7 +161,7 @@ class Store:
         self._read_chunk = self._shards.read_recent_chunk
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) work pixels whose corner is at ``xy``, anywhere on the plane.
+        """Read ``size`` = (width, height) work pixels from the corner ``xy``, anywhere on the plane.
 
         Returns:
             (h, w, 3) uint8, contiguous; white outside the image and where there is no tissue.
@@ -178,7 +178,7 @@ class Store:
         return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
 
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """The same channel by channel, as it is stored: (3, h, w) uint8."""
+        """The same pixels channel by channel, as they are stored: (3, h, w) uint8."""
         if self._rest > 1:
             return np.ascontiguousarray(np.moveaxis(self.read(xy, size), -1, 0))
         width, height = map(int, size)
@@ -188,7 +188,7 @@ class Store:
         return result
 
     def _parts(self, xy: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-        """What chunks have of a box, in pixels of the level that is read: where in the box, and (3, h, w) uint8."""
+        """Parts of a box in each chunk, in pixels of the level that is read: slices of the box, and (3, h, w) uint8."""
         (x, y), (width, height) = xy, size
         level_px = [-(-side // self._level) for side in self._image.shape[:0:-1]]
         left, right = max(x, 0), min(x + width, level_px[0])
@@ -214,7 +214,7 @@ class Store:
             raise StoreError(f"{self.path}: {where} is damaged ({error}); run `muse tile` again") from error
 
     def require_lossless(self) -> None:
-        """Reject pixels that were changed by compression, which are for pretraining alone.
+        """Reject stores whose pixels were changed by compression, which are only for pretraining.
 
         Raises:
             StoreError: the store has JPEG chunks.
@@ -226,24 +226,24 @@ class Store:
             )
 
     def require_unchanged(self) -> None:
-        """Whether the folder that was opened is still the one that lies there.
+        """Require that the folder was not replaced since it was opened.
 
-        An absent chunk is glass. So a store that another job removes or replaces meanwhile, one of a workflow that was
-        killed and started again, would silently be read as white.
+        An absent chunk is glass. So a store that another job removes or replaces meanwhile, such as one of a workflow
+        that was killed and restarted, would silently be read as white.
 
         Raises:
-            StoreError: it is not.
+            StoreError: the folder was replaced.
         """
         if _identity(self.path) != self._identity:
             raise StoreError(f"{self.path}: was replaced while it was read; run this step again")
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
-        """Mask (h, w) bool of where nuclei are kept, and the side of its pixels in work pixels."""
+        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels."""
         return self._tissue[:] > 0, self._tissue_px
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool: whether positions (M, 2) in work px lie in tissue; only the label around them is read."""
+        """(M,) bool: True for positions (M, 2) in work px in tissue; only the label around them is read."""
         found = np.zeros(len(xy), bool)
         columns, rows = np.floor(np.asarray(xy) / self._tissue_px).astype(int).T
         inside = (columns >= 0) & (columns < self._tissue.shape[1]) & (rows >= 0) & (rows < self._tissue.shape[0])

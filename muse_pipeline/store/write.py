@@ -54,12 +54,12 @@ MARGIN_UM = 32.0  # what a window sees beyond its core
 
 @dataclass(frozen=True)
 class ReadChunk:
-    """A chunk as it is written.
+    """A chunk ready to be written.
 
     Attributes:
-        content: compressed; None if it is white, and so absent.
-        smaller: what it becomes at the smaller levels, (3, side, side) uint8 each.
-        damage: why it could not be decoded and is white, or None.
+        content: compressed content; None if the chunk is white and therefore absent.
+        smaller: the chunk at the smaller levels, (3, side, side) uint8 each.
+        damage: error that made the chunk undecodable, and white, or None.
     """
 
     content: bytes | None
@@ -93,7 +93,7 @@ def write_store(
 ) -> None:
     """Write the chunks of ``slide`` within ``margin_um`` of ``tissue``, at ``mpp``, to the folder ``path``.
 
-    What cannot be decoded is white and listed in the store's attributes. With ``within``, two corners (x, y) in work
+    Undecodable chunks are white and listed in the store's attributes. With ``within``, two corners (x, y) in work
     pixels, only the chunks that touch this rectangle are written. ``open_image`` makes the image of ``slide`` at
     ``mpp``; ``codec`` is one of ``codec.CODECS``; ``facts`` are added to the store's attributes.
 
@@ -125,10 +125,10 @@ def write_store(
 
 @contextmanager
 def zarr_at_rest() -> Iterator[None]:
-    """Do not end the block before zarr has ended all that it does.
+    """Wait at the end of the block until zarr has finished all its writes.
 
-    It writes several files at a time. When one of them fails it raises at once and still writes the others: into
-    a folder that would be there again after it was removed. TiffSlide reads in the same loop, and may hang there.
+    It writes several files at a time. If one of them fails it raises at once and still writes the others, into a folder
+    that would exist again after it was removed. TiffSlide reads in the same loop, and may hang there.
     """
     try:
         yield
@@ -142,7 +142,7 @@ _one_waits = Lock()
 
 
 async def wait_for_others() -> None:
-    """Wait for all else that runs in this event loop, however it ends."""
+    """Wait for all other tasks of this event loop, whatever their outcome."""
     await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
 
@@ -170,7 +170,7 @@ def read_chunks(
 
 
 def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
-    """Read and compress a chunk; beyond the image it is white, and so is one that cannot be decoded."""
+    """Read and compress a chunk; it is white beyond the image, and if it cannot be decoded."""
     planes, damage = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8), None
     try:
         pixels = reader.read(chunk.xy, chunk.size(reader.size_px))
@@ -190,7 +190,7 @@ def reduce_planes(planes: np.ndarray, factor: int) -> np.ndarray:
 
 
 def compress(planes: np.ndarray, codec: str) -> bytes | None:
-    """What a chunk (3, side, side) uint8 is in its file; None if it is white."""
+    """Content of the file of a chunk (3, side, side) uint8; None if it is white."""
     return None if planes.min() == BACKGROUND else encode(planes, codec)
 
 
@@ -201,7 +201,7 @@ def write_shard(
     corrupt: CorruptChunks,
     codec: str,
 ) -> None:
-    """Write a shard's ``chunks`` as they come, then what they become at the smaller levels."""
+    """Write a shard's ``chunks`` as they arrive, then their versions at the smaller levels."""
     smaller = [np.full((3, SHARD_PX // factor, SHARD_PX // factor), BACKGROUND, np.uint8) for factor in PYRAMID[1:]]
     with NewShardFile(shard_path(folder / "0", *shard), CHUNKS_PER_SHARD) as file:
         for chunk, read in chunks:
@@ -225,7 +225,7 @@ def write_smaller(path: Path, image: np.ndarray, side_px: int, codec: str) -> No
 
 
 def slices(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
-    """Where in an image (3, h, w) the square of a grid of ``side_px`` lies."""
+    """Slices of an image (3, h, w) for one square of a grid of ``side_px``."""
     return slice(None), *(slice(index * side_px, (index + 1) * side_px) for index in row_column)
 
 
@@ -247,7 +247,7 @@ def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
 def write_attributes(
     path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int], facts: dict[str, Any]
 ) -> None:
-    """Describe the store for viewers (``ome``) and for our own steps (``muse``)."""
+    """Describe the store for viewers (``ome``) and for the steps of this package (``muse``)."""
     group = zarr.open_group(str(path), mode="r+")
     group.attrs["ome"] = image_metadata(info.slide_id, mpp, PYRAMID)
     group.attrs["muse"] = {

@@ -1,1 +1,1 @@
-"""Where a slide holds tissue, what its outline is and how it is stained."""
+"""The tissue of a slide: its mask, its outline and its stains."""

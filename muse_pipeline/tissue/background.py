@@ -1,4 +1,4 @@
-"""What is not stained tissue: empty glass, and colours of neither stain (felt pens, DAB, pigment, bile)."""
+"""Background and foreign colours: empty glass, felt pens, DAB, pigment, bile."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def _is_pale_and_flat(pixels: np.ndarray) -> np.ndarray:
 def count_levels(
     pixels: np.ndarray, candidates: np.ndarray, max_tint: int, greens: tuple[int, int] = (0, 255)
 ) -> np.ndarray:
-    """(3, 256) how often each level occurs in each channel of (h, w, 3) uint8 pixels.
+    """(3, 256) counts of each level in each channel of (h, w, 3) uint8 pixels.
 
-    Those count that are among the ``candidates`` (h, w) bool, whose channels differ by no more than ``max_tint``, and
-    whose green lies between the two ``greens``.
+    Only pixels count that are ``candidates`` (h, w) bool, whose channels differ by no more than ``max_tint``, and whose
+    green lies between the two ``greens``.
     """
     counts = np.zeros((3, 256), int)
     for strip in strips(len(pixels)):
@@ -56,7 +56,7 @@ def count_levels(
 
 
 def median_level(counts: np.ndarray) -> float:
-    """The median of levels of which there are so many (256,), one or more."""
+    """The median level of a histogram ``counts`` (256,) with at least one count."""
     until, n = counts.cumsum(), counts.sum()
     return float(np.mean([np.searchsorted(until, rank, side="right") for rank in ((n - 1) // 2, n // 2)]))
 
@@ -76,17 +76,17 @@ def absorbed(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
 
 
 def lowest(pixels: np.ndarray) -> np.ndarray:
-    """(...) the least of the channels of (..., 3)."""
+    """(...) smallest channel of (..., 3)."""
     return np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 
 
 def highest(pixels: np.ndarray) -> np.ndarray:
-    """(...) the largest of the channels of (..., 3)."""
+    """(...) largest channel of (..., 3)."""
     return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 
 
 def spread(pixels: np.ndarray) -> np.ndarray:
-    """(...) how far apart the channels of (..., 3) are."""
+    """(...) range of the channels of (..., 3)."""
     return highest(pixels) - lowest(pixels)
 
 
@@ -95,7 +95,7 @@ FAINT_EDGE_UM = 80.0  # of a stroke
 
 
 def find_pen(ink: np.ndarray, mpp: np.ndarray) -> np.ndarray:
-    """Strokes among the pixels of the colour of ``ink`` (h, w) bool: (h, w) bool, faint edges included."""
+    """(h, w) bool: pen strokes among the pixels with the colour of ``ink`` (h, w) bool, faint edges included."""
     radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
     strokes = cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
@@ -103,7 +103,7 @@ def find_pen(ink: np.ndarray, mpp: np.ndarray) -> np.ndarray:
 
 
 def is_ink(density: np.ndarray) -> np.ndarray:
-    """Where (h, w, 3) ``density`` beyond glass (see ``absorbed``) has the colour of an ink: (h, w) bool."""
+    """(h, w) bool: pixels whose (h, w, 3) ``density`` beyond glass (``absorbed``) has the colour of an ink."""
     return is_green(density) | is_blue(density) | is_red(density) | is_black(density)
 
 
@@ -126,7 +126,7 @@ def is_red(density: np.ndarray) -> np.ndarray:
 
 
 def is_black(density: np.ndarray) -> np.ndarray:
-    """Black ink absorbs everything alike, and much of it."""
+    """Black ink absorbs all colours alike, and strongly."""
     return (lowest(density) > 0.9) & (spread(density) < 0.35 * highest(density))
 
 
@@ -146,13 +146,13 @@ def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.nd
 
 
 def find_foreign_colours(pixels: np.ndarray) -> np.ndarray:
-    """Where ``pixels``, averaged ``COARSE``-fold, are ink or brown, (h', w') bool."""
+    """(h', w') bool: ink or brown in ``pixels`` averaged ``COARSE``-fold."""
     density = DENSITY[coarsen(pixels)]
     return find_ink(density) | is_brown(density)
 
 
 def find_ink(density: np.ndarray) -> np.ndarray:
-    """Where coarse ``density`` (h', w', 3) is felt pen, faint edges and what shines through included: (h', w') bool."""
+    """(h', w') bool: felt pen in coarse ``density`` (h', w', 3), with faint edges and ink that shines through."""
     red, green, _ = np.moveaxis(density, -1, 0)
     bluish = (red > FAINT_DENSITY) & (red > MAX_RED_TO_GREEN * green)
     stroke = np.ones((PEN_PX, PEN_PX), np.uint8)

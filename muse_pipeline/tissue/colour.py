@@ -1,7 +1,7 @@
 """Appearance of a slide in a dozen numbers, for comparison with the pictures that a model was trained on.
 
-All are measured over fields of tissue at about 0.5 um a pixel, on slides (``colour.json``) and on training pictures
-(the model's card, ``inference.appearance``) alike.
+All are measured over fields of tissue at about 0.5 um per pixel, in the same way on slides (``colour.json``) and on
+training pictures (the model's card, ``inference.appearance``).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ MIN_MEASURED_PIXELS = 500
 
 
 def usable_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Which of (h, w, 3) uint8 pixels are neither dirt nor hole: (h, w) bool."""
+    """(h, w) bool: pixels of (h, w, 3) uint8 that are neither dirt nor hole."""
     return (highest(pixels) > NEAR_BLACK) & (lowest(pixels) < NEAR_WHITE)
 
 
 class AppearanceSample:
-    """Gathers fields of tissue and measures them.
+    """Collects fields of tissue and measures them.
 
     Args:
         mpp: um per pixel of the fields.
@@ -53,7 +53,7 @@ class AppearanceSample:
         self._n_brown = self._n_blocks = 0
 
     def add(self, pixels: np.ndarray, tissue: np.ndarray) -> None:
-        """Take a field, (h, w, 3) uint8, of which the part in ``tissue`` (h, w) bool counts."""
+        """Add a field, (h, w, 3) uint8, of which the part in ``tissue`` (h, w) bool counts."""
         usable = tissue & usable_pixels(pixels)
         self._pixels.append(pixels[usable])
         self._count_brown(pixels, usable)
@@ -65,14 +65,14 @@ class AppearanceSample:
 
     @property
     def pixels(self) -> np.ndarray:
-        """(N, 3) uint8, all that count."""
+        """(N, 3) uint8 pixels of all fields that count."""
         return np.concatenate(self._pixels)
 
     def measure(self, fit: MacenkoFit | None) -> dict[str, float]:
         """The measures by name; those that cannot be determined are left out.
 
         Args:
-            fit: of the stains of these pixels.
+            fit: Macenko's fit of the stains of these pixels.
         """
         found: dict[str, float] = {}
         if self._sharpness:
@@ -97,7 +97,7 @@ class AppearanceSample:
 
 
 def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
-    """The numbers of a picture (h, w, 3) uint8 that is tissue from wall to wall, as of a slide's sample."""
+    """The measures of a picture (h, w, 3) uint8 that is all tissue, as for a slide's sample."""
     factor = max(round(SAMPLE_UM / mpp), 1)
     if factor > 1:
         size = max(pixels.shape[1] // factor, 1), max(pixels.shape[0] // factor, 1)
@@ -109,7 +109,7 @@ def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
 
 
 def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
-    """A picture (h, w, 3) in fields of 128 um; a rest of less than half of one, to the right or below, is left out."""
+    """Divide a picture (h, w, 3) into fields of 128 um; a remainder below half a field, right or below, is left out."""
     side = round(FIELD_UM / mpp)
     height, width = pixels.shape[:2]
     for top in range(0, max(height - side // 2, 1), side):
@@ -118,7 +118,7 @@ def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
 
 
 def _colours(density: np.ndarray) -> dict[str, float]:
-    """Colours of what is stained: ratios of the channels' densities over all of it and over its darkest tenth."""
+    """Colours of the stained pixels: ratios of the channels' densities over all of them and over the darkest tenth."""
     stained = density[highest(density) > STAINED_DENSITY]
     if len(stained) < MIN_MEASURED_PIXELS:
         return {}
@@ -136,7 +136,7 @@ def _colours(density: np.ndarray) -> dict[str, float]:
 
 
 def _detail(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[float, float]:
-    """Deviations, in grey levels, of the detail of 0.25 to 0.5 um and of 1 to 4 um."""
+    """Standard deviations, in grey levels, of the detail of 0.25 to 0.5 um and of 1 to 4 um."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     blurred = (cv2.GaussianBlur(grey, (0, 0), sigma / mpp) for sigma in (*FINE_UM, *COARSE_UM))
     finest, fine, middle, coarse = blurred
@@ -154,7 +154,7 @@ class SlideColour:
     Attributes:
         macenko: the stains, or None if they cannot be estimated.
         appearance: measures by name (``tissue.colour``); None in older files.
-        dark_background: whether the slide is fluorescence and not bright-field.
+        dark_background: True if the slide is fluorescence and not bright-field.
         n_pixels: number of measured tissue pixels.
         mpp: um per pixel of the measured pixels.
         warnings: sentences for the report.
@@ -179,7 +179,7 @@ class SlideColour:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SlideColour:
-        """The inverse of ``to_dict``; what an older file lacks has its default."""
+        """The inverse of ``to_dict``; values missing in an older file have their defaults."""
         fit = values["macenko"]
         fit = fit and MacenkoFit(np.array(fit["stains"], float), np.array(fit["strong"], float))
         return cls(**{**values, "macenko": fit, "warnings": tuple(values.get("warnings", ()))})
@@ -196,10 +196,10 @@ def measure_colour(
 
     Args:
         slide: the slide.
-        info: about it.
+        info: header of the slide.
         tissue: mask of the tissue.
-        dark_background: as found in the overview (``find.is_fluorescence``).
-        warnings: of the search for its tissue, which come first.
+        dark_background: result for the overview (``find.is_fluorescence``).
+        warnings: warnings of the search for its tissue, which come first.
     """
     sample, unread = sample_tissue(slide, info, tissue)
     warnings = [*warnings, *unread]
@@ -216,7 +216,7 @@ def measure_colour(
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:
-    """Up to about 1 MP of tissue, at about 0.5 um a pixel, in fields drawn at random over the slide; and warnings."""
+    """Up to about 1 MP of tissue, at about 0.5 um per pixel, in fields drawn at random over the slide; and warnings."""
     level, factors = choose_overview_level(info, SAMPLE_UM)
     mpp = np.multiply(info.mpp, info.level_downsamples[level]) * factors
     fields = choose_fields(tissue, mpp)
@@ -231,7 +231,7 @@ def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[Ap
 
 
 def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
-    """Corners (N, 2), in um, of fields of 128 um that touch tissue; some of them, drawn, where all are over 1 MP."""
+    """Corners (N, 2), in um, of fields of 128 um that touch tissue; a random subset if all exceed 1 MP."""
     fields = _touched_fields(tissue)
     n_pixels = int(tissue.mask.sum()) * np.prod(tissue.mask_mpp) / np.prod(mpp)
     n_fields = int(np.ceil(len(fields) * min(1.0, MAX_PIXELS / max(n_pixels, 1))))

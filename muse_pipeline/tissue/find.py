@@ -1,4 +1,4 @@
-"""Find the tissue of a slide: stained, not ink, and not a speck."""
+"""Find the tissue of a slide: stained areas that are neither ink nor specks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROI_ROWS = 16  # of mask pixels at a time: each is a polygon of some 300 bytes
 
 @dataclass(frozen=True, eq=False)
 class FoundTissue:
-    """Result of ``muse tissue``: the mask, the picture that it was found in, and warnings."""
+    """Result of ``muse tissue``: the mask, the picture that was searched, and warnings."""
 
     tissue: TissueMask
     overview: Overview
@@ -58,7 +58,7 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
 
 
 def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
-    """Pixels of a (h, w) mask that lie on a slide of ``size`` (w, h) such pixels; the last ones may do so in part."""
+    """Number of pixels of a (h, w) mask on a slide of ``size`` (w, h) such pixels; the last ones may count in part."""
     across, down = (min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True))
     rows = mask[:, :-1].sum(1) + across * mask[:, -1]
     return float(rows[:-1].sum() + down * rows[-1])
@@ -67,7 +67,7 @@ def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
 def find_mask(
     pixels: np.ndarray, mpp: np.ndarray, unread: np.ndarray | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Tissue in (h, w, 3) uint8 at about 8 um a pixel: (h, w) bool, and warnings.
+    """Tissue in (h, w, 3) uint8 at about 8 um per pixel: (h, w) bool, and warnings.
 
     Pixels that are ``unread`` (h, w) count as tissue, so that `tile` reports them as lost.
     """
@@ -89,7 +89,7 @@ def find_mask(
 
 
 def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen: np.ndarray) -> str:
-    """Why a ``mask`` may lack tissue; "" where it has a part of what is darker than glass, or little is."""
+    """Reason to suspect that ``mask`` lacks tissue; "" if it covers some of the dark area, or if that area is small."""
     if pen.mean() > MOST:
         return f"{pen.mean():.0%} of the slide has the colour of a pen; are its colours right?"
     if mask.mean() > LITTLE:
@@ -107,7 +107,7 @@ def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen
 
 
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
-    """Share of each mask pixel, (h, w) float32, that lies in ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
+    """Share of each mask pixel, (h, w) float32, within ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
     coverage = np.zeros(shape, np.float32)
     for strip, part in _cover_strips(roi, shape, mask_px):
         coverage[strip] = part
@@ -158,7 +158,7 @@ BLACK = 70  # of 255: darker than any stain; outside the scan, or fluorescence
 
 
 def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
-    """Where (h, w, 3) uint8 ``pixels`` are stained, beyond the colour (3,) of ``glass``: (h, w) bool.
+    """(h, w) bool: the stained pixels of (h, w, 3) uint8 ``pixels``, relative to the colour (3,) of ``glass``.
 
     Dust, shadows, bubbles and the edges of cover slips are grey: they absorb all colours alike. Both stains, brown and
     blue chromogens included, do not.
@@ -175,7 +175,7 @@ def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
 
 
 def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two (h, w) bool: whether there may be stain, and whether there is colour that nothing else has."""
+    """Two (h, w) bool masks: pixels that may be stained, and pixels of a colour that nothing else has."""
     density = absorbed(pixels, glass)
     colour = spread(density)
     greenish = density[..., 1] <= np.minimum(density[..., 0], density[..., 2])
@@ -184,7 +184,7 @@ def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray
 
 
 def is_fluorescence(pixels: np.ndarray) -> bool:
-    """Whether more than half of the slide is black and the rest is dark too."""
+    """True if more than half of the slide is black and the rest is dark too."""
     n_by_sum = np.zeros(3 * 255 + 1, int)  # of the channels, over the pixels that are not black
     for strip in strips(len(pixels)):
         lit = pixels[strip][highest(pixels[strip]) >= BLACK // 2]
@@ -200,7 +200,7 @@ MIN_COMPONENT_SHARE = 0.02  # of a small picture
 
 
 def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
-    """Join what nearly touches, drop specks, fill holes of (h, w) bool; areas in um2."""
+    """Join nearly touching areas, drop specks and fill holes of (h, w) bool; areas in um2."""
     pixel_um2 = float(np.prod(mpp))
     least_um2 = min(MIN_COMPONENT_UM2, MIN_COMPONENT_SHARE * mask.size * pixel_um2)
     mask = _close(mask, np.maximum(np.round(JOIN_UM / np.asarray(mpp)), 1).astype(int))
@@ -225,7 +225,7 @@ def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_
 
 
 def _close(mask: np.ndarray, radius_px: np.ndarray) -> np.ndarray:
-    """Morphological closing as if the picture went on beyond its border."""
+    """Morphological closing as if the picture continued beyond its border."""
     x, y = (int(r) for r in radius_px)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * x + 1, 2 * y + 1))
     pixels = np.ascontiguousarray(mask).view(np.uint8)
@@ -235,10 +235,10 @@ def _close(mask: np.ndarray, radius_px: np.ndarray) -> np.ndarray:
 
 
 class Components:
-    """The connected components of the true pixels in a mask (h, w) bool, numbered from 1; 0 is all that is false.
+    """The connected components of the true pixels in a mask (h, w) bool, numbered from 1; 0 marks all false pixels.
 
     Attributes:
-        n: how many numbers there are, 0 included.
+        n: number of components, 0 included.
     """
 
     def __init__(self, mask: np.ndarray, connectivity: int = 8):
@@ -252,18 +252,18 @@ class Components:
             yield strip, numbers[self._label(strip)]
 
     def choose(self, chosen: np.ndarray) -> np.ndarray:
-        """(h, w) bool: where the number of a pixel's component is among the ``chosen`` (n,) bool."""
+        """(h, w) bool: True where the number of a pixel's component is among the ``chosen`` (n,) bool."""
         mask = np.empty(self._pixels.shape, bool)
         for strip, component in self:
             mask[strip] = chosen[component]
         return mask
 
     def _label(self, strip: slice) -> np.ndarray:
-        """The strip's own labels: the same whenever they are asked for."""
+        """The strip's own labels, the same in every call."""
         return cv2.connectedComponents(self._pixels[strip], connectivity=self._connectivity)[1]
 
     def _join_strips(self) -> tuple[int, list[np.ndarray]]:
-        """How many components there are, and for each strip the number of the one that each of its labels is in."""
+        """Number of components, 0 included, and for each strip the component of each of its labels."""
         n_labels, last_row, touching = [], None, [np.zeros((2, 0), int)]
         for strip in strips(len(self._pixels)):
             labels = self._label(strip)

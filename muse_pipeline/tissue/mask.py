@@ -1,4 +1,4 @@
-"""Where tissue is: a mask of the whole slide at about 8 um a pixel, and the region of interest if there is one."""
+"""The mask of tissue: the whole slide at about 8 um per pixel, with the region of interest if there is one."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ KEEP_UM = 16.0  # a nucleus this close to the mask is kept: the mask's own borde
 
 @dataclass(frozen=True, eq=False)
 class KeptArea:
-    """Where nuclei are kept: a bit mask that is looked up for every nucleus.
+    """The area where nuclei are kept: a bit mask that is looked up for every nucleus.
 
     Attributes:
         bits: (h, ceil(w / 8)) uint8, a bit for each pixel, the leftmost the highest.
-        width: of the mask in pixels.
+        width: width of the mask in pixels.
         mask_mpp: (2,) float64, exact um per mask pixel in x and y.
         roi: polygon or multipolygon in absolute level-0 px, or None.
-        roi_file: as of ``TissueMask``.
-        tissue_sha256: of the mask, as of ``TissueMask``.
+        roi_file: origin of the ROI, as in ``TissueMask``.
+        tissue_sha256: checksum of the mask, as in ``TissueMask``.
     """
 
     bits: np.ndarray
@@ -43,11 +43,11 @@ class KeptArea:
     tissue_sha256: str | None = None
 
     def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
-        """Whether each of the positions (N, 2), absolute level-0 px, is to be kept.
+        """True for each of the positions (N, 2), absolute level-0 px, that is to be kept.
 
         Returns:
-            (N,) bool: within 16 um of tissue, and exactly inside the ROI if there is one. The last pixels of the mask
-            also stand for one more beyond them, since a slide's smaller levels are truncated to whole pixels.
+            (N,) bool: True within 16 um of tissue, and exactly inside the ROI if there is one. The last pixels of the
+            mask also stand for one more beyond them, since a slide's smaller levels are truncated to whole pixels.
         """
         xy = np.asarray(xy_level0, float).reshape(-1, 2)
         column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
@@ -65,10 +65,10 @@ class RoiAnnotation:
     """One area of a region of interest.
 
     Attributes:
-        name: as in QuPath.
-        class_name: likewise; None where it has none.
+        name: name in QuPath.
+        class_name: class in QuPath; None if it has none.
         geometry: polygon or multipolygon in absolute level-0 px, on the slide.
-        area_mm2: of the geometry.
+        area_mm2: area of the geometry.
         tissue_mm2: area of the tissue within it.
     """
 
@@ -98,8 +98,8 @@ class TissueMask:
         roi: polygon or multipolygon in absolute level-0 px, or None.
         area_mm2: area of the tissue within the ROI.
         roi_file: origin of the ROI by ``qupath.regions.describe_roi``, or None.
-        fingerprint: the slide's checksum; None where the file is of before it was noted.
-        slide_mpp: um per level-0 pixel, x and y, that the slide was taken to have; None likewise.
+        fingerprint: the slide's checksum; None in older files.
+        slide_mpp: um per level-0 pixel, x and y, used for the slide; None in older files.
         annotations: the areas of the ROI one by one.
     """
 
@@ -114,7 +114,7 @@ class TissueMask:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no tissue at all."""
+        """True if there is no tissue at all."""
         return not self.mask.any()
 
     @property
@@ -124,13 +124,13 @@ class TissueMask:
 
     @cached_property
     def kept(self) -> KeptArea:
-        """Where nuclei are kept, within the ROI."""
+        """The area where nuclei are kept, within the ROI."""
         bits = np.packbits(self.dilated, axis=1)
         return KeptArea(bits, self.mask.shape[1], self.mask_mpp, self.roi, self.roi_file, self.sha256)
 
     @cached_property
     def sha256(self) -> str:
-        """Of what results depend on: the mask, the size of its pixels and the ROI."""
+        """Checksum of everything that results depend on: the mask, the size of its pixels and the ROI."""
         digest = hashlib.sha256(json.dumps([self.mask.shape, self.mask_mpp.tolist()]).encode())
         digest.update(np.packbits(self.mask))
         digest.update(b"" if self.roi is None else shapely.to_wkb(self.roi))
@@ -151,10 +151,10 @@ class TissueMask:
 
     @classmethod
     def load(cls, path: Path | str, info: SlideInfo | None = None) -> TissueMask:
-        """Read ``tissue.npz``, and make sure that it is of the slide of ``info``.
+        """Read ``tissue.npz``, and require that it belongs to the slide of ``info``.
 
         Raises:
-            StoreError: the file is missing or not a tissue mask, or is of another slide or another mpp.
+            StoreError: the file is missing or not a tissue mask, or belongs to another slide or another mpp.
         """
         try:
             with np.load(path) as arrays:
@@ -186,10 +186,10 @@ class TissueMask:
             )
 
     def require_sound(self) -> None:
-        """Make sure that a mask that was read is one.
+        """Require that a file contained a valid mask.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it did not.
         """
         kinds = self.mask.dtype == bool, self.mask.ndim == 2, self.mask.size > 0, self.mask_mpp.shape == (2,)
         if not all(kinds) or not all(0 < side < np.inf for side in (*self.mask_mpp, self.area_mm2 + 1)):
@@ -211,10 +211,10 @@ class RoiArea:
     """An annotated area.
 
     Attributes:
-        name: as in QuPath; None where it has none.
-        class_name: likewise.
+        name: name in QuPath; None if it has none.
+        class_name: class in QuPath; None if it has none.
         shape: polygon or multipolygon.
-        is_ignored: whether it is of the class "Ignore".
+        is_ignored: True if its class is "Ignore".
         color: (r, g, b) of its class, 0 to 255.
     """
 

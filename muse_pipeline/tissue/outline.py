@@ -1,4 +1,4 @@
-"""The tissue as polygons for QuPath and as a picture for the eye."""
+"""The outline of the tissue: as polygons for QuPath and as a picture."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _union_of_strip(mask: np.ndarray, top: int) -> BaseGeometry:
 
 
 def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overview:
-    """A picture of about 1,500 px: the ``overview`` itself, or one with more detail, of a small slide that has it."""
+    """A picture of about 1,500 px: the ``overview`` itself, or a more detailed one of a small slide that has it."""
     target_um = float(np.multiply(info.size_px, info.mpp).max()) / PICTURE_PX
     level, _ = choose_overview_level(info, target_um)
     small = np.prod(info.level_sizes_px[level]) < MAX_REREAD_PX

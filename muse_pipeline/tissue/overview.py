@@ -19,13 +19,13 @@ LEAST_PX = 256  # what cannot be decoded is no smaller
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """A slide at about 8 um a pixel.
+    """A slide at about 8 um per pixel.
 
     Attributes:
         pixels: (h, w, 3) uint8 over the whole of level 0.
         mpp: (2,) float64, exact um per pixel in x and y.
-        unread: (h, w) bool: what no level could be decoded of, white in ``pixels``; None where all could.
-        warnings: what could not be read, in words.
+        unread: (h, w) bool: area that could not be decoded at any level, white in ``pixels``; None if all of it could.
+        warnings: warnings about the unreadable area.
     """
 
     pixels: np.ndarray
@@ -37,7 +37,7 @@ class Overview:
 def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM) -> Overview:
     """Read the level nearest above ``target_um`` and average whole blocks of its pixels.
 
-    What cannot be decoded there is read from finer levels: levels are stored apart, and damage is mostly local.
+    Areas that cannot be decoded there are read from finer levels: levels are stored apart, and damage is mostly local.
 
     Raises:
         SlideError: nothing of the slide can be decoded.
@@ -99,7 +99,7 @@ def _halve(pixels: range, least: int) -> list[range]:
 
 
 def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple[int, int]]:
-    """The coarsest level that is as fine as ``target_um``, and how many of its pixels (x, y) make one that wide."""
+    """The coarsest level as fine as ``target_um``, and the number of its pixels (x, y) in one of that width."""
     fine = [
         level for level, d in enumerate(info.level_downsamples) if max(np.multiply(info.mpp, d)) <= target_um * 1.25
     ]
@@ -110,14 +110,14 @@ def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple
 
 
 def _read_block(slide: Slide, info: SlideInfo, level: int, sides: np.ndarray, block: tuple[range, range]) -> np.ndarray:
-    """The overview's pixels in ``block`` = (columns, rows); the last ones average what there is of the level.
+    """The overview's pixels in ``block`` = (columns, rows); the last ones average the rest of the level.
 
     Args:
-        slide: to read from.
-        info: what is known of it.
-        level: to read.
+        slide: open slide.
+        info: header of the slide.
+        level: level to read.
         sides: (x, y) of a pixel of the overview in pixels of the level.
-        block: see there.
+        block: (columns, rows) of the overview.
     """
     first = [round(pixels.start * side) for pixels, side in zip(block, sides, strict=True)]
     whole = [round(pixels.stop * side) - at for pixels, side, at in zip(block, sides, first, strict=True)]
@@ -137,7 +137,7 @@ def strips(height: int, rows: int = ROWS) -> Iterator[slice]:
 
 
 def map_strips(function: Callable[[np.ndarray], np.ndarray], image: np.ndarray, halo: int = 0) -> np.ndarray:
-    """``function`` of an (h, w, ...) ``image``, whose result at a row follows from ``halo`` rows on either side."""
+    """``function`` of an (h, w, ...) ``image``; its result in a row depends on ``halo`` rows on either side."""
     result = None
     for strip in strips(len(image)):
         first = max(strip.start - halo, 0)

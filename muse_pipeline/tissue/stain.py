@@ -1,4 +1,4 @@
-"""Stains: reference vectors, Macenko's estimate from an image, and the map of a slide's stain to a reference."""
+"""Stains: reference vectors, Macenko's estimate from an image, and the map from a slide's stains to a reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DENSITY.setflags(write=False)
 
 
 def optical_density(pixels: np.ndarray) -> np.ndarray:
-    """-ln((pixel + 1) / 256) of uint8 pixels of any shape, float64; ``DENSITY[pixels]`` is as much in float32."""
+    """-ln((pixel + 1) / 256) of uint8 pixels of any shape, float64; ``DENSITY[pixels]`` is the same in float32."""
     return _DENSITY[pixels]
 
 
@@ -31,14 +31,14 @@ def weigh_density(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
     Args:
         pixels: (h, w, 3) uint8.
-        weights: (3,), such as a column of the pseudo-inverse of two stains, which gives the amount of one of them.
+        weights: (3,) factors, such as a column of the pseudo-inverse of two stains, which gives the amount of one.
     """
     shares = cv2.LUT(np.ascontiguousarray(pixels), (_DENSITY[:, None] * weights).astype(np.float32)[None])
     return cv2.transform(shares, np.ones((1, 3), np.float32))
 
 
 def is_brown(density: np.ndarray) -> np.ndarray:
-    """Which optical densities (..., 3) absorb blue most, as neither haematoxylin nor eosin does: (...) bool."""
+    """(...) bool: optical densities (..., 3) that absorb blue most, unlike haematoxylin and eosin."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
 
@@ -56,7 +56,7 @@ HUE_TOLERANCE = 0.1  # CAMELYON's haematoxylin absorbs blue (0.47) as much as re
 
 @dataclass(frozen=True)
 class MacenkoFit:
-    """What a slide's stains look like.
+    """The stains of a slide.
 
     Attributes:
         stains: (2, 3) float64 unit rows in optical density, haematoxylin first.
@@ -74,7 +74,7 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
     as in the paper; its extreme directions, at the 1st and 99th percentile of angle, are the stains.
 
     Returns:
-        The fit, or None where it would be implausible: fewer than ``min_pixels`` stained pixels, less than 12 degrees
+        The fit, or None if it would be implausible: fewer than ``min_pixels`` stained pixels, less than 12 degrees
         between the stains, or directions that are not blue-purple and pink.
     """
     density = optical_density(pixels)
@@ -89,7 +89,7 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
 
 
 def is_stained(density: np.ndarray) -> np.ndarray:
-    """Which optical densities (N, 3) can mix from haematoxylin and eosin, neither too pale nor too dark."""
+    """(N,) bool: densities (N, 3) that can be a mixture of haematoxylin and eosin, neither too pale nor too dark."""
     red, green, blue = density.T
     size = np.sqrt(np.einsum("ij,ij->i", density, density))
     hue = (red < MAX_RED_TO_GREEN * green) & (blue < MAX_BLUE_TO_GREEN * green)
@@ -99,7 +99,7 @@ def is_stained(density: np.ndarray) -> np.ndarray:
 
 
 def _extreme_directions(density: np.ndarray) -> np.ndarray:
-    """(2, 3) unit rows, the one that absorbs more red first: that is haematoxylin."""
+    """(2, 3) unit rows; the first absorbs more red, so it is haematoxylin."""
     _, vectors = np.linalg.eigh(density.T @ density)  # eigenvalues ascend
     plane = vectors[:, :0:-1]  # (3, 2), the strongest direction first
     plane = plane * np.where(plane.sum(0) < 0, -1.0, 1.0)
@@ -110,7 +110,7 @@ def _extreme_directions(density: np.ndarray) -> np.ndarray:
 
 
 def are_plausible(stains: np.ndarray) -> bool:
-    """Whether (2, 3) unit rows can be haematoxylin and eosin: far enough apart, one blue to purple, one pink."""
+    """True if (2, 3) unit rows can be haematoxylin and eosin: far enough apart, one blue to purple, one pink."""
     haematoxylin, eosin = stains
     apart = np.degrees(np.arccos(np.clip(haematoxylin @ eosin, -1, 1))) >= MIN_ANGLE_DEGREES
     purple = haematoxylin[[0, 1]].min() > haematoxylin[2] - HUE_TOLERANCE  # lets blue through best
@@ -125,14 +125,14 @@ IDENTITY.setflags(write=False)
 def stain_map(stains: np.ndarray, strong: np.ndarray, to_stains: np.ndarray, to_strong: np.ndarray) -> np.ndarray:
     """Map one pair of stains onto another: vectors onto vectors, strong ends onto strong ends.
 
-    What lies outside the plane of the two stains is kept as it is, along the plane's normal, so that pigment and red
-    cells stay apart from the stains.
+    The component outside the plane of the two stains is kept unchanged, along the plane's normal, so that pigment and
+    red cells remain distinct from the stains.
 
     Args:
         stains: (2, 3) unit vectors in optical density, haematoxylin first.
         strong: (2,) strong end (99th percentile) of their concentrations.
-        to_stains: (2, 3) of the reference.
-        to_strong: (2,) of the reference.
+        to_stains: (2, 3) unit vectors of the reference.
+        to_strong: (2,) strong end of the reference.
 
     Returns:
         (3, 4) float32; columns 0-2 multiply the density, column 3 (zero here) is added.
@@ -144,7 +144,7 @@ def stain_map(stains: np.ndarray, strong: np.ndarray, to_stains: np.ndarray, to_
 
 
 def gain_ratio(colour: np.ndarray, stains: np.ndarray) -> float:
-    """How many times as much a map (3, 4) amplifies one mixture of its two ``stains`` (2, 3) as another, at most."""
+    """Largest ratio by which a map (3, 4) amplifies one mixture of its two ``stains`` (2, 3) more than another."""
     plane, _ = np.linalg.qr(np.asarray(stains, float).T)
     largest, smallest = np.linalg.svd(colour[:, :3] @ plane, compute_uv=False)
     return float(largest / smallest) if smallest else np.inf

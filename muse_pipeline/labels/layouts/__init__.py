@@ -1,4 +1,4 @@
-"""How the files of open datasets are laid out, one dataset per file; none is a part of this package."""
+"""File layouts of open datasets, one dataset per file; the datasets are not a part of this package."""
 
 from muse_pipeline.core.registry import Registry
 

@@ -1,7 +1,7 @@
 """Base of the layouts of open datasets.
 
-A layout is one file in this folder: a class registered under the label format that it reads. Layouts are written from
-the public documentation of the datasets (``docs/guide/open-data.md``) and tested on drawn files.
+A layout is one file in this folder: a class registered under the label format that it reads. Layouts follow the public
+documentation of the datasets (``docs/guide/open-data.md``) and are tested on synthetic files.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Sample:
     """One picture of a dataset, not read yet.
 
     Attributes:
-        name: begins with the fold, the split or the organ, by which ``exclude`` and ``split`` can choose.
-        patient: whose it is; where a dataset does not state patients, the smallest group that it keeps apart.
-        files: that hold the picture and its labels.
-        index: of the picture in files that hold many.
+        name: name that begins with the fold, the split or the organ, which ``exclude`` and ``split`` can choose by.
+        patient: patient of the picture; if a dataset has no patients, the smallest group that it keeps separate.
+        files: files that contain the picture and its labels.
+        index: index of the picture in files that contain many.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Layout(ABC):
     """Finds and reads the pictures of a dataset.
 
     Args:
-        folder: of the dataset as it was unpacked, or a folder that holds it.
+        folder: folder of the unpacked dataset, or a folder that contains it.
     """
 
     title: ClassVar[str]
@@ -54,7 +54,7 @@ class Layout(ABC):
         """Every picture, by path; no pixel is read.
 
         Raises:
-            LabelError: the folder does not hold the dataset, or a file is missing.
+            LabelError: the folder does not contain the dataset, or a file is missing.
         """
 
     @abstractmethod
@@ -63,19 +63,19 @@ class Layout(ABC):
 
         Args:
             sample: one of ``samples``.
-            source: gives the class map and the um per pixel.
-            classes: of the model.
-            n_rays: rays per nucleus.
+            source: source with the class map and the um per pixel.
+            classes: names of the model's classes.
+            n_rays: number of rays per nucleus.
 
         Raises:
-            LabelError: a file is damaged or of another shape, a class is unknown, or there are no um per pixel.
+            LabelError: a file is damaged or of another shape, a class is unknown, or the um per pixel are unknown.
         """
 
     def find(self, pattern: str) -> list[Path]:
         """The files that match ``pattern`` at any depth, by path.
 
         Raises:
-            LabelError: there is none.
+            LabelError: no file matches.
         """
         found = sorted(path for path in self.folder.rglob(pattern) if not path.name.startswith("."))
         if not found:
@@ -89,7 +89,7 @@ class Layout(ABC):
         """The first candidate that is a file; ``missing`` names what is missing if there is none.
 
         Raises:
-            LabelError: there is none.
+            LabelError: no candidate is a file.
         """
         found = next((path for path in candidates if path is not None and path.is_file()), None)
         if found is None:
@@ -100,10 +100,10 @@ class Layout(ABC):
 def name_nuclei(
     annotations: Annotations, words: Sequence[str], source: LabelSource, classes: tuple[str, ...]
 ) -> Annotations:
-    """The same nuclei with the classes that ``words`` mean, one a nucleus.
+    """The same nuclei with the classes of ``words``, one word per nucleus.
 
     Raises:
-        LabelError: a word is not in the class map, or means no class of the model.
+        LabelError: a word is not in the class map, or refers to no class of the model.
     """
     labels = [class_index(word, source, classes, annotations.where(index)) for index, word in enumerate(words)]
     annotations.nuclei.label = np.array(labels, np.int32)

@@ -24,13 +24,13 @@ KEYS = ("inst_map", "id", "class")
 class Lizard(Layout):
     """``Lizard_Images*/*.png``, ``Labels/*.mat`` and ``info.csv`` with the fold of each picture, at any depth.
 
-    Patients are not stated: a fold of ``info.csv`` counts as one.
+    The dataset has no patients: a fold of ``info.csv`` counts as one.
     """
 
     title = "Lizard"
 
     def samples(self) -> list[Sample]:
-        """See ``Layout``; names are fold and picture."""
+        """Every picture, by path, named by fold and picture."""
         labels = self.find("*.mat")
         pictures = {path.stem: path for path in self.find("*.png") if "images" in path.parent.name.lower()}
         info = self.find("info.csv")[0]
@@ -45,7 +45,7 @@ class Lizard(Layout):
         return samples
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """See ``Layout``."""
+        """One picture with its nuclei, as in ``Layout``."""
         picture, path, _ = sample.files
         pixels, mpp = read_picture(picture, source.mpp)
         mask, codes = _read_labels(path)
@@ -78,7 +78,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     """Instances (h, w), and the class of each by its number.
 
     Raises:
-        LabelError: the file is damaged or holds something else.
+        LabelError: the file is damaged or contains something else.
     """
     try:
         content = loadmat(path, variable_names=KEYS)

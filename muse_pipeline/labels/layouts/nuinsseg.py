@@ -1,4 +1,4 @@
-"""NuInsSeg: 512 px pictures of 31 human and mouse organs with instances, of no class."""
+"""NuInsSeg: 512 px pictures of 31 human and mouse organs with instances without classes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MASKS = ("label masks modify", "label masks")  # in the second overlaps of nucle
 class NuInsSeg(Layout):
     """A folder per organ: ``tissue images/*.png``, ``label masks modify/*.tif``, ``vague areas/mask binary*/*.png``.
 
-    Each organ is of one slide and counts as a patient. What the authors found too vague to outline was not annotated.
+    Each organ is of one slide and counts as a patient. Areas that the authors found too vague have no labels.
     """
 
     title = "NuInsSeg"
 
     def samples(self) -> list[Sample]:
-        """See ``Layout``; names are organ and picture."""
+        """Every picture, by path, named by organ and picture."""
         return [self._list(path) for path in self.find("tissue images/*.png")]
 
     def _list(self, picture: Path) -> Sample:
@@ -39,7 +39,7 @@ class NuInsSeg(Layout):
         return Sample(f"{organ.name}_{picture.stem}", f"NuInsSeg {organ.name}", (picture, mask, *vague))
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """See ``Layout``."""
+        """One picture with its nuclei, as in ``Layout``."""
         picture, mask, *vague = sample.files
         pixels, mpp = read_picture(picture, source.mpp)
         annotations = read_instances(mask, pixels.shape[1::-1], mpp, n_rays)
@@ -48,7 +48,7 @@ class NuInsSeg(Layout):
 
 
 def _read_region(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: the pixels that are not vague."""
+    """(h, w) bool: True for pixels that are not vague."""
     vague = read_mask(path)
     if vague.shape != shape:
         raise LabelError(

@@ -1,4 +1,4 @@
-"""OCELOT: pictures of six organs with points, tumour cells and all others."""
+"""OCELOT: pictures of six organs with points for tumour cells and for all others."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from muse_pipeline.labels.sources import LabelSource, read_lines
 class Ocelot(Layout):
     """``images/{train,val,test}/cell/*.jpg``, ``annotations/{train,val,test}/cell/*.csv`` and ``metadata.json``.
 
-    Classes are the numbers in the files: 1 is any other cell, 2 a tumour cell. The metadata state the slide, which
+    Classes are the numbers in the files: 1 is any other cell, 2 a tumour cell. The metadata contain the slide, which
     names the patient, and the um per pixel to which each picture was resampled.
     """
 
     title = "OCELOT"
 
     def samples(self) -> list[Sample]:
-        """See ``Layout``; names are split, organ and picture."""
+        """Every picture, by path, named by split, organ and picture."""
         return [self._list(path) for path in self.find("images/*/cell/*.jpg")]
 
     def _list(self, picture: Path) -> Sample:
@@ -40,7 +40,7 @@ class Ocelot(Layout):
         )
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """See ``Layout``."""
+        """One picture with its nuclei, as in ``Layout``."""
         picture, points, _ = sample.files
         stated = self._read_mpp(picture)
         if source.mpp is not None:
@@ -51,10 +51,10 @@ class Ocelot(Layout):
         return AnnotatedPicture(sample.name, pixels, mpp, annotations)
 
     def _read_mpp(self, picture: Path) -> float:
-        """Um per pixel that the metadata state.
+        """Um per pixel in the metadata.
 
         Raises:
-            LabelError: they state none, or none that a picture of nuclei has.
+            LabelError: they are missing, or implausible for a picture of nuclei.
         """
         mpp = self._fact(picture, "cell", "resized_mpp_x")
         where = f"resized_mpp_x of sample {picture.stem}"
@@ -74,10 +74,10 @@ class Ocelot(Layout):
             raise LabelError(f"{self._metadata_path}: not readable as JSON ({error}); download it again") from error
 
     def _fact(self, picture: Path, *keys: str) -> object:
-        """What the metadata state of a picture under nested ``keys``.
+        """The value under nested ``keys`` in the metadata of a picture.
 
         Raises:
-            LabelError: they state nothing there.
+            LabelError: there is no such value.
         """
         value = self._metadata
         for key in ("sample_pairs", picture.stem, *keys):

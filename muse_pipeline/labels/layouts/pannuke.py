@@ -22,13 +22,13 @@ WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # ch
 class PanNuke(Layout):
     """``images/fold1/{images,types}.npy`` and ``masks/fold1/masks.npy`` of each fold, at any depth.
 
-    Patients are not stated: a fold counts as one.
+    The dataset has no patients: a fold counts as one.
     """
 
     title = "PanNuke"
 
     def samples(self) -> list[Sample]:
-        """See ``Layout``; names are fold, organ and number."""
+        """Every picture, by path, named by fold, organ and number."""
         masks = {path.parent.name: path for path in self.find("masks.npy")}
         return [sample for path in self.find("images.npy") for sample in self._list_fold(path, masks)]
 
@@ -55,7 +55,7 @@ class PanNuke(Layout):
         return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(organs)]
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """See ``Layout``; of the arrays only the part of this picture is read."""
+        """One picture with its nuclei, as in ``Layout``; only its part of the arrays is read."""
         images, masks, _ = sample.files
         mpp = require_mpp(images, source.mpp)
         pixels = _open_array(images)[sample.index].round().clip(0, 255).astype(np.uint8)
@@ -69,7 +69,7 @@ class PanNuke(Layout):
 def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Instances (h, w) of all classes, numbered from 1, and the class of each; a later class covers an earlier one.
 
-    Numbers are counted within each of the channels (h, w, 6) by itself.
+    Numbers are counted within each of the channels (h, w, 6) separately.
     """
     mask, words = np.zeros(channels.shape[:2], np.int32), []
     for channel, word in enumerate(WORDS):
@@ -84,7 +84,7 @@ def _open_array(path: Path) -> np.ndarray:
     """An array on disk.
 
     Raises:
-        LabelError: the file is no such array.
+        LabelError: the file is not such an array.
     """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)

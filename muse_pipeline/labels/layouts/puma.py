@@ -16,13 +16,13 @@ NUCLEI = "_nuclei.geojson"
 class Puma(Layout):
     """``training_set_*_roi_*_nuclei.geojson`` and the TIFF of the same name without ``_nuclei``, at any depth.
 
-    Patients are not stated: a picture counts as one.
+    The dataset has no patients: a picture counts as one.
     """
 
     title = "PUMA"
 
     def samples(self) -> list[Sample]:
-        """See ``Layout``; names are those of the pictures."""
+        """Every picture, by path, named by its file."""
         labels = [(path.name.removesuffix(NUCLEI), path) for path in self.find(f"*{NUCLEI}")]
         pictures = {path.stem: path for path in self.find("*.tif")}
         return [
@@ -31,7 +31,7 @@ class Puma(Layout):
         ]
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """See ``Layout``."""
+        """One picture with its nuclei, as in ``Layout``."""
         picture, path = sample.files
         pixels, mpp = read_picture(picture, source.mpp)
         annotations = read_annotated(path, source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
