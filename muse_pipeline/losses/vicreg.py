@@ -35,7 +35,7 @@ def variance(branches: Sequence[Tensor], known: Sequence[Tensor], gamma: float =
     Args:
         branches: n of (N, D).
         known: n of (N,) bool, see ``invariance``.
-        gamma: standard deviation from which on a dimension costs nothing.
+        gamma: standard deviation above which a dimension has no loss.
     """
     deviations = [(covariance_matrix(rows[has]).diagonal() + EPSILON).sqrt() for rows, has in _pairs(branches, known)]
     return torch.stack([torch.relu(gamma - one).mean() for one in deviations]).sum()
