@@ -1,4 +1,4 @@
-"""A network that reads which colours lie around a position, and not where they lie: for partners in TriDeNT."""
+"""A network that sees the colours around a position but not their arrangement: for partners in TriDeNT."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
 
 @BACKBONES.register("colour_cnn")
 def colour_cnn() -> ColourNetwork:
-    """About 0.5 kFLOP per pixel; sees 8 px."""
+    """About 0.5 kFLOP per pixel; its field of view is 8 px."""
     return ColourNetwork(32)

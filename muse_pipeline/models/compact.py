@@ -62,5 +62,5 @@ def muse_compact_24() -> CompactNetwork:
 
 @BACKBONES.register("muse_compact_16")
 def muse_compact_16() -> CompactNetwork:
-    """A very small one for tests."""
+    """A very small network for tests."""
     return CompactNetwork((16, 16, 32), (1, 1, 1))

@@ -57,7 +57,7 @@ class PointHead(NucleusHead):
         """The probability of "not background", at the best of the cells that point to the same nucleus.
 
         One-to-one matching trains one cell per nucleus, and a long training may need no suppression. A short one
-        does: where a nucleus lies between cells, several still are peaks. Of neighbours whose points are less than a
+        does: if a nucleus lies between cells, several of them remain peaks. Of neighbours whose points are less than a
         cell (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to
         different nuclei never compete.
         """
