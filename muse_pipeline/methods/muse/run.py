@@ -40,7 +40,7 @@ INDEX = "nuclei"
 
 
 def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
-    """The settings of a config file, checked; see ``recipe.load_run``."""
+    """Read the settings of a config file, and check them (``recipe.load_run``)."""
     config = load_run(path, data, changes, default="muse", only=MuseConfig)[1]
     require_sound(config)
     return config
@@ -95,7 +95,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
 
     def check(self) -> None:
-        """See ``config.require_sound``."""
+        """Reject wrong settings (``config.require_sound``)."""
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
@@ -113,7 +113,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return data
 
     def open_data(self, say: Say) -> PretrainData:
-        """See ``data.read_pretrain_data``."""
+        """Open the images and their nuclei (``data.read_pretrain_data``)."""
         config = self.config
         return read_pretrain_data(
             config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, say, config.region_weights
@@ -163,7 +163,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return (HeldScore(method.trained(), self._held, data.reference, self.config.views.global_px, keep),)
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
-        """The backbone that leaves the run."""
+        """The trained backbone."""
         config, seen = self.config, self._seen
         meta = {
             "kind": "backbone",
@@ -196,7 +196,7 @@ class CollapseAlarm(Alarm):
         """Compare with ``LIMITS``.
 
         Raises:
-            CollapsedError: see ``Alarm``.
+            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
         """
         shares_none = losses.get("shared_nuclei") == 0
         if self.persists("shared_nuclei", shares_none):
