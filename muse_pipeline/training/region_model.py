@@ -24,7 +24,7 @@ class RegionExport:
             compact network.
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
-        colour_share: strength with which a slide's stains are moved to the reference, 0 to 1.
+        colour_share: strength of the stain normalisation at run time, 0 to 1.
     """
 
     input_px: int = 1280
@@ -76,7 +76,7 @@ def region_checkpoint(
     Args:
         network: the trained network.
         model: its description.
-        colour: reference that slides' stains are moved to.
+        colour: reference that slides' stains are normalised to.
         meta: further entries; ``config`` has the settings of the training run.
     """
     described = {"kind": REGIONS, "colour": dataclasses.asdict(colour), "region": dataclasses.asdict(model)}
