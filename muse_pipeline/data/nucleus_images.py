@@ -34,7 +34,7 @@ class NucleusSource:
         detector: name of a built-in model, or path of a model, that finds nuclei in ``images``.
         labelled: pictures or slides with labels, of which only the positions are used.
         exclude: parts of names of ``images`` that are left out.
-        patient: patient in a picture's name, see ``LabelSource``.
+        patient: rule for the patient in a picture's name, as in ``LabelSource``.
         weight: relative frequency at which its images are drawn.
     """
 

@@ -102,7 +102,7 @@ class Image(Protocol):
 
 
 class Picture:
-    """A picture in memory; all of it is tissue, and what lies beyond its border mirrors it.
+    """A picture in memory; all of it is tissue, and it is mirrored beyond its border.
 
     Args:
         pixels: (h, w, 3) uint8.
@@ -130,7 +130,7 @@ class Picture:
 
 
 class WindowSampler:
-    """Windows centred on tissue and as far as can be inside their image.
+    """Windows centred on tissue and, as far as possible, inside their image.
 
     Images are drawn in proportion to their tissue area, and positions uniformly over the tissue of an image.
 
@@ -139,7 +139,7 @@ class WindowSampler:
         window_px: side of a window.
 
     Raises:
-        StoreError: there is no tissue in any of them.
+        StoreError: no image has any tissue.
     """
 
     def __init__(self, images: Sequence[Image], window_px: int):

@@ -249,7 +249,7 @@ class Views(NamedTuple):
 class ViewBatch(NamedTuple):
     """B sets of two global and L local views, and P ordered pairs (teacher's view, student's view) of each set.
 
-    Teachers see the global views, students all: pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2 (1 + L).
+    Teachers get the global views, students all: pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2 (1 + L).
 
     Attributes:
         global_views: 2 B global views.

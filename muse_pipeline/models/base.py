@@ -150,7 +150,7 @@ class ResidualEncoder(Backbone):
         self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The residual stages; nothing in them looks at the whole window."""
+        """The residual stages, none of which sees the whole window."""
         x = self.stem(image)
         for stage in self.stages:
             x = stage(x)

@@ -17,7 +17,7 @@ class ColourNetwork(Backbone):
     """Layers of single pixels, their mean over 8 x 8 px at stride 4, and layers of these means.
 
     A partner lies on its H&E pixel by pixel. A network that reads shapes or neighbours distinguishes every nucleus by
-    them, in H&E and in the partner alike, and its H&E network then learns nothing of what the partner's stain adds.
+    them, in H&E and in the partner alike, and its H&E network then learns nothing of the partner's stain.
 
     Args:
         width: channels.

@@ -28,7 +28,7 @@ class CompactNetwork(ResidualEncoder):
         self.decoder = nn.ModuleList(UpAdd(coarse, fine) for coarse, fine in reversed(pairs))
 
     def forward(self, image: Tensor) -> Features:
-        """(B, 3, H, W) -> features; nothing that enters the dense map looks at the whole window."""
+        """(B, 3, H, W) -> features; no layer of the dense map sees the whole window."""
         skips = list(self.stage_maps(image))
         x = skips[-1]
         for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):

@@ -18,7 +18,7 @@ SAME_NUCLEUS_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at
 class PointHead(NucleusHead):
     """Perceptrons on the features at each proposal, one for offsets, one for types and background, one for rays.
 
-    Type and background share one softmax. Its two factors are what the maps hold: ``centre`` is the logit of "not
+    Type and background share one softmax. The maps hold its two factors: ``centre`` is the logit of "not
     background", ``label`` the logits of the types given that, so that minus the log of any of its probabilities is the
     binary cross-entropy of ``centre`` plus the cross-entropy of ``label``.
 

@@ -72,7 +72,7 @@ class Comparison:
             tissue: nuclei without labels.
 
         Raises:
-            ConfigError: there is no validation, a class has no nucleus, or an image too few.
+            ConfigError: there is no validation, a class has no nucleus, or an image has too few.
             LabelError: labels cannot be read, or patients are on both sides or were trained on.
             MuseError: tissue cannot be read.
         """
@@ -137,7 +137,7 @@ def open_networks(
         after: checkpoint; None: random weights.
         named: backbone of a checkpoint without a name, and of random weights, which by default have that of the other
             checkpoint.
-        default: used if there is no name; None: an error.
+        default: backbone used if there is no name; None: an error.
         trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
 
     Raises:
@@ -176,7 +176,7 @@ _ANSWERS = {"with_labels": _answer_by_labels, "without_labels": _answer_by_tissu
 
 
 def _answer(where: str, what: str, score: dict[str, Any]) -> dict[str, str]:
-    """The verdict in sentences; ``what`` follows a number of percent."""
+    """The verdict in sentences; ``what`` is the text after the percentage."""
     n, verdict = score["n_patients"], score["verdict"]
     patients = count_noun(n, "patient")
     needed = f" ({n}, where {MIN_PATIENTS} are needed)" if verdict == FEW else ""

@@ -33,7 +33,7 @@ class ProbedNetwork:
     Attributes:
         name: registered name of the backbone.
         backbone: the network with its weights, on the CPU.
-        reference: reference that slides' colours are taken to, as in its training.
+        reference: reference that slides' colours are normalised to, as in its training.
         weights: origin of the weights, in words.
         patients: patients that it was trained on, if its checkpoint lists them.
         images: names of pictures that it was trained on, if its checkpoint lists them.

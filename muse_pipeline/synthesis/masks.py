@@ -140,7 +140,7 @@ def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Ge
 def contours(instances: np.ndarray) -> np.ndarray:
     """(h, w) bool: the pixels of instances with another instance or background above, below, left or right of them.
 
-    They enclose the rest of their instance; the border of the mask cuts nuclei and is no contour.
+    They enclose the rest of their instance; the border of the mask cuts nuclei and is not a contour.
     """
     edge = np.zeros(instances.shape, bool)
     for first, second in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):

@@ -34,7 +34,7 @@ class Checkpoint:
     Attributes:
         backbone: state dict.
         head: state dict; empty for a backbone alone.
-        meta: kind, settings (paths are names), colour reference, images, patients, and what the backbone reads;
+        meta: kind, settings (paths are names), colour reference, images, patients, and the input of the backbone;
             ``resample_positions``: whether its positional table is still the authors', which is resampled whenever
             it is read, by their loader as by ours.
         networks: state dicts of the other trained networks by name, such as a generator.

@@ -64,7 +64,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
 
 
 def _started_processes() -> tuple[str, int]:
-    """The launcher that started this process with others, and how many; "" and 1 for a process on its own.
+    """The launcher that started this process with others, and their number; "" and 1 for a process on its own.
 
     The tasks of a Slurm *job* do not count: its script, and the steps in which Snakemake runs a rule, are single
     processes.

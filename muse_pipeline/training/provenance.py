@@ -92,7 +92,7 @@ def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
 
 
 def find_revision(folder: Path) -> str | None:
-    """The git revision of a checkout, with "-dirty" where files differ from it; None if ``folder`` is no checkout."""
+    """The git revision of a checkout, with "-dirty" where files differ from it; None if ``folder`` is not one."""
     if not (folder / ".git").exists():
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -63,7 +63,7 @@ class RunFolder:
 
     @property
     def provenance(self) -> Path:
-        """Versions, command and checksums, see ``provenance``."""
+        """Versions, command and checksums (module ``provenance``)."""
         return self.path / "provenance.json"
 
     @property

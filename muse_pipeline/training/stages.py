@@ -121,7 +121,7 @@ class TrainingStage(Stage, Generic[C, D]):
         return ()
 
     def describe(self, data: D, say: Say) -> None:
-        """Print what is trained on what, and write pictures of it; called by the first process."""
+        """Print a summary of the training data, and write pictures of it; called by the first process."""
 
     def finish(self, data: D, method: Method, say: Say) -> None:
         """Print the result; called by the first process once the checkpoint is written."""
@@ -193,7 +193,7 @@ class PreparedStage(Stage):
 
     @abstractmethod
     def made_from(self) -> dict[str, Any]:
-        """Plain values that decide what the stage writes: settings and checksums."""
+        """Plain values that decide the contents of the stage: settings and checksums."""
 
     @abstractmethod
     def write(self, folder: Path, say: Say) -> None:
@@ -217,7 +217,7 @@ class PreparedStage(Stage):
 
 
 def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
-    """True if ``folder`` holds what ``made_from`` describes.
+    """True if ``folder`` was made from the values ``made_from``.
 
     Args:
         folder: folder of a prepared stage.

@@ -191,7 +191,7 @@ def require_window(window_px: int, backbone: Backbone, name: str) -> None:
     """Reject windows that a network cannot take.
 
     Raises:
-        ConfigError: the side is no multiple of the network's stride; ``name`` is the network's.
+        ConfigError: the side is not a multiple of the network's stride; ``name`` is the network's.
     """
     if window_px % backbone.stride_px:
         raise ConfigError(

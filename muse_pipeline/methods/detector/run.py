@@ -82,7 +82,7 @@ class DetectorRecipe(Recipe):
 
 
 def finetune(config: DetectorConfig, folder: Path, options: Options) -> Path:
-    """Train a detector, or continue; returns its checkpoint. See ``stages.TrainingStage.run`` for errors."""
+    """Train a detector, or continue; returns its checkpoint and raises as ``stages.TrainingStage.run`` does."""
     return DetectorStage(config, folder).run(options)
 
 
@@ -209,7 +209,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed since
 
     def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
-        """Print the score of the weights that were kept, and what has changed against a detector that was continued."""
+        """Print the score of the kept weights and, for a detector that was continued, the changes."""
         kept = load_checkpoint(self.result)
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]

@@ -104,7 +104,7 @@ class Start:
 
     @property
     def colour(self) -> ColourReference:
-        """The reference that the detector's training pictures were taken to."""
+        """The reference that the detector's training pictures were normalised to."""
         return parse_config(self.checkpoint.meta["colour"], ColourReference, f"{self.path}: colour")
 
     @property

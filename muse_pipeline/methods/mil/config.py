@@ -65,7 +65,7 @@ class SlideLabelSettings:
 
     Attributes:
         slides: sheet of slides; its column ``label`` has the labels.
-        stores: folder of results, with what `muse tile` and `muse tissue` wrote in ``<slide_id>/``.
+        stores: folder of results, with the files of `muse tile` and `muse tissue` in ``<slide_id>/``.
         table: TSV or CSV with the columns ``slide`` and ``label``, optionally ``patient``, instead of the sheet's.
         class_map: class name of the model for each word in the labels.
         backbone: registered name of the backbone; its image vector gives a tile's features.
@@ -150,7 +150,7 @@ class MilConfig(NetworkSettings):
         name: name of the model.
         backbone: registered name of the backbone; its first three stages are read.
         mpp: um per pixel that the model works at, 1 or 2.
-        classes: names of the classes; the first is all tissue of no other class.
+        classes: classes, in order; the first is all tissue of no other class.
         sources: labelled images.
         slide_labels: slides with a label each; attention MIL turns them into labelled images.
         schedule: length and learning rate of the teacher's training.

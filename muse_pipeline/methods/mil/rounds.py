@@ -27,7 +27,7 @@ class Round:
         student: network to be trained.
         teacher: network that stays fixed.
         teacher_scores: scores of the teacher's weights on the validation images; empty without any.
-        text: line about the networks, for the user.
+        text: line about the networks for the log.
     """
 
     student: RegionNetwork

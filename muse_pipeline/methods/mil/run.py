@@ -139,7 +139,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return data.make_windows(device)
 
     def describe(self, data: RegionData, say: Say) -> None:
-        """Print what is trained on what, and keep pictures for the check of the export."""
+        """Print a summary of the training data, and keep pictures for the check of the export."""
         data.keep_pictures(self.run_folder)
         say(f"{self.name}: {self.config.backbone}\n{data.describe()}")
 

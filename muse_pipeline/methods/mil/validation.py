@@ -105,7 +105,7 @@ class RegionValidation(Monitor):
 
     Args:
         scorer: scorer of the validation images.
-        selection: "labels" or "masks", see ``SCORES``.
+        selection: "labels" or "masks", a key of ``SCORES``.
         keep: callback with the step and the scores whenever none before were better.
     """
 

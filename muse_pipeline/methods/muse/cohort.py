@@ -40,7 +40,7 @@ class Cohort:
         results: folder with a folder per slide, where stores and proposals are or will be.
         exclude: parts of slide ids; slides whose id contains one are not trained on.
         held_splits: values of the sheet's column `split` whose slides are held back to judge the backbone on. No
-            patient may have slides on both sides. None: ``HELD_SPLITS`` in any case, as far as the sheet has them.
+            patient may have slides on both sides. None: those of ``HELD_SPLITS``, in any case, that the sheet has.
     """
 
     rows: Sequence[SheetRow]
@@ -120,7 +120,7 @@ def plan_cohort_run(
         data: folder that paths of the config's own sources start at; its own when not given.
         judged_by: training configs whose validation the backbone will be judged on, each with the folder of its paths
             if that is not its own.
-        changes: ``key=value``, see ``core.config.load_config``.
+        changes: ``key=value`` changes of settings, as in ``core.config.load_config``.
 
     Raises:
         ConfigError: a config is wrong, no slide is left, or a part of a name matches no slide.

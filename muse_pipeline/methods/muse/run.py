@@ -58,7 +58,7 @@ class MuseRecipe(Recipe):
 
 
 def pretrain(config: MuseConfig, folder: Path, options: Options) -> Path:
-    """Pretrain a backbone, or continue; returns its checkpoint. See ``stages.TrainingStage.run`` for errors."""
+    """Pretrain a backbone, or continue; returns its checkpoint and raises as ``stages.TrainingStage.run`` does."""
     return MuseStage(config, folder).run(options)
 
 
@@ -136,7 +136,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return make_batches(self.config, data)
 
     def describe(self, data: PretrainData, say: Say) -> None:
-        """Print what is trained on what, and draw some views."""
+        """Print a summary of the training data, and draw some views."""
         config, run = self.config, self.run_folder
         origin = self._start.name if self._start else "random weights"
         if run.checkpoint.is_file() or run.resume.is_file():

@@ -71,7 +71,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         """Reject windows that the network cannot take.
 
         Raises:
-            ConfigError: the backbone is not registered, or the window is no multiple of its stride.
+            ConfigError: the backbone is not registered, or the window is not a multiple of its stride.
         """
         config = self.config
         with torch.device("meta"):
@@ -102,7 +102,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         return UnlabelledWindows(data, self.config.window_px, self.config.batch, self.config.seed, device)
 
     def describe(self, data: list[Image], say: Say) -> None:
-        """Print what is trained on what."""
+        """Print a summary of the training data."""
         say(f"{self.config.backbone} on {len(data)} images without labels")
 
     def checkpoint(self, data: list[Image], method: PriorSelfActivation) -> Checkpoint:

@@ -164,7 +164,7 @@ class PsmConfig:
         mask_network: second and third stage, trained on the masks.
         labels: settings of the conversion of probabilities to instances.
         detector: fourth stage, the instance network.
-        self_training: last stage, trained on what the detector found.
+        self_training: last stage, trained on the detector's own detections.
         metrics: figures measured elsewhere, for the card.
         method: "psm".
     """

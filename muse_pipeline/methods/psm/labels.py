@@ -143,7 +143,7 @@ def find_all(predictor: Predictor | NetworkPredictor, reference: ColourReference
 
     Args:
         predictor: colour that the picture is normalised to.
-        reference: the colour that the picture is taken to.
+        reference: colour that the picture is normalised to.
         pixels: the picture.
     """
     margin = round(SURROUND_UM / predictor.card.mpp)

@@ -322,7 +322,7 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
         )
 
     def describe(self, data: MaskData, say: Say) -> None:
-        """Print what is trained on what."""
+        """Print a summary of the training data."""
         points = " and points" if self.config.previous else ""
         say(f"{self.name}: {self.config.backbone} on {len(data.pictures)} masks{points}")
 

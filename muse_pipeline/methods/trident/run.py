@@ -103,7 +103,7 @@ class TridentStage(MuseStage):
         return pairs if self.config.distillation is None else SumBatches(pairs)
 
     def describe(self, data: PairedData, say: Say) -> None:
-        """Print what is trained on what, and draw some views and pairs."""
+        """Print a summary of the training data, and draw some views and pairs."""
         super().describe(data, say)
         if self.config.alignment.branches == 1:
             return

@@ -189,7 +189,7 @@ class UnitConfig:
         mask_px: side of synthesised masks; windows are cut from them.
         tissue: settings of the synthesised tissue.
         checkpoint: initial backbone of the reader, in both stages; random weights without one.
-        colour: "macenko": all tissue, in training and at run time, is taken to the mean stains of the sources;
+        colour: "macenko": all tissue, in training and at run time, is normalised to the mean stains of the sources;
             "identity": it keeps its colours.
         augmentation: variation of appearance before the reader sees tissue; the settings of geometry and
             ``partial_colour`` have no effect.

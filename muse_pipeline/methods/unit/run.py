@@ -129,7 +129,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return data.make_batches(self.config, device)
 
     def describe(self, data: UnitData, say: Say) -> None:
-        """Print what is trained on what, and keep tissue for the check of the export."""
+        """Print a summary of the training data, and keep tissue for the check of the export."""
         data.keep_pictures(self.run_folder.pictures)
         masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
         say(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
