@@ -148,7 +148,7 @@ AROUND_UM = 128.0  # of tissue around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Two sentences on corrected pictures, their score and their number of nuclei, and one on the tissue around them.
+    """Two sentences on labelled pictures, their score and their number of nuclei, and one on the tissue around them.
 
     Args:
         data: data of the run.

@@ -40,7 +40,7 @@ class Cohort:
         results: folder with a folder per slide, where stores and proposals are or will be.
         exclude: parts of slide ids; slides whose id contains one are not trained on.
         held_splits: values of the sheet's column `split` whose slides are held back to judge the backbone on. No
-            patient may have slides on both sides. None: those of ``HELD_SPLITS``, in any case, that the sheet has.
+            patient may have slides on both sides. None: the sheet's splits in ``HELD_SPLITS``, in upper or lower case.
     """
 
     rows: Sequence[SheetRow]

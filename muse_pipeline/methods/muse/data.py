@@ -44,7 +44,7 @@ class PretrainData:
         images: images of all sources.
         colours: (N, 3, 4) map in optical density of each image.
         reference: reference that the maps lead to.
-        sources: source (N) of each image.
+        sources: source of each of the N images.
     """
 
     images: list[NucleusImage]

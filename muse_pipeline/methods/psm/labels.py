@@ -139,7 +139,7 @@ def write_found_labels(
 
 
 def find_all(predictor: Predictor | NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
-    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; complete at its border, some beyond it.
+    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; also at its border and some beyond it.
 
     Args:
         predictor: colour that the picture is normalised to.
