@@ -1,1 +1,1 @@
-"""What training reads: labelled images, their outlines, augmented windows, dense targets."""
+"""Training data: labelled images, their outlines, augmented windows, dense targets."""

@@ -25,7 +25,7 @@ MIN_BLUR_RADIUS_PX = 3
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far windows are varied.
+    """Strength of the random variation of windows.
 
     Attributes:
         scale: magnification drawn log-uniformly between 1 / scale and scale.
@@ -60,11 +60,11 @@ class Augmentation:
 
 
 class WeakView(NamedTuple):
-    """The same windows as a teacher sees them: neither colour nor sharpness is varied.
+    """The same windows for a teacher: neither colour nor sharpness is varied.
 
     Attributes:
         pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) half way of what ``partial_colour`` allows.
+        colour: (B, 3, 4) map of the mean normalisation strength that ``partial_colour`` allows.
     """
 
     pixels: Tensor
@@ -82,7 +82,7 @@ class LabelledBatch(NamedTuple):
         rays: (B, M, R) um, NaN unknown.
         region: (B, H / 4, W / 4) um from the centre of each cell inwards from the border of the annotated region; 0
             outside of annotations, less in other regions; None: every window is annotated everywhere.
-        weak: for a teacher, where the method has one.
+        weak: windows for a teacher, where the method has one.
     """
 
     pixels: Tensor
@@ -118,7 +118,7 @@ def warp_windows(pictures: Tensor, centre: Tensor, linear: Tensor, size_px: int)
 
 
 def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int) -> Tensor:
-    """``warp_windows`` by maps (B, 2, 2) from window to picture."""
+    """Cut windows as ``warp_windows`` does, by maps (B, 2, 2) from window to picture."""
     height, width = pictures.shape[-2:]
     axis = torch.arange(size_px, device=pictures.device) + 0.5 - size_px / 2
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (S, S, 2)
@@ -128,7 +128,7 @@ def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int)
 
 
 def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
-    """Take centres (B, M, 2) and rays (B, M, R) along with ``warp_windows``."""
+    """Move centres (B, M, 2) and rays (B, M, R) by the maps of ``warp_windows``."""
     moved = torch.einsum("bij,bmj->bmi", linear, xy - centre[:, None]) + size_px / 2
     n_rays = rays.shape[-1]
     angle = 2 * math.pi * torch.arange(n_rays, device=rays.device) / n_rays
@@ -176,11 +176,11 @@ def vary_appearance(
         colour: (B, 3, 4) map of each window to the reference.
         stains: (2, 3) reference stains.
         mpp: um per pixel.
-        augmentation: how far.
-        generator: of every random number.
+        augmentation: strength of the variation.
+        generator: source of every random number.
 
     Returns:
-        pixels and colour, varied.
+        The varied pixels and colour.
     """
     pixels = vary_sharpness(pixels, mpp, augmentation, generator)
     share = torch.empty(len(pixels)).uniform_(augmentation.partial_colour, 1, generator=generator)
@@ -234,7 +234,7 @@ def _noise_table(n: int) -> np.ndarray:
 
 
 def _blur_radius(sigma_px: float, side_px: int) -> int:
-    """Px after which Gaussians of up to ``sigma_px`` are cut off: three sigmas, if a window can mirror that much."""
+    """Px after which Gaussians of up to ``sigma_px`` are cut off: three sigmas, if a window is large enough for it."""
     return min(max(MIN_BLUR_RADIUS_PX, int(3 * sigma_px)), side_px - 1)
 
 

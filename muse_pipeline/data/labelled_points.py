@@ -1,6 +1,6 @@
-"""Labelled nuclei as points: windows that hold each exactly once, and the features of a frozen backbone there.
+"""Labelled nuclei as points: windows that hold each exactly once, and their features by a frozen backbone.
 
-The windows are those of MUSE's evaluation, with what differs in ``docs/guide/evaluation.md``.
+The windows are those of MUSE's evaluation; ``docs/guide/evaluation.md`` lists the differences.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AUTHORS_CELL_PX = 224
 
 @dataclass(frozen=True, eq=False)
 class PointWindow:
-    """One window.
+    """One window of a picture and its nuclei.
 
     Attributes:
         image: index of its picture.
@@ -37,7 +37,7 @@ class PointWindow:
 
 
 def cut_point_windows(images: Sequence[LabelledImage], window_px: int) -> list[PointWindow]:
-    """Windows of ``window_px`` over every nucleus of known class, each in exactly one of them."""
+    """Cut windows of ``window_px`` over every nucleus of known class, each in exactly one of them."""
     return [window for index, image in enumerate(images) for window in _cut(index, image, window_px)]
 
 
@@ -62,7 +62,7 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
 
 
 def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> np.ndarray:
-    """(window_px, window_px, 3) uint8 of its picture."""
+    """(window_px, window_px, 3) uint8 pixels of a window."""
     x, y = window.origin
     left, top = max(-x, 0), max(-y, 0)
     pixels = image.pixels[max(y, 0) : y + window_px, max(x, 0) : x + window_px]
@@ -97,7 +97,7 @@ class PointBatch:
     label: Tensor
 
     def features(self, backbone: Backbone) -> Tensor:
-        """(n, D) of the points that are there, window by window."""
+        """(n, D) features of the existing points, window by window."""
         dense = backbone(backbone.prepare(self.pixels, self.colour)).dense
         return read_at(dense, self.xy, backbone.lattice)[self.label >= 0]
 
@@ -106,14 +106,14 @@ class PointSet:
     """The points of a split, in the order of their windows.
 
     Args:
-        images: with nuclei of known class.
+        images: images with nuclei of known class.
         colours: (N, 3, 4) colour map of each image.
         window_px: side of a window.
 
     Attributes:
-        windows: W of them.
+        windows: the W windows.
         label: (P,) class index of every point.
-        patient: (P,) whose it is.
+        patient: (P,) patient of every point.
     """
 
     def __init__(self, images: Sequence[LabelledImage], colours: np.ndarray, window_px: int):
@@ -138,11 +138,11 @@ class PointSet:
         return PointSet([self.images[index] for index in kept], self.colours[kept], self.window_px)
 
     def repeated(self, times: int) -> PointSet:
-        """All points so often, one round after the other."""
+        """All points ``times`` times, one round after the other."""
         return PointSet([*self.images] * times, np.tile(self.colours, (times, 1, 1)), self.window_px)
 
     def batches(self, size: int, device: torch.device, order: Sequence[int] | None = None) -> Iterator[PointBatch]:
-        """Windows in ``order``, by default their own, ``size`` at a time."""
+        """Batches of ``size`` windows in ``order``, by default their own."""
         order = range(len(self.windows)) if order is None else order
         for first in range(0, len(order), size):
             yield self._batch(order[first : first + size], device)

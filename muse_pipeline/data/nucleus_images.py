@@ -34,7 +34,7 @@ class NucleusSource:
         detector: name of a built-in model, or path of a model, that finds nuclei in ``images``.
         labelled: pictures or slides with labels, of which only the positions are used.
         exclude: parts of names of ``images`` that are left out.
-        patient: patient in a picture's name, see ``LabelSource``.
+        patient: rule for the patient in a picture's name, as in ``LabelSource``.
         weight: relative frequency at which its images are drawn.
     """
 
@@ -75,7 +75,7 @@ class NucleusSource:
 
     @property
     def location(self) -> Path:
-        """Where its images are."""
+        """The file or folder of its images."""
         return self.store or self.images or self.labelled.location
 
     def patient_of(self, name: str) -> str:
@@ -87,15 +87,15 @@ class NucleusSource:
 
 @dataclass(frozen=True, eq=False)
 class NucleusImage:
-    """One of them; pixels and positions are only read where they are asked for.
+    """An image with positions of nuclei; pixels and positions are only read when they are used.
 
     Attributes:
-        name: of the picture, or id of the slide.
-        patient: whose it is.
+        name: name of the picture, or id of the slide.
+        patient: patient of the image.
         mpp: um per pixel.
         size_px: (width, height).
-        stain: fitted on the picture or on the slide's tissue; None where that failed.
-        weight: how often it is drawn, relative to others.
+        stain: fit on the picture or on the slide's tissue; None where that failed.
+        weight: relative frequency at which it is drawn.
     """
 
     name: str
@@ -107,7 +107,7 @@ class NucleusImage:
 
     @property
     def nuclei(self) -> NucleusIndex:
-        """Where its nuclei are."""
+        """Positions of its nuclei."""
         raise NotImplementedError
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -121,7 +121,7 @@ class NucleusPicture(NucleusImage):
 
     Attributes:
         pixels: (h, w, 3) uint8.
-        index: of its nuclei.
+        index: index of its nuclei.
     """
 
     pixels: np.ndarray
@@ -129,21 +129,21 @@ class NucleusPicture(NucleusImage):
 
     @property
     def nuclei(self) -> NucleusIndex:
-        """Where its nuclei are."""
+        """Positions of its nuclei."""
         return self.index
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``NucleusImage``."""
+        """(h, w, 3) uint8 as in ``NucleusImage.read``, mirrored beyond the border."""
         return Picture(self.pixels).read(xy, size)
 
 
 @dataclass(frozen=True, eq=False)
 class NucleusSlide(NucleusImage):
-    """A slide's store, whose files are opened where they are read, and the folder of its index.
+    """A slide's store, whose files are opened for each read, and the folder of its index.
 
     Attributes:
-        store: opened; no pixel is kept.
-        folder: that ``NucleusIndex.save`` wrote.
+        store: the open store; no pixel is kept.
+        folder: folder that ``NucleusIndex.save`` wrote.
     """
 
     store: Store
@@ -155,7 +155,7 @@ class NucleusSlide(NucleusImage):
         return NucleusIndex.open(self.folder, self.size_px, self.mpp)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``NucleusImage``."""
+        """(h, w, 3) uint8 as in ``NucleusImage.read``, from the store."""
         return self.store.read(xy, size)
 
 
@@ -196,7 +196,7 @@ class NucleusIndex:
 
     @classmethod
     def build_ordered(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
-        """The index, see ``build``, and (M,) which of the positions its entries are."""
+        """The index (as ``build`` makes it) and (M,) the numbers of the positions that its entries are."""
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
         inside = np.flatnonzero(((xy >= 0) & (xy < size_px)).all(1))
         xy = xy[inside].astype(np.float32)
@@ -209,20 +209,20 @@ class NucleusIndex:
         return index, inside[order]
 
     def with_weights(self, weight: np.ndarray) -> NucleusIndex:
-        """The same with the mean weight of its nuclei, (N,) in the order of ``xy``, for each occupied cell."""
+        """The same index with the mean ``weight`` (N,), in the order of ``xy``, of the nuclei of each occupied cell."""
         mean = np.add.reduceat(weight, self.start[:-1]) / np.diff(self.start)
         return dataclasses.replace(self, cumulated=mean.cumsum())
 
     @classmethod
     def open(cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True) -> NucleusIndex:
-        """The index that ``save`` wrote; ``mapped`` keeps its files open, and else they are read."""
+        """Open an index that ``save`` wrote; ``mapped`` keeps its files open instead of reading them."""
         how = "r" if mapped else None
         arrays = [np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES]
         weights = folder / WEIGHTS
         return cls(*_cells(size_px, mpp), *arrays, np.load(weights, mmap_mode=how) if weights.is_file() else None)
 
     def save(self, folder: Path) -> None:
-        """Write the files into a folder, which appears whole.
+        """Write the files into a folder, which appears complete or not at all.
 
         Raises:
             OutputError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Views of H&E tissue with the same tissue in their partners."""
+"""Views of H&E tissue paired with views of the same tissue in a partner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PartnerBatch(NamedTuple):
 
     Attributes:
         image: pixels (K, 3, R, R) uint8, or vectors (K, D) at the middle of the view, of the K sets that have one.
-        image_known: (B,) bool, K of them.
+        image_known: (B,) bool, True for the K sets with a partner.
         nuclei: (B, M, D) vectors at the nuclei that the global views share; None for pictures.
         nuclei_known: (B, M) bool, the shared nuclei that the partner covers.
     """
@@ -37,8 +37,8 @@ class PairBatch(NamedTuple):
     """B sets of views and their partners.
 
     Attributes:
-        views: of H&E; ``teacher_xy[0]``, ``student_xy[0]`` and ``shared[0]`` are the nuclei of the two global views.
-        partner: see there.
+        views: H&E views; ``teacher_xy[0]``, ``student_xy[0]`` and ``shared[0]`` are the nuclei of the two global views.
+        partner: partners of the views.
     """
 
     views: ViewBatch
@@ -51,9 +51,9 @@ class PairBatches:
     A partner is cut, scaled, mirrored and turned as the first global view is; its colours are not varied.
 
     Args:
-        views: of the H&E images.
-        images: that ``views`` draws from.
-        partners: of each image, None where there is none; all of them pictures, or all vectors of D columns.
+        views: batches of views of the H&E images.
+        images: images that ``views`` draws from.
+        partners: partner of each image, None where there is none; all of them pictures, or all vectors of D columns.
         n_columns: D; 0 for pictures.
     """
 

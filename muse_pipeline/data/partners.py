@@ -1,4 +1,4 @@
-"""Partners of H&E images: what shows the same tissue in training and is missing later.
+"""Partners of H&E images: data on the same tissue that training has and later use lacks.
 
 A partner is a picture (another stain, drawn nuclei) or vectors at spots (a spatial assay), in the pixels of its H&E
 image. It may cover part of the image, or be absent.
@@ -36,21 +36,21 @@ MPP_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class PartnerSource:
-    """What an H&E source is paired with: one of ``store``, ``images``, ``nuclei`` and ``vectors``.
+    """Partner of an H&E source: one of ``store``, ``images``, ``nuclei`` and ``vectors``.
 
     Attributes:
-        store: for a slide: a store with the grid and mpp of the H&E store, as ``muse register`` writes it. Its tissue
-            label marks where the partner may be used. Where the workflow recorded in partner.json that the partner
-            could not be registered, the slide has none.
-        images: for a folder of pictures: a folder of pictures with the same names and sizes. Pictures without a file
+        store: partner of a slide: a store with the grid and mpp of the H&E store, as ``muse register`` writes it. Its
+            tissue label marks where the partner may be used. A slide has no partner where the workflow recorded in
+            partner.json that it could not be registered.
+        images: partners of pictures: a folder of pictures with the same names and sizes. Pictures without a file
             have no partner.
         nuclei: outlines that are drawn as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
             in level-0 px. For a folder of pictures: a folder of label images or GeoJSON with the pictures' names.
-        vectors: for a slide: a CSV or Parquet table with the columns x and y and a number per column and spot, or
+        vectors: spots of a slide: a CSV or Parquet table with the columns x and y and a number per column and spot, or
             AnnData (.h5ad) with positions in ``obsm['spatial']``.
-        columns: of ``vectors`` that are used; all others than x and y when not given.
-        unit: of x and y: level-0 "px" or "um".
-        radius_um: a position has the vector of the nearest spot within this distance, or none.
+        columns: columns of ``vectors`` that are used; all others than x and y when not given.
+        unit: unit of x and y: level-0 "px" or "um".
+        radius_um: largest distance of a position from the nearest spot, whose vector it gets.
     """
 
     store: Path | None = None
@@ -71,7 +71,7 @@ class PartnerSource:
 
     @property
     def location(self) -> Path:
-        """Its file or folder."""
+        """The file or folder of the partner."""
         return self.store or self.images or self.nuclei or self.vectors
 
     @property
@@ -85,7 +85,7 @@ class PairedSource(NucleusSource):
     """A source of H&E tissue that may have a partner: a slide's ``store`` or a folder of ``images``.
 
     Attributes:
-        partner: of every image; None: the H&E views are trained alone. Other settings are those of ``NucleusSource``.
+        partner: partner of every image; without one, H&E views are trained alone. Other settings: ``NucleusSource``.
     """
 
     partner: PartnerSource | None = None
@@ -111,7 +111,7 @@ class PicturePartner:
         raise NotImplementedError
 
     def covers(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool: whether the partner may be used at positions (M, 2) in image px."""
+        """(M,) bool: True for positions (M, 2), in image px, at which the partner may be used."""
         return np.ones(len(xy), bool)
 
 
@@ -120,17 +120,17 @@ class PartnerStore(PicturePartner):
     """A registered second slide.
 
     Attributes:
-        store: opened; no pixel is kept.
+        store: the open store; no pixel is kept.
     """
 
     store: Store
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``PicturePartner``."""
+        """(h, w, 3) uint8 as in ``PicturePartner.read``, from the store."""
         return self.store.read(xy, size)
 
     def covers(self, xy: np.ndarray) -> np.ndarray:
-        """By the store's tissue label."""
+        """(M,) bool, read from the store's tissue label."""
         return self.store.in_tissue(xy)
 
 
@@ -145,7 +145,7 @@ class PartnerPicture(PicturePartner):
     pixels: np.ndarray
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``PicturePartner``."""
+        """(h, w, 3) uint8 as in ``PicturePartner.read``, mirrored beyond the border."""
         return Picture(self.pixels).read(xy, size)
 
 
@@ -157,10 +157,10 @@ RAYS = "rays.npy"
 
 @dataclass(frozen=True, eq=False)
 class DrawnNuclei(PicturePartner):
-    """Outlines of nuclei, drawn where they are asked for.
+    """Outlines of nuclei, drawn as a picture window by window.
 
     Attributes:
-        folder: that ``save`` wrote.
+        folder: folder that ``save`` wrote.
         size_px: (width, height) of the H&E image.
         mpp: um per image px.
     """
@@ -179,7 +179,7 @@ class DrawnNuclei(PicturePartner):
             np.save(partial / RAYS, np.nan_to_num(rays[order], nan=POINT_UM).clip(max=REACH_UM).astype(np.float32))
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``PicturePartner``."""
+        """(h, w, 3) uint8 as in ``PicturePartner.read``, drawn from the outlines."""
         canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
         index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
         numbers, centres = index.inside(
@@ -198,12 +198,12 @@ Partner = PicturePartner | SpotVectors
 
 
 def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
-    """The partner of one image; None where a folder has no file for it, or a slide's partner was not registered.
+    """Open the partner of one image; None if a folder has no file for it, or a slide's partner was not registered.
 
     Args:
-        source: see there.
+        source: settings of the partner.
         image: the H&E image.
-        folder: where outlines and tables are kept in a form that is read quickly.
+        folder: folder that keeps outlines and tables in a form that is read quickly.
 
     Raises:
         GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or of another image.
@@ -240,7 +240,7 @@ def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
 
 
 def failure_of(store: Path) -> str:
-    """Why the workflow did not write the store of a partner; "" where it did."""
+    """Reason for which the workflow did not write a partner's store; "" if it did."""
     outcome = read_outcome(store.parent)
     return outcome["reason"] if outcome and outcome["status"] == FAILED else ""
 
@@ -347,7 +347,7 @@ def _is_inside(xy: np.ndarray, image: NucleusImage) -> np.ndarray:
 
 
 def _share_at_nuclei(xy: np.ndarray, image: NucleusImage) -> float:
-    """Share of the spots in tissue that lie at a nucleus; 0 where many are outside or few are in tissue."""
+    """Share of the spots in tissue that lie at a nucleus; 0 if many are outside or few are in tissue."""
     if _is_inside(xy, image).mean() < LEAST_INSIDE:
         return 0.0
     distance_um = cKDTree(image.nuclei.xy).query(xy)[0] * image.mpp
@@ -369,7 +369,7 @@ def _size(size_px: Sequence[int]) -> str:
 
 
 def _key(path: Path, how: str) -> str:
-    """See ``core.files.cache_name``."""
+    """Name of the cached form of a file (``core.files.cache_name``)."""
     if not path.is_file():
         raise NucleiError(f"{path}: no such file; correct `partner` in the config")
     return cache_name(path, how)

@@ -40,16 +40,16 @@ class RegionWindows:
     """Draws batches; one ``step`` always gives one batch on a CPU. Classes are drawn alike, and images within a class.
 
     Args:
-        images: at one mpp; images with labelled pixels count as one more class.
+        images: images at one mpp; those with labelled pixels count as one more class.
         colours: (N, 3, 4) colour map of each image.
         stains: (2, 3) reference stains, along which colour is varied.
         n_classes: C.
         mpp: um per pixel.
         window_px: side of a window.
         batch: windows per batch.
-        augmentation: how far windows are varied.
-        seed: of the run.
-        device: where images live and windows are made.
+        augmentation: strength of the variation of windows.
+        seed: seed of the run.
+        device: device that holds the images and makes the windows.
     """
 
     def __init__(

@@ -32,8 +32,8 @@ class SpotVectors:
     Attributes:
         xy: (P, 2) image px.
         values: (P, D) float32, mapped from a file.
-        names: of the D columns.
-        radius_px: a position has the vector of the nearest spot within this distance, or none.
+        names: names of the D columns.
+        radius_px: largest distance of a position from the nearest spot, whose vector it gets.
     """
 
     xy: np.ndarray
@@ -46,7 +46,7 @@ class SpotVectors:
         return cKDTree(self.xy)
 
     def at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors (M, D) of the spots nearest to positions (M, 2), and (M,) bool, where one is near; 0 elsewhere."""
+        """Vectors (M, D) of the spots nearest to positions (M, 2), else 0, and (M,) bool: True where a spot is near."""
         distance, nearest = self._tree.query(xy, distance_upper_bound=self.radius_px)
         known = np.isfinite(distance)
         found = np.zeros((len(xy), self.values.shape[1]), np.float32)
@@ -55,15 +55,15 @@ class SpotVectors:
 
 
 def read_spots(path: Path, columns: Sequence[str] = ()) -> Spots:
-    """Positions (P, 2), names of D columns and values (P, D) float32 of a CSV, Parquet or AnnData (.h5ad) file.
+    """Read positions (P, 2), names of D columns and values (P, D) float32 of a CSV, Parquet or AnnData (.h5ad) file.
 
     Args:
-        path: of the file.
-        columns: to read, in this order; all when empty.
+        path: the file.
+        columns: columns to read, in this order; all when empty.
 
     Raises:
         MissingPackageError: the file is .h5ad and h5py is not installed.
-        NucleiError: it cannot be read, a column is missing or holds no numbers, or a value is not finite.
+        NucleiError: the file cannot be read, a column is missing or holds no numbers, or a value is not finite.
     """
     if path.suffix.lower() == ".h5ad":
         return _read_h5ad(path, tuple(columns))
@@ -90,7 +90,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Spots:
 
 
 def _read_h5ad(path: Path, columns: tuple[str, ...]) -> Spots:
-    """Positions are ``obsm/spatial``, values ``X``, dense or sparse, and names those of ``var``."""
+    """Read positions from ``obsm/spatial``, values from ``X``, dense or sparse, and names from ``var``."""
     try:
         import h5py
     except ModuleNotFoundError as error:

@@ -8,14 +8,14 @@ from typing import Any, Self
 
 
 class Prefetched:
-    """The same batches as those of ``batches``, sooner: what is drawn depends on a number alone.
+    """The same batches as those of ``batches``, made ahead by threads; a batch depends on its number alone.
 
     The end of a ``with`` block cancels batches that were read ahead.
 
     Args:
         batches: number -> batch, called from several threads.
-        stride: from one number to the next that this process asks for.
-        threads: that make batches; 0 makes each when it is asked for.
+        stride: difference between the numbers that this process asks for.
+        threads: number of threads that make batches; 0 makes each when it is asked for.
     """
 
     def __init__(self, batches: Callable[[int], Any], stride: int, threads: int):
@@ -48,5 +48,5 @@ SEED_STRIDE = 1_000_003  # numbers of two seeds do not meet below a million batc
 
 
 def seed_of_step(seed: int, step: int) -> int:
-    """Of ``step`` in the run of ``seed``."""
+    """Seed (int) of ``step`` in the run of ``seed``."""
     return seed * SEED_STRIDE + step

@@ -21,7 +21,7 @@ class DenseTargets(NamedTuple):
     Attributes:
         centre: (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre.
         weight: (B, 1, h, w) weight of the other targets: the Gaussian within reach of a centre, 0 elsewhere.
-        offset: (B, 2, h, w) to the nearest centre, in cells; arbitrary beyond the Gaussians.
+        offset: (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians.
         nucleus: (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians.
     """
 
@@ -94,9 +94,9 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     any real one, so that a solution always exists; nuclei that end there are not in the result.
 
     Args:
-        cost: (B, M, K) of giving candidate k to a nucleus.
+        cost: (B, M, K) cost of giving candidate k to a nucleus.
         cell: (B, M, K) index of the candidate within the window.
-        allowed: (B, M, K) bool.
+        allowed: (B, M, K) bool, True for candidates that may be given to a nucleus.
     """
     n_nuclei = cost.shape[1]
     entry = allowed.flatten(0, 1).cpu().numpy()
@@ -134,7 +134,7 @@ def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -
         reach: cells to either side, so that K = (2 reach + 1) ** 2.
 
     Returns:
-        (B, M, K) index of each cell, row by row; (B, M, K) bool, whether it exists: not beyond the window's border.
+        (B, M, K) index of each cell, row by row; (B, M, K) bool, False for cells beyond the window's border.
     """
     rows, columns = cells
     steps = torch.arange(-reach, reach + 1, device=xy.device)

@@ -1,4 +1,4 @@
-"""Where unlabelled tissue comes from, as a training config names it."""
+"""Sources of unlabelled tissue in a training config, and windows and crops of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class UnlabelledSource:
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:
-    """Every picture, resampled to ``mpp`` and held in memory, and every store, which is only opened.
+    """Open every picture, resampled to ``mpp`` and held in memory, and every store, which is read window by window.
 
     Raises:
         ConfigError: there is no source, no such folder, or no picture in it.
@@ -65,7 +65,7 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures of a source.
+    """List the pictures of a source.
 
     Raises:
         ConfigError: there is no such folder, or no picture in it.
@@ -92,7 +92,7 @@ MASK_PX = 16  # side of the pixels of a picture's tissue mask, from which window
 
 
 class Image(Protocol):
-    """What windows are cut from; ``store.store.Store`` is one, and is only ever read window by window."""
+    """An image that windows are cut from; ``store.store.Store`` is one, and is only ever read window by window."""
 
     size_px: tuple[int, int]
     tissue: tuple[np.ndarray, float]
@@ -102,7 +102,7 @@ class Image(Protocol):
 
 
 class Picture:
-    """A picture in memory; all of it is tissue, and what lies beyond its border mirrors it.
+    """A picture in memory; all of it is tissue, and it is mirrored beyond its border.
 
     Args:
         pixels: (h, w, 3) uint8.
@@ -114,7 +114,7 @@ class Picture:
         self.tissue = np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool), float(MASK_PX)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``Image``."""
+        """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
         (x, y), (width, height) = xy, size
         left, top, right, bottom = (
             max(x, 0),
@@ -130,7 +130,7 @@ class Picture:
 
 
 class WindowSampler:
-    """Windows centred on tissue and as far as can be inside their image.
+    """Windows centred on tissue and, as far as possible, inside their image.
 
     Images are drawn in proportion to their tissue area, and positions uniformly over the tissue of an image.
 
@@ -139,7 +139,7 @@ class WindowSampler:
         window_px: side of a window.
 
     Raises:
-        StoreError: there is no tissue in any of them.
+        StoreError: no image has any tissue.
     """
 
     def __init__(self, images: Sequence[Image], window_px: int):
@@ -171,8 +171,8 @@ class UnlabelledWindows:
         images: pictures and stores at one mpp.
         window_px: side of a window.
         batch: windows per batch.
-        seed: of the run.
-        device: where batches go.
+        seed: seed of the run.
+        device: device of the batches.
     """
 
     def __init__(self, images: Sequence[Image], window_px: int, batch: int, seed: int, device: torch.device):
@@ -191,10 +191,10 @@ MIN_TISSUE = 0.5  # share of a window of a slide
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """One of them.
+    """A crop of an image.
 
     Attributes:
-        name: of its files, without suffix; unique in a run.
+        name: name of its files, without suffix; unique in a run.
         pixels: (h, w, 3) uint8.
     """
 
@@ -203,13 +203,13 @@ class Crop:
 
 
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> list[Crop]:
-    """Windows of one image.
+    """Cut crops of one image: all of a picture, or windows of a store.
 
     Args:
         image: a picture or a store.
-        number: of the image in its run.
-        side_px: of the windows of a store.
-        most: windows of a store; of more with half their area tissue, that many at even distances in reading order.
+        number: number of the image in its run.
+        side_px: side of the windows of a store.
+        most: largest number of windows of a store, chosen evenly in reading order among those with half tissue.
     """
     if isinstance(image, Picture):
         return [Crop(f"picture-{number:05d}", image.pixels)]

@@ -1,8 +1,8 @@
-"""Views that carry nuclei: squares of tissue at drawn mpps, and which nuclei two of them share (arXiv 2511.05170).
+"""Views with their nuclei: squares of tissue at drawn mpps, and the nuclei that two of them share (arXiv 2511.05170).
 
 A view is one affine map: whole pixels of its image are cut out, resized by area to the view's side, mirrored and turned
 by quarters. Positions follow in continuous pixel edges, x in [0, R], so that mirroring is R - x. Views share a nucleus
-if both see the same number of the image's index; distance plays no part.
+if both contain the same number of the image's index; distance plays no part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INFINITE = float("inf")
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How views are cut.
+    """Sizes, number and mpps of views, and their nuclei.
 
     Attributes:
         global_px: side of a global view, px.
@@ -43,8 +43,8 @@ class ViewSettings:
         mpp: (finest, coarsest) um per pixel of views, drawn uniformly.
         mpp_mode: "independent": drawn for every view; "same": once for all views of a set.
         min_matches: nuclei that both global views should contain; they are redrawn up to ``draws`` times.
-        max_matches: nuclei of a pair of views that are compared, drawn from those that both see.
-        draws: see ``min_matches``.
+        max_matches: largest number of nuclei compared in a pair of views, drawn from those that lie in both.
+        draws: largest number of draws of the two global views.
     """
 
     global_px: int = 224
@@ -75,7 +75,7 @@ class View:
 
     Attributes:
         corner: (x, y) whole px of the image.
-        side_px: of the square, in image px.
+        side_px: side of the square, in image px.
         size_px: R, side of the view.
         mirror: whether left and right are swapped.
         turns: quarter turns, counter-clockwise, after that.
@@ -105,7 +105,7 @@ class View:
         return np.stack([x, y], -1)
 
     def source_xy(self, placed: np.ndarray) -> np.ndarray:
-        """Image positions of positions (..., 2) in view px; undoes ``view_xy``."""
+        """Image positions of positions (..., 2) in view px; the inverse of ``view_xy``."""
         x, y = np.moveaxis(np.asarray(placed, float), -1, 0)
         for _ in range(self.turns):
             x, y = self.size_px - y, x
@@ -114,11 +114,11 @@ class View:
         return np.stack([x, y], -1) * (self.side_px / self.size_px) + self.corner
 
     def sees(self, placed: np.ndarray) -> np.ndarray:
-        """Whether positions (..., 2) lie inside and not at the border."""
+        """(...) bool: True for positions (..., 2) inside the view and not at its border."""
         return ((placed >= BORDER_PX) & (placed < self.size_px - BORDER_PX)).all(-1)
 
     def cut(self, image: NucleusImage) -> np.ndarray:
-        """(R, R, 3) uint8."""
+        """(R, R, 3) uint8 pixels of the view."""
         pixels = image.read(self.corner, (self.side_px, self.side_px))
         if self.side_px != self.size_px:
             how = cv2.INTER_AREA if self.side_px > self.size_px else cv2.INTER_CUBIC
@@ -133,10 +133,10 @@ class ViewSet:
     """Views of the same tissue: two global ones, then local ones.
 
     Attributes:
-        image: they are of.
-        views: V of them.
+        image: image of the views.
+        views: the V views.
         placed: (V, N, 2) view px of the nuclei around the global views.
-        seen: (V, N) bool.
+        seen: (V, N) bool, True for nuclei inside a view.
     """
 
     image: NucleusImage
@@ -146,13 +146,13 @@ class ViewSet:
 
     @classmethod
     def index(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
-        """What ``views`` see of the nuclei at (N, 2) image px."""
+        """Build a set from ``views`` and the nuclei at (N, 2) image px."""
         placed = np.stack([view.view_xy(xy) for view in views])
         seen = np.stack([view.sees(at) for view, at in zip(views, placed, strict=True)])
         return cls(image, tuple(views), placed, seen)
 
     def shared(self, one: int, other: int) -> np.ndarray:
-        """Numbers of the nuclei that two views both see."""
+        """Numbers of the nuclei that lie in both of two views."""
         return np.flatnonzero(self.seen[one] & self.seen[other])
 
 
@@ -160,8 +160,8 @@ class ViewSampler:
     """Draws sets of views.
 
     Args:
-        images: with at least one nucleus each.
-        settings: of the views.
+        images: images with at least one nucleus each.
+        settings: settings of the views.
         balance: 0 draws images equally often, 1 in proportion to their area with nuclei; multiplied by their weights.
     """
 
@@ -217,7 +217,7 @@ class ViewSampler:
         size_px: int,
         generator: np.random.Generator,
     ) -> View:
-        """A view with ``point`` at the share ``at`` of its side, but inside the image as far as it can be."""
+        """A view with ``point`` at the share ``at`` of its side, moved inside the image as far as possible."""
         side = max(1, round(size_px * mpp / image.mpp))
         last = np.maximum(np.array(image.size_px) - side, 0)
         x, y = np.floor(point - at * side).clip(0, last).astype(int).tolist()
@@ -249,14 +249,14 @@ class Views(NamedTuple):
 class ViewBatch(NamedTuple):
     """B sets of two global and L local views, and P ordered pairs (teacher's view, student's view) of each set.
 
-    Teachers see the global views, students all: pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2 (1 + L).
+    Teachers get the global views, students all: pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2 (1 + L).
 
     Attributes:
-        global_views: 2 B of them.
-        local_views: L * B of them, None without any.
+        global_views: 2 B global views.
+        local_views: L * B local views, None without any.
         teacher_xy: (P, B, M, 2) view px of shared nuclei in the teacher's view.
-        student_xy: (P, B, M, 2) in the student's.
-        shared: (P, B, M) bool, which entries hold a nucleus.
+        student_xy: (P, B, M, 2) view px of the same nuclei in the student's view.
+        shared: (P, B, M) bool, True for entries that hold a nucleus.
         octaves: (P, B) |log2| of the ratio of the two views' mpps.
     """
 
@@ -277,14 +277,14 @@ class ViewBatches:
     """Draws batches on the CPU; one number always gives one batch, so that a resumed run gets the same batches.
 
     Args:
-        images: with at least one nucleus each.
+        images: images with at least one nucleus each.
         colours: (N, 3, 4) map in optical density of each image.
-        stains: (2, 3) that colours are varied along.
-        settings: of views.
+        stains: (2, 3) reference stains, along which colour is varied.
+        settings: settings of the views.
         batch: B.
-        augmentation: of colour and sharpness; geometry is the views' own.
-        seed: of the run.
-        balance: see ``ViewSampler``.
+        augmentation: strength of the variation of colour and sharpness; geometry is the views' own.
+        seed: seed of the run.
+        balance: preference for large images, as in ``ViewSampler``.
         grey: share of views without hue.
     """
 
@@ -312,7 +312,7 @@ class ViewBatches:
         return self.draw(number)[0]
 
     def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
-        """The batch of ``number``, and the sets that it is made of."""
+        """The batch of ``number``, and the sets that it consists of."""
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
@@ -335,7 +335,7 @@ class ViewBatches:
         return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
-        """(n_views * B, 3, 4) maps of ``n_views`` views of every set, each in colours of its own."""
+        """(n_views * B, 3, 4) maps of ``n_views`` views of every set, each with colours of its own."""
         colour = torch.from_numpy(np.stack([self._colour[id(one.image)] for one in sets]).astype(np.float32))
         colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
         least = self.augmentation.partial_colour

@@ -38,11 +38,11 @@ class LabelledWindows:
         mpp: um per pixel.
         window_px: side of a window.
         batch: windows per batch.
-        augmentation: how far windows are varied.
-        seed: of the run.
-        device: where pictures live and windows are made.
-        weak_view: whether a batch carries the windows of a teacher too.
-        around: whether windows reach over the borders of regions, see ``draw_centres``.
+        augmentation: strength of the variation of windows.
+        seed: seed of the run.
+        device: device that holds the pictures and makes the windows.
+        weak_view: whether a batch also has the windows of a teacher.
+        around: whether windows reach over the borders of regions, as in ``draw_centres``.
     """
 
     def __init__(
@@ -113,16 +113,16 @@ def draw_centres(
 ) -> Tensor:
     """Draw the centres (B, 2) of windows, in picture px.
 
-    A window is centred uniformly where it holds the whole annotated region, which may so lie anywhere in it (MUSE's
-    large field of view); where the region is larger than the window, where the window lies inside the region. In both
-    cases it stays within the picture as far as possible.
+    A centre is uniform over all windows that hold the whole annotated region, which may so lie anywhere in a window
+    (MUSE's large field of view), or, if the region is larger, over all windows that lie inside it. In both cases a
+    window stays within the picture as far as possible.
 
     Args:
         size: (B, 2) width and height of the pictures.
-        region: (B, 4) left, top, right, bottom of the bounding boxes of what was annotated.
+        region: (B, 4) left, top, right, bottom of the bounding boxes of the annotated regions.
         reach: (B, 1) half the side of a window in picture px.
-        generator: of the run.
-        around: also where a window is centred anywhere in the region, so that it may reach over its border.
+        generator: random generator of the run.
+        around: also centre windows anywhere in the region, so that they may reach over its border.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
     freedom = (reach - half).abs()
@@ -136,7 +136,7 @@ def draw_centres(
 
 
 def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
-    """``warp_windows`` for pictures of any size, each narrowed to what its window sees before it becomes float.
+    """``warp_windows`` for pictures of any size, each cropped to its window's part before it becomes float.
 
     Args:
         pictures: B of (3, h, w) uint8.
@@ -166,13 +166,13 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
 
 
 def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
-    """Maps of pictures, read where the cells of windows have their centres; 0 beyond a picture.
+    """Read maps of pictures at the centres of the cells of windows; 0 beyond a picture.
 
     Args:
         maps: B of (h, w).
         centre: (B, 2) picture px.
         linear: (B, 2, 2) picture -> window.
-        cells: N, per side of a window.
+        cells: N, the cells per side of a window.
         cell_px: pixels per cell.
 
     Returns:
@@ -195,11 +195,11 @@ NEAR_PX = 8  # beyond a window's border, where a nucleus still darkens its cells
 
 
 class NucleiStack:
-    """The nuclei of N pictures, one picture after the other: T of them, however many the fullest picture holds.
+    """The nuclei of N pictures, one picture after the other, T in all, without padding.
 
     Attributes:
-        n: (N,) nuclei of each picture.
-        first: (N,) where they begin.
+        n: (N,) number of nuclei of each picture.
+        first: (N,) index of the first nucleus of each picture.
         xy: (T, 2) picture px.
         label: (T,), -1 unknown.
         rays: (T, R) um, NaN unknown.
@@ -241,7 +241,7 @@ class NucleiStack:
 
 
 def _number(n: Tensor) -> tuple[Tensor, Tensor]:
-    """Of ``n`` (B,) members each: the group (n.sum(),) of every member, and its number in the group."""
+    """The group (n.sum(),) of each of ``n`` (B,) members per group, and its number in the group."""
     group = torch.arange(len(n), device=n.device).repeat_interleave(n)
     return group, torch.arange(len(group), device=n.device) - (n.cumsum(0) - n)[group]
 
@@ -255,7 +255,7 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
     Nothing of it counts as annotated within 3 um of a seam or of the old border. Larger pictures stay as they are.
 
     Args:
-        image: with its nuclei in its own pixels.
+        image: labelled image, with its nuclei in its own pixels.
         window_px: side of the windows that are cut from it.
         mpp: um per pixel.
     """

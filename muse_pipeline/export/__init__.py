@@ -1,1 +1,1 @@
-"""From a checkpoint to one ONNX file with its card inside, checked against torch."""
+"""Export of checkpoints as one ONNX file with its card inside, checked against torch."""

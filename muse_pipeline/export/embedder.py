@@ -1,4 +1,4 @@
-"""Write the backbone of any checkpoint as ONNX: windows in, the dense map out, which is read at given nuclei."""
+"""Export of any checkpoint's backbone as ONNX: windows in, the dense map out, which is read at given nuclei."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
     """Write ``output``: one file, its card in the metadata.
 
     Args:
-        checkpoint: of any method of this package, a released MUSE file, or the name of a built-in one.
+        checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in one.
         output: the file.
-        mpp: um per pixel, of a checkpoint that states none.
+        mpp: um per pixel for a checkpoint that states none.
 
     Raises:
-        CheckpointError: it holds no backbone with a dense map, or cannot be read.
+        CheckpointError: the checkpoint holds no backbone with a dense map, or cannot be read.
     """
     graph, card = load_embedder(checkpoint, mpp)
     write_model(trace_windows(graph, card, [DENSE], graph.backbone.lattice.any_size), card, output)
@@ -55,7 +55,7 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
 
 
 def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, EmbedderCard]:
-    """The graph in evaluation mode and its card; see ``export_embedder``."""
+    """Load the graph in evaluation mode and its card, for ``export_embedder``."""
     path = find_checkpoint(checkpoint)
     known = read_weights(path)
     config: dict[str, Any] = known.meta.get("config", {})

@@ -1,4 +1,4 @@
-"""Write a detector as ONNX to the signature of ``models.detector.DetectionGraph``, or facts into a model's card."""
+"""Export of detectors as ONNX to the signature of ``models.detector.DetectionGraph``, and changes of a model's card."""
 
 from __future__ import annotations
 
@@ -54,15 +54,16 @@ def export_onnx(
     """Write ``output``: one file, its card in the metadata, for batches of any size.
 
     Args:
-        checkpoint: of ``muse finetune``.
+        checkpoint: a checkpoint of ``muse finetune``.
         output: the file.
-        calibration: folder of pictures that int8 takes its ranges from; the run's own when not given.
-        calibration_mpp: of these pictures; the model's when not given.
-        changes: see ``export.onnx.load_detector``; so is ``name``.
+        calibration: folder of pictures that give int8 its ranges; the run's own when not given.
+        calibration_mpp: um per pixel of these pictures; the model's when not given.
+        changes: ``name`` and settings of the export, as in ``load_detector``.
 
     Raises:
-        CheckpointError: see ``export.onnx.load_detector``.
-        ConfigError: likewise; and there is nothing to calibrate int8 on, or the network cannot be quantised.
+        CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
+        ConfigError: the network cannot be exported for the window that the settings name or cannot be quantised, or
+            there is nothing to calibrate int8 on.
     """
     graph, card = load_detector(checkpoint, **changes)
     folder = calibration or RunFolder(checkpoint.parent).pictures
@@ -76,19 +77,19 @@ def export_onnx(
 
 
 def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
-    """The graph of a detector as ONNX, see ``trace_windows``."""
+    """Convert the graph of a detector to ONNX (``trace_windows``)."""
     outputs = [*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])]
     return trace_windows(graph, card, outputs, graph.detector.backbone.lattice.any_size)
 
 
 def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_size: bool) -> onnx.ModelProto:
-    """A graph of pixels and colour as ONNX, for batches of any size.
+    """Convert a graph of pixels and colour to ONNX, for batches of any size.
 
     Args:
         graph: the network in evaluation mode.
-        card: of the model.
-        outputs: names of what the graph returns.
-        any_size: whether windows may have any sides, and not only the card's.
+        card: card of the model.
+        outputs: names of the graph's outputs.
+        any_size: whether windows may have any sides instead of the card's alone.
     """
     pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
     sizes = {0: Dim("batch")}
@@ -131,9 +132,9 @@ def write_model(model: onnx.ModelProto, card: Card, output: Path) -> None:
 
 
 def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) -> None:
-    """Write one file with these metadata, without the exporter's notes.
+    """Write one file with these metadata and without the exporter's notes.
 
-    Notes name source files and differ from call to call.
+    The notes name source files and differ from call to call.
     """
     onnx.helper.set_model_props(model, metadata)
     graph = model.graph
@@ -146,12 +147,12 @@ def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) 
 
 
 def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
-    """The graph and its card, from a checkpoint of ``muse finetune``.
+    """Load the graph and its card from a checkpoint of ``muse finetune``.
 
     Args:
-        path: of the checkpoint.
-        name: of the model, in place of that in the checkpoint's settings.
-        changes: settings of the export (``methods.detector.config``) in place of the checkpoint's.
+        path: the checkpoint.
+        name: name of the model, instead of that in the checkpoint's settings.
+        changes: settings of the export (``methods.detector.config``) instead of the checkpoint's.
 
     Raises:
         CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
@@ -211,7 +212,7 @@ def describe_model(
 
 
 def recard(model: Path, output: Path, **facts: AppearanceReference | float | bool | str | list[str]) -> ModelCard:
-    """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; its graph stays as it is.
+    """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; the graph is unchanged.
 
     Raises:
         ConfigError: the card of a region model has no such fact.

@@ -1,4 +1,4 @@
-"""Whether the exported graph finds the same nuclei, classes and outlines as the network it was made from."""
+"""Parity of the exported graph and its network: the same nuclei, classes and outlines."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01,
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far two runtimes may differ.
+    """Largest differences allowed between two runtimes.
 
     Attributes:
-        unmatched: share of nuclei that only one finds, those at the threshold aside.
-        xy_px: within which two positions are of one nucleus.
-        label: share of nuclei of another class, those between two classes aside.
-        score: largest difference.
-        prob: largest difference.
-        rays_um: largest difference.
-        cosine: smallest similarity of embeddings.
+        unmatched: share of nuclei that only one finds, except for those at the threshold.
+        xy_px: distance below which two positions are of one nucleus.
+        label: share of nuclei of another class, except for those between two classes.
+        score: largest difference of scores.
+        prob: largest difference of class probabilities.
+        rays_um: largest difference of rays.
+        cosine: smallest cosine similarity of embeddings.
         embedding: largest difference of embeddings, in their standard deviation.
     """
 
@@ -63,18 +63,18 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Parity:
-    """What two runtimes found on the same windows.
+    """Differences between the nuclei that two runtimes found on the same windows.
 
     Attributes:
-        n_windows: compared.
-        n_nuclei: that torch found.
-        n_unmatched: found by one only, and further above the threshold than the tolerance on scores.
-        n_other_class: found by both, of another class, and surer of it than the tolerance on probabilities.
-        xy_px: largest distance of a nucleus found by both; so for the next three.
-        score: largest difference.
-        prob: largest difference.
-        rays_um: largest difference.
-        cosine: smallest similarity of embeddings; 1 where there are none.
+        n_windows: number of windows.
+        n_nuclei: number of nuclei that torch found.
+        n_unmatched: nuclei found by one only, and further above the threshold than the tolerance on scores.
+        n_other_class: nuclei found by both, of another class, and surer of it than the tolerance on probabilities.
+        xy_px: largest distance between two positions of a nucleus found by both.
+        score: largest difference of their scores.
+        prob: largest difference of their class probabilities.
+        rays_um: largest difference of their rays.
+        cosine: smallest cosine similarity of their embeddings; 1 where there are none.
         embedding: largest difference of embeddings, in their standard deviation; 0 where there are none.
     """
 
@@ -90,7 +90,7 @@ class Parity:
     embedding: float
 
     def is_within(self, tolerance: Tolerance) -> bool:
-        """Whether all differences are within their limits."""
+        """True if all differences are within their limits."""
         return (
             self.n_unmatched <= tolerance.unmatched * self.n_nuclei
             and self.n_other_class <= tolerance.label * self.n_nuclei
@@ -114,10 +114,10 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
     """Run the checkpoint in torch, in float32, and the model in ONNX Runtime on the pictures of a folder.
 
     Args:
-        checkpoint: of ``muse finetune``.
-        model: exported from it.
+        checkpoint: a checkpoint of ``muse finetune``.
+        model: the model that was exported from it.
         images: PNG pictures at the model's mpp; the upper left window of each is compared.
-        provider: see ``Predictor``.
+        provider: name of a provider as in ``Predictor``.
 
     Raises:
         LabelError: a picture cannot be read.
@@ -147,10 +147,10 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
 
 
 def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tolerance) -> Parity:
-    """Differences over windows, each given as what was expected and what was found.
+    """Differences over windows, each given as the expected and the found nuclei.
 
-    Slots are sorted by score and near-equal scores may swap, so nuclei are matched by position. What lies
-    within the tolerance of a decision, between slot and no slot, between two classes or, for a few nuclei, between two
+    Slots are sorted by score and near-equal scores may swap, so nuclei are matched by position. Nuclei within the
+    tolerance of a decision, between slot and no slot, between two classes or, for a few nuclei, between two
     neighbouring cells, may fall on either side.
     """
     alone, both = [], []
@@ -211,7 +211,7 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
 
 
 def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
-    """Both without nuclei whose peak is one of two cells of the same score, one here and the other there."""
+    """Both sets without the nuclei whose peak is one of two cells of the same score, one in each set."""
     first, second = _matches(expected.xy, found.xy, TIED_PX)
     tied = np.abs(expected.score[first] - found.score[second]) <= score
     kept = [np.ones(len(nuclei), bool) for nuclei in (expected, found)]
@@ -230,7 +230,7 @@ def _matches(first: np.ndarray, second: np.ndarray, within_px: float) -> tuple[n
 
 
 def _margin(prob: np.ndarray) -> np.ndarray:
-    """(N,) by how much the most probable class leads."""
+    """(N,) lead of the most probable class over the second."""
     if prob.shape[1] < 2:
         return np.ones(len(prob))
     second, first = np.sort(prob, axis=1)[:, -2:].T
@@ -246,7 +246,7 @@ def _deviation(values: np.ndarray) -> float:
 
 
 def _smallest_cosine(expected: np.ndarray, found: np.ndarray) -> float:
-    """Of vectors of some length; one without any lies beyond the window and must be without any in both."""
+    """Smallest cosine of non-zero vectors; a zero vector lies beyond the window and must be zero in both sets."""
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     cosine = (expected * found).sum(1) / np.where(lengths > 0, lengths, 1)
     return float(np.where(lengths > 0, cosine, (expected == found).all(1)).min(initial=1.0))

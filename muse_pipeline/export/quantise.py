@@ -1,4 +1,4 @@
-"""Smaller numbers inside a graph: convolutions in int8 where the time goes, float32 where results are decided."""
+"""Reduced precision inside a graph: int8 for the costly convolutions, float32 where results are decided."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ KEPT = ("Resize", "Transpose", "Reshape")  # gain nothing from being quantised t
 def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
     """The model with static QDQ pairs around its convolutions: U8S8, weights per channel, ranges by least and largest.
 
-    In int8 is what lies between the first convolution with weights of its own and the last layers, these excluded:
+    All layers from the first convolution with weights of its own up to the last layers, these excluded, are int8:
     rounded scores would tie, and colour, read-out and selection need more than 256 values. The same windows give the
     same bytes.
 
     Args:
-        model: in float32, as ``export.onnx.trace`` gives it.
-        windows: what the ranges of activations are taken from.
-        name: of the network, in errors.
+        model: the model in float32, from ``export.onnx.trace``.
+        windows: windows that give the ranges of activations.
+        name: name of the network, for errors.
 
     Raises:
-        ConfigError: the network is more than convolutions.
+        ConfigError: the network does not consist of convolutions alone.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -166,7 +166,7 @@ class HalfBackbone(Backbone):
     Its inputs are normalised in float32, where 8 bits of colour and the means of ImageNet are exact.
 
     Args:
-        network: taken over; its layers are changed.
+        network: the network, which is taken over; its layers are changed.
     """
 
     def __init__(self, network: Backbone):
@@ -178,7 +178,7 @@ class HalfBackbone(Backbone):
         self.stride_px, self.stage_sizes, self.lattice = network.stride_px, network.stage_sizes, network.lattice
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """As the network does, in float32."""
+        """Prepare pixels as the network does, in float32."""
         return self.network.prepare(pixels, colour)
 
     def forward(self, image: Tensor) -> Features:
@@ -222,12 +222,12 @@ def calibration_windows(
 ) -> list[CalibrationWindow]:
     """The upper left window of each picture of a folder, by name, at most ``MAX_WINDOWS`` spread evenly.
 
-    What a small picture leaves of its window is white, as beside a slide.
+    The rest of the window of a small picture is white, as beside a slide.
 
     Args:
-        folder: of pictures.
-        card: of the model.
-        mpp: of the pictures; the model's when not given.
+        folder: folder of pictures.
+        card: card of the model.
+        mpp: um per pixel of the pictures; the model's when not given.
 
     Raises:
         ConfigError: there is no picture.

@@ -1,4 +1,4 @@
-"""Write a model of tissue regions as ONNX to the signature of ``models.region.RegionGraph``, and check it."""
+"""Export of region models as ONNX to the signature of ``models.region.RegionGraph``, and its check."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ MAX_PICTURES = 6
 
 
 def is_region_checkpoint(path: Path) -> bool:
-    """Whether a checkpoint of ours holds a region network.
+    """True if a checkpoint of this package holds a region network.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the checkpoint cannot be read.
     """
     return load_checkpoint(path).meta.get("kind") == REGIONS
 
 
 def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tuple[RegionNetwork, RegionCard]:
-    """The network in evaluation mode and its card.
+    """Load the network in evaluation mode and its card.
 
     Args:
-        path: of the checkpoint.
-        name: of the model, in place of that in the checkpoint.
-        changes: settings of ``RegionExport`` in place of the checkpoint's.
+        path: the checkpoint.
+        name: name of the model, instead of that in the checkpoint.
+        changes: settings of ``RegionExport`` instead of the checkpoint's.
 
     Raises:
         CheckpointError: the checkpoint holds no region network, or one that does not fit its description.
@@ -111,15 +111,16 @@ def export_region_model(
     """Write ``output``: one ONNX file, its card in the metadata, for batches of any size.
 
     Args:
-        checkpoint: see ``load_region_model``.
+        checkpoint: a checkpoint that ``load_region_model`` reads.
         output: the file.
-        calibration: folder of pictures that int8 takes its ranges from.
-        calibration_mpp: of these pictures; the model's when not given.
-        changes: see ``load_region_model``.
+        calibration: folder of pictures that give int8 its ranges.
+        calibration_mpp: um per pixel of these pictures; the model's when not given.
+        changes: ``name`` and settings of the export, as in ``load_region_model``.
 
     Raises:
-        CheckpointError: see ``load_region_model``.
-        ConfigError: likewise; and there is nothing to calibrate int8 on, or the network cannot be quantised.
+        CheckpointError: the checkpoint holds no region network, or one that does not fit its description.
+        ConfigError: the network cannot be exported for the window that the settings name or cannot be quantised, or
+            there is nothing to calibrate int8 on.
     """
     network, card = load_region_model(checkpoint, **changes)
     windows = []
@@ -143,9 +144,9 @@ class RegionParity:
     """Differences of probabilities between a network in torch and its graph in ONNX Runtime.
 
     Attributes:
-        n_windows: compared.
-        largest: of all cells and classes.
-        mean: of all cells and classes.
+        n_windows: number of windows.
+        largest: largest difference over all cells and classes.
+        mean: mean difference over all cells and classes.
         other_class: share of cells whose likeliest class differs.
     """
 

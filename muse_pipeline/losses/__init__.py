@@ -1,1 +1,1 @@
-"""Losses, one per file, named for their paper; they import torch and nothing of ours."""
+"""Losses, one per file, each named for its paper; they import torch and nothing of this package."""

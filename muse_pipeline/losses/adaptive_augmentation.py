@@ -22,7 +22,7 @@ class AdaptiveAugmentation(nn.Module):
     """Augments pictures, and adapts how often.
 
     Args:
-        target: of r.
+        target: target value of r.
         pictures: real pictures that take p from 0 to 1.
         midpoint: score between real and generated: 0 for logistic losses, 0.5 for least squares.
     """

@@ -1,4 +1,4 @@
-"""Diversity of what a conditional generator makes of different noise (Yang et al., ICLR 2019, arXiv 1901.09024)."""
+"""Diversity of a conditional generator's pictures under different noise (Yang et al., ICLR 2019, arXiv 1901.09024)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def diversity_loss(first: Tensor, second: Tensor, noise: Tensor, other_noise: Te
         second: (B, 3, H, W) pictures of the same masks with z2.
         noise: (B, Z) z1.
         other_noise: (B, Z) z2.
-        limit: no reward beyond it.
+        limit: largest ratio that is rewarded.
     """
     apart = (first - second).abs().flatten(1).mean(1)
     return -(apart / ((noise - other_noise).abs().mean(1) + 1e-8)).clamp(max=limit).mean()

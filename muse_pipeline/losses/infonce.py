@@ -16,7 +16,7 @@ def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: fl
     Args:
         branches: n of (N, D), of any length; row k of all branches belongs to one sample.
         known: n of (N,) bool, the rows that a branch has. A pair is compared on the rows that both have.
-        temperature: that cosines are divided by.
+        temperature: softmax temperature; cosines are divided by it.
     """
     total = branches[0].sum() * 0
     for one, other in combinations(range(len(branches)), 2):

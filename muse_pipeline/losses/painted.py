@@ -28,5 +28,5 @@ def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
 
 
 def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """``|G(x, z) - paint(x)|_1``, the mean over all values; see ``paint``, with pictures and colours in one unit."""
+    """``|G(x, z) - paint(x)|_1``, the mean over all values, with pictures and colours in one unit."""
     return (picture - paint(mask, nucleus, background)).abs().mean()

@@ -16,7 +16,7 @@ def penalty_reduced_focal(
         target: (B, 1, h, w) Gaussians in [0, 1], 1 exactly at the centre cells.
         weight: (B, 1, h, w), 0 where nothing is known.
         alpha: focusing exponent.
-        beta: how fast the penalty returns with distance from a centre.
+        beta: exponent of ``1 - target``; the higher, the lower the penalty of cells close to a centre.
 
     Returns:
         Scalar, divided by the number of centres (at least 1).

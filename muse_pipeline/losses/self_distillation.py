@@ -1,4 +1,4 @@
-"""Cross-entropy from a teacher's prototypes to a student's, and how a teacher's are kept from collapsing.
+"""Cross-entropy between the prototypes of a teacher and a student, and targets that do not collapse.
 
 "Emerging properties in self-supervised vision transformers" (DINO, arXiv 2104.14294): centring and sharpening;
 Sinkhorn-Knopp as in SwAV (arXiv 2006.09882) and DINOv2 (arXiv 2304.07193).

@@ -1,4 +1,4 @@
-"""The objective of UNITPathSSL (its equation 7): what generator and reader minimise together."""
+"""The objective of UNITPathSSL (its equation 7), which generator and reader minimise together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, flo
     not detached, so it has gradients in both networks: G must render nuclei that can be told apart.
 
     Args:
-        terms: by the names of ``weights``; one with a weight of 0 may be missing.
+        terms: loss terms under the names of ``weights``; one with a weight of 0 may be missing.
         weights: "picture_gan", "mask_gan", "cycle", "instances", "diversity", "painted".
 
     Returns:

@@ -34,8 +34,8 @@ def variance(branches: Sequence[Tensor], known: Sequence[Tensor], gamma: float =
 
     Args:
         branches: n of (N, D).
-        known: n of (N,) bool, see ``invariance``.
-        gamma: standard deviation from which on a dimension costs nothing.
+        known: n of (N,) bool, as in ``invariance``.
+        gamma: standard deviation above which a dimension has no loss.
     """
     deviations = [(covariance_matrix(rows[has]).diagonal() + EPSILON).sqrt() for rows, has in _pairs(branches, known)]
     return torch.stack([torch.relu(gamma - one).mean() for one in deviations]).sum()
@@ -46,7 +46,7 @@ def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
     Args:
         branches: n of (N, D).
-        known: n of (N,) bool, see ``invariance``.
+        known: n of (N,) bool, as in ``invariance``.
     """
     matrices = [covariance_matrix(rows[has]) for rows, has in _pairs(branches, known)]
     return torch.stack([(one.square().sum() - one.diagonal().square().sum()) / len(one) for one in matrices]).sum()

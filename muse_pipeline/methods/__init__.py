@@ -1,1 +1,1 @@
-"""Ways of training, one package each: ``config``, ``data``, ``method`` and ``run``, which registers its recipe."""
+"""Training methods, one package each: ``config``, ``data``, ``method`` and ``run``, which registers its recipe."""

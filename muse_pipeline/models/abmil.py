@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class BagOutput(NamedTuple):
-    """What a model gives for one slide of N tiles.
+    """Output of a model for one slide of N tiles.
 
     Attributes:
-        logit: (K,) of the slide.
+        logit: (K,) logits of the slide.
         attention: (N, K), sums to 1 over the tiles.
         tile_logit: (N, K) of every tile on its own.
     """
@@ -23,7 +23,7 @@ class BagOutput(NamedTuple):
 
 
 class GatedAttention(nn.Module):
-    """Features of tiles -> classes of the slide; each class has attention of its own.
+    """Features of tiles -> classes of the slide; every class has its own attention.
 
     Args:
         n_features: D.
@@ -41,7 +41,7 @@ class GatedAttention(nn.Module):
         self.classify = nn.Linear(2 * hidden, n_classes)
 
     def forward(self, features: Tensor) -> BagOutput:
-        """(N, D) -> the slide's output."""
+        """Classify a slide by the features (N, D) of its tiles."""
         embedded = self.embed((features - self.mean) / self.deviation)
         scores = self.attend(torch.tanh(self.value(embedded)) * torch.sigmoid(self.gate(embedded)))
         attention, tile_logit = torch.softmax(scores, 0), self.classify(embedded)

@@ -27,8 +27,8 @@ class ActivationNetwork(nn.Module):
 
     Args:
         backbone: registered name; one with a stage at stride 4.
-        n_outputs: of the linear layer on the image vector; set by the task.
-        mpp: um per pixel that it was trained at; None for one that was not.
+        n_outputs: outputs of the linear layer on the image vector; the task sets their number.
+        mpp: um per pixel of the training; None for an untrained network.
 
     Raises:
         ConfigError: the backbone is unknown or has no stage at stride 4.
@@ -70,7 +70,7 @@ def find_stages(backbone: Backbone, name: str) -> list[nn.Sequential]:
     """The stages of a backbone, the one at stride 4 first; each is a run of blocks.
 
     Raises:
-        ConfigError: it has no such stages (a ViT).
+        ConfigError: the backbone (a ViT) has no such stages.
     """
     if isinstance(backbone, MuseBackbone) and isinstance(encoder := backbone.encoder["encoder"], ResNet50):
         return [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
@@ -80,7 +80,7 @@ def find_stages(backbone: Backbone, name: str) -> list[nn.Sequential]:
 
 
 def load_activation(path: Path) -> ActivationNetwork:
-    """A trained network, in evaluation mode, from the checkpoint that training wrote.
+    """Load a trained network, in evaluation mode, from the checkpoint that training wrote.
 
     Raises:
         CheckpointError: the file is missing, damaged or holds something else.

@@ -1,7 +1,7 @@
 """The contract of every backbone: a dense map at stride 4, a vector for the whole window, and the encoder's stages.
 
 The compact networks are made of the blocks below: plain 3x3 convolutions and ReLU, which every runtime does fast. None
-looks at the whole window (no GroupNorm, squeeze-excite or pooling to a point), so that a nucleus comes out the same
+sees the whole window (no GroupNorm, squeeze-excite or pooling to a point), so that a nucleus gives the same output
 wherever its window lies.
 """
 
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
 
 
 class UpAdd(nn.Module):
-    """Project the coarse map, double it (half-pixel bilinear), add the skip, refine."""
+    """Project the coarse map, double it (half-pixel bilinear), add the skip, and refine the sum."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -71,7 +71,7 @@ class Stage(NamedTuple):
 
     Attributes:
         stride_px: input pixels per cell.
-        channels: of the map.
+        channels: channels of the map.
     """
 
     stride_px: int
@@ -85,8 +85,8 @@ class Backbone(nn.Module):
         channels: D, of the dense map.
         image_channels: D', of the image vector.
         stride_px: sides of a window must be multiples of it.
-        stage_sizes: of the encoder, in the order of ``stage_maps``; a stride is never smaller than the one before it.
-        lattice: how positions tie to the dense map; by ``HALF_PIXEL``, the same is seen in windows of any sides.
+        stage_sizes: sizes of the encoder's stages, in the order of ``stage_maps``; strides never fall.
+        lattice: rule by which positions tie to the dense map; under ``HALF_PIXEL`` windows may have any sides.
     """
 
     channels: int
@@ -100,12 +100,12 @@ class Backbone(nn.Module):
 
         Args:
             pixels: (B, 3, H, W), 0 to 255.
-            colour: (3, 4) for all or (B, 3, 4), see ``models.base``.
+            colour: (3, 4) for all windows, or (B, 3, 4); as in ``optical_density``.
         """
         return optical_density(pixels, colour)
 
     def forward(self, image: Tensor) -> Features:
-        """(B, 3, H, W) as ``prepare`` gives it -> features."""
+        """Compute the features of images (B, 3, H, W) from ``prepare``."""
         raise NotImplementedError
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
@@ -123,7 +123,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def fix_size(self, height: int, width: int) -> None:
-        """Make constants of what depends on the window's size (px), before an export; nothing by default."""
+        """Make constants of values that depend on the window's size (px), before an export; nothing by default."""
 
 
 class ResidualEncoder(Backbone):
@@ -150,7 +150,7 @@ class ResidualEncoder(Backbone):
         self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The residual stages; nothing in them looks at the whole window."""
+        """The residual stages, none of which sees the whole window."""
         x = self.stem(image)
         for stage in self.stages:
             x = stage(x)
@@ -158,7 +158,7 @@ class ResidualEncoder(Backbone):
 
 
 def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Take RGB to optical density and through an affine map.
+    """Convert RGB to optical density and apply an affine map.
 
     Args:
         pixels: (B, 3, H, W), 0 to 255.
@@ -171,7 +171,7 @@ def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
 
 
 def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
-    """The same map for networks that read RGB: (B, 3, H, W), 0 to 255; the identity map changes nothing."""
+    """Apply the same map for networks that read RGB: (B, 3, H, W), 0 to 255; the identity map changes nothing."""
     return (256.0 * torch.exp(-_mapped_density(pixels, colour)) - 1.0).clamp(0.0, 255.0)
 
 

@@ -27,7 +27,7 @@ class ModulatedConv(nn.Module):
     Args:
         in_channels: C.
         out_channels: C'.
-        style_dim: of styles.
+        style_dim: length of a style.
         kernel: side of the kernel.
         demodulate: whether outputs are divided; the last layer of a generator does not.
     """
@@ -78,12 +78,12 @@ class CoModulatedGenerator(nn.Module):
         base: channels at stride 1, doubled at every level.
         most: largest number of channels.
         levels: halvings; the total stride is ``2 ** levels``.
-        noise_dim: of z.
-        style_dim: of w.
-        code_dim: of e.
-        mapping_layers: of the perceptron.
+        noise_dim: length of z.
+        style_dim: length of w.
+        code_dim: length of e.
+        mapping_layers: layers of the perceptron.
         skip_stride: skips from encoder to decoder at this stride and above; 1 for all.
-        dropout: of the code.
+        dropout: dropout probability of the code.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A network that reads which colours lie around a position, and not where they lie: for partners in TriDeNT."""
+"""A network that sees the colours around a position but not their arrangement: for partners in TriDeNT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ColourNetwork(Backbone):
     """Layers of single pixels, their mean over 8 x 8 px at stride 4, and layers of these means.
 
     A partner lies on its H&E pixel by pixel. A network that reads shapes or neighbours distinguishes every nucleus by
-    them, in H&E and in the partner alike, and its H&E network then learns nothing of what the partner's stain adds.
+    them, in H&E and in the partner alike, and its H&E network then learns nothing of the partner's stain.
 
     Args:
         width: channels.
@@ -52,5 +52,5 @@ def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
 
 @BACKBONES.register("colour_cnn")
 def colour_cnn() -> ColourNetwork:
-    """About 0.5 kFLOP per pixel; sees 8 px."""
+    """About 0.5 kFLOP per pixel; its field of view is 8 px."""
     return ColourNetwork(32)

@@ -28,7 +28,7 @@ class CompactNetwork(ResidualEncoder):
         self.decoder = nn.ModuleList(UpAdd(coarse, fine) for coarse, fine in reversed(pairs))
 
     def forward(self, image: Tensor) -> Features:
-        """(B, 3, H, W) -> features; nothing that enters the dense map looks at the whole window."""
+        """(B, 3, H, W) -> features; no layer of the dense map sees the whole window."""
         skips = list(self.stage_maps(image))
         x = skips[-1]
         for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
@@ -62,5 +62,5 @@ def muse_compact_24() -> CompactNetwork:
 
 @BACKBONES.register("muse_compact_16")
 def muse_compact_16() -> CompactNetwork:
-    """A very small one for tests."""
+    """A very small network for tests."""
     return CompactNetwork((16, 16, 32), (1, 1, 1))

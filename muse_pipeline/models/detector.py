@@ -29,14 +29,14 @@ class NucleusDetector(nn.Module):
 
     @classmethod
     def of(cls, backbone: Backbone, head: NucleusHead) -> NucleusDetector:
-        """The detector of networks that there are already."""
+        """Build a detector from existing networks."""
         detector = cls.__new__(cls)
         nn.Module.__init__(detector)
         detector.backbone, detector.head = backbone, head
         return detector
 
     def features(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """(B, D, h, w) dense map, as the backbone's own lattice has it."""
+        """(B, D, h, w) dense map, read by the backbone's own lattice."""
         return self.backbone(self.backbone.prepare(pixels, colour)).dense
 
     def forward(self, pixels: Tensor, colour: Tensor) -> NucleusMaps:
@@ -53,13 +53,13 @@ class NucleusDetector(nn.Module):
 
 
 class DetectionGraph(nn.Module):
-    """What is exported: windows in, fixed numbers of nuclei out (DESIGN, "The graph does the work").
+    """The exported graph: windows in, fixed numbers of nuclei out (DESIGN, "The graph does the work").
 
     Args:
         detector: the trained network.
         threshold: score below which a slot stays empty.
         capacity: slots per window.
-        embed: whether every nucleus also gets its vector of the dense map.
+        embed: whether every nucleus also gets its vector from the dense map.
     """
 
     def __init__(self, detector: NucleusDetector, threshold: float, capacity: int, embed: bool = False):

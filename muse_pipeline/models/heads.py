@@ -1,4 +1,4 @@
-"""The contract of every nucleus head: its output at each cell, and which cells are peaks."""
+"""The contract of every nucleus head: its output at each cell, and the cells that are peaks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_INVERSE_SQUARE = 0.01  # in units of the mean radius: no ray is longer tha
 def to_rays(raw: Tensor) -> Tensor:
     """Rays in um from the output of a head, which is their inverse square.
 
-    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, and so a matter of few features.
+    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, which few features describe.
     The same wave in the rays themselves is a dumb-bell, which heads that predict rays give slender nuclei.
     """
     inverse_square = softplus(STEEPNESS * raw)
@@ -36,7 +36,7 @@ class NucleusMaps(NamedTuple):
 
     Attributes:
         centre: (B, 1, h, w) logit that the cell is a nucleus.
-        offset: (B, 2, h, w) from the cell's centre to the nucleus' centre, (x, y) in cells.
+        offset: (B, 2, h, w) vector from the cell's centre to the nucleus' centre, (x, y) in cells.
         label: (B, C, h, w) class logits, given that it is a nucleus.
         rays: (B, R, h, w) um.
     """
@@ -48,7 +48,7 @@ class NucleusMaps(NamedTuple):
 
 
 class NucleusHead(nn.Module):
-    """Built from (in_channels, n_classes, n_rays).
+    """Base class of heads, which are built from (in_channels, n_classes, n_rays).
 
     Attributes:
         sizes: channels of label and rays.
@@ -89,11 +89,11 @@ def predicted_positions(offset: Tensor) -> Tensor:
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """(B, M, h, w) -> (B * h * w, M): a cell's values side by side, as picking a few cells wants them."""
+    """(B, M, h, w) -> (B * h * w, M), with the values of a cell side by side, which makes picking a few cells fast."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def pick(rows: Tensor, cell: Tensor, n_cells: int) -> Tensor:
-    """Of rows (B * n_cells, M) those (B, ..., M) of the cells of these numbers (B, ...), counted in their window."""
+    """The rows (B, ..., M), out of (B * n_cells, M), of the cells of these numbers (B, ...), counted per window."""
     first = n_cells * torch.arange(cell.shape[0], device=cell.device)  # row of each window's first cell
     return rows[cell + first.view(-1, *(1,) * (cell.dim() - 1))]

@@ -1,4 +1,4 @@
-"""What the MUSE networks have in common: an encoder of four levels, the decoder, and RGB normalised as for ImageNet.
+"""Common parts of the MUSE networks: an encoder of four levels, the decoder, and RGB normalised as for ImageNet.
 
 "MUSE" (arXiv 2511.05170); authors' code: alibaba-damo-academy/MUSE (Apache-2.0). Written from its description; names of
 modules are those of the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights go both ways.
@@ -26,8 +26,8 @@ class MuseBackbone(Backbone):
         encoder: (B, 3, H, W) -> (four maps, fine to coarse, image vector (B, D')).
         decoder: four maps -> (B, ``decoder.out_channels``, H / 4, W / 4).
         image_channels: D'.
-        stride_px: of the encoder.
-        stage_sizes: of the encoder's maps.
+        stride_px: stride of the encoder.
+        stage_sizes: sizes of the encoder's maps.
     """
 
     lattice = ALIGNED_CORNERS
@@ -63,14 +63,14 @@ class MuseBackbone(Backbone):
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear to (rows, columns); first and last rows and columns stay where they are."""
+    """Resize bilinearly to (rows, columns); first and last rows and columns keep their positions."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm and, where wanted, ReLU; keeps the size."""
+    """Convolution without bias, batch norm and, optionally, ReLU; keeps the size."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, relu: bool):
         super().__init__()

@@ -40,7 +40,7 @@ class MuseVit(MuseBackbone):
     Args:
         dim: C, width of the transformer and of the dense map.
         n_heads: heads of each attention.
-        input_px: side of the window that the positional table is made for; others have it resampled.
+        input_px: side of the window that the positional table is made for; other windows have it resampled.
     """
 
     def __init__(self, dim: int, n_heads: int, input_px: int):

@@ -10,11 +10,11 @@ SLOPE = 0.2
 class PatchDiscriminator(nn.Module):
     """Strided 4x4 convolutions, leaky ReLU, instance norm from the second on, and a 4x4 convolution to one channel.
 
-    Four of them see patches of 94 px.
+    The field of view of four of them is 94 px.
 
     Args:
         widths: channels of the strided convolutions.
-        norm: whether to use instance norm; not with a gradient penalty.
+        norm: whether to use instance norm; not together with a gradient penalty.
     """
 
     def __init__(self, widths: tuple[int, ...], norm: bool):
@@ -33,5 +33,5 @@ class PatchDiscriminator(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, picture: Tensor) -> Tensor:
-        """(B, 3, H, W), -1 to 1 -> (B, 1, H / 2^n, W / 2^n) scores, high for what is real."""
+        """(B, 3, H, W), -1 to 1 -> (B, 1, H / 2^n, W / 2^n) scores, high for real pictures."""
         return self.layers(picture)

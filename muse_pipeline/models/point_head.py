@@ -18,7 +18,7 @@ SAME_NUCLEUS_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at
 class PointHead(NucleusHead):
     """Perceptrons on the features at each proposal, one for offsets, one for types and background, one for rays.
 
-    Type and background share one softmax. Its two factors are what the maps hold: ``centre`` is the logit of "not
+    Type and background share one softmax. The maps hold its two factors: ``centre`` is the logit of "not
     background", ``label`` the logits of the types given that, so that minus the log of any of its probabilities is the
     binary cross-entropy of ``centre`` plus the cross-entropy of ``label``.
 
@@ -57,7 +57,7 @@ class PointHead(NucleusHead):
         """The probability of "not background", at the best of the cells that point to the same nucleus.
 
         One-to-one matching trains one cell per nucleus, and a long training may need no suppression. A short one
-        does: where a nucleus lies between cells, several still are peaks. Of neighbours whose points are less than a
+        does: if a nucleus lies between cells, several of them remain peaks. Of neighbours whose points are less than a
         cell (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to
         different nuclei never compete.
         """

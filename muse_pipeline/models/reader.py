@@ -27,7 +27,7 @@ class TranslationHead(nn.Module):
     """Dense map at stride 4 -> mask: twice a 3x3 convolution with instance norm and doubling, then a linear 3x3.
 
     Args:
-        in_channels: of the dense map, which already sums the backbone's pyramid.
+        in_channels: channels of the dense map, which already sums the backbone's pyramid.
         widths: channels at strides 4 and 2.
     """
 
@@ -54,7 +54,7 @@ class MaskReader(nn.Module):
     Args:
         backbone: registered name.
         n_rays: R of the dense instance head.
-        widths: of the translation head.
+        widths: channels of the translation head at strides 4 and 2.
     """
 
     def __init__(self, backbone: str, n_rays: int, widths: tuple[int, int]):

@@ -1,4 +1,4 @@
-"""How positions of a window tie to columns and rows of a dense map, and features read at positions.
+"""Rules that tie positions of a window to columns and rows of a dense map, and features read at positions.
 
 Two rules exist. Networks of our own resize with half-pixel centres: pixel x lies at column ``x / 4 - 0.5`` in any
 window. The released MUSE networks resize with aligned corners, and their authors read pixel x at column
@@ -22,7 +22,7 @@ class Lattice:
     """The rule of one network.
 
     Attributes:
-        name: as the model card gives it.
+        name: name in the model card.
         align_corners: whether the first and last columns lie on the window's edges, not half a cell inside.
     """
 
@@ -31,11 +31,11 @@ class Lattice:
 
     @property
     def any_size(self) -> bool:
-        """Whether the network takes windows of any sides: its output for a nucleus is then the same in all of them."""
+        """True if the network takes windows of any sides: its output for a nucleus is then the same in all of them."""
         return not self.align_corners
 
     def at_cells(self, dense: Tensor) -> Tensor:
-        """The map (B, D, h, w) read at the centres of its cells, pixels ``4 * column + 2``: what heads work on.
+        """The map (B, D, h, w) read at the centres of its cells, pixels ``4 * column + 2``, as heads need it.
 
         For half-pixel maps that is the map itself. The other rule costs two products with constant matrices, which
         every runtime has.

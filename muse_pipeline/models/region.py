@@ -81,7 +81,7 @@ class RegionNetwork(nn.Module):
 
 
 class RegionGraph(nn.Module):
-    """What is exported: windows in, a map of every class out.
+    """The exported graph: windows in, a map of every class out.
 
     The fused maps are smoothed by a mean over 3 x 3 cells, which is about as wide as the Gaussian of IKD-MIL's
     inference (3 px).
@@ -102,7 +102,7 @@ class RegionGraph(nn.Module):
             colour: (3, 4) float32.
 
         Returns:
-            (B, C, H / 4, W / 4) probabilities. That of the first class is what the likeliest other leaves of 1.
+            (B, C, H / 4, W / 4) probabilities. That of the first class is 1 minus that of the likeliest other class.
         """
         fused = self.network(pixels, colour).fused
         smooth = functional.avg_pool2d(fused, 3, stride=1, padding=1, count_include_pad=False)

@@ -1,4 +1,4 @@
-"""A small encoder whose finest stage does most of the work: what PSM's activation maps are read from, on a CPU."""
+"""A small encoder whose finest stage does most of the work: PSM reads its activation maps from it, on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first three stages of VGG-16 with batch norm: the encoder of IKD-MIL and its predecessors, to compare with.
+"""The first three stages of VGG-16 with batch norm: the encoder of IKD-MIL and its predecessors, for comparison.
 
 Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
 """

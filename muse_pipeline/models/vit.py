@@ -17,7 +17,7 @@ GRID_EXCESS = 0.1  # DINO adds it to the wanted grid before dividing, against ro
 
 
 def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Take a positional table from its own square grid to another, as DINO does.
+    """Resample a positional table from its own square grid to another, as DINO does.
 
     Bicubic (a = -0.75) at half-pixel centres with the scale ``(grid + 0.1) / own grid``, so that token i samples
     ``(i + 0.5) * own / (grid + 0.1) - 0.5``: **no identity** where the grids are equal. The class token is untouched.
@@ -40,7 +40,7 @@ def square_grid(table: Tensor) -> int:
     """Patches per side of a (1, 1 + g * g, C) table.
 
     Raises:
-        ValueError: its patches make no square.
+        ValueError: the patches do not make a square.
     """
     patches = table.shape[1] - 1
     side = round(max(patches, 0) ** 0.5)
@@ -114,7 +114,7 @@ class VisionTransformer(nn.Module):
     Args:
         dim: C.
         n_heads: heads of each attention.
-        grid: patches per side of the positional table; inputs of another grid have it resampled on the way.
+        grid: patches per side of the positional table; it is resampled for inputs of another grid.
         depth: blocks.
     """
 
@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def bake_positions(self, grid: tuple[int, int]) -> None:
-        """Fix the table for one grid, as a constant: an exported graph then holds no resampling of it."""
+        """Fix the table for one grid, as a constant: an exported graph then does not resample it."""
         self.baked_grid = None
         self.baked_positions, self.baked_grid = self.positions(grid).detach().clone(), grid
 

@@ -1,7 +1,8 @@
 """Weights from checkpoint files in the layout of the MUSE authors, which this package uses too.
 
-A file's ``teacher`` is a flat dictionary; what begins with ``module.backbone.`` is the network, the rest (projectors,
-heads) belongs to its training and is left alone. Names and shapes must agree exactly, but for the grid of positions.
+A file's ``teacher`` is a flat dictionary; names that begin with ``module.backbone.`` are the network, the rest
+(projectors, heads) belongs to its training and is ignored. Names and shapes must agree exactly, except for the grid of
+positions.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ PREFIX = "module.backbone."
 
 
 def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
-    """The dictionary that a file holds; without ``trust_pickle`` nothing but tensors and plain values is unpickled.
+    """Read the dictionary of a file; without ``trust_pickle`` nothing but tensors and plain values is unpickled.
 
     Plain values include the ``argparse.Namespace`` of settings that DINO and its descendants keep as ``args``.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or needs more than that.
+        CheckpointError: the file is missing or damaged, or needs more to be unpickled.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -61,7 +62,7 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """The backbone's tensors by their names without prefix.
 
     Raises:
-        CheckpointError: there are none, or one is no tensor or not finite.
+        CheckpointError: there are none, or one is not a tensor or not finite.
     """
     teacher = state.get("teacher")
     if not isinstance(teacher, dict):
@@ -79,7 +80,7 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def require_finite(weights: dict[str, Any], path: Path) -> None:
-    """Reject what is no tensor of finite numbers.
+    """Reject anything but tensors of finite numbers.
 
     Raises:
         CheckpointError: the first such entry is named.
@@ -98,12 +99,12 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, alw
     """Put weights into a backbone, in place.
 
     Args:
-        backbone: of any registered kind.
-        weights: as ``backbone_weights`` gives them.
-        path: for messages.
+        backbone: backbone of any registered kind.
+        weights: result of ``backbone_weights``.
+        path: path of the file, for messages.
         always_resample: take the positional table through ``resample_positions`` even where its grid is the network's
-            own. The authors' loader does, and their figures were computed so: yes for their files, no for those of this
-            package.
+            own. The authors' loader does, and their figures were computed so: True for their files, False for those of
+            this package.
 
     Raises:
         CheckpointError: other names or shapes than the network's; a file of another network is named as such.
@@ -132,7 +133,7 @@ Shapes = dict[str, torch.Size]
 
 
 def matching_backbones(weights: Mapping[str, Tensor]) -> list[str]:
-    """Registered names whose network has exactly these names and shapes, the grid of positions aside."""
+    """Registered names whose network has exactly these names and shapes, except for the grid of positions."""
     shapes = _shapes(weights)
     return [name for name in BACKBONES.names() if not _misfit(shapes, _registered_shapes(name))]
 
@@ -144,7 +145,7 @@ def nearest_backbone(weights: Mapping[str, Tensor]) -> str:
 
 
 def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """What stands between the weights and a network, in words; empty where they fit."""
+    """Difference between the weights and a network, in words; empty where they fit."""
     return _misfit(_shapes(weights), _shapes(wanted))
 
 

@@ -1,1 +1,1 @@
-"""What a backbone has learnt: classes at given points, and the same nucleus in two views."""
+"""Evaluation of a backbone's features: classes at given points, and the same nucleus in two views."""

@@ -1,4 +1,4 @@
-"""Did it help: one backbone against another, with labels, without, or both; figures, verdicts and pictures."""
+"""Comparison of two backbones with labels, without, or both: figures, verdicts and pictures."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ INDEX = "nuclei"
 
 @dataclass(frozen=True)
 class CompareSettings(ProbeSettings):
-    """How two backbones are compared.
+    """Settings of a comparison of two backbones.
 
     Attributes:
-        draws: of patients, for fewer labels than all.
+        draws: draws of patients, for fewer labels than all.
     """
 
     draws: int = DRAWS
 
 
 class Comparison:
-    """Two networks, compared on whatever there is.
+    """Comparison of two networks on labels, on tissue without labels, or on both.
 
     Args:
-        networks: before and after.
-        settings: how.
+        networks: the network before and the one after.
+        settings: settings of the comparison.
         output: folder for figures and pictures.
-        options: how it computes.
+        options: options of the computation.
 
     Raises:
         ConfigError: the window does not suit a backbone.
@@ -68,13 +68,13 @@ class Comparison:
 
         Args:
             labelled: classes, mpp and sources of a training run.
-            test: labelled pictures to report on; without, the validation's patients in halves.
+            test: labelled pictures to report on; without them, the validation's patients in halves.
             tissue: nuclei without labels.
 
         Raises:
-            ConfigError: there is no validation, a class has no nucleus, or an image too few.
+            ConfigError: there is no validation, a class has no nucleus, or an image has too few.
             LabelError: labels cannot be read, or patients are on both sides or were trained on.
-            MuseError: tissue cannot be read, see ``pretrain_images``.
+            MuseError: tissue cannot be read.
         """
         result: dict[str, Any] = {
             side: {"backbone": one.name, "weights": one.weights, "colour": one.reference.method}
@@ -130,15 +130,15 @@ class Comparison:
 def open_networks(
     before: Path | None, after: Path | None, named: str | None, default: str | None, trust_pickle: bool = False
 ) -> tuple[ProbedNetwork, ProbedNetwork]:
-    """Both networks, each of the backbone in its checkpoint; random weights see colours as the other network does.
+    """Open both networks, each of the backbone in its checkpoint; random weights get the colours of the other network.
 
     Args:
         before: checkpoint; None: random weights.
         after: checkpoint; None: random weights.
-        named: backbone of a checkpoint without a name, and of random weights; these are otherwise of the
-            other checkpoint's kind.
-        default: used if there is no name; None: an error.
-        trust_pickle: see ``start.load_backbone``.
+        named: backbone of a checkpoint without a name, and of random weights, which by default have that of the other
+            checkpoint.
+        default: backbone used if there is no name; None: an error.
+        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
 
     Raises:
         CheckpointError: a checkpoint is not there or does not fit.
@@ -160,13 +160,13 @@ def open_networks(
 
 
 def _answer_by_labels(labels: dict[str, Any]) -> dict[str, str]:
-    """By nearest neighbours from all labels, without training; fixed in advance."""
+    """Answer by nearest neighbours from all labels, without training; the rule is fixed in advance."""
     row = next(row for row in labels["rows"] if row["protocol"] == NAMES[KNN] and row["share"] == 1)
     return _answer("With labels", "of nuclei get the right class from their nearest neighbours", row["accuracy"])
 
 
 def _answer_by_tissue(tissue: dict[str, Any]) -> dict[str, str]:
-    """By retrieval across mpps; fixed in advance."""
+    """Answer by retrieval across mpps; the rule is fixed in advance."""
     row = next(row for row in tissue["rows"] if row["measure"] == RETRIEVAL)
     what = f"of nuclei at {tissue['mpps'][0]:g} um/px are found again at {tissue['mpps'][1]:g} um/px"
     return _answer("Without labels", what, row["score"])
@@ -176,7 +176,7 @@ _ANSWERS = {"with_labels": _answer_by_labels, "without_labels": _answer_by_tissu
 
 
 def _answer(where: str, what: str, score: dict[str, Any]) -> dict[str, str]:
-    """The verdict in sentences; ``what`` follows a number of percent."""
+    """The verdict in sentences; ``what`` is the text after the percentage."""
     n, verdict = score["n_patients"], score["verdict"]
     patients = count_noun(n, "patient")
     needed = f" ({n}, where {MIN_PATIENTS} are needed)" if verdict == FEW else ""
@@ -190,7 +190,7 @@ def _answer(where: str, what: str, score: dict[str, Any]) -> dict[str, str]:
 
 
 def render_comparison(result: dict[str, Any]) -> str:
-    """The answers, then tables of ``Comparison.run``'s dictionary, and what they were measured on."""
+    """Format the answers, then tables of ``Comparison.run``'s dictionary, and the data behind them."""
     sides = [f"{side}: {result[side]['backbone']} ({result[side]['weights']})" for side in ("before", "after")]
     parts = ["\n".join(answer["sentence"] for answer in result["answers"]), "\n".join(sides)]
     remarks = []

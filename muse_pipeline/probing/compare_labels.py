@@ -1,4 +1,4 @@
-"""Two networks on labelled nuclei: how well classes are read from either, from many labels and from few."""
+"""Comparison of two networks on labelled nuclei: accuracy of the classes, from many labels and from few."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ MEASURES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
 
 @dataclass(frozen=True)
 class LabelDraw:
-    """Patients that are learnt from.
+    """Patients whose labels are learnt from.
 
     Attributes:
-        share: of all training patients.
-        number: of the draw; all patients are drawn once.
-        patients: that were drawn.
+        share: share of all training patients.
+        number: number of the draw; all patients are drawn once.
+        patients: the patients that were drawn.
     """
 
     share: float
@@ -51,12 +51,12 @@ class LabelDraw:
 
 
 def draw_patients(patients: Sequence[str], draws: int, shares: Sequence[float] = SHARES) -> list[LabelDraw]:
-    """For every share, so many seeded draws; within a draw the smaller shares lie in the larger ones.
+    """Draw patients for every share by seed; within a draw the smaller shares lie in the larger ones.
 
     Args:
-        patients: of the training.
-        draws: of shares below 1.
-        shares: falling; one that comes to as many patients as another is left out.
+        patients: patients of the training.
+        draws: number of draws of each share below 1.
+        shares: falling shares; one that comes to as many patients as another is left out.
     """
     names = sorted(set(patients))
     orders = [np.random.default_rng((SEED, number)).permutation(names) for number in range(draws)]
@@ -83,18 +83,18 @@ def compare_on_labels(
     output: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Both networks by every protocol, from every share of the patients, on the same nuclei.
+    """Compare both networks by every protocol, from every share of the patients, on the same nuclei.
 
     Args:
-        data: to learn from and to judge by.
-        networks: before and after.
-        classes: of the config, for the picture.
-        mpp: of the pictures.
-        settings: of the probes.
-        draws: of patients, for shares below 1.
-        device: of the networks.
+        data: nuclei to learn from and to judge by.
+        networks: the network before and the one after.
+        classes: classes of the config, for the picture.
+        mpp: um per pixel of the pictures.
+        settings: settings of the probes.
+        draws: number of draws of patients, for shares below 1.
+        device: device of the networks.
         output: folder for the picture.
-        say: called with lines on progress.
+        say: callback with lines on progress.
     """
     drawn = draw_patients([one.patient for one in data.training if (one.nuclei.label >= 0).any()], draws)
     sides, looked_up = [], []
@@ -120,7 +120,7 @@ def compare_on_labels(
 
 @dataclass(frozen=True, eq=False)
 class _Truth:
-    """The classes (N,) of the nuclei that are reported on, their patients, which they are, and how many classes."""
+    """Classes (N,) and patients of the reported nuclei, which of the judged they are, and the number of classes."""
 
     label: np.ndarray
     patient: np.ndarray
@@ -166,7 +166,7 @@ def _predict(
 
 
 def _by_chance(true: np.ndarray, classes: Sequence[str]) -> str:
-    """What an accuracy has to beat."""
+    """Accuracy of the commonest class for every nucleus, in words."""
     counts = np.bincount(true, minlength=len(classes))
     share, balanced = 100 * counts.max() / max(1, counts.sum()), 100 / max(1, np.count_nonzero(counts))
     return (

@@ -39,7 +39,7 @@ ACROSS = "nearer to itself at the other mpp than another is"
 
 
 def choose_images(images: Sequence[NucleusImage], most: int = MOST_IMAGES) -> list[NucleusImage]:
-    """Up to ``most`` images by lot, of as many patients as can be; in the order in which they were given."""
+    """At most ``most`` random images, of as many patients as possible, in the order in which they were given."""
     taken: dict[str, int] = {}
     ranked = []
     for number in np.random.default_rng(SEED).permutation(len(images)).tolist():
@@ -60,17 +60,17 @@ def compare_on_tissue(
     output: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Both networks on the same nuclei of the same images.
+    """Compare both networks on the same nuclei of the same images.
 
     Args:
-        images: with two nuclei at least each.
-        networks: before and after.
-        mpps: the finer and the coarser.
+        images: images with at least two nuclei each.
+        networks: the network before and the one after.
+        mpps: the finer and the coarser um per pixel.
         window_px: side of a window.
         repeats: draws of the bootstrap.
-        device: for the networks.
+        device: device of the networks.
         output: folder for the picture.
-        say: called with lines on progress.
+        say: callback with lines on progress.
     """
     chosen = choose_images(images)
     field_px = window_px * mpps[1] / 2
@@ -165,11 +165,11 @@ def _draw(
 
 @dataclass(frozen=True)
 class TissueConfig:
-    """What two networks are compared on.
+    """Tissue that two networks are compared on.
 
     Attributes:
         sources: tissue with nucleus positions.
-        views: of these the two ends of ``mpp`` count.
+        views: settings of the views, of which only the two ends of ``mpp`` count.
         min_nuclei: images with fewer are left out.
     """
 
@@ -186,14 +186,14 @@ class TissueConfig:
 
 
 def load_tissue_config(path: Path, data: Path | None = None) -> TissueConfig:
-    """Read the settings of tissue; those of a pretraining that are of no use here may stand beside them.
+    """Read the settings of tissue; a file of pretraining may have others, which are ignored.
 
     Args:
-        path: of the YAML file.
-        data: where the paths of sources start; the file's own folder when not given.
+        path: the YAML file.
+        data: folder that paths of sources start at; the file's own when not given.
 
     Raises:
-        ConfigError: see ``config.load_config``.
+        ConfigError: the file cannot be read, or a setting is wrong.
     """
     values = _read(path)
     own, other = ({one.name for one in dataclasses.fields(kind)} for kind in (TissueConfig, MuseConfig))
@@ -204,10 +204,10 @@ def load_tissue_config(path: Path, data: Path | None = None) -> TissueConfig:
 
 
 def is_tissue_config(path: Path) -> bool:
-    """Whether a config names no classes, as those of pretraining do.
+    """True if a config names no classes, like those of pretraining.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the config cannot be read.
     """
     return "classes" not in _read(path)
 

@@ -1,4 +1,4 @@
-"""Features of nuclei of which only the positions are known, in plain, mirrored, turned or restained views."""
+"""Features of nuclei whose positions alone are given, in plain, mirrored, turned or restained views."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 
 @dataclass(frozen=True)
 class Variation:
-    """How nuclei are read.
+    """Scale, orientation and stain in which nuclei are read.
 
     Attributes:
         mpp: um per pixel.
@@ -34,13 +34,13 @@ class Variation:
 
 
 def choose_nuclei(index: NucleusIndex, field_px: float, most: int, generator: np.random.Generator) -> np.ndarray:
-    """(n, 2) px of up to ``most`` nuclei, field by field: fields where nuclei are, drawn until they hold enough.
+    """(n, 2) px of up to ``most`` nuclei, field by field: fields with nuclei are drawn until they hold enough.
 
     Args:
-        index: of an image.
+        index: index of an image.
         field_px: side of a field.
-        most: nuclei.
-        generator: of the lot.
+        most: largest number of nuclei.
+        generator: generator of the random draw.
     """
     if len(index.xy) <= most:
         return np.asarray(index.xy, float)
@@ -64,18 +64,18 @@ def nucleus_features(
     window_px: int,
     device: torch.device,
 ) -> Tensor:
-    """(n, D) float32 on the CPU.
+    """Features of nuclei, (n, D) float32 on the CPU.
 
     Every nucleus is read from a window whose central half it lies in, as far as the image reaches.
 
     Args:
-        backbone: on ``device``.
-        image: that the nuclei lie in.
+        backbone: the network, on ``device``.
+        image: image of the nuclei.
         xy: (n, 2) image px.
-        variation: at them.
+        variation: scale, orientation and stain of the views.
         colour: (3, 4) map in optical density of the image.
         window_px: side of a window.
-        device: of the backbone.
+        device: device of the backbone.
     """
     backbone.eval()
     mapped = torch.from_numpy((colour @ _homogeneous(stain_change(variation.stain))).astype(np.float32))
@@ -99,12 +99,12 @@ def stain_change(factors: Sequence[float]) -> np.ndarray:
 
 
 def _homogeneous(linear: np.ndarray) -> np.ndarray:
-    """(4, 4), so that it can stand before a (3, 4) map."""
+    """(4, 4) form of a linear map, which can stand before a (3, 4) map."""
     return np.block([[linear, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
 
 
 def _views(image: NucleusImage, xy: np.ndarray, variation: Variation, window_px: int) -> tuple[list[View], np.ndarray]:
-    """The windows, and (n,) which of them shows each nucleus."""
+    """The windows, and (n,) index of the window that shows each nucleus."""
     side = max(2, round(window_px * variation.mpp / image.mpp))
     corners = np.floor(xy / (side / 2)) * (side / 2) - side / 4
     corners = np.floor(corners.clip(0, np.maximum(np.array(image.size_px) - side, 0))).astype(int)

@@ -23,12 +23,12 @@ def find_similar(features: Tensor, patient: Sequence[str], queries: Sequence[int
 
     Args:
         features: (P, D), of any length.
-        patient: (P,) whose nucleus it is.
+        patient: (P,) patient of each nucleus.
         queries: (Q,) indices of the queries.
-        k: no more than the nuclei of other patients.
+        k: number of neighbours, no more than the nuclei of other patients.
 
     Returns:
-        (Q, k) which of the P.
+        (Q, k) indices of nuclei.
     """
     unit, names = functional.normalize(features.float(), dim=1), np.asarray(patient)
     similarity = unit[list(queries)] @ unit.T
@@ -37,17 +37,17 @@ def find_similar(features: Tensor, patient: Sequence[str], queries: Sequence[int
 
 
 def cosines(one: Tensor, other: Tensor) -> Tensor:
-    """(n, m) of features (n, D) and (m, D), rounded."""
+    """(n, m) cosines of features (n, D) and (m, D), rounded."""
     one, other = (functional.normalize(features.float(), dim=1) for features in (one, other))
     return (one @ other.T).round(decimals=DECIMALS)
 
 
 def recognised(one: Tensor, other: Tensor) -> np.ndarray:
-    """How surely each of n nuclei is found again: top-1, in percent, both ways; of k equally near ones 1 / k.
+    """Rate at which each of n nuclei is found again: top-1, in percent, both ways; of k equally near ones 1 / k.
 
     Args:
         one: (n, D) features in one view.
-        other: (n, D) of the same nuclei in another.
+        other: (n, D) features of the same nuclei in another view.
 
     Returns:
         (n,) 0 to 100; chance is 100 / n.
@@ -61,15 +61,15 @@ def recognised(one: Tensor, other: Tensor) -> np.ndarray:
 
 
 def stability(one: Tensor, other: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often each of n nuclei is more like itself in another view than another nucleus is.
+    """Percentage of other nuclei that are less like each of n nuclei than its own other view.
 
     Args:
         one: (n, D) features in one view.
-        other: (n, D) of the same nuclei in another.
+        other: (n, D) features of the same nuclei in another view.
 
     Returns:
-        (n,) percent, where chance, and a network with constant output, has 50; (n,) cosine with
-        itself; (n,) mean cosine with the others.
+        (n,) percent, 50 by chance and for a network with constant output; (n,) cosine with itself; (n,) mean
+        cosine with the others.
     """
     similarity = cosines(one, other)
     own = similarity.diagonal()
@@ -89,12 +89,12 @@ _PLAIN = (205, 203, 198)
 
 @dataclass(frozen=True, eq=False)
 class NucleusGallery:
-    """P nuclei of the comparison.
+    """The P nuclei of the comparison.
 
     Attributes:
-        patient: (P,) whose each is.
-        crop: the pixels (s, s, 3) uint8 around one of them, by its number.
-        queries: of them as queries.
+        patient: (P,) patient of each nucleus.
+        crop: function from the number of a nucleus to the pixels (s, s, 3) uint8 around it.
+        queries: numbers of the nuclei that may be queries.
         label: (P,) class index; None where none is known.
         classes: names of the classes.
         colors: RGB of the classes.
@@ -109,16 +109,16 @@ class NucleusGallery:
 
 
 def draw_neighbours(gallery: NucleusGallery, before: Tensor, after: Tensor, output: Path) -> str | None:
-    """Draw nuclei taken by lot, each with its nearest among other patients' before and after.
+    """Draw random nuclei, each with its nearest among other patients' before and after.
 
     Args:
-        gallery: of P nuclei.
+        gallery: the P nuclei.
         before: (P, D) features of the one network.
-        after: (P, D') of the other.
-        output: PNG.
+        after: (P, D') features of the other network.
+        output: PNG file.
 
     Returns:
-        A caption; None where there are not nuclei enough of other patients, and nothing is drawn.
+        A caption; None, without a picture, if there are too few nuclei of other patients.
     """
     queries = _draw_queries(gallery)
     fewest = min((int((gallery.patient != gallery.patient[query]).sum()) for query in queries), default=0)
@@ -147,7 +147,7 @@ def _share_of_class(gallery: NucleusGallery, features: Tensor) -> float:
 
 
 def _draw_queries(gallery: NucleusGallery) -> list[int]:
-    """By lot, never by how well either network does; classes and patients take turns."""
+    """Choose queries by lot, never by how well either network does; classes and patients take turns."""
     drawn = np.random.default_rng(SEED).permutation(gallery.queries).tolist()
     label = np.zeros(len(gallery.patient), int) if gallery.label is None else gallery.label
     chosen: list[int] = []
@@ -159,7 +159,7 @@ def _draw_queries(gallery: NucleusGallery) -> list[int]:
 
 
 def _save(gallery: NucleusGallery, rows: Sequence[Sequence[Sequence[int]]], output: Path) -> None:
-    """Rows of groups (query, before, after) of nuclei."""
+    """Draw rows of groups (query, before, after) of nuclei."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's
 
@@ -191,7 +191,7 @@ def _save(gallery: NucleusGallery, rows: Sequence[Sequence[Sequence[int]]], outp
 
 
 def _framed(gallery: NucleusGallery, nucleus: int) -> np.ndarray:
-    """(T, T, 3) uint8."""
+    """(T, T, 3) uint8 picture of a nucleus in a frame."""
     known = gallery.label is not None and gallery.label[nucleus] >= 0
     tile = np.full((_TILE_PX, _TILE_PX, 3), gallery.colors[gallery.label[nucleus]] if known else _PLAIN, np.uint8)
     inner = _TILE_PX - 2 * _FRAME_PX

@@ -28,15 +28,15 @@ NAMES_OF_RUNS = ("checkpoint.pt", "best.pt")  # names in every run folder: the f
 
 @dataclass(frozen=True, eq=False)
 class ProbedNetwork:
-    """One network.
+    """A backbone under evaluation.
 
     Attributes:
         name: registered name of the backbone.
-        backbone: with its weights, on the CPU.
-        reference: what slides' colours are taken to, as it was trained.
-        weights: where they are from, in words.
-        patients: that it was trained on, if its checkpoint has them.
-        images: names of pictures that it was trained on, likewise.
+        backbone: the network with its weights, on the CPU.
+        reference: reference that slides' colours are normalised to, as in its training.
+        weights: origin of the weights, in words.
+        patients: patients that it was trained on, if its checkpoint lists them.
+        images: names of pictures that it was trained on, if its checkpoint lists them.
     """
 
     name: str
@@ -47,10 +47,10 @@ class ProbedNetwork:
     images: frozenset[str] = frozenset()
 
     def check_unseen(self, images: Iterable[LabelledImage | NucleusImage], shared_patients: bool) -> list[str]:
-        """Sentences on patients of ``images``, which are reported, that it was trained on, with labels or without.
+        """Sentences on the patients of the reported ``images`` that it was trained on, with labels or without.
 
         Raises:
-            LabelError: there are some, and they may not be shared.
+            LabelError: there are such patients, and they may not be shared.
         """
         seen = sorted({one.patient for one in images if one.patient in self.patients or one.name in self.images})
         if not seen:
@@ -64,7 +64,7 @@ class ProbedNetwork:
 
 
 def open_network(name: str, checkpoint: Path | None, trust_pickle: bool = False) -> ProbedNetwork:
-    """The backbone ``name`` with the weights of a checkpoint (or built-in model); random ones without.
+    """Open the backbone ``name`` with the weights of a checkpoint (or built-in model); random ones without.
 
     Raises:
         CheckpointError: the checkpoint does not fit.
@@ -88,7 +88,7 @@ def backbone_name(checkpoint: Path, trust_pickle: bool = False) -> str | None:
     Released files are recognised by names, shapes and the file's name.
 
     Raises:
-        CheckpointError: it cannot be read, or is of no known network.
+        CheckpointError: the checkpoint cannot be read, or is of no known network.
     """
     path = find_checkpoint(checkpoint)
     state = read_pickle(path, trust_pickle)

@@ -36,9 +36,9 @@ class PatchFolder:
     """Labelled patches.
 
     Attributes:
-        folder: with a folder of pictures per class, or with all pictures.
-        table: TSV or CSV with the columns ``image`` and ``label``, perhaps ``patient``; None for folders by class.
-        patient: how a file's name gives the patient, see ``labels.sources.LabelSource``.
+        folder: folder with a folder of pictures per class, or with all pictures.
+        table: TSV or CSV with the columns ``image`` and ``label``, optionally ``patient``; None for folders by class.
+        patient: rule that gives the patient of a file's name, as in ``labels.sources.LabelSource``.
     """
 
     folder: Path
@@ -46,7 +46,7 @@ class PatchFolder:
     patient: str | int | None = None
 
     def words(self) -> set[str]:
-        """The classes that it names.
+        """The names of the classes.
 
         Raises:
             LabelError: there is no such folder or table.
@@ -58,7 +58,7 @@ class PatchFolder:
         return {path.name for path in self.folder.iterdir() if path.is_dir()}
 
     def list(self, classes: tuple[str, ...]) -> list[LabelledPath]:
-        """Its patches, by name.
+        """The patches, by name.
 
         Raises:
             LabelError: a label contradicts another, or belongs to no picture.
@@ -69,13 +69,13 @@ class PatchFolder:
 
 @dataclass(frozen=True)
 class PatchProbe:
-    """What is probed on what.
+    """Patches and settings of a probe.
 
     Attributes:
-        train: patches whose labels are learnt from.
+        train: patches that are learnt from.
         test: patches that are reported.
         few: numbers of labelled patches per class to learn from as well, each drawn ``N_DRAWS`` times.
-        window_px: side that patches are brought to.
+        window_px: side that patches are resized to.
         shared_patients: whether patients may be on both sides.
         repeats: draws of the bootstrap.
     """
@@ -165,7 +165,7 @@ def _check_patients(
     """Notes on patients that are on both sides, or that the network was trained on.
 
     Raises:
-        LabelError: there are some, and they may not be shared.
+        LabelError: there are such patients, and they may not be shared.
     """
     patients = [{one.patient for one in some} - {""} for some in (train, test)]
     notes = []
@@ -210,7 +210,7 @@ def _predict(
 
 
 def render_patches(result: dict[str, Any]) -> str:
-    """A table of ``probe_patches``' dictionary, and what it was measured on."""
+    """A table of ``probe_patches``' dictionary, and the data that it was measured on."""
     heading = (
         f"{result['backbone']} ({result['weights']}), patches brought to {result['window_px']} px, colour "
         f"{result['colour']}\n{result['n_train']:,} patches to learn from, {result['n_test']:,} of "

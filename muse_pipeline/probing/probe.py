@@ -42,12 +42,12 @@ from muse_pipeline.training.run import Options
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How a backbone is probed.
+    """Settings of a probe.
 
     Attributes:
         window_px: side of the windows around points: 224, or 512 for backbones of the larger field.
-        finetune: whether the whole network is trained too.
-        finetune_rate: its learning rate.
+        finetune: whether to train the whole network too.
+        finetune_rate: learning rate of the whole network.
         shared_patients: whether patients may be on both sides, as in the official split of BRCA-M2C.
         repeats: draws of the bootstrap.
     """
@@ -64,13 +64,13 @@ def probe(
 ) -> dict[str, Any]:
     """Train on the config's ``sources``, choose on its ``validation``, report on ``test``.
 
-    Without ``test`` the patients of the validation are halved: what one half chooses is reported on the other.
+    Without ``test`` the patients of the validation are halved: a choice made on one half is reported on the other.
 
     Args:
-        config: its backbone, checkpoint, classes, mpp and sources are used.
+        config: settings of a training, of which backbone, checkpoint, classes, mpp and sources are used.
         test: labelled pictures to report on.
-        settings: how.
-        options: how it computes.
+        settings: settings of the probe.
+        options: options of the computation.
 
     Raises:
         CheckpointError: the checkpoint does not fit.
@@ -121,9 +121,9 @@ class ProbeData:
     """Labelled pictures in two or three parts.
 
     Attributes:
-        training: is learnt from.
-        validation: chooses; without a test its patients are halved, and each half reports what the other chose.
-        test: is reported, where there is one.
+        training: pictures that are learnt from.
+        validation: pictures for choices; without a test, halves of their patients report each other's choices.
+        test: pictures that are reported; perhaps none.
         classes: names of the C classes.
         notes: remarks on the figures, in sentences.
     """
@@ -136,26 +136,26 @@ class ProbeData:
 
     @property
     def parts(self) -> dict[str, list[LabelledImage]]:
-        """The pictures of each part that there is, by its name."""
+        """The pictures of each non-empty part, by its name."""
         named = {"training": self.training, "validation": self.validation, "test": self.test}
         return {name: images for name, images in named.items() if images}
 
     @property
     def judged(self) -> list[LabelledImage]:
-        """Those that choose, then those that are reported alone."""
+        """The pictures for choices, then those that are reported alone."""
         return [*self.validation, *self.test]
 
     @property
     def reported(self) -> list[LabelledImage]:
-        """Those whose nuclei are reported."""
+        """The pictures whose nuclei are reported."""
         return self.test or self.validation
 
     @cached_property
     def splits(self) -> tuple[ProbeSplit, ...]:
-        """Which of the judged nuclei choose, and which are reported.
+        """Splits of the judged nuclei into those for choices and those that are reported.
 
         Raises:
-            ConfigError: there is no test and one patient.
+            ConfigError: there is no test and only one patient.
         """
         n_known = [int((image.nuclei.label >= 0).sum()) for image in self.judged]
         n_validation = sum(n_known[: len(self.validation)])
@@ -164,7 +164,7 @@ class ProbeData:
         return split_halves(np.repeat([image.patient for image in self.judged], n_known))
 
     def point_sets(self, reference: ColourReference, window_px: int) -> tuple[PointSet, PointSet]:
-        """What is learnt from and what is judged, in the colours of a network."""
+        """The points that are learnt from and those that are judged, in the colours of a network."""
         return tuple(
             PointSet(images, np.stack([image_colour(image, reference) for image in images]), window_px)
             for images in (self.training, self.judged)
@@ -230,7 +230,7 @@ def _describe(images: list[LabelledImage], classes: tuple[str, ...]) -> dict[str
 
 
 def render_probe(result: dict[str, Any]) -> str:
-    """A table of ``probing.probe``'s dictionary, and what it was measured on."""
+    """A table of ``probing.probe``'s dictionary, and the data that it was measured on."""
     splits = result["splits"]
     measured = "; ".join(
         f"{name} {one['n_nuclei']:,} nuclei of {count_noun(one['n_patients'], 'patient')}"

@@ -27,7 +27,7 @@ class Prediction:
 
     Attributes:
         predicted: (P,) class index, -1 where nothing is reported.
-        chosen: "k" or "epoch", and for each split the one that was chosen.
+        chosen: "k" or "epoch", and the chosen value for each split.
     """
 
     predicted: np.ndarray
@@ -39,14 +39,14 @@ class ProbedFeatures:
     """A network's features of all nuclei.
 
     Attributes:
-        backbone: on ``device``.
+        backbone: the network, on ``device``.
         train: N points that are learnt from.
-        judged: P points.
+        judged: P points that are judged.
         bank: (N, D) features on the CPU.
         query: (P, D) features on the CPU.
-        splits: which of the judged choose and which are reported.
+        splits: splits of the judged points into those for choices and those that are reported.
         n_classes: C.
-        device: of the backbone.
+        device: device of the backbone.
     """
 
     backbone: Backbone
@@ -74,17 +74,17 @@ class ProbedFeatures:
         return cls(backbone, train, judged, bank, query, splits, n_classes, device)
 
     def learnt_from(self, patients: Collection[str]) -> ProbedFeatures:
-        """The same with these patients' nuclei alone to learn from; nothing is read again."""
+        """The same with these patients' nuclei alone to learn from; no features are read again."""
         kept = torch.from_numpy(np.isin(self.train.patient, list(patients)))
         return replace(self, train=self.train.of_patients(patients), bank=self.bank[kept])
 
     def repeated(self, times: int) -> ProbedFeatures:
-        """The same with everything that is learnt from so often, for training as long on few labels as on many."""
+        """The same with the training points repeated, for as long a training on few labels as on many."""
         return replace(self, train=self.train.repeated(times), bank=self.bank.repeat(times, 1))
 
     @property
     def reported(self) -> np.ndarray:
-        """(P,) bool."""
+        """(P,) bool, True for reported points."""
         return np.any([split.reported for split in self.splits], axis=0)
 
     @property
@@ -94,7 +94,7 @@ class ProbedFeatures:
 
 
 def predict_by_neighbours(features: ProbedFeatures) -> dict[str, Prediction]:
-    """With k by validation, and with the k that is best on what is reported."""
+    """Predict with k by validation, and with the k that is best on the reported points."""
     by_k = classify_by_neighbours(features.bank, features.train.label, features.query, features.n_classes).numpy()
     ks = [min(k, len(features.train)) for k in KS]
     predicted, chosen = choose(by_k, features.true, features.splits)
@@ -106,7 +106,7 @@ def predict_by_neighbours(features: ProbedFeatures) -> dict[str, Prediction]:
 
 
 def predict_linearly(features: ProbedFeatures) -> tuple[Prediction, LinearProbe]:
-    """With the best epoch by validation, of equals the last; the layer too."""
+    """Predict with the best epoch by validation, of equals the last; returns the layer too."""
     linear = train_linear_probe(features.bank, features.train.label, features.n_classes, SEED)
     predicted, epochs = choose(linear.classify(features.query).numpy(), features.true, features.splits, last=True)
     return Prediction(predicted, {"epoch": [epoch + 1 for epoch in epochs]}), linear
@@ -115,13 +115,13 @@ def predict_linearly(features: ProbedFeatures) -> tuple[Prediction, LinearProbe]
 def predict_finetuned(
     features: ProbedFeatures, linear: LinearProbe, begin: Prediction, learning_rate: float
 ) -> Prediction:
-    """After training a copy of the whole network, which begins with a linear probe's layer.
+    """Predict after training a copy of the whole network, which begins with a linear probe's layer.
 
     Args:
-        features: of the frozen network.
-        linear: the probe on them.
-        begin: what it predicts.
-        learning_rate: of the whole network.
+        features: features of the frozen network.
+        linear: the linear probe on them.
+        begin: prediction of the linear probe.
+        learning_rate: learning rate of the whole network.
     """
     # Of two halves neither may choose for the other what is trained but once.
     epoch = begin.chosen["epoch"][0] - 1 if len(features.splits) == 1 else -1
@@ -177,7 +177,7 @@ def train_linear_probe(
         features: (N, D), raw. Fewer than 256 make one batch.
         label: (N,) class index.
         n_classes: C.
-        seed: of the first weights and the order.
+        seed: seed of the first weights and of the order.
         epochs: E.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -219,11 +219,11 @@ def finetune_on_points(
 
     Args:
         backbone: changed in place.
-        layer: (D) -> (C) to begin with: the linear probe's; changed in place.
-        train: 32 windows make a batch; not augmented.
-        judged: classified after every epoch.
-        device: of both networks.
-        seed: of the order.
+        layer: (D) -> (C) initial layer, that of the linear probe; changed in place.
+        train: training points, not augmented; 32 windows make a batch.
+        judged: points that are classified after every epoch.
+        device: device of both networks.
+        seed: seed of the order of the windows.
         learning_rate: 1e-5; the authors advise 4e-5 for ResNet-50.
         epochs: E.
 
@@ -255,11 +255,11 @@ def _classify(backbone: Backbone, layer: nn.Linear, points: PointSet, device: to
 
 @dataclass(frozen=True, eq=False)
 class ProbeSplit:
-    """Of P judged nuclei.
+    """A split of P judged nuclei.
 
     Attributes:
-        choosing: (P,) bool.
-        reported: (P,) bool.
+        choosing: (P,) bool, True for nuclei that choose.
+        reported: (P,) bool, True for nuclei that are reported.
     """
 
     choosing: np.ndarray
@@ -267,16 +267,16 @@ class ProbeSplit:
 
 
 def split_validation_and_test(n_validation: int, n_test: int) -> tuple[ProbeSplit, ...]:
-    """Validation, which stands first, chooses; the test is reported."""
+    """Split into the validation, which stands first and chooses, and the test, which is reported."""
     is_test = np.arange(n_validation + n_test) >= n_validation
     return (ProbeSplit(~is_test, is_test),)
 
 
 def split_halves(patient: np.ndarray) -> tuple[ProbeSplit, ProbeSplit]:
-    """Without a test: every second patient, by name. What one half chooses is reported on the other, and vice versa.
+    """Split without a test: every second patient, by name. Choices of each half are reported on the other.
 
     Raises:
-        ConfigError: there is one patient.
+        ConfigError: there is only one patient.
     """
     names = np.unique(patient)
     if len(names) < 2:
@@ -291,13 +291,13 @@ def split_halves(patient: np.ndarray) -> tuple[ProbeSplit, ProbeSplit]:
 def choose(
     candidates: np.ndarray, label: np.ndarray, splits: Sequence[ProbeSplit], last: bool = False
 ) -> tuple[np.ndarray, list[int]]:
-    """For each split the candidate with the best accuracy on what chooses, applied to what is reported.
+    """For each split, apply the candidate of the best accuracy on the choosing nuclei to the reported ones.
 
     Args:
         candidates: (E, P) class index.
         label: (P,) true class index.
-        splits: whose reported nuclei do not overlap.
-        last: of equals the last, as for epochs; else the first, as for k.
+        splits: splits with disjoint reported nuclei.
+        last: whether to take the last of equals, as for epochs, instead of the first, as for k.
 
     Returns:
         (P,) predictions, -1 where nothing is reported; the index of the candidate of each split.

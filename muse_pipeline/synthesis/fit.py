@@ -27,7 +27,7 @@ class Fit(NamedTuple):
     """Settings fitted to tissue.
 
     Attributes:
-        tissue: the settings.
+        tissue: the fitted settings.
         wanted_per_mm2: density of the tissue.
         reached_per_mm2: density of masks; less where no more nuclei fit without overlap.
     """
@@ -38,7 +38,7 @@ class Fit(NamedTuple):
 
 
 def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
-    """Settings with the sizes, eccentricities and density of tables of nuclei; glands stay as they are.
+    """Fit sizes, eccentricities and density to tables of nuclei; glands stay as they are.
 
     Both kinds get the same sizes, since proposals have no classes. The long axis gets the median of the tables and the
     spread of their quartiles; the ratio of axes the Beta distribution of their mean and variance. The density is
@@ -46,7 +46,7 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
 
     Args:
         paths: ``nuclei.parquet`` or ``proposals.parquet`` with outlines, one or more.
-        tissue: everything else.
+        tissue: all other settings.
 
     Raises:
         NucleiError: a table cannot be read, or there are too few nuclei with outlines.

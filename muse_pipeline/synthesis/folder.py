@@ -41,18 +41,18 @@ def write_masks(
     """Write masks 0 to n - 1 of a seed, ``masks.json`` and ``page.png``; the bytes do not depend on ``threads``.
 
     Args:
-        folder: is made; an earlier set in it is replaced.
-        n: masks.
-        tissue: what is drawn.
-        seed: of the set.
+        folder: output folder, which is made; an earlier set in it is replaced.
+        n: number of masks.
+        tissue: settings of the tissue that is drawn.
+        seed: seed of the set.
         mpp: um per pixel.
         size_px: side of a mask.
         threads: masks under way at a time.
-        fit: what ``tissue`` was fitted to, for the record.
-        progress: takes (done, total).
+        fit: description of the data that ``tissue`` was fitted to, for the record.
+        progress: callback with (done, total).
 
     Returns:
-        What ``masks.json`` contains.
+        The contents of ``masks.json``.
 
     Raises:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
@@ -96,10 +96,10 @@ def _draw_examples(masks: Sequence[InstanceMask], mpp: float, size_px: int) -> n
 
 
 def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
-    """The masks of a folder that ``write_masks`` made, and their um per pixel.
+    """Read the masks of a folder that ``write_masks`` made, and their um per pixel.
 
     Raises:
-        LabelError: it is no such folder, or a file of it is missing or damaged.
+        LabelError: the folder is not of masks, or a file of it is missing or damaged.
     """
     if not (folder / SETTINGS).is_file():
         raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")

@@ -1,4 +1,4 @@
-"""Where the nuclei of a square of tissue lie: on the rims of glands, and scattered between them. All lengths are um."""
+"""Positions of the nuclei of a square of tissue: on the rims of glands, and scattered between them, in um."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     Attributes:
         xy: (N, 2) centres.
         axes: (N, 2) full long and short axes.
-        angle: (N,) of the long axis, from +x towards +y.
+        angle: (N,) angle of the long axis, from +x towards +y.
         kind: (N,) index into ``settings.KINDS``.
     """
 
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     kind: np.ndarray
 
     def where(self, chosen: np.ndarray) -> Plan:
-        """Those of a mask or index."""
+        """The nuclei that a mask or an index chooses."""
         return Plan(*(column[chosen] for column in self))
 
 
@@ -43,10 +43,10 @@ class Gland:
     """A closed curve ``r(t) = radius (1 + sum_k a_k cos(k t + phase_k))`` around a centre, and the band around it.
 
     Attributes:
-        centre: (2,).
+        centre: (2,) position.
         radius: mean distance of the rim.
         amplitude: (3,) a_k for k = 2, 3, 4.
-        phase: (3,).
+        phase: (3,) phase_k.
         band: width free of scattered nuclei outside the rim.
     """
 
@@ -57,11 +57,11 @@ class Gland:
     band: float
 
     def distance(self, t: np.ndarray) -> np.ndarray:
-        """From the centre to the rim at angles ``t``."""
+        """Distance from the centre to the rim at angles ``t``."""
         return self.radius * (1 + np.cos(t[..., None] * HARMONICS + self.phase) @ self.amplitude)
 
     def holds(self, xy: np.ndarray) -> np.ndarray:
-        """(N,) bool: which positions lie inside the rim or in the band around it."""
+        """(N,) bool: True for positions inside the rim or in the band around it."""
         x, y = (xy - self.centre).T
         return np.hypot(x, y) < self.distance(np.arctan2(y, x)) + self.band
 

@@ -42,11 +42,11 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
     """Mask number ``index`` of a set; equal arguments give equal masks.
 
     Args:
-        index: of the mask.
-        seed: of the set.
-        size_px: side.
+        index: number of the mask.
+        seed: seed of the set.
+        size_px: side of the mask.
         mpp: um per pixel.
-        tissue: what is drawn.
+        tissue: settings of the tissue that is drawn.
 
     Raises:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
@@ -104,7 +104,7 @@ def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.
 
 
 def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: float) -> bool:
-    """Remove occupied pixels from the stamp of a nucleus; whether the rest is one instance."""
+    """Remove occupied pixels from the stamp of a nucleus; return True if the rest is one instance."""
     whole = cv2.countNonZero(stamp)
     if whole < least_px:
         return False
@@ -116,7 +116,7 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
 
 
 def _is_simple(stamp: np.ndarray) -> bool:
-    """Whether the ones of a stamp are one component without holes."""
+    """True if the ones of a stamp are one component without holes."""
     around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
 
@@ -140,7 +140,7 @@ def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Ge
 def contours(instances: np.ndarray) -> np.ndarray:
     """(h, w) bool: the pixels of instances with another instance or background above, below, left or right of them.
 
-    They enclose the rest of their instance; the border of the mask cuts nuclei and is no contour.
+    They enclose the rest of their instance; the border of the mask cuts nuclei and is not a contour.
     """
     edge = np.zeros(instances.shape, bool)
     for first, second in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):

@@ -21,9 +21,9 @@ def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndar
     """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with smooth noise.
 
     Args:
-        mask: with instances.
+        mask: the mask with its instances.
         mpp: um per pixel.
-        rng: for the noise.
+        rng: generator of the noise.
     """
     sigma_px = rng.uniform(*GRAIN_UM) / mpp
     noise = cv2.GaussianBlur(rng.standard_normal(mask.instances.shape, np.float32), (0, 0), sigma_px)

@@ -62,16 +62,16 @@ class TissueSettings:
         epithelial: nuclei side by side on the rims of glands, long axis across the rim.
         stroma: nuclei between glands, at least 0.8 mean diameters apart, in any direction.
         glands_per_mm2: closed curves tried per mm2; those that would cross an earlier one are left out.
-        gland_radius_um: uniform between these.
+        gland_radius_um: range of the mean radius, drawn uniformly.
         gland_wobble: times 1 / k, the standard deviation of the k-th cosine (k = 2 to 4) of a rim, in radii.
         rim_spacing: distance between neighbours on a rim, in short axes, uniform between these.
         rim_jitter_um: standard deviation across the rim.
         rim_tilt_deg: standard deviation of long axes from the normal of the rim.
         clear_band: probability that a band around a gland is free of nuclei.
-        clear_band_um: width of that band, uniform between these.
+        clear_band_um: range of the width of that band, drawn uniformly.
         stroma_per_mm2: nuclei outside glands.
         sparsest: the stroma of a mask has a fraction of these nuclei, drawn uniformly between this and 1.
-        roughness: amplitude of the Fourier series on an outline, relative to its radius, uniform between these.
+        roughness: range of the amplitude of the Fourier series on an outline, relative to its radius, drawn uniformly.
         max_overlap: a nucleus that would lose more than this fraction of its area to earlier ones is left out.
         min_area_um2: smaller instances, and smaller remains of those at the border of a mask, are left out.
         magnification: all lengths of a mask are multiplied by a factor drawn log-uniformly between 1 / this and this.

@@ -38,7 +38,7 @@ def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
 
     Args:
         instances: (h, w) int, 0 is background.
-        n: instances.
+        n: number of instances.
         mpp: um per pixel.
     """
     row, column = np.nonzero(instances)

@@ -1,1 +1,1 @@
-"""The loop that every method shares, its schedule and checkpoints, and the training runs that a config describes."""
+"""The training loop of every method, its schedule and checkpoints, and the training runs that a config describes."""

@@ -1,4 +1,4 @@
-"""Checkpoints of ours, in the layout of MUSE's authors, whose own loader takes our backbones.
+"""Checkpoints of this package, in the layout of MUSE's authors, whose own loader accepts our backbones.
 
 ``teacher`` is a flat state dict with keys ``module.backbone.*``; ``head`` is the nucleus head's; ``meta`` is JSON.
 """
@@ -29,15 +29,15 @@ OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # another layout; heads of rays,
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file of ours holds.
+    """Contents of a checkpoint of this package.
 
     Attributes:
         backbone: state dict.
         head: state dict; empty for a backbone alone.
-        meta: kind, settings (paths are names), colour reference, images, patients, and what the backbone reads;
+        meta: kind, settings (paths are names), colour reference, images, patients, and the input of the backbone;
             ``resample_positions``: whether its positional table is still the authors', which is resampled whenever
             it is read, by their loader as by ours.
-        networks: state dicts of what else was trained, by name, as a generator.
+        networks: state dicts of the other trained networks by name, such as a generator.
     """
 
     backbone: dict[str, Tensor]
@@ -47,21 +47,21 @@ class Checkpoint:
 
     @property
     def images(self) -> frozenset[str]:
-        """Names of what these weights, and those that they began with, have been trained on."""
+        """Names of the images that these weights, and those that they began with, have been trained on."""
         return frozenset(map(str, self.meta.get("images", ())))
 
     @property
     def patients(self) -> frozenset[str]:
-        """Whose these were, and those of validations; of older files, which name none, by the names of the images."""
+        """Patients of training and validation images; in older files, which list none, from the images' names."""
         return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
 
     @property
     def learnt_patients(self) -> frozenset[str]:
-        """Without those of validations; older files do not distinguish them."""
+        """Patients of training images alone; older files do not distinguish them from those of validations."""
         return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
 
     def weights_sha256(self) -> str:
-        """Checksum (hex) of the weights alone: the card may change without them."""
+        """Checksum (hex) of the weights alone, without the description in ``meta``."""
         digest = hashlib.sha256()
         for part in (self.backbone, self.head, *(self.networks[name] for name in sorted(self.networks))):
             for name, value in sorted(part.items()):
@@ -71,12 +71,12 @@ class Checkpoint:
 
 
 def is_ours(state: dict[str, Any]) -> bool:
-    """Whether a file's dictionary is one of ours, of any version."""
+    """True if a file's dictionary is a checkpoint of this package, of any version."""
     return str(state.get("format", "")).startswith("muse_pipeline ")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it, complete or not at all."""
+    """Write a checkpoint, complete or not at all."""
     state = {
         "format": FORMAT,
         "teacher": {PREFIX + name: value.cpu() for name, value in checkpoint.backbone.items()},
@@ -91,7 +91,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a file of ours; nothing but tensors and plain values is unpickled.
+    """Read a checkpoint of this package; nothing but tensors and plain values is unpickled.
 
     Raises:
         CheckpointError: the file is missing, damaged, foreign or of an older version.
@@ -100,11 +100,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """A checkpoint of ours, or the backbone of a released MUSE file, which names neither settings nor pictures.
+    """Read a checkpoint of this package, or the backbone of a released MUSE file, which lists no settings or images.
 
     Args:
-        path: of the file.
-        trust_pickle: also unpickle what is no tensor and no plain value, which can run any code.
+        path: the file.
+        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
 
     Raises:
         CheckpointError: the file cannot be read, or holds something else.
@@ -116,7 +116,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
 
 def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
-    """What a dictionary that ``read_pickle`` gives holds; ``path`` is for messages.
+    """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is for messages.
 
     Raises:
         CheckpointError: it is foreign, of another version, or incomplete.
@@ -200,14 +200,14 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def load_resume_point(
     path: Path, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> int:
-    """Put method and optimiser back where they were; returns the step to go on with, 0 where nothing was saved.
+    """Restore method and optimisers; returns the step to go on with, 0 where nothing was saved.
 
     Args:
-        path: of the file.
-        n_batches: of a step: processes times ``accumulate``. Their numbers, and so the windows of a step, are the same
+        path: the resume point.
+        n_batches: batches per step: processes times ``accumulate``. Batches, and so the windows of a step, are the same
             for any division between the two.
-        method: on its device.
-        optimisers: by turn.
+        method: the method, on its device.
+        optimisers: optimisers by turn.
 
     Raises:
         CheckpointError: the file is damaged, or of a run with other settings or another number of batches per step.

@@ -1,4 +1,4 @@
-"""Where a run computes: one processor, one GPU, or several processes that share every step."""
+"""Devices of a run: one processor, one GPU, or several processes that share every step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
     Args:
         accelerator: one of ``core.types.ACCELERATORS``.
         devices: GPUs, or processes on a CPU, of each node.
-        precision: as Lightning Fabric names it.
+        precision: name of the precision in Lightning Fabric.
         nodes: machines.
 
     Raises:
@@ -64,7 +64,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
 
 
 def _started_processes() -> tuple[str, int]:
-    """The launcher that started this process with others, and how many; "" and 1 for a process on its own.
+    """The launcher that started this process with others, and their number; "" and 1 for a process on its own.
 
     The tasks of a Slurm *job* do not count: its script, and the steps in which Snakemake runs a rule, are single
     processes.
@@ -87,8 +87,8 @@ def share_batch_norms(network: nn.Module, processes: int, device: torch.device) 
 
     Args:
         network: converted in place.
-        processes: that train together.
-        device: of this process.
+        processes: number of processes that train together.
+        device: device of this process.
     """
     if processes > 1 and device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -1,4 +1,4 @@
-"""Taking over a checkpoint of the MUSE authors as one of ours."""
+"""Import of a checkpoint of the MUSE authors as one of this package."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from muse_pipeline.training.checkpoint import Checkpoint, is_ours, save_checkpoi
 
 
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
-    """Write a released file as a checkpoint of ours that holds a backbone alone.
+    """Write a released file as a checkpoint of this package that holds a backbone alone.
 
     The positional table stays as it was released, which the file records: their loader resamples the table of any file,
     and ours that of this one, so both make the same network of it.
 
     Args:
         path: the released file.
-        output: of ours.
-        name: of the backbone; by default recognised by names, shapes, positions and the file's name.
-        trust_pickle: see ``start.load_backbone``.
+        output: path of the new checkpoint.
+        name: name of the backbone; by default recognised by names, shapes, positions and the file's name.
+        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
 
     Returns:
         The backbone's name.
 
     Raises:
-        CheckpointError: the file cannot be read, is ours already, or fits no registered backbone, or two.
+        CheckpointError: the file cannot be read, is imported already, or fits no registered backbone, or two.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):

@@ -23,7 +23,7 @@ def classify_by_neighbours(
         bank_label: (N,) class index.
         query: (M, D).
         n_classes: C.
-        ks: how many neighbours vote; no more than the bank has.
+        ks: numbers of neighbours that vote; at most all of the bank.
 
     Returns:
         (K, M) class index; of equal weights the lower class.

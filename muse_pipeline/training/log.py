@@ -12,7 +12,7 @@ Row = dict[str, float]
 
 
 class MetricsLog:
-    """Appends rows; a run that goes on from a resume point first forgets what it will do again."""
+    """Log of metrics; a run that goes on from a resume point first drops the rows that it will write again."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -23,10 +23,10 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read(self) -> list[Row]:
-        """Every complete row; a last line that was cut off by a kill is none.
+        """Read every complete row; a last line that was cut off by a kill is left out.
 
         Raises:
-            CheckpointError: another line is no row; it is named.
+            CheckpointError: another line is not a row; the message has its number.
         """
         if not self.path.is_file():
             return []

@@ -23,7 +23,7 @@ from muse_pipeline.training.schedule import Schedule, set_step
 
 
 class Monitor:
-    """Watches a run. What a monitor raises ends the run before anything more is saved."""
+    """Base class of monitors of a run. An error that a monitor raises ends the run before anything more is saved."""
 
     def on_log(self, done: int, losses: dict[str, float]) -> None:
         """Called by every process, with the same numbers, at every logged step (steps done, losses)."""
@@ -43,8 +43,8 @@ class Alarm(Monitor):
     """A monitor that ends a run once a value lies outside its limits at ``IN_A_ROW`` logged steps in a row.
 
     Args:
-        schedule: of the run.
-        folder: of the run, for the message.
+        schedule: schedule of the run.
+        folder: folder of the run, for the message.
         grace: share of the run before which nothing is checked.
     """
 
@@ -56,7 +56,7 @@ class Alarm(Monitor):
         """Check the values after the grace period.
 
         Raises:
-            CollapsedError: see ``check``.
+            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
         """
         if done >= self._begin:
             self.check(done, losses)
@@ -75,9 +75,9 @@ class Turn:
     """One of a method's turns: its parameters, their optimiser and one update.
 
     Args:
-        method: on its device.
-        name: of the turn.
-        schedule: of the run.
+        method: the method, on its device.
+        name: name of the turn.
+        schedule: schedule of the run.
     """
 
     def __init__(self, method: Method, name: str, schedule: Schedule):
@@ -121,14 +121,14 @@ def train(
     """Run ``method`` to the end of ``schedule``, from its last resume point if there is one.
 
     Args:
-        method: what is trained.
+        method: the method to train.
         batches: number -> batch on the device; the same number always gives the same batch.
-        schedule: how long and how fast.
-        folder: of the run.
+        schedule: length and learning rate of the run.
+        folder: folder of the run.
         fabric: launched; device, precision and processes.
-        seed: of every random number that the method draws.
+        seed: seed of every random number that the method draws.
         monitors: called as ``Monitor`` describes.
-        progress: see ``run.Options``.
+        progress: callback of ``run.Options``.
 
     Raises:
         CheckpointError: the resume point does not fit.
@@ -173,11 +173,11 @@ class Reports:
     """Writes the metrics of a run and calls its monitors.
 
     Args:
-        folder: of the run.
-        schedule: when to step.
+        folder: folder of the run.
+        schedule: schedule of the run, which has the intervals.
         leads: True in the first process, which alone writes.
-        monitors: see ``train``.
-        progress: see ``train``.
+        monitors: monitors that are called.
+        progress: callback of ``run.Options``.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class Reports:
 
 @contextmanager
 def only_trainable(turn: Turn, turns: Sequence[Turn]) -> Iterator[None]:
-    """Parameters of other turns receive no gradient inside the block, but pass it on."""
+    """Keep gradients from the parameters of other turns inside the block, but pass them on through these."""
     others = [parameter for other in turns if other is not turn for parameter in other.parameters]
     for parameter in others:
         parameter.requires_grad_(False)
@@ -223,7 +223,7 @@ def only_trainable(turn: Turn, turns: Sequence[Turn]) -> Iterator[None]:
 
 
 def _require_finite(values: dict[str, Tensor], step: int, folder: RunFolder) -> None:
-    """All processes see the same values, so all of them stop at the same step."""
+    """Raise if a value is not finite. All processes see the same values, so all of them stop at the same step."""
     numbers = {name: value.detach().double().sum() for name, value in values.items() if value.is_floating_point()}
     if torch.stack(list(numbers.values())).sum().isfinite():  # one synchronisation with the device
         return

@@ -15,9 +15,9 @@ class Method(nn.Module):
     """Networks and losses of one way of training; the loop has devices, schedule, resume points and processes.
 
     Attributes:
-        turns: what is optimised within a step, one after the other. Each turn has losses, parameters and an optimiser
+        turns: parts of a step, which are optimised in this order. Each turn has losses, parameters and an optimiser
             of its own; a GAN has "generator" and "discriminator".
-        gauges: whether ``losses`` shall return what is only logged; the loop sets it for steps that are logged.
+        gauges: whether ``losses`` also returns values that are only logged; the loop sets it for steps that are logged.
     """
 
     turns: tuple[str, ...] = ("model",)
@@ -27,14 +27,14 @@ class Method(nn.Module):
         """Losses of one batch: ``"loss"`` is minimised, every other entry is logged under its name.
 
         Args:
-            batch: of the stage's stream.
+            batch: batch of the stage's stream.
             turn: one of ``turns``.
             progress: completed share of the run, 0 to 1.
         """
         raise NotImplementedError
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """(dotted name, parameter) of what ``turn`` optimises; everything with a gradient unless overridden."""
+        """(dotted name, parameter) of all that ``turn`` optimises; everything with a gradient unless overridden."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
@@ -54,7 +54,7 @@ class Method(nn.Module):
         """Called after the last turn of every step: moving averages, queues."""
 
     def trained(self) -> nn.Module:
-        """The network that leaves the run."""
+        """The network that the run's checkpoint holds."""
         raise NotImplementedError
 
 
@@ -64,7 +64,7 @@ class WeightedSum(Method):
     A batch is a mapping from a method's name to its batch. Logged losses are prefixed with the method's name.
 
     Args:
-        methods: by name; all have the one turn "model". The first one's network leaves the run.
+        methods: methods by name; all have the one turn "model". The checkpoint holds the first one's network.
         weights: factor of each method's loss.
     """
 

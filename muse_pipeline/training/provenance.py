@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, revision, command, and checksums of its settings and labels."""
+"""Provenance of a run: versions, revision, command, and checksums of its settings and labels."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Inputs:
 
     Attributes:
         sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
-        checkpoint: that the run begins with.
-        teachers: checkpoints that teach it.
+        checkpoint: checkpoint that the run begins with.
+        teachers: checkpoints of the run's teachers.
         previous: checkpoint of the stage before; its weights count, not the settings of its card.
-        checksums: of everything else, by name.
+        checksums: checksums of everything else, by name.
     """
 
     sources: tuple[Any, ...] = ()
@@ -46,7 +46,7 @@ class Inputs:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Whose weights the run uses."""
+        """Checkpoints whose weights the run uses."""
         return [*([self.checkpoint] if self.checkpoint is not None else []), *self.teachers]
 
     def require_checkpoints(self) -> None:
@@ -62,7 +62,7 @@ class Inputs:
                 raise CheckpointError(f"{path}: no such checkpoint; {hint}")
 
     def describe(self) -> dict[str, str]:
-        """Checksums by the name of what they are of; the names hold on any machine."""
+        """Checksums of the inputs by name; the names hold on any machine."""
         found = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
         if self.checkpoint is not None:
             found["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
@@ -77,8 +77,8 @@ def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
     """Facts that hold on any machine: no host, no user, no folder outside the run.
 
     Args:
-        settings: see ``run.plain_settings``, portable.
-        inputs: of the run.
+        settings: portable settings from ``run.plain_settings``.
+        inputs: inputs of the run.
     """
     return {
         "muse-pipeline": __version__,
@@ -92,7 +92,7 @@ def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
 
 
 def find_revision(folder: Path) -> str | None:
-    """The git revision of a checkout, with "-dirty" where files differ from it; None where ``folder`` is none."""
+    """The git revision of a checkout, with "-dirty" where files differ from it; None if ``folder`` is not one."""
     if not (folder / ".git").exists():
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -133,5 +133,5 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
 
 
 def is_dataset(source: Any) -> bool:
-    """Whether a source is of labels in the layout of an open dataset."""
+    """True if a source has labels in the layout of an open dataset."""
     return isinstance(source, LabelSource) and source.is_dataset

@@ -20,7 +20,7 @@ from muse_pipeline.training.stages import Stage
 
 
 class Recipe(ABC):
-    """What a method adds to the engine; registered in ``RECIPES`` by ``methods/<name>/run.py``.
+    """The interface of a method to the engine; registered in ``RECIPES`` by ``methods/<name>/run.py``.
 
     Attributes:
         Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths start at the folder of the
@@ -39,13 +39,13 @@ class Recipe(ABC):
         """Fill in settings of a config file that follow from others.
 
         Args:
-            values: as the file has them.
-            folder: of the file.
+            values: settings of the file.
+            folder: folder of the file.
         """
         return values
 
     def describe(self, config: Any) -> dict[str, Any]:
-        """What the workflow needs of a run that has not begun: ``name``, ``mpp``, ``classes`` and ``inputs`` (files).
+        """Describe a run that has not begun for the workflow: ``name``, ``mpp``, ``classes`` and ``inputs`` (files).
 
         Raises:
             ConfigError: the workflow runs no model that this method trains.
@@ -63,7 +63,7 @@ def require_training_data(text: str) -> None:
     """Reject the placeholder of a recipe as description of the training data, which the card of a model states.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: the text is the placeholder.
     """
     if any(part in text for part in PLACEHOLDERS):
         raise ConfigError(
@@ -85,9 +85,9 @@ def load_run(
     """The recipe and the settings of a config file.
 
     Args:
-        path: of the YAML file; its ``method`` names the recipe.
-        data: where the paths of sources start; the file's folder when None. Paths of checkpoints always start there.
-        changes: ``key=value``, see ``core.config.load_config``.
+        path: the YAML file; its ``method`` names the recipe.
+        data: folder that sources' paths start at; the file's if None. Paths of checkpoints always start at the file's.
+        changes: ``key=value`` changes of settings, as in ``core.config.load_config``.
         default: method of a file that names none.
         only: the dataclass of the one method that the caller takes; any when None.
 
@@ -114,14 +114,14 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
     """Finish a run, stage by stage; finished stages are kept.
 
     Args:
-        recipe: of the method.
-        config: of the run.
-        folder: of the run.
-        options: how it computes.
+        recipe: recipe of the method.
+        config: settings of the run.
+        folder: folder of the run.
+        options: devices, threads and callbacks of the run.
         until: name of the last stage to finish; all when None.
 
     Returns:
-        The run's ``checkpoint.pt``, or what stage ``until`` leaves.
+        The run's ``checkpoint.pt``, or the result of stage ``until``.
 
     Raises:
         CheckpointError: a stage's folder was made from something else.

@@ -16,15 +16,15 @@ from muse_pipeline.training.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class RegionExport:
-    """How a region model will be run.
+    """Settings with which a region model will be run.
 
     Attributes:
         input_px: side of a window.
-        halo_px: border of a window whose map belongs to its neighbours; 128 px is what three stages of a compact
-            network see.
+        halo_px: border of a window whose map is left to its neighbours; 128 px is the context of three stages of a
+            compact network.
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
-        colour_share: how far a slide's stains are taken to the reference, 0 to 1.
+        colour_share: strength of the stain normalisation at run time, 0 to 1.
     """
 
     input_px: int = 1280
@@ -44,16 +44,16 @@ class RegionModel:
     """Description of a region network in its checkpoint: ``meta["region"]``.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         mpp: um per pixel of its input.
         backbone: registered name.
         classes: the first is all tissue of no other class.
         licence: SPDX name of the weights' licence.
-        training_data: what it was trained on, with licences.
+        training_data: data that it was trained on, with licences.
         fusion: weights of the side maps.
         metrics: measured figures by name.
-        limits: what the model is not for, in words.
-        export: how it will be run.
+        limits: uses that the model is not meant for, in words.
+        export: settings with which it will be run.
     """
 
     name: str
@@ -76,7 +76,7 @@ def region_checkpoint(
     Args:
         network: the trained network.
         model: its description.
-        colour: what slides' stains are taken to.
+        colour: reference that slides' stains are normalised to.
         meta: further entries; ``config`` has the settings of the training run.
     """
     described = {"kind": REGIONS, "colour": dataclasses.asdict(colour), "region": dataclasses.asdict(model)}

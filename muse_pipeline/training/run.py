@@ -1,4 +1,4 @@
-"""The folder of a run, and how a run computes."""
+"""The folder of a run, and the options of its computation."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line decides about a run, and its config does not.
+    """Options of a run that the command line sets and the config does not.
 
     Attributes:
         accelerator: one of ``core.types.ACCELERATORS``.
-        threads: of each process on a CPU.
+        threads: threads of each process on a CPU.
         devices: GPUs, or processes on a CPU, of each node; each has batches of its own.
         nodes: machines, each of which runs the same command.
         loaders: threads that make batches ahead; 0 makes each when it is needed; None: as many as ``threads`` with a
             GPU, else 0.
         start_over: train from the start where the folder holds a run of other settings, data or weights, instead of
             raising.
-        say: called with a line for the user.
-        progress: called with (steps done, steps of the training, losses) by the first process at every logged step.
+        say: callback with a line for the user.
+        progress: callback with (steps done, steps of the training, losses) in the first process at every logged step.
     """
 
     accelerator: str = "auto"
@@ -51,7 +51,7 @@ class RunFolder:
     """Paths of one training.
 
     Attributes:
-        path: of the folder.
+        path: the folder.
     """
 
     path: Path
@@ -63,17 +63,17 @@ class RunFolder:
 
     @property
     def provenance(self) -> Path:
-        """Versions, command and checksums, see ``provenance``."""
+        """Versions, command and checksums (module ``provenance``)."""
         return self.path / "provenance.json"
 
     @property
     def metrics(self) -> Path:
-        """See ``log.MetricsLog``."""
+        """The log of metrics (``log.MetricsLog``)."""
         return self.path / "metrics.jsonl"
 
     @property
     def curves(self) -> Path:
-        """The metrics drawn."""
+        """The plot of the metrics."""
         return self.path / "curves.png"
 
     @property
@@ -83,7 +83,7 @@ class RunFolder:
 
     @property
     def resume(self) -> Path:
-        """See ``checkpoint.save_resume_point``."""
+        """The resume point (``checkpoint.save_resume_point``)."""
         return self.path / "resume.pt"
 
     @property
@@ -93,7 +93,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """What leaves the run: the best of the validations, or the end of a run without any."""
+        """The result of the run: the best of the validations, or the end of a run without any."""
         return self.path / "checkpoint.pt"
 
     def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool) -> str:
@@ -101,9 +101,9 @@ class RunFolder:
 
         Args:
             config: dataclass of the settings.
-            provenance: of ``provenance.describe_run``, now.
+            provenance: description of the present run by ``provenance.describe_run``.
             free: settings that may change, with all below them; ``a.b`` is setting b of a.
-            start_over: give up a run of another configuration.
+            start_over: discard a run of another configuration.
 
         Returns:
             A message for the user; empty if there is nothing to report.

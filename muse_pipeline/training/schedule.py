@@ -1,4 +1,4 @@
-"""How long a run lasts, how fast it learns, and the optimiser that follows."""
+"""Length and learning rate of a run, and the optimiser that follows them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Schedule:
         steps: length of the run.
         learning_rate: peak, reached after the warm-up; falls to a hundredth along a cosine.
         warmup: share of the steps spent rising.
-        weight_decay: of AdamW, on matrices and kernels only.
+        weight_decay: weight decay of AdamW, on matrices and kernels only.
         last_weight_decay: value that the weight decay reaches along a cosine; constant when not given.
         clip: largest norm of the gradient.
         accumulate: batches of each process whose mean gradient makes one step.

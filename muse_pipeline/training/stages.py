@@ -41,8 +41,8 @@ class Stage(ABC):
     """One step of a run.
 
     Args:
-        folder: of the stage.
-        name: for the user.
+        folder: folder of the stage.
+        name: name of the stage in messages.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -51,7 +51,7 @@ class Stage(ABC):
     @property
     @abstractmethod
     def result(self) -> Path:
-        """What later stages read."""
+        """The file or folder that later stages read."""
 
     @abstractmethod
     def run(self, options: Options) -> Path:
@@ -63,8 +63,8 @@ class TrainingStage(Stage, Generic[C, D]):
 
     Args:
         config: frozen dataclass with ``schedule``, ``seed`` and ``precision``.
-        folder: of the stage.
-        name: for the user.
+        folder: folder of the stage.
+        name: name of the stage in messages.
 
     Attributes:
         on_cpu: whether batches are made on the CPU and then moved to the device; else they are made on the device.
@@ -110,7 +110,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
-        """What leaves the finished training."""
+        """The checkpoint of the finished training."""
 
     def free_settings(self) -> tuple[str, ...]:
         """Settings that may change in a folder that was begun; ``a.b`` is setting b of a."""
@@ -121,10 +121,10 @@ class TrainingStage(Stage, Generic[C, D]):
         return ()
 
     def describe(self, data: D, say: Say) -> None:
-        """Print what is trained on what, and write pictures of it; called by the first process."""
+        """Print a summary of the training data, and write pictures of it; called by the first process."""
 
     def finish(self, data: D, method: Method, say: Say) -> None:
-        """Print what came out; called by the first process once the checkpoint is written."""
+        """Print the result; called by the first process once the checkpoint is written."""
 
     def run(self, options: Options) -> Path:
         """Train, or continue; returns the checkpoint.
@@ -133,7 +133,7 @@ class TrainingStage(Stage, Generic[C, D]):
             CheckpointError: the folder holds a run of another config.
             DivergedError: a loss is not finite.
             ProviderError: the devices are not there.
-            MuseError: see ``check`` and ``read``.
+            MuseError: ``check`` or ``read`` found a mistake in the settings or the data.
         """
         config, run = self.config, self.run_folder
         self.check()
@@ -193,7 +193,7 @@ class PreparedStage(Stage):
 
     @abstractmethod
     def made_from(self) -> dict[str, Any]:
-        """Plain values that decide what the stage writes: settings and checksums."""
+        """Plain values that decide the contents of the stage: settings and checksums."""
 
     @abstractmethod
     def write(self, folder: Path, say: Say) -> None:
@@ -217,11 +217,11 @@ class PreparedStage(Stage):
 
 
 def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
-    """True if ``folder`` holds what ``made_from`` describes.
+    """True if ``folder`` was made from the values ``made_from``.
 
     Args:
-        folder: of a prepared stage.
-        made_from: see ``PreparedStage``.
+        folder: folder of a prepared stage.
+        made_from: value of ``PreparedStage.made_from``.
         start_over: answer False, instead of raising, where the folder was made from something else.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The weights that a run starts from, and what they were trained on."""
+"""The weights that a run starts from, and the data that they were trained on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
     """Put a checkpoint's weights into a backbone, in place; names and shapes must be exactly the network's.
 
     Args:
-        backbone: of any registered kind.
-        path: a checkpoint of ours or a released MUSE file.
-        trust_pickle: see ``checkpoint.read_weights``.
+        backbone: backbone of any registered kind.
+        path: a checkpoint of this package or a released MUSE file.
+        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
 
     Returns:
-        All that the file holds.
+        The contents of the file.
 
     Raises:
         CheckpointError: the file cannot be read, or holds something else.
@@ -31,12 +31,12 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
 
 @dataclass(frozen=True)
 class Seen:
-    """What the weights that a run starts from were trained on, as far as their checkpoints list it.
+    """Training data of the weights that a run starts from, as far as their checkpoints list it.
 
     Attributes:
         images: names of pictures and slides.
-        patients: of these images, and of the validations that chose weights.
-        learnt_patients: of these images alone.
+        patients: patients of these images, and of the validations that chose weights.
+        learnt_patients: patients of these images alone.
     """
 
     images: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""The settings of a detector's training, and which windows a network takes."""
+"""The settings of a detector's training, and the windows that a network takes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from muse_pipeline.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """See ``inference.card.ModelCard``.
+    """Settings of the exported model (``inference.card.ModelCard``).
 
     Attributes:
         input_px: side of a window; by default 1,024 px, or the side of the training windows for a network that ties
@@ -41,9 +41,9 @@ class ExportSettings:
         embedding: also return the feature vector of every nucleus.
         any_window: allow a network that ties positions to its window to be exported for another window size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        snap_um: how far outlines may move to the nearest edge of the stained nucleus, um; 0 leaves them. Ends an
+        snap_um: largest move of outlines to the nearest edge of the stained nucleus, um; 0 leaves them. Ends an
             inherited ``refine``.
-        refine: whether the built-in network refines outlines, in place of ``snap_um``.
+        refine: whether the built-in network refines outlines, instead of ``snap_um``.
     """
 
     input_px: int | None = None
@@ -76,7 +76,7 @@ UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """A training run.
+    """Settings of a training run.
 
     Attributes:
         name: name of the model.
@@ -97,14 +97,14 @@ class DetectorConfig:
         n_rays: rays per outline.
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
-        consistency: how the network teaches itself outside of annotated regions; it does not unless this is given.
+        consistency: settings of self-training outside of annotated regions; there is none unless this is given.
         distillation: trained networks as teachers; none when not given.
         batch: windows per batch and device.
         backbone_rate: factor of the learning rate of the backbone.
         seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
-        export: how the model is run; values that are not given are taken from ``checkpoint`` if that is a detector.
+        export: settings of the exported model; those not given are taken from ``checkpoint`` if that is a detector.
         metrics: figures measured elsewhere, for the card.
         method: "detector".
     """
@@ -157,7 +157,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     Args:
         values: settings as the file has them.
-        folder: of the file, where the path of ``checkpoint`` starts.
+        folder: folder of the file, where the path of ``checkpoint`` starts.
     """
     name, given = values.get("checkpoint"), values.get("export") or {}
     if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports what is wrong
@@ -170,7 +170,7 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def require_known_names(config: DetectorConfig) -> None:
-    """Reject what this version does not have, before any data is read.
+    """Reject names that this version does not have, before any data is read.
 
     Raises:
         ConfigError: the nearest name is given.
@@ -191,7 +191,7 @@ def require_window(window_px: int, backbone: Backbone, name: str) -> None:
     """Reject windows that a network cannot take.
 
     Raises:
-        ConfigError: the side is no multiple of the network's stride; ``name`` is the network's.
+        ConfigError: the side is not a multiple of the network's stride; ``name`` is the network's.
     """
     if window_px % backbone.stride_px:
         raise ConfigError(
@@ -203,10 +203,10 @@ WINDOW_PX = 1024  # of networks that see the same in any window: large, so that 
 
 
 def require_windows(config: DetectorConfig) -> None:
-    """Reject windows that the network can not be trained or run on, before any data is read.
+    """Reject windows that the network cannot be trained or run on, before any data is read.
 
     Raises:
-        ConfigError: see ``require_window`` and ``export_window``.
+        ConfigError: a window or its halo does not suit the network.
     """
     with torch.device("meta"):  # no memory and no random numbers
         backbone = BACKBONES[config.backbone]()
@@ -218,11 +218,11 @@ def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     """Side of the window in px.
 
     A network that ties positions to its window (``models.readout``) keeps the one that it was trained with, unless
-    another is asked for with ``any_window``.
+    another is requested with ``any_window``.
 
     Args:
-        config: of the run.
-        backbone: the network's.
+        config: settings of the run.
+        backbone: the network's backbone.
 
     Raises:
         ConfigError: the window or its halo does not suit the network.

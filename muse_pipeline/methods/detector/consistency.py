@@ -1,7 +1,7 @@
 """L_cons of LFoV fine-tuning (MUSE, arXiv 2511.05170): pseudo-labels outside of annotations.
 
-The paper states where (outside Omega), on what (types, no offsets) and of which proposals (those more confident than a
-threshold). All numbers are ours.
+The paper defines the region (outside Omega), the quantities (types, no offsets) and the proposals (those more confident
+than a threshold). All numbers are ours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEMORY = 0.99  # of the running mean confidence of each type
 
 @dataclass(frozen=True)
 class ConsistencySettings:
-    """How pseudo-labels are chosen and how much they count.
+    """Choice and weight of pseudo-labels.
 
     Attributes:
         weight: weight of the loss.
@@ -53,9 +53,9 @@ class Teacher(NamedTuple):
     """Output of the averaged network for the weak view.
 
     Attributes:
-        maps: of its head.
-        prob: (B, 1, h, w) that a cell is a nucleus.
-        is_peak: (B, 1, h, w) bool, whether the cell is the peak of its nucleus.
+        maps: maps of its head.
+        prob: (B, 1, h, w) probability that a cell is a nucleus.
+        is_peak: (B, 1, h, w) bool, True for the peak of a nucleus.
     """
 
     maps: NucleusMaps
@@ -64,7 +64,7 @@ class Teacher(NamedTuple):
 
 
 class PseudoLabels(NamedTuple):
-    """What the teacher teaches.
+    """Pseudo-labels that the teacher gives the student.
 
     Attributes:
         nuclei: (B, 1, h, w) bool, the cells of pseudo-nuclei.
@@ -81,8 +81,8 @@ class ConsistencyTerm(nn.Module):
     """Cross-entropy over types and background between the student and the teacher's confident cells outside Omega.
 
     Args:
-        settings: see there.
-        class_weights: (C,) weights of the classes in the cross-entropy over types, as the labels' loss has them.
+        settings: settings of the term.
+        class_weights: (C,) weights of the classes in the cross-entropy over types, as in the loss on labels.
         mpp: um per pixel of the windows.
     """
 
@@ -104,7 +104,7 @@ class ConsistencyTerm(nn.Module):
         }
 
     def choose(self, teacher: Teacher, outside: Tensor) -> PseudoLabels:
-        """The cells among ``outside`` (B, 1, h, w) of which the teacher is confident; follows its mean confidence."""
+        """Choose confident cells of the teacher among ``outside`` (B, 1, h, w); follows its mean confidence."""
         confidence, label = (teacher.maps.label.softmax(1) * teacher.prob).max(1, keepdim=True)
         is_peak = teacher.is_peak & outside
         threshold = (self.settings.threshold * self.confidence).clamp(min=self.settings.floor)
@@ -115,19 +115,19 @@ class ConsistencyTerm(nn.Module):
         return PseudoLabels(nuclei, label, self._draw_background(sure, nuclei))
 
     def weight(self, progress: float) -> float:
-        """Of the term, after a share ``progress`` of the run."""
+        """Weight of the term after a fraction ``progress`` of the run."""
         return self.settings.weight * min(1.0, progress / max(self.settings.ramp, 1e-9))
 
     @torch.no_grad()
     def _remember(self, confidence: Tensor, label: Tensor) -> None:
-        """Follow the mean confidence of each type among the cells that are more likely it than anything else."""
+        """Follow the mean confidence of each type among the cells for which it is the likeliest of all."""
         likely = confidence > 0.5
         n = torch.bincount(label[likely], minlength=len(self.confidence))
         mean = torch.bincount(label[likely], confidence[likely], minlength=len(self.confidence)) / n.clamp(min=1)
         self.confidence.lerp_(torch.where(n > 0, mean.to(self.confidence), self.confidence), 1 - MEMORY)
 
     def _draw_background(self, candidates: Tensor, nuclei: Tensor) -> Tensor:
-        """As many of the candidates, at random, as the pseudo-nuclei allow."""
+        """Draw as many of the candidates as the number of pseudo-nuclei allows."""
         n = int(self.settings.background_ratio * int(nuclei.sum()))
         order = torch.rand(candidates.shape, device=candidates.device).masked_fill(~candidates, 2).flatten().argsort()
         drawn = torch.zeros_like(candidates)

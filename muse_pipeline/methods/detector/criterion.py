@@ -1,4 +1,4 @@
-"""The contract of every criterion: what a nucleus head learns from labels. One per head, under the head's name."""
+"""The contract of every criterion, the loss of a nucleus head on labels. One per head, under the head's name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods.detector")
 
 
 class Criterion(nn.Module):
-    """Built from (mpp, class_weights): um per pixel of the windows, and (C,) weights of the classes."""
+    """Base class of criteria, built from (mpp, class_weights): um per pixel of the windows, and (C,) class weights."""
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """``"loss"`` and its terms by name; none has a gradient where nothing is known (``batch.region``)."""
+        """``"loss"`` and its terms by name; none has a gradient in unlabelled areas (``batch.region``)."""
         raise NotImplementedError
 
     def probability(self, maps: NucleusMaps) -> Tensor:
@@ -29,7 +29,7 @@ class Criterion(nn.Module):
 
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) of 0 and 1: where nuclei are known, and where what is no nucleus is known to be background."""
+    """Two (B, 1, h, w) of 0 and 1: cells with known nuclei, and cells where anything else is known to be background."""
     if batch.region is None:
         everywhere = torch.ones_like(maps.centre)
         return everywhere, everywhere

@@ -1,4 +1,4 @@
-"""What the training of a detector reads: labelled pictures, those held back for validation, and the colours of both."""
+"""Data of a detector's training: labelled pictures, those held back for validation, and the colours of both."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class DetectorData:
     """Pictures at the config's mpp.
 
     Attributes:
-        config: of the run.
-        images: to train on.
-        held: to validate on; of other patients, none where the config names none.
-        reference: the colour that slides are taken to.
+        config: settings of the run.
+        images: pictures to train on.
+        held: pictures to validate on, of other patients; none where the config names none.
+        reference: colour that slides are normalised to.
     """
 
     config: DetectorConfig
@@ -66,7 +66,7 @@ class DetectorData:
         )
 
     def describe(self, run: RunFolder, say: Say) -> None:
-        """Print what the labels contain by patient, write it by picture, and print whose stains were not fitted."""
+        """Print the labels by patient, write them by picture, and list the pictures whose stains were not fitted."""
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
                 summary = summarise_labels(images, self.config.class_names)
@@ -86,13 +86,12 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     """Read every picture that the config names.
 
     Args:
-        config: of the run.
-        start: what it starts from; a run that goes on with a whole detector keeps its colour reference and need not
+        config: settings of the run.
+        start: start of the run; a run that goes on with a whole detector keeps its colour reference and need not
             have labels of every class.
 
     Raises:
-        ConfigError: a class has no nucleus, no nucleus has an outline, or what the config asks for does not go with
-            these labels.
+        ConfigError: a class has no nucleus, no nucleus has an outline, or a setting does not suit these labels.
         LabelError: a label file is missing or broken, or a patient is in training and in validation.
     """
     require_words((*config.sources, *config.validation))  # before pictures are read for minutes
@@ -119,10 +118,10 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
 
 
 def _require_outside(config: DetectorConfig, images: list[LabelledImage]) -> None:
-    """Reject the option to learn outside of annotated regions where every picture is annotated everywhere.
+    """Reject settings of learning outside of annotated regions if every picture is annotated everywhere.
 
     Raises:
-        ConfigError: the setting that asks for it is named.
+        ConfigError: the message names the setting.
     """
     distilled = config.distillation is not None and config.distillation.where == "outside"
     asking = {"consistency": config.consistency is not None, "distillation.where": distilled}
@@ -149,8 +148,8 @@ def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
     A crop begins at the annotated region: a slide may have no tissue around it.
 
     Args:
-        images: of the run, in its order.
-        folder: of the pictures; one of that name is replaced.
+        images: labelled pictures of the run, in its order.
+        folder: folder for the pictures; one of that name is replaced.
     """
     chosen = np.unique(np.linspace(0, len(images) - 1, N_PICTURES).round().astype(int))
     with complete_file(folder) as partial:

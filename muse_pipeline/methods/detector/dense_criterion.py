@@ -55,5 +55,5 @@ class DenseCriterion(Criterion):
         return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}
 
     def probability(self, maps: NucleusMaps) -> Tensor:
-        """What the heat of the centre map stands for: the focal loss keeps it nearer to 0.5 than the probability is."""
+        """Probability that the heat of the centre map stands for: the focal loss keeps the heat nearer to 0.5."""
         return focal_posterior(maps.centre)

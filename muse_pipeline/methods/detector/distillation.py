@@ -1,8 +1,8 @@
 """Distillation: a network learns from the maps of trained networks, beside the labels.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), carried over to maps of
-nuclei. The teachers look at the window as it is, the student at the same window with colour and sharpness varied.
-Where labels correct what a teacher finds, it teaches outside of the annotated regions only, so that the student keeps
+nuclei. The teachers read the window as it is, the student the same window with colour and sharpness varied.
+If labels correct what a teacher finds, it teaches outside of the annotated regions only, so that the student keeps
 what it has learnt there ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
 """
 
@@ -26,12 +26,12 @@ from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """Which networks teach, where, and how much that counts.
+    """Teachers of a run, the area in which they teach, and the weight of their loss.
 
     Attributes:
         teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
         share: weight of the distillation loss, 0 to 1; the labels have the rest.
-        where: "everywhere", or "outside": only outside of the annotated regions.
+        where: area of the distillation loss: "everywhere", or "outside" of the annotated regions.
     """
 
     teachers: tuple[Weights, ...]
@@ -46,12 +46,12 @@ class DistillationSettings:
 
 
 class DistillationTerm(nn.Module):
-    """How far the student is from the mean of its teachers.
+    """Distance of the student's maps from the mean of its teachers'.
 
     Args:
-        share: see ``DistillationSettings``.
-        teachers: trained networks; they stay as they are.
-        where: see ``DistillationSettings``.
+        share: weight in ``DistillationSettings``.
+        teachers: trained networks, which stay fixed.
+        where: area in ``DistillationSettings``.
     """
 
     def __init__(self, share: float, teachers: Sequence[NucleusDetector], where: str = "everywhere"):
@@ -72,7 +72,7 @@ class DistillationTerm(nn.Module):
 
         Args:
             student: maps of the varied windows.
-            batch: with its ``weak`` view, and its regions where the teachers teach outside of them.
+            batch: windows with their ``weak`` view, and with regions where the teachers teach outside of them.
         """
         with torch.no_grad():
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]

@@ -16,7 +16,7 @@ from muse_pipeline.training.schedule import Schedule, build_adamw
 
 
 class DetectorTraining(Method):
-    """The head's criterion on labelled windows; averaged weights leave the run.
+    """The head's criterion on labelled windows; the result of the run is the averaged network.
 
     Args:
         network: the detector.
@@ -24,7 +24,7 @@ class DetectorTraining(Method):
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
         consistency: pseudo-labels of the averaged network outside of annotations; None without.
-        distillation: trained networks that teach beside the labels; None: there are none.
+        distillation: trained networks as teachers beside the labels; None without.
         backbone_rate: factor of the learning rate of the backbone.
     """
 
@@ -50,7 +50,7 @@ class DetectorTraining(Method):
         return build_adamw(self.turn_parameters(turn), schedule, self.backbone_rate)
 
     def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """The criterion's terms inside the annotated regions; if asked for, its teacher's, and consistency outside."""
+        """The criterion's terms in annotated regions; if configured, distillation, and consistency outside of them."""
         maps = self.network(batch.pixels, batch.colour)
         terms = self.criterion(maps, batch)
         if self.distillation is not None:
@@ -67,7 +67,7 @@ class DetectorTraining(Method):
         return Teacher(maps, self.criterion.probability(maps), self.average.network.head.scores(maps) > 0)
 
     def after_step(self, progress: float) -> None:
-        """The average follows."""
+        """Update the average."""
         self.average.update(self.network)
 
     def trained(self) -> nn.Module:

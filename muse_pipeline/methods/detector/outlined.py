@@ -1,4 +1,4 @@
-"""A training config on points becomes one on instances.
+"""Conversion of a training config on points to one on instances.
 
 Each source of points becomes pictures, 16-bit instance masks, and points with the classes.
 """
@@ -35,13 +35,13 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class OutlineTask:
-    """What outlines are for.
+    """Classes, mpp and foreground for which outlines are made.
 
     Attributes:
-        classes: of the model.
-        mpp: um per pixel of what is written.
-        n_rays: of the watershed's outlines.
-        find_mask: see ``mask_finder``.
+        classes: names of the model's classes.
+        mpp: um per pixel of the written pictures.
+        n_rays: rays of the watershed's outlines.
+        find_mask: function that finds the foreground, from ``mask_finder``.
     """
 
     classes: tuple[str, ...]
@@ -51,7 +51,7 @@ class OutlineTask:
 
 
 def is_outlined(source: LabelSource) -> bool:
-    """Whether a source consists of points on pictures."""
+    """True if a source consists of points on pictures."""
     return source.format in POINT_FORMATS and source.images is not None
 
 
@@ -59,15 +59,15 @@ def outline_source(source: LabelSource, task: OutlineTask, folder: Path) -> tupl
     """Write one instance for every point of a source, and the source that reads them.
 
     Args:
-        source: see ``is_outlined``.
-        task: see there.
-        folder: that is made.
+        source: source for which ``is_outlined`` is True.
+        task: classes, mpp and foreground.
+        folder: folder, which is made.
 
     Returns:
-        The new source, in which a picture is still its patient's; and how many instances are of which of ``KINDS``.
+        The new source, in which patients are unchanged, and the number of instances of each of ``KINDS``.
 
     Raises:
-        LabelError: see ``labels.read.read_labelled_images``; or the source has regions.
+        LabelError: the pictures or labels cannot be read, or the source has regions.
     """
     if source.regions is not None:
         raise LabelError(f"{source.regions}: outlines are made for whole pictures; leave `regions` out, or this source")
@@ -104,12 +104,12 @@ def instances_of_points(image: LabelledImage, mask: np.ndarray, mpp: float) -> t
     """Give every point exactly one instance.
 
     Args:
-        image: its nuclei are points; their rays are those of a watershed, NaN where that failed.
+        image: picture whose nuclei are points; their rays are those of a watershed, NaN where that failed.
         mask: (h, w) bool foreground of the picture.
         mpp: um per pixel.
 
     Returns:
-        (h, w) int32, number i + 1 is nucleus i; and (N,) index in ``KINDS`` of where its instance is from.
+        (h, w) int32, number i + 1 is nucleus i; and (N,) index in ``KINDS`` of the origin of its instance.
     """
     nuclei, shape = image.nuclei, mask.shape
     split = split_mask(mask, nuclei.xy)
@@ -130,7 +130,7 @@ def instances_of_points(image: LabelledImage, mask: np.ndarray, mpp: float) -> t
 
 
 def mask_finder(name: str) -> FindMask:
-    """What finds the foreground: "otsu", a built-in model or an .onnx file; "watershed" leaves all to the watershed.
+    """Function that finds the foreground: by "otsu", a built-in model or an .onnx file; "watershed" has none.
 
     Raises:
         ModelError: there is no such model.
@@ -159,19 +159,19 @@ def outline_config(
     """Write one instance for every point of a config's sources, and a config that trains on them.
 
     Args:
-        path: of the config.
-        folder: of the result; absent or whole, and not there yet.
-        mask: what finds the foreground that points share, see ``mask_finder``.
-        data: where the config's paths start; its folder when not given.
-        say: called with a line about every source.
+        path: the config.
+        folder: folder of the result, which must not exist; it is written complete or not at all.
+        mask: method that finds the foreground around points, as in ``mask_finder``.
+        data: folder that the config's paths start at; its own when not given.
+        say: callback with a line about every source.
 
     Returns:
         The file of the new config.
 
     Raises:
         ConfigError: the config is wrong.
-        LabelError: no source consists of points on pictures; or see ``outline_source``.
-        ModelError: see ``mask_finder``.
+        LabelError: no source consists of points on pictures, a source has regions, or it cannot be read.
+        ModelError: there is no model ``mask``.
         OutputError: the folder holds something, or cannot be written.
     """
     require_own_folder(folder)
@@ -196,6 +196,6 @@ def outline_config(
 
 
 def _moved(source: LabelSource, here: Path, there: Path) -> LabelSource:
-    """The source with its folders where they will lie."""
+    """The source with paths in ``there`` instead of ``here``."""
     names = ("labels", "images", "points")
     return dataclasses.replace(source, **{name: there / getattr(source, name).relative_to(here) for name in names})

@@ -1,8 +1,8 @@
 """The supervision of MUSE's point head: one proposal for each nucleus, the others are background.
 
-Distances and weights follow DPA-P2PNet's practice, to which the paper refers: costs and squared errors are in pixels at
-0.25 um/px, here turned into um. One thing is ours: the cross-entropy, summed over proposals, is divided by the weight
-of the nuclei and not of all proposals, of which 98 in 100 are background: types are learnt much sooner so.
+Distances and weights follow DPA-P2PNet, to which the paper refers: costs and squared errors are in pixels at
+0.25 um/px, here converted to um. One thing is ours: the cross-entropy, summed over proposals, is divided by the weight
+of the nuclei and not of all proposals, of which 98 in 100 are background; types are learnt much sooner that way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A detector's training as a run: what ``muse train`` does with ``method: detector``."""
+"""A detector's training as a run, for ``method: detector`` of ``muse train``."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ from muse_pipeline.training.start import seen_before
 
 
 def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:
-    """The settings of a config file; see ``recipe.load_run``.
+    """Read the settings of a config file (``recipe.load_run``).
 
     Raises:
-        ConfigError: they are of another method.
+        ConfigError: the file is of another method.
     """
     return load_run(path, data, changes, default="detector", only=DetectorConfig)[1]
 
@@ -69,11 +69,11 @@ class DetectorRecipe(Recipe):
     Config = DetectorConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Export settings that are not given are those of the detector that the run starts from."""
+        """Fill in export settings that are not given from the detector that the run starts from."""
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
-        """See ``describe_config``."""
+        """Describe the run for the workflow (``describe_config``)."""
         return describe_config(config)
 
     def stages(self, config: DetectorConfig, folder: Path) -> Sequence[Stage]:
@@ -82,7 +82,7 @@ class DetectorRecipe(Recipe):
 
 
 def finetune(config: DetectorConfig, folder: Path, options: Options) -> Path:
-    """Train a detector, or continue; returns its checkpoint. See ``stages.TrainingStage.run`` for errors."""
+    """Train a detector, or continue; returns its checkpoint and raises as ``stages.TrainingStage.run`` does."""
     return DetectorStage(config, folder).run(options)
 
 
@@ -91,7 +91,7 @@ def describe_config(config: DetectorConfig) -> dict[str, Any]:
 
     Raises:
         CheckpointError: a checkpoint is not there.
-        ConfigError: see ``DetectorStage.check``.
+        ConfigError: a name is unknown, training data are not described, or the network cannot take a window.
         LabelError: the settings of a source do not go together, or a folder or file is not there.
         SheetError: a sheet of slides is wrong.
     """
@@ -136,18 +136,18 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """Reject unknown names, training data that are not described and windows that the network cannot take.
 
         Raises:
-            ConfigError: see ``config.require_known_names``, ``require_training_data`` and ``config.require_windows``.
+            ConfigError: one of these is wrong.
         """
         require_known_names(self.config)
         require_training_data(self.config.training_data)
         require_windows(self.config)
 
     def inputs(self) -> Inputs:
-        """See ``read_inputs``."""
+        """The files of ``read_inputs``."""
         return read_inputs(self.config)
 
     def free_settings(self) -> tuple[str, ...]:
-        """The card's; nothing that validation scores depend on before the best weights are chosen."""
+        """Settings of the card; none on which validation scores depend before the best weights are chosen."""
         if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
@@ -178,7 +178,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return data.make_windows(device)
 
     def describe(self, data: DetectorData, say: Say) -> None:
-        """Print and write what the labels hold, and keep pictures for the check of the export."""
+        """Print and write a summary of the labels, and keep pictures for the check of the export."""
         keep_pictures(data.images, self.run_folder.pictures)
         data.describe(self.run_folder, say)
         origin = self.start.describe() if self.start else "random weights"
@@ -190,7 +190,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             say(f"validation scores are too high: the weights to start from were trained on {some_of(shared)}")
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
-        """Validation, where the config names sources for it."""
+        """Validation, if the config names sources for it."""
         if not data.held:
             return ()
         meta = self._describe(data)
@@ -201,7 +201,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return (Validation(method.trained(), data, keep),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
-        """The averaged network: at the end, or where validation was best."""
+        """The averaged network at the end, or at the best validation."""
         meta = self._describe(data)
         if not data.held:
             return _networks(method, {**meta, "step": self.config.schedule.steps})
@@ -209,7 +209,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed since
 
     def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
-        """Print the score of the weights that were kept, and what has changed against a detector that was continued."""
+        """Print the score of the kept weights and, for a detector that was continued, the changes."""
         kept = load_checkpoint(self.result)
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
@@ -238,11 +238,11 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
 
 def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:
-    """What a checkpoint must contain to be exported and run as a detector, whichever method trained it.
+    """Description that a checkpoint needs to be exported and run as a detector, whichever method trained it.
 
     Args:
-        config: of the network and its card.
-        reference: the colour that slides are taken to.
+        config: settings of the network and its card.
+        reference: colour that slides are normalised to.
     """
     return {
         "kind": "detector",

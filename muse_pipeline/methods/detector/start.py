@@ -27,12 +27,12 @@ RETIRED = ("region_px",)  # settings of older checkpoints, which change nothing 
 
 
 def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoint]:
-    """The network in evaluation mode, the settings that it was trained with, and all that the file holds.
+    """Read the network in evaluation mode, the settings of its training, and the contents of the file.
 
     Raises:
         CheckpointError: the file is missing or damaged, holds no detector, one of a network that this version does not
             have, or one that does not fit its own description.
-        ConfigError: the settings in it cannot be read.
+        ConfigError: the settings in the file cannot be read.
     """
     checkpoint = load_checkpoint(path)
     if not _holds_detector(checkpoint):
@@ -52,11 +52,11 @@ def _read_settings(checkpoint: Checkpoint, path: Path) -> DetectorConfig:
 
 
 def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
-    """Training data and limits that a card has from the detectors that a run starts from or learns from.
+    """Training data and limits that a card takes over from the detectors that a run starts from or learns from.
 
     Args:
-        paths: checkpoints of these, that of the start first if there is one.
-        config: of the run.
+        paths: checkpoints of these detectors, that of the start first if there is one.
+        config: settings of the run.
         images: names of its training pictures; a detector that was trained on these alone adds nothing.
 
     Raises:
@@ -89,11 +89,11 @@ def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str,
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What a run starts from.
+    """The checkpoint that a run starts from.
 
     Attributes:
-        path: of the checkpoint.
-        checkpoint: what it holds.
+        path: the file.
+        checkpoint: contents of the file.
         is_whole: whether it is a detector of the run's head, classes, rays and um per pixel, which the run goes on
             training; else the run takes the backbone alone.
     """
@@ -104,7 +104,7 @@ class Start:
 
     @property
     def colour(self) -> ColourReference:
-        """The reference that the detector's training pictures were taken to."""
+        """The reference that the detector's training pictures were normalised to."""
         return parse_config(self.checkpoint.meta["colour"], ColourReference, f"{self.path}: colour")
 
     @property
@@ -114,7 +114,7 @@ class Start:
         return known and parse_config(known, AppearanceReference, f"{self.path}: appearance")
 
     def describe(self) -> str:
-        """What the run takes, in words."""
+        """Describe in words the weights that the run takes."""
         if self.is_whole:
             return f"{self.path.name}, backbone and head"
         if self.checkpoint.head:
@@ -129,7 +129,7 @@ def read_start(config: DetectorConfig) -> Start | None:
     """The checkpoint that the config names; None for a run that starts from random weights.
 
     Raises:
-        CheckpointError: see ``checkpoint.read_weights``.
+        CheckpointError: the file cannot be read, or holds something else.
     """
     if config.checkpoint is None:
         return None
@@ -161,7 +161,7 @@ def take_over(network: NucleusDetector, start: Start) -> None:
 
 
 def find_teachers(config: DetectorConfig) -> list[Path]:
-    """Checkpoints of the networks that teach the run."""
+    """Checkpoints of the run's teachers."""
     return [find_checkpoint(path) for path in config.distillation.teachers] if config.distillation else []
 
 
@@ -169,8 +169,8 @@ def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
     """A trained network as teacher.
 
     Raises:
-        CheckpointError: see ``load_trained``; or its output or colours are others.
-        ConfigError: see ``load_trained``; or it cannot take the run's windows.
+        CheckpointError: the file cannot be read, or its output or colours differ from the run's.
+        ConfigError: its settings cannot be read, or it cannot take the run's windows.
     """
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")

@@ -1,4 +1,4 @@
-"""How well the averaged network finds nuclei on pictures that it is not trained on, and which weights did best."""
+"""Scores of the averaged network on pictures that it is not trained on, and choice of the best weights."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SCORE = f"validation {MEAN} F1"  # at 3 um; what "best" means
 
 
 class Scorer:
-    """Finds the nuclei of labelled images as a network will be run, and counts those that are right.
+    """Finds the nuclei of labelled images as the exported network will, and counts the right ones.
 
     Args:
-        network: whose weights at the time of a call are scored.
-        config: that it was trained by, with its settings of the export.
-        reference: the colour that slides are taken to.
+        network: network that is scored, with its weights at the time of a call.
+        config: settings of its training, with those of the export.
+        reference: colour that slides are normalised to.
     """
 
     def __init__(self, network: NucleusDetector, config: DetectorConfig, reference: ColourReference):
@@ -53,9 +53,9 @@ class Scorer:
         """Counts at 3 um.
 
         Args:
-            found: as ``find`` gives them.
-            true: of the same image.
-            where: (h, w) bool, pixels where what is found beside a true nucleus is false; None: everywhere.
+            found: result of ``find``.
+            true: labelled nuclei of the same image.
+            where: (h, w) bool, pixels in which a detection without a true nucleus is false; None: everywhere.
         """
         column, row = found.xy.astype(int).T
         judged = None if where is None else where[row, column]
@@ -79,9 +79,9 @@ class Validation(Monitor):
     """Scores a network at the threshold of the card, and keeps the best weights so far.
 
     Args:
-        network: whose weights at the time of a call are scored.
-        data: of the run; what it holds back is scored.
-        keep: called with the step and the scores whenever they are better than all before.
+        network: network that is scored, with its weights at the time of a call.
+        data: data of the run; the pictures held back are scored.
+        keep: callback with the step and the scores whenever they are better than all before.
     """
 
     def __init__(self, network: NucleusDetector, data: DetectorData, keep: Callable[[int, dict[str, float]], None]):
@@ -97,17 +97,17 @@ class Validation(Monitor):
         log.append(done - 1, scores)
 
     def scores(self) -> dict[str, float]:
-        """See ``Scorer.scores``."""
+        """Scores of ``Scorer.scores`` under names of the log."""
         found = self.scorer.scores(self.scorer.total(self.images))
         return {f"validation {name} F1": value for name, value in found.items()}
 
 
 class NetworkPredictor:
-    """A network in torch behind the call of ``inference.predictor.Predictor``.
+    """A network in torch with the interface of ``inference.predictor.Predictor``.
 
     Args:
-        network: on any device.
-        config: of the run.
+        network: the network, on any device.
+        config: settings of the run.
     """
 
     def __init__(self, network: NucleusDetector, config: DetectorConfig):
@@ -148,12 +148,12 @@ AROUND_UM = 128.0  # of tissue around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Two sentences on what was corrected, its score and its number of nuclei, and one on the tissue around it.
+    """Two sentences on labelled pictures, their score and their number of nuclei, and one on the tissue around them.
 
     Args:
-        data: of the run.
+        data: data of the run.
         start: the detector that the run started from.
-        network: the detector that leaves the run.
+        network: the detector that the run trained.
     """
     first, config, _ = load_trained(start.path)
     first.to(next(network.parameters()).device)

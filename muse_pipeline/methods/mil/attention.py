@@ -1,4 +1,4 @@
-"""From labels of slides to labelled tiles: attention MIL over bags, in folds of patients."""
+"""Labelled tiles from labels of slides: attention MIL over bags, in folds of patients."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHANCE = 0.5  # AUC of a constant answer
 
 
 def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
-    """Bags, a model per fold and the choice of tiles; none where no slide has a label."""
+    """Stages for bags, a model per fold and the choice of tiles; none if no slide has a label."""
     if config.slide_labels is None:
         return []
     bags = BagsStage(config, stage_folder(folder, 1, "bags"))
@@ -60,10 +60,10 @@ def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
 
 
 class SlideAttention(Method):
-    """Cross-entropy of slides.
+    """Cross-entropy of the labels of slides.
 
     Args:
-        network: what is trained.
+        network: the network to train.
     """
 
     def __init__(self, network: GatedAttention):
@@ -71,7 +71,7 @@ class SlideAttention(Method):
         self.network = network
 
     def losses(self, batch: list[tuple[Tensor, Tensor]], turn: str, progress: float) -> dict[str, Tensor]:
-        """Of slides, each with features (N, D) and labels (K,)."""
+        """Losses of slides, each with features (N, D) and labels (K,)."""
         logits = torch.stack([self.network(features).logit for features, _ in batch])
         labels = torch.stack([label for _, label in batch])
         return {"loss": functional.binary_cross_entropy_with_logits(logits, labels)}
@@ -83,17 +83,17 @@ class SlideAttention(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """The settings of the model of one fold; see ``config.SlideLabelSettings``.
+    """The settings of the model of one fold, which ``config.SlideLabelSettings`` explains.
 
     Attributes:
         bags: folder of the bags stage.
-        fold: that is held back.
-        folds: of patients.
-        classes: names.
-        schedule: how long and how fast.
+        fold: number of the fold that is held back.
+        folds: number of folds of patients.
+        classes: names of the classes.
+        schedule: length and learning rate.
         batch: slides per step.
         hidden: width of the attention.
-        seed: of weights and order.
+        seed: seed of the weights and of the order of slides.
         precision: "32-true".
     """
 
@@ -131,7 +131,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return SlideAttention(network)
 
     def batches(self, data: list[Bag], device: torch.device) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
-        """Slides in random order, classes alike."""
+        """Slides in random order, all classes equally often."""
         labels = torch.tensor([bag.slide.label for bag in data])
         weights = 1.0 / torch.bincount(labels)[labels]
 
@@ -163,13 +163,13 @@ def load_attention(path: Path) -> GatedAttention:
 
 
 class TilesStage(PreparedStage):
-    """Writes the tiles that the labels of slides are about, as images with a table of labels, for either split.
+    """Writes the tiles that show the labels of slides, as images with a table of labels, for either split.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         bags: folder of the bags stage.
         models: checkpoint of each fold.
-        folder: of the stage.
+        folder: folder of the stage.
     """
 
     def __init__(self, config: MilConfig, bags: Path, models: Sequence[Path], folder: Path):
@@ -231,10 +231,10 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
     """Indices of a slide's tiles for training.
 
     Args:
-        output: for the slide.
+        output: output for the slide.
         label: class index of the slide.
-        most: tiles.
-        least_probability: of the class, for a tile of a slide of any class but the first.
+        most: largest number of tiles.
+        least_probability: lowest probability of the class, for a tile of a slide of any class but the first.
     """
     n = len(output.attention)
     if label == 0:
@@ -245,7 +245,7 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
 
 
 def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Probabilities of slides that were held back, and how well these tell the classes apart, mean over classes."""
+    """Probabilities of held-back slides, and the areas under their ROC curves by class and as a mean."""
     probability = torch.stack([output.logit.sigmoid() for output in outputs]).numpy().astype(float)
     labels, patients = np.array([bag.slide.label for bag in bags]), [bag.slide.patient for bag in bags]
     areas = [area_under_curve(probability[:, k], labels == k + 1) for k in range(probability.shape[1])]
@@ -262,7 +262,7 @@ def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tup
 
 
 def describe_slide_scores(scores: dict[str, Any]) -> str:
-    """A sentence per class."""
+    """One sentence per class."""
     sentences = []
     for name, score in scores["classes"].items():
         low, high = score["interval"]
@@ -276,7 +276,7 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
 
 
 def slide_metrics(folder: Path | None) -> dict[str, float]:
-    """The AUC of slides by class as a card has them, from the folder of a tiles stage; none without one."""
+    """The AUC of slides by class for a card, from the folder of a tiles stage; none without one."""
     if folder is None:
         return {}
     scores = read_json(folder / SCORES_OF_SLIDES)["classes"]
@@ -284,7 +284,7 @@ def slide_metrics(folder: Path | None) -> dict[str, float]:
 
 
 def tile_sources(folder: Path, mpp: float) -> tuple[tuple[TissueSource, ...], tuple[TissueSource, ...]]:
-    """The images of a tiles stage, to train and to validate on."""
+    """The images of a tiles stage, for training and for validation."""
     return tuple(
         (TissueSource(images=folder / split / "images", table=folder / split / LABELS, mpp=mpp),)
         for split in (TRAINING, VALIDATION)

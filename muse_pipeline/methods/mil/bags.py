@@ -40,9 +40,9 @@ class LabelledSlide:
     """A slide with a label.
 
     Attributes:
-        slide_id: in the sheet.
+        slide_id: id in the sheet.
         label: class index.
-        patient: whose it is.
+        patient: patient of the slide.
     """
 
     slide_id: str
@@ -51,7 +51,7 @@ class LabelledSlide:
 
 
 def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...]) -> list[LabelledSlide]:
-    """The slides that have a label.
+    """List the slides that have a label.
 
     Raises:
         LabelError: a label is of no class or of no slide, or a class has slides of fewer patients than folds.
@@ -84,7 +84,7 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
 
 
 def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
-    """(N,) fold of every slide: all slides of a patient in one, and each fold with slides of every class."""
+    """(N,) fold of every slide: all slides of a patient are in one, and each fold has slides of every class."""
     labels: dict[str, int] = {}
     for slide in slides:
         labels[slide.patient] = max(slide.label, labels.get(slide.patient, 0))
@@ -94,7 +94,7 @@ def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
 
 
 def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) -> Store:
-    """The store of a slide at ``mpp``.
+    """Open the store of a slide at ``mpp``.
 
     Raises:
         StoreError: there is none, or none whose mpp divides that of the model.
@@ -124,8 +124,8 @@ class BagsStage(PreparedStage):
     """Writes ``<slide_id>.npy`` (N, D) float16, ``<slide_id>-xy.npy`` (N, 2) and the list of slides.
 
     Args:
-        config: of the run.
-        folder: of the stage.
+        config: settings of the run.
+        folder: folder of the stage.
     """
 
     def __init__(self, config: MilConfig, folder: Path):
@@ -185,8 +185,8 @@ def compute_features(
     """(N, D) float16 image vectors of tiles.
 
     Args:
-        backbone: in evaluation mode.
-        store: at the model's mpp.
+        backbone: the network, in evaluation mode.
+        store: store of the slide, at the model's mpp.
         corners: (N, 2) work px.
         tile_px: side of a tile.
         colour: (3, 4) map of the slide.
@@ -202,12 +202,12 @@ def compute_features(
 
 @dataclass(frozen=True, eq=False)
 class Bag:
-    """A slide and where the features of its tiles are.
+    """A slide and the file with the features of its tiles.
 
     Attributes:
-        slide: with its label.
-        fold: that holds it back.
-        path: of the features.
+        slide: the slide with its label.
+        fold: number of the fold that the slide is in; this fold's model is not trained on it.
+        path: file of the features.
     """
 
     slide: LabelledSlide

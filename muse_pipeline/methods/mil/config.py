@@ -1,4 +1,4 @@
-"""The settings of IKD-MIL: from labels of images to a region model."""
+"""The settings of IKD-MIL, from labels of images to a region model."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class StudentSettings:
 
     Attributes:
         rounds: parts of the stage, with a swap before each but the first; 0 leaves the stage out.
-        swap: of teacher and student between rounds. "exchange": the best student teaches, the old teacher is trained
+        swap: exchange of roles between rounds. "exchange": the best student teaches, the old teacher is trained
             on; "restart_best": the best student teaches, and a copy of it is trained on; "none": one long round.
         tolerance: a student whose validation score is lower than its teacher's by more than this does not swap.
         distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
-        weighted: whether that trusts pixels of a low loss more.
-        schedule: of each round; that of the teacher when not given.
+        weighted: whether the cross-entropy gives more weight to pixels of a low loss.
+        schedule: length and learning rate of each round; those of the teacher when not given.
     """
 
     rounds: int = 3
@@ -58,25 +58,25 @@ class StudentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SlideLabelSettings:
-    """Slides with a label each: attention MIL finds the tiles that the label is about, as images for the teacher.
+    """Slides with one label each: attention MIL finds the tiles that show the label, as images for the teacher.
 
     Patients are dealt into folds. The slides of each fold are scored by a model that was trained on the others, and
     the tiles of the first fold are the validation images of the later stages.
 
     Attributes:
         slides: sheet of slides; its column ``label`` has the labels.
-        stores: folder of results, with what `muse tile` and `muse tissue` wrote in ``<slide_id>/``.
-        table: TSV or CSV with the columns ``slide`` and ``label``, perhaps ``patient``, in place of the sheet's.
-        class_map: word in the labels -> class name of the model.
-        backbone: registered name; its image vector is a tile's features.
-        checkpoint: of that backbone, a file or a built-in model's name.
-        trust_pickle: see ``MilConfig``.
-        folds: of patients.
-        schedule: of each fold's model; a step reads ``bags`` slides.
+        stores: folder of results, with the files of `muse tile` and `muse tissue` in ``<slide_id>/``.
+        table: TSV or CSV with the columns ``slide`` and ``label``, optionally ``patient``, instead of the sheet's.
+        class_map: class name of the model for each word in the labels.
+        backbone: registered name of the backbone; its image vector gives a tile's features.
+        checkpoint: weights of the backbone, a file or a built-in model's name.
+        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
+        folds: number of folds of patients.
+        schedule: length and learning rate of each fold's model; a step reads ``bags`` slides.
         bags: slides per step.
         hidden: width of the attention.
-        tiles_per_slide: of a slide, the most attended ones, or evenly spread ones of slides of the first class.
-        least_probability: that such a tile of a positive slide has the class, on its own.
+        tiles_per_slide: tiles of a slide: the most attended ones, or evenly spread ones for slides of the first class.
+        least_probability: lowest probability of the class in such a tile of a positive slide, on its own.
     """
 
     slides: Path
@@ -100,7 +100,7 @@ class SlideLabelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """What every stage that trains a region network needs; see ``MilConfig``."""
+    """Settings of every stage that trains a region network (``MilConfig`` describes them)."""
 
     backbone: str
     mpp: float
@@ -147,33 +147,33 @@ class MilConfig(NetworkSettings):
     """A run from labels of images or slides to a region model.
 
     Attributes:
-        name: of the model.
-        backbone: registered name; its first three stages are read.
+        name: name of the model.
+        backbone: registered name of the backbone; its first three stages are read.
         mpp: um per pixel that the model works at, 1 or 2.
-        classes: the first is all tissue of no other class.
+        classes: classes, in order; the first is all tissue of no other class.
         sources: labelled images.
         slide_labels: slides with a label each; attention MIL turns them into labelled images.
-        schedule: of the teacher.
-        licence: of the weights.
-        training_data: for the card, in words.
-        limits: for the card, in words.
+        schedule: length and learning rate of the teacher's training.
+        licence: licence of the weights.
+        training_data: description of the training data, for the card.
+        limits: known limits, for the card.
         checkpoint: backbone that teacher and student start from, a file or a built-in model's name; random weights
             without one.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
         validation: labelled images of other patients; every stage then keeps the weights that do best on them.
-        selection: "labels": best is the area under the ROC curve of images; "masks": the F1 of pixels, for which
-            someone must have drawn ``masks``.
+        selection: measure of the best weights. "labels": the area under the ROC curve of images; "masks": the F1 of
+            pixels, which needs drawn ``masks``.
         fusion: weights of the three side maps, fine to coarse.
         teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of generalised means.
-        student: second stage.
-        colour: "macenko" or "identity": how the colour of a slide is mapped to the reference.
+        student: settings of the second stage.
+        colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window. A window has the label of its image: about as large as images are.
         batch: windows per batch (and device).
-        seed: of weights and windows.
+        seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
-        augmentation: how far windows are varied.
-        export: how the model will be run.
-        metrics: measured elsewhere, for the card.
+        augmentation: strength of the augmentation.
+        export: settings of the exported model.
+        metrics: figures measured elsewhere, for the card.
         method: "mil".
     """
 
@@ -200,7 +200,7 @@ class StageConfig(NetworkSettings):
 
 
 def require_network(config: NetworkSettings) -> None:
-    """Refuse a network, or windows, that cannot be trained, before any data is read.
+    """Reject a network, or windows, that cannot be trained, before any data is read.
 
     Raises:
         ConfigError: the backbone is not registered, the classes or fusion cannot be used, or the window does not suit.

@@ -1,4 +1,4 @@
-"""What a stage reads: labelled images, those held back for validation, and the colours of both."""
+"""Data of a stage: labelled images, those held back for validation, and the colours of both."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class RegionData:
     """Images at the config's mpp.
 
     Attributes:
-        config: of the stage.
-        images: to train on.
-        held: to validate on, of other patients; perhaps none.
-        reference: the colour that slides are mapped to.
+        config: settings of the stage.
+        images: images to train on.
+        held: images to validate on, of other patients; perhaps none.
+        reference: colour that slides are normalised to.
     """
 
     config: StageConfig
@@ -65,7 +65,7 @@ class RegionData:
         )
 
     def make_scorer(self, network: RegionNetwork) -> RegionScorer:
-        """Scores ``network`` on the validation images."""
+        """Scorer of ``network`` on the validation images."""
         return RegionScorer(network, self.held, self._colours(self.held), self.config.window_px)
 
     def describe(self) -> str:

@@ -17,12 +17,12 @@ THRESHOLD = 0.5
 
 
 def dice_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:
-    """Dice losses with the image's label at every pixel, of all side maps and the fused one."""
+    """Dice losses of all side maps and the fused one, with the image's label at every pixel."""
     return fusion_dice((*maps.sides, maps.fused), batch.target, batch.known)
 
 
 def gm_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:
-    """Cross-entropy of generalised means with the image's label; of pixels where these are labelled."""
+    """Cross-entropy of generalised means with the image's label, or of pixels if these are labelled."""
     every = (*maps.sides, maps.fused)
     of_images = (batch.label >= 0).float()
     known = batch.known * (1 - of_images)[..., None, None]
@@ -34,10 +34,10 @@ TEACHER_LOSSES = {"dice": dice_teacher, "gm": gm_teacher}
 
 
 class RegionTraining(Method):
-    """A region network whose averaged weights leave the run: those of single steps map tissue very unevenly.
+    """Training of a region network with averaged weights: those of single steps map tissue very unevenly.
 
     Args:
-        network: what is trained.
+        network: the network to train.
     """
 
     def __init__(self, network: RegionNetwork):
@@ -45,7 +45,7 @@ class RegionTraining(Method):
         self.network, self.average = network, AveragedNetwork(network)
 
     def after_step(self, progress: float) -> None:
-        """The average follows."""
+        """Update the average."""
         self.average.update(self.network)
 
     def trained(self) -> RegionNetwork:
@@ -54,10 +54,10 @@ class RegionTraining(Method):
 
 
 class TeacherTraining(RegionTraining):
-    """A region network is trained on labels alone.
+    """Training of a region network on labels alone.
 
     Args:
-        network: what is trained.
+        network: the network to train.
         kind: one of ``TEACHER_LOSSES``.
     """
 
@@ -71,11 +71,11 @@ class TeacherTraining(RegionTraining):
 
 
 class StudentTraining(RegionTraining):
-    """A region network is trained on the fused map of a fixed teacher where images are positive, else on labels.
+    """Training of a region network on the fused map of a fixed teacher where images are positive, else on labels.
 
     Args:
-        network: what is trained.
-        teacher: of the same form.
+        network: the network to train.
+        teacher: teacher of the same form.
         settings: weights of the terms.
     """
 
@@ -84,7 +84,7 @@ class StudentTraining(RegionTraining):
         self.teacher, self.settings = teacher.requires_grad_(False), settings
 
     def train(self, mode: bool = True) -> StudentTraining:
-        """The teacher stays in evaluation mode."""
+        """Keep the teacher in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self

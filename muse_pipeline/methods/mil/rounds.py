@@ -1,4 +1,4 @@
-"""Who teaches and who is trained in a round of the student: the swaps of IKD-MIL.
+"""Teacher and student in each round: the swaps of IKD-MIL.
 
 The paper describes an exchange of roles; its released code restarts both networks from the best student.
 """
@@ -21,13 +21,13 @@ TEACHER_SCORES = "teacher_scores"  # in its description
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """The beginning of a round.
+    """Networks at the beginning of a round.
 
     Attributes:
-        student: to be trained.
-        teacher: to be kept fixed.
-        teacher_scores: of the teacher's weights on the validation images; empty without any.
-        text: who teaches, for the user.
+        student: network to be trained.
+        teacher: network that stays fixed.
+        teacher_scores: scores of the teacher's weights on the validation images; empty without any.
+        text: line about the networks for the log.
     """
 
     student: RegionNetwork
@@ -39,12 +39,12 @@ class Round:
 def begin_round(new_network: Callable[[], RegionNetwork], config: StageConfig) -> Round:
     """Load the networks of a round.
 
-    After the teacher's stage, the teacher teaches a new network. After a round, the swap of the config takes place,
-    unless the student's score is lower than its teacher's by more than the tolerance: then both go on as they are.
+    After the teacher's stage, the teacher trains a new network. After a round, the swap of the config takes place,
+    unless the student's score is lower than its teacher's by more than the tolerance: then both keep their roles.
 
     Args:
-        new_network: makes a network as training starts from.
-        config: of the round.
+        new_network: function that makes a network with the weights that training starts from.
+        config: settings of the round.
 
     Raises:
         CheckpointError: the checkpoint of the stage before does not fit.
@@ -67,7 +67,7 @@ def begin_round(new_network: Callable[[], RegionNetwork], config: StageConfig) -
 
 
 def is_good_enough(student: Checkpoint, config: StageConfig) -> bool:
-    """Whether the student of a round may become the teacher; always without validation."""
+    """True if the student of a round may become the teacher; always without validation."""
     name = SCORES[config.selection]
     scores, of_teacher = student.meta["scores"], student.meta[TEACHER_SCORES]
     return name not in scores or scores[name] >= of_teacher[name] - config.student.tolerance

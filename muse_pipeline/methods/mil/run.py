@@ -41,12 +41,12 @@ from muse_pipeline.training.start import load_backbone, seen_before
 
 @RECIPES.register("mil")
 class MilRecipe(Recipe):
-    """Attention over slides where these have the labels; a teacher; rounds of a student."""
+    """Attention over slides, if these have the labels; a teacher; rounds of a student."""
 
     Config = MilConfig
 
     def describe(self, config: MilConfig) -> dict[str, Any]:
-        """The same as of a detector, and the ``slides`` whose images are read, each with its label and patient.
+        """Describe the run as a detector's, and the ``slides`` whose images are read, each with its label and patient.
 
         Raises:
             CheckpointError: a checkpoint is not there.
@@ -71,7 +71,7 @@ class MilRecipe(Recipe):
         }
 
     def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:
-        """Those that the config asks for."""
+        """The stages of the config's settings."""
         stages: list[Stage] = slide_stages(config, folder)
         shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(NetworkSettings)}
         settings = StageConfig(**shared, tiles=stages[-1].result if stages else None)
@@ -99,7 +99,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """Reject a network or windows that cannot be trained, and training data that are not described.
 
         Raises:
-            ConfigError: see ``config.require_network`` and ``require_training_data``.
+            ConfigError: the network or a window cannot be trained, or training data are not described.
         """
         require_training_data(self.config.training_data)
         require_network(self.config)
@@ -119,7 +119,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return self.config.checkpoint and find_checkpoint(self.config.checkpoint)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Those of the card."""
+        """Settings of the card."""
         return ("name", "licence", "training_data", "limits", "metrics", "export")
 
     def read(self, say: Say) -> RegionData:
@@ -139,12 +139,12 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return data.make_windows(device)
 
     def describe(self, data: RegionData, say: Say) -> None:
-        """Print what is trained on what, and keep pictures for the check of the export."""
+        """Print a summary of the training data, and keep pictures for the check of the export."""
         data.keep_pictures(self.run_folder)
         say(f"{self.name}: {self.config.backbone}\n{data.describe()}")
 
     def monitors(self, data: RegionData, method: Method) -> Sequence[Monitor]:
-        """Validation, where the config names images for it."""
+        """Validation, if the config names images for it."""
         if not data.held:
             return ()
 
@@ -154,7 +154,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return (RegionValidation(data.make_scorer(method.trained()), self.config.selection, keep),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
-        """The network where validation was best, or at the end of a run without any."""
+        """The network at the best validation, or at the end of a run without any."""
         if not data.held:
             return self._describe(data, method, self.config.schedule.steps, {})
         best = load_checkpoint(self.run_folder.best)
@@ -162,7 +162,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed since
 
     def finish(self, data: RegionData, method: Method, say: Say) -> None:
-        """Print the scores of the weights that leave the stage."""
+        """Print the scores of the weights in the checkpoint."""
         meta = load_checkpoint(self.result).meta
         for name, value in self._name_selection(meta["scores"]).items():
             say(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
@@ -225,12 +225,12 @@ class StudentStage(RegionStage):
         return StudentTraining(self.round.student, self.round.teacher, self.config.student)
 
     def describe(self, data: RegionData, say: Say) -> None:
-        """Print also who teaches."""
+        """Also print the networks of the round."""
         super().describe(data, say)
         say(f"{self.name}: {self.round.text}")
 
     def checkpoint(self, data: RegionData, method: StudentTraining) -> Checkpoint:
-        """With the teacher, for the swap before the next round."""
+        """The checkpoint with the teacher, for the swap before the next round."""
         student = super().checkpoint(data, method)
         meta = {**student.meta, TEACHER_SCORES: self.round.teacher_scores}
         return dataclasses.replace(student, meta=meta, networks={TEACHER: method.teacher.state_dict()})

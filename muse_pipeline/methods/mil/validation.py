@@ -1,4 +1,4 @@
-"""How well a network tells images apart that it is not trained on, and how well it maps those that have masks."""
+"""Scores of a network on images that it is not trained on: by the labels of images, and by masks if there are any."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ THRESHOLD = 0.5
 
 
 class RegionScorer:
-    """Maps images as training sees them, window by window, and scores the maps.
+    """Maps images window by window, as in training, and scores the maps.
 
     Args:
-        network: whose weights at the time of a call are scored.
-        images: to score, all of them with labels of the image or of pixels.
-        colours: (N, 3, 4) of the images.
+        network: network that is scored, with its weights at the time of a call.
+        images: images to score, all with labels of the image or of pixels.
+        colours: (N, 3, 4) colour map of each image.
         window_px: side of a window.
     """
 
@@ -63,7 +63,7 @@ class RegionScorer:
         return whole[:, :height, :width].cpu().numpy()
 
     def score(self) -> dict[str, float]:
-        """Scores by their names in ``SCORES``; that of masks only where there are some."""
+        """Scores by their names in ``SCORES``; that of masks only if there are some."""
         maps = self.maps()
         scores = {SCORES["labels"]: image_auc(maps, self.images)}
         if any(image.mask is not None for image in self.images):
@@ -104,9 +104,9 @@ class RegionValidation(Monitor):
     """Scores a network, logs the scores and keeps the best weights; of equal ones the later.
 
     Args:
-        scorer: of the validation images.
-        selection: "labels" or "masks", see ``SCORES``.
-        keep: called with the step and the scores whenever none before were better.
+        scorer: scorer of the validation images.
+        selection: "labels" or "masks", a key of ``SCORES``.
+        keep: callback with the step and the scores whenever none before were better.
     """
 
     def __init__(self, scorer: RegionScorer, selection: str, keep: Callable[[int, dict[str, float]], None]):

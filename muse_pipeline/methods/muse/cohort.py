@@ -1,4 +1,4 @@
-"""A run without labels on the slides of a cohort: which are learnt from, and which must not be."""
+"""A run without labels on the slides of a cohort, with those that are trained on and those that are held back."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ PLACEHOLDER = "a slide's"  # store and proposals, whose mpp is that of the confi
 
 @dataclass(frozen=True)
 class Cohort:
-    """Slides, and what is held back of them.
+    """Slides of a cohort, and the rules that hold some of them back.
 
     Attributes:
-        rows: of the sheet.
+        rows: rows of the sheet.
         results: folder with a folder per slide, where stores and proposals are or will be.
-        exclude: slides whose id contains one of these are not learnt from.
-        held_splits: nor are slides with one of these in the sheet's column `split`, on which the backbone is judged: no
-            patient may have slides on both sides. None: ``HELD_SPLITS`` in any case, as far as the sheet has them.
+        exclude: parts of slide ids; slides whose id contains one are not trained on.
+        held_splits: values of the sheet's column `split` whose slides are held back to judge the backbone on. No
+            patient may have slides on both sides. None: the sheet's splits in ``HELD_SPLITS``, in upper or lower case.
     """
 
     rows: Sequence[SheetRow]
@@ -51,14 +51,14 @@ class Cohort:
 
 @dataclass(frozen=True)
 class CohortRun:
-    """A run that can start as soon as its slides are cut and proposed.
+    """A run that can start as soon as its slides are tiled and proposed.
 
     Attributes:
-        config: of the run; all its paths are absolute.
-        slides: ids of the slides that are learnt from.
-        partners: ids of those of them that are paired with a partner.
-        held: ids of those that are held back.
-        compared: what networks are compared on without labels: the slides held back, or the run's if there is none.
+        config: settings of the run; all its paths are absolute.
+        slides: ids of the slides that are trained on.
+        partners: ids of those among them that are paired with a partner.
+        held: ids of the slides that are held back.
+        compared: sources of the comparison without labels: the slides held back, or the run's if there is none.
     """
 
     config: MuseConfig | UnitConfig
@@ -68,9 +68,9 @@ class CohortRun:
     compared: tuple[NucleusSource, ...]
 
     def tissue_settings(self) -> dict[str, Any]:
-        """What networks are compared on without labels, as ``muse compare`` reads it.
+        """Settings of the comparison without labels, as ``muse compare`` reads them.
 
-        They are compared at two scales; for a run of one scale at that and at one twice as coarse.
+        There are two scales; a run of one scale is compared at that and at one twice as coarse.
         """
         config = self.config
         views = ViewSettings(mpp=(config.mpp, config.mpp)) if isinstance(config, UnitConfig) else config.views
@@ -85,10 +85,11 @@ class CohortRun:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What the workflow needs before it starts.
+        """Facts that the workflow needs before it starts.
 
         Raises:
-            CheckpointError, ConfigError: see ``files_of_pretraining``.
+            CheckpointError: the checkpoint is not there.
+            ConfigError: a folder of pictures is not there.
         """
         config = self.config
         return {
@@ -111,19 +112,19 @@ def plan_cohort_run(
     judged_by: Iterable[Sequence[Path]] = (),
     changes: Iterable[str] = (),
 ) -> CohortRun:
-    """The run of a config, with the slides of a cohort as further sources.
+    """Plan the run of a config, with the slides of a cohort as further sources.
 
     Args:
-        path: of a config of MUSE, TriDeNT or UNITPathSSL, which need not have any `sources`.
+        path: a config of MUSE, TriDeNT or UNITPathSSL, which need not have any `sources`.
         cohort: the slides.
-        data: where the paths of the config's own sources start; its folder when not given.
-        judged_by: training configs, each with where its paths start if not at itself, whose validation the backbone
-            will be judged on.
-        changes: ``key=value``, see ``core.config.load_config``.
+        data: folder that paths of the config's own sources start at; its own when not given.
+        judged_by: training configs whose validation the backbone will be judged on, each with the folder of its paths
+            if that is not its own.
+        changes: ``key=value`` changes of settings, as in ``core.config.load_config``.
 
     Raises:
-        ConfigError: a config is wrong, no slide is left, or a word chooses none.
-        LabelError: a patient would be learnt from and judged on.
+        ConfigError: a config is wrong, no slide is left, or a part of a name matches no slide.
+        LabelError: a patient would be trained on and judged on.
     """
     rows, held = _choose_rows(cohort)
     recipe, config = _load_with_placeholder(path, data, list(changes))
@@ -163,17 +164,17 @@ def _load_with_placeholder(path: Path, data: Path | None, changes: list[str]) ->
 
 
 def store_mpp(config: MuseConfig | UnitConfig) -> float:
-    """Um per pixel of the stores that a run reads: of MUSE the finest of its views."""
+    """Um per pixel of the stores that a run reads; for MUSE the finest of its views."""
     return config.mpp if isinstance(config, UnitConfig) else config.views.mpp[0]
 
 
 def reads_regions(config: MuseConfig | UnitConfig) -> bool:
-    """Whether a run reads the tissue regions of its slides."""
+    """True if a run reads the tissue regions of its slides."""
     return bool(getattr(config, "region_weights", {}))
 
 
 def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
-    """The checkpoint that a run begins with, and the files of its sources that are no slides.
+    """The checkpoint that a run begins with, and the files of its sources that are not slides.
 
     Raises:
         CheckpointError: the checkpoint is not there.
@@ -193,7 +194,7 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
-    """The settings of a run as its YAML file has them; of sources, which may be thousands, only the values given."""
+    """The settings of a run for a YAML file; of sources, which may be thousands, only the values given."""
     names = [name for name in ("sources", "held") if hasattr(config, name)]
     named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
     few = {name: getattr(config, name)[:1] for name in names}
@@ -201,7 +202,7 @@ def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
 
 
 def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
-    """Those that are learnt from, and those that are held back."""
+    """The rows that are trained on, and those that are held back."""
     known = sorted({row.split for row in cohort.rows if row.split})
     for split in cohort.held_splits or ():
         if split not in known:
@@ -245,7 +246,7 @@ def _source(row: SheetRow, folder: Path, config: MuseConfig | UnitConfig) -> Nuc
 
 
 def _stated(settings: Any) -> dict[str, Any]:
-    """What differs from the defaults of its dataclass."""
+    """The settings that differ from the defaults of their dataclass."""
     defaults = {
         field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         for field in dataclasses.fields(settings)

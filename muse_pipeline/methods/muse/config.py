@@ -24,7 +24,7 @@ from muse_pipeline.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class MuseConfig:
-    """A pretraining run.
+    """Settings of a pretraining run.
 
     Attributes:
         name: name of the run.
@@ -42,7 +42,7 @@ class MuseConfig:
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
         balance: 0 draws every slide equally often, 1 every mm2 that contains nuclei.
-        region_weights: class of a tissue region -> how often its tissue is drawn, relative to all other tissue; needs
+        region_weights: class of a tissue region -> frequency of its tissue, relative to all other tissue; needs
             the region maps of the slides.
         min_nuclei: fewest nuclei of a slide that is used.
         batch: sets of views per batch and device.
@@ -85,12 +85,12 @@ class MuseConfig:
 
     @property
     def middle_mpp(self) -> float:
-        """Of what views are drawn from; the mpp that the backbone is for."""
+        """Middle of the range that views are drawn from; the mpp of the backbone."""
         return sum(self.views.mpp) / 2
 
 
 def require_sound(config: MuseConfig) -> None:
-    """Reject what this version does not have, and views that the network cannot take, before any data is read.
+    """Reject names that this version does not have, and views that the network cannot take, before any data is read.
 
     Raises:
         ConfigError: a setting is wrong.

@@ -1,4 +1,4 @@
-"""What a pretraining run reads: images with nucleus positions, the colour each is seen in, and whose they are."""
+"""Data of a pretraining run: images with nucleus positions, and the colour and patient of each."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ COLOUR = "colour.json"
 
 @dataclass(frozen=True, eq=False)
 class PretrainData:
-    """Images that hold nuclei enough.
+    """Images that hold enough nuclei.
 
     Attributes:
-        images: of all sources.
-        colours: (N, 3, 4) map in optical density of each.
-        reference: that the maps lead to.
-        sources: (N) that each is from.
+        images: images of all sources.
+        colours: (N, 3, 4) map in optical density of each image.
+        reference: reference that the maps lead to.
+        sources: source of each of the N images.
     """
 
     images: list[NucleusImage]
@@ -54,7 +54,7 @@ class PretrainData:
 
     @property
     def patients(self) -> list[str]:
-        """Whose images they are, by name."""
+        """Patients of the images, by name."""
         return sorted({image.patient for image in self.images})
 
 
@@ -69,12 +69,12 @@ def read_pretrain_data(
     """Open every source: of stores no pixel is read, and their positions are written to ``folder`` once.
 
     Args:
-        sources: as the config names them.
-        finest_mpp: of the views.
+        sources: sources of the config.
+        finest_mpp: finest um per pixel of the views.
         min_nuclei: images with fewer are left out.
-        folder: for the indices of slides.
-        say: called with a line on what is left out.
-        region_weights: see ``MuseConfig``; pictures have no regions.
+        folder: folder for the indices of slides.
+        say: callback with a line on what is left out.
+        region_weights: weights of the region classes, as in ``MuseConfig``; pictures have no regions.
 
     Raises:
         ConfigError: no image is left, or there is no folder or picture.
@@ -105,7 +105,7 @@ def read_pretrain_data(
 
 
 def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
-    """Nothing that a backbone is judged on may have been seen in its pretraining.
+    """Reject patients in the pretraining that the backbone is judged on.
 
     Raises:
         LabelError: a patient is on both sides.
@@ -126,7 +126,7 @@ def _require_words(sources: Sequence[NucleusSource]) -> None:
 
 
 def _pictures_of(source: NucleusSource) -> list[Path]:
-    """All of its folder, before ``exclude``."""
+    """All pictures of the folder, before ``exclude``."""
     if not source.images.is_dir():
         raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
     return list_pictures(source.images)
@@ -142,7 +142,7 @@ def _open(source: NucleusSource, finest_mpp: float, folder: Path, regions: Regio
 
 
 def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
-    """Reject an image before it is read."""
+    """Reject an image that is too coarse for the views, before it is read."""
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
             f"{name}: is at {mpp:g} um/px and views are drawn down to {finest_mpp:g}; raise `views.mpp`, or write a "
@@ -167,7 +167,7 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions:
 
 
 def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWeights) -> Path:
-    """The folder of the index of a slide's proposals, made where it is not there yet."""
+    """The folder of the index of a slide's proposals, made if it is not there yet."""
     proposals = source.proposals
     stated = read_provenance(proposals)
     if stated.get("fingerprint", store.fingerprint) != store.fingerprint:
@@ -194,15 +194,15 @@ class RegionWeights:
     """Weights of nuclei by the region of tissue that they lie in.
 
     Attributes:
-        weights: by class; nuclei elsewhere weigh 1.
-        say: called with a line on a slide whose region model failed.
+        weights: weight by class; nuclei elsewhere weigh 1.
+        say: callback with a line on a slide whose region model failed.
     """
 
     weights: Mapping[str, float]
     say: Callable[[str], None]
 
     def describe(self, source: NucleusSource) -> str:
-        """What the weights of a slide's nuclei depend on; empty without weights."""
+        """Text that identifies the weights of a slide's nuclei; empty without weights."""
         if not self.weights:
             return ""
         return f" {sorted(self.weights.items())} {cache_name(_file_of_regions(source), '')}"
@@ -211,7 +211,7 @@ class RegionWeights:
         """(N,) weights of a slide's nuclei at (N, 2) level-0 px.
 
         Raises:
-            ConfigError: a class is none of the region model's.
+            ConfigError: the region model has no such class.
             StoreError: the slide has no region map.
         """
         folder = source.store.parent
@@ -234,7 +234,7 @@ class RegionWeights:
         """Reject weights of classes that no slide has.
 
         Raises:
-            ConfigError: the weights are named.
+            ConfigError: the message names the weights.
         """
         if self.weights and all(image.nuclei.extent == len(image.nuclei.occupied) for image in images):
             raise ConfigError(
@@ -248,7 +248,7 @@ def _file_of_regions(source: NucleusSource) -> Path:
 
     Raises:
         ConfigError: the drawn areas are missing.
-        StoreError: the region map is.
+        StoreError: the region map is missing.
     """
     if source.regions is None:
         read_record(source.store.parent)

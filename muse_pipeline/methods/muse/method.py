@@ -1,8 +1,8 @@
 """MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170), on views of the same tissue that share nuclei.
 
 A student learns to predict, from a nucleus in one view, what an averaged teacher predicts from the same nucleus in
-another view at another scale; likewise of the whole view, as in DINO. What the paper leaves open follows DINO and its
-family, see ``docs/guide/pretraining.md``.
+another view at another scale; and likewise for whole views, as in DINO. Details that the paper leaves open follow DINO
+and its family (``docs/guide/pretraining.md``).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from muse_pipeline.training.method import Method
 class Projector(nn.Module):
     """Three layers with GELU, a normalised bottleneck, and the cosine to each of K prototypes; no batch norm.
 
-    It is thrown away after pretraining (DINO).
+    It is dropped after pretraining (DINO).
 
     Args:
-        channels: of the feature.
-        hidden: of the two layers inside.
-        bottleneck: where vectors are normalised.
+        channels: channels of the feature.
+        hidden: width of the two layers inside.
+        bottleneck: width of the normalised vectors.
         n_prototypes: K.
     """
 
@@ -56,7 +56,7 @@ class Projector(nn.Module):
         nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C) -> (N, K), in float32: cosines that are divided by a temperature of 0.04 have no bits to lose."""
+        """(N, C) -> (N, K), in float32: cosines that are divided by a temperature of 0.04 need all bits."""
         latent = self.layers(features).float()
         with torch.autocast(latent.device.type, enabled=False):
             return functional.normalize(latent, dim=-1) @ functional.normalize(self.prototypes, dim=-1).T
@@ -70,12 +70,12 @@ HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
 
 @dataclass(frozen=True)
 class SelfDistillationSettings:
-    """How student and teacher agree.
+    """Losses that make student and teacher agree.
 
     Attributes:
         nucleus_weight: weight of the loss at shared nuclei.
         image_weight: weight of the loss of whole views.
-        koleo_weight: of the spread of the student's image vectors.
+        koleo_weight: weight of the loss that spreads the student's image vectors.
         balance: "centring" with sharpening, or "sinkhorn", which keeps the teacher from collapsing.
         n_prototypes: prototypes of each projector.
         hidden: width of the hidden layers of each projector.
@@ -123,11 +123,11 @@ class SelfDistillationSettings:
 
 
 class Level(nn.Module):
-    """One thing that student and teacher agree on, nuclei or whole views: two projectors and the teacher's balance.
+    """Agreement of student and teacher on nuclei or on whole views: two projectors and the teacher's balance.
 
     Args:
-        channels: of the features.
-        settings: see there.
+        channels: channels of the features.
+        settings: settings of losses and projectors.
     """
 
     def __init__(self, channels: int, settings: SelfDistillationSettings):
@@ -141,7 +141,7 @@ class Level(nn.Module):
 
     @torch.no_grad()
     def targets(self, features: Tensor, progress: float) -> Tensor:
-        """(N, K) probabilities of the teacher; what they were made from is remembered for ``after_step``."""
+        """(N, K) probabilities of the teacher; the logits behind them are kept for ``after_step``."""
         first, last = self.settings.teacher_temperature
         temperature = first + (last - first) * min(progress / max(self.settings.teacher_warmup, 1e-9), 1)
         logits = self.teacher(features)
@@ -157,12 +157,12 @@ class Level(nn.Module):
         return cross_entropy(targets, self.student(features), self.settings.student_temperature)
 
     def freeze(self) -> None:
-        """The prototypes stay in this step: without a gradient an optimiser neither moves nor shrinks them."""
+        """Keep the prototypes fixed in this step: without a gradient an optimiser neither moves nor shrinks them."""
         self.student.prototypes.grad = None
 
     @torch.no_grad()
     def update(self, momentum: float) -> None:
-        """The teacher moves, and so does the centre, to the mean logit of the step in all processes."""
+        """Move the teacher, and the centre to the mean logit of the step in all processes."""
         for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
         logits, chosen, n_rows = self._sums.take(self.centre)
@@ -171,12 +171,12 @@ class Level(nn.Module):
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Share of the prototypes that are some row's first, over the last hundred steps or so."""
+        """Share of the prototypes that come first for some row, over the last hundred steps or so."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
 class _Sums:
-    """Teacher output of one step: plain attributes, since nothing of it outlives the step."""
+    """Teacher output of one step, as plain attributes, since none of it outlives the step."""
 
     def __init__(self, n_prototypes: int):
         self._n, self._parts = n_prototypes, []
@@ -187,7 +187,7 @@ class _Sums:
         self._parts.append((logits.float().sum(0), chosen, float(len(logits))))
 
     def take(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed logits (K,), how often each prototype came first (K,), and rows (1,); over all processes."""
+        """Summed logits (K,), counts of each prototype as the first (K,), and rows (1,); over all processes."""
         logits = sum((part[0] for part in self._parts), torch.zeros_like(like))
         chosen = sum((part[1] for part in self._parts), torch.zeros_like(like))
         n_rows = like.new_full((1,), sum(part[2] for part in self._parts))
@@ -197,13 +197,13 @@ class _Sums:
 
 
 class MusePretraining(Method):
-    """Student, averaged teacher, and what they agree on.
+    """Student, averaged teacher, and the losses that make them agree.
 
     Args:
-        backbone: the student to begin with; the teacher begins as its copy.
-        settings: see there.
+        backbone: the initial student; the teacher begins as its copy.
+        settings: settings of losses and projectors.
         n_local: local views of each set.
-        mpp: of which ``jitter_um`` is taken, the middle of what views are drawn from.
+        mpp: um per pixel for ``jitter_um``: the middle of the range that views are drawn from.
     """
 
     def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int, mpp: float):
@@ -216,11 +216,11 @@ class MusePretraining(Method):
         self.image = Level(backbone.image_channels, settings) if settings.image_weight else None
 
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Cross-entropies over shared nuclei and over views, their weighted sum, and the run's health.
+        """Cross-entropies over shared nuclei and over views, their weighted sum, and the run's gauges.
 
-        Health, at steps that are logged: shared nuclei per pair of views; ``entropy_*`` of the teacher as a share of
-        the largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1 where they point everywhere;
-        share of prototypes in use; ``scale_gap``, how much worse nuclei of two scales agree than those of one.
+        Gauges, at steps that are logged: shared nuclei per pair of views; ``entropy_*`` of the teacher as a share of
+        the largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1 if they point in all directions;
+        share of prototypes in use; ``scale_gap``, the mean loss of nuclei at two scales minus that at one.
         """
         with torch.no_grad():
             teachers = _encode_views(self.teacher, batch.global_views, 2)
@@ -287,7 +287,7 @@ class MusePretraining(Method):
         return _mean(torch.cat([_entropy(one) for one in targets])) / math.log(self.settings.n_prototypes)
 
     def before_step(self, turn: str, progress: float) -> None:
-        """Prototypes stay at first."""
+        """Freeze the prototypes at first."""
         if progress < self.settings.frozen:
             for level in self._levels():
                 level.freeze()
@@ -308,7 +308,7 @@ class MusePretraining(Method):
         return [level for level in (self.nucleus, self.image) if level is not None]
 
     def train(self, mode: bool = True) -> MusePretraining:
-        """The teacher normalises by its own batches unless its statistics are averaged."""
+        """Set the mode; the teacher normalises by its own batches unless its statistics are averaged."""
         super().train(mode)
         self.teacher.train(mode and not self.settings.average_statistics)
         return self
@@ -319,13 +319,13 @@ class MusePretraining(Method):
 
 
 def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Features]:
-    """Features of each of ``n_views`` views of B sets, seen at once."""
+    """Features of each of ``n_views`` views of B sets, computed at once."""
     features = backbone(backbone.prepare(views.pixels, views.colour))
     return [Features(*parts) for parts in zip(*(part.float().chunk(n_views) for part in features), strict=True)]
 
 
 def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
-    """Of each pair the numbers of the nuclei that are there, counted through the (B, M) of its sets.
+    """For each pair, the numbers of its existing nuclei, counted through the (B, M) of its sets.
 
     Both lines wait for the device. Indexing with ``shared`` itself would, too, for each pair and each view of it.
     """
@@ -334,7 +334,7 @@ def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
 
 
 def _read_rows(features: Features, xy: Tensor, lattice: Lattice, rows: Tensor) -> Tensor:
-    """(n, D) of the dense map at the chosen ``rows`` of the positions (B, M, 2)."""
+    """(n, D) features of the dense map at the chosen ``rows`` of the positions (B, M, 2)."""
     return read_at(features.dense, xy, lattice).flatten(0, 1).index_select(0, rows)
 
 
@@ -346,13 +346,13 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Of all rows (N,); 0 where there are none."""
+    """Mean of all rows (N,); 0 where there are none."""
     total, n_rows = all_sum(torch.stack([values.sum(), values.new_full((), len(values))]))
     return total / n_rows.clamp(min=1)
 
 
 def _spread(vectors: Tensor) -> Tensor:
-    """Standard deviation of unit vectors (N, D), over that of vectors that point everywhere alike; 0 below two."""
+    """Standard deviation of unit vectors (N, D), over that of vectors in all directions alike; 0 below two."""
     unit = functional.normalize(vectors.float(), dim=-1)
     n_rows = all_sum(unit.new_full((), len(unit)))
     mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)
@@ -361,7 +361,7 @@ def _spread(vectors: Tensor) -> Tensor:
 
 
 def _difference(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen less that of the others; 0 where there are none of either."""
+    """Mean of the chosen minus that of the others; 0 where there are none of either."""
     of_either = torch.stack([chosen, ~chosen]).to(values)
     n_rows, totals = all_sum(torch.stack([of_either.sum(1), of_either @ values]))
     of_chosen, of_others = totals / n_rows.clamp(min=1)

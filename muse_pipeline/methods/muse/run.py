@@ -40,7 +40,7 @@ INDEX = "nuclei"
 
 
 def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
-    """The settings of a config file, checked; see ``recipe.load_run``."""
+    """Read the settings of a config file, and check them (``recipe.load_run``)."""
     config = load_run(path, data, changes, default="muse", only=MuseConfig)[1]
     require_sound(config)
     return config
@@ -58,7 +58,7 @@ class MuseRecipe(Recipe):
 
 
 def pretrain(config: MuseConfig, folder: Path, options: Options) -> Path:
-    """Pretrain a backbone, or continue; returns its checkpoint. See ``stages.TrainingStage.run`` for errors."""
+    """Pretrain a backbone, or continue; returns its checkpoint and raises as ``stages.TrainingStage.run`` does."""
     return MuseStage(config, folder).run(options)
 
 
@@ -95,7 +95,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
 
     def check(self) -> None:
-        """See ``config.require_sound``."""
+        """Reject wrong settings (``config.require_sound``)."""
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
@@ -113,7 +113,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return data
 
     def open_data(self, say: Say) -> PretrainData:
-        """See ``data.read_pretrain_data``."""
+        """Open the images and their nuclei (``data.read_pretrain_data``)."""
         config = self.config
         return read_pretrain_data(
             config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, say, config.region_weights
@@ -136,7 +136,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return make_batches(self.config, data)
 
     def describe(self, data: PretrainData, say: Say) -> None:
-        """Print what is trained on what, and draw some views."""
+        """Print a summary of the training data, and draw some views."""
         config, run = self.config, self.run_folder
         origin = self._start.name if self._start else "random weights"
         if run.checkpoint.is_file() or run.resume.is_file():
@@ -163,7 +163,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return (HeldScore(method.trained(), self._held, data.reference, self.config.views.global_px, keep),)
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
-        """The backbone that leaves the run."""
+        """The trained backbone."""
         config, seen = self.config, self._seen
         meta = {
             "kind": "backbone",
@@ -196,7 +196,7 @@ class CollapseAlarm(Alarm):
         """Compare with ``LIMITS``.
 
         Raises:
-            CollapsedError: see ``Alarm``.
+            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
         """
         shares_none = losses.get("shared_nuclei") == 0
         if self.persists("shared_nuclei", shares_none):

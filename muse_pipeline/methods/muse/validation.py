@@ -1,4 +1,4 @@
-"""How well the features of a teacher tell the classes of nuclei apart while it is trained."""
+"""Accuracy of nucleus classes in the features of a teacher while it is trained."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ K, MAX_IMAGES = 20, 40
 
 
 def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]:
-    """At most ``MAX_IMAGES`` images with nuclei of known class at ``mpp``, spread evenly.
+    """Read at most ``MAX_IMAGES`` images with nuclei of known class at ``mpp``, spread evenly.
 
-    Classes are those of the sources' class maps. There is no image without a map of each source, or with nuclei of one
+    Classes are those of the sources' class maps. The list is empty if a source has no map, or if the nuclei are of one
     class or one patient alone.
 
     Raises:
-        LabelError: see ``labels.read.read_labelled_images``.
+        LabelError: a picture or its labels cannot be read.
     """
     classes = sorted({name for source in sources for name in source.class_map.values() if name})
     if not classes or not all(source.class_map for source in sources):
@@ -51,11 +51,11 @@ class HeldScore(Monitor):
     """Classes of held nuclei by their nearest neighbours among the nuclei of other held patients.
 
     Args:
-        backbone: the teacher's, whose weights at the time of a call are scored.
-        images: labelled, of two or more patients.
-        reference: the colour that images are taken to.
+        backbone: the teacher's backbone, which is scored with its weights at the time of a call.
+        images: labelled images of two or more patients.
+        reference: colour that images are normalised to.
         window_px: side of the windows that nuclei are read in.
-        keep: called with the steps done and the accuracy in percent whenever it is better than all before.
+        keep: callback with the steps done and the accuracy in percent whenever it is better than all before.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> 
     Args:
         features: (P, D).
         label: (P,) class index.
-        patient: (P,) whose nucleus it is.
+        patient: (P,) patient of each nucleus.
     """
     n_right = 0
     for name in np.unique(patient):

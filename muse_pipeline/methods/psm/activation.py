@@ -23,10 +23,10 @@ from muse_pipeline.training.stages import TrainingStage
 
 
 class PriorSelfActivation(Method):
-    """A window and its half turn get the same output.
+    """Training of a network to give a window and its half turn the same output.
 
     Args:
-        network: with one output.
+        network: the network, which has one output.
     """
 
     def __init__(self, network: ActivationNetwork):
@@ -34,7 +34,7 @@ class PriorSelfActivation(Method):
         self.network = network
 
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
-        """The loss of (B, 3, S, S) windows, from one pass, so that batch norms see both ways alike."""
+        """Loss of (B, 3, S, S) windows, from one pass, so that batch norms see both orientations alike."""
         output, turned = self.network(torch.cat((batch, batch.flip(2, 3)))).chunk(2)
         return {"loss": rotation_similarity(output, turned)}
 
@@ -49,8 +49,8 @@ class ActivationConfig(ActivationSettings):
 
     Attributes:
         sources: unlabelled tissue.
-        mpp: um per pixel the network works at.
-        seed: of weights and windows.
+        mpp: um per pixel of the network's input.
+        seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
     """
 
@@ -71,7 +71,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         """Reject windows that the network cannot take.
 
         Raises:
-            ConfigError: the backbone is not registered, or the window is no multiple of its stride.
+            ConfigError: the backbone is not registered, or the window is not a multiple of its stride.
         """
         config = self.config
         with torch.device("meta"):
@@ -86,7 +86,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         return Inputs(self.config.sources)
 
     def free_settings(self) -> tuple[str, ...]:
-        """None."""
+        """No settings."""
         return ()
 
     def read(self, say: Say) -> list[Image]:
@@ -102,7 +102,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         return UnlabelledWindows(data, self.config.window_px, self.config.batch, self.config.seed, device)
 
     def describe(self, data: list[Image], say: Say) -> None:
-        """Print what is trained on what."""
+        """Print a summary of the training data."""
         say(f"{self.config.backbone} on {len(data)} images without labels")
 
     def checkpoint(self, data: list[Image], method: PriorSelfActivation) -> Checkpoint:

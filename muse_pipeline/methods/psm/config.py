@@ -44,13 +44,13 @@ class ActivationSettings:
 
 @dataclass(frozen=True)
 class MaskNetworkSettings:
-    """Second and third stage: the network that learns from masks.
+    """Second and third stage: the network that is trained on masks.
 
     Attributes:
         backbone: registered name of the backbone.
         rounds: 1: trained on the masks; each further round starts from the weights of the previous one and adds Voronoi
             labels of the points that it found; 0: no network, labels are made from the masks.
-        mask_fg: role of the mask in rounds with points, see ``methods.psm.mask_network``.
+        mask_fg: role of the mask in rounds with points, as in ``methods.psm.mask_network``.
         voronoi_weight: weight of the Voronoi labels in these rounds.
         window_px: side of a training window.
         batch: windows per step.
@@ -76,7 +76,7 @@ class MaskNetworkSettings:
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """From probabilities to instances.
+    """Conversion of probabilities to instances.
 
     Attributes:
         threshold: probability above which a pixel belongs to a nucleus.
@@ -109,7 +109,7 @@ class DetectorSettings:
         precision: "32-true" or "bf16-mixed".
         schedule: length and learning rate.
         augmentation: strength of the augmentation.
-        export: how the model is run.
+        export: settings of the exported model.
     """
 
     backbone: str = "muse_compact_48"
@@ -129,7 +129,7 @@ class DetectorSettings:
 
 @dataclass(frozen=True)
 class SelfTrainingSettings:
-    """Last stage: detectors that learn from what the one before found; settings of training are the detector's.
+    """Last stage: detectors trained on the detections of the one before, with the detector's settings of training.
 
     Attributes:
         rounds: number of rounds; 0 omits the stage.
@@ -162,9 +162,9 @@ class PsmConfig:
         seed: seed of weights and windows.
         activation: first stage, for ``masks: activation`` only.
         mask_network: second and third stage, trained on the masks.
-        labels: from probabilities to instances.
+        labels: settings of the conversion of probabilities to instances.
         detector: fourth stage, the instance network.
-        self_training: last stage, trained on what the detector found.
+        self_training: last stage, trained on the detector's own detections.
         metrics: figures measured elsewhere, for the card.
         method: "psm".
     """

@@ -1,4 +1,4 @@
-"""PSM's labels stage: masks become instances and points, as label files that ``muse finetune`` reads."""
+"""PSM's labels stage: instances and points from masks, as label files that ``muse finetune`` reads."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def write_labels(
     """Write images, instances (16-bit PNG, 0 background) and points (x, y, class; at the instances' centroids).
 
     Args:
-        config: of the run.
+        config: settings of the run.
         masks: folder of the masks stage.
         network: checkpoint of the mask network; None: its masks are used as they are.
-        folder: that exists.
-        say: called with a line on what was written.
+        folder: existing folder.
+        say: callback with a line on what was written.
 
     Raises:
         CheckpointError: the network cannot be read.
@@ -67,7 +67,7 @@ def write_labels(
 
 
 def label_source(folder: Path, mpp: float) -> LabelSource:
-    """What ``write_found`` left in ``folder``, as labels to train on."""
+    """The label source of the files that ``write_found`` left in ``folder``."""
     return LabelSource(
         folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
     )
@@ -77,7 +77,7 @@ def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarr
     """Write one picture (h, w, 3) with its instances (h, w), 1..N, unless there are none; returns their number.
 
     Raises:
-        LabelError: there are more than a label image holds.
+        LabelError: there are more instances than a label image holds.
     """
     n_instances = int(instances.max(initial=0))
     if n_instances > MOST:
@@ -89,7 +89,7 @@ def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarr
 
 
 def split_instances(probability: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
-    """(h, w) int32: 1..N, 0 background, of a probability (h, w) and its picture (h, w, 3)."""
+    """(h, w) int32 instances, 1..N, 0 background, of a probability (h, w) and its picture (h, w, 3)."""
     settings, mpp = config.labels, config.mpp
     mask = probability >= settings.threshold
     if settings.split == "voronoi":
@@ -108,14 +108,14 @@ SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found 
 def write_found_labels(
     checkpoint: Path, config: DetectorConfig, labels: Path, folder: Path, say: Callable[[str], None]
 ) -> None:
-    """Write the pictures of ``labels`` again with what a detector finds in them, outlined as its export does.
+    """Write the pictures of ``labels`` again with the nuclei that a detector finds, outlined as by its export.
 
     Args:
-        checkpoint: of the detector.
-        config: that it was trained by; with the score from which a nucleus counts as ``export.threshold``.
-        labels: folder with the pictures, see ``psm.labels``.
-        folder: that exists.
-        say: called with a line on what was written.
+        checkpoint: checkpoint of the detector.
+        config: settings of its training, with the lowest score of a nucleus as ``export.threshold``.
+        labels: folder with the pictures, from ``write_labels``.
+        folder: existing folder.
+        say: callback with a line on what was written.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -139,11 +139,11 @@ def write_found_labels(
 
 
 def find_all(predictor: Predictor | NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
-    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; at its border as inside, some beyond it.
+    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; also at its border and some beyond it.
 
     Args:
-        predictor: the detector.
-        reference: the colour that the picture is taken to.
+        predictor: colour that the picture is normalised to.
+        reference: colour that the picture is normalised to.
         pixels: the picture.
     """
     margin = round(SURROUND_UM / predictor.card.mpp)
@@ -154,7 +154,7 @@ def find_all(predictor: Predictor | NetworkPredictor, reference: ColourReference
 
 
 def paint_nuclei(found: Nuclei, shape: tuple[int, int], mpp: float) -> np.ndarray:
-    """(h, w) int32 instances of what ``find_all`` found; the surest lies on top."""
+    """(h, w) int32 instances of nuclei from ``find_all``; the one of the highest score lies on top."""
     rings = rays_to_rings(found.xy, found.rays, (mpp, mpp))
     return drop_small_labels(rings_to_labels(rings, shape), FRAGMENT_UM2 / mpp**2)
 
@@ -167,13 +167,13 @@ def _load(path: Path, config: DetectorConfig) -> tuple[NetworkPredictor, ColourR
 
 
 class LabelsStage(PreparedStage):
-    """See ``write_labels``.
+    """Stage that writes the files of ``write_labels``.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         masks: folder of the masks stage.
-        network: checkpoint of the mask network, where there is one.
-        folder: of the stage.
+        network: checkpoint of the mask network, if there is one.
+        folder: folder of the stage.
     """
 
     def __init__(self, config: PsmConfig, masks: Path, network: Path | None, folder: Path):
@@ -189,19 +189,19 @@ class LabelsStage(PreparedStage):
         }
 
     def write(self, folder: Path, say: Say) -> None:
-        """See ``write_labels``."""
+        """Write the files of ``write_labels``."""
         write_labels(self.config, self.masks, self.network, folder, say)
 
 
 class FoundLabelsStage(PreparedStage):
-    """See ``write_found_labels``.
+    """Stage that writes the files of ``write_found_labels``.
 
     Args:
-        config: of the detector's training, with the score from which a nucleus counts as ``export.threshold``.
+        config: settings of the detector's training, with the lowest score of a nucleus as ``export.threshold``.
         detector: checkpoint of the detector.
         labels: folder with the pictures.
-        folder: of the stage.
-        name: for the user.
+        folder: folder of the stage.
+        name: name of the stage in messages.
     """
 
     def __init__(self, config: DetectorConfig, detector: Path, labels: Path, folder: Path, name: str):
@@ -209,12 +209,12 @@ class FoundLabelsStage(PreparedStage):
         self.config, self.detector, self.labels = config, detector, labels
 
     def made_from(self) -> dict[str, Any]:
-        """What of the export decides which nuclei are found and how they are outlined, and the detector."""
+        """Settings of the export that decide which nuclei are found and how they are outlined, and the detector."""
         export, weights = self.config.export, load_checkpoint(self.detector).weights_sha256()
         how = {name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")}
         refined = {"refiner": sha256_of(REFINER)} if export.refine else {}
         return {**how, **refined, "detector": weights}
 
     def write(self, folder: Path, say: Say) -> None:
-        """See ``write_found_labels``."""
+        """Write the files of ``write_found_labels``."""
         write_found_labels(self.detector, self.config, self.labels, folder, say)

@@ -1,4 +1,4 @@
-"""PSM's second and last network: masks without labels teach a network that sees many pictures, and so less noise."""
+"""PSM's second and last network: trained on masks without labels, it sees many pictures, and so less noise."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from muse_pipeline.training.stages import MADE_FROM, TrainingStage
 
 @dataclass(frozen=True, eq=False)
 class MaskedPicture:
-    """A picture and what is known of its pixels.
+    """A picture and the labels of its pixels.
 
     Attributes:
         pixels: (h, w, 3) uint8.
         mask: (h, w) uint8: 1 nucleus, 0 background, 255 unknown.
-        voronoi: (h, w) uint8 likewise, see ``proposals.points``; None where no points are known yet.
+        voronoi: (h, w) uint8 likewise (``proposals.points``); None if no points are known yet.
         colour: (3, 4) map in optical density, to the run's reference.
     """
 
@@ -56,13 +56,13 @@ class MaskedPicture:
 
 
 class MaskBatch(NamedTuple):
-    """B windows.
+    """Batch of B windows.
 
     Attributes:
         pixels: (B, 3, S, S) float, 0 to 255.
         colour: (B, 3, 4).
         mask: (B, S, S): 1 nucleus, 0 background, -1 unknown or beyond the picture.
-        voronoi: likewise, or None.
+        voronoi: (B, S, S) likewise, or None.
     """
 
     pixels: Tensor
@@ -77,14 +77,14 @@ class MaskWindows:
     Pictures are drawn in proportion to their area.
 
     Args:
-        pictures: at one mpp; all of them with Voronoi labels, or none.
+        pictures: pictures at one mpp; all of them with Voronoi labels, or none.
         stains: (2, 3) reference stains, along which colour is varied.
         mpp: um per pixel.
         window_px: side of a window.
         batch: windows per batch.
-        augmentation: how far windows are varied.
-        seed: of the run.
-        device: where pictures live and windows are made.
+        augmentation: strength of the variation of windows.
+        seed: seed of the run.
+        device: device that holds the pictures and makes the windows.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class MaskWindows:
 
 
 def _shifted(label: np.ndarray, device: torch.device) -> Tensor:
-    """The label plus one, so that unknown (255) is 0: what ``read_cells`` gives beyond a picture."""
+    """The label plus one, so that unknown (255) is 0, as ``read_cells`` gives beyond a picture."""
     return torch.from_numpy(label.astype(np.uint8) + np.uint8(1)).to(device)
 
 
@@ -136,7 +136,7 @@ PRIOR = 0.2  # share of nuclei in tissue: where probabilities start
 
 
 class MaskNetwork(nn.Module):
-    """Every cell of the dense map predicts its own 4 x 4 pixels: a light head, without another decoder.
+    """Network in which every cell of the dense map predicts its own 4 x 4 pixels: a light head, no other decoder.
 
     Args:
         backbone: registered name.
@@ -170,16 +170,16 @@ class MaskNetwork(nn.Module):
 
 
 class MaskTraining(Method):
-    """NLL of the mask plus 1.5 times NLL of the Voronoi label (arXiv 2210.07862); averaged weights leave the run.
+    """NLL of the mask plus 1.5 times NLL of the Voronoi label (arXiv 2210.07862), with averaged weights.
 
     Args:
-        network: what is trained.
+        network: the network to train.
         mask_fg: "positive", or "ignore": nuclei of the mask are not judged, and only dots of the Voronoi label are
             positive, as in every release of PSM's code.
-        voronoi_weight: see above; the term is left out of batches without points.
+        voronoi_weight: factor of the second term, which is left out of batches without points.
 
     Raises:
-        ConfigError: ``mask_fg`` is something else.
+        ConfigError: ``mask_fg`` has another value.
     """
 
     def __init__(self, network: MaskNetwork, mask_fg: str = "positive", voronoi_weight: float = VORONOI_WEIGHT):
@@ -189,7 +189,7 @@ class MaskTraining(Method):
         require_one_of(self, "", mask_fg=MASK_FOREGROUNDS)
 
     def losses(self, batch: MaskBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Two terms; without points the mask's alone, whose foreground is positive then."""
+        """Two terms; without points only the mask's, whose foreground is then positive."""
         logit = self.network(batch.pixels, batch.colour)
         mask = batch.mask
         if self.mask_fg == "ignore" and batch.voronoi is not None:
@@ -200,7 +200,7 @@ class MaskTraining(Method):
         return {"loss": terms["mask"] + self.voronoi_weight * terms.get("voronoi", 0.0), **terms}
 
     def after_step(self, progress: float) -> None:
-        """The average follows."""
+        """Update the average."""
         self.average.update(self.network)
 
     def trained(self) -> MaskNetwork:
@@ -216,8 +216,8 @@ class TrainedMask:
     """A mask network and the colour that it expects.
 
     Attributes:
-        network: in evaluation mode.
-        reference: that pictures are taken to.
+        network: the network, in evaluation mode.
+        reference: reference that pictures are normalised to.
     """
 
     network: MaskNetwork
@@ -225,7 +225,7 @@ class TrainedMask:
 
     @classmethod
     def load(cls, path: Path) -> TrainedMask:
-        """The network in a checkpoint of a ``MaskRound``.
+        """Load the network in a checkpoint of a ``MaskRound``.
 
         Raises:
             CheckpointError: the file is missing, damaged or holds something else.
@@ -253,9 +253,9 @@ class MaskRoundConfig(MaskNetworkSettings):
         masks: folder of the masks stage.
         previous: checkpoint of the round before, which finds points too; None in the first round.
         mpp: um per pixel of the masks.
-        points: what makes a point; None in the first round.
-        colour: see ``DetectorSettings``.
-        seed: of weights and windows.
+        points: rules for points; None in the first round.
+        colour: "macenko" or "identity", as in ``DetectorSettings``.
+        seed: seed of weights and windows.
     """
 
     masks: Path
@@ -268,7 +268,7 @@ class MaskRoundConfig(MaskNetworkSettings):
 
 @dataclass(frozen=True, eq=False)
 class MaskData:
-    """Pictures with their masks, and the colour that they are taken to."""
+    """Pictures with their masks, and the colour that they are normalised to."""
 
     pictures: list[MaskedPicture]
     reference: ColourReference
@@ -282,7 +282,7 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
         return Inputs(previous=self.config.previous, checksums={"masks": sha256_of(self.config.masks / MADE_FROM)})
 
     def free_settings(self) -> tuple[str, ...]:
-        """None."""
+        """No settings."""
         return ()
 
     def read(self, say: Say) -> MaskData:
@@ -322,7 +322,7 @@ class MaskRound(TrainingStage[MaskRoundConfig, MaskData]):
         )
 
     def describe(self, data: MaskData, say: Say) -> None:
-        """Print what is trained on what."""
+        """Print a summary of the training data."""
         points = " and points" if self.config.previous else ""
         say(f"{self.name}: {self.config.backbone} on {len(data.pictures)} masks{points}")
 

@@ -31,14 +31,14 @@ def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: C
     A threshold or clusters are fitted to each picture and to each store: stains are a slide's own.
 
     Args:
-        config: of the run.
-        activation: checkpoint of the first stage, where ``config.masks`` needs it.
-        folder: that exists.
-        say: called with a sentence on what was left out.
+        config: settings of the run.
+        activation: checkpoint of the first stage, if ``config.masks`` needs it.
+        folder: existing folder.
+        say: callback with a sentence on what was left out.
 
     Raises:
         ConfigError: no crop is left.
-        MuseError: a source cannot be read, see ``data.unlabelled``.
+        MuseError: a source cannot be read.
     """
     for name in (PICTURES, MASKS):
         (folder / name).mkdir()
@@ -68,12 +68,12 @@ def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: C
 
 
 class MasksStage(PreparedStage):
-    """See ``write_masks``.
+    """Stage that writes the files of ``write_masks``.
 
     Args:
-        config: of the run.
-        activation: checkpoint of the activation stage, where there is one.
-        folder: of the stage.
+        config: settings of the run.
+        activation: checkpoint of the activation stage, if there is one.
+        folder: folder of the stage.
     """
 
     def __init__(self, config: PsmConfig, activation: Path | None, folder: Path):
@@ -91,15 +91,15 @@ class MasksStage(PreparedStage):
         }
 
     def write(self, folder: Path, say: Say) -> None:
-        """See ``write_masks``."""
+        """Write the files of ``write_masks``."""
         write_masks(self.config, self.activation, folder, say)
 
 
 def read_pictures_and_masks(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, pixels (h, w, 3) uint8, mask (h, w) bool) of a masks stage, by name.
+    """Read (name, pixels (h, w, 3) uint8, mask (h, w) bool) of a masks stage, by name.
 
     Raises:
-        LabelError: there is none, or a file is damaged.
+        LabelError: there is no picture, or a file is damaged.
     """
     read = []
     for path in sorted((folder / PICTURES).glob("*.png")):

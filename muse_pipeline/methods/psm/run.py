@@ -1,7 +1,7 @@
-"""PSM as a run: from unlabelled tissue to a detector.
+"""PSM as a run, from unlabelled tissue to a detector.
 
-"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144. What differs from it is in
-``docs/guide/label-free.md``.
+"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144.
+``docs/guide/label-free.md`` lists the differences.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ COLOUR = (128, 64, 192)
 
 @RECIPES.register("psm")
 class PsmRecipe(Recipe):
-    """Masks, labels, a detector, and further detectors that are trained on what the one before found."""
+    """Masks, labels, a detector, and further detectors that are trained on the detections of the one before."""
 
     Config = PsmConfig
     ends_in_model = True
 
     def stages(self, config: PsmConfig, folder: Path) -> Sequence[Stage]:
-        """Those that the config asks for."""
+        """The stages of the config's settings."""
         stages: list[Stage] = []
 
         def add(name: str, make: Callable[[Path], Stage]) -> Path:
@@ -78,7 +78,7 @@ def round_config(config: PsmConfig, masks: Path, previous: Path | None) -> MaskR
 
 
 def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:
-    """The settings of a detector of one class on a folder of labels, see ``labels``."""
+    """The settings of a detector of one class on a folder of labels (``labels``)."""
     settings = config.detector
     return DetectorConfig(
         name=config.name,

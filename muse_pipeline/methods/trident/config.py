@@ -23,22 +23,22 @@ LOSSES = ("vicreg", "infonce", "barlow twins")
 
 @dataclass(frozen=True)
 class AlignmentSettings:
-    """How branches are made to agree.
+    """Losses that make branches agree.
 
     Attributes:
         branches: 3 aligns two H&E views and the partner (TriDeNT), 2 one H&E view and the partner (More From Less), 1
             two H&E views alone (a Siamese network, as a control).
         loss: "vicreg", "infonce", or "barlow twins" (up to two branches).
-        image_weight: of the loss over image vectors; 0 turns it off.
-        nucleus_weight: of the loss over features at nuclei that both H&E views share; 0 turns it off.
+        image_weight: weight of the loss over image vectors; 0 turns it off.
+        nucleus_weight: weight of the loss over features at nuclei that both H&E views share; 0 turns it off.
         invariance: weight of the term in VICReg.
         variance: weight of the term in VICReg.
         covariance: weight of the term in VICReg.
-        temperature: of InfoNCE.
+        temperature: softmax temperature of InfoNCE.
         off_diagonal: weight of correlations between dimensions in Barlow Twins.
         hidden: width of the two inner layers of the projectors, and of the encoder of vectors.
-        width: of the vectors that are compared.
-        max_nuclei: nuclei of a batch that are compared, drawn from all.
+        width: length of the vectors that are compared.
+        max_nuclei: largest number of nuclei of a batch that are compared, drawn from all.
     """
 
     branches: int = 3
@@ -74,27 +74,27 @@ class TridentConfig(MuseConfig):
     """A run on H&E tissue with partners.
 
     Attributes:
-        name: of the run.
+        name: name of the run.
         backbone: registered name of the H&E network.
         sources: H&E tissue with nucleus positions, each with or without a ``partner``.
-        schedule: how long and how fast.
-        alignment: how branches are made to agree.
+        schedule: length and learning rate.
+        alignment: losses that make branches agree.
         partner_backbone: registered name of the network that reads pictures; that of ``backbone`` when not given.
-        distillation: MUSE's settings. When given, MUSE's loss on the same views is added, and its teacher leaves the
-            run.
-        weight: factor of this loss beside MUSE's.
-        held: labelled images for the evaluation, see ``MuseConfig``.
-        checkpoint: what the H&E network starts from: a file of ours, an official one or a built-in model's name. Random
-            weights without one.
+        distillation: settings of MUSE. When given, MUSE's loss on the same views is added, and its teacher is the
+            run's result.
+        weight: factor of the alignment loss when MUSE's loss is added.
+        held: labelled images for the evaluation, as in ``MuseConfig``.
+        checkpoint: initial weights of the H&E network: a checkpoint of this package, a released MUSE file, or the
+            name of a built-in one; random when not given.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
-        views: how H&E views are cut; local views are for MUSE's loss alone, and there are none without it.
-        augmentation: of each H&E view's colour and sharpness; its geometry is not used, the views have their own.
+        views: settings of H&E views; local views are for MUSE's loss alone, and there are none without it.
+        augmentation: colour and sharpness of each H&E view; the geometric settings are ignored.
         grey: share of H&E views without hue.
         balance: 0 draws every slide alike, 1 every mm2 that holds nuclei.
-        region_weights: class of a tissue region -> how often its tissue is drawn, relative to all other tissue.
-        min_nuclei: slides with fewer are left out.
+        region_weights: class of a tissue region -> frequency of its tissue, relative to all other tissue.
+        min_nuclei: fewest nuclei of a slide that is used.
         batch: sets of views per batch (and device).
-        seed: of weights and views.
+        seed: seed of weights and views.
         precision: "32-true" or "bf16-mixed".
         method: "trident".
     """
@@ -118,7 +118,7 @@ class TridentConfig(MuseConfig):
 
 
 def require_sound_pairs(config: TridentConfig) -> None:
-    """Refuse what the networks cannot take, before any data is read.
+    """Reject settings that the networks cannot take, before any data is read.
 
     Raises:
         ConfigError: a setting is wrong.

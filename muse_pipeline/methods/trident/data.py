@@ -1,4 +1,4 @@
-"""What a TriDeNT run reads: MUSE's images, and the partner of each."""
+"""Data of a TriDeNT run: MUSE's images, and the partner of each."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from muse_pipeline.training.run import Say
 
 @dataclass(frozen=True, eq=False)
 class PairedData(PretrainData):
-    """Images that hold nuclei enough, and their partners.
+    """Images that hold enough nuclei, and their partners.
 
     Attributes:
-        partners: of each image, None where there is none; all of them pictures, or all vectors of the same columns.
+        partners: partner of each image, None for none; all of them pictures, or all vectors of the same columns.
     """
 
     partners: list[Partner | None]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns of vectors; none where partners are pictures."""
+        """Names of the columns of vectors; none if partners are pictures."""
         return next((one.names for one in self.partners if isinstance(one, SpotVectors)), ())
 
 
 def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedData:
-    """Open every source and the partners of its images; see ``muse.data.read_pretrain_data`` and ``open_partner``.
+    """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``).
 
     Raises:
         ConfigError: no image has a partner, or two tables have other columns.

@@ -1,4 +1,4 @@
-"""Branches, projectors and what is compared: image vectors, features at nuclei, or both."""
+"""Branches, projectors and the features that are compared: image vectors, features at nuclei, or both."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def in_float(values: Tensor) -> Tensor:
 
 
 def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
-    """``network`` of rows (N, C), also of a single one, which batch norms refuse in training."""
+    """Apply ``network`` to rows (N, C), also to a single one, which batch norms refuse in training."""
     return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
 
 
 class VectorEncoder(nn.Module):
-    """Standardises vectors, drops columns and adds noise in training, and encodes them.
+    """Standardises vectors, in training also drops columns and adds noise, and encodes them.
 
     Args:
         n_columns: D.
-        channels: of the result, and width of the layers.
+        channels: length of the result, and width of the layers.
     """
 
     def __init__(self, n_columns: int, channels: int):
@@ -64,12 +64,12 @@ class VectorEncoder(nn.Module):
 
 
 class Level(nn.Module):
-    """One thing that branches agree on, image vectors or nuclei: projectors, loss and gauges.
+    """Agreement of branches on image vectors or nuclei: projectors, loss and gauges.
 
     Args:
-        channels: of the H&E features.
-        partner_channels: of the partner's; None without a partner.
-        settings: see there.
+        channels: channels of the H&E features.
+        partner_channels: channels of the partner's features; None without a partner.
+        settings: settings of the alignment.
     """
 
     def __init__(self, channels: int, partner_channels: int | None, settings: AlignmentSettings):
@@ -135,13 +135,13 @@ def measure_spread(rows: Tensor) -> dict[str, Tensor]:
 
 
 class Trident(Method):
-    """An H&E backbone for one or two views, and an encoder of its own for the partner.
+    """An H&E backbone for one or two views, and a separate encoder for the partner.
 
     Args:
-        backbone: of the H&E branches.
-        partner: encoder of the partner: a backbone for pictures, a ``VectorEncoder`` for vectors; None where
+        backbone: backbone of the H&E branches.
+        partner: encoder of the partner: a backbone for pictures, a ``VectorEncoder`` for vectors; None if
             ``settings.branches`` is 1.
-        settings: see there.
+        settings: settings of the alignment.
     """
 
     def __init__(self, backbone: Backbone, partner: Backbone | VectorEncoder | None, settings: AlignmentSettings):
@@ -152,7 +152,7 @@ class Trident(Method):
         self.nucleus = Level(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
 
     def losses(self, batch: PairBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """The weighted sum over levels; of each level its terms and gauges, see ``measure_spread``.
+        """The weighted sum over levels, and the terms and gauges of each level (``measure_spread``).
 
         ``partners`` is the share of samples that have a partner.
         """

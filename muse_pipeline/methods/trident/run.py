@@ -35,7 +35,7 @@ class TridentRecipe(Recipe):
     Config = TridentConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Without MUSE's loss there are no local views."""
+        """Leave out local views without MUSE's loss."""
         views = values.get("views") or {}
         if values.get("distillation") is None and isinstance(views, dict):
             values = {**values, "views": {"n_local": 0, **views}}
@@ -68,17 +68,17 @@ class TridentStage(MuseStage):
     config: TridentConfig
 
     def check(self) -> None:
-        """See ``config.require_sound_pairs``."""
+        """Reject wrong settings (``config.require_sound_pairs``)."""
         require_sound_pairs(self.config)
 
     def inputs(self) -> Inputs:
-        """Those of MUSE, and partners."""
+        """Files of MUSE's run, and partners."""
         of_muse = super().inputs()
         partners = [source.partner for source in self.config.sources if source.partner is not None]
         return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
 
     def open_data(self, say: Say) -> PairedData:
-        """See ``data.read_paired_data``."""
+        """Open the images and their partners (``data.read_paired_data``)."""
         return read_paired_data(self.config, self.folder / INDEX, say)
 
     def build(self, data: PairedData) -> Method:
@@ -103,7 +103,7 @@ class TridentStage(MuseStage):
         return pairs if self.config.distillation is None else SumBatches(pairs)
 
     def describe(self, data: PairedData, say: Say) -> None:
-        """Print what is trained on what, and draw some views and pairs."""
+        """Print a summary of the training data, and draw some views and pairs."""
         super().describe(data, say)
         if self.config.alignment.branches == 1:
             return
@@ -130,7 +130,7 @@ class SpreadAlarm(Alarm):
         """Compare the spread of each level with ``LEAST_SPREAD``.
 
         Raises:
-            CollapsedError: see ``Alarm``.
+            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
         """
         for name, value in losses.items():
             if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):

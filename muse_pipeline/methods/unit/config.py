@@ -40,18 +40,18 @@ NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """The co-modulated generator, see ``models.co_modulated``.
+    """Settings of the co-modulated generator (``models.co_modulated``).
 
     Attributes:
         base: channels at stride 1.
         most: largest number of channels.
-        levels: halvings.
-        noise_dim: of z.
-        style_dim: of w.
-        code_dim: of the mask's code.
-        mapping_layers: of the perceptron from z to w.
+        levels: halvings of the mask.
+        noise_dim: length of the noise z.
+        style_dim: length of the style part w.
+        code_dim: length of the mask's code.
+        mapping_layers: layers of the perceptron from z to w.
         skip_stride: skips from encoder to decoder at this stride and above.
-        dropout: of the code.
+        dropout: dropout probability of the code.
     """
 
     base: int = 64  # code: min(16384 / resolution, 512) channels, which is 64 at 256 px
@@ -70,11 +70,11 @@ class GeneratorSettings:
 
 @dataclass(frozen=True)
 class ReaderSettings:
-    """The reader S, see ``models.reader``.
+    """Settings of the reader S (``models.reader``).
 
     Attributes:
         backbone: registered name.
-        n_rays: of the instance head.
+        n_rays: rays of the instance head.
         widths: channels of the translation head at strides 4 and 2.
     """
 
@@ -88,7 +88,7 @@ class ReaderSettings:
 
 @dataclass(frozen=True)
 class DiscriminatorSettings:
-    """A discriminator and its loss, see ``models.patch_discriminator``.
+    """A discriminator and its loss (``models.patch_discriminator``).
 
     Attributes:
         widths: channels of the strided convolutions.
@@ -109,11 +109,11 @@ class DiscriminatorSettings:
 
 @dataclass(frozen=True)
 class AdaSettings:
-    """Adaptive augmentation before the discriminator of pictures, see ``losses.adaptive_augmentation``.
+    """Adaptive augmentation before the discriminator of pictures (``losses.adaptive_augmentation``).
 
     Attributes:
-        target: of the mean sign of real scores.
-        pictures: that take the probability from 0 to 1.
+        target: target value of the mean sign of real scores.
+        pictures: real pictures that take the probability from 0 to 1.
     """
 
     target: float = 0.6  # ADA paper
@@ -125,16 +125,16 @@ class AdaSettings:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Of the objective, see ``losses.unit``.
+    """Weights of the terms of the objective (``losses.unit``).
 
     Attributes:
         picture_gan: rendered tissue passes for real.
         mask_gan: masks read from real tissue pass for synthesised ones.
-        cycle: both ways.
+        cycle: cycle consistency, in both directions.
         instances: the reader finds the nuclei of the masks in rendered tissue.
-        diversity: other noise gives other tissue.
-        diversity_limit: see ``losses.diversity_sensitive``.
-        painted: colour prior, see ``losses.painted``: weight at the first step, from which it falls along a line, and
+        diversity: different noise gives different tissue.
+        diversity_limit: largest ratio that the diversity term rewards.
+        painted: colour prior (``losses.painted``): weight at the first step, from which it falls along a line, and
             from a quarter of the first stage on.
     """
 
@@ -155,7 +155,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class SecondStageSettings:
-    """What differs in the second stage, which begins with a fresh reader and a fresh discriminator of masks.
+    """Changed settings of the second stage, which begins with a fresh reader and a fresh discriminator of masks.
 
     Attributes:
         steps: length.
@@ -174,40 +174,40 @@ class UnitConfig:
     """A run from unlabelled tissue to a detector.
 
     Attributes:
-        name: of the model.
-        schedule: of the first stage, and of the second but for ``second``; the rate is that of generator and reader.
-        licence: of the weights.
-        training_data: for the card, in words.
+        name: name of the model.
+        schedule: schedule of both stages, but for ``second``; the rate is that of generator and reader.
+        licence: licence of the weights.
+        training_data: description of the training data, for the card.
         sources: unlabelled H&E tissue; the workflow trains on its slides when there are none.
-        limits: for the card, in words.
+        limits: known limits, for the card.
         second: length and rate of the second stage.
         mpp: um per pixel of all networks.
         window_px: side of windows of both domains.
         batch: windows of each domain per step (and device).
         masks: folder that ``muse synthesize masks`` wrote; they are synthesised when not given.
-        n_masks: synthesised masks.
-        mask_px: their side; windows are cut from them.
-        tissue: what they look like, see ``synthesis.settings``.
-        checkpoint: a backbone that the reader starts from, in both stages; random weights without one.
-        colour: "macenko": all tissue, in training and at run time, is taken to the mean stains of the sources;
+        n_masks: number of synthesised masks.
+        mask_px: side of synthesised masks; windows are cut from them.
+        tissue: settings of the synthesised tissue.
+        checkpoint: initial backbone of the reader, in both stages; random weights without one.
+        colour: "macenko": all tissue, in training and at run time, is normalised to the mean stains of the sources;
             "identity": it keeps its colours.
-        augmentation: how appearance is varied before the reader sees tissue; the settings of geometry and
+        augmentation: variation of appearance before the reader sees tissue; the settings of geometry and
             ``partial_colour`` have no effect.
         discriminator_rate: learning rate of the discriminators, relative to the schedule's.
-        betas: of Adam.
-        eps: of Adam.
-        weights: of the losses.
+        betas: betas of Adam.
+        eps: epsilon of Adam.
+        weights: weights of the losses.
         generator: masks to tissue.
         reader: tissue to masks and nuclei.
         pictures: discriminator of tissue.
         mask_discriminator: discriminator of masks.
         ada: adaptive augmentation before the discriminator of tissue; none unless given.
-        seed: of weights, masks and windows.
+        seed: seed of weights, masks and windows.
         precision: "32-true" or "bf16-mixed".
-        calibrate: whether the score threshold of the export is measured without labels, see ``validation``;
+        calibrate: whether to measure the score threshold of the export without labels, as in ``validation``;
             ``export.threshold`` is used if not.
-        export: how the detector will be run.
-        metrics: measured elsewhere, for the card.
+        export: settings of the exported detector.
+        metrics: figures measured elsewhere, for the card.
         method: "unit".
     """
 
@@ -252,7 +252,7 @@ class UnitConfig:
 
 @dataclass(frozen=True)
 class UnitStageConfig(UnitConfig):
-    """One of both stages; ``previous`` is the checkpoint of the one before."""
+    """Settings of one of the two stages; ``previous`` is the checkpoint of the one before."""
 
     previous: Path | None = None
 
@@ -261,7 +261,7 @@ def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> Unit
     """The settings of the first stage, or, with a checkpoint to start from, of the second.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         masks: folder of masks.
         previous: checkpoint of the first stage.
     """
@@ -275,11 +275,11 @@ THRESHOLD = "validation threshold"  # in the scores of a snapshot
 
 
 def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingProxyType({})) -> DetectorConfig:
-    """The settings of the detector that leaves a run: the reader's backbone and instance head, and one class.
+    """The settings of the detector that a run trains: the reader's backbone and instance head, and one class.
 
     Args:
-        config: of the run.
-        scores: of the snapshot, with the measured threshold of its score; without one it is the configured one.
+        config: settings of the run.
+        scores: scores of the snapshot, with its measured score threshold; without one the configured threshold is used.
     """
     return DetectorConfig(
         name=config.name,

@@ -45,8 +45,8 @@ class MasksStage(PreparedStage):
     """Synthesises the masks of a run, as ``muse synthesize masks`` does.
 
     Args:
-        config: of the run.
-        folder: of the stage.
+        config: settings of the run.
+        folder: folder of the stage.
     """
 
     def __init__(self, config: UnitConfig, folder: Path):
@@ -59,12 +59,12 @@ class MasksStage(PreparedStage):
         return self.folder / MASKS
 
     def made_from(self) -> dict[str, Any]:
-        """What masks depend on."""
+        """Settings that decide the masks."""
         settings = plain_settings(self.config)
         return {name: settings[name] for name in ("n_masks", "mask_px", "mpp", "seed", "tissue")}
 
     def write(self, folder: Path, say: Say) -> None:
-        """Write them, with a page of examples."""
+        """Write the masks, with a page of examples."""
         config = self.config
         write_masks(
             folder / MASKS, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px
@@ -72,7 +72,7 @@ class MasksStage(PreparedStage):
 
 
 def checksum_of_masks(folder: Path) -> str:
-    """Of the settings that the masks in ``folder`` follow from.
+    """Checksum of the settings that the masks in ``folder`` were drawn with.
 
     Raises:
         LabelError: ``muse synthesize masks`` did not write this folder.
@@ -111,7 +111,7 @@ def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[Instance
 
 
 def _is_wide(instances: np.ndarray) -> bool:
-    """Whether a square of 2 x 2 pixels belongs to one instance."""
+    """True if a square of 2 x 2 pixels belongs to one instance."""
     corner = instances[:-1, :-1]
     same = (corner == instances[1:, :-1]) & (corner == instances[:-1, 1:]) & (corner == instances[1:, 1:])
     return bool((same & (corner > 0)).any())
@@ -119,7 +119,7 @@ def _is_wide(instances: np.ndarray) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Recoloured:
-    """An image taken to other stains.
+    """An image with other stains.
 
     Attributes:
         image: a picture or a store.
@@ -131,16 +131,16 @@ class Recoloured:
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """See ``Image``."""
+        """Size of the image, (width, height)."""
         return self.image.size_px
 
     @property
     def tissue(self) -> tuple[np.ndarray, float]:
-        """See ``Image``."""
+        """Tissue label of the image, as in ``Image``."""
         return self.image.tissue
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``Image``."""
+        """(h, w, 3) uint8 as in ``Image.read``, recoloured."""
         pixels = torch.from_numpy(self.image.read(xy, size).transpose(2, 0, 1)[None].copy())
         mapped = recoloured(pixels, torch.from_numpy(self.colour))[0]
         return mapped.round().byte().permute(1, 2, 0).numpy()
@@ -158,7 +158,7 @@ class TissueWindows:
     Args:
         images: pictures and stores at one mpp.
         window_px: side of a window.
-        seed: of the run.
+        seed: seed of the run.
 
     Raises:
         StoreError: no image has tissue.
@@ -182,7 +182,7 @@ class TissueWindows:
 
 
 def has_tissue(window: np.ndarray) -> bool:
-    """Whether at least half of a window (h, w, 3) uint8 is darker than glass."""
+    """True if at least half of a window (h, w, 3) uint8 is darker than glass."""
     return bool((lowest(window) < GLASS).mean() >= MIN_TISSUE)
 
 
@@ -191,7 +191,7 @@ class UnitBatch(NamedTuple):
 
     Attributes:
         masks: (B, 3, S, S) float, -1 to 1.
-        xy: (B, M, 2), see ``masks.MaskWindows``.
+        xy: (B, M, 2), as in ``masks.MaskWindows``.
         rays: (B, M, R).
         label: (B, M).
         pictures: (B, 3, S, S) float, 0 to 255.
@@ -206,13 +206,13 @@ class UnitBatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class UnitData:
-    """What batches are drawn from.
+    """Masks and tissue that batches are drawn from.
 
     Attributes:
-        masks: of one mpp.
+        masks: masks of one mpp.
         images: tissue at the same mpp, in its own colours.
-        names: of pictures and slides.
-        reference: the colour that tissue is taken to.
+        names: names of pictures and slides.
+        reference: colour that tissue is normalised to.
         recoloured: the images in that colour.
         palette: (2, 3) float32, 0 to 255: mean colours of the darkest fifth of the tissue, and of the paler part.
     """
@@ -226,7 +226,7 @@ class UnitData:
 
     @property
     def stains(self) -> np.ndarray:
-        """(2, 3) of ``reference``, or textbook's where tissue keeps its colours."""
+        """(2, 3) stains of ``reference``, or textbook's if tissue keeps its colours."""
         return np.array(self.reference.stains or ROUNDED_TEXTBOOK)
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
@@ -257,13 +257,13 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     """Read masks, open tissue and check its colours.
 
     Args:
-        config: of the run.
-        masks: their folder.
+        config: settings of the run.
+        masks: folder of the masks.
 
     Raises:
         ConfigError: the tissue is empty or not stained with haematoxylin and eosin.
-        LabelError: see ``read_usable_masks``; or a picture cannot be read.
-        MuseError: see ``data.unlabelled``.
+        LabelError: the masks cannot be used, or a picture cannot be read.
+        MuseError: a source of tissue cannot be read.
     """
     usable = read_usable_masks(masks, config.mpp, config.window_px)
     images = open_unlabelled(config.sources, config.mpp)
@@ -302,7 +302,7 @@ def require_stained(windows: np.ndarray, mpp: float) -> None:
 
 
 def measure_palette(windows: np.ndarray) -> np.ndarray:
-    """(2, 3) float32 mean colours of what is dark and what is pale in windows (N, S, S, 3) uint8 with tissue."""
+    """(2, 3) float32 mean colours of dark and of pale pixels in windows (N, S, S, 3) uint8 with tissue."""
     tissue = [window for window in windows if has_tissue(window)] or windows
     pixels = np.concatenate([window.reshape(-1, 3) for window in tissue]).astype(np.float32)
     brightness = pixels.mean(1)

@@ -34,11 +34,11 @@ class MaskDomain:
     """Draws windows of masks, turned and mirrored; one ``step`` always gives the same windows.
 
     Args:
-        masks: larger than windows, or as large.
+        masks: masks at least as large as windows.
         mpp: um per pixel.
         window_px: side of a window.
         n_rays: rays per nucleus, a multiple of 4, so that turns move rays to rays.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int):
@@ -81,19 +81,19 @@ class MaskDomain:
 
 
 def turn_picture(picture: np.ndarray, turn: int) -> np.ndarray:
-    """One of the 8 ways to turn and mirror (h, w): bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps both."""
+    """Apply one of the 8 turns to (h, w): bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps both."""
     picture = picture[:: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
     return np.ascontiguousarray(picture.T if turn & 4 else picture)
 
 
 def turn_xy(xy: np.ndarray, turn: int, size_px: int) -> np.ndarray:
-    """Positions (N, 2) along with ``turn_picture`` of a square window."""
+    """Move positions (N, 2) as ``turn_picture`` does in a square window."""
     xy = np.where([bool(turn & 1), bool(turn & 2)], size_px - xy, xy)
     return xy[:, ::-1] if turn & 4 else xy
 
 
 def _ray_permutations(n_rays: int) -> np.ndarray:
-    """(8, R): for every turn, which ray becomes the k-th."""
+    """(8, R): for every turn, the ray that becomes the k-th."""
     rays = []
     for turn in range(8):
         k = np.arange(n_rays)

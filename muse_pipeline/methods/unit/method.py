@@ -35,15 +35,15 @@ PRIOR_FALLS = 0.25  # part of the first stage
 
 
 class Translation(NamedTuple):
-    """What one batch becomes.
+    """Outputs of the networks for one batch.
 
     Attributes:
         rendered: (B, 3, S, S) tissue of the masks, 0 to 255.
-        noise: (B, Z) that it was rendered with.
-        grain: (B, 1, S, S) likewise.
-        mask_again: (B, 3, S, S) the mask read from it.
-        read: (B, 3, S, S) the mask read from real tissue.
-        picture_again: (B, 3, S, S) tissue rendered from that, 0 to 255.
+        noise: (B, Z) noise that it was rendered with.
+        grain: (B, 1, S, S) grain that it was rendered with.
+        mask_again: (B, 3, S, S) mask read from the rendered tissue.
+        read: (B, 3, S, S) mask read from real tissue.
+        picture_again: (B, 3, S, S) tissue rendered from the mask of real tissue, 0 to 255.
         instances: loss of the nuclei found in rendered tissue.
     """
 
@@ -62,12 +62,12 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 class UnitTraining(Method):
-    """Generator and reader take one turn, both discriminators the other.
+    """Training in which generator and reader take one turn, both discriminators the other.
 
     Args:
-        config: of the stage.
+        config: settings of the stage.
         palette: (2, 3) colours of nuclei and background for the colour prior, 0 to 255.
-        stains: (2, 3) along which colour is varied, haematoxylin first.
+        stains: (2, 3) stains along which colour is varied, haematoxylin first.
     """
 
     turns = ("generator", "discriminator")
@@ -89,20 +89,20 @@ class UnitTraining(Method):
         self._made: list[tuple[Tensor, Tensor]] = []  # rendered tissue and read masks that await the discriminators
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """See ``Method``."""
+        """Parameters of generator and reader, or of both discriminators, as in ``Method``."""
         judges = turn == "discriminator"
         return (
             one for one in super().turn_parameters(turn) if one[0].split(".")[0].endswith("discriminator") == judges
         )
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
-        """Adam; discriminators have a rate of their own."""
+        """Adam; discriminators have their own rate."""
         factor = self.config.discriminator_rate if turn == "discriminator" else 1.0
         group = {"params": [parameter for _, parameter in self.turn_parameters(turn)], "factor": factor}
         return torch.optim.Adam([group], schedule.learning_rate, self.config.betas, self.config.eps)
 
     def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """See ``Method``; discriminators judge what their step's other turn made."""
+        """Losses as in ``Method``; discriminators judge the output of the other turn of their step."""
         if turn == "discriminator":
             return self._judge(batch, *self._made.pop(0))
         made = self.translate(batch)
@@ -126,7 +126,7 @@ class UnitTraining(Method):
         return Translation(rendered, noise, grain, mask_again, read, picture_again, instances)
 
     def vary_colour(self, n: int) -> Tensor:
-        """(n, 3, 4) maps that vary colour as gauges do."""
+        """(n, 3, 4) maps that vary colour for gauges."""
         same = torch.eye(3, 4, device=self.stains.device).expand(n, 3, 4)
         return vary_colour(same, self.stains, GAUGE_VARIATION, torch.default_generator)
 
@@ -140,11 +140,11 @@ class UnitTraining(Method):
         return self.reader.detector()
 
     def after_step(self, progress: float) -> None:
-        """Count."""
+        """Count the step."""
         self.step += 1
 
     def _vary(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures as the reader sees them, and their colour maps; noise between the networks erases hidden codes."""
+        """Varied input of the reader, and its colour maps; noise between the networks erases hidden codes."""
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
         with torch.autocast(pictures.device.type, enabled=False):  # grey levels need more than 8 bits
@@ -170,7 +170,7 @@ class UnitTraining(Method):
         return terms
 
     def _weights(self, progress: float) -> dict[str, float]:
-        """Of the terms; that of the colour prior falls at the beginning of the first stage."""
+        """Weights of the terms; that of the colour prior falls at the beginning of the first stage."""
         first, last = self.config.weights.painted
         fallen = min(1.0, progress / PRIOR_FALLS) if self.prior_falls else 1.0
         return {**vars(self.config.weights), "painted": first + (last - first) * fallen}
@@ -201,10 +201,10 @@ class UnitTraining(Method):
 
     @torch.no_grad()
     def _gauges(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
-        """Signs of collapse.
+        """Gauges of collapse.
 
         ``diversity_of_noise``: mean difference in grey levels of two renderings of a mask; ``agreement``: correlation
-        of what is read as nuclei from tissue in two colours, 0 where all or nothing is; ``contrast``: standard
+        of the nuclei read from tissue in two colours, 0 where all or nothing is nucleus; ``contrast``: standard
         deviation of rendered pixels relative to real ones.
         """
         noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)
@@ -225,7 +225,7 @@ class UnitTraining(Method):
 
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch norms of ``network`` normalise by their batch inside the block, and their running statistics stay.
+    """Keep the running statistics of ``network`` inside the block, where batch norms normalise by their batch.
 
     Rendered tissue differs from real tissue in contrast and colour. Each is normalised by itself, and the detector
     keeps the statistics of the real one, to which it is applied.
@@ -247,5 +247,5 @@ def build_reader(config: UnitConfig) -> MaskReader:
 
 
 def build_discriminator(settings: DiscriminatorSettings) -> PatchDiscriminator:
-    """Without norms where there is a gradient penalty."""
+    """A discriminator, without norms if there is a gradient penalty."""
     return PatchDiscriminator(settings.widths, norm=settings.loss == "least squares")

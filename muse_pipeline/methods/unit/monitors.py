@@ -1,4 +1,4 @@
-"""Watches mask-tissue translation: an alarm for collapse, and pictures of both cycles."""
+"""Monitors of mask-tissue translation: an alarm for collapse, and pictures of both cycles."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LIMITS = {  # gauge -> (least value, what it means to lie below, what to change)
 
 
 class TranslationAlarm(Alarm):
-    """Ends a stage whose gauges stay too low; see ``Alarm`` for the arguments."""
+    """Ends a stage whose gauges stay too low; its arguments are those of ``Alarm``."""
 
     def __init__(self, schedule: Schedule, folder: Path):
         super().__init__(schedule, folder, grace=0.2)  # before which nothing is translated yet
@@ -52,7 +52,7 @@ class TranslationAlarm(Alarm):
         """Compare the gauges with ``LIMITS``.
 
         Raises:
-            CollapsedError: see ``Alarm``.
+            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
         """
         for name, (least, meaning, remedy) in LIMITS.items():
             value = losses.get(f"generator {name}")
@@ -68,16 +68,16 @@ class TranslationPictures(Monitor):
     """Draws mask -> tissue -> mask and tissue -> mask -> tissue of the same windows at every save.
 
     Args:
-        method: in training.
+        method: the method in training.
         batches: number -> batch on the CPU.
-        folder: of the stage; pictures are ``translation/step-<number>.png``.
+        folder: folder of the stage; pictures are ``translation/step-<number>.png``.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], folder: Path):
         self.method, self.batches, self.folder = method, batches, folder / FOLDER
 
     def on_save(self, done: int) -> None:
-        """Draw."""
+        """Draw the pictures."""
         self.folder.mkdir(exist_ok=True)
         with complete_file(self.folder / f"step-{done:06}.png") as partial:
             write_png(partial, self.draw())

@@ -1,4 +1,4 @@
-"""Rendered tissue with exact labels: what a trained generator makes of synthesised masks."""
+"""Rendered tissue with exact labels, by a trained generator from synthesised masks."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SHOWN, COLUMNS = 12, 6
 
 @dataclass(frozen=True)
 class RendererSettings:
-    """What a checkpoint contains beside the generator's weights.
+    """Settings that a checkpoint contains beside the generator's weights.
 
     Attributes:
-        generator: the network.
-        tissue: masks that it was trained on.
+        generator: settings of the network.
+        tissue: settings of the masks that it was trained on.
     """
 
     generator: GeneratorSettings
@@ -46,11 +46,11 @@ class Renderer:
     """The generator of a checkpoint of ``method: unit``.
 
     Args:
-        path: of the checkpoint.
-        threads: of the network.
+        path: the checkpoint.
+        threads: threads of the network.
 
     Raises:
-        CheckpointError: it contains no generator.
+        CheckpointError: the file contains no generator.
     """
 
     def __init__(self, path: Path, threads: int = 1):
@@ -89,20 +89,20 @@ def write_pictures(
     """Write pictures, instances and points, ``pictures.json`` and ``page.png``.
 
     Args:
-        renderer: of the pictures.
-        folder: is made; an earlier set in it is replaced.
-        n: pictures.
-        seed: of masks and noise.
+        renderer: renderer of the pictures.
+        folder: output folder, which is made; an earlier set in it is replaced.
+        n: number of pictures.
+        seed: seed of masks and noise.
         size_px: side of synthesised masks.
         masks: folder of masks to render in turn; they are synthesised when None.
-        progress: takes (done, total).
+        progress: callback with (done, total).
 
     Returns:
-        What ``pictures.json`` contains.
+        The contents of ``pictures.json``.
 
     Raises:
         ArgumentError: the generator cannot take this size, or nuclei cannot be drawn at it.
-        LabelError: ``masks`` contains none at the generator's mpp.
+        LabelError: ``masks`` contains no mask at the generator's mpp.
         OutputError: the folder contains something else.
     """
     require_own_folder(folder, is_ours=(folder / FACTS).is_file())

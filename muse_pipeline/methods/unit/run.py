@@ -46,7 +46,7 @@ class UnitRecipe(Recipe):
     Config = UnitConfig
 
     def describe(self, config: UnitConfig) -> dict[str, Any]:
-        """A detector of one class; without ``sources`` it is trained on the slides that it will be applied to."""
+        """Describe a detector of one class; without ``sources`` it is trained on the slides that it is applied to."""
         require_sound(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()
@@ -62,7 +62,7 @@ class UnitRecipe(Recipe):
         }
 
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
-        """See above; settings and sources are checked before masks are drawn."""
+        """The stages; settings and sources are checked before masks are drawn."""
         require_sound(config)
         if not config.sources:
             raise ConfigError("sources: there is none; name folders of H&E pictures (`images`) or stores (`store`)")
@@ -92,7 +92,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     """Trains generator, reader and both discriminators."""
 
     def check(self) -> None:
-        """See ``config.require_sound``."""
+        """Reject wrong settings (``config.require_sound``)."""
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
@@ -103,12 +103,12 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """The card's; nothing that the choice of the snapshot depends on before it is made."""
+        """Settings of the card; none on which the choice of the snapshot depends before it is made."""
         card = ("name", "licence", "training_data", "limits", "metrics")
         return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 
     def read(self, say: Say) -> UnitData:
-        """See ``data.read_unit_data``."""
+        """Read masks and tissue (``data.read_unit_data``)."""
         return read_unit_data(self.config, self.config.masks)
 
     def build(self, data: UnitData) -> UnitTraining:
@@ -129,7 +129,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return data.make_batches(self.config, device)
 
     def describe(self, data: UnitData, say: Say) -> None:
-        """Print what is trained on what, and keep tissue for the check of the export."""
+        """Print a summary of the training data, and keep tissue for the check of the export."""
         data.keep_pictures(self.run_folder.pictures)
         masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
         say(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
@@ -149,13 +149,13 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         )
 
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
-        """The snapshot of the best measure, see ``validation``."""
+        """The snapshot of the best measure (``validation``)."""
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
         return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed since
 
     def finish(self, data: UnitData, method: UnitTraining, say: Say) -> None:
-        """Print which snapshot leaves the stage."""
+        """Print the step of the chosen snapshot."""
         meta = load_checkpoint(self.result).meta
         scores = ", ".join(f"{name.removeprefix('validation ')} {value:.2f}" for name, value in meta["scores"].items())
         say(f"{self.name}: weights of step {meta['step']} ({scores})")

@@ -1,4 +1,4 @@
-"""Chooses the best snapshot of a run without labels, by what the reader finds where the answer is known or fixed."""
+"""Choice of the best snapshot of a run without labels, by detections for which the answer is known or fixed."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ class Found(NamedTuple):
     score: np.ndarray
 
     def above(self, threshold: float) -> np.ndarray:
-        """(M, 2) px of those that score at least ``threshold``."""
+        """(M, 2) px of the nuclei that score at least ``threshold``."""
         return self.xy[self.score >= threshold]
 
 
 class SnapshotScorer:
     """Three scores of a reader that need no labels, their harmonic mean, and the threshold that they are measured at.
 
-    The first is its F1 on tissue that the generator renders from further masks. The second is how far it finds the same
-    nuclei in real tissue once mirrored and in another colour: the F1 of one against the other. The third is the F1 of
+    The first is its F1 on tissue that the generator renders from further masks. The second is the F1 of its nuclei in
+    real tissue against its nuclei in the same tissue, mirrored and in another colour. The third is the F1 of
     the nuclei of real tissue against those that Otsu's threshold on haematoxylin gives. The third excludes readers that
     find the same wrong objects in either domain; the threshold that is best for it is exported, unless the config sets
     one. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
 
     Args:
-        method: whose weights at the time of a call are scored.
+        method: the method, whose networks are scored with their weights at the time of a call.
         batches: number -> batch on the CPU.
-        config: of the run.
+        config: settings of the run.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig):
@@ -81,7 +81,7 @@ class SnapshotScorer:
 
     @cached_property
     def _stained(self) -> list[np.ndarray]:
-        """Positions (N, 2) px of what is dark in haematoxylin in each window of real tissue."""
+        """Positions (N, 2) px of objects dark in haematoxylin in each window of real tissue."""
         pixels = torch.cat([batch.pictures for batch in self._batches]).byte().permute(0, 2, 3, 1).numpy()
         otsu = fit_otsu(list(pixels), self.mpp)
         labels = [otsu.instances(np.ascontiguousarray(window)) for window in pixels]
@@ -127,7 +127,7 @@ class SnapshotScorer:
 
 
 def _nuclei_inside(batch: UnitBatch) -> list[np.ndarray]:
-    """Of each mask of a batch, positions (N, 2) px of its nuclei without those beyond its border."""
+    """Positions (N, 2) px of the nuclei of each mask of a batch, without those beyond its border."""
     side = batch.masks.shape[-1]
     return [xy[((xy >= 0) & (xy < side)).all(1)].numpy() for xy in batch.xy]
 
@@ -136,8 +136,8 @@ class SnapshotChoice(Monitor):
     """Scores a run, logs the scores and keeps the best snapshot; of equal ones the later.
 
     Args:
-        scorer: of the run.
-        keep: called with the step and the scores whenever no earlier snapshot scored higher.
+        scorer: scorer of the run.
+        keep: callback with the step and the scores whenever no earlier snapshot scored higher.
     """
 
     def __init__(self, scorer: SnapshotScorer, keep: Callable[[int, dict[str, float]], None]):
