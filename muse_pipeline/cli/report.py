@@ -1,6 +1,6 @@
 """Report on a cohort: report.html, cohort.tsv, roi.tsv of regions of interest, and pictures of every slide.
 
-        muse report results      reads results/sheet.json of a run, and writes the files beside it
+    muse report results      reads results/sheet.json of a run, and writes the files beside it
     muse report results --sheet slides.tsv --group label      compares slides by that column of your sheet
 
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed.

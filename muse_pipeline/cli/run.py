@@ -1,6 +1,6 @@
 """Find the nuclei of slides or images, all steps at once, without Snakemake.
 
-        muse run slide.svs -o results          also several slides, folders of slides, and sheets (TSV, CSV)
+    muse run slide.svs -o results          also several slides, folders of slides, and sheets (TSV, CSV)
 
 Writes the same files with the same bytes as the workflow, one folder per slide. Prints a line per slide; the output of
 the steps is in OUT/<slide>/logs. A slide that is finished with the same settings is skipped. A failed slide is reported

@@ -246,8 +246,8 @@ def _log_steps(row: SheetRow, log_file: Path, bar, run: Callable[[Begin], None])
 def _open_log(path: Path) -> TextIO:
     """Open the log of a slide.
 
-    OutputError: the log cannot be written.
-        OutputError: it cannot be written.
+    Raises:
+        OutputError: the log cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
