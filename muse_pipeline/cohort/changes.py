@@ -49,7 +49,7 @@ class RunSettings:
 
 
 def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | None:
-    """Phrases for the changes by a run of a slide's finished results, such as "roi none -> a.geojson (0f3c2b1a)".
+    """Phrases for a run's changes to a slide's finished results, such as "roi none -> a.geojson (0f3c2b1a)".
 
     The slide's file is read only if nothing else differs; one at a URL is considered unchanged.
 

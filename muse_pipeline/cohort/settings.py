@@ -59,7 +59,7 @@ def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
     """The artefacts whose nuclei and areas totals leave out, from the kinds that a user names; "blur" is "blurred".
 
     Raises:
-        ConfigError: there is no such kind, or it takes clean tissue for an artefact.
+        ConfigError: there is no such kind, or it would remove nuclei of clean tissue and cannot be subtracted.
     """
     chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in kinds))
     for kind in chosen:

@@ -351,7 +351,7 @@ def absolute_path(cell: str, folder: Path) -> Path:
 
 
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
-    """The reason why ``cell`` cannot be read; None if it can, or if only its server could tell."""
+    """The reason why ``cell`` cannot be read; None if it can, or if that depends on its server."""
     if not is_url(cell):
         return _file_problem(absolute_path(cell, folder))
     return url_problem(cell) if column == "path" else "is a URL; only slides are fetched, copy it here"

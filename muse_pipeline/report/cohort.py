@@ -126,7 +126,7 @@ class SlideResult:
 
     @property
     def positive(self) -> dict[str, Any] | None:
-        """Positive and negative nuclei (``summary.json``) of immunohistochemistry; None for others and failures."""
+        """Positive and negative nuclei (``summary.json``) of immunohistochemistry; None otherwise."""
         return self.summary["immunohistochemistry"] if self.summary else None
 
     @property

@@ -356,7 +356,7 @@ def describe_proposals(path: Path | None) -> dict[str, Any] | None:
 def draw_proposals(
     path: Path | None, store: Store, info: SlideInfo, fields: list[Field], picture: Path
 ) -> tuple[Field, int] | None:
-    """Write the PNG of the proposals at ``path`` in the first of ``fields``, or in their densest field without any.
+    """Write the PNG of the proposals at ``path`` in the first of ``fields``, or in their densest one if it is empty.
 
     Returns:
         The field and the number of proposals centred in it; None if there is nothing to draw.

@@ -34,7 +34,7 @@ class Album:
     def figure(self, file: Path, caption: str, longest_px: int, anchor: str) -> Markup | None:
         """A picture with its caption, at most ``longest_px`` wide or high; None if the file is not a picture.
 
-        Clicked, it fills the window: the style sheet does that for the figure named in the address (``anchor``), whose
+        When clicked, it fills the window: the style sheet does that for the figure in the address (``anchor``), whose
         other link leads back to its slide.
         """
         try:

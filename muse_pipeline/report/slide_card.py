@@ -384,7 +384,7 @@ def swatch(color: Sequence[int]) -> Markup:
 def share_cell(n: int | None, total: int, tissue_mm2: float | None, without: str = "") -> Markup:
     """A cell with the percentage of ``n`` in ``total``, the sort key of its column, above their number and density.
 
-    A cell without a number has a dash, or states in ``without`` why.
+    A cell without a number has a dash, or the reason in ``without``.
     """
     if n is None or not total:
         return element("td", element("small", without) if without else "–", class_="number", data_value=-1)

@@ -47,7 +47,7 @@ OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they can
 
 
 def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
-    """Return the summary of the finished slide in ``folder``; existing files are kept if they are of the same nuclei.
+    """Write and return the summary of the finished slide in ``folder``; existing files of the same nuclei are kept.
 
     With several ``threads`` the density is drawn at the same time as the overlays.
 

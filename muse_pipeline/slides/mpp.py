@@ -156,7 +156,7 @@ def require_mpp(value: float) -> float:
     """The value as a float.
 
     Raises:
-        MppError: it is not a positive number, or not one of a slide.
+        MppError: the value is not a positive number, or is implausible for a slide.
     """
     if not (mpp := _positive(value)):
         raise MppError(f"mpp {value!r} is not a positive number; give um per pixel, as in 0.25")
