@@ -1,7 +1,7 @@
 """The Python API: from a slide or an image to tissue and nuclei as GeoDataFrames.
 
 The functions call the same code as the steps of the pipeline, so the nuclei are the same. All positions are absolute
-level-0 px (x to the right, y down, (0, 0) the corner of the first pixel); level 0 of an array is the array.
+level-0 px (x to the right, y down, (0, 0) the corner of the first pixel); level 0 of an array is the array itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SEAM_REACH_UM = 4 * SLACK_UM + REACH_UM  # windows further from a box than this 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Tissue(TissueMask):
-    """The tissue of a slide and its stains; ``mask``, ``mask_mpp``, ``roi`` and ``area_mm2`` as of ``TissueMask``.
+    """The tissue of a slide and its stains; ``TissueMask`` has ``mask``, ``mask_mpp``, ``roi`` and ``area_mm2``.
 
     Attributes:
         info: the slide.
@@ -61,7 +61,7 @@ class Tissue(TissueMask):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What should be checked, in words."""
+        """Warnings about the stains, in words."""
         return self.colour.warnings
 
     def __repr__(self) -> str:
@@ -85,8 +85,8 @@ def find_tissue(
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
-        roi: keep to this area: a polygon or multipolygon in absolute level-0 px, or a GeoJSON file of annotations from
-            QuPath.
+        roi: area to which the tissue is limited: a polygon or multipolygon in absolute level-0 px, or a GeoJSON file of
+            annotations from QuPath.
         mpp: um per pixel of an array.
 
     Raises:
@@ -116,7 +116,7 @@ def find_nuclei(
 ) -> geopandas.GeoDataFrame:
     """Find the nuclei of a slide, of a box of it, or of an array, as `muse run` does.
 
-    A box gives the rows of the whole slide whose x and y lie in it, its right and lower edge excluded: the slide's own
+    A box gives the rows of the whole slide with x and y in it, its right and lower edge excluded: the slide's own
     windows are run, with the tissue and stains of the slide. (Only the column ``cluster``, of models of one class, is
     fitted to what is searched.) Temporary files take about 12 MB per mm2 of tissue, in ``$TMPDIR``.
 
@@ -124,10 +124,10 @@ def find_nuclei(
         image: an open slide, or an array (h, w, 3) uint8 RGB.
         box: (x, y, width, height) in absolute level-0 px.
         mpp: um per pixel of an array.
-        tissue: of ``find_tissue``, which is called if this is None.
+        tissue: tissue of the slide from ``find_tissue``, which is called if this is None.
         model: name of a built-in model, or an ONNX file with a card.
         provider: cpu, cuda, tensorrt, openvino, torch, torch-cpu, or "auto": cuda if it starts here, else cpu.
-        threads: cores to use, all that this process may use if None; changes no result.
+        threads: number of cores to use, all that this process may use if None; it changes no result.
 
     Returns:
         A row per nucleus: ``x, y`` (absolute level-0 px), ``class`` (categorical), ``score``, ``prob_<class>``, area,
@@ -162,7 +162,7 @@ def find_nuclei(
 
 
 def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = None) -> Tissue:
-    """`muse tissue`."""
+    """Find the tissue, as `muse tissue` does."""
     area, roi_file = (None, None) if roi is None else _read_roi(roi, slide.info)
     with _opencv_threads_restored():
         found = search.find_tissue(slide, slide.info, area)
@@ -175,7 +175,7 @@ def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = No
 def _run_steps(
     slide: SlideImage, tissue: Tissue, predictor: Predictor, box: Box | None, threads: int, folder: Path
 ) -> Path:
-    """`muse tile`, `detect` and `stitch`; returns ``nuclei.parquet``, which has nuclei beyond the box too."""
+    """Run `muse tile`, `detect` and `stitch`; returns ``nuclei.parquet``, which also has nuclei beyond the box."""
     card, info = predictor.card, slide.info
     path, shard, table = (folder / name for name in (store_name(card.mpp), "1-of-1.parquet", "nuclei.parquet"))
     near, seen = None, None
@@ -194,7 +194,7 @@ def _run_steps(
 
 
 def _read_roi(roi: BaseGeometry | Path | str, info: SlideInfo) -> tuple[BaseGeometry, dict | None]:
-    """The area in absolute level-0 px, and where it is from if that is a file."""
+    """The area in absolute level-0 px, and the description of its file, if it is from a file."""
     if isinstance(roi, str | Path):
         area = read_roi(roi, info)
         return area, describe_roi(Path(roi), area, info)
@@ -225,7 +225,7 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
 
 
 def _list_problems(nuclei: geopandas.GeoDataFrame) -> Iterator[str]:
-    """What should be checked, as far as the provenance of the nuclei has it."""
+    """Warnings about the nuclei that follow from their provenance."""
     provenance = nuclei.attrs["provenance"]
     yield from Verdict(**provenance["appearance"]).sentences()
     yield from (doubt for kind, doubt in find_doubts(provenance).items() if kind != "stain")

@@ -1,7 +1,7 @@
 """Nuclei as a GeoDataFrame: read from ``nuclei.parquet``, and written as GeoJSON for QuPath.
 
 A row is a nucleus and ``geometry`` its outline in absolute level-0 px, without a CRS. The other columns are those of
-the file without ``label``, which is the code of the categorical ``class``, and ``rays``, from which outlines are drawn.
+the file without ``label``, the code of the categorical ``class``, and ``rays``, from which outlines are drawn.
 ``attrs`` has ``slide_id``, ``mpp`` (x, y) in um per level-0 px, ``model`` and the file's whole ``provenance``.
 """
 
@@ -40,11 +40,11 @@ def read_nuclei(path: Path | str, box: Box | None = None) -> geopandas.GeoDataFr
     """Read the nuclei of a slide from ``nuclei.parquet``.
 
     Args:
-        path: the file.
+        path: path of the file.
         box: (x, y, width, height) in absolute level-0 px; only the nuclei whose x and y lie in it are read.
 
     Returns:
-        A row per nucleus, see the module.
+        A row per nucleus, with the columns in the description of the module.
 
     Raises:
         NucleiError: the file is missing, damaged, or not a table of nuclei.
@@ -62,7 +62,7 @@ def box_corners(box: Box) -> tuple[np.ndarray, np.ndarray]:
     """The corners (2,) of a box (x, y, width, height).
 
     Raises:
-        ArgumentError: it is not four finite numbers, or has no area.
+        ArgumentError: the box is not four finite numbers, or has no area.
     """
     values = np.asarray(box, float)
     if values.shape != (4,) or not np.isfinite(values).all() or (values[2:] <= 0).any():
@@ -97,9 +97,9 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
     """Write nuclei as detections for QuPath: outline, class and measurements, as `muse run` does.
 
     Args:
-        nuclei: of one slide, from ``find_nuclei`` or ``read_nuclei``; rows may be left out, classes and outlines
+        nuclei: nuclei of one slide, from ``find_nuclei`` or ``read_nuclei``; rows may be left out, classes and outlines
             changed. Classes that the model does not have are grey.
-        output: ends in ``.geojson.gz``, or in ``.geojson`` to leave it uncompressed.
+        output: path that ends in ``.geojson.gz``, or in ``.geojson`` for an uncompressed file.
         frame: "qupath" counts from the corner of the scanner's bounds, "openslide" from the corner of level 0.
 
     Raises:

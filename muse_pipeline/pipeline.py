@@ -41,22 +41,22 @@ def run_slide(
 ) -> None:
     """Run all steps of a slide, each with its ledger.
 
-    A region model that fails costs the regions of the slide and no nuclei; ``regions.json`` states why.
+    If a region model fails, the slide has no regions but has its nuclei; ``regions.json`` states the reason.
 
     Args:
         row: the slide.
-        files: its results.
-        predictor: the model.
-        region_model: maps tissue regions, unless the row has a file of drawn ones.
-        embedder: gives every nucleus a vector of features.
+        files: result files of the slide.
+        predictor: the detection model.
+        region_model: model of tissue regions; not used if the row has a file of drawn ones.
+        embedder: model that gives every nucleus a vector of features.
         features: set of features to measure of every nucleus.
-        quality: the artefacts whose nuclei and areas are left out of the totals; None: no artefacts are sought.
-        n_shards: number of shards of the detection; changes no result.
-        threads: threads of the steps that use several; changes no result.
-        viewer: whether to write the page that shows the slide in a browser.
-        csv: whether to write the nuclei as CSV.
-        h5ad: whether to write the nuclei as AnnData.
-        begin: called with the name of every step before it starts.
+        quality: the artefacts whose nuclei and areas are left out of the totals; None if no artefacts are searched for.
+        n_shards: number of shards of the detection; it changes no result.
+        threads: number of threads of the steps that use several; it changes no result.
+        viewer: True to write the page that shows the slide in a browser.
+        csv: True to write the nuclei as CSV.
+        h5ad: True to write the nuclei as AnnData.
+        begin: function called with the name of every step before it starts.
 
     Raises:
         MuseError: a step fails; later steps do not run.
@@ -94,7 +94,7 @@ def add_files(
     threads: int = 1,
     begin: Begin = str,
 ) -> None:
-    """Write the CSV, the embeddings, the AnnData file and the viewer that a finished slide lacks, if asked for."""
+    """Write the CSV, the embeddings, the AnnData file and the viewer that a finished slide lacks, if requested."""
     from muse_pipeline.inference.embed import is_embedded
     from muse_pipeline.nuclei.parquet import write_csv
 
@@ -127,7 +127,7 @@ def make_image(
     max_corrupt: float = 0.01,
     begin: Begin = str,
 ) -> None:
-    """Run the steps from a slide's file to its image at ``mpp``; for the other arguments see the steps."""
+    """Run the steps from a slide's file to its image at ``mpp``; ``steps.py`` describes the other arguments."""
     _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
         import muse_pipeline.store.write  # noqa: F401 - the process that `inspect` starts has its libraries too
@@ -181,7 +181,7 @@ def _step(files: SlideFiles, step: str, begin: Begin, ledger: str | None = None)
 
 
 def _forget_steps(files: SlideFiles, *steps: str) -> None:
-    """Remove the ledgers of an earlier run, so that steps which are not reached have none."""
+    """Remove the ledgers of an earlier run, so that steps that are not reached have none."""
     for step in steps:
         with suppress(OSError):  # a disk that cannot be written is reported by the first step
             files.ledger(step).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """The steps of a slide: one function each, from files to files, called by the verb of its name.
 
-A step imports what it needs when it is called, because loading the libraries of all steps takes longer than a step on a
+A step imports its libraries when it is called, because loading those of all steps takes longer than a step on a
 small slide.
 """
 
@@ -47,16 +47,16 @@ def inspect(
     source: str | None = None,
     output: Path | None = None,
 ) -> None:
-    """Print what a slide is, and write it to ``output``.
+    """Print the properties of a slide, and write them to ``output``.
 
     The slide is opened in a process of its own, so that a file that crashes or hangs its reader is rejected here.
 
     Args:
         slide: a slide, an image or a folder of ``fetch``.
-        slide_id: its name in the cohort.
-        mpp: um per level-0 pixel; overrides that of the file.
-        source: the URL that a fetched slide must come from.
-        output: slide.json.
+        slide_id: name of the slide in the cohort.
+        mpp: um per level-0 pixel; overrides the value in the file.
+        source: expected URL of a fetched slide.
+        output: path of slide.json.
     """
     from muse_pipeline.core.files import write_json
     from muse_pipeline.slides.inspect import info_text, inspect_slide
@@ -71,7 +71,7 @@ def inspect(
 def tissue(slide: Path, info: Path, roi: Path | None, mask: Path, picture: Path, outline: Path, colour: Path) -> None:
     """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its stains.
 
-    Writes the mask, the outline on the slide and for QuPath, and the stains.
+    Writes the mask, the picture of the outline, the outline for QuPath, and the stains.
     """
     from dataclasses import replace
 
@@ -135,7 +135,7 @@ def regions(
 ) -> list[str]:
     """Map the tissue regions of a slide into the folder ``output``; returns warnings.
 
-    If that fails, the folder has a ``regions.json`` that states why, and no other file of regions.
+    If it fails, the folder has a ``regions.json`` that states the reason, and no other file of regions.
     """
     from muse_pipeline.inference.model import precision_warnings
     from muse_pipeline.store.grid import Shard
@@ -202,16 +202,16 @@ def detect_in(
     progress: Callable[[int, int], None] | None = None,
     within: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Verdict:
-    """The same of an open store; returns whether the slide looks like the model's training data.
+    """Find the nuclei of one shard of an open store; returns the verdict on the slide's appearance.
 
     Args:
-        store: the image.
-        predictor: the model.
-        stained: the stains of the slide.
-        shard: which windows.
+        store: image of the slide.
+        predictor: the detection model.
+        stained: stains of the slide.
+        shard: shard whose windows are run.
         output: file of the shard.
-        threads: windows run at the same time.
-        progress: called with (batches done, batches in all).
+        threads: number of windows run at the same time.
+        progress: function called with (batches done, batches in all).
         within: two corners (x, y) in work pixels; only windows whose cores touch this rectangle are run.
     """
     from muse_pipeline.inference.appearance import judge_appearance
@@ -242,17 +242,17 @@ def stitch(
     """Join all shards of a slide into one table of nuclei; returns warnings.
 
     Args:
-        shards: of the slide.
-        info: slide.json.
-        mask: tissue.npz.
-        output: the table.
-        csv: the table once more, as CSV.
-        threads: threads that draw outlines.
+        shards: files of all shards of the slide.
+        info: path of slide.json.
+        mask: path of tissue.npz.
+        output: path of the table.
+        csv: path of the same table as CSV.
+        threads: number of threads that draw outlines.
         regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
         features: set of features to measure; all but "none" need ``store`` and ``colour``.
         store: the image that the nuclei were found in.
-        colour: the stains of the slide.
-        artefacts: GeoJSON for the artefacts in ``store``, whose nuclei are flagged; needs ``colour`` too.
+        colour: path of the slide's stains.
+        artefacts: GeoJSON to write the artefacts in ``store`` to, whose nuclei are flagged; needs ``colour`` too.
         subtract: the artefacts whose nuclei and areas are left out of totals.
     """
     import pyarrow as pa
@@ -307,7 +307,7 @@ def _open_image(store: Path, info: SlideInfo) -> Store:
     """The image of a slide, in which pixels are measured.
 
     Raises:
-        StoreError: it is of another slide, or compressed with losses.
+        StoreError: the image is of another slide, or lossily compressed.
     """
     from muse_pipeline.core.errors import StoreError
     from muse_pipeline.store.store import open_store
@@ -327,10 +327,10 @@ def _feature_settings(chosen: str, image: Store, colour: Path) -> FeatureSetting
 
 
 def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> None:
-    """Raise an error with the command that writes the image of a slide for a network, if there is none.
+    """Raise an error with the command that writes the image of a slide for a network, if there is no such image.
 
     Raises:
-        StoreError: there is none.
+        StoreError: there is no such image.
     """
     from shlex import join
 
@@ -347,7 +347,7 @@ def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> No
 
 
 def image_mpp(folder: Path) -> float:
-    """Size of a pixel, in um, of the image of a finished slide; of the finest if there are several."""
+    """Pixel size, in um, of the image of a finished slide; that of the finest if there are several."""
     from muse_pipeline.core.errors import StoreError
     from muse_pipeline.store.codec import LOSSLESS
     from muse_pipeline.store.store import open_store
@@ -366,13 +366,13 @@ def embed(
     threads: int = 1,
     foreign: tuple[Path, Nuclei] | None = None,
 ) -> Path:
-    """Write the features that a network gives the nuclei of a finished slide; returns the file.
+    """Write the features of a network for the nuclei of a finished slide; returns the file.
 
     Args:
         folder: results of the slide, with its image.
         embedder: the network.
-        features: whether to measure shape, stains, texture and neighbours too.
-        threads: windows run at the same time; changes no result.
+        features: True to measure shape, stains, texture and neighbours too.
+        threads: number of windows run at the same time; it changes no result.
         foreign: file of another program and its nuclei (frame: level0); None for ``nuclei.parquet``.
     """
     from muse_pipeline.core.coords import level0_to_work
@@ -406,7 +406,7 @@ def embed(
 
 
 def anndata(nuclei: Path, output: Path, patient: str | None = None, embeddings: Path | None = None) -> None:
-    """Write the nuclei of a slide as AnnData; without a patient, it is the one in the slide's name."""
+    """Write the nuclei of a slide as AnnData; without ``patient``, it is the patient in the slide's name."""
     from muse_pipeline.scverse.anndata import write_anndata
 
     write_anndata(nuclei, output, patient, embeddings)
@@ -415,7 +415,7 @@ def anndata(nuclei: Path, output: Path, patient: str | None = None, embeddings: 
 def _known_nuclei(
     files: SlideFiles, slide_id: str, foreign: tuple[Path, Nuclei] | None
 ) -> tuple[Nuclei, list[str], dict[str, object]]:
-    """Nuclei of a slide (frame: level0), names of their classes, and the slide and model that their ids stand for."""
+    """Nuclei of a slide (frame: level0), names of their classes, and the slide and model that make up their ids."""
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 
@@ -439,13 +439,13 @@ def geojson(
     """Write a table of nuclei as GeoJSON for QuPath, with its provenance beside it.
 
     Args:
-        nuclei: the table.
-        info: slide.json.
-        output: the GeoJSON.
-        frame: "qupath" or "openslide", where coordinates start.
-        max_features: also write parts of at most so many nuclei.
-        threads: threads that write.
-        measurements: further columns of numbers that nuclei have in QuPath.
+        nuclei: path of the table.
+        info: path of slide.json.
+        output: path of the GeoJSON.
+        frame: origin of positions, "qupath" or "openslide".
+        max_features: number of nuclei above which parts of at most so many are written too.
+        threads: number of threads that write.
+        measurements: columns of numbers that are added to the measurements in QuPath.
     """
     from muse_pipeline.qupath.write import write_geojson
     from muse_pipeline.slides.inspect import read_info

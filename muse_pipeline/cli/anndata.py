@@ -3,8 +3,8 @@
     muse anndata results/slide/nuclei.parquet -o results/slide/nuclei.h5ad
     muse anndata results --sheet slides.tsv -o results/cohort.h5ad
 
-Of a slide X has the features, obs the class, its probabilities and the slide, obsm the positions in um ("spatial") and
-in level-0 px. Of a cohort X has a row of numbers per slide (densities, percentages of the classes, medians of the
+For a slide, X has the features, obs the class, its probabilities and the slide, obsm the positions in um ("spatial")
+and in level-0 px. For a cohort, X has a row of numbers per slide (densities, percentages of the classes, medians of the
 features, mixing, infiltration), and obs the columns of the sheet. Needs the extra `anndata` (h5py).
 """
 

@@ -1,4 +1,4 @@
-"""Numbers on the command line, judged before any work begins, and arguments that several verbs share."""
+"""Number types of arguments, checked before any work begins, and arguments that several verbs share."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 
 
 def text_columns() -> int:
-    """How wide to print: as the terminal is, 100 where there is none."""
+    """Width of printed text: that of the terminal, or 100 without a terminal."""
     return max(get_terminal_size((100, 24)).columns, LEAST_COLUMNS)
 
 
 def at_least_one(text: str) -> int:
-    """A whole number from 1."""
+    """An integer of at least 1."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
     return int(text)
 
 
 def zero_or_more(text: str) -> int:
-    """A whole number from 0."""
+    """An integer of at least 0."""
     if not text.strip().isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
     return int(text)
@@ -41,7 +41,7 @@ def positive(text: str) -> float:
 
 
 def not_negative(text: str) -> float:
-    """A finite number from 0."""
+    """A finite number of at least 0."""
     if not 0 <= (number := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
     return number
@@ -64,17 +64,17 @@ def path_or_url(text: str) -> Path | str:
 def add_output_argument(
     parser: argparse.ArgumentParser, metavar: str, what: str | None = None, required: bool = True
 ) -> None:
-    """Where to write, of every verb that writes one thing above all."""
+    """Add ``--output`` to a verb with one main output."""
     parser.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
 
 
 def add_threads_argument(parser: argparse.ArgumentParser, what: str = "processor threads") -> None:
-    """How much is done at a time."""
+    """Add ``--threads``."""
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=f"{what} (default: %(default)s)")
 
 
 def add_features_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which features of nuclei are measured, and in which image."""
+    """Add ``--features``, the set of features to measure, and ``--store``, the image that they are measured in."""
     parser.add_argument(
         "--features",
         choices=FEATURE_SETS,
@@ -85,7 +85,7 @@ def add_features_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
-    """Which doubtful numbers totals and statistics contain."""
+    """Add ``--include-doubtful``, the kinds of doubtful numbers that totals and statistics keep."""
     parser.add_argument(
         "--include-doubtful",
         choices=DOUBTS,
@@ -96,7 +96,7 @@ def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_quality_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whether artefacts are sought, and which of them totals leave out; ``read_quality`` reads both."""
+    """Add ``--quality`` and ``--subtract``, the artefacts that totals leave out, for ``read_quality``."""
     parser.add_argument(
         "--quality",
         action="store_true",
@@ -111,7 +111,7 @@ def add_quality_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_quality(args: argparse.Namespace) -> tuple[str, ...] | None:
-    """The artefacts that totals leave out; None where no artefacts are sought.
+    """The artefacts that totals leave out; None if no artefacts are searched for.
 
     Raises:
         ConfigError: one of them cannot be left out.
@@ -124,14 +124,14 @@ def read_quality(args: argparse.Namespace) -> tuple[str, ...] | None:
 
 
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:
-    """Which part of a slide, of the verbs whose shards `muse stitch` joins."""
+    """Add ``--shard`` to a verb whose shards `muse stitch` joins."""
     parser.add_argument(
         "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
     )
 
 
 def add_frame_argument(parser: argparse.ArgumentParser) -> None:
-    """Where GeoJSON counts from."""
+    """Add ``--frame``, the origin of positions in GeoJSON."""
     parser.add_argument(
         "--frame",
         choices=GEOJSON_FRAMES,
@@ -142,7 +142,7 @@ def add_frame_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
-    """What computes, of every verb that runs a network in torch; ``share_of_cores`` has the threads."""
+    """Add ``--threads``, for ``share_of_cores``, and ``--accelerator`` to a verb that runs a network in torch."""
     parser.add_argument(
         "--threads",
         type=at_least_one,
@@ -158,13 +158,13 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def share_of_cores(threads: int | None, processes: int = 1) -> int:
-    """Threads of each of so many processes: as many as asked for (--threads, OpenMP), else a share of the cores."""
+    """Number of threads of each process: as set by --threads or OpenMP, else an equal share of the cores."""
     of_openmp = os.environ.get("OMP_NUM_THREADS", "")
     return threads or (int(of_openmp) if of_openmp.isdecimal() else 0) or max(1, count_cores() // processes)
 
 
 def add_provider_argument(parser: argparse.ArgumentParser) -> None:
-    """What runs a model, of every verb that runs one."""
+    """Add ``--provider`` to a verb that runs a model."""
     parser.add_argument(
         "--provider",
         default="cpu",
@@ -174,7 +174,7 @@ def add_provider_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
-    """Where the paths of a config start, and changes of it, such as ``example``."""
+    """Add ``--data``, the folder of the config's paths, and ``--set``, changes of the config as in ``example``."""
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
     parser.add_argument(
         "--set",

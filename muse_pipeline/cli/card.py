@@ -5,7 +5,7 @@
     muse card compact.onnx --temperature 1.3 --limits "Learnt from breast alone." -o compact.onnx
     muse card mine.onnx --organ kidney --organ bladder -o mine.onnx
 
-The graph stays as it is. `muse export` already adds the appearance of the training pictures of a run to the card.
+The graph is unchanged. `muse export` already adds the appearance of the training pictures of a run to the card.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, write, print."""
+    """Measure the pictures, write the card, print."""
     from dataclasses import asdict
 
     from muse_pipeline.core.errors import ConfigError
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
-    """What of the card of a detector can be changed."""
+    """The settings of the card of a detector that can be changed, as text; nothing for a region model."""
     from muse_pipeline.inference.card import ModelCard
 
     if isinstance(card, ModelCard):
@@ -107,7 +107,7 @@ def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
 
 
 def _text(card: ModelCard) -> str:
-    """Terms of the card on the left, values on the right, as wide as the terminal."""
+    """The terms of the card on the left, the values on the right, wrapped to the width of the terminal."""
     from dataclasses import asdict
     from textwrap import TextWrapper
 

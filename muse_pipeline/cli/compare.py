@@ -1,14 +1,14 @@
-"""Tell whether pretraining helped: one backbone against another on the same nuclei, as paired differences.
+"""Compare two backbones on the same nuclei, before and after pretraining, as paired differences.
 
     muse compare config.yaml --before untrained --after runs/pretrained/checkpoint.pt -o compared
     muse compare config.yaml --before vit_s_16-224.pth --after runs/pretrained/checkpoint.pt --finetune -o compared
     muse compare tissue.yaml --before untrained --after runs/pretrained/checkpoint.pt -o compared
 
-With the config of a training run, as `muse probe` reads it, classes are compared: its sources are learnt from, its
-validation chooses, and the sources of --test are reported, or each half of the validation's patients with what the
-other chose. With a config that names tissue as one of pretraining does, or with --unlabelled beside the other, nuclei
-without labels are: whether they are known again at another mpp, turned or stained anew. FOLDER gets compare.html,
-compare.json and pictures. See docs/guide/pretraining.md, "Did it help".
+With the config of a training run, as for `muse probe`, classes are compared: the features are trained on its sources,
+settings are chosen on its validation, and scores are reported for the sources of --test, or for each half of the
+validation's patients with the settings chosen on the other half. With a config of tissue, as for pretraining, or with
+--unlabelled, nuclei without labels are compared: how well they are recognised at another mpp, rotated or restained.
+FOLDER gets compare.html, compare.json and pictures. See docs/guide/pretraining.md, "Did it help".
 """
 
 import argparse
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read features of both, train what is trained on them, write the page, print."""
+    """Read the features of both backbones, train the classifiers, write the page, print."""
     import sys
 
     from muse_pipeline.methods.detector.config import require_known_names

@@ -1,7 +1,7 @@
 """Draw a slide with known nuclei: tissue islands, glands, stroma, a fold and a pen mark.
 
-Writes demo.svs (an Aperio-like pyramid), truth.csv and truth.parquet (every nucleus), slides.tsv and config.yaml, with
-which `snakemake --configfile OUT_DIR/config.yaml` runs. The same seed is the same tissue at every mpp.
+Writes demo.svs (an Aperio-like pyramid), truth.csv and truth.parquet (every nucleus), slides.tsv and config.yaml, for
+`snakemake --configfile OUT_DIR/config.yaml`. The same seed gives the same tissue at every mpp.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from muse_pipeline.cli.arguments import add_threads_argument, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Arguments of ``muse demo-slide``."""
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write to; made if need be")
     parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="tissue on the slide (default 7)")
     parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw."""
+    """Draw the slide."""
     from muse_pipeline.demo.write import write_demo
 
     n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads, partner=args.partner)

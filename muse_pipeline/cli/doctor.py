@@ -8,7 +8,7 @@ from muse_pipeline.cli.output import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse doctor``."""
     add_json_argument(parser, "the same")
 
 

@@ -1,4 +1,4 @@
-"""Give the nuclei of a slide the features of a network, whichever model found them.
+"""Compute the features of a network for the nuclei of a slide, whichever model found them.
 
     muse embed results/S --model compact                                       the features of a detector
     muse embed results/S --checkpoint run/checkpoint.pt --model muse.onnx      exports first, which needs torch
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export if asked to, embed."""
+    """Export the checkpoint if given, compute the features."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.model import choose_provider, find_model

@@ -5,8 +5,8 @@
     muse evaluate results --sheet slides.tsv                 columns slide_id, truth; patient and region if known
 
 Truth is a table of points (x, y in level-0 pixels, class), GeoJSON points or polygons, or an instance mask of the whole
-slide. One-to-one matching within 3 um by descending score, as the point-detection papers do; counts are summed over
-slides. See docs/guide/evaluation.md.
+slide. Nuclei are matched one to one within 3 um by descending score, as in the point-detection papers; counts are
+summed over slides. See docs/guide/evaluation.md.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pair, score, print."""
+    """Pair the nuclei, score them, print."""
     from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import summarise

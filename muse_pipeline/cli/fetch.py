@@ -1,10 +1,10 @@
-"""Copy a slide from where its URL leads, for the steps that read it.
+"""Copy a slide from its URL, for the steps that read it.
 
 muse fetch https://host/slide.svs --output copy          or s3://bucket/slide.svs, or other protocols of fsspec
 muse fetch slides.tsv --slide-id S1 --output copy        the slide of one row of a sheet
 
-Writes a folder with the slide in it, which `muse inspect`, `tissue` and `tile` take for the slide. What a URL needs to
-be let in (user:password@, a signed query) is neither written nor printed. Needs the extra `remote`.
+Writes a folder that contains the slide; `muse inspect`, `tissue` and `tile` accept it as the slide. The credentials of
+a URL (user:password@, a signed query) are neither written nor printed. Needs the extra `remote`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse fetch``."""
     parser.add_argument("url", metavar="URL", help="the slide, or a sheet with it")
     parser.add_argument("--slide-id", metavar="ID", help="of a sheet: its row")
     add_threads_argument(parser, "blocks on their way at a time")
@@ -25,17 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the URL, copy."""
+    """Find the URL, copy the slide."""
     from muse_pipeline.steps import fetch
 
     fetch(find_url(args.url, args.slide_id), args.output, args.threads)
 
 
 def find_url(text: str, slide_id: str | None):
-    """The URL itself, or that in a sheet's row.
+    """The URL itself, or the URL in a row of a sheet.
 
     Raises:
-        SheetError, SlideError: there is no such row, or nothing to fetch.
+        SheetError, SlideError: there is no such row, or it has nothing to fetch.
     """
     from muse_pipeline.cohort.sheet import read_row
     from muse_pipeline.core.errors import SlideError

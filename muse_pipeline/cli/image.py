@@ -12,7 +12,7 @@ from muse_pipeline.cli.arguments import add_output_argument, add_threads_argumen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse image``."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--slide-id", required=True, metavar="ID", help="its name in the cohort")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the file")

@@ -1,7 +1,7 @@
-"""Take over a released MUSE checkpoint as one of ours: a backbone to fine-tune from or to probe.
+"""Import a released MUSE checkpoint as one of ours: a backbone to fine-tune from or to probe.
 
-The backbone is recognised by names and shapes of its tensors, the end of the file's name (224 or 512) or
-its table of positions which window it was trained with.
+The backbone is recognised by the names and shapes of its tensors, and its training window (224 or 512) by the end of
+the file's name or by its table of positions.
 """
 
 import argparse

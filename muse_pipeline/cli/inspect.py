@@ -1,6 +1,6 @@
-"""Show what a slide is: size, mpp and where it came from, levels, bounds, fingerprint, warnings.
+"""Show the properties of a slide: size, mpp and its source, levels, bounds, fingerprint, warnings.
 
-With --output it also writes slide.json, which every later step reads. Without an mpp in the file, give it with --mpp.
+With --output it also writes slide.json, which every later step reads. If the file has no mpp, give it with --mpp.
 The slide is opened in a separate process: one that crashes or hangs its reader is rejected here, before any other step
 reads it.
 """
@@ -15,7 +15,7 @@ from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse inspect``."""
     parser.add_argument(
         "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder of `muse fetch`"
     )

@@ -1,4 +1,4 @@
-"""Dispatch ``muse VERB``: parse, run, turn a user's mistake into one sentence and exit status 2."""
+"""Dispatch ``muse VERB``: parse, run, report a user's mistake in one sentence with exit status 2."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplot
 
 
 class Parser(argparse.ArgumentParser):
-    """What is wrong with the words themselves is one sentence too."""
+    """A parser that reports a mistake in the command line in one sentence too."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error and the command for help."""
@@ -111,7 +111,7 @@ def run_verb(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """What the words mean; ends the process with one sentence where they mean nothing, or with the help asked for."""
+    """Parse the command line; ends the process with one sentence if it is invalid, or with the help if requested."""
     groups = GROUPS
     if arguments[:1] == ["help"]:
         topic = arguments[1:]
@@ -126,10 +126,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _require_working_folder() -> None:
-    """Raise an error if the working folder was deleted, which no path can be relative to.
+    """Raise an error if the working folder was deleted, since no path can be relative to it.
 
     Raises:
-        OutputError: it was.
+        OutputError: the working folder was deleted.
     """
     try:
         Path.cwd()
@@ -138,10 +138,10 @@ def _require_working_folder() -> None:
 
 
 def _require_inputs_kept(args: argparse.Namespace) -> None:
-    """Raise an error if a file would be written over one that is read, or over another that is written.
+    """Raise an error if a file would overwrite an input or another output.
 
     Raises:
-        OutputError: two of the arguments mean one file.
+        OutputError: two of the arguments are the same file.
     """
     written: set[Path] = set()
     named = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
@@ -156,13 +156,13 @@ def _require_inputs_kept(args: argparse.Namespace) -> None:
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:
-    """Where the files lie that the command names, those last that it names first: outputs come after inputs."""
+    """The folders of the files that the command names, in reverse order, because outputs come after inputs."""
     files = [value for value in vars(args).values() if isinstance(value, Path)]
     return [*(path.parent for path in reversed(files)), Path()]
 
 
 def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> argparse.ArgumentParser:
-    """The parser; when ``arguments`` begin with a verb, only that verb's module is loaded, else those of ``groups``."""
+    """The parser; if ``arguments`` begin with a verb, only that verb's module is loaded, else those of ``groups``."""
     from muse_pipeline import __version__
 
     parser = Parser(prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)

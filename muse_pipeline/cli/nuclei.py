@@ -20,7 +20,7 @@ from muse_pipeline.cli.arguments import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse nuclei``."""
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
     parser.add_argument("--csv", action="store_true", help="also write the table as CSV")
     add_frame_argument(parser)

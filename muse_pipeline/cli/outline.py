@@ -1,6 +1,6 @@
 """Turn the points of a training config into instances, and write a config that trains on them.
 
-Every point gets exactly one instance: its share of a foreground (`--mask`), else of a watershed on haematoxylin, else a
+Every point gets exactly one instance: its part of a foreground (`--mask`), else of a watershed on haematoxylin, else a
 small disc; the number of each is printed. Sources other than points on pictures are unchanged.
 
     muse outline config/train/compact.yaml --data DATA -o outlined

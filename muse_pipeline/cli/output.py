@@ -1,4 +1,4 @@
-"""What verbs print: progress of training, and results as text or JSON."""
+"""Printed output of the verbs: progress of training, and results as text or JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from muse_pipeline.core.files import json_text, write_json
 
 
 class TrainingOutput:
-    """Prints what a training reports: beside a bar on a terminal, in lines elsewhere."""
+    """Prints the reports of a training run: above a bar on a terminal, in lines elsewhere."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -23,7 +23,7 @@ class TrainingOutput:
         tqdm.write(line, file=sys.stderr)
 
     def progress(self, done: int, steps: int, losses: dict[str, float]) -> None:
-        """Show how far a training is; see ``training.run.Options``."""
+        """Show the progress of a training run, as ``training.run.Options`` calls it."""
         from tqdm import tqdm
 
         words = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
@@ -55,14 +55,14 @@ def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def json_file(text: str) -> Path:
-    """The name of a JSON file; of another nothing is written over, such as a slide that stands behind ``--json``."""
+    """The path of a JSON file; other names are rejected, so that a slide given after ``--json`` is not overwritten."""
     if not text.lower().endswith(".json") and text != str(STANDARD_OUTPUT):
         raise argparse.ArgumentTypeError(f"'{text}' does not end in .json; name such a file, or give --json last")
     return Path(text)
 
 
 def show_result(text: str, found: Any, file: Path | None) -> None:
-    """Print what was found in words, and write it to the ``file`` of ``--json``; or print it as JSON alone."""
+    """Print the result as ``text``, and write it to the ``file`` of ``--json``; or print it as JSON only."""
     if file == STANDARD_OUTPUT:
         print(json_text(found), end="", flush=True)
         return
@@ -72,5 +72,5 @@ def show_result(text: str, found: Any, file: Path | None) -> None:
 
 
 def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
-    """Give a verb its ``--ledger``."""
+    """Add ``--ledger`` to a verb."""
     parser.add_argument("--ledger", type=Path, metavar="JSON", help="record how the step ended, for the report")

@@ -1,6 +1,6 @@
 """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for the report.
 
-`muse report` draws what is missing; as a step of its own this runs for many slides at once, and before their image
+`muse report` draws missing pictures; as a step of its own this runs for many slides at once, and before their image
 stores are removed.
 """
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw, sum up."""
+    """Draw the pictures, write the summary."""
     from muse_pipeline.steps import overlay
 
     overlay(args.folder, viewer=not args.no_viewer)

@@ -12,7 +12,7 @@ from muse_pipeline.cli.arguments import add_output_argument, add_threads_argumen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse partner``."""
     parser.add_argument("slide", type=Path, metavar="HE", help="the H&E slide")
     parser.add_argument("partner", type=Path, metavar="PARTNER", help="a slide or picture of the same tissue")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the H&E slide")
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Register, write, record."""
+    """Register the partner, write its store, record the result."""
     from muse_pipeline.registration.outcome import TRANSFORM, record_outcome
     from muse_pipeline.registration.partner import register_files, tile_partner
     from muse_pipeline.registration.record import read_registered, summary_text

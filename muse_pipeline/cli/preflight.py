@@ -3,7 +3,7 @@
     muse preflight slides.tsv --threads 4     a sheet, a folder, slides themselves, or their URLs
     snakemake preflight --cores 4             the same for the workflow's sheet and model
 
-Opens each slide in a separate process, finds its tissue, reads some tiles and runs some windows of the model, so the
+Opens each slide in a separate process, finds its tissue, reads some tiles and runs some windows of the model, so that
 times are those of this machine under its current load. A slide at a URL is not fetched; only its existence and size
 are checked. The exit status is 2 if a slide cannot run.
 """
@@ -27,7 +27,7 @@ WRITES = frozenset({"record", "json"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse preflight``."""
     parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
     parser.add_argument(
         "--mpp", type=positive, metavar="UM", help="um per pixel of slides or a folder; overrides that of the files"
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check, summarise, print."""
+    """Check the slides, summarise, print."""
     from dataclasses import asdict, replace
 
     from muse_pipeline.cohort.collect import find_rows
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_with_progress(rows: list, trial, threads: int) -> list:
-    """One check per row, in their order."""
+    """The checks of the rows, in their order."""
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.preflight.check import check_slides
 

@@ -2,8 +2,8 @@
 
     muse pretrain-config config/train/muse_pretrain_slides.yaml --sheet slides.tsv --results results -o run.yaml
 
-Its sources are those of the given config, if it has any, and the sheet's slides: of each the store at the finest mpp of
-the views, with its proposals. Slides whose `split` is "test" are held back. The workflow does this for its setting
+Its sources are those of the given config, if it has any, and the sheet's slides: for each the store at the finest mpp
+of the views, with its proposals. Slides with the `split` "test" are held back. The workflow does this for its setting
 `pretrain`.
 """
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Choose the slides, write one config."""
+    """Choose the slides, write the config."""
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.files import write_json
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_settings(path: Path, settings: dict) -> None:
-    """Write YAML; a file with the same content keeps its time."""
+    """Write YAML; a file with the same content keeps its modification time."""
     import yaml
 
     from muse_pipeline.core.files import complete_file

@@ -1,13 +1,14 @@
-"""Probe a backbone: how well its frozen features tell classes, at given points or of whole patches.
+"""Probe a backbone: how well its frozen features separate classes, at given points or of whole patches.
 
     muse probe config.yaml --checkpoint vit_s_16-224.pth --backbone muse_vit_s_16_224
     muse probe config.yaml --checkpoint runs/mine/checkpoint.pt --finetune
     muse probe NCT-CRC-HE-100K --test CRC-VAL-HE-7K --checkpoint runs/mine/checkpoint.pt --few 10 100
 
-A config is that of a training run: its sources are learnt from, its validation chooses k and epochs. What is reported
-are the sources of --test; without it, each half of the validation's patients is reported with what the other chose.
+A config is that of a training run: the classifiers are trained on its sources, k and epochs are chosen on its
+validation. Scores are reported for the sources of --test; without it, for each half of the validation's patients with
+the values chosen on the other half.
 
-A folder has patches in a folder for each class, or all patches and --table; those of --test are reported. See
+A folder has a subfolder of patches per class, or all patches and --table; scores are reported for --test. See
 docs/guide/evaluation.md.
 """
 
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read features, train what is trained on them, print."""
+    """Read the features, train the classifiers, print."""
     import sys
 
     from muse_pipeline.training.run import Options
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def probe_points(args: argparse.Namespace, options: Options) -> tuple[str, dict[str, Any]]:
-    """Classes at the points of a config."""
+    """Probe the classes at the points of a config."""
     import dataclasses
 
     from muse_pipeline.core.errors import ConfigError
@@ -106,7 +107,7 @@ def probe_points(args: argparse.Namespace, options: Options) -> tuple[str, dict[
 
 
 def probe_patches(args: argparse.Namespace, options: Options) -> tuple[str, dict[str, Any]]:
-    """Classes of patches."""
+    """Probe the classes of patches."""
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.probing import patches
     from muse_pipeline.probing.network import backbone_name, open_network

@@ -1,7 +1,7 @@
 """Show the settings of a proposer of nuclei without labels.
 
-Prints its settings, with their defaults where none are given. The workflow asks before it reads a slide: what is wrong
-costs nothing then.
+Prints its settings, with defaults for those not given. The workflow calls it before it reads a slide, so that mistakes
+are found early.
 """
 
 import argparse

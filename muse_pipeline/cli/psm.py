@@ -1,7 +1,7 @@
 """Train a nucleus detector on tissue without labels, as a config describes (PSM), and export it.
 
-Like `muse train` with `method: psm`. Each stage has a folder of its own under stages/; finished stages stay, and the
-same command continues a run that was stopped. At the end <name>.onnx is in the run folder. See
+Like `muse train` with `method: psm`. Each stage has a folder of its own under stages/; finished stages are kept, and
+the same command continues a run that was stopped. At the end <name>.onnx is in the run folder. See
 docs/guide/label-free.md.
 """
 
@@ -16,5 +16,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train; a config that names no method is one of PSM."""
+    """Train; the method of a config that names none is PSM."""
     train.run(args, default="psm")

@@ -1,6 +1,6 @@
 """Register a second picture of the same tissue to its H&E slide, and check it tile by tile.
 
-The partner may be turned, mirrored, bent a little, stained otherwise, and cover a part of the slide. Writes
+The partner may be rotated, mirrored, slightly bent, stained differently, and cover only a part of the slide. Writes
 transform.json, checkerboard.png and residuals.tsv; nothing is written for a partner that does not fit.
 """
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Register, print a summary."""
+    """Register the partner, print a summary."""
     from muse_pipeline.registration.partner import register_files
     from muse_pipeline.registration.record import summary_text
     from muse_pipeline.registration.register import LIMIT_UM

@@ -1,6 +1,6 @@
-"""Report what became of a cohort: report.html, cohort.tsv, roi.tsv of regions of interest, and pictures of every slide.
+"""Report on a cohort: report.html, cohort.tsv, roi.tsv of regions of interest, and pictures of every slide.
 
-    muse report results      reads results/sheet.json, as a run has left it, and writes the files beside it
+    muse report results      reads results/sheet.json of a run, and writes the files beside it
     muse report results --sheet slides.tsv --group label      compares slides by that column of your sheet
 
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed.
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the report, print what it finds."""
+    """Write the report, print a summary."""
     from muse_pipeline.core.errors import SheetError
     from muse_pipeline.report.cohort import read_groups, read_rows
     from muse_pipeline.report.page import write_report
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_sheet(results: Path) -> Path:
-    """The sheet that a run has left among its results.
+    """The sheet that a run left in its results folder.
 
     Raises:
-        SheetError: there is none.
+        SheetError: there is no sheet.
     """
     from muse_pipeline.core.errors import SheetError
 

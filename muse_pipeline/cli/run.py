@@ -2,9 +2,9 @@
 
     muse run slide.svs -o results          also several slides, folders of slides, and sheets (TSV, CSV)
 
-Writes the same files with the same bytes as the workflow, a folder per slide. Prints a line per slide; what the steps
-print is in OUT/<slide>/logs. A slide that is finished with the same settings is skipped. One that fails is reported and
-the others go on; the exit status is then 2. Slides that were run into the same folder before stay in its report.
+Writes the same files with the same bytes as the workflow, one folder per slide. Prints a line per slide; the output of
+the steps is in OUT/<slide>/logs. A slide that is finished with the same settings is skipped. A failed slide is reported
+and the others continue; the exit status is then 2. Slides of earlier runs into the same folder stay in its report.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse run``."""
     parser.add_argument(
         "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="slides, images, URLs, folders or sheets"
     )
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the slides and the model, run what is not finished, name what failed."""
+    """Find the slides and the model, run the unfinished slides, name those that failed."""
     started = time.monotonic()
     from muse_pipeline.cli.run_slides import Plan, describe_costs, run_slides
     from muse_pipeline.cohort.collect import find_rows
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:
-    """Reject a file that ``read`` reads no areas of any slide from before results of an earlier run are withdrawn."""
+    """Reject a file in which ``read`` finds no areas of any slide, before results of an earlier run are removed."""
     import warnings
 
     from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning, MuseError

@@ -1,4 +1,4 @@
-"""Slides run one after the other into a folder of results, as `muse run` does."""
+"""Slides run one after the other into a folder of results, for `muse run`."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from muse_pipeline.statistics.cohort_file import write_cohort
 
 @dataclass(frozen=True)
 class Plan:
-    """How slides are run.
+    """The settings of a run of slides.
 
     Attributes:
         output: folder of the results, laid out as the workflow's.
         predictor: the model, one session for all slides.
         region_model: the model of tissue regions, or None.
         features: set of features that are measured of every nucleus.
-        quality: the artefacts that totals leave out, see ``pipeline.run_slide``.
+        quality: the artefacts that totals leave out, as in ``pipeline.run_slide``.
         n_shards: number of shards of a slide's detection, unless its row has a number.
         threads: threads of the steps that use them.
-        viewer: whether every slide gets its page for the browser.
-        embedder: gives every nucleus a vector of features, or None.
-        h5ad: whether nuclei and cohort are written as AnnData too.
-        csv: whether nuclei are written as CSV too.
+        viewer: True to write the page of every slide for the browser.
+        embedder: model that gives every nucleus a vector of features, or None.
+        h5ad: True to write nuclei and cohort as AnnData too.
+        csv: True to write nuclei as CSV too.
     """
 
     output: Path
@@ -62,33 +62,33 @@ class Plan:
 
     @property
     def settings(self) -> RunSettings:
-        """What the results record of it."""
+        """The settings that the results record."""
         model, regions = self.predictor, self.region_model
         named = name_version(regions.card.name, regions.sha256) if regions else "none"
         how = {"features": self.features, "quality": self.quality, "regions": named}
         return RunSettings(model.card.name, model.sha256, model.provider, **how)
 
     def shards_of(self, row: SheetRow) -> int:
-        """Shards of the slide's detection."""
+        """Number of shards of the slide's detection."""
         return row.shards or self.n_shards
 
 
 def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], list[SheetRow]]:
-    """Run every slide that is not finished with the same settings, and print a line for each; a failure stops no other.
+    """Run every slide that is not finished with the same settings, and print a line for each; failures do not stop it.
 
-    The report covers every slide that has results in the folder, those of earlier runs too.
+    The report covers every slide that has results in the folder, including those of earlier runs.
 
     Args:
         rows: the slides.
-        plan: how they are run.
+        plan: settings of the run.
 
     Returns:
         the ids of the slides that failed, those of slides with nuclei whose region model failed, and the rows of the
         slides that were not skipped.
 
     Raises:
-        OutputError: the output folder cannot be written to, or has another slide's results under one's name.
-        SheetError: what earlier runs wrote there about their slides cannot be read.
+        OutputError: the output folder cannot be written to, or has another slide's results under the same name.
+        SheetError: the records of earlier runs about their slides cannot be read.
     """
     sheet = plan.output / "sheet.json"
     earlier = read_earlier_rows(sheet)
@@ -122,13 +122,13 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
 
 
 def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:
-    """The result of a slide whose steps have all ended well, in however many shards; else None."""
+    """The result of a slide whose steps have all ended well, whatever its number of shards; else None."""
     result = judge_slide(plan.output, {**row.cells(), "shards": None})
     return None if result.status == "failed" else result
 
 
 def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) -> set[str]:
-    """Run the slides that are not ``kept``, complete those, print a line for each, and give the ids that stopped."""
+    """Run the slides that are not ``kept``, complete the others, print a line for each; returns the ids that failed."""
     from tqdm import tqdm
 
     stopped: set[str] = set()
@@ -150,7 +150,7 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
 
 
 def describe_costs(rows: list[SheetRow], plan: Plan, seconds: float, processor_seconds: float) -> Iterator[str]:
-    """Where the time of a run of these slides went, which took so long from its start to its end, as lines."""
+    """The time spent per step of a run of these slides, which took so many seconds in all, as lines."""
     return cost_lines([_judge(row, plan) for row in rows], seconds, processor_seconds)
 
 
@@ -159,7 +159,7 @@ def _judge(row: SheetRow, plan: Plan) -> SlideResult:
 
 
 def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
-    """What was found in a slide whose steps have ended well."""
+    """The result of a slide in words: its nuclei and time, or the step that failed and the reason."""
     result = _judge(row, plan)
     if result.status == "failed":
         return f"{result.step}: {result.reason}"
@@ -168,7 +168,7 @@ def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
 
 
 def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:
-    """Make sure that results that are to be replaced are of the same pixels, if moved: many slides have one name."""
+    """Make sure that results that are to be replaced are of the same slide: many slides have one name."""
     if isinstance(now, SlideUrl) or not SlideFiles(folder).nuclei.is_file():
         return
     try:
@@ -180,17 +180,17 @@ def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> N
 
 
 def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
-    """The rows of slides whose folders still lie beside ``sheet``, by slide_id; none where no run has written it.
+    """The rows of slides whose folders are still beside ``sheet``, by slide_id; none if no run has written it.
 
     Raises:
-        SheetError: it is no resolved sheet.
+        SheetError: the file is not a resolved sheet.
     """
     rows = read_rows(sheet) if sheet.exists() else []
     return {row["slide_id"]: row for row in rows if (sheet.parent / row["slide_id"]).is_dir()}
 
 
 def run_logged(row: SheetRow, plan: Plan, bar) -> str:
-    """Run one slide, whose steps print into its log; returns why it failed, or ""."""
+    """Run one slide, with the output of its steps in its log; returns the reason of a failure, or ""."""
     files = SlideFiles(plan.output / row.slide_id)
     how = {
         "region_model": plan.region_model,
@@ -215,7 +215,7 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
 
 
 def add_logged(row: SheetRow, plan: Plan, bar) -> str:
-    """Write the files that a finished slide lacks, likewise."""
+    """Write the files that a finished slide lacks, with the output in its log; returns why it failed, or ""."""
     files = SlideFiles(plan.output / row.slide_id)
     viewer = plan.viewer and not (files.folder / "viewer").is_dir()
     if not (plan.embedder or plan.h5ad or plan.csv or viewer):
@@ -247,7 +247,7 @@ def _open_log(path: Path) -> TextIO:
     """Open the log of a slide.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the log cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

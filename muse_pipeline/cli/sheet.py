@@ -1,8 +1,8 @@
 """Write a sheet from a folder of slides, or check one.
 
 muse sheet FOLDER --output slides.tsv           one row per slide under FOLDER
-muse sheet FOLDER --output slides.tsv --add     append the slides that the sheet lacks, and leave its rows as they are
-muse sheet --check slides.tsv                   name every mistake at once, each with its row
+muse sheet FOLDER --output slides.tsv --add     append the slides that the sheet lacks, and keep its rows as they are
+muse sheet --check slides.tsv                   list every mistake, each with its row
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from muse_pipeline.cli.arguments import add_output_argument, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
+    """Arguments of ``muse sheet``."""
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
     add_output_argument(parser, "TSV", "where to write the sheet (TSV, or CSV by its suffix)", required=False)
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide; overrides the files")
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_sheet(path: Path, resolved: Path | None) -> None:
-    """Check a sheet; write its rows as JSON if asked to."""
+    """Check a sheet; write its rows as JSON if requested."""
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.files import write_json
 
@@ -47,7 +47,7 @@ def check_sheet(path: Path, resolved: Path | None) -> None:
 
 
 def make_sheet(folder: Path, output: Path, mpp: float | None, add: bool = False) -> None:
-    """Write the sheet of a folder, or add its slides to the one that is there."""
+    """Write the sheet of a folder, or add its slides to an existing one."""
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
     from muse_pipeline.core.text import count_noun
 

@@ -2,7 +2,7 @@
 
     cd results/slide; muse spatialdata nuclei.parquet --store image-500nm.zarr -o slide.spatialdata.zarr
 
-The image is linked to the store, not copied; keep both folders where they are to each other. The coordinate system
+The image is linked to the store, not copied; keep the relative location of the two folders. The coordinate system
 "global" is in um.
 """
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compare, write, print."""
+    """Compare the groups, write the table, print."""
     from muse_pipeline.statistics.cohort import compare_cohort
 
     how = args.group, args.patient, args.output, args.include_doubtful

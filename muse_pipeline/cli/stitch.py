@@ -1,8 +1,8 @@
 """Join the shards of a slide into one table of nuclei.
 
-Resolves the seams between windows, keeps what lies in tissue (and in the ROI, if there is one), draws the outlines and
+Resolves the seams between windows, keeps nuclei in tissue (and in the ROI, if there is one), draws the outlines and
 measures them. With --regions every nucleus also has its tissue region and its distance to the border, with --features
-numbers of its shape, stains, texture and neighbours.
+measurements of its shape, stains, texture and neighbours.
 """
 
 from __future__ import annotations

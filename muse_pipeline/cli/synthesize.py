@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Synthesise."""
+    """Synthesise masks or pictures."""
     args.synthesize(args)
 
 

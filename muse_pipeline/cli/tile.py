@@ -1,6 +1,6 @@
 """Write a slide's tissue as a sparse OME-Zarr image at one mpp.
 
-Glass is left out, what cannot be decoded is white and listed; the store appears under its name when it is complete.
+Glass is left out, undecodable areas are white and listed; the store appears under its name when it is complete.
 With --transform, SLIDE is the partner of the slide of --info and is written in that slide's frame.
 """
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read, write."""
+    """Read the slide, write the store."""
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.steps import tile
 

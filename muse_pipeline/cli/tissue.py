@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find, measure, write."""
+    """Find the tissue, measure the stains, write the files."""
     from muse_pipeline.steps import tissue
 
     tissue(args.slide, args.info, args.roi, args.mask, args.picture, args.outline, args.colour)

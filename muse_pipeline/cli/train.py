@@ -1,4 +1,4 @@
-"""Train what a config describes; its `method` is detector, mil, muse, psm, trident or unit.
+"""Train a model as a config describes; its `method` is detector, mil, muse, psm, trident or unit.
 
 Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png; a
 method of several stages has a folder for each under stages/, and psm ends with <name>.onnx. The same command continues

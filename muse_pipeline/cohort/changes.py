@@ -1,4 +1,4 @@
-"""How the settings of a run differ from those that made the finished results in its folder."""
+"""Differences between the settings of a run and those of the finished results in its folder."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ PHRASES = {
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What the results of every slide of a run depend on, beside the slide's row of the sheet.
+    """Settings that the results of every slide of a run depend on, besides the slide's row of the sheet.
 
     Attributes:
         model: name of the model.
-        model_sha256: checksum of its file; None if it is still to be trained.
-        provider: what runs the model.
+        model_sha256: checksum of the model's file; None if it is still to be trained.
+        provider: provider that runs the model.
         frame: pixel frame of the GeoJSON.
         features: set of features of the nuclei.
-        quality: the artefacts that totals leave out; None: no artefacts are sought.
-        regions: the model of tissue regions, as ``name_version`` gives it, or "none"; None where it is not compared.
+        quality: the artefacts that totals leave out; None if no artefacts are searched for.
+        regions: the model of tissue regions, as from ``name_version``, or "none"; None if it is not compared.
     """
 
     model: str
@@ -49,9 +49,9 @@ class RunSettings:
 
 
 def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | None:
-    """What a run changes of a slide's finished results, as phrases such as "roi none -> a.geojson (0f3c2b1a)".
+    """Phrases for a run's changes to a slide's finished results, such as "roi none -> a.geojson (0f3c2b1a)".
 
-    The slide's file is read only if nothing else differs; one at a URL is taken for unchanged.
+    The slide's file is read only if nothing else differs; one at a URL is considered unchanged.
 
     Args:
         folder: results of the slide.
@@ -79,7 +79,7 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     """Lines that name each change and its slides, for slides whose results are replaced; none if there are none.
 
     Args:
-        changes: of every slide whose results are replaced, by slide_id.
+        changes: changes of every slide whose results are replaced, by slide_id.
     """
     slides_of: dict[str, list[str]] = {}
     for slide_id, found in changes.items():
@@ -95,7 +95,7 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str, tuple[str, str]]:
-    """Every setting as it was and as it is now, in words that are equal if the setting is the same."""
+    """Every setting before and now, as texts that are equal if the setting is the same."""
     provenance = made["provenance"]
     model, roi, regions = provenance["model"], provenance.get("roi"), provenance.get("regions", {})
     source = regions.get("file") or regions.get("model")
@@ -124,11 +124,11 @@ def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str,
 
 
 def read_changes(record: Path, now: Mapping[str, Any]) -> list[str] | None:
-    """What a run changes of the results of one job, as phrases; None if it is not known what made them.
+    """Phrases for the changes that a run makes to the results of one job; None if their settings are unknown.
 
     Args:
-        record: JSON file with the settings that the job was run with.
-        now: the settings of the job in this run.
+        record: path of the JSON file with the settings that the job was run with.
+        now: settings of the job in this run.
     """
     try:
         before = read_json(record)
@@ -151,17 +151,17 @@ def version_of_file(path: str | None) -> str:
 
 @cache
 def _checksum(path: str, time_ns: int) -> str:
-    """SHA-256 of a file that was written at a time."""
+    """SHA-256 of a file, cached by the time at which it was written."""
     return sha256_of(path)
 
 
 def name_version(name: str, sha256: str | None) -> str:
-    """A model or a file with the beginning of its checksum."""
+    """The name of a model or a file with the beginning of its checksum."""
     return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"
 
 
 def _quality_text(subtract: Sequence[str] | None) -> str:
-    """The setting ``quality`` as the config has it."""
+    """The setting ``quality`` as text, in the form of the config."""
     return "false" if subtract is None else f"{{subtract: [{', '.join(subtract)}]}}"
 
 

@@ -1,4 +1,4 @@
-"""The rows of a cohort from slides, folders and sheets, and a sheet from a folder: one row per slide."""
+"""Rows of a cohort from slides, folders and sheets, and a sheet from a folder: one row per slide."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def find_rows(
 
     Args:
         paths: paths or URLs.
-        mpp: um per pixel of slides that are not in a sheet; see ``SheetRow``.
-        roi: GeoJSON of slides that are given themselves.
-        regions: GeoJSON of tissue areas with classes, likewise.
+        mpp: um per pixel of slides that are not in a sheet, as in ``SheetRow``.
+        roi: path of a GeoJSON of the slides that are given directly.
+        regions: path of a GeoJSON of tissue areas with classes, for slides that are given directly.
 
     Raises:
-        ConfigError: one of the others is given with something that it does not apply to.
-        SheetError: two slides have one slide_id, or see ``collect_slides``, ``read_sheet`` and ``name_slides``.
+        ConfigError: one of the other arguments is given with something that it does not apply to.
+        SheetError: two slides have one slide_id, or as in ``collect_slides``, ``read_sheet`` and ``name_slides``.
     """
     paths = list(dict.fromkeys(paths))
     is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}
@@ -96,7 +96,7 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     """Every slide under ``folder``, in the order of its path.
 
     Hidden folders and result folders (those with a slide.json) are skipped. A DICOM series is one row. Pictures
-    without an mpp of their own, PNG, JPEG and JPEG 2000, are taken only when ``mpp`` is given.
+    without an mpp of their own, PNG, JPEG and JPEG 2000, are included only if ``mpp`` is given.
 
     Raises:
         SheetError: the folder is missing or contains no slide, or a path is not UTF-8.
@@ -136,7 +136,7 @@ def name_slides(
     """A row for each of ``files``, paths or URLs, all with the same ``mpp``, ``roi`` and ``regions``.
 
     Raises:
-        SheetError: a URL is no slide's, or a path is no text.
+        SheetError: a URL is not that of a slide, or a path is not text.
     """
     locations = [_parse_location(file) for file in files]
     _require_unicode(location for location in locations if isinstance(location, Path))
@@ -151,7 +151,7 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     """Write the columns that are in use; paths under the sheet's own folder become relative to it.
 
     Raises:
-        SheetError: the file exists already.
+        SheetError: the file already exists.
     """
     path = Path(path)
     rows = list(rows)
@@ -163,9 +163,9 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
 
 
 def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
-    """Append the slides that a sheet lacks to the text that is there; returns their rows.
+    """Append the slides that a sheet lacks to its text; returns their rows.
 
-    A slide whose name another one has in the sheet gets a number.
+    A slide gets a number if another slide in the sheet has its name.
 
     Raises:
         SheetError: the sheet cannot be read, or lacks a column that the rows need.
@@ -206,7 +206,7 @@ def _text_of(lines: Iterable[Sequence[Any]], path: Path, end: str = "\n") -> byt
 
 
 def _identity(path: Path) -> Path | tuple[Path, bytes | Path]:
-    """A value that is equal for paths of one slide: of a link and its target, and of the files of a DICOM series."""
+    """A value that is equal for paths of one slide: for a link and its target, and for the files of a DICOM series."""
     if path.suffix.lower() == ".dcm" and path.is_file():
         return path.parent.resolve(), _series_uid(path)
     return path.resolve()
@@ -228,7 +228,7 @@ def _parse_location(file: Path | str) -> Path | SlideUrl:
 
 
 def _path_within(home: str, location: Path | SlideUrl) -> Path:
-    """A relative path that distinguishes slides: of a URL, its host, folders and file."""
+    """A relative path that distinguishes slides: for a URL, its host, folders and file."""
     if isinstance(location, Path):
         return location.relative_to(home)
     parts = urlsplit(location)
@@ -236,7 +236,7 @@ def _path_within(home: str, location: Path | SlideUrl) -> Path:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Files below ``folder``, also behind links; a folder with several links to it is entered once."""
+    """Files below ``folder``, including those behind links; a folder with several links to it is entered once."""
     found: list[Path] = []
     entered: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -250,9 +250,9 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _one_per_series(files: Sequence[Path]) -> list[Path]:
-    """OpenSlide finds a DICOM series from any of its files; the largest holds level 0.
+    """The largest file of every DICOM series, which holds level 0, and all other files; OpenSlide takes any of them.
 
-    A link that leads nowhere is kept, and reported by the check of the sheet.
+    A link without a target is kept, and reported by the check of the sheet.
     """
     series, alone = defaultdict(list), []
     for path in files:

@@ -1,4 +1,4 @@
-"""The results of a run: the names of a slide's files, and what a new run removes of an earlier one."""
+"""The results of a run: the names of a slide's files, and the files of an earlier run that a new one removes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ REPLACED = (
 
 
 def store_name(mpp: float) -> str:
-    """``image-500nm.zarr`` for 0.5 um/px."""
+    """Name of the store at ``mpp``: ``image-500nm.zarr`` for 0.5 um/px."""
     return f"image-{round(mpp * 1000)}nm.zarr"
 
 
 def shard_names(n_shards: int) -> list[str]:
-    """``1-of-n`` to ``n-of-n``."""
+    """Names of all shards, ``1-of-n`` to ``n-of-n``."""
     return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
 
 
@@ -44,19 +44,19 @@ class SlideFiles:
     """The files of one slide's results.
 
     Attributes:
-        folder: RESULTS/<slide_id>.
+        folder: folder of the slide's results, RESULTS/<slide_id>.
     """
 
     folder: Path
 
     @property
     def fetched(self) -> Path:
-        """The copy of a slide at a URL, removed when its images are written."""
+        """Folder of the copy of a slide at a URL, which is removed when its images are written."""
         return self.folder / "fetched"
 
     @property
     def info(self) -> Path:
-        """Header of the slide."""
+        """Header of the slide, ``slide.json``."""
         return self.folder / "slide.json"
 
     @property
@@ -66,12 +66,12 @@ class SlideFiles:
 
     @property
     def picture(self) -> Path:
-        """The tissue's outline on the slide."""
+        """Picture of the tissue's outline on the slide."""
         return self.folder / "tissue.png"
 
     @property
     def outline(self) -> Path:
-        """The tissue's outline for QuPath."""
+        """Outline of the tissue for QuPath."""
         return self.folder / "tissue.geojson"
 
     @property
@@ -103,12 +103,12 @@ class SlideFiles:
         return self.folder / "nuclei.geojson.gz"
 
     def embeddings(self, model: str, nuclei: str = "") -> Path:
-        """The features that a model gave the nuclei, or those in the file ``nuclei`` of another program."""
+        """The features of a model for the nuclei, or for those in the file ``nuclei`` of another program."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
 
     @property
     def anndata(self) -> Path:
-        """The nuclei for scanpy."""
+        """The nuclei as AnnData."""
         return self.folder / "nuclei.h5ad"
 
     @property

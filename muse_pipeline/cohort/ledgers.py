@@ -1,4 +1,4 @@
-"""Ledgers: how every step of a slide ended, written by the step and read by the report."""
+"""Ledgers: the outcome of every step of a slide, written by the step and read by the report."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class StepRecord:
     Attributes:
         step: name of the step.
         status: "ok", "failed" or "missing".
-        reason: one sentence if it did not end well.
-        seconds: time it took, summed over shards; None where nothing was recorded.
-        processor_seconds: processor time of all its threads, likewise.
-        peak_memory_mib: largest memory, over shards.
-        warnings: its warnings, each once.
+        reason: one sentence if the step did not end well.
+        seconds: wall-clock time, summed over shards; None if nothing was recorded.
+        processor_seconds: processor time of all threads, summed over shards; None if nothing was recorded.
+        peak_memory_mib: largest memory of any shard.
+        warnings: warnings of the step, each once.
     """
 
     step: str
@@ -47,10 +47,10 @@ class StepRecord:
 
 
 def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
-    """The records of all ``STEPS`` of the slide whose results lie in ``folder``, in their order.
+    """The records of all ``STEPS`` of the slide whose results are in ``folder``, in their order.
 
-    A missing record has a reason: an earlier step failed, there was ``no_model``, or it was never started or killed
-    from outside.
+    A missing record has a reason: an earlier step failed, there was ``no_model``, or the step was never started or
+    killed from outside.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
     records: list[StepRecord] = []
@@ -66,7 +66,7 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
     """The step that explains why a slide is not finished: a recorded failure before a missing step.
 
-    Never ``overlay``, whose pictures the report draws if missing, nor ``regions``, which nuclei do not need.
+    ``overlay`` never counts, since the report draws missing pictures, nor ``regions``, which nuclei do not need.
     """
     broken = [record for record in records if record.status != "ok" and record.step not in {"overlay", "regions"}]
     return min(broken, key=lambda record: record.status != "failed", default=None)
@@ -88,7 +88,7 @@ def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]
 
 
 def _has_content(path: Path) -> bool:
-    """Whether a step wrote its entry; Snakemake leaves an empty file for a killed one."""
+    """True if a step wrote its entry; Snakemake leaves an empty file for a killed one."""
     return path.is_file() and path.stat().st_size > 0
 
 
@@ -123,16 +123,16 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 
 @contextmanager
 def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
-    """Write how a step ended, its time and its peak memory to ``path`` when the block ends, however it ends.
+    """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends, in whatever way.
 
-    Warnings that the block appends to the list that it gets are written as ``warnings``, and so is every
+    Warnings that the block appends to the list that it receives are written as ``warnings``, and so is every
     ``LeftOutWarning``, which is printed too. While the block runs the entry is empty, and it stays empty if the process
     is killed.
 
     Args:
-        path: of the entry; None to write none.
-        step: its name.
-        folders: where the block writes, to find a full disk.
+        path: path of the entry; None to write none.
+        step: name of the step.
+        folders: folders that the block writes to, to find a full disk.
 
     Raises:
         OutputError: a disk is full.
@@ -208,7 +208,7 @@ def _show_left_out(step: str, noted: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _name_full_disk(folders: Sequence[Path]) -> Iterator[None]:
-    """Turn an error that comes from a full disk into one that names the disk."""
+    """Replace an error that comes from a full disk by one that names the disk."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder of results, be it of the workflow or of ``muse run``."""
+"""A lock on a folder of results: one run at a time, of the workflow or of ``muse run``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NAME = ".lock"
 
 @contextmanager
 def lock_results(folder: Path, program: str) -> Iterator[None]:
-    """Keep other runs out of a folder of results until the block ends, or the process, however it ends.
+    """Keep other runs out of a folder of results until the block or the process ends, in whatever way.
 
     Args:
-        folder: The folder of the results, which is created if it does not exist.
-        program: The name of the program, which other runs print.
+        folder: folder of the results, which is created if it does not exist.
+        program: name of the program, which other runs print.
 
     Raises:
         OutputError: another run holds the folder, or it cannot be written to.

@@ -1,4 +1,4 @@
-"""How the jobs of a workflow ended, by the ledgers of their steps, and which results of failed slides are removed."""
+"""Outcomes of the jobs of a workflow, by the ledgers of their steps, and removal of results of failed slides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def steps_of(rule: str, store: str) -> list[str]:
     """The ledgers of a job that runs several steps; none for other jobs, whose ledger is among their logs.
 
     Args:
-        rule: of the job.
+        rule: rule of the job.
         store: name of the store that nuclei are found in.
     """
     steps = {"image": ["inspect", "tissue", f"tile-{store}"], "nuclei": ["stitch", "geojson", "overlay"]}
@@ -25,7 +25,7 @@ def steps_of(rule: str, store: str) -> list[str]:
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """How many nuclei a slide's summary counts, and how many more it leaves out, in words."""
+    """The number of nuclei in a slide's summary, and the number that it leaves out, in words."""
     n = summary["provenance"].get("quality", {}).get("n_nuclei", 0)
     flagged = f", {n:,} more in artefacts" if n else ""
     return f"{summary['n_nuclei']:,} nuclei{flagged}"
@@ -55,13 +55,13 @@ def failed_steps(folder: Path) -> set[str]:
 
 
 def withdraw_failed(folder: Path, store: str) -> None:
-    """Remove results of an earlier run of a slide that has failed: nuclei, proposals or both, by the failed steps.
+    """Remove stale nuclei and proposals of a failed slide; the failed steps decide which.
 
     No file of a failed slide may pass for a result, and Snakemake would consider the slide done. The copy of a slide is
     removed too, since the original may be corrected.
 
     Args:
-        folder: of the slide.
+        folder: folder of the slide.
         store: name of the store that nuclei are found in.
     """
     shutil.rmtree(folder / "fetched", ignore_errors=True)
@@ -83,17 +83,17 @@ def forget_unasked_steps(
     has_regions: bool,
     has_embedding: bool,
 ) -> None:
-    """Remove the ledgers of steps that are not requested any more: their failures would stay in the report.
+    """Remove the ledgers of steps that are no longer requested: their failures would stay in the report.
 
-    Proposals stay, also if a run does not request them.
+    Proposals that ended well are kept even if a run does not request them.
 
     Args:
-        folder: of the slide.
-        stores: those that are requested.
-        is_remote: whether the slide is fetched.
-        has_proposals: whether proposals are requested.
-        has_regions: whether a region model is.
-        has_embedding: whether embeddings are.
+        folder: folder of the slide.
+        stores: stores that are requested.
+        is_remote: True if the slide is fetched.
+        has_proposals: True if proposals are requested.
+        has_regions: True if a region model is requested.
+        has_embedding: True if embeddings are requested.
     """
     for step, is_asked in (("fetch", is_remote), ("regions", has_regions), ("embed", has_embedding)):
         if not is_asked:
@@ -107,5 +107,5 @@ def forget_unasked_steps(
 
 
 def _status(ledger: Path) -> str:
-    """How a step ended; "killed" if its entry is empty."""
+    """Status of a step; "killed" if its entry is empty."""
     return read_entry(ledger).get("status", "killed")

@@ -17,7 +17,7 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
         name: name of the picture or slide.
         rule: a number of leading characters, or a regular expression; by default the first 12 characters of TCGA names,
             else the whole name.
-        folder: its folder, for the message.
+        folder: folder of the file, for the message.
 
     Raises:
         LabelError: the rule does not suit the name.
@@ -39,7 +39,7 @@ def find_in_name(name: str, pattern: str) -> str | None:
 
 
 def require_patient_rule(rule: str | int | None, folder: Path) -> None:
-    """Check the patient rule of names at ``folder``, see ``patient_in_name``.
+    """Check the patient rule of names at ``folder``, as in ``patient_in_name``.
 
     Raises:
         LabelError: the rule is invalid.

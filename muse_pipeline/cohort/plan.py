@@ -1,7 +1,7 @@
-"""What the workflow's rules take from the sheet and the config: inputs and parameters of the jobs of a slide.
+"""Inputs and parameters of the jobs of a slide, from the sheet and the config, for the rules of the workflow.
 
-A row of the sheet enters the rules cell by cell as parameters, and the sheet is no rule's input: so editing one row
-reruns one slide.
+A row of the sheet enters the rules cell by cell as parameters, and the sheet is not an input of any rule: so editing
+one row reruns one slide.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ THREADS = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """The cohort of one run of the workflow; every method takes the slide_id of a slide.
+    """The cohort of one run of the workflow; methods take the slide_id of a slide.
 
     Attributes:
-        config: the config, complete.
-        rows: of the resolved sheet, each with its number of ``shards``.
-        model: the model, as `muse model` describes it.
-        pretraining: the settings of a pretraining run that the model starts from, or {}.
-        is_trained: whether the model is trained by this run.
+        config: the completed config.
+        rows: rows of the resolved sheet, each with its number of ``shards``.
+        model: description of the model by `muse model`.
+        pretraining: settings of a pretraining run that the model starts from, or {}.
+        is_trained: True if the model is trained by this run.
     """
 
     config: Mapping[str, Any]
@@ -66,11 +66,11 @@ class Plan:
         return self.rows[slide]
 
     def option(self, slide: str, flag: str, column: str) -> list[Any]:
-        """The flag with the slide's cell in ``column``, or nothing where the cell is empty."""
+        """The flag with the slide's cell in ``column``, or nothing if the cell is empty."""
         return option(flag, self.row(slide).get(column))
 
     def is_remote(self, slide: str) -> bool:
-        """Whether a slide of the sheet is at a URL."""
+        """True for a slide at a URL."""
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def argument(self, slide: str) -> str:
@@ -79,7 +79,7 @@ class Plan:
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
     def argument_and_source(self, slide: str) -> list[str]:
-        """The same with the URL of a fetched slide: another URL in the row reruns the slide."""
+        """``argument`` with the URL of a fetched slide: another URL in the row reruns the slide."""
         source = ["--source", self.row(slide)["path"]] if self.is_remote(slide) else []
         return [self.argument(slide), *source]
 
@@ -90,8 +90,8 @@ class Plan:
     def file(self, slide: str, column: str) -> list[str]:
         """The file in the slide's cell in ``column`` as an input, if there is one.
 
-        Two kinds are parameters only: names that Snakemake takes for patterns, and files dated in the future, since no
-        result could be younger.
+        Two kinds are parameters only: names that Snakemake reads as patterns, and files dated in the future, since no
+        result could be newer.
         """
         path = self.row(slide).get(column)
         return [path] if path and not re.search("[{}<>]", path) and not _is_dated_ahead(path) else []
@@ -109,12 +109,12 @@ class Plan:
         return [f"{self.folder(slide)}/regions.json"]
 
     def regions_option(self, slide: str) -> list[Any]:
-        """The same as an option of `stitch`."""
+        """``regions`` as an option of `stitch`."""
         mapped = self.folder(slide) if self.config.get("regions") else None
         return option("--regions", self.row(slide).get("regions") or mapped)
 
     def features_option(self, slide: str) -> list[Any]:
-        """What is measured of nuclei in the image, and the image, as options of the same step."""
+        """The set of features and the image, as options of `stitch`; nothing if no pixels are measured."""
         chosen = self.config.get("features", "none")
         options = ["--features", chosen] if chosen != "none" else []
         options += self.quality_option
@@ -131,15 +131,15 @@ class Plan:
         return str(SlideFiles(Path(self.folder(slide))).embeddings(self.model["name"]))
 
     def embeddings(self, slide: str) -> list[str]:
-        """The same as an input, if the config asks for it."""
+        """``embeddings_file`` as an input, if the config asks for it."""
         return [self.embeddings_file(slide)] if self.config.get("embedding") else []
 
     def embeddings_option(self, slide: str) -> list[Any]:
-        """The same as an option of `anndata`."""
+        """``embeddings`` as an option of `anndata`."""
         return option("--embeddings", *(self.embeddings(slide) or [None]))
 
     def threads(self, slide: str) -> int:
-        """Threads of a job of the slide; starting several takes longer than reading a small file with one."""
+        """Number of threads of a job of the slide; starting several takes longer than reading a small file with one."""
         path = Path(self.row(slide)["path"])
         is_small = path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
         return 1 if is_small else THREADS
@@ -153,7 +153,7 @@ class Plan:
         return [path for slide in self.rows for path in self.shards(slide, folder)]
 
     def files(self, *names: str, slides: Iterable[str] | None = None) -> list[str]:
-        """The files called ``names`` of every slide, or of some."""
+        """The files called ``names`` of every slide, or of ``slides``."""
         return [f"{self.folder(slide)}/{name}" for slide in (self.rows if slides is None else slides) for name in names]
 
     def image_settings(self, slide: str) -> dict[str, Any]:
@@ -212,12 +212,12 @@ class Plan:
 
 
 def option(flag: str, value: Any) -> list[Any]:
-    """A flag with its value as arguments of a command, or nothing where there is no value."""
+    """A flag with its value as arguments of a command, or nothing without a value."""
     return [] if value is None else [flag, value]
 
 
 def without_patterns(paths: Iterable[str]) -> list[str]:
-    """The paths that Snakemake does not take for patterns: others enter as parameters only, or inside a config."""
+    """The paths that Snakemake does not read as patterns: others enter as parameters only, or inside a config."""
     return [path for path in paths if not re.search("[{}<>*?]", path)]
 
 
@@ -225,12 +225,12 @@ def state_of_files(paths: Iterable[str | Path]) -> str:
     """A checksum of sizes and times of the files that exist.
 
     An input that is replaced by a copy with an older date, as by `cp -p` and `rsync -a`, has changed too, but Snakemake
-    only checks for younger ones.
+    only checks for newer ones.
     """
     found = [path.stat() for path in map(Path, paths) if path.is_file()]
     return hashlib.sha256(repr([(one.st_size, int(one.st_mtime)) for one in found]).encode()).hexdigest()
 
 
 def _is_dated_ahead(path: str) -> bool:
-    """Whether the clock that dated a file was ahead of this one."""
+    """True if a file is dated in the future."""
     return Path(path).exists() and Path(path).stat().st_mtime > time.time()

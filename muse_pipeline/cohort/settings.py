@@ -1,4 +1,4 @@
-"""The workflow's config: what its schema cannot check, and the files and names that follow from it."""
+"""The workflow's config: checks beyond its schema, and the files and names that follow from it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config, completed with everything that follows from other settings.
 
     Args:
-        config: valid by the schema, with its defaults.
+        config: settings that are valid by the schema, with its defaults.
 
     Raises:
-        ConfigError: the output folder has a name that Snakemake takes for a pattern, or two settings contradict.
+        ConfigError: Snakemake reads the name of the output folder as a pattern, or two settings contradict.
     """
     settings = at_home(dict(config))
     for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
@@ -56,10 +56,10 @@ def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
-    """The artefacts whose nuclei and areas totals leave out, of those that a user names; "blur" is "blurred".
+    """The artefacts whose nuclei and areas totals leave out, from the kinds that a user names; "blur" is "blurred".
 
     Raises:
-        ConfigError: there is no such kind, or it takes clean tissue for an artefact.
+        ConfigError: there is no such kind, or it would remove nuclei of clean tissue and cannot be subtracted.
     """
     chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in kinds))
     for kind in chosen:
@@ -77,7 +77,7 @@ def require_quality_mpp(mpp: float) -> None:
     """Reject images in which focus cannot be judged.
 
     Raises:
-        ConfigError: they are coarser than 0.5 um/px, or no whole number of their pixels is as large.
+        ConfigError: the pixels are coarser than 0.5 um/px, or no whole number of them is as large.
     """
     if round(0.5 / mpp) < 1 or abs(0.5 / mpp - round(0.5 / mpp)) > 1e-6:
         raise ConfigError(
@@ -87,7 +87,7 @@ def require_quality_mpp(mpp: float) -> None:
 
 
 def require_available(settings: Mapping[str, Any]) -> None:
-    """Check before anything runs that what settings need is there.
+    """Check, before anything runs, that the packages and models for the settings are there.
 
     Raises:
         ConfigError: a package is not installed, or there is no such region model.
@@ -105,10 +105,10 @@ def require_available(settings: Mapping[str, Any]) -> None:
 
 
 def require_columns(settings: Mapping[str, Any]) -> None:
-    """Check the columns that ``statistics`` names before anything runs; without "patient" slides' names have patients.
+    """Check the columns in ``statistics`` before anything runs; without "patient", patients come from slide names.
 
     Raises:
-        ConfigError: the sheet cannot be read, or lacks one of them.
+        ConfigError: the sheet cannot be read, or lacks one of the columns.
     """
     try:
         with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse sheet --check` prints them
@@ -118,7 +118,7 @@ def require_columns(settings: Mapping[str, Any]) -> None:
 
 
 def at_home(value: Any) -> Any:
-    """A setting with ~ expanded to the user's home, as a shell does; settings within settings and lists likewise."""
+    """A setting with ~ expanded to the user's home, as in a shell; also in nested settings and lists."""
     if isinstance(value, dict):
         return {name: at_home(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -127,11 +127,11 @@ def at_home(value: Any) -> Any:
 
 
 def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Reject texts of a command line that Snakemake, which reads YAML there, shortens.
+    """Reject texts of a command line that Snakemake, which parses them as YAML, shortens.
 
     Args:
-        settings: The config.
-        typed: The values after ``--config``, by setting, as they were typed.
+        settings: the config.
+        typed: values after ``--config`` as they were typed, by setting.
 
     Raises:
         ConfigError: a text is cut, as before a # that begins a comment.
@@ -148,8 +148,8 @@ def explain_schema_error(wrong: Any, typed: Mapping[str, str]) -> str:
     """Message of a ``jsonschema.ValidationError``, with the nearest known name of an unknown setting.
 
     Args:
-        wrong: The error.
-        typed: The values after ``--config``, by setting, as they were typed.
+        wrong: the error.
+        typed: values after ``--config`` as they were typed, by setting.
     """
     setting = ".".join(map(str, wrong.absolute_path))
     if wrong.validator == "type" and "string" in wrong.validator_value and isinstance(wrong.instance, (int, float)):
@@ -180,10 +180,10 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
 
     Args:
         settings: the config.
-        model: as `muse model` describes it.
+        model: description of the model by `muse model`.
 
     Raises:
-        ConfigError: it maps regions, works at another mpp, or the mode has one class and the model several.
+        ConfigError: the model maps regions, works at another mpp, or the mode has one class and the model several.
     """
     if model.get("kind") == "regions":
         raise ConfigError(
@@ -203,14 +203,14 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
 
 
 def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, str]:
-    """Name of a store -> its codec, for the store of pretraining where ``pretrain_store`` has one.
+    """Name of a store -> its codec, for the store of pretraining if ``pretrain_store`` has one.
 
     Args:
         settings: the config.
         pretrain_mpp: um per pixel that pretraining reads.
 
     Raises:
-        ConfigError: a lossy codec is asked for, and others read the same store.
+        ConfigError: a lossy codec is requested, and other steps read the same store.
     """
     codec, store = settings["pretrain_store"]["codec"], store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
@@ -225,7 +225,7 @@ def name_stores(mpps: Iterable[float]) -> dict[str, float]:
     """Name of a store -> its mpp.
 
     Raises:
-        ConfigError: two of them would have the same store.
+        ConfigError: two of the mpps would have the same store.
     """
     named: dict[str, float] = {}
     for mpp in mpps:
@@ -246,7 +246,7 @@ def training_file(settings: Mapping[str, Any]) -> str | None:
 
 
 def training_data(settings: Mapping[str, Any]) -> list[str]:
-    """Arguments for the folder that the paths of a training run are relative to, where it is not the run's own."""
+    """Arguments for the folder that the paths of a training run are relative to, if it is not the run's own."""
     data = settings["train_data"] or (None if isinstance(settings["model"], str) else ".")
     return [] if data is None else ["--data", data]
 
@@ -258,7 +258,7 @@ def region_run(settings: Mapping[str, Any]) -> str | None:
 
 
 def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
-    """What ``slide_labels`` of a region run leaves out, as for ``--set``: the sheet and the results of the workflow."""
+    """Settings that ``slide_labels`` of a region run lacks, as for ``--set``: the workflow's sheet and results."""
     text = read_text(Path(settings["regions"]))
     values = parse_yaml(text or "", settings["regions"])
     if not isinstance(values, dict) or "slide_labels" not in values:
@@ -273,7 +273,7 @@ def require_region_model(model: Mapping[str, Any]) -> None:
     """Check that a model, as `muse model` describes it, maps regions.
 
     Raises:
-        ConfigError: it finds nuclei.
+        ConfigError: the model finds nuclei.
     """
     if model.get("kind") != "regions":
         raise ConfigError(
@@ -307,13 +307,13 @@ def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
 
 
 def _from_here(checkpoint: Any) -> Any:
-    """Absolute path of a checkpoint; names of built-in models and other values stay."""
+    """Absolute path of a checkpoint; names of built-in models and other values are unchanged."""
     has_suffix = isinstance(checkpoint, str) and Path(checkpoint).suffix
     return str(Path(checkpoint).resolve()) if has_suffix else checkpoint
 
 
 def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Settings as ``--set`` takes them: a.b=1 is setting b of a."""
+    """Settings in the form of ``--set``: a.b=1 is setting b of a."""
     for name, value in settings.items():
         if isinstance(value, dict) and value:
             yield from as_changes(value, f"{prefix}{name}.")
@@ -322,7 +322,7 @@ def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _as_number(value: Any) -> Any:
-    """Numbers and booleans as such: of `--config a='{b: 1}'` Snakemake reads what is within braces as text."""
+    """Numbers and booleans as such: in `--config a='{b: 1}'` Snakemake reads the values within braces as text."""
     if isinstance(value, list):
         return [_as_number(one) for one in value]
     if not isinstance(value, str):
@@ -340,7 +340,7 @@ def read_text(path: Path) -> str | None:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Write a file of the plan, and keep its time when its content stays, so that nothing reruns for it.
+    """Write a file of the plan; a file with the same content keeps its time, so that nothing reruns for it.
 
     Raises:
         OutputError: the file cannot be written.

@@ -66,17 +66,17 @@ class SheetRow:
         slide_id: name, unique in the sheet also on file systems that ignore case.
         path: absolute path of the slide, or its URL (a ``SlideUrl``).
         mpp: um per level-0 pixel, overriding the file; or None.
-        patient: the case that it belongs to.
+        patient: patient of the slide.
         roi: absolute path of a GeoJSON that limits the analysis; or None.
-        split: train, val or any other name.
+        split: part of the cohort: train, val or any other name.
         shards: number of jobs of its detection; None for the config's.
         regions: absolute path of a GeoJSON of tissue areas with classes; or None.
         partner: absolute path of a second picture of the same tissue; or None.
         partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
             None.
         label: class of the slide, to train region models; or None.
-        organ: The organ that the tissue is of, for which the classes of a model are validated or not; or None.
-        own: cells of the columns that are the user's own, by name; None where empty.
+        organ: organ of the tissue, for which the classes of a model are validated or not; or None.
+        own: cells of the columns that the user has added, by name; None for empty cells.
     """
 
     slide_id: str
@@ -94,7 +94,7 @@ class SheetRow:
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary of all columns, the user's own among them; those of ``NEWER`` where they are filled.
+        """A JSON-ready dictionary of all columns, including the user's own; those of ``NEWER`` only if filled.
 
         The label is left out.
         """
@@ -103,12 +103,12 @@ class SheetRow:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> SheetRow:
-        """The row that ``to_dict`` or ``cells`` made a dictionary of."""
+        """The row of a dictionary from ``to_dict`` or ``cells``."""
         known = {name: value for name, value in row.items() if name in COLUMNS}
         return cls(**known, own={name: value for name, value in row.items() if name not in COLUMNS})
 
     def cells(self) -> dict[str, Any]:
-        """The values of all columns, the user's own among them."""
+        """The values of all columns, including the user's own."""
         known = asdict(self)
         return known | known.pop("own")
 
@@ -117,7 +117,7 @@ COLUMNS = tuple(each.name for each in fields(SheetRow) if each.name != "own")
 
 
 def is_sheet(path: Path) -> bool:
-    """Whether a file is a sheet of slides: by its name, or because its first line names the column of slides."""
+    """True if a file is a sheet of slides: by its name, or because its first line names the column of slides."""
     if path.suffix.lower() in {".tsv", ".csv"}:
         return True
     line = _first_line(path)
@@ -139,7 +139,7 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     """Read and check a sheet; relative paths in it are relative to its folder.
 
     Raises:
-        SheetError: with all problems, each with its row as a spreadsheet counts it (the header is row 1).
+        SheetError: the sheet has problems; all are listed, each with its row as in a spreadsheet (the header is row 1).
     """
     path = Path(path)
     header, records = read_table(path)
@@ -178,7 +178,7 @@ def read_row(path: Path | str, slide_id: str) -> SheetRow:
 
 
 def id_problem(slide_id: str) -> str | None:
-    """Why a name cannot be a slide_id; None if it can."""
+    """The reason why a name cannot be a slide_id; None if it can."""
     forbidden = sorted(ID_FORBIDDEN.intersection(slide_id))
     checks = (
         (not slide_id, "is empty"),
@@ -196,7 +196,7 @@ def id_problem(slide_id: str) -> str | None:
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and every row that is not blank with its number; all cells stripped.
 
-    A word by which R, pandas and Excel write that a value is missing is an empty cell, with a warning.
+    A word for a missing value in R, pandas and Excel is an empty cell, with a warning.
     """
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     require_utf8(path)
@@ -257,7 +257,7 @@ def read_cells(path: Path, *columns: str) -> dict[str, dict[str, str]]:
 def _values_by_row(
     header: list[str], records: list[tuple[int, list[str]]]
 ) -> Iterator[tuple[int, dict[str, str], list[str]]]:
-    """Number and cells by column of every row, and what is wrong with it beside the other rows."""
+    """Number of every row, its cells by column, and its problems in comparison with the other rows."""
     seen: dict[str, int] = {}
     for number, cells in records:
         values = dict(zip(header, cells, strict=False))
@@ -283,13 +283,13 @@ def _doubled_columns(header: list[str]) -> Iterator[str]:
 
 
 def _near_column(name: str, header: list[str]) -> str | None:
-    """The column that ``name``, which is none, may be a misspelling of; None if the header has that one too."""
+    """The column that ``name``, an unknown one, may be a misspelling of; None if the header has that one too."""
     near = [] if name in COLUMNS else get_close_matches(name.casefold(), COLUMNS, n=1, cutoff=0.7)
     return near[0] if near and near[0] not in header else None
 
 
 def _warn_of_misspelt(path: Path, header: list[str]) -> None:
-    """Warn of columns that are taken for the user's own and may be meant otherwise."""
+    """Warn of the user's own columns whose names may be misspelt."""
     for name in header:
         if near := _near_column(name, header):
             message = f"{path}: column '{_show(name)}' is kept as one of your own; did you mean '{near}'?"
@@ -297,7 +297,7 @@ def _warn_of_misspelt(path: Path, header: list[str]) -> None:
 
 
 def _first_line(path: Path) -> bytes:
-    """At most 1,000 bytes; none if the file cannot be read, which a later reader reports."""
+    """The first line, at most 1,000 bytes; none if the file cannot be read, which a later reader reports."""
     with suppress(OSError), path.open("rb") as file:
         return file.readline(1000)
     return b""
@@ -351,14 +351,14 @@ def absolute_path(cell: str, folder: Path) -> Path:
 
 
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
-    """Why ``cell`` cannot be read; None if it can, or if its server would have to be asked."""
+    """The reason why ``cell`` cannot be read; None if it can, or if that depends on its server."""
     if not is_url(cell):
         return _file_problem(absolute_path(cell, folder))
     return url_problem(cell) if column == "path" else "is a URL; only slides are fetched, copy it here"
 
 
 def _file_problem(path: Path) -> str | None:
-    """Why there is no file at ``path``; None if there is one."""
+    """The reason why there is no file at ``path``; None if there is one."""
     try:
         if path.is_file():
             return None
@@ -383,7 +383,7 @@ def _parse_shards(cell: str) -> int | None:
 
 
 def folder_key(slide_id: str) -> str:
-    """A key that is equal for names that some file system takes for one folder."""
+    """A key that is equal for names that any file system considers the same folder."""
     return unicodedata.normalize("NFC", slide_id).casefold()
 
 

@@ -1,9 +1,9 @@
-"""Whether a slide looks like the pictures that a model was trained on: when not to trust a result.
+"""Comparison of a slide with the pictures that a model was trained on, to find results that cannot be trusted.
 
-Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide beyond it
-by more than a margin is flagged, with the reason in words; one that is brown where training was not, or dark, is of
-another stain, and its nuclei are in no total of the cohort. Nothing stops for it. docs/guide/confidence.md says how
-often pictures of a site that the reference has not seen are flagged, and what is not noticed.
+Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide outside it by
+more than a margin is flagged, with the reason in words; one that is brown where training was not, or dark, is of
+another stain, and its nuclei are in no total of the cohort. No step fails for it. docs/guide/confidence.md has the
+rate at which pictures of an unseen site are flagged, and the limits of the check.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ BROWN = "brown, as immunohistochemistry is"
 
 
 class Measure(NamedTuple):
-    """How one measure is judged.
+    """The criterion of one measure.
 
     Attributes:
-        margin: how far beyond the training pictures' range a slide may lie, in the measure's own unit.
-        below: what it means to lie below, in words; "" where that means nothing.
-        above: likewise.
+        margin: tolerated distance beyond the range of the training pictures, in the measure's own unit.
+        below: meaning of a value below the range, in words; "" if it has none.
+        above: meaning of a value above the range, in words; "" if it has none.
     """
 
     margin: float
@@ -65,7 +65,7 @@ class Verdict:
 
     Attributes:
         verdict: "ok", "flagged", "other stain" or "not known".
-        reasons: why, in words; none for "ok".
+        reasons: the reasons in words; none for "ok".
     """
 
     verdict: str
@@ -73,11 +73,11 @@ class Verdict:
 
     @property
     def is_brown(self) -> bool:
-        """Whether the slide looks like immunohistochemistry."""
+        """True for a slide that resembles immunohistochemistry."""
         return self.verdict == OTHER_STAIN and DARK not in self.reasons
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """A JSON-ready dictionary."""
         return {"verdict": self.verdict, "reasons": list(self.reasons)}
 
     def sentences(self) -> list[str]:
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
-    """The reference, from what ``tissue.colour`` measured of each training picture; None where there is nothing."""
+    """The reference, from the measures of ``tissue.colour`` of each training picture; None without pictures."""
     names = sorted({name for one in measured for name in one})
     values = {name: [one[name] for one in measured if name in one] for name in names}
     ranges = {
@@ -96,7 +96,7 @@ def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReferen
 
 
 def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
-    """The reference of a model that was trained on the pictures of all: of each measure the widest range.
+    """The reference of a model that was trained on the pictures of all: the widest range of each measure.
 
     Medians are averaged, weighted by the numbers of pictures, which are added up: a picture that two of them describe
     counts twice. References that are None are left out.
@@ -112,11 +112,11 @@ def merge_references(*references: AppearanceReference | None) -> AppearanceRefer
 
 
 def judge_appearance(reference: AppearanceReference | None, colour: SlideColour) -> Verdict:
-    """Judge a slide.
+    """Compare a slide with the training pictures of a model.
 
     Args:
-        reference: of the model's card.
-        colour: of the slide.
+        reference: reference in the model's card; None if not measured.
+        colour: stains and appearance of the slide.
     """
     if colour.dark_background:
         return Verdict(OTHER_STAIN, (DARK,))

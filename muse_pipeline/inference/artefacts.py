@@ -1,4 +1,4 @@
-"""Areas of a slide that are out of focus, folded, under an air bubble or inked, where nuclei are not to be trusted.
+"""Areas of a slide that are out of focus, folded, under an air bubble or inked, whose nuclei cannot be trusted.
 
 Focus is measured. A picture is blurred repeatedly, each time twice as much, from 0.5 to 2 um; what a blur removes is
 the detail of that size. In tissue in focus the detail of 0.5 to 1 um has 0.4 to 2 times the energy of that of 1 to 2
@@ -54,16 +54,16 @@ _STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every ma
 
 @dataclass(frozen=True, eq=False)
 class ArtefactMap:
-    """What is wrong with each cell of a slide.
+    """The kind of artefact in each cell of a slide.
 
     Attributes:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the corner of the first is that of level 0.
-        area_mm2: tissue of each kind; empty where none was sought.
+        area_mm2: area of tissue of each kind; empty if no artefacts were searched for.
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all but the first kind.
-        kinds: their names.
-        subtract: The kinds whose nuclei and areas are to be left out of totals.
-        tissue_mm2: The area of the tissue.
+        kinds: names of the kinds.
+        subtract: kinds whose nuclei and areas are to be left out of totals.
+        tissue_mm2: area of the tissue.
     """
 
     kind: np.ndarray
@@ -76,9 +76,9 @@ class ArtefactMap:
 
     @property
     def soft(self) -> str:
-        """The warning about a slide that is out of focus in most places; "" for another.
+        """The warning about a slide that is mostly out of focus; "" for other slides.
 
-        Focus is judged in comparison with the rest of the slide, so most of a slide is no exception to be left out.
+        Focus is measured relative to the rest of the slide, so nothing is left out if most of it is out of focus.
         """
         share = self.area_mm2.get(KINDS[0], 0.0) / max(self.tissue_mm2, 1e-6)
         if share <= MOST or KINDS[0] not in self.subtract:
@@ -92,7 +92,7 @@ class ArtefactMap:
         return self.kind[row, column].astype(np.int32)
 
     def describe(self) -> dict[str, Any]:
-        """For the provenance of the table."""
+        """The description for the provenance of the table."""
         left_out = [kind for kind in self.subtract if not (self.soft and kind == KINDS[0])]
         found = {"area_mm2": self.area_mm2, "asked": list(self.subtract), "subtract": left_out}
         return {"mpp": MPP, "cell_um": CELL_UM, "model_sha256": self.model_sha256, **found}
@@ -120,10 +120,10 @@ def find_artefacts(
 
     Args:
         store: the image, at ``MPP`` or a finer mpp that divides it.
-        tissue: of the slide; what lies outside counts in no area.
-        fit: of the slide's stains; None where that failed.
-        threads: change no result.
-        subtract: the kinds whose nuclei and areas are left out of totals; where kinds overlap, these prevail.
+        tissue: tissue of the slide; areas outside it are not counted.
+        fit: fit of the slide's stains; None if it failed.
+        threads: number of threads; it changes no result.
+        subtract: the kinds whose nuclei and areas are left out of totals; they take precedence where kinds overlap.
 
     Raises:
         StoreError: the image is coarser, or a chunk of it is damaged.
@@ -137,7 +137,7 @@ def find_artefacts(
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
-    """The cells (rows, columns) bool of each kind, kinds may overlap; for the arguments see ``find_artefacts``."""
+    """The cells (rows, columns) bool of each kind, kinds may overlap; the arguments are those of ``find_artefacts``."""
     image = store.at(MPP)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
@@ -146,7 +146,7 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
 
 
 def seek_no_artefacts(store: Store, subtract: Sequence[str]) -> ArtefactMap:
-    """The map of a slide of another stain: the model was trained on H&E, and takes brown tissue for ink."""
+    """The empty map of a slide of another stain: the model was trained on H&E, and mistakes brown tissue for ink."""
     clean = np.full((1, 1), CLEAN, np.int8)
     return ArtefactMap(clean, {}, store.slide_mpp, sha256_of(MODEL), kinds=(), subtract=tuple(subtract))
 
@@ -165,10 +165,10 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
 def _map_kinds(
     image: Store, model: RegionPredictor, fit: MacenkoFit | None, n_cells: tuple[int, int], threads: int
 ) -> Iterator[np.ndarray]:
-    """Of each class of the model but the first the cells (rows, columns) bool where it is.
+    """The cells (rows, columns) bool of each class of the model except the first.
 
-    Folds are dark for their slide, so they are sought in normalised stains, and with two thresholds. Ink would change
-    the fit of these: it and bubbles are sought in the image as it is.
+    Folds are dark for their slide, so they are found in normalised stains, with two thresholds. Ink would change the
+    fit of these: ink and bubbles are found in the unchanged image.
     """
     normalised = _map_classes(image, model, colour_of_fit(model.card.colour, fit), n_cells, threads)
     as_it_is = _map_classes(image, model, IDENTITY, n_cells, threads)
@@ -198,8 +198,8 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
     Args:
         values: (C, h, w), 0 outside of tissue.
         tissue: (h, w) bool.
-        fine: how many of these make the side of a cell.
-        n_cells: rows and columns of cells.
+        fine: number of pixels of ``values`` along the side of a cell.
+        n_cells: numbers of rows and columns of cells.
 
     Returns:
         (C, rows, columns) float32; 0 in cells without tissue.
@@ -218,9 +218,9 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
     """Energy of detail in the cells of an image at ``MPP``, each averaged with the cells around it that are tissue.
 
     Args:
-        image: at ``MPP``.
-        n_cells: its rows and columns of cells.
-        threads: change no result.
+        image: image at ``MPP``.
+        n_cells: numbers of rows and columns of cells of the image.
+        threads: number of threads; it changes no result.
 
     Returns:
         (rows, columns) float32 each, grey levels squared: of the detail of 0.5 to 1 um, and of that of 1 to 2 um; both
@@ -252,13 +252,13 @@ def find_blurred(
     """Cells with too little fine detail for their coarse detail, in comparison with the rest of the slide.
 
     Args:
-        fine: see ``measure_focus``.
-        coarse: likewise.
-        share_of_median: of the ratio of both in the slide, below which a cell is out of focus.
-        limits: of the ratio that follows.
+        fine: energy of the finer detail, from ``measure_focus``.
+        coarse: energy of the coarser detail, from ``measure_focus``.
+        share_of_median: fraction of the slide's median ratio of both below which a cell is out of focus.
+        limits: lowest and highest value of the resulting limit of the ratio.
 
     Returns:
-        (rows, columns) bool; False where ``coarse`` is too faint to judge, but for cells between others.
+        (rows, columns) bool; False for cells with too faint ``coarse`` detail, unless they are between blurred ones.
     """
     judged = coarse > MIN_ENERGY
     usual = np.median(fine[judged] / coarse[judged]) if judged.any() else 0.0
@@ -280,7 +280,7 @@ def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 
 def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
-    """(n, n, 3) of the cells of a block: energy of detail of both sizes, share of tissue."""
+    """(n, n, 3) of the cells of a block: energy of detail of both sizes, fraction of tissue."""
     row, column = corner
     pixels = image.read((column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -309,7 +309,7 @@ def _average(values: np.ndarray) -> np.ndarray:
 
 
 def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
-    """Areas of cells that are large enough, and the cells around them, which are judged with neighbours in order."""
+    """Areas of cells that are large enough, with the cells around them, which are measured with their neighbours."""
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False

@@ -33,13 +33,13 @@ class NucleusClass:
 
 @dataclass(frozen=True)
 class ColourReference:
-    """How the graph's ``colour`` input is fitted to a slide (see ``inference.colour_input``).
+    """The fit of the graph's ``colour`` input to a slide (see ``inference.colour_input``).
 
     Attributes:
         method: "identity" or "macenko".
-        stains: for "macenko", the reference unit vectors in optical density, haematoxylin first.
-        strong: for "macenko", the reference's strong end (99th percentile) of either stain's concentration.
-        share: how far a slide is taken to the reference: 0 leaves its colours, 1 goes all the way.
+        stains: reference unit vectors in optical density for "macenko", haematoxylin first.
+        strong: reference's strong end (99th percentile) of either stain's concentration for "macenko".
+        share: strength of the change of a slide's colours: 0 leaves them, 1 takes them to the reference.
     """
 
     method: str = "identity"
@@ -62,8 +62,8 @@ class AppearanceReference:
     """Appearance of the pictures that a model was trained on (see ``inference.appearance``).
 
     Attributes:
-        n_pictures: how many were measured.
-        ranges: 1st, 50th and 99th percentile over them of each measure of ``tissue.colour``, by its name.
+        n_pictures: number of pictures that were measured.
+        ranges: 1st, 50th and 99th percentile over the pictures of each measure of ``tissue.colour``, by its name.
     """
 
     n_pictures: int
@@ -75,9 +75,9 @@ class ClassReference:
     """Nuclei of one class on the slides that a model was trained on (see ``inference.doubts``).
 
     Attributes:
-        n_slides: The number of slides with enough nuclei of the class.
-        median_area_um2: The least, median and largest over these slides of the median area.
-        mean_class_probability: The same of the mean probability of the class.
+        n_slides: number of slides with enough nuclei of the class.
+        median_area_um2: least, median and largest value over these slides of the median area.
+        mean_class_probability: least, median and largest value over these slides of the mean probability of the class.
     """
 
     n_slides: int
@@ -89,9 +89,9 @@ class Card:
     """Base of the cards: frozen dataclasses, one for each kind of model.
 
     Attributes:
-        does: what a model of this kind does.
-        verb: the command that runs it.
-        otherwise: how a message continues that states what a model of another kind, which ``verb`` runs, does.
+        does: purpose of a model of this kind, as a predicate.
+        verb: command that runs it.
+        otherwise: second half of the error for a model of another kind, which ``verb`` runs.
     """
 
     does: ClassVar[str]
@@ -116,7 +116,7 @@ class Card:
 
 
 def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings with what they imply of outlines: ``refine`` replaces ``snap_um``, and that an inherited ``refine``."""
+    """Settings with their effect on outlines: ``refine`` replaces ``snap_um``, and that an inherited ``refine``."""
     if given.get("refine"):
         return {"snap_um": 0.0, **given}
     return {"refine": False, **given} if "snap_um" in given else given
@@ -124,7 +124,7 @@ def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ModelCard(Card):
-    """Contract between a model file and whatever runs it.
+    """Contract between a model file and the code that runs it.
 
     Attributes:
         name: name of the model.
@@ -138,22 +138,22 @@ class ModelCard(Card):
         threshold: score below which the graph leaves a slot empty.
         n_rays: rays per outline.
         readout: rule that ties the dense map to positions (``models.readout``), "x/4-0.5" for our own networks.
-        colour: how the ``colour`` input is fitted.
-        appearance: of the training pictures; None if not measured.
-        temperature: what the logits of the graph's class probabilities are divided by before they are written; 1
+        colour: fit of the ``colour`` input.
+        appearance: appearance of the training pictures; None if not measured.
+        temperature: divisor of the logits of the graph's class probabilities, applied before these are written; 1
             leaves them as they are.
-        snap_um: how far outlines may move to the nearest edge of the stained nucleus (``nuclei.edges``); 0 leaves them
+        snap_um: largest move of outlines to the nearest edge of the stained nucleus (``nuclei.edges``); 0 leaves them
             as they are.
-        refine: whether the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
-        precision: of weights and activations inside the graph, "fp32", "fp16" or "int8".
-        embedding_dim: D of the graph's output ``embedding``; 0 where it has none.
+        refine: True if the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
+        precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
+        embedding_dim: D of the graph's output ``embedding``; 0 without this output.
         licence: SPDX name of the weights' licence.
-        training_data: what the weights were trained on, with licences.
+        training_data: data that the weights were trained on, with licences.
         source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         metrics: measured figures by name, each with its split in the name.
-        limits: what the model is not for, in words.
-        organs: The organs in which the classes were validated.
-        nuclei: The nuclei of each class in training; none where they were not measured.
+        limits: limits of the model's use, in words.
+        organs: organs in which the classes were validated.
+        nuclei: nuclei of each class in training; none if they were not measured.
     """
 
     name: str
@@ -221,13 +221,13 @@ class RegionCard(Card):
         batch: windows per call of the graph.
         classes: channel of the map -> name and colour; the first is all tissue of no other class.
         licence: SPDX name of the weights' licence.
-        training_data: what the weights were trained on, with licences.
-        colour: how the ``colour`` input is fitted.
-        precision: of weights and activations inside the graph, "fp32", "fp16" or "int8".
+        training_data: data that the weights were trained on, with licences.
+        colour: fit of the ``colour`` input.
+        precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
         source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         metrics: measured figures by name, each with its split in the name.
-        limits: what the model is not for, in words.
-        kind: "regions"; the card of a detector has none.
+        limits: limits of the model's use, in words.
+        kind: "regions"; the card of a detector has no kind.
     """
 
     name: str
@@ -279,9 +279,9 @@ class EmbedderCard(Card):
         readout: rule that ties the dense map to positions (``models.readout``).
         embedding_dim: channels of the dense map.
         licence: SPDX name of the weights' licence.
-        training_data: what the weights were trained on, with licences.
-        colour: how the ``colour`` input is fitted.
-        precision: of weights and activations inside the graph.
+        training_data: data that the weights were trained on, with licences.
+        colour: fit of the ``colour`` input.
+        precision: type of weights and activations inside the graph.
         source: checkpoint's checksum, backbone and package versions.
         kind: "embedder".
     """

@@ -42,12 +42,12 @@ def _read(path: Path | str) -> SlideColour:
 
 
 def _are_measures(appearance: dict[str, float]) -> bool:
-    """Whether these are finite numbers by name."""
+    """True if all values are finite numbers."""
     return bool(np.isfinite(np.array(list(appearance.values()), float)).all())
 
 
 def _is_fit(fit: dict[str, Any]) -> bool:
-    """Whether there are two stains, each with a direction and a strength of its own."""
+    """True if there are two stains, each with a direction of its own and a positive strength."""
     stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
     if (stains.shape, strong.shape) != ((2, 3), (2,)):
         return False
@@ -55,15 +55,15 @@ def _is_fit(fit: dict[str, Any]) -> bool:
 
 
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
-    """(3, 4) float32 map in optical density; identity where the stains could not be fitted.
+    """(3, 4) float32 map in optical density; identity if the stains could not be fitted.
 
     Interpolates, by the normalisation strength, from the identity to the map that takes the stains to the reference's.
-    Colours stay as they are where both stains are violet and that map amplifies one mixture of them more than
-    ``MAX_GAIN_RATIO`` times as much as another: one is not eosin, and nuclei would be missed in what comes out.
+    Colours are unchanged if both stains are violet and that map amplifies one mixture of them more than
+    ``MAX_GAIN_RATIO`` times as much as another: one of them is not eosin, and the result would hide nuclei.
 
     Args:
-        reference: the card's.
-        fit: of a slide or picture.
+        reference: colour reference of the card.
+        fit: fit of a slide or picture; None if it failed.
 
     Raises:
         ModelError: the method of the card is unknown to this version.

@@ -1,4 +1,4 @@
-"""Immunohistochemistry: how brown (DAB) each nucleus is, and brown nuclei recoloured so that an H&E model finds them.
+"""Immunohistochemistry: brown (DAB) of each nucleus, and recolouring of brown nuclei so that an H&E model finds them.
 
 Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution", Anal Quant Cytol Histol 2001.
 """
@@ -43,13 +43,13 @@ def density_to_pixels(density: np.ndarray) -> np.ndarray:
 
 
 def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Replace brown by as much haematoxylin, up to ``DARKEST``; what is not brown stays as it is.
+    """Replace brown by as much haematoxylin, up to ``DARKEST``; other pixels are unchanged.
 
     A model trained on H&E misses many brown nuclei and outlines others in part (docs/guide/ihc.md has figures).
 
     Args:
         pixels: (h, w, 3) uint8.
-        stains: of them, by ``split_stains``.
+        stains: stains of the pixels, from ``split_stains``.
     """
     share = np.clip((stains[..., 1:] - FAINT) / (ABSOLUTE - FAINT), 0, 1)
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)

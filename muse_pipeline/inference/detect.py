@@ -34,13 +34,13 @@ CACHED_CHUNKS = 8  # per thread, 6 MB: what a window shares with the next one of
 
 
 class Detector(Protocol):
-    """What finds nuclei in windows; called from several threads at once.
+    """Finder of nuclei in windows; called from several threads at once.
 
     Attributes:
-        card: mpp, window, halo, batch, capacity, classes, rays and embedding, as a model's.
-        suppress_overlaps: it may outline one nucleus twice, which is then reported once (``nuclei.nms``).
-        trim: it takes windows of any size, and is given of each only what holds tissue.
-        measures_dab: its nuclei have ``dab_od``.
+        card: mpp, window, halo, batch, capacity, classes, rays and embedding, as in a model's card.
+        suppress_overlaps: True if one nucleus may be outlined twice, which is then reported once (``nuclei.nms``).
+        trim: True if windows of any size are accepted; each is then cut to the part that holds tissue.
+        measures_dab: True if its nuclei have ``dab_od``.
     """
 
     card: ModelCard
@@ -54,7 +54,7 @@ class Detector(Protocol):
         Args:
             pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where a last batch has no window. With
                 ``trim`` (card.batch, H, W, 3), sides multiples of ``card.stride_px``.
-            origin_xy: (n, 2) their corners, of n <= batch windows, in work pixels.
+            origin_xy: (n, 2) corners of n <= batch windows, in work pixels.
 
         Returns:
             For each window, n or more, its nuclei (frame: window, from that corner) by descending score.
@@ -66,10 +66,10 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class Guard:
-    """Where nothing is to be sought on a slide.
+    """A check that excludes windows of a slide from detection.
 
     Attributes:
-        judge: reason to skip a window (S, S, 3), or "".
+        judge: function that returns the reason to skip a window (S, S, 3), or "".
         remarks: warnings about the slide.
     """
 
@@ -93,13 +93,13 @@ def find_in_shard(
 
     Args:
         store: the slide's image at the card's mpp.
-        finder: what finds them.
-        shard: which run of batches.
-        output: the shard's file.
-        threads: windows that are read and run at the same time; never changes a result.
-        progress: called with (batches done, batches in all).
+        finder: finder of the nuclei.
+        shard: shard whose batches are run.
+        output: path of the shard's file.
+        threads: number of windows that are read and run at the same time; it never changes a result.
+        progress: function called with (batches done, batches in all).
         offset_px: shift of the window grid; 0 except to test that results do not depend on it.
-        guard: keeps windows from the finder.
+        guard: check that keeps windows from the finder.
         within: two corners (x, y) in work pixels; only batches with a core that touches this rectangle are run.
 
     Returns:
@@ -142,7 +142,7 @@ def find_in_shard(
 def _find_batches(
     store: Store, grid: WindowGrid, batch: int, shard: Shard, within: tuple[np.ndarray, np.ndarray] | None
 ) -> list[np.ndarray]:
-    """Window numbers of the batches of a shard, see ``detect_shard``."""
+    """Window numbers of the batches of a shard; the arguments are those of ``detect_shard``."""
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), batch)
     return batches if within is None else [windows for windows in batches if grid.touches(windows, *within).any()]
 
@@ -150,7 +150,7 @@ def _find_batches(
 def _run_batch(
     windows: np.ndarray, store: Store, finder: Detector, grid: WindowGrid, guard: Guard | None
 ) -> list[tuple[int, Nuclei, bool, str]]:
-    """Of each window its reports, whether it was full, and why nothing was sought in it."""
+    """Number, reports, fullness and reason for exclusion, or "", of each window."""
     card = finder.card
     part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
     found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
@@ -164,7 +164,7 @@ def _run_batch(
 def _find_nuclei(
     store: Store, finder: Detector, corners: np.ndarray, size_px: tuple[int, int], guard: Guard | None
 ) -> tuple[list[Nuclei], list[str]]:
-    """Nuclei (frame: window) of ``size_px`` = (width, height) at ``corners`` (n, 2), and why none were sought or ""."""
+    """Nuclei (frame: window) of ``size_px`` = (width, height) at ``corners`` (n, 2), and reasons to skip or ""."""
     card = finder.card
     pixels = np.full((card.batch, *size_px[::-1], 3), 255, np.uint8)
     for slot, corner in enumerate(corners):
@@ -186,7 +186,7 @@ def _require_mpp(store: Store, card: ModelCard) -> None:
     """Reject a store that is not at the model's mpp.
 
     Raises:
-        ModelError: it is not.
+        ModelError: the store is at another mpp.
     """
     if abs(store.mpp / card.mpp - 1) > 1e-6:
         raise ModelError(
@@ -216,12 +216,12 @@ PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxrun
 
 @dataclass(frozen=True)
 class ModelFinder(Detector):
-    """A model on one slide, as the walk calls it.
+    """A model on one slide, as ``find_in_shard`` calls it.
 
     Attributes:
         predictor: the model.
-        colour: (3, 4), see ``inference.colour_input``.
-        appearance: whether the slide looks like the model's training pictures, if that was judged.
+        colour: (3, 4) map, see ``inference.colour_input``.
+        appearance: verdict on the slide's likeness to the model's training pictures, if there is one.
     """
 
     suppress_overlaps = True
@@ -232,7 +232,7 @@ class ModelFinder(Detector):
 
     @property
     def trim(self) -> bool:
-        """Whether the model takes windows of any size."""
+        """True if the model accepts windows of any size."""
         return self.predictor.any_size
 
     @property
@@ -242,11 +242,11 @@ class ModelFinder(Detector):
 
     @property
     def measures_dab(self) -> bool:
-        """Whether the slide looks like immunohistochemistry."""
+        """True if the slide resembles immunohistochemistry."""
         return self.appearance is not None and self.appearance.is_brown
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The model's nuclei; where a window lies makes no difference to it."""
+        """The model's nuclei, which do not depend on ``origin_xy``."""
         found = self.predictor(pixels, self.colour)
         if not self.measures_dab:
             return found
@@ -255,7 +255,7 @@ class ModelFinder(Detector):
         return list(map(self._with_brown, found, recoloured, stains))
 
     def _with_brown(self, found: Nuclei, recoloured: Nuclei, stains: np.ndarray) -> Nuclei:
-        """Nuclei of one window with ``dab_od``: brown ones of the recoloured pixels, and what else was found."""
+        """Nuclei of one window with ``dab_od``: the brown ones of the recoloured pixels, and the rest of ``found``."""
         dab = np.ascontiguousarray(stains[..., 1])
         found, recoloured = (
             replace(nuclei, dab_od=mean_within(dab, nuclei, self.card.mpp)[:, None] / LN_10)
@@ -266,7 +266,7 @@ class ModelFinder(Detector):
         return both[np.argsort(-both.score, kind="stable")]
 
     def facts(self) -> dict[str, Any]:
-        """Checksums, provider, colour map, verdict on the slide's appearance, where positive begins, and versions."""
+        """Checksums, provider, colour map, verdict on the slide's appearance, threshold of positive, and versions."""
         return {
             "model_sha256": self.predictor.sha256,
             **({"refiner_sha256": self.predictor.refiner.sha256} if self.predictor.refiner else {}),
@@ -280,11 +280,11 @@ class ModelFinder(Detector):
 
 
 def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, int]) -> np.ndarray:
-    """What a slide's shards run the model on, window by window: corner, width and height (N, 4) in work pixels.
+    """Windows of all shards of a slide: corner, width and height (N, 4) in work pixels.
 
     Args:
         predictor: the model.
-        tissue: of the slide.
+        tissue: tissue of the slide.
         size_px: (width, height) of the slide at the model's mpp.
     """
     card = predictor.card
@@ -314,7 +314,7 @@ def detect_shard(
     appearance: Verdict | None = None,
     within: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Find the nuclei of one shard with a model and write them to ``output``; see ``find_in_shard``.
+    """Find the nuclei of one shard with a model and write them to ``output``, as ``find_in_shard`` does.
 
     On a slide that looks like immunohistochemistry the model also runs on recoloured pixels, for brown nuclei, and the
     brown of every nucleus is measured (``inference.dab``).

@@ -1,7 +1,7 @@
 """Doubts about the numbers of a slide, which the totals of its cohort leave out: its stain, its scale, its classes.
 
 Another stain and a doubtful um per pixel concern all nuclei of a slide. The others concern the counts of its classes
-alone: nuclei of a class are larger than those that the model learnt as that class, as tumour is that was taken for
+only: nuclei of a class are larger than those that the model learnt as that class, such as tumour mistaken for
 lymphocytes, or the classes were not validated in the organ. The limits come from breast tissue that `compact` was
 trained on, and other tissue, see docs/guide/confidence.md.
 """
@@ -25,7 +25,7 @@ MARGIN = 1.2  # of the largest median area of training, where the model is as su
 
 
 def appearance_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict and its reasons as a slide's provenance has them; "not known" without them."""
+    """The verdict and its reasons in a slide's provenance; "not known" without them."""
     recorded = provenance.get("appearance")
     is_verdict = isinstance(recorded, dict) and {"verdict", "reasons"} <= recorded.keys()
     return recorded if is_verdict else Verdict(NOT_KNOWN).to_dict()
@@ -35,8 +35,8 @@ def find_doubts(provenance: Mapping[str, Any], organ: str = "") -> dict[str, str
     """Each kind of doubt about a slide, a key of ``OF_NUCLEI`` or ``OF_CLASSES``, with its reason in words.
 
     Args:
-        provenance: The provenance of the nuclei of the slide.
-        organ: The organ that the sheet states; "" where it states none.
+        provenance: provenance of the nuclei of the slide.
+        organ: organ in the sheet; "" without one.
     """
     seen = appearance_of(provenance)
     if seen["verdict"] == OTHER_STAIN:  # its scale and its classes are not judged
@@ -52,22 +52,22 @@ def find_doubts(provenance: Mapping[str, Any], organ: str = "") -> dict[str, str
 
 
 def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()) -> str:
-    """The reason in a few words for which totals leave a slide out; "" where they contain it.
+    """The reason in a few words why totals leave a slide out; "" if they contain it.
 
     Args:
-        doubts: The kinds of doubt about the slide.
-        kinds: The kinds that matter, ``OF_NUCLEI`` or ``OF_CLASSES``.
-        included: The kinds that the reader chose to include.
+        doubts: kinds of doubt about the slide.
+        kinds: kinds that matter, ``OF_NUCLEI`` or ``OF_CLASSES``.
+        included: kinds that the reader chose to include.
     """
     return next((word for kind, word in kinds.items() if kind in set(doubts) - set(included)), "")
 
 
 def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
-    """The number of slides that are left out, and why: "2 slides left out: doubtful scale"; "" where none is.
+    """The number of slides that are left out, and the reasons: "2 slides left out: doubtful scale"; "" for no slides.
 
     Args:
-        reasons: The reason of each slide, as ``reason_left_out`` gives it.
-        of: The numbers that they are left out of, if not all: " of the counts of classes".
+        reasons: reason of each slide, from ``reason_left_out``.
+        of: the numbers that they are left out of, if not all: " of the counts of classes".
     """
     counts = Counter(filter(None, reasons))
     if not counts:
@@ -77,7 +77,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 
 
 def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The reason why counts of classes are doubtful; "" where they are not.
+    """The reason why counts of classes are doubtful; "" if they are not.
 
     A class is doubtful if the median area of its nuclei exceeds that of all training slides by a fifth. The less sure
     the model is of the class, the lower the limit; below the mean class probability of all training slides it is the
@@ -85,7 +85,7 @@ def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, 
     training slide is not doubted.
 
     Args:
-        references: The nuclei of each class in training.
+        references: nuclei of each class in training.
         found: ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class of the slide.
     """
     reasons = []

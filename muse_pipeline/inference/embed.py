@@ -1,6 +1,6 @@
-"""Features of a network at given nuclei of a slide, whoever found them.
+"""Features of a network at given nuclei of a slide, whichever program found them.
 
-Windows are those of detection: every nucleus is read in the one window in whose core it lies, far from the window's
+Windows are those of detection: every nucleus is read in the one window that has it in its core, far from the window's
 edges, at its exact position.
 """
 
@@ -37,7 +37,7 @@ HALO_SHARE = 4  # of the window, of networks that are tied to theirs: a quarter
 
 
 class Embedder(GraphRunner):
-    """Runs a model of features, or a detector as far as its head.
+    """Runs a model of features, or a detector up to its head.
 
     Raises:
         ModelError: the file is not ONNX, has no card of such a model, or its card states another graph.
@@ -63,7 +63,7 @@ class Embedder(GraphRunner):
         return read_map(self.run([DENSE], pixels[None], colour)[0][0], xy, self.card.readout)
 
     def describe(self) -> dict[str, Any]:
-        """For the provenance of what it gives."""
+        """The description for the provenance of the features."""
         return {"sha256": self.sha256, "provider": self.provider, "card": json.loads(self.card.to_json())}
 
 
@@ -106,15 +106,15 @@ def embed_nuclei(
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
 ) -> np.ndarray:
-    """(N, D) float16 features of nuclei at ``xy`` (N, 2) in work pixels, which lie on the slide.
+    """(N, D) float16 features of nuclei at ``xy`` (N, 2) in work pixels, which are on the slide.
 
     Args:
         store: the slide's image at the card's mpp.
         embedder: the model.
-        colour: (3, 4) of the slide, see ``inference.colour_input``.
-        xy: positions.
-        threads: windows that are read and run at the same time; never changes a result.
-        progress: called with (windows done, windows in all).
+        colour: (3, 4) map of the slide, see ``inference.colour_input``.
+        xy: (N, 2) positions in work pixels.
+        threads: number of windows that are read and run at the same time; it never changes a result.
+        progress: function called with (windows done, windows in all).
         offset_px: shift of the window grid; 0 except to test that results do not depend on it.
 
     Raises:
@@ -148,7 +148,7 @@ def embed_nuclei(
 
 
 def is_embedded(path: Path, embedder: Embedder) -> bool:
-    """Whether a file of embeddings is there, and was written with the weights of ``embedder``."""
+    """True if there is a file of embeddings that was written with the weights of ``embedder``."""
     if not path.is_file():
         return False
     provenance = json.loads(pq.read_schema(path).metadata[PROVENANCE_KEY])
@@ -166,12 +166,12 @@ def write_embeddings(
     """Write ``embeddings-<model>.parquet``: a row per nucleus.
 
     Args:
-        path: the file.
-        ids: (N,) S36, of the objects in QuPath.
-        xy: (N, 2) in level-0 pixels.
-        features: columns of numbers (N,); written as null where they are not finite.
+        path: path of the file.
+        ids: (N,) S36 ids of the objects in QuPath.
+        xy: (N, 2) positions in level-0 pixels.
+        features: columns of numbers (N,); values that are not finite are written as null.
         embedding: (N, D) float16.
-        provenance: slide, nuclei and model.
+        provenance: provenance with slide, nuclei and model.
     """
     columns = {
         "id": pa.array(ids.astype("U36").tolist(), pa.string()),

@@ -1,8 +1,8 @@
-"""Parts of the graph in an ONNX file: a detector as far as its head, and what a graph does to single values of pixels.
+"""Parts of the graph in an ONNX file: a detector up to its head, and the operations on single values of pixels.
 
 An ONNX file is a message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding). Its nodes are in the
-order in which they are computed. The file is cut here field by field, because the package `onnx` is installed for
-training alone.
+order in which they are computed. The file is cut here field by field, because the package `onnx` is installed only for
+training.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
     """The model with one output, the map that its head reads at the centres of cells.
 
     Args:
-        model: a detector in ONNX.
+        model: content of a detector in ONNX.
         output: name of the output.
-        path: for messages.
+        path: path of the file, for messages.
 
     Raises:
         ModelError: no node of the graph reads weights of a head.
@@ -55,12 +55,12 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
 
 
 def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
-    """What a graph does to every value of its pixels by itself, as a model of its own, and the rest.
+    """Split a graph into its operations on single values of pixels, as a model of their own, and the rest.
 
     Each of these operators takes ONNX Runtime a pass over all pixels; a table of the 256 values takes one in all.
 
     Args:
-        model: in ONNX, with ``pixels`` in uint8.
+        model: content of a model in ONNX, with ``pixels`` in uint8.
 
     Returns:
         A model from ``pixels`` of any shape to float32, and the given one with these values as its ``pixels``. None if
@@ -89,7 +89,7 @@ def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _map_for_head(node: bytes) -> bytes:
-    """Name of a node's first input if its others are weights of the head, and it is none itself; else b""."""
+    """Name of a node's first input if the others are weights of the head and the first is not; else b""."""
     first, *weights = _contents(node, INPUTS) or [b""]
     head = HEAD.encode()
     return first if not first.startswith(head) and any(name.startswith(head) for name in weights) else b""

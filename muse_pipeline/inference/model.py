@@ -1,4 +1,4 @@
-"""Files of models: built-in ones by name, a checkpoint beside each graph, and the card that a graph carries."""
+"""Files of models: built-in ones by name, a checkpoint beside each graph, and the card in a graph."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes the model of it",
 
 
 def find_model(model: str, provider: str = "cpu") -> Path:
-    """The file of a built-in model's name or of a path.
+    """The file for a path or the name of a built-in model.
 
-    A built-in model that is there in several precisions is chosen by ``precisions_for``; with its precision, as in
-    ``compact-fp32``, a name means the same file everywhere.
+    A built-in model with several precisions is chosen by ``precisions_for``; with its precision, as in
+    ``compact-fp32``, a name is the same file everywhere.
 
     Raises:
-        ModelError: there is neither.
+        ModelError: there is no such model or file.
     """
     if path := _find_file(model, provider):
         return path
@@ -49,10 +49,10 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
-    """The file of a region model; the package has none for users to name.
+    """The file of a region model, from a path; the package has no region models for users to name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such file.
     """
     if path := _find_file(model, provider):
         return path
@@ -73,7 +73,7 @@ def _find_file(model: str, provider: str) -> Path | None:
 
 
 def name_model(path: Path) -> str:
-    """What ``find_model`` finds this very file by, on any machine."""
+    """The name by which ``find_model`` finds this very file, on any machine."""
     return path.stem if path.parent == BUILT_IN else str(path)
 
 
@@ -88,20 +88,20 @@ def list_checkpoints() -> list[str]:
 
 
 def checkpoint_from(folder: Path, path: Path) -> Path:
-    """A built-in model's name as it is, else the path from ``folder``; ``find_checkpoint`` finds either."""
+    """The unchanged name of a built-in model, else the path from ``folder``; ``find_checkpoint`` accepts both."""
     return path if find_checkpoint(path) != path else folder / path
 
 
 def precisions_for(provider: str) -> tuple[str, ...]:
-    """The precisions that suit a provider, best first: "int8" on a processor with VNNI alone.
+    """The precisions that suit a provider, best first: "int8" only on a processor with VNNI.
 
-    Other processors add products of bytes in 16 bits, which may not hold them; GPUs gain nothing from this int8.
+    Other processors add products of bytes in 16 bits, which may overflow; GPUs gain nothing from this int8.
     """
     return ("int8",) if provider == "cpu" and has_vnni() else ("fp32", "fp16")
 
 
 def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]:
-    """A sentence if this processor cannot be trusted with the model's integers."""
+    """A warning if this processor does not compute the model's integers reliably."""
     if card.precision != "int8" or provider != "cpu" or has_vnni():
         return []
     floats = (f"{card.name}-{precision}" for precision in precisions_for(provider))
@@ -114,7 +114,7 @@ def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]
 
 
 def read_card(path: Path) -> ModelCard | RegionCard:
-    """The card of a model of either kind that is not to be run.
+    """The card of a model of either kind, without a session to run it.
 
     Raises:
         ModelError: the file is not ONNX or has no card.
@@ -129,13 +129,13 @@ def read_card(path: Path) -> ModelCard | RegionCard:
 def open_session(
     path: Path, options: onnxruntime.SessionOptions, provider: str, graph: bytes | None = None
 ) -> onnxruntime.InferenceSession | TorchSession:
-    """ONNX Runtime's session of a file, or of a ``graph`` made from it; what it logs itself is left out.
+    """ONNX Runtime's session of a file, or of a ``graph`` made from it; the runtime's own log is suppressed.
 
     The providers of ``TORCH`` give a session of PyTorch with the same methods.
 
     Raises:
-        ModelError: The file is not ONNX, or its graph is not one for this runtime.
-        ProviderError: The provider is not installed, or PyTorch finds no device for it.
+        ModelError: the file is not ONNX, or its graph is not one for this runtime.
+        ProviderError: the provider is not installed, or PyTorch finds no device for it.
     """
     import onnxruntime
 
@@ -165,10 +165,10 @@ def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSessi
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     """The card in a session's metadata as JSON; ``path`` is for messages.
 
-    What was measured of a built-in model since lies beside it: ids of nuclei contain the checksum of the model's file.
+    Later measurements of a built-in model are in a file beside it: ids of nuclei contain the model file's checksum.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no card.
     """
     try:
         metadata = session.get_modelmeta().custom_metadata_map
@@ -188,7 +188,7 @@ def run_session(
     """The named outputs of a graph, or all of them; ``path`` is for messages.
 
     Raises:
-        ModelError: the graph was opened, and cannot be run.
+        ModelError: the graph was opened, but cannot be run.
     """
     try:
         return session.run(outputs, inputs)
@@ -231,7 +231,7 @@ _SMALLEST_MODEL = (
 
 
 def choose_provider(provider: str) -> str:
-    """``provider`` itself, there or not; for "auto" the first of ``PREFERRED`` that starts on this machine.
+    """``provider`` itself, installed or not; for "auto" the first of ``PREFERRED`` that starts on this machine.
 
     The choice is made once for all shards of a run: results on a GPU differ from those on a CPU in the last digits.
 
@@ -247,20 +247,20 @@ def choose_provider(provider: str) -> str:
 
 
 def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
-    """What ONNX Runtime takes as ``providers`` for a session.
+    """The argument ``providers`` of an ONNX Runtime session.
 
     Raises:
-        ProviderError: it is not in what is installed.
+        ProviderError: the provider is not installed.
     """
     require_installed(provider)
     return [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
 
 
 def require_installed(provider: str) -> None:
-    """Make sure that what is installed has a provider.
+    """Make sure that a provider is installed.
 
     Raises:
-        ProviderError: It does not.
+        ProviderError: the provider is not installed.
     """
     if is_installed(provider):
         return
@@ -276,7 +276,7 @@ def _lacks(provider: str) -> str:
 
 
 def is_installed(provider: str) -> bool:
-    """Whether the ONNX Runtime that is installed was built with it, or PyTorch is installed."""
+    """True if the installed ONNX Runtime was built with the provider, or if the PyTorch for it is installed."""
     if provider in TORCH:
         return all(map(find_spec, ("torch", "onnx")))
     import onnxruntime
@@ -285,7 +285,7 @@ def is_installed(provider: str) -> bool:
 
 
 def starts(provider: str) -> bool:
-    """Whether it is installed and finds the device and the libraries that it needs."""
+    """True if the provider is installed and finds its device and libraries."""
     if not is_installed(provider):
         return False
     if provider in TORCH:
@@ -307,7 +307,7 @@ def require_start(provider: str) -> None:
     """Make sure that a provider can be used on this machine.
 
     Raises:
-        ProviderError: it is not in what is installed, or does not find what it needs.
+        ProviderError: the provider is not installed, or does not find what it needs.
     """
     require_installed(provider)
     if not starts(provider):
@@ -315,7 +315,7 @@ def require_start(provider: str) -> None:
 
 
 def does_not_start(provider: str) -> ProviderError:
-    """What to raise where a provider that is installed leaves its work to another."""
+    """The error for an installed provider that cannot start."""
     return ProviderError(
         f"provider '{provider}' is installed but could not start here; check its drivers (`muse doctor`) "
         "or choose provider 'cpu'"
@@ -323,7 +323,7 @@ def does_not_start(provider: str) -> ProviderError:
 
 
 def examine_providers() -> list[Finding]:
-    """A finding for every provider, and what "auto" takes; none where there is no ONNX Runtime."""
+    """A finding for every provider, and the choice of "auto"; none without ONNX Runtime."""
     try:
         found = [Finding(f"provider {name}", *_examine(name)) for name in (*PROVIDERS, *TORCH)]
     except ImportError:

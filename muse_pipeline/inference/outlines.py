@@ -1,7 +1,7 @@
-"""Outlines of a detector, refined by a second, small network or put on the edges of what is stained.
+"""Refinement of a detector's outlines by a second, small network, or by moving them to the edges of stained nuclei.
 
-The refining network takes what lies along the rays of one nucleus: the densities at 17 radii around the end of each of
-16 rays, relative to the mean and the spread of all of them. It returns by how much each ray is lengthened, up to 3 um.
+The refining network reads the surroundings of one nucleus: the densities at 17 radii around the end of each of
+16 rays, relative to the mean and the spread of all of them. It returns the change of length of each ray, up to 3 um.
 It was trained on outlines drawn by hand (`experiments/refined_outlines.py`).
 """
 
@@ -55,13 +55,13 @@ class OutlineRefiner:
         """Refine the outlines of a picture.
 
         Args:
-            pixels: (h, w, 3) uint8.
-            xy: (N, 2) centres in its pixels.
-            rays: (N, R) float32 um.
+            pixels: (h, w, 3) uint8 picture.
+            xy: (N, 2) centres in the picture's pixels.
+            rays: (N, R) float32 rays, um.
             mpp: um per pixel.
 
         Returns:
-            (N, R) float32 um.
+            (N, R) float32 rays, um.
 
         Raises:
             ModelError: the graph cannot be run.
@@ -100,18 +100,18 @@ def angle_weights(n: int, m: int) -> np.ndarray:
 def fit_outlines(
     found: list[Nuclei], pixels: np.ndarray, mpp: float, snap_um: float, refiner: OutlineRefiner | None
 ) -> list[Nuclei]:
-    """Refine outlines of windows, or put them on edges.
+    """Refine the outlines of windows, or move them to edges.
 
     Args:
-        found: of each window, in its frame.
-        pixels: (B, H, W, 3) uint8.
+        found: nuclei of each window, in its frame.
+        pixels: (B, H, W, 3) uint8 pixels of the windows.
         mpp: um per pixel.
-        snap_um: how far outlines may move to the nearest edge of red, in which haematoxylin is dark and eosin light; 0
+        snap_um: largest move of outlines to the nearest edge of red, in which haematoxylin is dark and eosin light; 0
             leaves them.
-        refiner: refines outlines in place of ``snap_um``; None leaves that out.
+        refiner: network that refines outlines in place of ``snap_um``; None for no refinement.
 
     Returns:
-        The nuclei of each window with these outlines.
+        The nuclei of each window with the new outlines.
     """
     if refiner:
         fitted = [refiner(window, nuclei.xy, nuclei.rays, mpp) for nuclei, window in zip(found, pixels, strict=True)]

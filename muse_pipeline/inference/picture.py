@@ -23,9 +23,9 @@ def detect_picture(predictor: Predictor, pixels: np.ndarray, mpp: float, stain: 
 
     Args:
         predictor: the model.
-        pixels: the picture, which is brought to the model's mpp.
+        pixels: (h, w, 3) uint8 picture, which is resampled to the model's mpp.
         mpp: um per pixel of the picture.
-        stain: of the picture, None where it is not known.
+        stain: stains of the picture; None if unknown.
     """
     factor = mpp / predictor.card.mpp
     size = tuple(max(1, round(side * factor)) for side in pixels.shape[1::-1])

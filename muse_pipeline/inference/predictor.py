@@ -40,7 +40,7 @@ def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -
 
     Args:
         outputs: xy, score, prob, rays and perhaps embedding.
-        temperature: see ``inference.card.ModelCard``.
+        temperature: divisor of the logits, as in ``inference.card.ModelCard``.
     """
     xy, score, prob, rays, *embedding = outputs
     if temperature != 1:
@@ -62,7 +62,7 @@ def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -
 def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
     """Class probabilities (..., C) with their logits divided by ``temperature`` (Guo et al., ICML 2017).
 
-    Which class is the likeliest stays as it is.
+    The likeliest class does not change.
     """
     logit = np.log(np.maximum(prob, np.finfo(np.float32).tiny)) / temperature
     raised = np.exp(logit - logit.max(-1, keepdims=True))
@@ -72,17 +72,17 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
 class GraphRunner:
     """A model's graph in ONNX Runtime, of either kind; safe to call from several threads, each on a thread of its own.
 
-    One thread per call, whatever the number of callers, keeps results identical for any number of threads. On the
-    processor, what the graph does to single values of pixels comes from a table of the same numbers.
+    Each call uses one thread, whatever the number of callers, so that results are the same for any number of
+    threads. On the processor, a table of the same numbers replaces the graph's operations on single values of pixels.
 
     Args:
-        path: an ONNX file with a card.
-        provider: see ``inference.model.choose_provider``.
+        path: path of an ONNX file with a card.
+        provider: provider, as from ``inference.model.choose_provider``.
         graph: the graph to run if it is not that of the file, but made from it.
 
     Attributes:
-        any_size: whether windows of any size are taken as readily as the card's; a GPU starts anew for every size.
-        device: The name of PyTorch's device, empty for other providers.
+        any_size: True if windows of any size run as fast as the card's; a GPU starts anew for every size.
+        device: name of PyTorch's device, empty for other providers.
 
     Raises:
         ModelError: the file is not ONNX.
@@ -122,7 +122,7 @@ class GraphRunner:
         return run_session(self.session, self.path, outputs, self.inputs(pixels, colour))
 
     def inputs(self, pixels: np.ndarray, colour: np.ndarray) -> dict[str, np.ndarray]:
-        """What the session takes for them."""
+        """The session's inputs for ``pixels`` and ``colour``, by name."""
         planes = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.uint8)
         for window, channels in zip(pixels, planes, strict=True):
             cv2.split(window, list(channels))  # NumPy's transpose takes six times as long
@@ -131,10 +131,10 @@ class GraphRunner:
         return {"pixels": planes, "colour": colour}
 
     def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
-        """Make sure that the graph has ports of the sizes that its card states; sizes that it leaves open suit any.
+        """Make sure that inputs and outputs of the graph have the sizes in its card; one that it leaves open suits any.
 
         Raises:
-            ModelError: it does not.
+            ModelError: a size differs.
         """
         ports = (*self.session.get_inputs(), *self.session.get_outputs())
         if missing := stated.keys() - {port.name for port in ports}:
@@ -183,7 +183,7 @@ class Predictor(GraphRunner):
         Args:
             pixels: (B, S, S, 3) uint8, S = the card's ``input_px``; with ``any_size`` (B, H, W, 3), both sides
                 multiples of the card's ``stride_px``.
-            colour: (3, 4) float32.
+            colour: (3, 4) float32 map.
 
         Returns:
             For each window its nuclei (frame: window), by descending score.
@@ -210,8 +210,8 @@ class RegionPredictor(GraphRunner):
         """Map regions in windows.
 
         Args:
-            pixels: as for ``Predictor``.
-            colour: (3, 4) float32.
+            pixels: windows of pixels, as for ``Predictor``.
+            colour: (3, 4) float32 map.
 
         Returns:
             (B, C, H / cell, W / cell) float32 probabilities.

@@ -1,4 +1,4 @@
-"""The files of a slide's regions: polygons for QuPath, the map, a picture, and what became of the step."""
+"""The files of a slide's regions: polygons for QuPath, the map, a picture, and the outcome of the step."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ CHUNK_CELLS = 512
 
 @contextmanager
 def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
-    """Withdraw the regions of an earlier run; if the block fails, leave a ``regions.json`` that states why.
+    """Remove the regions of an earlier run; if the block fails, leave a ``regions.json`` with the reason.
 
-    Nuclei do without regions then, and the report shows the reason.
+    Nuclei are then written without regions, and the report shows the reason.
     """
     for name in (OUTLINES, PICTURE, MAP, RECORD):
         remove(folder / name)
@@ -55,10 +55,10 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
     """Write all files of a slide's regions; ``regions.json`` comes last.
 
     Args:
-        found: the maps.
+        found: the maps of the slide.
         store: the slide's image, for the picture.
         info: the slide.
-        folder: where the files go.
+        folder: folder for the files.
 
     Returns:
         The content of ``regions.json``.
@@ -81,7 +81,7 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
 
 
 def _to_level0(polygon: shapely.Polygon, found: SlideMap, info: SlideInfo) -> shapely.Polygon:
-    """A polygon in cells as one in level-0 px to 0.1 px, within what the scanner declares."""
+    """A polygon in cells as one in level-0 px to 0.1 px, clipped to the scanner's bounds."""
     shape = shapely.transform(
         polygon, lambda xy: np.round(work_to_level0(xy * found.card.cell_px, info.mpp, found.card.mpp), 1)
     )
@@ -146,7 +146,7 @@ def write_map(path: Path, found: SlideMap) -> None:
 
 
 def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[NucleusClass], store: Store) -> None:
-    """Write the slide, at most 1,500 px wide and high, with areas tinted in the colours of their classes."""
+    """Draw the slide, at most 1,500 px wide and high, with areas tinted in the colours of their classes."""
     small = store.at(store.mpp * _find_reduction(store))
     picture = np.concatenate([small.read((0, top), (small.size_px[0], n)) for top, n in _bands(small.size_px[1])])
     tint = picture.copy()
@@ -169,14 +169,14 @@ def _to_pixels(ring: shapely.LinearRing, scale: np.ndarray) -> np.ndarray:
 
 
 def _find_reduction(store: Store) -> int:
-    """How many pixels become one in the picture: as few as fit, and more if a smaller level can be read then."""
+    """Factor by which the picture is reduced: the least that fits, or more if a smaller level can then be read."""
     needed = max(1, -(-max(store.size_px) // PICTURE_PX))
     factor = max(factor for factor in PYRAMID if factor <= needed)
     return -(-needed // factor) * factor
 
 
 def _bands(height: int) -> Iterator[tuple[int, int]]:
-    """Top and height of strips, so that of a large slide not all is read at once."""
+    """Top and height of strips, so that a large slide is not read all at once."""
     return ((top, min(64, height - top)) for top in range(0, height, 64))
 
 

@@ -1,4 +1,4 @@
-"""The region of every nucleus, its probability and the distance to the border; from a model's map or drawn areas."""
+"""The region of every nucleus, its probability and the distance to the border, from a model's map or drawn areas."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class RegionColumns:
     """Columns of N nuclei.
 
     Attributes:
-        region: (N,) int32 index of the class, ``NO_REGION`` outside all.
-        prob: (N,) float32 of that class; NaN outside all and in drawn areas.
-        border_um: (N,) float32 distance to the nearest border, negative inside; NaN where the slide has no border.
+        region: (N,) int32 index of the class; ``NO_REGION`` outside all regions.
+        prob: (N,) float32 probability of that class; NaN outside all regions and in drawn areas.
+        border_um: (N,) float32 distance to the nearest border, negative inside; NaN if the slide has no border.
     """
 
     region: np.ndarray
@@ -43,19 +43,19 @@ class RegionColumns:
 class SlideRegions:
     """The regions of one slide.
 
-    Inside is every class but the first of a model, and every drawn area. The border is where inside and other tissue
-    meet; the edge of the tissue is none.
+    Every class but the first of a model, and every drawn area, is inside. The border is the line between inside and
+    other tissue; the edge of the tissue is not a border.
 
     Args:
-        classes: of the regions.
-        areas: polygons; of drawn ones that overlap, the smallest counts.
-        tissue: the tissue of each class, in level-0 px.
-        inside: (K,) bool of the classes.
-        border: lines in level-0 px.
+        classes: classes of the regions.
+        areas: polygons of the classes; the smallest counts where drawn ones overlap.
+        tissue: tissue of each class, in level-0 px.
+        inside: (K,) bool, True for classes that are inside.
+        border: lines of the border, in level-0 px.
         outside: all tissue that is not inside, in level-0 px.
         info: the slide.
         record: origin of the regions, for the table of nuclei.
-        prob: what gives (n,) probabilities times 255 of classes (n,) at positions (n, 2), or None.
+        prob: map of the probabilities of the classes; None for drawn areas.
     """
 
     def __init__(
@@ -134,27 +134,27 @@ class FailedRegions:
     """Regions of a slide on which the model failed: columns without values.
 
     Attributes:
-        reason: why it failed.
+        reason: reason of the failure.
     """
 
     reason: str
     classes: tuple[NucleusClass, ...] = ()
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
-        """Nothing is known of any nucleus."""
+        """Columns without values."""
         nan = np.full(len(xy), np.nan, np.float32)
         return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
 
     def describe(self) -> dict[str, Any]:
-        """That it failed, and why, for the table of nuclei."""
+        """The failure and its reason, for the table of nuclei."""
         return {"source": "model", "status": FAILED, "reason": self.reason}
 
 
 class ProbabilityMap:
-    """``regions.zarr`` of a slide, read around nuclei only.
+    """``regions.zarr`` of a slide, of which only the parts around nuclei are read.
 
     Args:
-        path: the folder.
+        path: path of the folder.
         mpp: (x, y) um per level-0 px.
     """
 
@@ -164,7 +164,7 @@ class ProbabilityMap:
         self._cell_um = float(group.attrs["muse"]["cell_um"])
 
     def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """(n,) float32 of classes ``label`` (n,) at positions (n, 2) in level-0 px."""
+        """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0 px."""
         limit = np.array(self._array.shape[:0:-1]) - 1
         cell = np.floor(level0_to_work(xy, self._mpp, self._cell_um)).astype(int).clip(0, limit)
         (left, top), (right, bottom) = cell.min(0), cell.max(0) + 1
@@ -173,12 +173,12 @@ class ProbabilityMap:
 
 
 def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
-    """The regions of a slide, or why there are none.
+    """The regions of a slide, or the reason why there are none.
 
     Args:
         source: folder that ``muse regions`` wrote to, or a GeoJSON file of drawn areas with classes.
         info: the slide.
-        kept: the tissue.
+        kept: area in which nuclei are kept.
 
     Raises:
         StoreError: there are no regions, or they are of another slide or tissue.
@@ -191,7 +191,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """``regions.json`` of a folder.
 
     Raises:
-        StoreError: it is missing or damaged.
+        StoreError: the file is missing or damaged.
     """
     try:
         record = read_json(folder / RECORD)
@@ -248,7 +248,7 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
 
 
 def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
-    """Where nuclei are kept, in level-0 px."""
+    """Outline of the area in which nuclei are kept, in level-0 px."""
     mask = np.unpackbits(kept.bits, axis=1, count=kept.width)
     polygons = trace_regions(mask).polygons
     outline = shapely.transform(shapely.union_all(polygons), lambda xy: xy * (kept.mask_mpp / np.array(info.mpp)))
@@ -256,7 +256,7 @@ def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
 
 
 def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
-    """The lines at which polygons that tile an area meet; their vertices are the same in both."""
+    """The lines at which polygons that tile an area meet; their vertices are the same in both polygons."""
     if not len(polygons):
         return shapely.MultiLineString()
     sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
@@ -267,13 +267,13 @@ def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
 
 
 def _sides(ring: shapely.Geometry) -> np.ndarray:
-    """(n, 4) x0, y0, x1, y1."""
+    """The sides of a ring, (n, 4) x0, y0, x1, y1."""
     xy = shapely.get_coordinates(ring)
     return np.concatenate([xy[:-1], xy[1:]], axis=1)
 
 
 def _segments(lines: shapely.Geometry) -> np.ndarray:
-    """Every side of lines by itself, for a tree."""
+    """Every side of lines separately, for a tree."""
     parts = [_sides(part) for part in shapely.get_parts(lines) if part.geom_type in {"LineString", "LinearRing"}]
     return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2)) if parts else np.zeros(0, object)
 

@@ -1,7 +1,7 @@
 """Probability maps of tissue regions over a slide: fixed windows in fixed batches, as for nuclei.
 
-A window's core owns its cells; the rest is halo. Every cell of the slide belongs to one window, so shards only have to
-be laid side by side. Results depend on slide and card alone, never on the number of shards or threads.
+A window's core owns its cells; the rest is halo. Every cell of the slide belongs to one window, so shards are simply
+put side by side. Results depend on slide and card only, never on the number of shards or threads.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class MapShard:
     """Maps of one run of windows.
 
     Attributes:
-        windows: (n,) ascending.
+        windows: (n,) ascending numbers of the windows.
         maps: (n, C, core, core) uint8, probabilities times 255 on the cells of each core; 0 where nothing was computed.
-        facts: ``shard``, and in ``common`` what all shards of a slide have in common.
+        facts: ``shard``, and in ``common`` the facts that all shards of a slide share.
     """
 
     windows: np.ndarray
@@ -60,7 +60,7 @@ class MapShard:
         """Read a shard's file.
 
         Raises:
-            StoreError: it is missing or damaged.
+            StoreError: the file is missing or damaged.
         """
         try:
             with np.load(path) as arrays:
@@ -76,10 +76,10 @@ class SlideMap:
     """The maps of a whole slide.
 
     Attributes:
-        card: of the model.
+        card: card of the model.
         prob: (C, H, W) uint8, probabilities times 255; cell (i, j) covers work pixels from (i, j) * ``card.cell_px``.
-        tissue: (H, W) bool, where nuclei are kept.
-        facts: what all shards have in common.
+        tissue: (H, W) bool, True where nuclei are kept.
+        facts: facts that all shards share.
     """
 
     card: RegionCard
@@ -89,7 +89,7 @@ class SlideMap:
 
     @property
     def cell_um(self) -> float:
-        """Side of a cell."""
+        """Side of a cell, um."""
         return self.card.cell_px * self.card.mpp
 
 
@@ -112,10 +112,10 @@ def map_shard(
     Args:
         store: the slide's image at an mpp that divides the card's.
         predictor: the model.
-        colour: (3, 4), see ``inference.colour_input``.
-        shard: which run of batches.
-        threads: batches run at the same time.
-        progress: called with (batches done, batches in all).
+        colour: (3, 4) map, see ``inference.colour_input``.
+        shard: shard whose batches are run.
+        threads: number of batches run at the same time.
+        progress: function called with (batches done, batches in all).
 
     Raises:
         StoreError: the store's mpp does not divide the card's, a chunk is damaged, or the store was replaced meanwhile.
@@ -141,7 +141,7 @@ def map_shard(
 def _run_batch(
     windows: np.ndarray, store: Store, predictor: RegionPredictor, colour: np.ndarray, grid: WindowGrid
 ) -> np.ndarray:
-    """(n, C, core, core) uint8 of n windows."""
+    """Maps (n, C, core, core) uint8 of n windows."""
     card = predictor.card
     part = grid.part(windows, *store.tissue, card.stride_px) if predictor.any_size else grid.whole
     pixels = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
@@ -174,10 +174,10 @@ def _common_facts(store: Store, predictor: RegionPredictor, colour: np.ndarray) 
 
 
 def join_shards(shards: Sequence[MapShard], store: Store) -> SlideMap:
-    """Lay the shards of a slide side by side.
+    """Put the shards of a slide side by side.
 
     Args:
-        shards: all of one cut, in any order.
+        shards: all shards of one cut, in any order.
         store: the slide's image.
 
     Raises:
@@ -209,7 +209,7 @@ def join_shards(shards: Sequence[MapShard], store: Store) -> SlideMap:
 
 
 def tissue_on_cells(store: Store, cell_px: int) -> np.ndarray:
-    """(H, W) bool: whether the centre of each cell of ``cell_px`` work pixels lies where nuclei are kept."""
+    """(H, W) bool: True for cells of ``cell_px`` work pixels whose centre is where nuclei are kept."""
     mask, mask_px = store.tissue
     rows, columns = (
         ((np.arange(-(-side // cell_px)) + 0.5) * (cell_px / mask_px)).astype(int).clip(0, n - 1)

@@ -1,4 +1,4 @@
-"""From a map of probabilities to polygons of regions that tile the tissue without gaps or overlaps."""
+"""Polygons of regions from a map of probabilities; they tile the tissue without gaps or overlaps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIMPLIFIED_BY = 0.14  # cells
 
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """Polygons of regions, in cells of the map; borders between two of them have the same vertices in both.
+    """Polygons of regions, in cells of the map; a border between two of them has the same vertices in both.
 
     Attributes:
         polygons: (N,) valid polygons, perhaps with holes, from top to bottom.
@@ -43,7 +43,7 @@ def classify(found: SlideMap) -> np.ndarray:
 def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
     """Give the rim of the tissue, which is mostly glass, to the class of the nearest cell inside, in place.
 
-    Otherwise glass around tumour would pass for a seam of other tissue. Tissue that is all rim keeps its classes.
+    Otherwise glass around tumour would appear as a seam of other tissue. Tissue that is all rim keeps its classes.
 
     Args:
         label: (H, W) uint8, 0 for no tissue.
@@ -63,11 +63,11 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
 def absorb_islands(label: np.ndarray, min_cells: int) -> None:
     """Give islands of fewer than ``min_cells`` to the class that most of their border touches, in place.
 
-    The smallest go first. One that touches no other class, as a small island of tissue, stays.
+    The smallest are absorbed first. One that touches no other class, such as a small island of tissue, is kept.
 
     Args:
         label: (H, W) uint8, 0 for no tissue.
-        min_cells: area of the smallest island that stays.
+        min_cells: area of the smallest island that is kept.
     """
     small = []
     for value in range(1, int(label.max(initial=0)) + 1):
@@ -95,7 +95,7 @@ def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -
 
 
 def trace_regions(label: np.ndarray) -> Outlines:
-    """Polygons of the classes of a (H, W) uint8 map, 0 for no tissue; see ``SIMPLIFIED_BY``."""
+    """Polygons of the classes of a (H, W) uint8 map, 0 for no tissue, simplified by ``SIMPLIFIED_BY``."""
     arcs = np.array(list(map(_cut_corners, _find_arcs(label))), object)
     if not len(arcs):
         return Outlines(np.zeros(0, object), np.zeros(0, int))
@@ -117,7 +117,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
-    """Lines (n, 2) along the sides of cells between different values, from one point where three meet to the next.
+    """Lines (n, 2) along the sides of cells between different values, from one point at which three meet to the next.
 
     Lines that meet no third are closed. Sides are followed one by one, which takes a tenth of the time of
     ``shapely.line_merge``.
@@ -151,9 +151,9 @@ def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
-    """For every directed side the one that goes on from its end; -1 at nodes.
+    """The continuation of every directed side at its end; -1 at nodes.
 
-    Side e from its first end to its second is 2 e, and back 2 e + 1, so that ``corners[step]`` is where a step begins.
+    Side e from its first end to its second is 2 e, and back 2 e + 1, so that ``corners[step]`` is the start of a step.
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)
@@ -163,7 +163,7 @@ def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
 
 
 def _cut_corners(xy: np.ndarray) -> shapely.LineString:
-    """An arc through the middles of the cells' sides, which makes a slope of a staircase; open ends stay in place."""
+    """An arc through the middles of the cells' sides, which turns a staircase into a slope; open ends do not move."""
     middles = (xy[1:] + xy[:-1]) / 2
     is_ring = (xy[0] == xy[-1]).all()
     ends = (middles[:0], middles[:1]) if is_ring else (xy[:1], xy[-1:])

@@ -25,14 +25,14 @@ MAKERS = "`muse detect` or `muse propose`"
 
 
 class ShardWriter:
-    """Collects reports and writes them in groups of rows; use as a context manager.
+    """Collects reports and writes them in groups of rows; use it as a context manager.
 
     Args:
-        path: the file.
-        n_classes: columns of ``prob``.
-        n_rays: columns of ``rays``.
-        embedding_dim: columns of ``embedding``, which is left out where there are none.
-        dab: whether there is a column ``dab_od``.
+        path: path of the file.
+        n_classes: number of columns of ``prob``.
+        n_rays: number of columns of ``rays``.
+        embedding_dim: number of columns of ``embedding``, which is left out for 0.
+        dab: True for a column ``dab_od``.
     """
 
     def __init__(self, path: Path, n_classes: int, n_rays: int, embedding_dim: int = 0, dab: bool = False):
@@ -69,7 +69,7 @@ class ShardWriter:
             self._flush()
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Write what is left and ``facts`` (see ``walk``)."""
+        """Write the remaining reports, and ``facts``, as ``find_in_shard`` collects them."""
         self._flush()
         self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(facts, sort_keys=True)})
 
@@ -80,10 +80,10 @@ class ShardWriter:
 
 
 def read_shard_facts(path: Path) -> dict[str, Any]:
-    """What ``walk`` wrote about a shard.
+    """The facts that ``finish`` wrote about a shard.
 
     Raises:
-        StoreError: the file is missing or no shard of ours.
+        StoreError: the file is missing, or is not one of our shards.
     """
     try:
         facts = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
@@ -96,10 +96,10 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
 
 
 def _require_facts(facts: dict[str, Any]) -> None:
-    """Whether the facts are of the kinds that stitching takes for granted.
+    """Check that the facts have the types that stitching needs.
 
     Raises:
-        KeyError, TypeError, ValueError: they are not.
+        KeyError, TypeError, ValueError: a fact is missing or has another type.
     """
     common = facts["common"]
     words = facts["shard"], common["card"], common["fingerprint"], common["model_sha256"], common["provider"]
@@ -122,7 +122,7 @@ def iterate_reports(path: Path) -> Iterator[Nuclei]:
 
 
 def iterate_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of the same groups positions (N, 2) in work and windows (N,) alone, which are a tenth of a report.
+    """Positions (N, 2) in work px and windows (N,) of the same groups, which are only a tenth of a report.
 
     Raises:
         StoreError: a group cannot be read.
@@ -141,7 +141,7 @@ def _iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Ite
 
 @contextmanager
 def _as_damage(path: Path) -> Iterator[None]:
-    """Turn what Arrow raises on foreign bytes into one sentence."""
+    """Replace Arrow's errors about foreign bytes by one sentence."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""From the shards of a slide to its table of nuclei: seams, tissue, outlines, measurements, in bounded memory.
+"""The table of nuclei of a slide from its shards: seams, tissue, outlines, measurements, in bounded memory.
 
 Nuclei of an implausible size are reported: a wrong um per pixel is the commonest mistake. At a wrong scale nuclei have
 another size, and the model is less sure of their classes. Either alone also occurs at the right scale: nuclei of lymph
@@ -60,9 +60,9 @@ class NuclearSize:
     """Nuclei of one slide.
 
     Attributes:
-        n_nuclei: how many.
-        median_area_um2: None where there are none.
-        mean_class_probability: of the class of each; None where there are none or the model has one class.
+        n_nuclei: number of nuclei.
+        median_area_um2: median area; None without nuclei.
+        mean_class_probability: mean probability of the class of each; None without nuclei or for a model of one class.
     """
 
     n_nuclei: int
@@ -70,7 +70,7 @@ class NuclearSize:
     mean_class_probability: float | None = None
 
     def describe_doubt(self, mpp: tuple[float, float]) -> str:
-        """Warn where the size is implausible at ``mpp`` = (x, y) um per level-0 pixel; "" where it is plausible."""
+        """A warning if the size is implausible at ``mpp`` = (x, y) um per level-0 pixel; "" if it is plausible."""
         if self.n_nuclei < MIN_NUCLEI:
             return ""
         area, probability = self.median_area_um2, self.mean_class_probability
@@ -85,7 +85,7 @@ class NuclearSize:
         return f"{CHECK}, {np.mean(mpp):.4g}: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The measures as JSON has them."""
+        """The measures as a JSON-ready dictionary."""
         return {
             "median_area_um2": self.median_area_um2,
             "mean_class_probability": self.mean_class_probability,
@@ -93,7 +93,7 @@ class NuclearSize:
 
 
 class SizeSample:
-    """Collects nuclei in whole numbers, so that the result depends neither on their order nor on how they are cut."""
+    """Collects nuclei in integers, so that the result depends neither on their order nor on their division."""
 
     def __init__(self) -> None:
         self._n_by_area = np.zeros(round(_LARGEST_UM2 / _BIN_UM2), np.int64)
@@ -142,12 +142,12 @@ def stitch_shards(
     Args:
         paths: every shard of the slide, in any order.
         info: the slide.
-        kept: where nuclei are kept.
-        output: the table.
-        threads: that draw and measure outlines, which one more reads and writes; the bytes do not depend on them.
-        regions: of the slide, from ``region_lookup.load_regions``; None leaves the columns of regions out.
-        features: what else to measure of every nucleus; None for no more than the outline.
-        artefacts: areas of the column ``quality``, and which of them totals leave out; None leaves the column out.
+        kept: area in which nuclei are kept.
+        output: path of the table.
+        threads: number of threads that draw and measure outlines, besides one for files; it does not change the bytes.
+        regions: regions of the slide, from ``region_lookup.load_regions``; None leaves their columns out.
+        features: settings of the features to measure of every nucleus; None for the outline only.
+        artefacts: artefacts for the column ``quality``, with those that totals leave out; None leaves the column out.
 
     Returns:
         The provenance that is written into the table.
@@ -213,7 +213,7 @@ def _describe_areas(
 
 @dataclass(frozen=True)
 class Measures:
-    """What columns nuclei have beside their outlines; None: not these."""
+    """Sources of the columns that nuclei have besides their outlines; None for columns that are left out."""
 
     clusters: MorphologyClusters | None
     regions: SlideRegions | FailedRegions | None
@@ -223,7 +223,7 @@ class Measures:
     def columns(
         self, nuclei: Nuclei, others: Nuclei | None, rings: np.ndarray, shapes: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The columns of nuclei (frame: level0) with other nuclei around, of their ``rings`` and these' ``shapes``."""
+        """The columns of nuclei (frame: level0) with ``others`` around them, from their ``rings`` and ``shapes``."""
         columns = dict(shapes)
         if self.clusters:
             columns[CLUSTER] = self.clusters.assign(shapes)
@@ -248,7 +248,7 @@ def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Ite
 def surrounded(
     parts: Iterator[Nuclei], meter: FeatureMeter | None, row_um: float
 ) -> Iterator[tuple[Nuclei, Nuclei | None]]:
-    """Each part (frame: level0) with the nuclei around it that its features depend on."""
+    """Each part (frame: level0), with the nuclei around it that its features depend on."""
     if meter is None:
         return ((part, None) for part in parts)
     return with_surroundings(parts, meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1])
@@ -263,7 +263,7 @@ def write_nuclei(
 ) -> list[NuclearSize]:
     """Draw, measure and write the outlines of nuclei (frame: level0); returns the size of all and of each class.
 
-    Nuclei that totals leave out are written, and in no size.
+    Nuclei that totals leave out are written, but counted in no size.
     """
 
     def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, Nuclei]:
@@ -318,7 +318,7 @@ class ShardSet:
 
     @property
     def verb(self) -> str:
-        """That wrote them."""
+        """Verb that wrote the shards."""
         return "propose" if "proposer" in self.common else "detect"
 
 
@@ -354,7 +354,7 @@ def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
     """Make sure that detection covered the tissue where nuclei are kept: other tissue would seem to have none.
 
     Raises:
-        StoreError: they were sought in another tissue or region of interest.
+        StoreError: nuclei were searched for in another tissue or region of interest.
     """
     if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
         raise StoreError(
@@ -371,10 +371,10 @@ def in_batches(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
 
 
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
-    """Final nuclei (frame: work) of shards in order, window by window; never an empty part.
+    """Final nuclei (frame: work) of shards in order, window by window, without empty parts.
 
-    Of a row of windows, which is as wide as the slide, only the positions are held: they are read ahead, and the
-    reports themselves once it is known which of them stay.
+    Only the positions of a row of windows, which is as wide as the slide, are held: they are read ahead, and the
+    reports themselves once it is decided which of them are kept.
     """
     groups = (nuclei for path in paths for nuclei in iterate_reports(path))
     for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):
@@ -383,7 +383,7 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 
 
 def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
-    """For each group of the shards' reports the indices (n,) in it of those that stay, in the order of the table."""
+    """Indices (n,) of the reports that are kept in each group of the shards, in the order of the table."""
     seams = SeamResolver(grid, mpp)
     chosen, stops = np.zeros(0, np.int64), deque([0])  # what waits to be handed out, and the ends of groups not yet so
     for part in chain(chain.from_iterable(map(iterate_positions, paths)), [None]):
@@ -400,7 +400,7 @@ KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "proposer", "warnin
 
 
 def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, Any]:
-    """Where a table comes from: slide, model, settings and versions; nothing that differs between equal runs."""
+    """Provenance of a table: slide, model, settings and versions, without anything that differs between equal runs."""
     common = shards.common
     return {
         "slide_id": info.slide_id,
@@ -423,7 +423,7 @@ def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, 
 
 
 def _count_guarded(shards: ShardSet) -> dict[str, int]:
-    """In how many windows nothing was sought, by reason."""
+    """Number of windows that were excluded from detection, by reason."""
     counts: Counter[str] = Counter()
     for facts in shards.facts:
         counts.update({reason: len(windows) for reason, windows in facts["guarded_windows"].items()})

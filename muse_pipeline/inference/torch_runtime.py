@@ -65,11 +65,11 @@ class Step:
     """One operator of a program.
 
     Attributes:
-        operator: The function of ``OPERATORS``.
-        attributes: The attributes of the node.
-        arguments: Constants, names of computed values, or None where the node leaves an argument out.
-        results: Names of the results.
-        unused: Names of values that no later step reads.
+        operator: function of ``OPERATORS``.
+        attributes: attributes of the node.
+        arguments: constants, names of computed values, or None for an argument that the node leaves out.
+        results: names of the results.
+        unused: names of values that no later step reads.
     """
 
     operator: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -88,11 +88,11 @@ class Step:
 
 
 class Program:
-    """A graph for inputs of fixed sizes: what follows from sizes and weights is computed once, steps do the rest.
+    """A graph for inputs of fixed sizes: values that depend on sizes and weights are computed once, the rest in steps.
 
     Args:
-        session: The session of the graph.
-        given: Inputs by name; the steps are found by running the graph on them.
+        session: session of the graph.
+        given: inputs by name; the steps are found by running the graph on them.
     """
 
     def __init__(self, session: TorchSession, given: dict[str, Tensor]):
@@ -152,7 +152,7 @@ class Program:
             self._captured = self.run(self.inputs)
 
     def replay(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The same as ``run`` for inputs that are not on the device yet."""
+        """The outputs of ``run`` for inputs that are not on the device yet."""
         for name, values in given.items():
             self.inputs[name].copy_(values)
         if self._graph is None:
@@ -168,13 +168,13 @@ class TorchSession:
     that a run gives the same bytes again on the same card.
 
     Args:
-        path: The ONNX file.
-        device: The device that runs it.
-        graph: The graph to run if it is not that of the file, but made from it.
+        path: path of the ONNX file.
+        device: device that runs it.
+        graph: graph to run if it is not that of the file, but made from it.
 
     Raises:
-        UnsupportedOperatorError: The graph has an operator that this runtime lacks.
-        ValueError: The file is not ONNX.
+        UnsupportedOperatorError: the graph has an operator that this runtime lacks.
+        ValueError: the file is not ONNX.
     """
 
     def __init__(self, path: Path, device: torch.device, graph: bytes | None = None):
@@ -331,7 +331,7 @@ def _reduce(function: Callable) -> Callable:
 
 
 def _top_k(a: dict, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted stably: of equal values the first stays first, as ONNX asks."""
+    """The largest or smallest values, sorted stably: of equal values the first is kept first, as ONNX requires."""
     axis = a.get("axis", -1)
     values, index = torch.sort(x, dim=axis, descending=bool(a.get("largest", 1)), stable=True)
     return values.narrow(axis, 0, int(k)), index.narrow(axis, 0, int(k))

@@ -1,1 +1,1 @@
-"""GeoJSON for QuPath and from QuPath: written, read, checked."""
+"""GeoJSON for QuPath and from QuPath: writing, reading, checking."""

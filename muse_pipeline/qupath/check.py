@@ -1,4 +1,4 @@
-"""Whether and how QuPath imports a GeoJSON file, judged without QuPath, for files of any origin."""
+"""Predict how QuPath imports a GeoJSON file, without QuPath, for files of any origin."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ _BATCH = 4_096
 
 @dataclass
 class Verdict:
-    """What QuPath does with a file.
+    """QuPath's treatment of a file.
 
     Attributes:
-        n_by_type: objects by what they become.
-        first: fault -> number, from 1, of the first feature that has it; 0 for the file itself.
-        n_faulty: fault -> features that have it.
+        n_by_type: number of objects by the type that they become.
+        first: fault -> number, from 1, of the first feature with it; 0 for the file itself.
+        n_faulty: fault -> number of features with it.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        """Whether every version imports everything as it is meant."""
+        """True if every version imports everything as intended."""
         return not self.first
 
     def rejected_by(self) -> dict[str, Fault]:
@@ -75,7 +75,7 @@ class Verdict:
         return {version: fault for version in VERSIONS for fault in reversed(faults) if version in fault.rejected_by}
 
     def add(self, fault: Fault, number: int, n: int = 1) -> None:
-        """Note a fault of feature ``number``."""
+        """Record a fault of feature ``number``."""
         self.first.setdefault(fault, number)
         self.n_faulty[fault] += n
 
@@ -108,7 +108,7 @@ def _name_versions(versions: Sequence[str]) -> str:
 
 
 def check_geojson(path: Path | str) -> Verdict:
-    """Judge a file; memory is bounded where every feature has a line of its own.
+    """Check a file; memory is bounded if every feature has a line of its own.
 
     Raises:
         GeoJSONError: there is no such file.
@@ -133,7 +133,7 @@ def check_geojson(path: Path | str) -> Verdict:
 
 
 def _check_file(file: BinaryIO, name: str, verdict: Verdict) -> None:
-    """Judge a file that is plain or, by its name, in gzip."""
+    """Check a file that is plain or, by its name, in gzip."""
     if not name.lower().endswith(".gz"):
         _check_text(file, verdict)
         return
@@ -149,7 +149,7 @@ def _check_file(file: BinaryIO, name: str, verdict: Verdict) -> None:
 
 
 def _find_end_of_gzip(file: BinaryIO) -> int:
-    """The position at which Java stops to read: where a member is followed by something else than another one."""
+    """The position at which Java stops reading: that of a member followed by something other than a member."""
     end = 0
     while file.read(2) == b"\x1f\x8b":
         file.seek(end)
@@ -163,7 +163,7 @@ def _find_end_of_gzip(file: BinaryIO) -> int:
 
 
 def _check_zip(path: Path, verdict: Verdict) -> None:
-    """Judge the files in a zip; one that QuPath rejects costs only its own objects, without a message."""
+    """Check the files in a zip; one that QuPath rejects costs only its own objects, without a message."""
     with zipfile.ZipFile(path) as archive:
         names = list_geojson(archive)
         if not names:
@@ -211,7 +211,7 @@ def _count_levels(items: Iterator[tuple[Any, str]], verdict: Verdict) -> Iterato
 
 
 def _members(item: Any, container: str) -> Iterator[tuple[str, Any]]:
-    """Items of a document as QuPath sees them: features, bare geometries, and what it skips.
+    """Items of a document in QuPath's view: features, bare geometries, and items that it skips.
 
     Within a FeatureCollection every item is a feature; elsewhere the type decides.
     """
@@ -256,7 +256,7 @@ def _judge(kind: str, member: Any, number: int, verdict: Verdict, seen_ids: arra
 
 
 def _shorten_id(text: Any, number: int) -> int:
-    """64 bits of an id, so that millions can be compared; a number of its own for a feature without one."""
+    """64 bits of an id, so that millions can be compared; a number of its own for a feature without an id."""
     if not is_uuid(text):
         return number
     first, *_, last = text.split("-")
@@ -302,7 +302,7 @@ def _to_plain_text(geometry: dict[str, Any]) -> bytes | None:
 
 
 def _judge_built(shapes: np.ndarray) -> Iterator[tuple[Fault, int]]:
-    """Faults of geometries (N,) that were built, each with its index; None is an outline that encloses nothing."""
+    """Faults of built geometries (N,), each with its index; None is an outline that encloses nothing."""
     is_valid = shapely.is_valid(shapes)
     snapped = shapes.copy()
     snapped[is_valid] = shapely.set_precision(shapes[is_valid], QUPATH_GRID_PX)

@@ -33,11 +33,11 @@ def render_coordinates(xy: np.ndarray, is_last: np.ndarray) -> np.ndarray:
     """Positions of rings as the inside of a GeoJSON polygon, to one decimal.
 
     Args:
-        xy: (M, 2), absolute value below 1e7, which is metres of glass.
-        is_last: (M,) bool, the positions that end their ring.
+        xy: (M, 2) positions, absolute value below 1e7, which is metres of glass.
+        is_last: (M,) bool, True for positions that end their ring.
 
     Returns:
-        (M, 32) uint8: ``x,y],[`` each, and ``x,y]]]`` at the end of a ring.
+        (M, 32) uint8: ``x,y],[`` for each position, and ``x,y]]]`` at the end of a ring.
     """
     tenths = np.rint(xy * 10).astype(np.int32)
     high, low = np.divmod(np.abs(tenths), _HALF)
@@ -53,7 +53,7 @@ _HALF = 10_000
 
 
 def _high_words() -> np.ndarray:
-    """(2 * _HALF,) words of the upper halves, positive and then negative: the sign and what digits there are."""
+    """(2 * _HALF,) words of the upper halves, positive and then negative: the sign and the digits."""
     text = np.zeros((2, _HALF, 8), np.uint8)
     text[1, :, 0] = ord("-")
     text[:, :, 1:5] = _without_zeros(render_integers(np.arange(_HALF), 4))
@@ -61,7 +61,7 @@ def _high_words() -> np.ndarray:
 
 
 def _low_words() -> np.ndarray:
-    """(6 * _HALF,) words of the lower halves by end and by whether an upper half stands before them."""
+    """(6 * _HALF,) words of the lower halves, by end and by whether an upper half precedes them."""
     text = np.zeros((3, 2, _HALF, 8), np.uint8)
     digits = render_integers(np.arange(_HALF), 4)
     text[:, 0, :, :3] = digits[:, :3]
@@ -74,7 +74,7 @@ def _low_words() -> np.ndarray:
 
 
 def _without_zeros(digits: np.ndarray) -> np.ndarray:
-    """Digits (N, W), blank instead of leading zeros."""
+    """Digits (N, W), with blanks for leading zeros."""
     return np.where(np.logical_or.accumulate(digits != ord("0"), axis=1), digits, BLANK)
 
 
@@ -90,10 +90,10 @@ _TEXT_COLUMNS = np.delete(np.arange(36), (8, 13, 18, 23))
 
 
 def uuid5(namespace: uuid.UUID, names: np.ndarray) -> np.ndarray:
-    """What ``uuid.uuid5(namespace, name)`` gives for each name, as text.
+    """The value of ``uuid.uuid5(namespace, name)`` for each name, as text.
 
     Args:
-        namespace: common to all.
+        namespace: namespace of all names.
         names: (N, L) uint8, UTF-8 names of equal length L <= ``LONGEST_NAME``.
 
     Returns:

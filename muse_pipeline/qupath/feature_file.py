@@ -38,7 +38,7 @@ class FeatureFile:
         return self
 
     def write(self, batch: bytes) -> None:
-        """Append features that are joined by ``SEPARATOR`` and went through ``encode``."""
+        """Append features that are joined by ``SEPARATOR`` and were passed through ``encode``."""
         self._file.write(self._before)
         self._file.write(batch)
         self._before = encode(SEPARATOR, self._suffix)
@@ -52,14 +52,14 @@ class FeatureFile:
 
 
 def encode(text: bytes, suffix: str) -> bytes:
-    """The text as it stands in a file with that suffix: as it is, or as a gzip member with no name and time in it."""
+    """The text as stored in a file with that suffix: unchanged, or as a gzip member without name and time."""
     if suffix == ".geojson":
         return text
     return imagecodecs.gzip_encode(text, _GZIP_LEVEL)
 
 
 def split_name(path: Path) -> tuple[str, str]:
-    """The name of a file before and from ``.geojson``."""
+    """The name of a file before ``.geojson``, and the suffix from there on."""
     for suffix in (".geojson.gz", ".geojson"):
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix), suffix

@@ -1,4 +1,4 @@
-"""What a user takes into QuPath: the script that imports our files line by line."""
+"""The script with which QuPath imports our files line by line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IMPORT_SCRIPT = "import_nuclei.groovy"
 
 
 def copy_import_script(folder: Path | str) -> Path:
-    """Put the import script into ``folder``, from where QuPath opens it; its path."""
+    """Copy the import script into ``folder``, from where QuPath opens it; returns its path."""
     target = Path(folder) / IMPORT_SCRIPT
     with as_file(files("muse_pipeline.qupath") / IMPORT_SCRIPT) as source, complete_file(target) as partial:
         shutil.copyfile(source, partial)

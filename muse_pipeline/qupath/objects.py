@@ -78,9 +78,9 @@ def read_class_name(classification: Any) -> str | None:
 
 
 def is_called(words: Collection[str], class_name: str | None, name: str | None = None) -> bool:
-    """Whether an object's class or own name is one of ``words``, with or without the ``*`` of QuPath's classes.
+    """True if an object's class or own name is one of ``words``, with or without the ``*`` of QuPath's classes.
 
-    A class derived from "Ignore*", "Region*" or "Tissue", as "Ignore*: Positive", counts as that class.
+    A class derived from "Ignore*", "Region*" or "Tissue", such as "Ignore*: Positive", counts as that class.
     """
     called = {str(each).rstrip("*") for each in (class_name, name) if each is not None}
     if class_name is not None:
@@ -91,13 +91,13 @@ def is_called(words: Collection[str], class_name: str | None, name: str | None =
 def why_left_out(
     shapes: np.ndarray, geometries: Sequence[Any], types: Sequence[str], unwanted: Collection[str]
 ) -> np.ndarray:
-    """Why objects cannot be used, as the noun that counts them in a message; "" for those that can.
+    """Reasons why objects cannot be used, as the noun that counts them in a message; "" for usable ones.
 
     Args:
         shapes: (N,) shapely geometries; None for an object without one.
-        geometries: N, as the file has them, with the plane of a z-stack or a time series.
-        types: N of ``OBJECT_TYPES``.
-        unwanted: types that do not count.
+        geometries: N geometries as in the file, with the plane of a z-stack or a time series.
+        types: N types from ``OBJECT_TYPES``.
+        unwanted: types that are not used.
     """
     bounds, dimensions = shapely.bounds(shapes), shapely.get_dimensions(shapes)
     # QuPath's empty ROI: without positions in 0.4 and 0.5, an outline of one position in 0.6 and 0.7
@@ -113,7 +113,7 @@ def why_left_out(
 
 
 def _is_on_first_plane(geometry: Any) -> bool:
-    """Whether a geometry lies on the plane z = 0, t = 0, the only one of a brightfield slide."""
+    """True if a geometry is on the plane z = 0, t = 0, the only one of a brightfield slide."""
     plane = geometry.get("plane") if isinstance(geometry, dict) else None
     return not isinstance(plane, dict) or not (plane.get("z") or plane.get("t"))
 

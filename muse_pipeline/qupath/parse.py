@@ -24,17 +24,17 @@ _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection"
 
 
 def is_geometry(item: Any) -> bool:
-    """Whether this is an object with the type of a geometry."""
+    """True for an object with the type of a geometry."""
     return isinstance(item, dict) and isinstance(kind := item.get("type"), str) and kind in GEOMETRIES
 
 
 def iterate_features(path: Path | str) -> Iterator[Any]:
-    """The members of a FeatureCollection or bare array, a single Feature, or a bare geometry; whatever they are.
+    """The members of a FeatureCollection or bare array, a single Feature, or a bare geometry, all unchecked.
 
     The children of an object follow it.
 
     Args:
-        path: plain, in gzip or the only GeoJSON file of a zip.
+        path: path of the file, plain, in gzip or the only GeoJSON file of a zip.
 
     Raises:
         GeoJSONError: the file is missing, its compression is damaged, or it is no such JSON; with the number, from 1,
@@ -52,10 +52,10 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
 
 
 def loads(text: bytes) -> Any:
-    """Parse JSON; NaN and Infinity, which QuPath writes as well, become floats.
+    """Parse JSON; NaN and Infinity, which QuPath also writes, become floats.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not JSON.
     """
     try:
         return orjson.loads(text)
@@ -70,15 +70,15 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
     """The members of a FeatureCollection or of a bare array, else the whole document.
 
     Args:
-        file: UTF-8.
-        path: for messages.
-        parse: parses a document, or raises ValueError.
+        file: file of UTF-8 text.
+        path: path of the file, for messages.
+        parse: function that parses a document, or raises ValueError.
 
     Returns:
         Each item, with ``COLLECTION``, ``LIST`` or ``ALONE``.
 
     Raises:
-        GeoJSONError: the text is no JSON.
+        GeoJSONError: the text is not JSON.
     """
     head, has_lines = _read_head(file)
     if has_lines:
@@ -88,9 +88,9 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """What stands before the first feature, up to ``[``, and True if features have lines of their own.
+    """The text before the first feature, up to ``[``, and True if features have lines of their own.
 
-    Otherwise the first lines of the file and False.
+    In other files the first lines and False.
     """
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):
@@ -145,7 +145,7 @@ def _iterate_lines(
 def _end(
     head: bytes, text: bytes, n_before_comma: int, path: Path | str, parse: Callable[[bytes], Any]
 ) -> list[tuple[Any, str]]:
-    """Parse what remains of a document from ``]`` on; after a comma a lenient parser finds one more item, a null."""
+    """Parse the rest of a document from ``]`` on; after a comma a lenient parser finds one more item, a null."""
     if not n_before_comma:
         return list(_split(_parse_document(head + text, path, parse)))
     try:

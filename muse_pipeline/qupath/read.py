@@ -37,10 +37,10 @@ class NucleusParts:
     """Points and polygons, each one nucleus.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         geometry: (P,) points, and valid polygons with an area.
-        owner: (P,) int, which object of the file each is a part of.
-        number: (P,) int, that object's number in the file, from 1.
+        owner: (P,) int index of the object that each is a part of.
+        number: (P,) int number of that object in the file, from 1.
     """
 
     path: Path | str
@@ -50,11 +50,11 @@ class NucleusParts:
 
     @property
     def is_polygon(self) -> np.ndarray:
-        """(P,) bool."""
+        """(P,) bool, True for polygons."""
         return shapely.get_type_id(self.geometry) == _POLYGON
 
     def measure(self, mpp: tuple[float, float], n_rays: int) -> tuple[np.ndarray, np.ndarray]:
-        """Centres (P, 2) in pixels of ``mpp`` = (x, y), and rays (P, n_rays) in um, NaN of points."""
+        """Centres (P, 2) in pixels of ``mpp`` = (x, y), and rays (P, n_rays) in um, NaN for points."""
         drawn = self.is_polygon
         xy = np.zeros((len(drawn), 2))
         rays = np.full((len(drawn), n_rays), np.nan, np.float32)
@@ -66,23 +66,23 @@ class NucleusParts:
         """Raise ``what`` about the first part that is ``wrong`` (P,).
 
         Raises:
-            LabelError: there is one; the message has its number.
+            LabelError: there is such a part; the message has its number.
         """
         reject_objects(wrong, self.number, self.path, what)
 
 
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
-    """The points and polygons of geometries (N,), parts of multi-geometries too; lines in collections are left out.
+    """The points and polygons of geometries (N,), also of multi-geometries; lines in collections are left out.
 
-    Of a polygon whose lines cross, the largest area that they bound is the nucleus.
+    If lines of a polygon cross, the largest area that they bound is the nucleus.
 
     Args:
-        geometry: of the objects.
-        number: (N,) of the objects in the file.
-        path: the file.
+        geometry: geometries of the objects.
+        number: (N,) numbers of the objects in the file.
+        path: path of the file.
 
     Raises:
-        LabelError: a polygon has no area; its number is named.
+        LabelError: a polygon has no area; its number is given.
     """
     parts, owner = flatten(geometry)
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
@@ -97,7 +97,7 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
 
 
 def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points, lines, polygons (P,) in geometries (N,), also in collections of collections, and whose (P,) each is."""
+    """Points, lines, polygons (P,) in geometries (N,), also in nested collections, and the geometry (P,) of each."""
     parts, owner = shapely.get_parts(geometry, return_index=True)
     while np.isin(shapely.get_type_id(parts), _COLLECTIONS).any():
         parts, within = shapely.get_parts(parts, return_index=True)
@@ -109,7 +109,7 @@ def reject_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what
     """Raise ``what`` about the first object that is ``wrong`` (N,).
 
     Raises:
-        LabelError: there is one.
+        LabelError: there is such an object.
     """
     if wrong.any():
         raise LabelError(f"{path}, feature {number[wrong.argmax()]}: {what}")
@@ -123,12 +123,12 @@ class GeoJSONObjects:
     """Content of a GeoJSON file.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         geometry: (N,) shapely geometries in absolute level-0 pixels.
-        class_name: (N,) str, or None where an object has no classification.
-        object_type: (N,) str, what QuPath makes of them: "detection", "annotation" ...
-        name: (N,) str, or None where an object has no name of its own.
-        number: (N,) int, which feature of the file it is, from 1.
+        class_name: (N,) str, or None for an object without classification.
+        object_type: (N,) str type in QuPath: "detection", "annotation" ...
+        name: (N,) str, or None for an object without a name of its own.
+        number: (N,) int number of the feature in the file, from 1.
     """
 
     path: Path | str
@@ -147,7 +147,7 @@ class GeoJSONObjects:
         return GeoJSONObjects(self.path, *(column[chosen] for column in columns))
 
     def to_parts(self) -> NucleusParts:
-        """Every polygon and every single point; see ``split_parts``.
+        """Every polygon and every single point, as from ``split_parts``.
 
         Raises:
             LabelError: a polygon has no area.
@@ -158,7 +158,7 @@ class GeoJSONObjects:
         """(N,) int32 indices into ``classes``, synonyms included; -1 for an object without classification.
 
         Raises:
-            LabelError: a class name means none of them.
+            LabelError: a class name is not one of them.
         """
         label_of = {None: -1}
         for name, number in zip(self.class_name, self.number, strict=True):
@@ -172,7 +172,7 @@ class GeoJSONObjects:
         Args:
             classes: names in the order of the labels; an object without classification gets the label -1.
             mpp: (x, y) um per level-0 pixel.
-            n_rays: rays of outlines; points get rays of 0.
+            n_rays: number of rays of outlines; points get rays of 0.
 
         Raises:
             LabelError: a class is not among ``classes``, or a polygon has no area.
@@ -183,17 +183,17 @@ class GeoJSONObjects:
 
 
 def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: bool = True) -> GeoJSONObjects:
-    """Read GeoJSON of QuPath, other tools or this package; of a cell the nucleus.
+    """Read GeoJSON of QuPath, other tools or this package; the nucleus of a cell is used.
 
     Lines, TMA cores, empty objects and those on further planes of a stack are left out with a warning.
 
     Args:
-        path: ``.geojson``, ``.json``, either with ``.gz``, or a ``.zip`` of one.
-        offset_px: added to every position: ``coords.qupath_offset_px(info.bounds)`` for files in QuPath's frame.
-        tiles: whether tiles count, as which some programs write nuclei; QuPath's own are superpixels.
+        path: path ending in ``.geojson``, ``.json``, either with ``.gz``, or a ``.zip`` of one such file.
+        offset_px: offset added to every position: ``coords.qupath_offset_px(info.bounds)`` for files in QuPath's frame.
+        tiles: True to read tiles, the form of nuclei in some programs; QuPath's own tiles are superpixels.
 
     Raises:
-        GeoJSONError: the file is no GeoJSON, an outline cannot be built, or all objects were left out.
+        GeoJSONError: the file is not GeoJSON, an outline cannot be built, or all objects were left out.
     """
     unwanted = ("tmaCore", "root") if tiles else ("tmaCore", "root", "tile")
     geometries, class_names, object_types, names, reasons = [np.zeros(0, object)], [], [], [], []

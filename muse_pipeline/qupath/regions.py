@@ -1,4 +1,4 @@
-"""Areas as annotations: where labels are complete, regions of interest, and tissue regions with a class."""
+"""Areas as annotations: areas of complete labels, regions of interest, and tissue regions with a class."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from muse_pipeline.tissue.outline import TISSUE_RGB
 
 
 def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
-    """(N,) bool: objects of one of these classes, and annotations of one of these names; see ``is_called``."""
+    """(N,) bool: objects of one of these classes, and annotations of one of these names, as for ``is_called``."""
     named = np.where(objects.object_type == "annotation", objects.name, None)
     return np.array([is_called(words, *pair) for pair in zip(objects.class_name, named, strict=True)], bool)
 
@@ -51,7 +51,7 @@ def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry
     """Separate nuclei from the annotated region; annotations called "Tissue" or "Ignore" are neither.
 
     Returns:
-        The nuclei; the union of all areas called "Region" in level-0 px, or None where none is drawn.
+        The nuclei; the union of all areas called "Region" in level-0 px, or None if none is drawn.
     """
     is_region = are_called(objects, (REGION,)) & (shapely.area(objects.geometry) > 0)
     is_nucleus = ~is_region & ~are_called(objects, IGNORED)
@@ -64,13 +64,13 @@ def require_nucleus_size(
     """Reject outlines that are larger than any nucleus, and so were meant as areas.
 
     Args:
-        parts: in pixels of ``mpp`` = (x, y) um.
-        mpp: see there.
+        parts: nuclei in pixels of ``mpp``.
+        mpp: (x, y) um per pixel.
         region_class: class of areas that were annotated completely.
-        otherwise: what to do with an outline of another area.
+        otherwise: remedy for an outline of another area, for the message.
 
     Raises:
-        LabelError: there is one.
+        LabelError: there is such an outline.
     """
     parts.reject(
         shapely.area(parts.geometry) * np.prod(mpp) > LARGEST_NUCLEUS_UM2,
@@ -87,7 +87,7 @@ def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
 
 
 def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
-    """An area without lines that lead out of it and back; unchanged where lines cross so that they bound several."""
+    """An area without lines that lead out of it and back; unchanged if crossing lines make it bound several areas."""
     repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
     falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
     return shape if repaired is None or falls_apart else repaired
@@ -99,7 +99,7 @@ _MISSING_CORE = "missing TMA core"
 
 
 def take_out_ignored(shapes: np.ndarray, is_ignored: np.ndarray) -> np.ndarray:
-    """The shapes (N,) that are not of the class "Ignore", each without the areas that are."""
+    """The shapes (N,) that are not of the class "Ignore", each without the areas of that class."""
     kept = shapes[~is_ignored]
     return shapely.difference(kept, shapely.union_all(shapes[is_ignored])) if is_ignored.any() else kept
 
@@ -111,7 +111,7 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
         Polygon or multipolygon in absolute level-0 px.
 
     Raises:
-        GeoJSONError: see ``read_areas``; or it lies outside the slide.
+        GeoJSONError: as in ``read_areas``; or the area is outside the slide.
     """
     roi = translate(read_areas(path), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
@@ -129,17 +129,17 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
 
 
 def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
-    """The areas of the region of interest one by one, TMA cores as well, on the slide and in absolute level-0 px.
+    """The areas of the region of interest one by one, including TMA cores, on the slide and in absolute level-0 px.
 
-    Areas off the slide are left out. One without a name has that of its class, or its number in the file: "ROI 2".
+    Areas off the slide are left out. An area without a name has that of its class, or its number in the file: "ROI 2".
 
     Args:
-        path: of the file.
-        roi: all of them, by ``read_roi``; what is of the class "Ignore" is no part of it.
+        path: path of the file.
+        roi: union of the areas, from ``read_roi``; areas of the class "Ignore" are not part of it.
         info: the slide.
 
     Raises:
-        GeoJSONError: see ``read_areas``.
+        GeoJSONError: as in ``read_areas``.
     """
     areas, _ = _read_shapes(path, (ANNOTATION, CORE))
     on_slide = roi & shapely.box(0, 0, *info.size_px)
@@ -153,13 +153,13 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
 
 
 def read_areas(path: Path | str) -> BaseGeometry:
-    """The union of all annotated areas and TMA cores of a GeoJSON file, in px as the file counts them.
+    """The union of all annotated areas and TMA cores of a GeoJSON file, in the px of the file.
 
-    What is of the class "Ignore" is taken out of the others. Missing cores, other objects, lines, points, empty ROIs
-    and annotations on further planes of a stack are left out; warned of are the last four.
+    Areas of the class "Ignore" are subtracted. Missing cores, other objects, lines, points, empty ROIs and
+    annotations on further planes of a stack are left out, the last four with a warning.
 
     Args:
-        path: the file, plain, in gzip or zip.
+        path: path of the file, plain, in gzip or zip.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or holds no valid area.
@@ -183,16 +183,16 @@ def read_areas(path: Path | str) -> BaseGeometry:
 
 
 def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
-    """The shapes (N,), and which of them (N,) are ignored."""
+    """The shapes (N,), and (N,) bool that is True for ignored ones."""
     return np.array([area.shape for area in areas], object), np.array([area.is_ignored for area in areas], bool)
 
 
 def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea], Counter[str]]:
-    """The areas of a file, in px as the file counts them, and how many of what else there is.
+    """The areas of a file, in the px of the file, and the numbers of other objects by kind.
 
     Args:
-        path: the file.
-        kinds: the types of object that are areas.
+        path: path of the file.
+        kinds: types of object that are areas.
     """
     values = _read_json(path)
     try:
@@ -222,7 +222,7 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
 
 
 def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
-    """A geometry whose rings end where they begin."""
+    """A geometry with its rings closed."""
     if geometry.get("type") not in {"Polygon", "MultiPolygon"}:
         return geometry
     polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
@@ -240,7 +240,7 @@ def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str
 
 
 def _warn_of_left_out(path: Path | str, others: Counter[str]) -> None:
-    """Warn of what a user may have meant as an area: everything but other types of object."""
+    """Warn of objects that a user may have meant as areas: all but those of other types and missing cores."""
     if meant := {noun: n for noun, n in others.items() if noun not in {*TYPE_NAMES.values(), _MISSING_CORE}}:
         warnings.warn(f"{path}: left out {list_counts(meant)}", LeftOutWarning, stacklevel=3)
 
@@ -254,11 +254,11 @@ def _read_json(path: Path | str) -> Any:
 
 
 def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Features of one geometry each, from whatever GeoJSON has, or a bare list of it.
+    """Features of one geometry each, from any form of GeoJSON, or a bare list of it.
 
     Args:
-        values: to look into.
-        feature: which ``values`` is a part of.
+        values: parsed GeoJSON, or a part of it.
+        feature: feature that contains ``values``.
     """
     if isinstance(values, list):
         for value in values:
@@ -278,11 +278,11 @@ _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
 
 
 def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> None:
-    """Write ``tissue.geojson``: one locked annotation, counted from the scanner's bounds as QuPath does.
+    """Write ``tissue.geojson``: one locked annotation, with the origin at the scanner's bounds as in QuPath.
 
     Args:
-        path: of the file.
-        outline: of the tissue, from ``trace_outline``.
+        path: path of the file.
+        outline: outline of the tissue, from ``trace_outline``.
         info: the slide.
     """
     if info.bounds is not None:
@@ -308,7 +308,7 @@ class ClassArea:
     """An area of tissue with a class.
 
     Attributes:
-        class_name: of the area.
+        class_name: class of the area.
         color: (r, g, b), 0 to 255.
         shape: valid polygon in absolute level-0 px.
     """
@@ -319,11 +319,11 @@ class ClassArea:
 
 
 def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideInfo, made_by: str) -> None:
-    """Write areas as locked annotations, one feature per line, counted from the scanner's bounds as QuPath does.
+    """Write areas as locked annotations, one feature per line, with the origin at the scanner's bounds as in QuPath.
 
     Args:
-        path: ends in ``.geojson`` or ``.geojson.gz``.
-        areas: rounded to 0.1 px.
+        path: path that ends in ``.geojson`` or ``.geojson.gz``.
+        areas: areas to write, rounded to 0.1 px.
         info: the slide.
         made_by: checksum of the model, or another word; the same areas made by the same have the same ids.
     """
@@ -349,8 +349,8 @@ def _class_feature(area: ClassArea, shape: BaseGeometry, namespace: uuid.UUID) -
 def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
     """The annotated areas of a file that have a class, in absolute level-0 px and on the slide.
 
-    What is of the class "Ignore" is taken out of the others. "Region*" and "Tissue" are no classes of tissue. Areas
-    without a class are left out with a warning, and so is what ``read_areas`` warns of.
+    Areas of the class "Ignore" are subtracted. "Region*" and "Tissue" are not classes of tissue. Areas without a
+    class are left out with a warning, as are the objects that ``read_areas`` warns of.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or has no such area on the slide.

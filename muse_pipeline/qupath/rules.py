@@ -1,7 +1,7 @@
 """Rules of QuPath's parser for one feature, restated from its source (PathIO, GsonTools, QuPathTypeAdapters).
 
-Read at v0.4.4, v0.5.1, v0.6.0 and v0.7.0, and compared with what their importers do with some 140 small files. "Has"
-means that the key is there: a null is a value, which most keys do not take.
+Read at v0.4.4, v0.5.1, v0.6.0 and v0.7.0, and compared with the results of their importers for some 140 small files.
+"Has" means that the key is there: a null is a value, which most keys do not accept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEPTH = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "P
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that costs the user data.
+    """A fault that costs the user data.
 
     Attributes:
         reason: one clause, the same for all features that share it.
@@ -63,19 +63,19 @@ def judge_feature(feature: Any) -> Iterator[Fault]:
 
 
 def is_uuid(value: Any) -> bool:
-    """Whether an id is one that QuPath keeps."""
+    """True for an id that QuPath keeps."""
     return isinstance(value, str) and _UUID.fullmatch(value) is not None
 
 
 def count_levels(value: Any) -> int:
-    """The levels of nesting of a parsed document; coordinates count for one, as too many are an error anyway."""
+    """The levels of nesting of a parsed document; coordinates count as one, since too many are an error anyway."""
     if isinstance(value, dict):
         value = [None if key == "coordinates" else each for key, each in value.items()]
     return 1 + max(map(count_levels, value), default=0) if isinstance(value, list) else 0
 
 
 def geometries_of(feature: Any) -> list[dict[str, Any]]:
-    """The geometries of a feature that have positions to be judged."""
+    """The geometries of a feature whose positions are checked."""
     if not isinstance(feature, dict):
         return []
     found = [feature.get(key) for key in ("geometry", "nucleusGeometry")]
@@ -243,7 +243,7 @@ def judge_geometry(geometry: dict[str, Any]) -> Fault | None:
 
 
 def has_plain_rings(geometry: dict[str, Any]) -> bool:
-    """Whether this has rings, all closed and of four positions or more, so that GEOS builds it as JTS does."""
+    """True if all rings are closed and of four positions or more, so that GEOS builds the geometry as JTS does."""
     coordinates = geometry.get("coordinates")
     polygons = {"Polygon": [coordinates], "MultiPolygon": coordinates}.get(geometry["type"])
     try:
@@ -253,10 +253,10 @@ def has_plain_rings(geometry: dict[str, Any]) -> bool:
 
 
 def build_as_jts(geometry: dict[str, Any]) -> BaseGeometry:
-    """Build a geometry of known type as JTS does, which takes numbers in quotes and rings of three positions.
+    """Build a geometry of known type as JTS does, which accepts numbers in quotes and rings of three positions.
 
     Raises:
-        ValueError: JTS rejects it; with the reason.
+        ValueError: JTS rejects it; the message is the reason.
     """
     kind = geometry["type"]
     if kind == "GeometryCollection":
@@ -285,7 +285,7 @@ def _read_positions(values: Any, depth: int) -> list[Any]:
 
 
 def _read_rings(rings: list[list[list[float]]]) -> list[list[list[float]]]:
-    """The rings of a polygon that enclose something; none if its outline does not."""
+    """The rings of a polygon that enclose an area; none if its outline does not."""
     for ring in rings:
         if 0 < len(ring) < 3:
             raise ValueError("a ring has fewer than three positions")
@@ -297,7 +297,7 @@ def _read_rings(rings: list[list[list[float]]]) -> list[list[list[float]]]:
 
 
 def to_double(value: Any) -> float | None:
-    """The number that Gson's ``getAsDouble`` gives, also for one in quotes; None if it rejects the value."""
+    """The number from Gson's ``getAsDouble``, also for one in quotes; None if it rejects the value."""
     if isinstance(value, str):
         return float(value.strip().rstrip("fFdD")) if _JAVA_DOUBLE.fullmatch(value) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -308,12 +308,12 @@ def _is_known(geometry: dict[str, Any]) -> bool:
 
 
 def _is_primitive(value: Any) -> bool:
-    """Whether Gson's ``getAsString`` takes a value."""
+    """True if Gson's ``getAsString`` accepts a value."""
     return isinstance(value, str | int | float)
 
 
 def _is_int(value: Any) -> bool:
-    """Whether Gson's ``getAsInt`` takes a value: any number, which is cut down, or a whole one in quotes."""
+    """True if Gson's ``getAsInt`` accepts a value: any number, which is truncated, or an integer in quotes."""
     if isinstance(value, str):
         return re.fullmatch(r"[+-]?\d+", value) is not None
     return isinstance(value, int | float) and not isinstance(value, bool)

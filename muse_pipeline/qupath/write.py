@@ -1,4 +1,4 @@
-"""``nuclei.geojson.gz``: what QuPath opens, written from ``nuclei.parquet`` in batches of bounded size."""
+"""``nuclei.geojson.gz``: the nuclei for QuPath, written from ``nuclei.parquet`` in batches of bounded size."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def write_geojson(
     """Write the nuclei of a slide for QuPath, and a sidecar ``<name>.provenance.json`` beside them.
 
     Args:
-        nuclei_path: a ``nuclei.parquet``.
-        info: its slide.
-        output: ends in ``.geojson.gz``, or in ``.geojson`` to leave it uncompressed.
-        frame: "qupath" or "openslide": where positions are counted from, see ``coords.qupath_offset_px``.
-        max_features: where there are more nuclei, write ``<name>.part-001.geojson.gz`` and so on as well, with at most
-            so many each.
-        threads: that render and compress; the bytes do not depend on them.
-        measurements: further columns of numbers that nuclei have in QuPath.
+        nuclei_path: path of ``nuclei.parquet``.
+        info: header of the slide.
+        output: path that ends in ``.geojson.gz``, or in ``.geojson`` for an uncompressed file.
+        frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
+        max_features: number of nuclei above which ``<name>.part-001.geojson.gz`` and so on are written as well, with at
+            most so many each.
+        threads: number of threads that render and compress; it does not change the bytes.
+        measurements: columns of numbers that are added to the measurements in QuPath.
 
     Returns:
         The sidecar's content.
@@ -104,7 +104,7 @@ def _numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
 
 
 def _find_size(info: SlideInfo, frame: str) -> tuple[int, int]:
-    """(width, height) of the image as the program that ``frame`` is named for opens it."""
+    """(width, height) of the image in the program that ``frame`` is named for."""
     return (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
 
 
@@ -119,7 +119,7 @@ def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: Slid
 def _read_tables(
     nuclei_path: Path | str, columns: list[str], provenance: Mapping[str, Any], batch_size: int
 ) -> Iterator[pa.Table]:
-    """The columns of all nuclei; 1 instead of ``quality`` where totals leave a nucleus out, else 0."""
+    """The columns of all nuclei; 1 instead of ``quality`` for a nucleus that totals leave out, else 0."""
     for table in iterate_rows(nuclei_path, batch_size, columns):
         if QUALITY in columns:
             flags = to_arrow(left_out(table, provenance).astype(float))
@@ -136,7 +136,7 @@ def _write_files(
     max_features: int | None,
     threads: int,
 ) -> list[Path]:
-    """Write the whole file and, beside it, the parts, whose paths are returned."""
+    """Write the whole file and the parts beside it; returns the paths of the parts."""
     suffix = split_name(output)[1]
     n_batches, batch_size = _divide_into_batches(BATCH if max_features is None else max_features)
     n_parts = 0 if max_features is None else -(-n_nuclei // (n_batches * batch_size))
@@ -157,7 +157,7 @@ def _write_files(
 
 
 def _divide_into_batches(n_features: int) -> tuple[int, int]:
-    """How many batches of which size, at most ``BATCH``, make up ``n_features`` or a few less.
+    """Number and size of batches, of at most ``BATCH``, that make up ``n_features`` or a few less.
 
     Raises:
         GeoJSONError: there is nothing to divide.
@@ -196,12 +196,12 @@ _AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near th
 class FeatureRenderer:
     """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
 
-    Where the table has ``POSITIVE``, classes are derived from those of the model: "Epithelial: Positive".
+    If the table has ``POSITIVE``, classes are derived from those of the model: "Epithelial: Positive".
 
     Args:
         classes: name and color by label, as in the model card; other labels are written without classification.
-        run: whatever names slide and model; the same run and centroid give the same id.
-        offset_px: (x, y) subtracted from every position.
+        run: text that identifies slide and model; the same run and centroid give the same id.
+        offset_px: (x, y) offset subtracted from every position.
     """
 
     def __init__(self, classes: Sequence[Mapping[str, Any]], run: str, offset_px: tuple[int, int]):
@@ -255,12 +255,12 @@ class FeatureRenderer:
 
 
 def run_name(provenance: Mapping[str, Any]) -> str:
-    """The slide and the model of a table."""
+    """The slide and the model of a table, as text."""
     return f"{provenance['slide_id']}|{provenance['model']['sha256']}"
 
 
 def nucleus_ids(provenance: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The ids (N,) S36 that nuclei at these positions, in level-0 px, have in QuPath."""
+    """The ids (N,) S36 in QuPath of nuclei at these positions, in level-0 px."""
     namespace = uuid.uuid5(NAMESPACE, run_name(provenance))
     return uuid5(namespace, _centroid_names(x, y)).view("S36").ravel()
 
@@ -292,14 +292,14 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
-    """Name in QuPath, column and digits after the point of what a table with these columns gives."""
+    """Name in QuPath, column and digits after the point of each measurement for a table with these columns."""
     own = {*COLUMNS, *OPTIONAL, POSITIVE}
     chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)
 
 
 def _render_measurements(table: pa.Table) -> list[np.ndarray]:
-    """The finite ones; QuPath 0.4 breaks on NaN."""
+    """The measurements without values that are not finite, since QuPath 0.4 breaks on NaN."""
     parts, is_first = [], np.ones(len(table), bool)
     for name, column, decimals in measurements_of(table.column_names):
         values = to_numpy(table[column])

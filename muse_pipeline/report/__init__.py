@@ -1,1 +1,1 @@
-"""What became of a cohort: pictures per slide, one table, one page."""
+"""The report of a cohort: pictures per slide, one table, one page."""

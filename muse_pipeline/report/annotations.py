@@ -18,13 +18,13 @@ from muse_pipeline.tissue.mask import RoiAnnotation
 def count_in_annotations(
     nuclei: Path, annotations: Sequence[RoiAnnotation], classes: Sequence[NucleusClass], with_positive: bool
 ) -> list[dict[str, Any]]:
-    """Name, areas and nuclei of each annotation, for ``summary.json``; a nucleus counts in every one that it lies in.
+    """Name, areas and nuclei of each annotation, for ``summary.json``; a nucleus counts in every annotation around it.
 
     Args:
-        nuclei: the table.
-        annotations: of the slide.
-        classes: of the model.
-        with_positive: whether the table has the column ``positive``; the number of positive nuclei is added then.
+        nuclei: path of the table.
+        annotations: annotations of the slide.
+        classes: classes of the model.
+        with_positive: True for a table with the column ``positive``; the number of positive nuclei is added then.
     """
     if not annotations:
         return []

@@ -1,4 +1,4 @@
-"""What became of every slide of the sheet."""
+"""Outcomes of the slides of a sheet."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 @dataclass(frozen=True)
 class SlideResult:
-    """The end of one slide's way.
+    """The outcome of one slide.
 
     Attributes:
-        slide_id: its name in the sheet.
-        path: its file, from the sheet.
-        folder: where its results lie.
-        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with gaps that
-            in ``reason``); "failed" (with ``step`` and ``reason``).
+        slide_id: name of the slide in the sheet.
+        path: path of the slide's file in the sheet.
+        folder: folder of its results.
+        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps that
+            are in ``reason``); "failed" (with ``step`` and ``reason``).
         step: the step that failed, else "".
         reason: one sentence, "" if all is well.
-        progress: one record per step.
-        patient: whose slide it is, and
-        split: its part of the cohort, from the sheet; "" without one.
-        group: what the report compares it by; "" without one.
-        own: cells of the sheet's columns that are the user's own, by name.
-        info: ``slide.json``, or None where ``inspect`` did not get so far.
-        tissue_mm2: area of tissue without the artefacts that are left out; None where ``tissue`` did not get so far.
-        summary: ``summary.json``; None for a failed slide, whose older results must not pass for new ones.
-        warnings: sentences of the steps.
-        partner: how the registration of its partner ended (partner.json); None where it has none.
-        organ: The organ from the sheet; "" without one.
-        included: The kinds of doubt (``inference.doubts``) that leave no number out of the totals.
+        progress: records of the steps, one per step.
+        patient: patient of the slide in the sheet; "" without one.
+        split: part of the cohort in the sheet; "" without one.
+        group: group by which the report compares the slide; "" without one.
+        own: cells of the columns that the user has added to the sheet, by name.
+        info: content of ``slide.json``; None if ``inspect`` did not finish.
+        tissue_mm2: area of tissue without the artefacts that are left out; None if ``tissue`` did not finish.
+        summary: content of ``summary.json``; None for a failed slide, so that older results do not pass for new ones.
+        warnings: warnings of the steps, one sentence each.
+        partner: outcome of the registration of its partner (partner.json); None without a partner.
+        organ: organ in the sheet; "" without one.
+        included: kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals.
     """
 
     slide_id: str
@@ -84,39 +84,39 @@ class SlideResult:
 
     @property
     def n_nuclei(self) -> int | None:
-        """Number of nuclei, None for a failed slide."""
+        """Number of nuclei; None for a failed slide."""
         return self.summary["n_nuclei"] if self.summary else None
 
     @property
     def appearance(self) -> str | None:
-        """Verdict on whether it looks like the model's training pictures (``inference.appearance``); None if failed."""
+        """Verdict on its likeness to the model's training pictures (``inference.appearance``); None if it failed."""
         return appearance_of(self.summary["provenance"])["verdict"] if self.summary else None
 
     @property
     def doubts(self) -> dict[str, str]:
-        """Each kind of doubt about its numbers (``inference.doubts``) with the reason."""
+        """Each kind of doubt about its numbers (``inference.doubts``), with the reason."""
         return find_doubts(self.summary["provenance"], self.organ) if self.summary else {}
 
     @property
     def left_out(self) -> str:
-        """The reason in a few words for which the totals do not contain its nuclei; "" where they do."""
+        """The reason in a few words why its nuclei are not in the totals; "" if they are."""
         return reason_left_out(self.doubts, OF_NUCLEI, self.included)
 
     @property
     def classes_left_out(self) -> str:
-        """The reason in a few words for which they do not contain the counts of its classes; "" where they may."""
+        """The reason in a few words why the counts of its classes are not in the totals; "" if they may be."""
         return reason_left_out(self.doubts, OF_CLASSES, self.included)
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Nuclei by class; none of immunohistochemistry, which the classes are not for, or where they are left out."""
+        """Number of nuclei by class; none for immunohistochemistry, which the classes are not for, or if left out."""
         if not self.summary or self.positive is not None or self.classes_left_out:
             return {}
         return {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
 
     @property
     def tissue_doubt(self) -> str:
-        """Why a finished slide may have more tissue or nuclei than were found; "" where nothing points to it."""
+        """The reason why a finished slide may have more tissue or nuclei than were found; "" without such a reason."""
         if not self.summary:
             return ""
         of_mask = next((one.removeprefix(TISSUE_DOUBT) for one in self.warnings if one.startswith(TISSUE_DOUBT)), "")
@@ -126,7 +126,7 @@ class SlideResult:
 
     @property
     def positive(self) -> dict[str, Any] | None:
-        """Positive and negative nuclei (``summary.json``) of immunohistochemistry; None of another stain, or failed."""
+        """Positive and negative nuclei (``summary.json``) of immunohistochemistry; None otherwise."""
         return self.summary["immunohistochemistry"] if self.summary else None
 
     @property
@@ -136,63 +136,63 @@ class SlideResult:
 
     @property
     def regions(self) -> dict[str, Any] | None:
-        """Tissue regions and their nuclei (``report.regions``); None where not asked for, or of a failed slide."""
+        """Tissue regions and their nuclei (``report.regions``); None if not requested, or for a failed slide."""
         return self.summary.get("regions") if self.summary else None
 
     @property
     def artefacts_mm2(self) -> dict[str, float] | None:
-        """mm2 of tissue by what is wrong with it; None where that was not sought, or of a failed slide."""
+        """mm2 of tissue by kind of artefact; None if artefacts were not searched for, or for a failed slide."""
         return (self.summary["provenance"].get("quality", {}).get("area_mm2") or None) if self.summary else None
 
     @property
     def left_out_mm2(self) -> float:
-        """mm2 of tissue that totals leave out."""
+        """mm2 of tissue that totals leave out; 0 for a failed slide."""
         return left_out_mm2(self.summary["provenance"]) if self.summary else 0.0
 
     @property
     def n_left_out(self) -> int:
-        """Nuclei that totals leave out."""
+        """Number of nuclei that totals leave out; 0 for a failed slide."""
         return n_left_out(self.summary["provenance"]) if self.summary else 0
 
     @property
     def processed_mm2(self) -> float:
-        """mm2 of tissue, with what totals leave out."""
+        """mm2 of tissue, including what totals leave out."""
         return (self.tissue_mm2 or 0.0) + self.left_out_mm2
 
     @property
     def artefact_doubt(self) -> str:
-        """How many of the nuclei are left out as lying in artefacts, in words; "" if they are few."""
+        """A statement of the percentage of nuclei that are left out as lying in artefacts; "" if they are few."""
         share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
         kinds = ", ".join(self.summary["provenance"]["quality"]["subtract"]) if self.n_left_out else ""
         return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
 
     @property
     def lacks_regions(self) -> str:
-        """Why there are no tissue regions although they were asked for; "" where there are."""
+        """The reason why there are no tissue regions although they were requested; "" if there are."""
         return self.regions["reason"] if self.regions and self.regions["status"] != "ok" else ""
 
     @property
     def lacks_partner(self) -> str:
-        """Why its partner was not registered; "" where it was, or where there is none."""
+        """The reason why its partner was not registered; "" if it was, or if there is none."""
         return self.partner["reason"] if self.partner and self.partner["status"] == FAILED else ""
 
     @property
     def model(self) -> dict[str, str] | None:
-        """The model that found its nuclei, its "name" and "sha256"; None for a failed slide."""
+        """The "name" and "sha256" of the model that found its nuclei; None for a failed slide."""
         return self.summary["provenance"]["model"] if self.summary else None
 
     @property
     def nuclei_per_mm2(self) -> float | None:
-        """Nuclei per mm2 of tissue, None without tissue."""
+        """Nuclei per mm2 of tissue; None without tissue."""
         return self.n_nuclei / self.tissue_mm2 if self.summary and self.tissue_mm2 else None
 
     @property
     def seconds(self) -> float:
-        """Time of all steps."""
+        """Time of all steps, in seconds."""
         return sum(record.seconds or 0 for record in self.progress)
 
     def finished(self, step: str) -> bool:
-        """Did ``step`` end well?"""
+        """True if ``step`` ended well."""
         return any(record.step == step and record.status == "ok" for record in self.progress)
 
 
@@ -212,7 +212,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
-    """The cells of a column of the user's sheet, by slide; empty ones are left out.
+    """The cells of a column of the user's sheet, by slide, without empty cells.
 
     Raises:
         SheetError: the sheet cannot be read, or lacks ``slide_id`` or the column.
@@ -221,7 +221,7 @@ def read_groups(sheet: Path, column: str) -> dict[str, str]:
 
 
 def _is_row(row: dict[str, Any]) -> bool:
-    """Whether a row names a folder among the results, and none outside; shards are a number or nothing."""
+    """True if a row names a folder within the results, and its shards are a number or nothing."""
     name, n_shards = row.get("slide_id"), row.get("shards")
     is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
     return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
@@ -234,14 +234,14 @@ def gather_cohort(
     groups: Mapping[str, str] | None = None,
     included: Sequence[str] = (),
 ) -> list[SlideResult]:
-    """Judge every slide of the resolved sheet, in its order; missing or outdated summaries are made.
+    """Evaluate every slide of the resolved sheet, in its order; missing or outdated summaries are written.
 
     Args:
         results: folder with a folder per slide.
-        rows: of the sheet.
-        no_model: why there was no model to detect with; "" where there was one.
+        rows: rows of the sheet.
+        no_model: reason why there was no model to detect with; "" if there was one.
         groups: the group of each slide that has one.
-        included: The kinds of doubt that leave no number out of the totals.
+        included: kinds of doubt that do not exclude numbers from the totals.
     """
     found = groups or {}
     return [judge_slide(results, row, no_model, found.get(str(row["slide_id"]), ""), included) for row in rows]
@@ -250,7 +250,7 @@ def gather_cohort(
 def judge_slide(
     results: Path, row: dict[str, Any], no_model: str = "", group: str = "", included: Sequence[str] = ()
 ) -> SlideResult:
-    """How the slide of one ``row`` ended; "ok" only if every check passes."""
+    """The outcome of the slide of one ``row``; "ok" only if every check passes."""
     folder = results / str(row["slide_id"])
     progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
     done = {record.step for record in progress if record.status == "ok"}
@@ -296,7 +296,7 @@ def judge_slide(
 
 
 def summarise_cohort(slides: Sequence[SlideResult]) -> str:
-    """How many slides ended how, in words: "12 slides: 10 ok, 1 partial, 1 failed"."""
+    """The number of slides by outcome, in words: "12 slides: 10 ok, 1 partial, 1 failed"."""
     counts = Counter(slide.status for slide in slides)
     ends = [f"{counts[status]} {status}" for status in reversed(STATUSES) if counts[status]]
     return f"{count_noun(len(slides), 'slide')}: {', '.join(ends)}"
@@ -308,12 +308,12 @@ def counted(slides: Iterable[SlideResult]) -> list[SlideResult]:
 
 
 def classified(slides: Iterable[SlideResult]) -> list[SlideResult]:
-    """Those of the counted slides whose classes are in the totals too."""
+    """The counted slides whose classes are also in the totals."""
     return [slide for slide in counted(slides) if not slide.classes_left_out]
 
 
 def describe_total(slides: Sequence[SlideResult]) -> str:
-    """The nuclei in the totals, and the slides that these leave out: "9 nuclei of 4 slides; 2 slides left out: ..."."""
+    """The number of nuclei in the totals, and the slides left out: "9 nuclei of 4 slides; 2 slides left out: ..."."""
     added = counted(slides)
     n_nuclei = sum(slide.n_nuclei for slide in added)
     total = f"{count_noun(n_nuclei, 'nucleus', 'nuclei')} of {count_noun(len(added), 'slide')}"
@@ -323,7 +323,7 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
 
 
 def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
-    """Finished slides, those of one model file together, in the order of first use."""
+    """Finished slides, grouped by model file, in the order of first use."""
     groups: dict[str, list[SlideResult]] = {}
     for slide in slides:
         if slide.model:
@@ -332,13 +332,13 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
 
 
 def describe_model(slides: Sequence[SlideResult]) -> str:
-    """The model of slides of one model, distinguished from others of its name, and how many they are."""
+    """The model of slides of one model, distinguished from others of its name, and the number of the slides."""
     model = slides[0].model
     return f"{model['name']} ({model['sha256'][:8]}), {count_noun(len(slides), 'slide')}"
 
 
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
-    """Every class of the cohort, in the order of the cards."""
+    """Names of all classes of the cohort, in the order of the cards."""
     return list(dict.fromkeys(each["name"] for slide in slides if slide.summary for each in slide.summary["classes"]))
 
 
@@ -367,7 +367,7 @@ def _gather_warnings(folder: Path, info: SlideInfo | None, tissue_done: bool) ->
 
 
 def _join_reasons(warnings: list[str], summary: dict[str, Any], organ: str) -> list[str]:
-    """The warnings with the reasons of a flag and doubts, each once: ledgers of a stopped run may lack them."""
+    """The warnings with the reasons of a flag and the doubts, each once: ledgers of a stopped run may lack these."""
     verdict = appearance_of(summary["provenance"])
     reasons = verdict["reasons"] if verdict["verdict"] in DOUBTFUL else []
     doubts = {} if verdict["verdict"] == OTHER_STAIN else find_doubts(summary["provenance"], organ)
@@ -379,7 +379,7 @@ def _missing(name: str) -> str:
 
 
 def _find_stale(info: SlideInfo | None, tissue: TissueMask, summary: dict[str, Any], path: str) -> str:
-    """Why finished results belong to other inputs, "" if they do not."""
+    """The reason why finished results belong to other inputs; "" if they do not."""
     if info is None:
         return _missing("slide.json")
     made_from = summary["provenance"]
@@ -395,7 +395,7 @@ def _find_stale(info: SlideInfo | None, tissue: TissueMask, summary: dict[str, A
 
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
-    """What a finished slide lacks and where in QuPath, as a sentence, "" if nothing."""
+    """A sentence on the gaps of a finished slide and their positions in QuPath; "" without gaps."""
     lacking = {
         "window": (summary["full_windows_level0"], "held more nuclei than the model can return"),
         "region": (summary["corrupt_level0"], "could not be decoded"),

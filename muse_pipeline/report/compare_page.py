@@ -1,4 +1,4 @@
-"""``compare.html``: whether pretraining helped, the answer first; one file that needs neither network nor script."""
+"""``compare.html``: the effect of pretraining, conclusion first, in one file that needs neither network nor script."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def write_compare_page(result: dict[str, Any], folder: Path) -> None:
     """Write the page.
 
     Args:
-        result: what ``muse compare`` writes as ``compare.json``.
-        folder: of the page; the pictures that ``result`` names lie there, and are taken into the page.
+        result: content of ``compare.json`` of ``muse compare``.
+        folder: folder of the page and of the pictures that ``result`` names, which are embedded in the page.
     """
     before, after = frame_document("Did pretraining help?")
     with complete_file(folder / "compare.html") as partial:
@@ -97,7 +97,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
 
 
 def _cells(score: dict[str, Any]) -> list[object]:
-    """As ``_COLUMNS`` names them."""
+    """The cells of a score, in the order of ``_COLUMNS``."""
     ends = score["interval"]
     return [
         *(format_number(score[side]) for side in ("before", "after")),
@@ -150,11 +150,11 @@ _MARGIN = 1.08
 
 @dataclass(frozen=True)
 class ChartRow:
-    """One difference.
+    """One row of the chart, a difference.
 
     Attributes:
-        label: what was measured.
-        score: see ``evaluation.bootstrap.compare_scores``.
+        label: name of the measure.
+        score: score from ``evaluation.bootstrap.compare_scores``.
     """
 
     label: str
@@ -162,7 +162,7 @@ class ChartRow:
 
 
 def difference_chart(rows: Sequence[ChartRow]) -> Markup:
-    """A dot for every difference, in points, and a line for its 95 % interval; right of zero is better."""
+    """A dot for every difference, in points, with a line for its 95 % interval; right of zero is better."""
     ends = [end for row in rows for end in (row.score["difference"], *(row.score["interval"] or ()))]
     reach = max(1.0, _MARGIN * max(map(abs, ends)))
     height = _AXIS_PX + _ROW_PX * len(rows)

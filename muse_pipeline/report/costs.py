@@ -1,4 +1,4 @@
-"""Where the time of a cohort goes: seconds, processor time and memory of every step, over all slides."""
+"""Costs of a cohort: wall-clock time, processor time and memory of every step, over all slides."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ OTHER, WHOLE = "other", "all"  # rows: start, model and report; everything
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step cost.
+    """The cost of a step.
 
     Attributes:
-        step: its name, or that of a sum.
-        seconds: that passed; shards that ran at the same time count each.
-        processor_seconds: of all threads.
-        tissue_mm2: area of the tissue of the slides in which it ran.
-        peak_memory_mib: largest memory of any slide, None of what is no step.
+        step: name of the step, or of a sum.
+        seconds: wall-clock time; shards that ran at the same time are added up.
+        processor_seconds: processor time of all threads.
+        tissue_mm2: area of the tissue of the slides in which the step ran.
+        peak_memory_mib: largest memory of any slide; None for sums that are not a step.
     """
 
     step: str
@@ -34,7 +34,7 @@ class Cost:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The cells of ``COLUMNS``; a dash where there is no value."""
+        """The cells of ``COLUMNS``; a dash for a missing value."""
         cores = f"{self.processor_seconds / self.seconds:.2f}" if self.seconds else "–"
         per_mm2 = f"{self.processor_seconds / self.tissue_mm2:.3f}" if self.tissue_mm2 else "–"
         times = time_text(self.seconds), time_text(self.processor_seconds)
@@ -42,7 +42,7 @@ class Cost:
 
 
 def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
-    """The costs of the steps that ran, in their order, over the slides in which they ran, and ``WHOLE`` of them."""
+    """The costs of the steps that ran, in their order, over the slides in which they ran, and their sum ``WHOLE``."""
     ran = [(record, slide) for slide in slides for record in slide.progress if record.seconds is not None]
     costs = [_add_up(step, found) for step in STEPS if (found := [one for one in ran if one[0].step == step])]
     return [*costs, _add_up(WHOLE, ran)] if ran else []
@@ -58,9 +58,9 @@ def cost_lines(slides: Sequence[SlideResult], seconds: float, processor_seconds:
     """The costs of a run as lines of text.
 
     Args:
-        slides: that it ran.
-        seconds: that it took, from its start to its end.
-        processor_seconds: likewise.
+        slides: slides of the run.
+        seconds: wall-clock time of the run, from start to end.
+        processor_seconds: processor time of the run, from start to end.
     """
     *steps, total = step_costs(slides) or [Cost(WHOLE, 0, 0, 0)]
     rest = seconds - total.seconds, processor_seconds - total.processor_seconds
@@ -73,7 +73,7 @@ def cost_lines(slides: Sequence[SlideResult], seconds: float, processor_seconds:
 
 
 def cost_table(slides: Sequence[SlideResult]) -> Markup | None:
-    """The costs of the slides' last runs as a table; None where no step ran."""
+    """The costs of the slides' last runs as a table; None if no step ran."""
     costs = step_costs(slides)
     if not costs:
         return None

@@ -34,12 +34,12 @@ class DensityGrid:
 
 @dataclass(frozen=True)
 class Field:
-    """A square of tissue to be shown.
+    """A square of tissue to be drawn.
 
     Attributes:
-        caption: why it was chosen.
-        xy_um: its top left corner, um from the corner of level 0.
-        side_um: its side.
+        caption: reason for the choice.
+        xy_um: top left corner, um from the corner of level 0.
+        side_um: side of the square, um.
     """
 
     caption: str
@@ -68,7 +68,7 @@ def count_nuclei(
 def choose_fields(grid: DensityGrid) -> list[Field]:
     """Up to three fields that do not overlap: the densest, the one most mixed in class, one of median density.
 
-    The choice depends on the counts alone; of equal fields the topmost, then leftmost, is taken.
+    The choice depends on the counts only; of equal fields the topmost, then the leftmost, is taken.
     """
     counts = _sum_fields(grid.counts)
     width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)
@@ -104,6 +104,6 @@ def _sum_fields(counts: np.ndarray) -> np.ndarray:
 
 
 def _entropy(counts: np.ndarray) -> np.ndarray:
-    """Shannon entropy of the classes, rounded so that a tie is a tie on every machine."""
+    """Shannon entropy of the classes, rounded so that ties are the same on every machine."""
     share = counts / np.maximum(counts.sum(0), 1)
     return np.round(-(share * np.log(np.where(share > 0, share, 1))).sum(0), 6)

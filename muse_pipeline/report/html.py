@@ -20,7 +20,7 @@ class Markup(str):
 def element(tag: str, *children: object, **attributes: object) -> Markup:
     """``<tag attributes>children</tag>``: text is escaped, ``Markup`` is kept, None is left out.
 
-    ``class_`` stands for class and ``data_x`` for data-x; an attribute that is True stands alone, one that is None or
+    ``class_`` stands for class and ``data_x`` for data-x; an attribute that is True has no value, one that is None or
     False is left out.
     """
     text = "".join(
@@ -55,11 +55,11 @@ _CONTENT = Markup("<!-- content -->")
 
 
 def frame_document(title: str, script: str | None = None) -> tuple[str, str]:
-    """What stands before a page's content and what stands after it.
+    """The document before and after a page's content.
 
     Args:
-        title: of the document.
-        script: file of this folder; the page's policy lets it run this script only, or none.
+        title: title of the document.
+        script: name of a file in this folder, the only script that the page's policy allows; None for no script.
     """
     code = _read(script) if script else None
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() if code else None

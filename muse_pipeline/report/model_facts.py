@@ -14,10 +14,10 @@ from muse_pipeline.report.slide_card import definitions, swatch
 
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
-    """Term -> value in the card, line by line for a list; missing values are left out.
+    """Terms of the card with their values, one line per item of a list; missing values are left out.
 
     Args:
-        card: as JSON has it.
+        card: content of the card as in JSON.
     """
     facts = {
         "Classes": [each["name"] for each in card.get("classes", [])],
@@ -95,11 +95,11 @@ PAGES = {  # file of the run's folder -> what it is called
 
 
 def pretraining_facts(folder: Path, album: Album) -> Markup:
-    """The answers of the comparison and the way to it; unfinished runs and comparisons are marked.
+    """The results of the comparison and the path to it; unfinished runs and comparisons are marked.
 
     Args:
-        folder: of the pretraining run, as the workflow has it.
-        album: of the page, for links to files.
+        folder: folder of the pretraining run, in the layout of the workflow.
+        album: album of the page, for links to files.
     """
     files = [(folder / name, words) for name, words in PAGES.items()]
     links = [element("a", words, href=album.link(file)) for file, words in files if file.is_file()]
@@ -125,7 +125,7 @@ def _answers(folder: Path, album: Album) -> list[Markup]:
 
 
 def _is_newer(file: Path, than: Path) -> bool:
-    """Whether the file was made after what it is made from; no file is not."""
+    """True if the file exists and is no older than the file that it is made from."""
     try:
         return file.stat().st_mtime_ns >= than.stat().st_mtime_ns
     except OSError:

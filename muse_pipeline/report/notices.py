@@ -19,9 +19,9 @@ class Kind(NamedTuple):
 
     Attributes:
         level: ``RED`` or ``AMBER``.
-        word: for a pill.
-        slides: The slides that have it, in words that follow their number in the last lines of a run.
-        sentence: The sentence on the page; "{}" stands for the reason.
+        word: short text for a pill.
+        slides: description of the affected slides, which follows their number in the last lines of a run.
+        sentence: sentence on the page; "{}" stands for the reason.
     """
 
     level: str
@@ -64,8 +64,8 @@ class Notice(NamedTuple):
 
     Attributes:
         level: ``RED`` or ``AMBER``.
-        word: for a pill; "" where the pill of the status has it.
-        sentence: the whole of it.
+        word: short text for a pill; "" if the pill of the status has it.
+        sentence: full text of the warning.
     """
 
     level: str
@@ -74,7 +74,7 @@ class Notice(NamedTuple):
 
 
 def find_reasons(slide: SlideResult) -> dict[str, str]:
-    """Each kind of warning about a slide, a key of ``KINDS``, with its reason and what follows for the totals."""
+    """Each kind of warning about a slide, a key of ``KINDS``, with its reason and the consequence for the totals."""
     found = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
     if slide.appearance == FLAGGED:
         found["unlike"] = "; ".join(appearance_of(slide.summary["provenance"])["reasons"])
@@ -97,12 +97,12 @@ def _consequence(slide: SlideResult, kind: str) -> str:
 
 
 def find_notices(slide: SlideResult) -> list[Notice]:
-    """All of one slide, the red ones first."""
+    """All warnings about one slide, the red ones first."""
     return sorted(_notices(slide), key=lambda notice: LEVELS.index(notice.level))
 
 
 def rank(slide: SlideResult) -> int:
-    """Where a slide stands among others: failed, partial, empty, ok, and among these red, amber, neither."""
+    """Sort key of a slide: failed, partial, empty, ok, and within these red, amber, no warning."""
     notices = find_notices(slide)
     return 3 * STATUSES.index(slide.status) + (LEVELS.index(notices[0].level) if notices else len(LEVELS))
 
@@ -131,21 +131,21 @@ def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[st
 
 
 def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
-    """Lines that name the failed slides, each with step and reason, those last whose step was not started."""
+    """Lines that name the failed slides, each with step and reason; slides whose step was not started come last."""
     failed = [slide for slide in slides if slide.status == "failed"]
     failed.sort(key=lambda slide: (slide.step, "missing") in ((each.step, each.status) for each in slide.progress))
     return _listed("failed", [f"  {slide.slide_id}: {slide.step}: {slide.reason}" for slide in failed], n_shown)
 
 
 def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """Each slide with the content of one before it, and that one's name."""
+    """Each slide with the content of an earlier one, and the name of that one."""
     first: dict[str, str] = {}
     contents = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info]
     return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
 
 
 def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
-    """Their number with ``what`` they are, and the first of them; nothing where there are none."""
+    """The number of slides with ``what`` they are, and the first of them; nothing for no slides."""
     more = f"  and {len(slides) - n_shown} more; cohort.tsv names them"
     heading = f"{count_noun(len(slides), 'slide')} {what}:"
     return [heading, *slides[:n_shown], *([more] if len(slides) > n_shown else [])] if slides else []

@@ -1,4 +1,4 @@
-"""What the report reads of ``nuclei.parquet``: positions as a stream, medians of features, outlines of one field."""
+"""Reading ``nuclei.parquet`` for the report: positions as a stream, medians of features, outlines of one field."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> I
     """Yield xy (n, 2) float64 in level-0 px and each of ``columns`` (n,), in batches of bounded size.
 
     Args:
-        path: the table.
-        columns: of numbers.
-        counted_only: leave out the nuclei that are in no total.
+        path: path of the table.
+        columns: names of columns of numbers.
+        counted_only: True to leave out the nuclei that are in no total.
     """
     names = ["x", "y", *columns]
     for table in iterate_counted(path, names) if counted_only else iterate_rows(path, ROW_GROUP, names):
@@ -38,11 +38,11 @@ def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> I
 
 
 def median_features(path: Path, provenance: dict[str, Any]) -> dict[str, float]:
-    """The median of every feature that the table has, over the nuclei that are in totals.
+    """The median of every feature in the table, over the nuclei that are in totals.
 
     Args:
-        path: the table.
-        provenance: of it.
+        path: path of the table.
+        provenance: provenance of the table.
     """
     classes = [each["name"] for each in provenance["card"]["classes"]]
     with open_nuclei(path) as file:
@@ -63,8 +63,8 @@ def read_outlines(
     """Nuclei whose centres lie in a rectangle of level-0 px; only row groups that touch it are read.
 
     Returns:
-        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int, whether totals leave it out
-        (n,) bool.
+        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int, (n,) bool: True for nuclei
+        that totals leave out.
     """
     provenance = read_provenance(path)
     quality = [QUALITY] if "quality" in provenance else []

@@ -1,4 +1,4 @@
-"""What every picture of the report carries: a scale bar and a legend, below the tissue or on it."""
+"""Common parts of the report's pictures: a scale bar and a legend, below the tissue or on it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NICE = (1, 2, 5)
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A colour and what it stands for."""
+    """A colour and its meaning."""
 
     text: str
     color: tuple[int, int, int]
@@ -51,12 +51,12 @@ def add_strip(
     """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip of ``STRIP_PX``, a scale bar at its left.
 
     Args:
-        picture: of the tissue.
-        um_per_px: of it.
-        inside: whether the strip covers the lower end of the picture, which shows through; else it is added below.
+        picture: picture of the tissue.
+        um_per_px: um per pixel of the picture.
+        inside: True to cover the lower end of the picture with a translucent strip; False to add the strip below.
 
     Returns:
-        The canvas, its pen and the x in px where the legend may begin.
+        The canvas, its pen and the x in px at which the legend may begin.
     """
     height, width = picture.shape[:2]
     canvas = Image.new("RGB", (width, height + (0 if inside else STRIP_PX)), PAPER)
@@ -81,13 +81,13 @@ def add_caption(canvas: Image.Image, text: str) -> None:
 
 
 def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
-    """Let ``box`` = (left, top, right, bottom) show through white."""
+    """Lighten ``box`` = (left, top, right, bottom) with translucent white."""
     part = canvas.crop(box)
     canvas.paste(Image.blend(part, Image.new("RGB", part.size, PAPER), OPACITY), box[:2])
 
 
 def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int) -> None:
-    """Write swatches and texts from ``left``; what would pass ``right`` is left out, with a note."""
+    """Write swatches and texts from ``left``; entries that would pass ``right`` are left out, with a note."""
     for i, entry in enumerate(entries):
         end = left + 22 + pen.textlength(_printable(entry.text), font=_font())
         if end > right - (40 if i + 1 < len(entries) else 0):
@@ -98,13 +98,13 @@ def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequen
 
 
 def write_text(pen: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, color: tuple[int, int, int] = INK) -> int:
-    """Write ``text`` from its left middle; gives the x where it ends."""
+    """Write ``text`` from its left middle; returns the x of its end."""
     pen.text(xy, _printable(text), fill=color, font=_font(), anchor="lm")
     return int(np.ceil(xy[0] + pen.textlength(_printable(text), font=_font())))
 
 
 def save_picture(canvas: Image.Image, path: Path) -> None:
-    """Write a PNG, complete or not at all."""
+    """Write a PNG atomically."""
     with complete_file(path) as partial:
         canvas.save(partial, **PNG)
 
@@ -155,8 +155,8 @@ def draw_density(
         grid: nuclei counted over the whole slide; there may be none.
         mask: (h, w) bool tissue mask that covers the whole slide.
         backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size; taken one by one.
-        path: where the PNG goes.
-        areas: outlined in their colours, in level-0 px; their nuclei are not in ``grid``.
+        path: path of the PNG.
+        areas: areas to outline in their colours, in level-0 px; their nuclei are not in ``grid``.
         slide_mpp: (x, y) um per level-0 px.
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
@@ -202,7 +202,7 @@ def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float
 
 
 def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) float32 of a bool mask at another ``size``, linear; along the rows first, so that little is float."""
+    """(h, w) float32 of a bool mask at another ``size``, linear; rows come first, to keep the floats few."""
     narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
     return cv2.resize(narrow, size)
 
@@ -213,7 +213,7 @@ def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:
 
 
 def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:
-    """Draw it from ``left``, and leave ``beside_px`` for what follows; gives the x where it ends."""
+    """Draw the colour bar from ``left``, and leave ``beside_px`` for the text after it; returns the x of its end."""
     width = min(160, canvas.width - left - 190 - beside_px)
     if width < 40:  # a slide so narrow that the strip holds the scale bar alone
         return left
@@ -225,7 +225,7 @@ def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, to
 
 
 def _round_up(value: float) -> float:
-    """The next number with two digits."""
+    """The next number with two significant digits."""
     step = 10.0 ** max(0, np.floor(np.log10(value)) - 1)
     return float(np.ceil(value / step) * step)
 
@@ -246,19 +246,19 @@ def draw_field(
     column: str = "label",
     caption: str | None = None,
 ) -> dict[str, int]:
-    """Write the PNG of the part of a field that lies on the slide, with scale bar, legend and caption inside it.
+    """Write the PNG of the part of a field that lies on the slide, with scale bar, legend and caption in it.
 
     Args:
-        store: of the slide.
-        nuclei: the table.
-        field: where.
-        classes: by the values of ``column``.
-        path: of the PNG.
-        column: of the table, with the classes.
-        caption: what the field shows, by default why it was chosen.
+        store: store of the slide.
+        nuclei: path of the table.
+        field: the field to draw.
+        classes: classes by the values of ``column``.
+        path: path of the PNG.
+        column: column of the table with the classes.
+        caption: description of the field, by default the reason for its choice.
 
     Returns:
-        The number of nuclei centred in it by class name, those in artefacts left out.
+        The number of nuclei centred in it by class name, without those in artefacts that are left out.
     """
     pixels, enlargement = _read_pixels(store, field)
     low, high = _level0_corners(store, field, 0.0)
@@ -295,7 +295,7 @@ def draw_outlines(
 
 
 def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
-    """The field's pixels that lie on the slide, (h, w, 3) uint8, and how many times they are enlarged."""
+    """The field's pixels that lie on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
     width, height = field_size_px(store, field)
     pixels = store.read(_corner_px(store, field), (width, height))
     enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))
@@ -304,7 +304,7 @@ def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
 
 
 def field_size_px(store: Store, field: Field) -> tuple[int, int]:
-    """(width, height) of a field in work pixels: less than its side where the slide ends before it does."""
+    """(width, height) of a field in work pixels: less than its side if the slide ends before it does."""
     side = round(field.side_um / store.mpp)
     width, height = (min(side, size - at) for size, at in zip(store.size_px, _corner_px(store, field), strict=True))
     return width, height
@@ -337,16 +337,16 @@ PROPOSALS = "proposals.parquet"
 
 
 def find_proposals(folder: Path, info: SlideInfo) -> Path | None:
-    """The proposals in a slide's ``folder`` that were found in this slide; None where there are none.
+    """The proposals in a slide's ``folder`` that were found in this slide; None without such proposals.
 
-    A run that does not ask for proposals leaves those of before, which may be of another file of the slide's name.
+    A run without proposals keeps those of earlier runs, which may be of another file of the slide's name.
     """
     path = folder / PROPOSALS
     return path if path.is_file() and read_provenance(path)["fingerprint"] == info.fingerprint else None
 
 
 def describe_proposals(path: Path | None) -> dict[str, Any] | None:
-    """Method and number of proposals, if there are any."""
+    """Method and number of proposals; None if there are none."""
     if path is None:
         return None
     facts = read_provenance(path)
@@ -356,10 +356,10 @@ def describe_proposals(path: Path | None) -> dict[str, Any] | None:
 def draw_proposals(
     path: Path | None, store: Store, info: SlideInfo, fields: list[Field], picture: Path
 ) -> tuple[Field, int] | None:
-    """Write the PNG of the proposals at ``path`` in the first of ``fields``, or in their densest where there are none.
+    """Write the PNG of the proposals at ``path`` in the first of ``fields``, or in their densest one if it is empty.
 
     Returns:
-        The field and the number of proposals centred in it; None where there is nothing to draw.
+        The field and the number of proposals centred in it; None if there is nothing to draw.
     """
     if path is None:
         return None

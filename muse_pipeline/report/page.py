@@ -48,14 +48,14 @@ def write_report(
 
     Args:
         results: folder with a folder per slide.
-        rows: of the resolved sheet.
-        page: report.html.
-        table: cohort.tsv; roi.tsv is written beside it.
+        rows: rows of the resolved sheet.
+        page: path of report.html.
+        table: path of cohort.tsv; roi.tsv is written beside it.
         pretraining: folder of a pretraining run that belongs to the cohort.
-        no_model: why slides were not detected, where there was no model.
-        statistics: statistics.tsv of ``muse statistics``.
-        groups: the group of each slide that has one, by which the plots compare slides.
-        included: The kinds of doubt (``inference.doubts``) that leave no number out of the totals.
+        no_model: reason why slides were not detected, if there was no model.
+        statistics: path of statistics.tsv of ``muse statistics``.
+        groups: group of each slide that has one, by which the plots compare slides.
+        included: kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals.
     """
     slides = gather_cohort(results, rows, no_model, groups, included)
     write_table(slides, table)
@@ -73,7 +73,7 @@ def write_page(
     """Write the page: what needs attention, the cohort, groups of patients, a table, plots, every slide, costs, models.
 
     Slides are given in the order of the sheet and shown by ``notices.rank``, the failed ones first. The pictures of up
-    to ``EMBEDDED_SLIDES`` slides lie inside the page; a larger cohort's page links to the files beside it.
+    to ``EMBEDDED_SLIDES`` slides are embedded in the page; the page of a larger cohort links to the files beside it.
     """
     ranked = sorted(slides, key=rank)
     anchored = [(f"slide-{i}", slide) for i, slide in enumerate(ranked, 1)]
@@ -118,7 +118,7 @@ def _sections(
 
 
 def _cards(anchored: Sequence[tuple[str, SlideResult]], album: Album) -> Iterator[Markup]:
-    """Every slide; those of a large cohort as text that the script of the page turns into a card when it is opened."""
+    """A card for every slide; in a large cohort as text that the script of the page turns into a card on opening."""
     cards = map_in_order(lambda each: slide_card(each[1], each[0], album), anchored, count_cores())
     if len(anchored) <= OPEN_SLIDES:
         yield element("h2", "Slide by slide")
@@ -149,7 +149,7 @@ def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Iterator[Markup]:
 
 
 def _class_bars(models: Sequence[Sequence[SlideResult]]) -> Iterator[Markup]:
-    """A bar per model, named where there are several: classes of different models are not comparable."""
+    """A bar per model, with its name if there are several: classes of different models are not comparable."""
     for slides in models:
         if len(models) > 1:
             yield element("p", element("bdi", describe_model(slides)), class_="note")
@@ -170,7 +170,7 @@ def _figures(slides: Sequence[SlideResult]) -> Markup:
 
 
 def _found(slides: Sequence[SlideResult]) -> dict[str, str | None]:
-    """Nuclei and their density, of each model by itself: what one finds another may not."""
+    """Nuclei and their density, separately for each model, since models differ in what they find."""
     models = by_model(slides)
     found = {}
     for group in models:

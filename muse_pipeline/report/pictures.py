@@ -1,4 +1,4 @@
-"""Pictures in the page: inside it for a small cohort, beside it for a large one."""
+"""Pictures in the page: embedded for a small cohort, beside it for a large one."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ UNREADABLE = OSError, ValueError, SyntaxError  # what Pillow raises on a file th
 
 
 class Album:
-    """Gives every picture its ``<img>``, linked to its file.
+    """Makes the ``<img>`` of pictures, linked to their files.
 
     Args:
-        page: where the page will lie; links are relative to its folder.
-        embedded: carry pictures inside the page, as JPEG, rather than refer to the files.
+        page: path of the page; links are relative to its folder.
+        embedded: True to embed pictures in the page, as JPEG; False to refer to the files.
     """
 
     def __init__(self, page: Path, embedded: bool):
@@ -34,7 +34,7 @@ class Album:
     def figure(self, file: Path, caption: str, longest_px: int, anchor: str) -> Markup | None:
         """A picture with its caption, at most ``longest_px`` wide or high; None if the file is not a picture.
 
-        Pressed, it fills the window: the style sheet does that for the figure named in the address (``anchor``), whose
+        When clicked, it fills the window: the style sheet does that for the figure in the address (``anchor``), whose
         other link leads back to its slide.
         """
         try:

@@ -1,6 +1,6 @@
-"""Figures of all slides beside each other: densities, class mix, features, regions; outliers are named.
+"""Figures of all slides side by side: densities, class mix, features, regions; outliers are named.
 
-Every plot is inline SVG. Dots that are not linked share a path, so that thousands of slides stay small.
+Every plot is inline SVG. Dots that are not linked use one path, so that plots of thousands of slides stay small.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Anchored = Sequence[tuple[str, SlideResult]]
 
 @dataclass(frozen=True, eq=False)
 class Quantity:
-    """A number of every slide.
+    """One number per slide.
 
     Attributes:
-        title: with its unit.
-        values: (S,) NaN where a slide has none.
+        title: title with the unit.
+        values: (S,) values, NaN for a slide without one.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Quantity:
 
 
 def cohort_plots(anchored: Anchored) -> Iterator[Markup]:
-    """The plots of every model's slides; none where a model has fewer than ``LEAST_SLIDES``."""
+    """The plots of every model's slides; none for a model of fewer than ``LEAST_SLIDES``."""
     anchors = {id(slide): anchor for anchor, slide in anchored}
     models = by_model(counted(slide for _, slide in anchored))
     shown = [slides for slides in models if len(slides) >= LEAST_SLIDES]
@@ -120,17 +120,17 @@ def _plot_row(
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    """(S,) NaN for None."""
+    """(S,) float values, NaN for None."""
     return np.array([np.nan if value is None else value for value in values], float)
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """(S,) NaN where the whole is 0."""
+    """(S,) quotients, NaN where the whole is 0."""
     return part / np.where(whole > 0, whole, np.nan)
 
 
 def _region_areas(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
-    """Percent of the regions' area that each takes."""
+    """Percentage of the regions' total area in each region."""
     found = [
         {one["name"]: one["area_mm2"] for one in slide.regions["classes"]}
         if slide.regions and slide.regions["status"] == "ok"
@@ -159,10 +159,10 @@ def _features(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
 
 
 def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
-    """(S,) the modified z-score of each slide among those of its group; 0 where that holds too few, or all are equal.
+    """(S,) the modified z-score of each slide within its group; 0 if the group has too few, or all are equal.
 
     Args:
-        values: (S,) NaN where a slide has none.
+        values: (S,) values, NaN for a slide without one.
         group: (S,) name of each slide's group.
     """
     score, group = np.zeros(len(values)), np.asarray(group, str)
@@ -219,7 +219,7 @@ class _Axis:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, at most six, the first no larger and the last no smaller than the values."""
+    """Round numbers, at most six, the first at most the lowest and the last at least the highest value."""
     reach = max(high - low, 1e-9 * max(abs(high), 1), 1e-12)
     power = 10.0 ** math.floor(math.log10(reach / 4))
     step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each * 4 >= reach * (1 - 1e-9))
@@ -256,7 +256,7 @@ def _row(
 
 
 def _spread(i: int, top: int) -> float:
-    """A height within the row, so that dots of equal values do not cover each other."""
+    """Vertical offset within the row, so that dots of equal values do not cover each other."""
     return round(top + 7 + (_ROW - 14) * (i * 0.618034 % 1), 1)
 
 
@@ -284,7 +284,7 @@ def _named_outliers(values: np.ndarray, score: np.ndarray, anchored: Anchored) -
 
 
 def _class_mix(anchored: Anchored, counts: np.ndarray, groups: Sequence[str]) -> Markup:
-    """A column for every slide, cut by its classes; slides of a group side by side, by the share of the first class."""
+    """A column for every slide, divided by class; slides of a group are adjacent, by fraction of the first class."""
     slides = [slide for _, slide in anchored]
     totals = np.nansum(counts, 1, keepdims=True)
     shares = np.nan_to_num(counts) / np.where(totals > 0, totals, 1)
@@ -311,7 +311,7 @@ def _class_mix(anchored: Anchored, counts: np.ndarray, groups: Sequence[str]) ->
 
 
 def _column_names(names: Sequence[str], width: float, top: int) -> tuple[list[Markup], int]:
-    """The names of slides below their columns, upright where they are too wide, and where they end; none of many."""
+    """The names of slides below their columns, rotated if too wide, and their lower end; none for many slides."""
     if len(names) > MOST_COLUMNS:
         return [], top
     shown = [name if len(name) <= _NAME_LETTERS else f"{name[:8]}…{name[9 - _NAME_LETTERS :]}" for name in names]

@@ -23,9 +23,9 @@ def count_in_regions(nuclei: Path, regions: dict[str, Any], classes: Sequence[Nu
     """Area and nuclei of every region and of the bands along the border, for ``summary.json``.
 
     Args:
-        nuclei: the table.
-        regions: what its provenance has of regions.
-        classes: of the nuclei.
+        nuclei: path of the table.
+        regions: tissue regions in the provenance of the table.
+        classes: classes of the nuclei.
     """
     if regions["status"] != "ok":
         return regions
@@ -64,7 +64,7 @@ def _nuclei(n: np.ndarray, classes: Sequence[NucleusClass]) -> dict[str, Any]:
 
 
 def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | None]:
-    """Columns of ``cohort.tsv`` of one slide; none without regions."""
+    """Columns of ``cohort.tsv`` for one slide; none without regions."""
     if regions is None:
         return {}
     values: dict[str, float | str | None] = {"regions": regions["status"]}

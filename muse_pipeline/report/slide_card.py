@@ -1,4 +1,4 @@
-"""One slide on the page."""
+"""The card of one slide on the page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WIDE = 0.12  # share of a class from which its name fits into the bar
 
 
 def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
-    """Everything about a slide: how it ended, figures, pictures, warnings, steps, provenance."""
+    """All facts about a slide: outcome, figures, pictures, warnings, steps, provenance."""
     return element(
         "article",
         element("header", element("h3", element("bdi", slide.slide_id)), pills(slide)),
@@ -55,7 +55,7 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
 
 
 def describe_use(slide: SlideResult) -> str:
-    """The numbers of a slide that may be used, in one sentence, by its end and its warnings."""
+    """The numbers of a slide that may be used, in one sentence, by its outcome and its warnings."""
     words = {notice.word for notice in find_notices(slide)}
     of_all = (
         (not slide.summary, "No number of this slide may be used."),
@@ -135,13 +135,13 @@ def _facts(slide: SlideResult) -> Markup:
 
 
 def _tissue(slide: SlideResult) -> Markup:
-    """Area without that of artefacts that are left out."""
+    """Area of the tissue, without artefacts that are left out."""
     without = element("small", "without artefacts") if slide.left_out_mm2 else None
     return element("span", f"{area_text(slide.tissue_mm2)} mm² ", without)
 
 
 def _artefacts(slide: SlideResult) -> Markup:
-    """Area and share of the tissue of each kind, and what is in no total."""
+    """Area and percentage of the tissue by kind of artefact, and what is in no total."""
     found, whole = {kind: mm2 for kind, mm2 in slide.artefacts_mm2.items() if mm2}, slide.processed_mm2
     areas = [f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in found.items()]
     n, share = slide.n_left_out, 100 * slide.left_out_mm2 / whole if whole else 0.0
@@ -161,7 +161,7 @@ def _explain_classes(slide: SlideResult) -> Markup | None:
 
 
 def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
-    """Classes; on immunohistochemistry, which the model's classes are not for, negative and positive nuclei."""
+    """Classes of the bar; negative and positive nuclei for immunohistochemistry, which the classes are not for."""
     if slide.positive is None:
         return slide.summary["classes"]
     counts = slide.positive["n_negative"], slide.positive["n_positive"]
@@ -214,7 +214,7 @@ def _proposals(proposals: dict[str, Any]) -> Markup:
 
 
 def _warnings(slide: SlideResult) -> Iterator[Markup]:
-    """What the steps warn of, in two boxes: what a red notice is about, and the rest."""
+    """Warnings of the steps in two boxes: those in a red notice, and the rest."""
     red = [notice.sentence for notice in find_notices(slide) if notice.level == RED and notice.word]
     grave = [warning for warning in slide.warnings if any(warning in sentence for sentence in red)]
     mild = [warning for warning in slide.warnings if warning not in grave]
@@ -258,7 +258,7 @@ def _picture_row(figures: list[Markup | None], class_: str) -> Markup:
 
 
 def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:
-    """What the field shows and, if that is not the whole slide, where its centre lies in QuPath."""
+    """Content of the field and, if that is not the whole slide, the position of its centre in QuPath."""
     what = f"{field['caption'].capitalize()}: {count_noun(field['n_nuclei'], 'nucleus', 'nuclei')}"
     if field["caption"] == WHOLE:
         return what
@@ -306,7 +306,7 @@ def _steps(slide: SlideResult) -> Markup:
 
 
 def _provenance(provenance: dict[str, Any]) -> Markup:
-    """The card stands above, once for all slides."""
+    """The provenance without the card, which is shown above, once for all slides."""
     return _as_markup({key.replace("_", " "): value for key, value in provenance.items() if key != "card"})
 
 
@@ -332,11 +332,11 @@ def _details(summary: str, content: Markup) -> Markup:
 
 
 def class_bar(classes: Sequence[dict[str, Any]], tissue_mm2: float | None) -> Markup:
-    """The bar of [{name, color, n_nuclei}]; the legend gives names and figures, so colour alone carries nothing.
+    """The bar of [{name, color, n_nuclei}]; the legend gives names and figures, so nothing depends on colour alone.
 
     Args:
-        classes: to draw.
-        tissue_mm2: that the nuclei were found in, for their density.
+        classes: classes to draw.
+        tissue_mm2: area in mm2 that the nuclei were found in, for their density.
     """
     total = sum(each["n_nuclei"] for each in classes)
     parts = [
@@ -367,12 +367,12 @@ def add_up(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def css_color(color: Sequence[int]) -> str:
-    """``rgb(1 2 3)``."""
+    """``rgb(1 2 3)`` of a colour."""
     return f"rgb({' '.join(str(int(channel)) for channel in color)})"
 
 
 def _ink_on(color: Sequence[int]) -> str:
-    """Black or white, whichever is read better on ``color``, by its luma (ITU-R BT.601)."""
+    """Black or white, whichever is more legible on ``color``, by its luma (ITU-R BT.601)."""
     return "#000" if np.dot(color, (0.299, 0.587, 0.114)) > 140 else "#fff"
 
 
@@ -382,9 +382,9 @@ def swatch(color: Sequence[int]) -> Markup:
 
 
 def share_cell(n: int | None, total: int, tissue_mm2: float | None, without: str = "") -> Markup:
-    """A cell with the percentage of ``n`` in ``total``, by which a column is sorted, above their number and density.
+    """A cell with the percentage of ``n`` in ``total``, the sort key of its column, above their number and density.
 
-    A cell without a number has a dash, or states why it is ``without`` one.
+    A cell without a number has a dash, or the reason in ``without``.
     """
     if n is None or not total:
         return element("td", element("small", without) if without else "–", class_="number", data_value=-1)

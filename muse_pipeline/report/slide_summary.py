@@ -1,4 +1,4 @@
-"""One finished slide in a nutshell: ``summary.json``, ``density.png`` and up to three overlays."""
+"""Summary of one finished slide: ``summary.json``, ``density.png`` and up to three overlays."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they can
 
 
 def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
-    """Give the summary of the finished slide in ``folder``; what is there is kept if it was made from these nuclei.
+    """Write and return the summary of the finished slide in ``folder``; existing files of the same nuclei are kept.
 
-    With several ``threads`` the density is drawn beside the overlays.
+    With several ``threads`` the density is drawn at the same time as the overlays.
 
-    Pixels come from the image store. Where that was removed already, pictures of an earlier summary of the same nuclei
-    stay; otherwise the density is drawn on the tissue mask and there are no overlays.
+    Pixels come from the image store. If it was removed already, pictures of an earlier summary of the same nuclei are
+    kept; otherwise the density is drawn on the tissue mask and there are no overlays.
 
     Raises:
         StoreError: the image store cannot be read.
@@ -97,7 +97,7 @@ def _describe(
     proposals: Path | None,
     threads: int,
 ) -> dict[str, Any]:
-    """The summary; ``seen``, an earlier one of the same nuclei, has what came of pixels that are gone."""
+    """The summary; ``seen``, an earlier one of the same nuclei, has the results that need pixels which are gone."""
     cv2.setNumThreads(1)
     classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
     nuclei, tissue = folder / "nuclei.parquet", TissueMask.load(folder / "tissue.npz")
@@ -138,21 +138,21 @@ def _describe(
 
 
 def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
-    """Areas of artefacts."""
+    """Areas of artefacts of the slide in ``folder``."""
     with suppress(GeoJSONError):  # there is none
         return read_class_areas(folder / "artefacts.geojson", info)
     return []
 
 
 def _describe_regions(nuclei: Path, provenance: dict[str, Any], classes: Sequence[NucleusClass]) -> dict[str, Any]:
-    """Nuclei by region, where regions were asked for."""
+    """Nuclei by region, if regions were requested."""
     if "regions" not in provenance:
         return {}
     return {"regions": count_in_regions(nuclei, provenance["regions"], classes)}
 
 
 def _count_positive(provenance: dict[str, Any]) -> dict[str, Any] | None:
-    """Positive and negative nuclei of a slide of immunohistochemistry; None for another."""
+    """Positive and negative nuclei of a slide of immunohistochemistry; None for other stains."""
     if "positive_od" not in provenance:
         return None
     n, n_positive = provenance["n_nuclei"], provenance["n_positive"]
@@ -169,9 +169,9 @@ class Marks:
     """Classes that the outlines of the overlays distinguish.
 
     Attributes:
-        column: of the table.
-        classes: by its values.
-        grid: nuclei of each class.
+        column: column of the table.
+        classes: classes by the values of ``column``.
+        grid: nuclei counted by class.
     """
 
     column: str
@@ -182,7 +182,7 @@ class Marks:
 def _choose_marks(
     nuclei: Path, info: SlideInfo, classes: Sequence[NucleusClass], grid: DensityGrid, ihc: dict[str, Any] | None
 ) -> Marks:
-    """Classes; on immunohistochemistry, which the model's classes are not for, positive and negative."""
+    """The model's classes; for immunohistochemistry, which they are not for, positive and negative."""
     if ihc is None:
         return Marks("label", classes, grid)
     return Marks(POSITIVE, dab.CLASSES, count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, 2))
@@ -197,7 +197,7 @@ def _locate_windows(provenance: dict[str, Any], info: SlideInfo) -> list[list[in
 
 
 def _locate_regions(store: Store) -> list[list[int]]:
-    """(x, y, width, height) in level-0 px of what could not be decoded."""
+    """(x, y, width, height) in level-0 px of areas that could not be decoded."""
     return _to_level0(np.array(store.attributes.get("corrupt", [])).reshape(-1, 4), store.slide_mpp, store.mpp)
 
 

@@ -1,4 +1,4 @@
-"""The section of the report that compares groups of patients: every measure with its patients, its effect and tests."""
+"""The section of the report that compares groups of patients: every measure with its patients, effect and tests."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class ComparedMeasure:
     """A measure in two groups of patients.
 
     Attributes:
-        name: of the measure.
-        unit: of its values.
-        values: of the patients of either group.
-        means: of either group.
-        effect: Hedges' g with the ends of its interval; NaN where it was not tested.
-        p: of the permutation test.
-        q: after control of the false discovery rate.
+        name: name of the measure.
+        unit: unit of its values.
+        values: values of the patients of either group.
+        means: mean of either group.
+        effect: Hedges' g with the ends of its interval; NaN if it was not tested.
+        p: p of the permutation test.
+        q: q after control of the false discovery rate.
     """
 
     name: str
@@ -48,7 +48,7 @@ class ComparedMeasure:
 
     @property
     def is_found(self) -> bool:
-        """Whether the groups differ at a false discovery rate of ``FOUND``."""
+        """True if the groups differ at a false discovery rate of ``FOUND``."""
         return self.q < FOUND
 
 
@@ -120,7 +120,7 @@ def _measure(row: dict[str, str], groups: Sequence[Sequence[dict[str, str]]]) ->
 
 
 def _pair(groups: Sequence[tuple[str, str]], measures: Sequence[ComparedMeasure]) -> Iterator[Markup]:
-    """Two groups, each with its colour: how many measures differ, and all of them, the least likely by chance first."""
+    """Two groups, each with its colour: the number of measures that differ, and all measures by ascending p."""
     (first, _), (second, _) = groups
     colours = [colour for _, colour in groups]
     n = [max(len(each.values[side]) for each in measures) for side in (0, 1)]
@@ -156,7 +156,7 @@ def _pair(groups: Sequence[tuple[str, str]], measures: Sequence[ComparedMeasure]
 
 
 def _least_p(n_first: int, n_second: int) -> float:
-    """The least p that a permutation test can give: groups of equal size may change places."""
+    """The least p that a permutation test can give: groups of equal size can be exchanged."""
     return (2 if n_first == n_second else 1) / math.comb(n_first + n_second, n_first)
 
 
@@ -232,7 +232,7 @@ def _dots(measure: ComparedMeasure, colours: Sequence[str]) -> Markup | None:
 
 
 def _interval(measure: ComparedMeasure, reach: int) -> Markup | None:
-    """The effect and its interval, zero in the middle; what lies beyond ``reach`` is cut there."""
+    """The effect and its interval, with zero in the middle; values beyond ``reach`` are clipped."""
     g, low, high = measure.effect
     if not math.isfinite(g):
         return None

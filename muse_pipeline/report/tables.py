@@ -21,7 +21,7 @@ OPEN_SLIDES = 100  # of a larger cohort the table shows so many rows at once, an
 
 
 def slide_table(slides: Sequence[tuple[str, SlideResult]], album: Album) -> Markup:
-    """The table of (anchor, slide) in the order given; a script in the page filters its rows and sorts them."""
+    """The table of (anchor, slide) in the given order; a script in the page filters and sorts its rows."""
     names = class_names(slide for _, slide in slides if slide.positive is None)
     with_positive = any(slide.positive for _, slide in slides)
     with_groups = any(slide.group for _, slide in slides)
@@ -94,7 +94,7 @@ _OF_ANNOTATION = (
 
 
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
-    """Write the table; a cell without a value is empty, the columns depend on classes and regions alone."""
+    """Write the table; a missing value is an empty cell, and the columns depend on classes and regions only."""
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
@@ -110,7 +110,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
 
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
-    """Write a row for every annotation of a region of interest; without any, an older table is removed."""
+    """Write a row for every annotation of a region of interest; without annotations, an older table is removed."""
     rows = [_annotation(slide, each) for slide in slides if slide.summary for each in slide.summary["annotations"]]
     if rows:
         _write(path, [*_OF_ANNOTATION, *_class_columns(slides)], rows)
@@ -167,7 +167,7 @@ def _left_out(slide: SlideResult) -> str:
 
 
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
-    """mm2 by what is wrong with them, and the nuclei that totals leave out; none where not asked for."""
+    """mm2 by kind of artefact, and the nuclei that totals leave out; none if not requested."""
     if slide.artefacts_mm2 is None:
         return {}
     areas = {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}

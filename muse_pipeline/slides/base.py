@@ -1,4 +1,4 @@
-"""Base of slide readers: registry, properties, and how a slide is opened.
+"""Base of slide readers: registry, properties, and the choice of a reader for a slide.
 
 A reader is one file in this folder: a class registered by name that derives from ``SlideReader``. ``open_slide`` tries
 the readers in the order of their ``priority`` and takes the first that accepts the file.
@@ -68,7 +68,7 @@ class SlideReader(ABC):
     _reads: list[Call]  # calls that read it now; when one of them has timed out, no other is started
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
-        """Readers have initialisers of their own."""
+        """Create a reader; subclasses have initialisers of their own."""
         reader = super().__new__(cls)
         reader._reads = []
         return reader
@@ -78,7 +78,7 @@ class SlideReader(ABC):
         """Read ``size`` = (width, height) pixels of ``level`` whose corner is its pixel ``xy_px`` = (x, y).
 
         Returns:
-            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
+            (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
 
         Raises:
             SlideError: the pixels cannot be decoded.
@@ -90,7 +90,7 @@ class SlideReader(ABC):
         Every reader rounds like this, per axis, so that ``round(k * downsample)`` reads from pixel k exactly.
 
         Returns:
-            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
+            (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
 
         Raises:
             SlideError: the pixels cannot be decoded.
@@ -104,7 +104,7 @@ class SlideReader(ABC):
         return call_in_time(doing, self._read, (x, y), level, size)
 
     def _read(self, *region: Any) -> np.ndarray:
-        """``read_level``, as one of ``_reads``."""
+        """Call ``read_level`` as one of ``_reads``."""
         call = current_call()
         self._reads.append(call)
         try:
@@ -188,7 +188,7 @@ def white_canvas(size: tuple[int, int]) -> np.ndarray:
 def overlap(
     xy_px: tuple[int, int], size: tuple[int, int], level_size_px: tuple[int, int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Overlap of a region with its level: (rows, columns) within the level and within the region; None without one."""
+    """Overlap of a region with its level: (rows, columns) within the level and within the region; None if disjoint."""
     level, region = [], []
     for start, extent, limit in zip(xy_px[::-1], size[::-1], level_size_px[::-1], strict=True):
         first, last = max(start, 0), min(start + extent, limit)
@@ -202,7 +202,7 @@ def overlap(
 def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
     """Meaning of the last sample of ``pixels`` (h, w, n) of a TIFF page, by tifffile's names of its extra samples.
 
-    What is not stated is opacity, unless all of it would be transparent.
+    A sample of no stated meaning is opacity, unless everything would be transparent.
     """
     name = next((one.name for one in extra_samples), "")
     if not name and pixels is not None and not pixels[..., -1].any():
@@ -215,7 +215,7 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
 
     Args:
         pixels: grey or colour samples.
-        alpha: meaning of a second or fourth sample; "multiplied in": opacity, already multiplied into the colours.
+        alpha: meaning of a second or fourth sample; "multiplied in" is opacity, already multiplied into the colours.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]

@@ -4,7 +4,7 @@ OpenSlide paints every tile as a picture with transparency, which takes several 
 the index of the tiles is read once, with tifffile; a tile is one ``pread`` and one call of its codec. At the first read
 of a level, some of its tiles are compared with OpenSlide's pixels; a level that differs by one bit is read by
 OpenSlide.
-So is everything that cannot be read here: tiles that are not in the file, damaged tiles, other compressions.
+OpenSlide also reads everything that cannot be read here: missing tiles, damaged tiles, other compressions.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class TileIndex:
     Attributes:
         size_px: (width, height) of the level.
         tile_px: (width, height) of every tile, those at the border included.
-        offsets: (rows, columns) int64.
-        n_bytes: (rows, columns) int64; 0 for a tile that is not in the file.
+        offsets: (rows, columns) int64 offset of each tile in the file.
+        n_bytes: (rows, columns) int64 size of each tile; 0 for a tile that is not in the file.
         codec: decoder of the tiles.
     """
 
@@ -57,7 +57,7 @@ class TileIndex:
 
     @property
     def decoded_bytes(self) -> int:
-        """Offset and size of one tile."""
+        """Size of one decoded tile, in bytes."""
         return self.tile_px[0] * self.tile_px[1] * 3
 
 
@@ -65,10 +65,10 @@ class DirectTiles:
     """Levels of a slide whose tiles are decoded here; safe to read from several threads."""
 
     def __init__(self, path: Path, level_sizes_px: Mapping[int, tuple[int, int]]):
-        """The file is opened at the first read.
+        """Open the file at the first read.
 
         Args:
-            path: the slide, in one file.
+            path: path of the slide, in one file.
             level_sizes_px: (width, height) by number of the levels that may be read here.
         """
         self._path, self._sizes = path, level_sizes_px
@@ -80,10 +80,10 @@ class DirectTiles:
         """Read ``size`` = (width, height) pixels of ``level`` whose corner is its pixel ``xy_px``.
 
         Args:
-            xy_px: (x, y), also outside the level.
+            xy_px: (x, y) of the corner, possibly outside the level.
             level: number of the level.
             size: (width, height).
-            referee: reads the same region with OpenSlide.
+            referee: function that reads the same region with OpenSlide.
 
         Returns:
             (h, w, 3) uint8 RGB, white outside the level; None if OpenSlide must read it.
@@ -95,7 +95,7 @@ class DirectTiles:
         return self._read(xy_px, level, size) if self._agrees[level] else None
 
     def _compare(self, level: int, referee: Read) -> bool:
-        """Whether the first, the last and the largest tile (in bytes, the most detailed) equal the referee's."""
+        """True if the first, the last and the largest tile (in bytes, the most detailed) equal the referee's."""
         if self._levels is None:
             self._open()
         if level not in self._levels:
@@ -256,7 +256,7 @@ class Jpeg:
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)
 
     def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """See ``TileCodec``."""
+        """Decode a tile, as described in ``TileCodec``."""
         import simplejpeg
 
         if not stream.startswith(self.START):
@@ -273,7 +273,7 @@ class Jpeg2000:
     imagecodecs converts those to RGB with a rounding of its own and does not return the components.
 
     Attributes:
-        is_ycbcr: convert the components to RGB.
+        is_ycbcr: True to convert the components from YCbCr to RGB.
     """
 
     is_ycbcr: bool
@@ -294,7 +294,7 @@ class Jpeg2000:
         return cls(is_ycbcr) if imagecodecs.JPEG2K.available else None
 
     def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """See ``TileCodec``."""
+        """Decode a tile, as described in ``TileCodec``."""
         import imagecodecs
 
         self._require_tile(stream, tile_px)

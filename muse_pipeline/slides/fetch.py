@@ -22,7 +22,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
     Args:
         url: the slide.
         folder: folder to write; only an older copy is replaced.
-        threads: blocks requested at the same time.
+        threads: number of blocks requested at the same time.
 
     Returns:
         number of bytes copied.
@@ -71,7 +71,7 @@ def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threa
         path: path of the file on the server.
         stated: size and version at the start.
         target: local file.
-        threads: blocks requested at the same time, at most ``MAX_AT_ONCE``.
+        threads: number of blocks requested at the same time, at most ``MAX_AT_ONCE``.
 
     Raises:
         SlideError: the file is incomplete or changes meanwhile.
@@ -86,7 +86,7 @@ def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threa
 
 
 def _has_ranges(slide: RemoteSlide, path: str, stated: Stated) -> bool:
-    """Whether the server supports range requests; others always send the whole file."""
+    """True if the server supports range requests; others always send the whole file."""
 
     def read_last_byte() -> bool:
         with slide.system.open(path, cache_type="none") as source:
@@ -122,7 +122,7 @@ def _copy_blocks(slide: RemoteSlide, path: str, stated: Stated, descriptor: int,
 
 
 def _write_all(descriptor: int, block: bytes, start: int) -> None:
-    """A write that meets the end of the disk writes what fits without an error; the next one fails."""
+    """Write a whole block; on a full disk a write stores what fits without an error, and the next one fails."""
     n_written = 0
     while n_written < len(block):
         n_written += os.pwrite(descriptor, block[n_written:], start + n_written)

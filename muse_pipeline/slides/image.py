@@ -34,8 +34,8 @@ class ArrayReader(SlideReader):
     Args:
         pixels: (h, w, 3) uint8 RGB.
         path: source file, or a name.
-        candidates: see ``SlideProperties``.
-        warnings: see ``SlideProperties``.
+        candidates: sizes of a pixel, as in ``SlideProperties``.
+        warnings: warnings, as in ``SlideProperties``.
     """
 
     name = "array"
@@ -52,7 +52,7 @@ class ArrayReader(SlideReader):
         self.properties = SlideProperties("unknown", ((width, height),), ((1.0, 1.0),), candidates, warnings=warnings)
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """See ``SlideReader``."""
+        """Read pixels of the only level, as described in ``SlideReader``."""
         canvas = white_canvas(size)
         meeting = overlap(xy_px, size, self.properties.level_sizes_px[level])
         if meeting is not None:

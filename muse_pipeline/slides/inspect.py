@@ -20,7 +20,7 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
 
     Args:
         path: the slide or image, or a folder of `muse fetch`.
-        slide_id: its name in the sheet.
+        slide_id: name of the slide in the sheet.
         mpp: size of a level-0 pixel in um; overrides the file.
         source: expected URL of a fetched slide; not checked when not given.
 
@@ -40,10 +40,10 @@ def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin:
 
     Args:
         slide: the slide.
-        slide_id: its name.
+        slide_id: name of the slide.
         mpp: size of a level-0 pixel in um; overrides the file.
         origin: path or URL of the slide.
-        fingerprint: checksum of its content.
+        fingerprint: checksum of the slide's content.
 
     Raises:
         MppError: the pixel size is unknown or implausible.

@@ -31,7 +31,7 @@ class Limits:
 
     Attributes:
         seconds: wall-clock time.
-        memory_bytes: in addition to that of this process when the reader starts (Linux).
+        memory_bytes: memory in addition to that of this process when the reader starts (Linux).
     """
 
     seconds: float = 600.0
@@ -57,14 +57,14 @@ def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, lim
 def map_isolated(
     function: Callable[..., Any], calls: Iterable[tuple], n_processes: int = 1, limits: Limits = LIMITS
 ) -> Iterator[tuple[int, Any]]:
-    """Every call of ``function`` in another process, ``n_processes`` at the same time, in the order of their end.
+    """Every call of ``function`` in another process, ``n_processes`` at the same time, in the order of completion.
 
-    A process makes further calls, also of a later ``map_isolated``: importing the readers takes longer than opening a
+    A process makes further calls, also for a later ``map_isolated``: importing the readers takes longer than opening a
     slide. A process whose call failed is ended. A call that crashes a process which made other calls before is repeated
     in a new one, so that no file is rejected for damage done by another.
 
     Args:
-        function: its first argument is the file to open.
+        function: function whose first argument is the file to open.
         calls: arguments of each call.
         n_processes: number of processes.
         limits: limits of each call.
@@ -152,9 +152,9 @@ _idle_workers: list[_Worker] = []
 
 
 def _context(function: Callable[..., Any]) -> Any:
-    """How processes start: forked from this one if it has a single thread, which saves importing the readers again.
+    """The way to start processes: forked from this one if it has a single thread, which saves reimporting readers.
 
-    Otherwise a fork could wait forever for a thread that it does not have, of OpenCV for instance; then processes are
+    Otherwise a fork could wait forever for a thread that it does not have, for example of OpenCV; then processes are
     forked from a small server that has only imported ``function``.
     """
     if sys.platform == "win32":
@@ -168,7 +168,7 @@ def _context(function: Callable[..., Any]) -> Any:
 
 
 def _shorten_folder_of_sockets() -> None:
-    """Put the socket of the server into /tmp where TMPDIR is too long for the address of one.
+    """Put the socket of the server into /tmp if TMPDIR is too long for the address of a socket.
 
     Raises:
         OutputError: /tmp cannot be written to.
@@ -188,7 +188,7 @@ def _shorten_folder_of_sockets() -> None:
 
 
 def _has_one_thread() -> bool:
-    """Whether this process has a single thread, libraries included; False if unknown."""
+    """True if this process has a single thread, libraries included; False if unknown."""
     try:
         return len(list(Path("/proc/self/task").iterdir())) == 1
     except OSError:
@@ -203,7 +203,7 @@ def _serve(connection: Connection, inherited: Connection | None) -> None:
     """Main loop of the process: make calls until the other end is closed, also by the death of the caller.
 
     Args:
-        connection: receives the calls.
+        connection: connection that receives the calls.
         inherited: other end of the connection, of which a fork has a copy that would keep it open.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the caller, which ends this process
@@ -221,7 +221,7 @@ def _serve(connection: Connection, inherited: Connection | None) -> None:
 
 
 def _answer(function: Callable[..., Any], arguments: tuple, memory_bytes: int) -> tuple[bool, Any]:
-    """Whether the call returned, and what it returned or raised."""
+    """True and the result of the call, or False and the exception that it raised."""
     try:
         return True, function(*arguments)
     except MemoryError:
@@ -259,12 +259,12 @@ N_WAITS = 60  # a process that is suspended loses one of them, not all its time
 def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
     """``function(*arguments)`` on another thread, if it ends within ``LIMIT_S``; its exceptions are raised here.
 
-    Within such a call, or one of ``map_in_time``, it is made on the same thread: that has its time already.
+    Within such a call, or one of ``map_in_time``, it is made on the same thread, which has its time limit already.
 
     Args:
         doing: slide and operation, for the message.
         function: call that may hang.
-        arguments: its arguments.
+        arguments: arguments of the call.
 
     Raises:
         HangingReadError: the call timed out.
@@ -289,9 +289,9 @@ def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) ->
     core is idle until the thread that waits for the result runs.
 
     Args:
-        function: reads by ``call_in_time``, whose ``doing`` is what a message states.
-        items: one after the other.
-        threads: how many calls are made at the same time.
+        function: function that reads by ``call_in_time``, whose ``doing`` appears in messages.
+        items: items to map, in order.
+        threads: number of calls that are made at the same time.
 
     Raises:
         HangingReadError: a call timed out.
@@ -303,9 +303,9 @@ class Call:
     """A call on another thread.
 
     Attributes:
-        ended: its result.
+        ended: future of the result.
         doing: slide and operation.
-        hangs: it timed out.
+        hangs: True if the call timed out.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple, doing: str):
@@ -314,7 +314,7 @@ class Call:
         self._function, self._arguments = function, arguments
 
     def make(self) -> None:
-        """On the thread that the call is for."""
+        """Make the call; runs on the thread that the call is for."""
         if not self.ended.set_running_or_notify_cancel():
             return
         _of_thread.call = self
@@ -326,7 +326,7 @@ class Call:
             del _of_thread.call, self  # as above
 
     def result(self) -> Any:
-        """Wait for it.
+        """Wait for the result.
 
         Raises:
             HangingReadError: the call timed out.
@@ -356,10 +356,10 @@ def current_call() -> Call:
 
 
 class TimedThreads:
-    """Threads whose calls may hang: neither its end nor that of the program waits for them without limit.
+    """Threads whose calls may hang: neither their end nor that of the program waits for them without limit.
 
     Args:
-        n: how many.
+        n: number of threads.
     """
 
     def __init__(self, n: int):
@@ -392,7 +392,7 @@ def _make_calls(calls: SimpleQueue[Call | None]) -> None:
 
 
 def _idle_pool() -> TimedThreads:
-    """One thread; a new one per call would cost time and memory."""
+    """A pool of one thread; a new one per call would cost time and memory."""
     try:
         return _idle.pop()
     except IndexError:

@@ -42,8 +42,8 @@ class MppCandidate:
 
     Attributes:
         mpp: (x, y) um.
-        source: where it was found, in words.
-        is_estimate: derived rather than stated.
+        source: source of the statement, in words.
+        is_estimate: True if it is derived rather than stated.
     """
 
     mpp: tuple[float, float]
@@ -97,7 +97,7 @@ def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description
 
 
 def mpp_from_page(page: TiffPage) -> MppCandidate | None:
-    """The same of a page that tifffile has read."""
+    """The statement in the resolution tags of a page that tifffile has read."""
     return mpp_from_resolution_tags(
         *page.get_resolution(), getattr(page.resolutionunit, "name", None), page.description
     )
@@ -156,7 +156,7 @@ def require_mpp(value: float) -> float:
     """The value as a float.
 
     Raises:
-        MppError: it is not a positive number, or not one of a slide.
+        MppError: the value is not a positive number, or is implausible for a slide.
     """
     if not (mpp := _positive(value)):
         raise MppError(f"mpp {value!r} is not a positive number; give um per pixel, as in 0.25")
@@ -187,7 +187,7 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
 
 
 def is_square(mpp: tuple[float, float]) -> bool:
-    """Whether pixels of (x, y) um are square, up to the rounding of scanners."""
+    """True if pixels of (x, y) um are square, up to the rounding of scanners."""
     return max(mpp) <= (1 + MAX_ANISOTROPY) * min(mpp)
 
 

@@ -70,9 +70,9 @@ class OpenSlideReader(SlideReader):
         return DirectTiles(self.path, sizes) if self.properties.vendor in TILED_VENDORS else None
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """See ``SlideReader``; at most half a level-0 pixel off if OpenSlide's own downsample is not whole.
+        """Read pixels; they are at most half a level-0 pixel off if OpenSlide's own downsample is not an integer.
 
-        Tiles of JPEG and JPEG 2000 are decoded without OpenSlide wherever the pixels are the same.
+        Tiles of JPEG and JPEG 2000 are decoded without OpenSlide if the pixels are the same.
         """
         if (tiles := self._direct_tiles) and (pixels := tiles.read(xy_px, level, size, self._paint)) is not None:
             return pixels
@@ -87,7 +87,7 @@ class OpenSlideReader(SlideReader):
             return self._read_alone((x, y), level, size)
 
     def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Try again on a new handle: one that failed once fails for ever, for every thread that shares it.
+        """Try again on a new handle: one that failed once fails forever, for every thread that shares it.
 
         So one corrupt tile costs one tile. The old handle is closed when its last reader releases it.
         """

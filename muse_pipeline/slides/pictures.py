@@ -33,7 +33,7 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """Index of the series of ``tiff`` that is the slide, and warnings.
 
     A pyramid is preferred to a single level, and a large picture to a small one. Pictures that are called a label or a
-    thumbnail, or whose pixels are too coarse for a slide, are taken only where there is no other.
+    thumbnail, or whose pixels are too coarse for a slide, are chosen only if there is no other.
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
@@ -64,7 +64,7 @@ def state_mpp(tiff: TiffFile, page: TiffPage) -> Iterator[MppCandidate | None]:
 
 
 def count_planes(series: TiffPageSeries) -> int:
-    """Number of planes of a picture: channels, depths, times or pages; 1 of RGB."""
+    """Number of planes of a picture: channels, depths, times or pages; 1 for RGB."""
     if series.kind == "svs":
         pages = [page.keyframe for page in series.keyframe.parent.pages]
         return max(sum(page.is_tiled and page.shape == series.keyframe.shape for page in pages), 1)
@@ -72,7 +72,7 @@ def count_planes(series: TiffPageSeries) -> int:
 
 
 def has_colours(series: TiffPageSeries) -> bool:
-    """Whether a picture can be one of bright field: one plane of grey or colours, or three planes that may be these."""
+    """True if a picture may be bright field: one plane of grey or colours, or three planes that may be colours."""
     return count_planes(series) == 1 or (count_planes(series) == 3 and series.axes[:-2] in {"C", "I", "Q"})
 
 
@@ -86,12 +86,12 @@ def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
 
 
 def share_of_dark(pixels: np.ndarray) -> float:
-    """Share of (h, w, 3) uint8 pixels that are darker than a background of bright field."""
+    """Fraction of (h, w, 3) uint8 pixels that are darker than a background of bright field."""
     return float(np.mean(pixels.max(-1) < DARK))
 
 
 def are_colours(pixels: np.ndarray) -> bool:
-    """Whether three planes, (h, w, 3) uint8, are red, green and blue of bright field: neither dark nor all alike."""
+    """True if three planes, (h, w, 3) uint8, are red, green and blue of bright field: neither dark nor all alike."""
     if share_of_dark(pixels) > MOSTLY:
         return False
     size = tuple(max(side // BLOCK_PX, 1) for side in pixels.shape[1::-1])
@@ -100,7 +100,7 @@ def are_colours(pixels: np.ndarray) -> bool:
 
 
 def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
-    """Why OpenSlide reads a TIFF file wrong, in which it finds levels of these sizes; "" where it does not."""
+    """The mistake that OpenSlide makes with a TIFF file, in which it finds levels of these sizes; "" for none."""
     import tifffile
 
     try:
@@ -120,13 +120,13 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
 
 
 def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two pictures have the same proportions, up to rounding to pixels or padding."""
+    """True if two pictures have the same proportions, up to rounding to pixels or padding."""
     wide, high = size_px[0] * other[1], size_px[1] * other[0]
     return abs(wide - high) <= max(MAX_PADDING * max(wide, high), 2 * sum(size_px))
 
 
 def is_mistagged(page: TiffPage) -> bool:
-    """Whether the JPEG data of a page that is tagged as RGB are luminance and chrominance, as the data state."""
+    """True if the JPEG data of a page that is tagged as RGB are luminance and chrominance, by their own header."""
     if page.photometric.name != "RGB" or page.compression.name != "JPEG" or page.samplesperpixel != 3:
         return False
     offset, n_bytes = next(((o, n) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n), (0, 0))
@@ -136,7 +136,7 @@ def is_mistagged(page: TiffPage) -> bool:
 
 
 def _is_ycbcr(stream: bytes) -> bool:
-    """Whether a JPEG stream has the marker of JFIF, Adobe's of converted colours, or subsampled chrominance."""
+    """True if a JPEG stream has the marker of JFIF, Adobe's of converted colours, or subsampled chrominance."""
     at = 2
     while stream[at : at + 1] == b"\xff" and at + 4 < len(stream):
         kind, n_bytes = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
@@ -153,7 +153,7 @@ def _is_ycbcr(stream: bytes) -> bool:
 
 @contextmanager
 def complaints_of_tifffile() -> Iterator[list[str]]:
-    """Collect them instead of printing them."""
+    """Collect tifffile's log messages instead of printing them."""
     complaints: list[str] = []
     logger = logging.getLogger("tifffile")
 

@@ -32,7 +32,7 @@ class SlideUrl(str):
     in_full: str
 
     def __new__(cls, in_full: str):
-        """Split the URL into what may be shown and credentials."""
+        """Split the URL into its public part and credentials."""
         url = super().__new__(cls, _without_credentials(in_full))
         url.in_full = in_full
         return url
@@ -46,12 +46,12 @@ class SlideUrl(str):
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` is a URL and not a path."""
+    """True if ``text`` is a URL and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
 def url_problem(text: str) -> str | None:
-    """Why a URL cannot be a slide's; None if it can."""
+    """The reason why a URL cannot be a slide's; None if it can."""
     if "::" in text:
         return "is a chain of URLs; give the URL of the slide itself"
     try:
@@ -84,7 +84,7 @@ def _without_credentials(in_full: str) -> str:
 
 
 def _require_sound(parts: SplitResult) -> SplitResult:
-    """A password that contains a slash would end where the path begins, and be shown: the port is then not a number.
+    """Reject a password that contains a slash: the path would begin in it, and be shown; the port is then not a number.
 
     Raises:
         ValueError: the port is not a number.
@@ -94,7 +94,7 @@ def _require_sound(parts: SplitResult) -> SplitResult:
 
 
 def _path(parts: SplitResult) -> str:
-    """Keys of object storage may contain #, which starts a fragment in URLs of the web."""
+    """The path of a URL. Keys of object storage may contain #, which starts a fragment in URLs of the web."""
     has_more = parts.fragment and parts.scheme.lower() not in WEB
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
@@ -109,7 +109,7 @@ class EndedEarlyError(Exception):
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether a retry may succeed."""
+    """True if a retry may succeed."""
     root = _root(error)
     if (status := _status(root)) is not None:
         return status >= 500 or status in ASK_AGAIN
@@ -118,7 +118,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, url: SlideUrl) -> str:
-    """Why ``url`` cannot be fetched, and what to do."""
+    """The reason why ``url`` cannot be fetched, and the remedy."""
     root = _root(error)
     status, kind = _status(root), type(root).__name__
     is_gone = status in GONE if status else isinstance(root, FileNotFoundError)
@@ -179,7 +179,7 @@ class Stated:
 
     Attributes:
         n_bytes: size.
-        version: changes with the content (an ETag, a generation, a date), or None.
+        version: value that changes with the content (an ETag, a generation, a date), or None.
     """
 
     n_bytes: int
@@ -285,7 +285,7 @@ class RemoteSlide:
 
 
 def _web_options() -> dict[str, Any]:
-    """For aiohttp: proxies and .netrc of the environment are used; silence times out, long answers do not."""
+    """Options for aiohttp: proxies and .netrc of the environment are used; silence times out, long answers do not."""
     import aiohttp
     from fsspec.config import conf
 

@@ -50,7 +50,7 @@ def require_file(path: Path) -> None:
 
 
 def name_problem(path: Path) -> str:
-    """What is wrong with a name in bytes of an old encoding, which no sheet or result can contain; else ""."""
+    """The fault of a name in bytes of an old encoding, which no sheet or result can contain; else ""."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -135,7 +135,7 @@ def write_source(folder: Path, url: str, file: str, n_bytes: int, version: str |
 
     Args:
         folder: the copy.
-        url: the URL without credentials.
+        url: URL without credentials.
         file: name of the slide inside the folder.
         n_bytes: size of all files.
         version: version on the server (an ETag, a date), or None.

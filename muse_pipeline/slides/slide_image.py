@@ -57,7 +57,7 @@ class SlideImage:
         """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
 
         Returns:
-            (h, w, 3) uint8 RGB; what lies outside the image, or is transparent, is white.
+            (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
 
         Raises:
             SlideError: the pixels cannot be decoded.
@@ -87,7 +87,7 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
     """Open a slide, a plain image, or a folder of `muse fetch`.
 
     Args:
-        path: the file.
+        path: path of the file.
         mpp: um per level-0 pixel; overrides the file.
 
     Raises:
@@ -110,7 +110,7 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
 
 
 def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideImage, list[str]]:
-    """The slide, and the warnings that its user has not had yet.
+    """The slide, and the warnings that its user has not received yet.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.

@@ -1,4 +1,4 @@
-"""Slides that tiffslide opens and OpenSlide does not: OME-TIFF above all, and TIFFs in tiles or strips."""
+"""Slides that tiffslide opens and OpenSlide does not: mainly OME-TIFF, and TIFFs in tiles or strips."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TiffSlideReader(SlideReader):
         return self._read_samples(((width - size[0]) // 2, (height - size[1]) // 2), level, size)
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """See ``SlideReader``."""
+        """Read pixels of a level, as described in ``SlideReader``."""
         canvas = white_canvas(size)
         meeting = overlap(xy_px, size, self.properties.level_sizes_px[level])
         if meeting is None:

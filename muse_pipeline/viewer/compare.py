@@ -32,9 +32,9 @@ class Found:
     """The nuclei of a result.
 
     Attributes:
-        xy_um: (n, 2) from the corner of level 0.
-        name: (n,) str, of the class.
-        score: (n,).
+        xy_um: (n, 2) positions from the corner of level 0.
+        name: (n,) str name of the class.
+        score: (n,) scores.
     """
 
     xy_um: np.ndarray
@@ -46,12 +46,12 @@ def write_comparison(folder: Path, other: Path, threads: int = 1) -> Path:
     """Write the page that compares the slide in ``folder`` with another result of it; returns the page.
 
     Args:
-        folder: results of the slide, where the page goes.
+        folder: results of the slide, in which the page is written.
         other: results of the same slide.
-        threads: that make the tiles of the viewer, where it has to be made.
+        threads: number of threads that make the tiles of the viewer, if it does not exist.
 
     Raises:
-        NucleiError: either has no nuclei, or they are of different slides.
+        NucleiError: either result has no nuclei, or they are of different slides.
     """
     provenances = [read_provenance(each / "nuclei.parquet") for each in (folder, other)]
     if provenances[0]["fingerprint"] != provenances[1]["fingerprint"]:
@@ -99,7 +99,7 @@ def find_differences(first: Found, second: Found, sides: list[dict[str, Any]]) -
     Two nuclei are the same if their centres lie within ``evaluation.detection.RADIUS_UM`` of each other.
 
     Yields:
-        The kind in words, how many there are, and where they are in um.
+        The kind in words, the number of nuclei, and their positions in um.
     """
     taken = match_points(second.xy_um, second.score, first.xy_um, RADIUS_UM)
     both = np.flatnonzero(taken >= 0)

@@ -1,7 +1,7 @@
 """The nuclei of the viewer: chunks of the slide as script files, and an overview of all of them.
 
-A browser loads scripts from ``file://`` and nothing else, so numbers travel as base64 in a call of ``muse.receive``.
-Columns stand one after the other in a chunk; ``page/nuclei.js`` reads them.
+A browser loads only scripts from ``file://``, so numbers are passed as base64 in a call of ``muse.receive``.
+Columns follow one another in a chunk; ``page/nuclei.js`` reads them.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Batch:
     """Some nuclei of the table.
 
     Attributes:
-        row: (n,) number of each in the table.
-        xy: (n, 2) absolute level-0 px.
-        label: (n,) uint8, ``NO_CLASS`` without one.
-        score: (n,) float.
-        sureness: (n,) float, probability of the class; of one class the score.
-        rays: (n, R) um.
-        is_counted: (n,) bool, which are in totals.
+        row: (n,) row number in the table.
+        xy: (n, 2) positions, absolute level-0 px.
+        label: (n,) uint8 label, ``NO_CLASS`` without one.
+        score: (n,) float score.
+        sureness: (n,) float probability of the class; the score for a model of one class.
+        rays: (n, R) rays, um.
+        is_counted: (n,) bool, True for nuclei in totals.
     """
 
     row: np.ndarray
@@ -72,7 +72,7 @@ class Batch:
 
 
 def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
-    """The nuclei of a table; ``by_stain`` labels them negative (0) and positive (1)."""
+    """The nuclei of a table in batches; ``by_stain`` labels them negative (0) and positive (1)."""
     column = POSITIVE if by_stain else "label"
     with open_nuclei(path) as file:
         names = [name for name in file.schema_arrow.names if name.startswith("prob_")]
@@ -103,9 +103,9 @@ class ChunkWriter:
     """Sorts a stream of nuclei into squares of ``CHUNK_UM``, a script file each; memory holds one batch or one square.
 
     Args:
-        folder: where ``COLUMN_ROW.js`` go; the page tells sets of nuclei apart by its name.
+        folder: folder for ``COLUMN_ROW.js``; the page distinguishes sets of nuclei by its name.
         info: the slide.
-        n_rays: of every nucleus.
+        n_rays: number of rays of every nucleus.
     """
 
     def __init__(self, folder: Path, info: SlideInfo, n_rays: int):
@@ -134,7 +134,7 @@ class ChunkWriter:
                 file.write(records[members].tobytes())
 
     def finish(self) -> dict[str, Any]:
-        """Turn the files into scripts; returns what the page needs to read them."""
+        """Turn the files into scripts; returns the facts that the page needs to read them."""
         for column, row in self._counts:
             waiting = self._waiting(column, row)
             records = np.frombuffer(waiting.read_bytes(), self._record)
@@ -150,7 +150,7 @@ class ChunkWriter:
 
 
 def _columns(records: np.ndarray) -> tuple[float, bytes]:
-    """The um of a step of the rays, and all columns; rays take a byte each, of the chunk's longest."""
+    """The um per step of the rays, and all columns; rays take a byte each, relative to the longest of the chunk."""
     longest = max(int(records["rays"].max(initial=0)), 1)
     rays = np.round(records["rays"] * (255 / longest)).astype(np.uint8)
     names = ("row", "x", "y", "label", "score", "sureness")
@@ -163,12 +163,12 @@ def _script(name: str, scale: float, content: bytes) -> str:
 
 @dataclass
 class Overview:
-    """All nuclei at a glance, gathered batch by batch.
+    """An overview of all nuclei, gathered batch by batch.
 
     Attributes:
         info: the slide.
-        n_classes: known ones.
-        n_nuclei: of the table.
+        n_classes: number of known classes.
+        n_nuclei: number of nuclei in the table.
         histogram: (C + 1, SCORE_BINS) nuclei in totals by class, the last plane those without one, and score.
     """
 
@@ -185,7 +185,7 @@ class Overview:
         self._sample: list[np.ndarray] = []
 
     def add(self, batch: Batch) -> None:
-        """Count nuclei, but for those that totals leave out, and take some of all into the sample."""
+        """Count nuclei, except those that totals leave out, and take some of all into the sample."""
         counted = batch.is_counted
         plane = np.minimum(batch.label[counted], self.n_classes).astype(int)
         score = batch.score_level[counted].astype(int) * SCORE_BINS // SCORE_LEVELS
@@ -206,7 +206,7 @@ class Overview:
         self._sample.append(dots)
 
     def write(self, path: Path) -> dict[str, Any]:
-        """Write the grid and the sample as a script; returns what the page needs to read them."""
+        """Write the grid and the sample as a script; returns the facts that the page needs to read them."""
         cells = np.array(sorted(self._cells), "<u4")
         counts = np.stack([self._cells[cell] for cell in cells.tolist()]) if len(cells) else np.zeros(0, np.uint8)
         dots = np.concatenate(self._sample) if self._sample else np.zeros(0, [("x", "<u2")])
@@ -224,14 +224,14 @@ class Overview:
 
 
 class Gallery:
-    """For every class the surest nuclei, the least sure, and some at random."""
+    """The surest nuclei, the least sure, and some at random, for every class."""
 
     def __init__(self, n_classes: int):
         self._best: dict[tuple[int, str], np.ndarray] = {}
         self._labels = range(n_classes)
 
     def add(self, batch: Batch) -> None:
-        """Keep those that belong to the first of their kind so far."""
+        """Keep the nuclei of the batch that are among the first of their kind so far."""
         orders = {"surest": -batch.sureness, "least sure": batch.sureness, "random": batch.rank.astype(float)}
         for label in self._labels:
             own = np.flatnonzero(batch.label == label)
@@ -242,7 +242,7 @@ class Gallery:
                 self._best[label, kind] = both[np.lexsort((both[:, 1], both[:, 0]))[:N_GALLERY]]
 
     def entries(self) -> list[dict[str, Any]]:
-        """Class, kind, and of every nucleus its row, position in absolute level-0 px and sureness."""
+        """Class, kind, and for every nucleus its row, position in absolute level-0 px and sureness."""
         return [
             {
                 "label": label,

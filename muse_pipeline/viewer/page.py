@@ -42,11 +42,11 @@ SIMPLER_UM = 2.0  # by how much outlines of areas may be moved
 def write_viewer(folder: Path, threads: int = 1) -> Path:
     """Write the viewer of the finished slide in ``folder``; one of the same nuclei is kept.
 
-    Pixels come from the image store. Where it was removed already, an earlier viewer of these nuclei stays; without one
-    nuclei are shown on white.
+    Pixels come from the image store. If it was removed already, an earlier viewer of these nuclei is kept; without one
+    the nuclei are shown on white.
 
     Returns:
-        ``index.html``.
+        The path of ``index.html``.
 
     Raises:
         NucleiError, StoreError: the nuclei or the store cannot be read.
@@ -71,7 +71,7 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
 
 
 def _is_current(known: dict[str, Any] | None, made_from: dict[str, Any], has_store: bool) -> bool:
-    """Whether a viewer can stay; one with an image that cannot be made again stays unless its nuclei were replaced."""
+    """True if a viewer can be kept; one with an image that cannot be remade is kept unless its nuclei were replaced."""
     if known is None:
         return False
     if known["image"] and not has_store:
@@ -83,9 +83,9 @@ def write_slide_page(target: Path, folder: Path, image: dict[str, Any] | None) -
     """Write the page and the nuclei of the slide in ``folder`` into ``target``.
 
     Args:
-        target: an empty folder.
+        target: path of an empty folder.
         folder: results of the slide.
-        image: as ``write_tiles`` returns it, with the "folder" of the tiles relative to the page; None: white.
+        image: image from ``write_tiles``, with the "folder" of the tiles relative to the page; None for white.
     """
     nuclei, info = folder / "nuclei.parquet", read_info(folder / "slide.json")
     provenance = read_provenance(nuclei)
@@ -99,13 +99,13 @@ def write_slide_page(target: Path, folder: Path, image: dict[str, Any] | None) -
 
 
 def read_image(viewer: Path) -> dict[str, Any] | None:
-    """The image of a viewer as its page has it; None where nuclei are shown on white."""
+    """The image of a viewer in the form of its page; None if nuclei are shown on white."""
     known = _read_known(viewer)
     return known["image"] if known else None
 
 
 def _read_known(viewer: Path) -> dict[str, Any] | None:
-    """What an earlier viewer was made from, if it is of this format."""
+    """Sources of an earlier viewer, with its image; None for another format."""
     try:
         known = read_json(viewer / "made_from.json")
     except (OSError, ValueError):
@@ -114,7 +114,7 @@ def _read_known(viewer: Path) -> dict[str, Any] | None:
 
 
 def _describe(info: SlideInfo, provenance: dict[str, Any], checksum: str) -> dict[str, Any]:
-    """What the page shows of slide and model."""
+    """Facts about slide and model for the page."""
     by_stain = "positive_od" in provenance
     classes = (
         [(each.name, each.color) for each in dab.CLASSES]

@@ -24,9 +24,9 @@ class Block:
     """A square of 2 x 2 tiles of a level of the pyramid, which is also one tile of the level above.
 
     Attributes:
-        level: of its four tiles; 0 has the store's pixels.
-        column: of the tile of the level above.
-        row: likewise.
+        level: level of its four tiles; 0 has the store's pixels.
+        column: column of the tile of the level above.
+        row: row of the tile of the level above.
     """
 
     level: int
@@ -37,8 +37,8 @@ class Block:
 def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
     """Write ``LEVEL/COLUMN_ROW.jpg`` for every tile with stored pixels; level k is reduced ``2**k`` times.
 
-    Memory is bounded by a block of four tiles per thread; of levels reduced 64 times and more, which are read from the
-    store's smallest level, by the size of a glass slide.
+    Memory is bounded by a block of four tiles per thread, and for levels reduced 64 times and more, which are read from
+    the store's smallest level, by the size of a glass slide.
 
     Returns:
         Size and um per pixel of level 0, side of a tile, colour of the glass, and for every level the tiles that exist

@@ -19,7 +19,7 @@ class ResultsHandler(SimpleHTTPRequestHandler):
     """Answers requests for files of one folder, if they were meant for this machine."""
 
     def do_GET(self) -> None:
-        """Send a file; a page elsewhere whose name leads here (DNS rebinding) gets nothing."""
+        """Send a file; a page from elsewhere whose name resolves to this machine (DNS rebinding) gets nothing."""
         host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         if host not in {ADDRESS, "localhost"}:
             self.send_error(HTTPStatus.FORBIDDEN, "this server is for this machine alone")
@@ -29,7 +29,7 @@ class ResultsHandler(SimpleHTTPRequestHandler):
     do_HEAD = do_GET
 
     def end_headers(self) -> None:
-        """Results may be made anew while they are looked at."""
+        """Disable caching, since results may be replaced while they are viewed."""
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
@@ -53,7 +53,7 @@ def compare_pages(results: Path, other: Path) -> list[str]:
     """Write the pages that compare slides of two runs, or of one slide's folders; their paths relative to ``results``.
 
     Raises:
-        NucleiError: the runs have no slide in common, or see ``compare.write_comparison``.
+        NucleiError: the runs have no slide in common, or as in ``compare.write_comparison``.
     """
     if (results / "nuclei.parquet").is_file():
         return [write_comparison(results, other).relative_to(results).as_posix()]
@@ -66,10 +66,10 @@ def compare_pages(results: Path, other: Path) -> list[str]:
 
 
 def find_pages(results: Path) -> list[str]:
-    """The pages of a folder, relative to it: report and viewers; of one slide its viewer, made if absent.
+    """The pages of a folder, relative to it: report and viewers, or the viewer of one slide, made if absent.
 
     Raises:
-        NucleiError: there are none.
+        NucleiError: there are no pages.
     """
     if (results / "nuclei.parquet").is_file():
         return [write_viewer(results).relative_to(results).as_posix()]
