@@ -3,6 +3,7 @@
 `python tests/test_words.py` lists how often each occurs and `python tests/test_words.py WORD` where.
 """
 
+import ast
 import re
 import sys
 from collections import Counter
@@ -105,3 +106,32 @@ if __name__ == "__main__":
         words = Counter(name for _, text in files for name, _ in find_words(text))
         print(*(f"{n:6} {name}" for counts in (rooms, words) for name, n in counts.most_common(40)), sep="\n")
         print(f"{words.total():6} in all")
+
+FRAGMENT = {"of", "that", "to", "as", "in", "by", "for", "with", "from", "after", "at", "on", "between", "likewise"}
+FRAGMENT |= {"those", "where", "what", "how", "who", "which", "when", "see"}
+RELATIVE = re.compile(r"(what|which|where|whether|how|who|whose|when|why)\b", re.IGNORECASE)
+
+
+def docstrings():
+    """File, and docstring, of every module, class and function of the package."""
+    for path in sorted((TOP / "muse_pipeline").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield path.relative_to(TOP), ast.get_docstring(node) or ""
+
+
+def test_entries_of_docstrings_are_noun_phrases():
+    entry = re.compile(r"^    \*{0,2}(\w+)(?: \([^)]*\))?: (\w+)", re.MULTILINE)
+    blocks = re.compile(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)*)", re.MULTILINE)
+    entries = [
+        (path, *found)
+        for path, text in docstrings()
+        for block in blocks.findall(text)
+        for found in entry.findall(block)
+    ]
+    assert len(entries) > 2000
+    assert not [each for each in entries if each[2].lower() in FRAGMENT]
+
+
+def test_docstrings_begin_with_their_subject():
+    assert not [(path, text[:60]) for path, text in docstrings() if RELATIVE.match(text)]
