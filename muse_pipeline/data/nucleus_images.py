@@ -68,6 +68,8 @@ class NucleusSource:
                     f"{self.location}: `{name}` is a setting of `images`; take it out of this source, or give it below "
                     "`labelled`"
                 )
+        if self.labelled is not None and self.labelled.weight != 1:
+            raise ConfigError(f"{self.location}: `weight` is given below `labelled`; give it beside `labelled`")
         require_between(self, "a source of pretraining", mpp=(0.01, 100))
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"{self.location}: weight must be > 0 (got {self.weight})")

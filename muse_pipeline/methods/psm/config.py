@@ -192,5 +192,8 @@ class PsmConfig:
         require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED), windows_per_store=(1, math.inf))
         require_between(self, "", store_window_px=(64, 4096))
         require_one_of(self, "", masks=MASKS)
-        if self.masks != "activation" and self.mask_settings.clusters != MaskSettings().clusters:
-            raise ConfigError(f"mask_settings.clusters are of `masks: activation`, and masks is '{self.masks}'")
+        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # which any mask is judged by
+        if self.masks != "activation" and (changed := dict(unread.items() - vars(MaskSettings()).items())):
+            raise ConfigError(
+                f"mask_settings.{min(changed)} is a setting of `masks: activation`, and masks is '{self.masks}'"
+            )

@@ -184,8 +184,9 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
         ("labels.split=knife", "labels: split 'knife' is unknown; choose cut or voronoi"),
         (
             "mask_settings={clusters: {features: jet}}",
-            "mask_settings.clusters are of `masks: activation`, and masks is",
+            "mask_settings.clusters is a setting of `masks: activation`, and masks is 'otsu'",
         ),
+        ("mask_settings.min_area_um2=30", "mask_settings.min_area_um2 is a setting of `masks: activation`"),
         ("mpp=0", "mpp is 0.0"),
         ("seed=10000000000000", "seed is 10000000000000; give a whole number from 0 to 1,099,511,627,776"),
     ],
