@@ -21,7 +21,7 @@ from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.data import read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
-from muse_pipeline.methods.mil.rounds import begin_round
+from muse_pipeline.methods.mil.rounds import begin_round, is_good_enough
 from muse_pipeline.methods.mil.validation import SCORES
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
@@ -105,6 +105,48 @@ def test_a_swap_exchanges_weights_to_the_bit(run, patches, tmp_path, swap, swapp
     assert ("no swap" in found.text) != swapped
 
 
+@pytest.mark.parametrize(
+    ("selection", "student", "may_teach"),
+    [("labels", 0.85, True), ("labels", 0.79, True), ("labels", 0.77, False), ("masks", 0.79, False)],
+)
+def test_a_student_may_fall_short_of_its_teacher_by_the_tolerance(run, patches, selection, student, may_teach):
+    first = load_checkpoint(run / "stages" / "2-student-1" / "checkpoint.pt")
+    scores, of_teacher = dict.fromkeys(SCORES.values(), 0.0), dict.fromkeys(SCORES.values(), 0.8)
+    meta = {**first.meta, "scores": {**scores, SCORES["labels"]: student}, "teacher_scores": of_teacher}
+    changes = ["student.tolerance=0.02", "validation.0.masks=masks", f"selection={selection}"]
+    config = stage_config(patches, 2, *changes)
+    assert is_good_enough(dataclasses.replace(first, meta=meta), config) == may_teach
+    assert is_good_enough(dataclasses.replace(first, meta={**meta, "scores": {}, "teacher_scores": {}}), config)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_averaged_weights_are_scored_and_leave_the_run(run, patches, tmp_path, stage):
+    """Three steps in which all weights grow by 1, and the average written out."""
+    recipe, config = load_run(patches / "mil.yaml")
+    stage = recipe.stages(config, tmp_path)[stage]
+    if stage.config.previous is not None:
+        shutil.copytree(run / "stages" / "1-teacher", tmp_path / "stages" / "1-teacher")
+    data = stage.read(print)
+    method = stage.build(data).train()
+    begun = {name: value.clone() for name, value in method.network.named_parameters()}
+    average = 0.0
+    for n in (1, 2, 3):
+        with torch.no_grad():
+            for one in method.network.parameters():
+                one += 1
+        method.after_step(n / 3)
+        average += (n - average) * 9 / (10 + n)
+    left, (monitor,) = method.trained(), stage.monitors(data, method)
+    for name, value in left.named_parameters():
+        torch.testing.assert_close(value, begun[name] + average, rtol=1e-5, atol=1e-5)
+    assert not left.training and monitor.scorer.network is left
+    monitor.keep(3, {})
+    saved = stage.checkpoint(data, method)
+    assert same_weights(left.backbone, saved.backbone) and same_weights(left.sides, saved.head)
+    last = stage.checkpoint(dataclasses.replace(data, held=[]), method)
+    assert same_weights(left.backbone, last.backbone) and same_weights(left.sides, last.head)
+
+
 def test_without_swaps_the_rounds_are_one_stage(patches):
     recipe, config = load_run(patches / "mil.yaml", changes=["student.swap=none", "student.rounds=3"])
     teacher, student = recipe.stages(config, patches)
@@ -138,6 +180,28 @@ def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_neg
         assert all(torch.equal(losses[name], value) for name, value in expected.items())
         assert torch.isclose(losses["loss"], expected["distillation"] + 2 * expected["cross-entropy"])
     assert not any(parameter.requires_grad for parameter in method.teacher.parameters())
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_gradients_of_a_student_are_those_of_its_formula(weighted):
+    """A positive and a negative image in one batch: the gradients of the weighted sum, and none in the teacher."""
+    torch.manual_seed(0)
+    student, teacher = (RegionNetwork("muse_compact_16", 2).double().eval() for _ in range(2))
+    settings = StudentSettings(distillation=0.7, cross_entropy=1.3, weighted=weighted)
+    method = StudentTraining(student, teacher, settings)
+    batch = RegionBatch(*(torch.cat(pair).double() for pair in zip(make_batch(1), make_batch(0), strict=True)))
+    found = method.losses(batch, "model", 0.0)["loss"]
+    maps, expected = student(batch.pixels, batch.colour), 0.0
+    taught = teacher(batch.pixels, batch.colour).fused.detach()[:1]
+    for b, target in enumerate((taught, torch.zeros_like(taught))):
+        known, sides = batch.known[b : b + 1], [side[b : b + 1] for side in (*maps.sides, maps.fused)]
+        fused = 0.3 * sides[0] + 0.3 * sides[1] + 0.4 * sides[2]
+        cross_entropy = weighted_cross_entropy(fused, (target >= 0.5).double(), known, weighted)
+        expected = expected + (0.7 * fusion_dice((*sides[:3], fused), target, known) + 1.3 * cross_entropy) / 2
+    parameters = [*student.parameters()]
+    gradients = (torch.autograd.grad(one, parameters, allow_unused=True) for one in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+    assert all(one.requires_grad is False for one in method.teacher.parameters())
 
 
 @pytest.mark.parametrize("kind", ["dice", "gm"])

@@ -1,5 +1,6 @@
 """From slides with a label each to a region model; areas drawn on slides as labels."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.evaluation.ranking import area_interval, area_under_curve
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
-from muse_pipeline.methods.mil.attention import SlideAttention, choose_tiles
+from muse_pipeline.methods.mil.attention import AttentionStage, SlideAttention, TilesStage, choose_tiles
 from muse_pipeline.methods.mil.bags import LabelledSlide, deal_folds
 from muse_pipeline.models.abmil import BagOutput, GatedAttention
-from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from muse_pipeline.training.recipe import load_run
 
 CLASSES = ("Stroma", "Tumour")
 GLASS_PX = round(GLASS_UM / MPP)
@@ -116,6 +118,59 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
     assert metrics["AUC of slides, Tumour"] == round(scores["classes"]["Tumour"]["auc"], 4)
     assert set(scores["slides"]) == {"s0", "s1", "s2", "s3"} and 0 <= scores["auc"] <= 1
     assert main(["export", str(folder / "run" / "checkpoint.pt"), "-o", str(folder / "m.onnx")]) == 0
+
+
+def write_bags(folder: Path) -> Path:
+    """Features of two tiles of 64 px of each of the cohort's slides, 10 and more apart between slides."""
+    folder.mkdir()
+    for number in range(4):
+        np.save(folder / f"s{number}.npy", np.array([[10 * number, 1], [10 * number + 1, 3]], np.float16))
+        np.save(folder / f"s{number}-xy.npy", np.array([[100, 100], [164, 100]]))
+    rows = [f"s{number}\t{number % 2}\tP{number}\t2\n" for number in range(4)]
+    (folder / "slides.tsv").write_text("".join(rows))
+    (folder / "made-from.json").write_text("{}")
+    return folder
+
+
+FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # patients of a class are dealt in turns: P0, P2, P1, P3
+
+
+def load_cohort_stages(cohort, bags, folder):
+    """The stages of a run whose bags are ``bags``."""
+    recipe, config = load_run(cohort[0] / "mil.yaml")
+    (_, first, second, tiles, *_) = recipe.stages(config, folder)
+    attention = [AttentionStage(dataclasses.replace(one.config, bags=bags), one.folder) for one in (first, second)]
+    return attention, TilesStage(config, bags, tiles.models, folder / "tiles")
+
+
+def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_others(cohort, tmp_path):
+    """Models that answer one number for all tiles: 1 that of the first fold, 3 that of the second."""
+    attention, tiles = load_cohort_stages(cohort, write_bags(tmp_path / "bags"), tmp_path)
+    for stage, answer in zip(attention, (1.0, 3.0), strict=True):
+        bags = stage.read(print)
+        assert {bag.slide.slide_id for bag in bags} == {s for s, fold in FOLDS.items() if fold != stage.config.fold}
+        method = stage.build(bags)
+        features = np.concatenate([np.load(tmp_path / "bags" / f"{bag.slide.slide_id}.npy") for bag in bags])
+        assert np.allclose(method.network.mean, features.astype(float).mean(0))
+        assert np.allclose(method.network.deviation, features.astype(float).std(0))
+        drawn = {tuple(one[0, 0].item() for one, _ in stage.batches(bags, torch.device("cpu"))(n)) for n in range(9)}
+        assert {first for step in drawn for first in step} == {10.0 * int(bag.slide.slide_id[1]) for bag in bags}
+        for parameter in method.network.classify.parameters():
+            torch.nn.init.constant_(parameter, 0.0)
+        torch.nn.init.constant_(method.network.classify.bias, answer)
+        stage.folder.mkdir(parents=True)
+        checkpoint = stage.checkpoint(bags, method)
+        assert checkpoint.meta["patients"] == [f"P{bag.slide.slide_id[1]}" for bag in bags]
+        save_checkpoint(stage.result, checkpoint)
+    (tmp_path / "tiles").mkdir()
+    tiles.write(tmp_path / "tiles", print)
+    found = json.loads((tmp_path / "tiles" / "slides.json").read_text())["slides"]
+    for slide, fold in FOLDS.items():
+        assert found[slide]["probability"] == [pytest.approx(1 / (1 + np.exp(-(1.0, 3.0)[fold])), abs=1e-5)]
+        assert found[slide]["fold"] == fold
+    for split, slides in (("validation", "s0 s1"), ("training", "s2 s3")):
+        pictures = sorted(path.stem for path in (tmp_path / "tiles" / split / "images").iterdir())
+        assert pictures == [f"{slide}_x{x}_y100" for slide in slides.split() for x in (100, 164)]
 
 
 @pytest.mark.parametrize(

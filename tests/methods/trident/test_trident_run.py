@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from labelled import write_config as write_training_config
 from paired import draw_paired_pictures, draw_paired_slide, write_paired_config
 from pretraining import MPP, draw_slide
@@ -16,6 +17,7 @@ from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.recipe import load_run
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +89,21 @@ def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, mus
     assert whole.read_bytes() == parts.read_bytes()
     row = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"muse nucleus", "trident image_invariance"} <= row.keys()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.004, 3.0])
+def test_the_loss_beside_muses_has_its_weight(pictures, tmp_path, weight):
+    sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
+    recipe, config = load_run(write_paired_config(tmp_path, [pictures], distillation=sizes, weight=weight))
+    (stage,) = recipe.stages(config, tmp_path / "run")
+    data = stage.read(print)
+    method, batch = stage.build(data), stage.batches(data, torch.device("cpu"))(0)
+    found = method.losses(batch, "model", 0.0)
+    torch.testing.assert_close(found["loss"], found["muse loss"] + weight * found["trident loss"])
+    of_trident = [one for name, one in method.named_parameters() if name.startswith("methods.trident.image")]
+    gradients = torch.autograd.grad(found["loss"], of_trident, retain_graph=True)
+    alone = torch.autograd.grad(found["trident loss"], of_trident)
+    torch.testing.assert_close(gradients, tuple(weight * one for one in alone), rtol=1e-3, atol=1e-3)
 
 
 def test_a_checkpoint_is_fine_tuned_and_probed_as_any_other(pictures, tmp_path, muse):
