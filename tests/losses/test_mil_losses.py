@@ -99,8 +99,8 @@ def test_value_and_gradient_of_the_fused_dice_map_by_map():
     expected = 0.0
     for one in maps:
         for p, t, k in zip(one.flatten(1), target.flatten(1), known.flatten(1), strict=True):
-            p, t = (p, t) if t.any() else (1 - p, 1 - t)
-            overlap, total = (sum(v[i] for i in range(6) if k[i]) for v in (p * t, p + t))
+            pair = (p, t) if t.any() else (1 - p, 1 - t)
+            overlap, total = (sum(v[i] for i in range(6) if k[i]) for v in (pair[0] * pair[1], pair[0] + pair[1]))
             expected = expected + (1 - (2 * overlap + 1) / (total + 1)) / 2
     found = fusion_dice(maps, target, known)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

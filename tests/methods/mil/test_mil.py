@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from drawn_patches import draw_patches
+import yaml
+from drawn_patches import CONFIG, draw_patches
+from every_setting import APPEARANCE, CARD, NAMES, REPORTS, SCHEDULE, Kind, keep_untrained, parts_of_step
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.data.region_windows import RegionBatch, RegionWindows
@@ -132,8 +134,7 @@ def test_averaged_weights_are_scored_and_leave_the_run(run, patches, tmp_path, s
     average = 0.0
     for n in (1, 2, 3):
         with torch.no_grad():
-            for one in method.network.parameters():
-                one += 1
+            torch._foreach_add_([*method.network.parameters()], 1.0)
         method.after_step(n / 3)
         average += (n - average) * 9 / (10 + n)
     left, (monitor,) = method.trained(), stage.monitors(data, method)
@@ -399,3 +400,50 @@ def test_a_student_maps_better_than_its_teacher(tmp_path):
     scores = [rungs.run_arm(arm, 0, data, tmp_path, 1) for arm in ("teacher", "weighted")]
     teacher, student = (float(rungs.f1(np.sum(score["counts"], 0))) for score in scores)
     assert student >= teacher + 3 and rungs.max_fall(scores[1]["curve"]) <= 2
+
+
+def teacher_and_student(stages, read):
+    """Of a run of MIL whose teacher is trained already."""
+    yield "stages", torch.tensor(len(stages))
+    yield from parts_of_step(stages[0], read)
+    yield from parts_of_step(stages[1], read)
+
+
+SETTINGS = Kind(
+    {
+        **yaml.safe_load(CONFIG),
+        "colour": "macenko",
+        "schedule": SCHEDULE,
+        "student": {"rounds": 2, "swap": "exchange", "schedule": {**SCHEDULE, "steps": 90}},
+    },
+    teacher_and_student,
+    "schedule student fusion",
+    {
+        **APPEARANCE,
+        "mpp": 1.6,
+        "sources.0.mpp": 2.5,
+        "window_px": 48,
+        **{f"fusion.{k}": {"fusion": tuple(0.2 if k == one else 0.4 for one in range(3))} for k in range(3)},
+    },
+    {
+        **CARD,
+        **NAMES,
+        "validation": "scores alone: tests/methods/mil/test_mil.py",
+        "student.tolerance": "between rounds alone: tests/methods/mil/test_mil.py",
+        **{f"student.{name}": reason for name, reason in REPORTS.items()},
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """Patches, and the teacher of a student."""
+    folder = draw_patches(tmp_path_factory.mktemp("taught"))
+    recipe, config = SETTINGS.load(folder)
+    keep_untrained(recipe.stages(dataclasses.replace(config, validation=()), folder)[0])
+    return folder
+
+
+@pytest.mark.parametrize("name", SETTINGS.names)
+def test_every_number_among_the_settings_acts(taught, name):
+    assert SETTINGS.difference(name, taught) is not None

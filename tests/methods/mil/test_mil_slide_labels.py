@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, dice, draw_slide
+from every_setting import REPORTS, SCHEDULE, Kind, parts_of_step, replaced
 from region_slides import read_polygons
 from slide_files import write_pyramid
 
@@ -120,13 +122,13 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
     assert main(["export", str(folder / "run" / "checkpoint.pt"), "-o", str(folder / "m.onnx")]) == 0
 
 
-def write_bags(folder: Path) -> Path:
-    """Features of two tiles of 64 px of each of the cohort's slides, 10 and more apart between slides."""
-    folder.mkdir()
-    for number in range(4):
+def write_bags(folder: Path, n_slides: int = 4) -> Path:
+    """Features of two tiles of 64 px of slides, such as the cohort's, 9 and more apart between slides."""
+    folder.mkdir(parents=True)
+    for number in range(n_slides):
         np.save(folder / f"s{number}.npy", np.array([[10 * number, 1], [10 * number + 1, 3]], np.float16))
         np.save(folder / f"s{number}-xy.npy", np.array([[100, 100], [164, 100]]))
-    rows = [f"s{number}\t{number % 2}\tP{number}\t2\n" for number in range(4)]
+    rows = [f"s{number}\t{number % 2}\tP{number}\t2\n" for number in range(n_slides)]
     (folder / "slides.tsv").write_text("".join(rows))
     (folder / "made-from.json").write_text("{}")
     return folder
@@ -171,6 +173,14 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
     for split, slides in (("validation", "s0 s1"), ("training", "s2 s3")):
         pictures = sorted(path.stem for path in (tmp_path / "tiles" / split / "images").iterdir())
         assert pictures == [f"{slide}_x{x}_y100" for slide in slides.split() for x in (100, 164)]
+    tiles.config = replaced(tiles.config, "slide_labels.tiles_per_slide", 1)
+    (tmp_path / "fewer").mkdir()
+    tiles.write(tmp_path / "fewer", print)
+    assert len([*(tmp_path / "fewer").rglob("*.png")]) == 4
+    tiles.config = replaced(tiles.config, "slide_labels.least_probability", 0.9)
+    with pytest.raises(LabelError, match="attention found no tile of Tumour among the validation slides"):
+        (tmp_path / "none").mkdir()
+        tiles.write(tmp_path / "none", print)
 
 
 @pytest.mark.parametrize(
@@ -297,3 +307,36 @@ def test_islands_are_found_from_labels_of_twelve_slides(tmp_path):
     print(found)
     dices, false = [found[f"s{i}"] for i in range(1, 12, 2)], [found[f"s{i}"] for i in range(0, 12, 2)]
     assert np.mean(dices) >= 0.75 and min(dices) >= 0.6 and max(false) <= 0.01
+
+
+def attention(stages, read):
+    """Of the first fold of a run of MIL whose bags are written already."""
+    yield "stages", torch.tensor(len(stages))
+    yield from parts_of_step(stages[1], read)
+
+
+SETTINGS = Kind(
+    yaml.safe_load(CONFIG % {"folds": 2, "tiles": 1, "probability": 0, "steps": 1})
+    | {"slide_labels": {"slides": "slides.tsv", "stores": "stores", "folds": 2, "schedule": SCHEDULE}},
+    attention,
+    "slide_labels.schedule",
+    {},
+    {
+        **{f"slide_labels.{name}": reason for name, reason in REPORTS.items()},
+        **dict.fromkeys(("tiles_per_slide", "least_probability"), "after the training: test_mil_slide_labels.py"),
+    },
+    "slide_labels.",
+)
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory):
+    """Of six slides of six patients."""
+    folder = tmp_path_factory.mktemp("bags")
+    write_bags(folder / "stages" / "1-bags", 6)
+    return folder
+
+
+@pytest.mark.parametrize("name", SETTINGS.names)
+def test_every_number_among_the_settings_of_slide_labels_acts(bags, name):
+    assert SETTINGS.difference(name, bags) is not None

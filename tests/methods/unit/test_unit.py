@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from drawn_ihc import draw_ihc
+from every_setting import APPEARANCE, CARD, SCHEDULE, STEP, Kind, parts_of_step, tensors_in
 from torch.nn.functional import softplus
 
 from muse_pipeline.core.errors import CollapsedError
@@ -20,7 +21,7 @@ from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_usable_masks
 from muse_pipeline.methods.unit.run import UnitStage
-from muse_pipeline.synthesis.folder import write_masks
+from muse_pipeline.synthesis.folder import read_masks, write_masks
 from muse_pipeline.synthesis.masks import synthesise_mask
 from muse_pipeline.synthesis.settings import TissueSettings
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
@@ -325,22 +326,22 @@ def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses)
 
 @pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
 def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
-    """Real tissue and synthesised masks are real, what generator and reader made is not; R1 counts at every 2nd step."""
-    training, batch, drawn = make_training(tmp_path, losses)
+    """Real tissue and synthesised masks are real, what generator and reader made is not; R1 counts every 2nd step."""
+    training, batch, _ = make_training(tmp_path, losses)
     made = training.translate(batch)
     for step in range(3):
         training._made.append((made.rendered.detach(), made.read.detach()))
         found = training.losses(batch, "discriminator", 0.0)
         training.after_step(0.0)
-        real = to_unit(batch.pictures).requires_grad_()
+        real, masks = to_unit(batch.pictures).requires_grad_(), batch.masks.clone().requires_grad_()
         scores = training.picture_discriminator(real), training.picture_discriminator(to_unit(made.rendered.detach()))
-        masks = training.mask_discriminator(batch.masks), training.mask_discriminator(made.read.detach())
-        pictures, of_masks = JUDGED[losses[0]][1](*scores), JUDGED[losses[1]][1](*masks)
-        loss = pictures + of_masks
-        if losses[0] == "logistic":
-            (slope,) = torch.autograd.grad(scores[0].sum(), real, create_graph=True)
-            loss = loss + (2 if step % 2 == 0 else 0) * 0.8 / 2 * (slope**2).sum() / 2
-        expected = {"loss": loss, "pictures": pictures, "masks": of_masks}
+        of_masks = training.mask_discriminator(masks), training.mask_discriminator(made.read.detach())
+        terms = JUDGED[losses[0]][1](*scores), JUDGED[losses[1]][1](*of_masks)
+        loss = sum(terms)
+        inputs, logits = (real, scores[0]) if losses[0] == "logistic" else (masks, of_masks[0])
+        (slope,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+        loss = loss + (2 if step % 2 == 0 else 0) * 0.8 / 2 * (slope**2).sum() / 2
+        expected = {"loss": loss, "pictures": terms[0], "masks": terms[1]}
         expected |= {"real_score": scores[0].mean(), "rendered_score": scores[1].mean()}
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         parameters = [one for _, one in training.turn_parameters("discriminator")]
@@ -406,3 +407,61 @@ def test_masks_of_a_folder_replace_the_first_stage(tmp_path, tissue):
     assert len(read_usable_masks(masks, 0.5, 64)) == 2
     recipe, config = load_run(write_config(tissue, masks=str(masks)))
     assert [stage.folder.name for stage in recipe.stages(config, tmp_path)] == ["1-translation", "2-reader"]
+
+
+def masks_and_translation(stages, read):
+    """Masks and first stage of a run of UNIT; of the second, which differs in its schedule alone, the rate."""
+    masks, first, second = stages
+    masks.run(Options(start_over=True))
+    yield from tensors_in([torch.from_numpy(one.instances.astype(int)) for one in read_masks(masks.result)[0]], "masks")
+    yield "second rate", torch.tensor(second.config.schedule.rate(STEP))
+    yield from parts_of_step(first, read)
+
+
+SETTINGS = Kind(
+    {
+        **yaml.safe_load(CONFIG),
+        "schedule": SCHEDULE,
+        "ada": {"target": -0.9, "pictures": 20},
+        "augmentation": {"blur": 1.0},
+        "mask_discriminator": {"widths": [8, 16], "loss": "logistic", "r1_every": 2},
+    },
+    masks_and_translation,
+    "schedule second discriminator_rate betas eps weights generator pictures mask_discriminator ada augmentation",
+    {
+        **APPEARANCE,
+        "augmentation.blur": 0.0,
+        "augmentation.blur_um": 2.0,
+        "ada.target": 0.9,
+        "betas.0": 0.5,
+        "eps": 0.1,
+        "generator.base": 4,
+        "generator.most": 12,
+        "generator.skip_stride": 16,
+        "mask_px": 112,
+        "mpp": 0.6,
+        "reader.n_rays": 12,
+        "tissue.clear_band_um.0": ({"tissue.glands_per_mm2": 600.0}, 15.0),
+        "tissue.max_overlap": 0.5,
+        "tissue.magnification": 1.5,
+        "tissue.min_area_um2": 40.0,
+        "tissue.rim_spacing.1": 1.1,
+        "weights.diversity_limit": 0.01,
+        "window_px": 80,
+    },
+    {
+        **CARD,
+        **dict.fromkeys(("scale", "free_rotation", "partial_colour"), "windows are varied after they are rendered"),
+        **dict.fromkeys(("weight_decay", "last_weight_decay"), "Adam has none"),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory):
+    return draw_tissue(tmp_path_factory.mktemp("changing"))
+
+
+@pytest.mark.parametrize("name", SETTINGS.names)
+def test_every_number_among_the_settings_acts(changing, name):
+    assert SETTINGS.difference(name, changing) is not None
