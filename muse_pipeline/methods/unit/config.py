@@ -175,8 +175,8 @@ class UnitConfig:
 
     Attributes:
         name: of the model.
-        schedule: of the first stage, and of the second but for ``second``; the rate is that of generator and reader. The
-            weight decay has no effect.
+        schedule: of the first stage, and of the second but for ``second``; the rate is that of generator and reader.
+            The weight decay has no effect.
         licence: of the weights.
         training_data: for the card, in words.
         sources: unlabelled H&E tissue; the workflow trains on its slides when there are none.

@@ -131,9 +131,9 @@ SETTINGS = Kind(
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory):
+def with_teacher(tmp_path_factory):
     """Labelled pictures and a teacher."""
-    folder = draw_labelled_folder(tmp_path_factory.mktemp("taught"))
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("with-teacher"))
     recipe, config = SETTINGS.load(folder)
     config = dataclasses.replace(config, distillation=None, seed=1)
     keep_untrained(recipe.stages(config, folder / "teacher")[0], folder / "teacher.pt")
@@ -141,5 +141,5 @@ def taught(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SETTINGS.names)
-def test_every_number_among_the_settings_acts(taught, name):
-    assert SETTINGS.difference(name, taught) is not None
+def test_every_number_among_the_settings_acts(with_teacher, name):
+    assert SETTINGS.difference(name, with_teacher) is not None

@@ -193,12 +193,12 @@ def test_gradients_of_a_student_are_those_of_its_formula(weighted):
     batch = RegionBatch(*(torch.cat(pair).double() for pair in zip(make_batch(1), make_batch(0), strict=True)))
     found = method.losses(batch, "model", 0.0)["loss"]
     maps, expected = student(batch.pixels, batch.colour), 0.0
-    taught = teacher(batch.pixels, batch.colour).fused.detach()[:1]
-    for b, target in enumerate((taught, torch.zeros_like(taught))):
-        known, sides = batch.known[b : b + 1], [side[b : b + 1] for side in (*maps.sides, maps.fused)]
-        fused = 0.3 * sides[0] + 0.3 * sides[1] + 0.4 * sides[2]
-        cross_entropy = weighted_cross_entropy(fused, (target >= 0.5).double(), known, weighted)
-        expected = expected + (0.7 * fusion_dice((*sides[:3], fused), target, known) + 1.3 * cross_entropy) / 2
+    fused = teacher(batch.pixels, batch.colour).fused.detach()[:1]
+    for b, target in enumerate((fused, torch.zeros_like(fused))):
+        known, sides = batch.known[b : b + 1], [side[b : b + 1] for side in maps.sides]
+        mean = 0.3 * sides[0] + 0.3 * sides[1] + 0.4 * sides[2]
+        cross_entropy = weighted_cross_entropy(mean, (target >= 0.5).double(), known, weighted)
+        expected = expected + (0.7 * fusion_dice((*sides, mean), target, known) + 1.3 * cross_entropy) / 2
     parameters = [*student.parameters()]
     gradients = (torch.autograd.grad(one, parameters, allow_unused=True) for one in (found, expected))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
@@ -436,14 +436,14 @@ SETTINGS = Kind(
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory):
+def with_teacher(tmp_path_factory):
     """Patches, and the teacher of a student."""
-    folder = draw_patches(tmp_path_factory.mktemp("taught"))
+    folder = draw_patches(tmp_path_factory.mktemp("with-teacher"))
     recipe, config = SETTINGS.load(folder)
     keep_untrained(recipe.stages(dataclasses.replace(config, validation=()), folder)[0])
     return folder
 
 
 @pytest.mark.parametrize("name", SETTINGS.names)
-def test_every_number_among_the_settings_acts(taught, name):
-    assert SETTINGS.difference(name, taught) is not None
+def test_every_number_among_the_settings_acts(with_teacher, name):
+    assert SETTINGS.difference(name, with_teacher) is not None
