@@ -1,6 +1,6 @@
-"""Every number in the settings of a method changes what is read, the networks, a batch, a loss or an update.
+"""Every number among the settings of a method changes what is read, the networks, a batch, a loss or an update.
 
-A case changes one number and asks whether the parts of one step in the middle of a run differ, in the order in which
+A case changes one setting and asks whether the parts of one step in the middle of a run differ, in the order in which
 they are made. Settings that cannot act there are listed with the reason.
 """
 
@@ -122,9 +122,10 @@ class Kind:
         values: settings of the run, with paths relative to its folder.
         parts: stages of a run, and what they have read -> (name, tensor) of what is compared.
         trained: settings that the reading of data does not see.
-        others: setting -> its other value; or (settings that it acts with, other value); or other settings.
-        inert: first or last part of a setting's name -> why it changes no step.
-        section: first part of the names of all settings that are changed.
+        others: setting -> its other value; or (settings that it acts with, other value); or other settings. Settings
+            that are no numbers are tested if they are among them.
+        inert: beginning or end of a setting's name -> why it changes no step.
+        section: beginning of the names of all settings that are changed.
     """
 
     def __init__(self, values, parts, trained, others, inert, section=""):
@@ -137,6 +138,7 @@ class Kind:
             if name.startswith(section)
             and not any(f"{name}.".startswith(f"{one}.") or name.endswith(f".{one}") for one in inert)
         ]
+        self.names += [name for name in others if name not in self.names]
 
     def load(self, folder):
         """The recipe and settings of the runs in ``folder``."""

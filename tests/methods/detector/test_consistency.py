@@ -108,7 +108,7 @@ CHANGED = {"weight": 0.5, "ramp": 0.4, "threshold": 0.6, "floor": 0.9, "backgrou
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(ConsistencySettings)])
-def test_every_number_among_its_settings_acts(name):
+def test_every_setting_acts(name):
     """On nuclei of a probability of 0.7 and 0.85."""
     logits = {(3, 12): (math.log(0.7 / 0.3), 20.0), (9, 9): (math.log(0.85 / 0.15), 20.0)}
     found = []

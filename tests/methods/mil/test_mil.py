@@ -17,6 +17,7 @@ from every_setting import APPEARANCE, CARD, NAMES, REPORTS, SCHEDULE, Kind, keep
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.data.region_windows import RegionBatch, RegionWindows
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, list_labelled, read_tissue_images
 from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
@@ -221,6 +222,18 @@ def test_both_teachers_learn_in_a_few_steps(patches, kind):
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:3])
 
 
+def test_validation_maps_a_picture_in_the_colours_of_training(patches):
+    """A window of the size of the picture: its map is that of the network, each picture taken to the mean stains."""
+    data = read_region_data(stage_config(patches, 0, "colour=macenko"))
+    torch.manual_seed(0)
+    scorer = data.make_scorer(RegionNetwork("muse_compact_16", 2).eval())
+    for image, found in zip(data.held[:2], scorer.maps(), strict=False):
+        pixels = torch.from_numpy(image.pixels).permute(2, 0, 1)[None].float()
+        colour = torch.from_numpy(colour_of_fit(data.reference, image.stain))
+        assert image.stain is not None and not torch.allclose(colour, COLOUR, atol=0.01)
+        assert np.allclose(found, scorer.network(pixels, colour).fused[0].detach(), atol=1e-5)
+
+
 def test_masks_select_only_where_the_config_says_so(patches, tmp_path, muse):
     masks = ["student.rounds=0", "selection=masks", "validation.0.masks=masks"]
     status, _, errors = muse(*train_arguments(patches, tmp_path / "run", *masks))
@@ -420,8 +433,12 @@ SETTINGS = Kind(
     "schedule student fusion",
     {
         **APPEARANCE,
+        "colour": "identity",
         "mpp": 1.6,
         "sources.0.mpp": 2.5,
+        "student.swap": "none",
+        "student.weighted": False,
+        "teacher": "gm",
         "window_px": 48,
         **{f"fusion.{k}": {"fusion": tuple(0.2 if k == one else 0.4 for one in range(3))} for k in range(3)},
     },
@@ -445,5 +462,6 @@ def with_teacher(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SETTINGS.names)
-def test_every_number_among_the_settings_acts(with_teacher, name):
-    assert SETTINGS.difference(name, with_teacher) is not None
+def test_every_setting_acts(with_teacher, name):
+    found = SETTINGS.difference(name, with_teacher)
+    assert found is not None and (name != "colour" or found.startswith("batch"))

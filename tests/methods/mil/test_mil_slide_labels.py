@@ -17,11 +17,15 @@ from slide_files import write_pyramid
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.evaluation.ranking import area_interval, area_under_curve
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
 from muse_pipeline.methods.mil.attention import AttentionStage, SlideAttention, TilesStage, choose_tiles
-from muse_pipeline.methods.mil.bags import LabelledSlide, deal_folds
+from muse_pipeline.methods.mil.bags import BagsStage, LabelledSlide, deal_folds
+from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.abmil import BagOutput, GatedAttention
-from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from muse_pipeline.store.store import open_store
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run
 
 CLASSES = ("Stroma", "Tumour")
@@ -132,6 +136,29 @@ def write_bags(folder: Path, n_slides: int = 4) -> Path:
     (folder / "slides.tsv").write_text("".join(rows))
     (folder / "made-from.json").write_text("{}")
     return folder
+
+
+def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
+    torch.manual_seed(0)
+    backbone = BACKBONES["muse_compact_16"]().eval()
+    reference = ColourReference("macenko", ((0.6, 0.7, 0.39), (0.2, 0.9, 0.39)), (0.5, 0.4))
+    meta = {"kind": "backbone", "backbone": "muse_compact_16", "colour": dataclasses.asdict(reference)}
+    save_checkpoint(tmp_path / "backbone.pt", Checkpoint(backbone.state_dict(), {}, meta))
+    _, config = load_run(cohort[0] / "mil.yaml", changes=[f"slide_labels.checkpoint={tmp_path / 'backbone.pt'}"])
+    config = replaced(config, "window_px", 256)  # few tiles
+    (tmp_path / "bags").mkdir()
+    BagsStage(config, tmp_path).write(tmp_path / "bags", lambda line: None)
+    folder = cohort[0] / "results" / "s1"
+    store, (x, y) = (
+        open_store(folder / "image-500nm.zarr").at(MPP),
+        np.load(tmp_path / "bags" / "s1-xy.npy")[1].tolist(),
+    )
+    colour = torch.from_numpy(colour_of_fit(reference, read_colour(folder / "colour.json").macenko))
+    tile = torch.from_numpy(store.read((x, y), (256, 256))).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        expected = backbone(backbone.prepare(tile, colour)).image[0]
+    assert np.allclose(np.load(tmp_path / "bags" / "s1.npy")[1], expected, rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(colour, torch.eye(3, 4), atol=0.05)
 
 
 FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # patients of a class are dealt in turns: P0, P2, P1, P3
@@ -338,5 +365,5 @@ def bags(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SETTINGS.names)
-def test_every_number_among_the_settings_of_slide_labels_acts(bags, name):
+def test_every_setting_of_slide_labels_acts(bags, name):
     assert SETTINGS.difference(name, bags) is not None

@@ -298,12 +298,17 @@ SETTINGS_OF_RUN = Kind(
         "distillation": {"n_prototypes": 16, "hidden": 16, "bottleneck": 8},
     },
     last_stage,
-    "alignment distillation schedule weight",
+    "alignment distillation schedule weight partner_backbone",
     {
         **IN_VIEWS,
-        **APPEARANCE,
+        **{name: value for name, value in APPEARANCE.items() if "blur" in name},
         "sources.0.weight": 1e-9,
         "sources.1.weight": 1e-9,
+        "views.mpp_mode": "same",
+        "partner_backbone": "muse_compact_24",
+        "distillation.balance": "sinkhorn",
+        "distillation.average_statistics": True,
+        "alignment.loss": "infonce",
         "alignment.branches": 2,
         "alignment.temperature": ({"alignment.loss": "infonce"}, 0.1),
         "alignment.off_diagonal": ({"alignment": AlignmentSettings(2, "barlow twins")}, 0.1),
@@ -331,5 +336,5 @@ def slides(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SETTINGS_OF_RUN.names)
-def test_every_number_among_the_settings_acts(slides, name):
+def test_every_setting_acts(slides, name):
     assert SETTINGS_OF_RUN.difference(name, slides) is not None
