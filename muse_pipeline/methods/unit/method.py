@@ -177,21 +177,28 @@ class UnitTraining(Method):
 
     def _judge(self, batch: UnitBatch, rendered: Tensor, read: Tensor) -> dict[str, Tensor]:
         """Losses of both discriminators, and the mean scores of the one of pictures."""
-        settings, real = self.config.pictures, to_unit(batch.pictures)
-        penalised = settings.loss == "logistic" and int(self.step) % settings.r1_every == 0
-        real.requires_grad_(penalised)
+        real, masks = to_unit(batch.pictures), batch.masks.clone()
+        real.requires_grad_(self._is_penalised(self.config.pictures))
+        masks.requires_grad_(self._is_penalised(self.config.mask_discriminator))
         real_score = self.picture_discriminator(self._augmented(real))
         score = self.picture_discriminator(self._augmented(to_unit(rendered)))
-        pictures = LOSSES[settings.loss].discriminator_loss(real_score, score)
-        mask_scores = self.mask_discriminator(batch.masks), self.mask_discriminator(read)
-        masks = LOSSES[self.config.mask_discriminator.loss].discriminator_loss(*mask_scores)
-        loss = pictures + masks
-        if penalised:
-            loss = loss + settings.r1_every * logistic_gan.r1_penalty(real, real_score, settings.r1_gamma)
+        mask_scores = self.mask_discriminator(masks), self.mask_discriminator(read)
+        pictures = LOSSES[self.config.pictures.loss].discriminator_loss(real_score, score)
+        of_masks = LOSSES[self.config.mask_discriminator.loss].discriminator_loss(*mask_scores)
+        loss = pictures + of_masks
+        for settings, inputs, scores in (
+            (self.config.pictures, real, real_score),
+            (self.config.mask_discriminator, masks, mask_scores[0]),
+        ):
+            if inputs.requires_grad:
+                loss = loss + settings.r1_every * logistic_gan.r1_penalty(inputs, scores, settings.r1_gamma)
         if self.augment:
             self.augment.adapt(real_score.detach())
         scores = {"real_score": real_score.mean(), "rendered_score": score.mean()}
-        return {"loss": loss, "pictures": pictures, "masks": masks, **scores}
+        return {"loss": loss, "pictures": pictures, "masks": of_masks, **scores}
+
+    def _is_penalised(self, settings: DiscriminatorSettings) -> bool:
+        return settings.loss == "logistic" and int(self.step) % settings.r1_every == 0
 
     def _augmented(self, pictures: Tensor) -> Tensor:
         return self.augment(pictures, torch.default_generator) if self.augment else pictures

@@ -1,5 +1,6 @@
 """Pseudo-labels: which cells are chosen, what they cost, and where nothing happens."""
 
+import dataclasses
 import math
 
 import pytest
@@ -101,6 +102,20 @@ def test_confidence_is_remembered_by_type():
 def test_the_weight_rises_over_a_fifth_of_the_run():
     term = ConsistencyTerm(ConsistencySettings(weight=2.0), EVEN, 0.5)
     assert [term.weight(progress) for progress in (0, 0.1, 0.2, 0.9)] == [0, 1, 2, 2]
+
+
+CHANGED = {"weight": 0.5, "ramp": 0.4, "threshold": 0.6, "floor": 0.9, "background_threshold": 1, "background_ratio": 1}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(ConsistencySettings)])
+def test_every_setting_acts(name):
+    """On nuclei of a probability of 0.7 and 0.85."""
+    logits = {(3, 12): (math.log(0.7 / 0.3), 20.0), (9, 9): (math.log(0.85 / 0.15), 20.0)}
+    found = []
+    for settings in (ConsistencySettings(), ConsistencySettings(**{name: CHANGED[name]})):
+        term, _, terms = scene(logits, settings)
+        found.append((term.weight(0.1) * float(terms["consistency"].detach()), int(terms["pseudo_nuclei"])))
+    assert found[0] != found[1] and found[0][1] == 1
 
 
 def test_the_focal_posterior_undoes_what_the_focal_loss_does():

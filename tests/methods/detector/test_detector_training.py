@@ -1,8 +1,13 @@
 """The method with either head: it learns, its average follows, its teacher teaches outside of Omega."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+import yaml
+from every_setting import APPEARANCE, CARD, NAMES, SCHEDULE, Kind, keep_untrained, last_stage
+from labelled import CONFIG, draw_labelled_folder
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation
@@ -100,3 +105,44 @@ def test_consistency_adds_its_term_after_the_start(head):
         + (float(early["rays"].detach()) if head == "dense" else 0),
         rel=1e-5,
     )
+
+
+VALUES = yaml.safe_load(CONFIG.format(colour="macenko", steps=1, capacity=1, threshold=0))
+SETTINGS = Kind(
+    {
+        **VALUES,
+        "method": "detector",
+        "sources": [{**VALUES["sources"][0], "exclude": [name]} for name in ("P0", "P1")],
+        "schedule": SCHEDULE,
+        "distillation": {"teachers": ["teacher.pt"]},
+    },
+    last_stage,
+    "schedule backbone_rate distillation",
+    {
+        **APPEARANCE,
+        "colour": ({"distillation": None}, "identity"),
+        "head": ({"distillation": None}, "point"),
+        "mpp": ({"distillation": None}, 0.6),
+        "n_rays": ({"distillation": None}, 12),
+        "sources.0.weight": 1e-9,
+        "sources.1.weight": 1e-9,
+        "window_px": 64,
+    },
+    {**CARD, **NAMES, "diameter_um": "of instances alone: tests/labels/test_label_source.py"},
+)
+
+
+@pytest.fixture(scope="module")
+def with_teacher(tmp_path_factory):
+    """Labelled pictures and a teacher."""
+    folder = draw_labelled_folder(tmp_path_factory.mktemp("with-teacher"))
+    recipe, config = SETTINGS.load(folder)
+    config = dataclasses.replace(config, distillation=None, seed=1)
+    keep_untrained(recipe.stages(config, folder / "teacher")[0], folder / "teacher.pt")
+    return folder
+
+
+@pytest.mark.parametrize("name", SETTINGS.names)
+def test_every_setting_acts(with_teacher, name):
+    found = SETTINGS.difference(name, with_teacher)
+    assert found is not None and (name != "colour" or found.startswith("batch"))

@@ -11,17 +11,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from drawn_patches import draw_patches
+import yaml
+from drawn_patches import CONFIG, draw_patches
+from every_setting import APPEARANCE, CARD, NAMES, REPORTS, SCHEDULE, Kind, keep_untrained, parts_of_step
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.data.region_windows import RegionBatch, RegionWindows
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, list_labelled, read_tissue_images
 from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.data import read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
-from muse_pipeline.methods.mil.rounds import begin_round
+from muse_pipeline.methods.mil.rounds import begin_round, is_good_enough
 from muse_pipeline.methods.mil.validation import SCORES
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
@@ -105,6 +108,47 @@ def test_a_swap_exchanges_weights_to_the_bit(run, patches, tmp_path, swap, swapp
     assert ("no swap" in found.text) != swapped
 
 
+@pytest.mark.parametrize(
+    ("selection", "student", "may_teach"),
+    [("labels", 0.85, True), ("labels", 0.79, True), ("labels", 0.77, False), ("masks", 0.79, False)],
+)
+def test_a_student_may_fall_short_of_its_teacher_by_the_tolerance(run, patches, selection, student, may_teach):
+    first = load_checkpoint(run / "stages" / "2-student-1" / "checkpoint.pt")
+    scores, of_teacher = dict.fromkeys(SCORES.values(), 0.0), dict.fromkeys(SCORES.values(), 0.8)
+    meta = {**first.meta, "scores": {**scores, SCORES["labels"]: student}, "teacher_scores": of_teacher}
+    changes = ["student.tolerance=0.02", "validation.0.masks=masks", f"selection={selection}"]
+    config = stage_config(patches, 2, *changes)
+    assert is_good_enough(dataclasses.replace(first, meta=meta), config) == may_teach
+    assert is_good_enough(dataclasses.replace(first, meta={**meta, "scores": {}, "teacher_scores": {}}), config)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_averaged_weights_are_scored_and_leave_the_run(run, patches, tmp_path, stage):
+    """Three steps in which all weights grow by 1, and the average written out."""
+    recipe, config = load_run(patches / "mil.yaml")
+    stage = recipe.stages(config, tmp_path)[stage]
+    if stage.config.previous is not None:
+        shutil.copytree(run / "stages" / "1-teacher", tmp_path / "stages" / "1-teacher")
+    data = stage.read(print)
+    method = stage.build(data).train()
+    begun = {name: value.clone() for name, value in method.network.named_parameters()}
+    average = 0.0
+    for n in (1, 2, 3):
+        with torch.no_grad():
+            torch._foreach_add_([*method.network.parameters()], 1.0)
+        method.after_step(n / 3)
+        average += (n - average) * 9 / (10 + n)
+    left, (monitor,) = method.trained(), stage.monitors(data, method)
+    for name, value in left.named_parameters():
+        torch.testing.assert_close(value, begun[name] + average, rtol=1e-5, atol=1e-5)
+    assert not left.training and monitor.scorer.network is left
+    monitor.keep(3, {})
+    saved = stage.checkpoint(data, method)
+    assert same_weights(left.backbone, saved.backbone) and same_weights(left.sides, saved.head)
+    last = stage.checkpoint(dataclasses.replace(data, held=[]), method)
+    assert same_weights(left.backbone, last.backbone) and same_weights(left.sides, last.head)
+
+
 def test_without_swaps_the_rounds_are_one_stage(patches):
     recipe, config = load_run(patches / "mil.yaml", changes=["student.swap=none", "student.rounds=3"])
     teacher, student = recipe.stages(config, patches)
@@ -140,6 +184,28 @@ def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_neg
     assert not any(parameter.requires_grad for parameter in method.teacher.parameters())
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_gradients_of_a_student_are_those_of_its_formula(weighted):
+    """A positive and a negative image in one batch: the gradients of the weighted sum, and none in the teacher."""
+    torch.manual_seed(0)
+    student, teacher = (RegionNetwork("muse_compact_16", 2).double().eval() for _ in range(2))
+    settings = StudentSettings(distillation=0.7, cross_entropy=1.3, weighted=weighted)
+    method = StudentTraining(student, teacher, settings)
+    batch = RegionBatch(*(torch.cat(pair).double() for pair in zip(make_batch(1), make_batch(0), strict=True)))
+    found = method.losses(batch, "model", 0.0)["loss"]
+    maps, expected = student(batch.pixels, batch.colour), 0.0
+    fused = teacher(batch.pixels, batch.colour).fused.detach()[:1]
+    for b, target in enumerate((fused, torch.zeros_like(fused))):
+        known, sides = batch.known[b : b + 1], [side[b : b + 1] for side in maps.sides]
+        mean = 0.3 * sides[0] + 0.3 * sides[1] + 0.4 * sides[2]
+        cross_entropy = weighted_cross_entropy(mean, (target >= 0.5).double(), known, weighted)
+        expected = expected + (0.7 * fusion_dice((*sides, mean), target, known) + 1.3 * cross_entropy) / 2
+    parameters = [*student.parameters()]
+    gradients = (torch.autograd.grad(one, parameters, allow_unused=True) for one in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+    assert all(one.requires_grad is False for one in method.teacher.parameters())
+
+
 @pytest.mark.parametrize("kind", ["dice", "gm"])
 def test_both_teachers_learn_in_a_few_steps(patches, kind):
     data = read_region_data(stage_config(patches, 0))
@@ -154,6 +220,18 @@ def test_both_teachers_learn_in_a_few_steps(patches, kind):
         optimiser.step()
         losses.append(loss.item())
     assert np.mean(losses[-5:]) < 0.85 * np.mean(losses[:3])
+
+
+def test_validation_maps_a_picture_in_the_colours_of_training(patches):
+    """A window of the size of the picture: its map is that of the network, each picture taken to the mean stains."""
+    data = read_region_data(stage_config(patches, 0, "colour=macenko"))
+    torch.manual_seed(0)
+    scorer = data.make_scorer(RegionNetwork("muse_compact_16", 2).eval())
+    for image, found in zip(data.held[:2], scorer.maps(), strict=False):
+        pixels = torch.from_numpy(image.pixels).permute(2, 0, 1)[None].float()
+        colour = torch.from_numpy(colour_of_fit(data.reference, image.stain))
+        assert image.stain is not None and not torch.allclose(colour, COLOUR, atol=0.01)
+        assert np.allclose(found, scorer.network(pixels, colour).fused[0].detach(), atol=1e-5)
 
 
 def test_masks_select_only_where_the_config_says_so(patches, tmp_path, muse):
@@ -335,3 +413,55 @@ def test_a_student_maps_better_than_its_teacher(tmp_path):
     scores = [rungs.run_arm(arm, 0, data, tmp_path, 1) for arm in ("teacher", "weighted")]
     teacher, student = (float(rungs.f1(np.sum(score["counts"], 0))) for score in scores)
     assert student >= teacher + 3 and rungs.max_fall(scores[1]["curve"]) <= 2
+
+
+def teacher_and_student(stages, read):
+    """Of a run of MIL whose teacher is trained already."""
+    yield "stages", torch.tensor(len(stages))
+    yield from parts_of_step(stages[0], read)
+    yield from parts_of_step(stages[1], read)
+
+
+SETTINGS = Kind(
+    {
+        **yaml.safe_load(CONFIG),
+        "colour": "macenko",
+        "schedule": SCHEDULE,
+        "student": {"rounds": 2, "swap": "exchange", "schedule": {**SCHEDULE, "steps": 90}},
+    },
+    teacher_and_student,
+    "schedule student fusion",
+    {
+        **APPEARANCE,
+        "colour": "identity",
+        "mpp": 1.6,
+        "sources.0.mpp": 2.5,
+        "student.swap": "none",
+        "student.weighted": False,
+        "teacher": "gm",
+        "window_px": 48,
+        **{f"fusion.{k}": {"fusion": tuple(0.2 if k == one else 0.4 for one in range(3))} for k in range(3)},
+    },
+    {
+        **CARD,
+        **NAMES,
+        "validation": "scores alone: tests/methods/mil/test_mil.py",
+        "student.tolerance": "between rounds alone: tests/methods/mil/test_mil.py",
+        **{f"student.{name}": reason for name, reason in REPORTS.items()},
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def with_teacher(tmp_path_factory):
+    """Patches, and the teacher of a student."""
+    folder = draw_patches(tmp_path_factory.mktemp("with-teacher"))
+    recipe, config = SETTINGS.load(folder)
+    keep_untrained(recipe.stages(dataclasses.replace(config, validation=()), folder)[0])
+    return folder
+
+
+@pytest.mark.parametrize("name", SETTINGS.names)
+def test_every_setting_acts(with_teacher, name):
+    found = SETTINGS.difference(name, with_teacher)
+    assert found is not None and (name != "colour" or found.startswith("batch"))

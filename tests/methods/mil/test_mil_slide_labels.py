@@ -1,5 +1,6 @@
 """From slides with a label each to a region model; areas drawn on slides as labels."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,18 +8,25 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, dice, draw_slide
+from every_setting import REPORTS, SCHEDULE, Kind, parts_of_step, replaced
 from region_slides import read_polygons
 from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.evaluation.ranking import area_interval, area_under_curve
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
-from muse_pipeline.methods.mil.attention import SlideAttention, choose_tiles
-from muse_pipeline.methods.mil.bags import LabelledSlide, deal_folds
+from muse_pipeline.methods.mil.attention import AttentionStage, SlideAttention, TilesStage, choose_tiles
+from muse_pipeline.methods.mil.bags import BagsStage, LabelledSlide, deal_folds
+from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.abmil import BagOutput, GatedAttention
-from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.store.store import open_store
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from muse_pipeline.training.recipe import load_run
 
 CLASSES = ("Stroma", "Tumour")
 GLASS_PX = round(GLASS_UM / MPP)
@@ -116,6 +124,90 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
     assert metrics["AUC of slides, Tumour"] == round(scores["classes"]["Tumour"]["auc"], 4)
     assert set(scores["slides"]) == {"s0", "s1", "s2", "s3"} and 0 <= scores["auc"] <= 1
     assert main(["export", str(folder / "run" / "checkpoint.pt"), "-o", str(folder / "m.onnx")]) == 0
+
+
+def write_bags(folder: Path, n_slides: int = 4) -> Path:
+    """Features of two tiles of 64 px of slides, such as the cohort's, 9 and more apart between slides."""
+    folder.mkdir(parents=True)
+    for number in range(n_slides):
+        np.save(folder / f"s{number}.npy", np.array([[10 * number, 1], [10 * number + 1, 3]], np.float16))
+        np.save(folder / f"s{number}-xy.npy", np.array([[100, 100], [164, 100]]))
+    rows = [f"s{number}\t{number % 2}\tP{number}\t2\n" for number in range(n_slides)]
+    (folder / "slides.tsv").write_text("".join(rows))
+    (folder / "made-from.json").write_text("{}")
+    return folder
+
+
+def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
+    torch.manual_seed(0)
+    backbone = BACKBONES["muse_compact_16"]().eval()
+    reference = ColourReference("macenko", ((0.6, 0.7, 0.39), (0.2, 0.9, 0.39)), (0.5, 0.4))
+    meta = {"kind": "backbone", "backbone": "muse_compact_16", "colour": dataclasses.asdict(reference)}
+    save_checkpoint(tmp_path / "backbone.pt", Checkpoint(backbone.state_dict(), {}, meta))
+    _, config = load_run(cohort[0] / "mil.yaml", changes=[f"slide_labels.checkpoint={tmp_path / 'backbone.pt'}"])
+    config = replaced(config, "window_px", 256)  # few tiles
+    (tmp_path / "bags").mkdir()
+    BagsStage(config, tmp_path).write(tmp_path / "bags", lambda line: None)
+    folder = cohort[0] / "results" / "s1"
+    store, (x, y) = (
+        open_store(folder / "image-500nm.zarr").at(MPP),
+        np.load(tmp_path / "bags" / "s1-xy.npy")[1].tolist(),
+    )
+    colour = torch.from_numpy(colour_of_fit(reference, read_colour(folder / "colour.json").macenko))
+    tile = torch.from_numpy(store.read((x, y), (256, 256))).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        expected = backbone(backbone.prepare(tile, colour)).image[0]
+    assert np.allclose(np.load(tmp_path / "bags" / "s1.npy")[1], expected, rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(colour, torch.eye(3, 4), atol=0.05)
+
+
+FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # patients of a class are dealt in turns: P0, P2, P1, P3
+
+
+def load_cohort_stages(cohort, bags, folder):
+    """The stages of a run whose bags are ``bags``."""
+    recipe, config = load_run(cohort[0] / "mil.yaml")
+    (_, first, second, tiles, *_) = recipe.stages(config, folder)
+    attention = [AttentionStage(dataclasses.replace(one.config, bags=bags), one.folder) for one in (first, second)]
+    return attention, TilesStage(config, bags, tiles.models, folder / "tiles")
+
+
+def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_others(cohort, tmp_path):
+    """Models that answer one number for all tiles: 1 that of the first fold, 3 that of the second."""
+    attention, tiles = load_cohort_stages(cohort, write_bags(tmp_path / "bags"), tmp_path)
+    for stage, answer in zip(attention, (1.0, 3.0), strict=True):
+        bags = stage.read(print)
+        assert {bag.slide.slide_id for bag in bags} == {s for s, fold in FOLDS.items() if fold != stage.config.fold}
+        method = stage.build(bags)
+        features = np.concatenate([np.load(tmp_path / "bags" / f"{bag.slide.slide_id}.npy") for bag in bags])
+        assert np.allclose(method.network.mean, features.astype(float).mean(0))
+        assert np.allclose(method.network.deviation, features.astype(float).std(0))
+        drawn = {tuple(one[0, 0].item() for one, _ in stage.batches(bags, torch.device("cpu"))(n)) for n in range(9)}
+        assert {first for step in drawn for first in step} == {10.0 * int(bag.slide.slide_id[1]) for bag in bags}
+        for parameter in method.network.classify.parameters():
+            torch.nn.init.constant_(parameter, 0.0)
+        torch.nn.init.constant_(method.network.classify.bias, answer)
+        stage.folder.mkdir(parents=True)
+        checkpoint = stage.checkpoint(bags, method)
+        assert checkpoint.meta["patients"] == [f"P{bag.slide.slide_id[1]}" for bag in bags]
+        save_checkpoint(stage.result, checkpoint)
+    (tmp_path / "tiles").mkdir()
+    tiles.write(tmp_path / "tiles", print)
+    found = json.loads((tmp_path / "tiles" / "slides.json").read_text())["slides"]
+    for slide, fold in FOLDS.items():
+        assert found[slide]["probability"] == [pytest.approx(1 / (1 + np.exp(-(1.0, 3.0)[fold])), abs=1e-5)]
+        assert found[slide]["fold"] == fold
+    for split, slides in (("validation", "s0 s1"), ("training", "s2 s3")):
+        pictures = sorted(path.stem for path in (tmp_path / "tiles" / split / "images").iterdir())
+        assert pictures == [f"{slide}_x{x}_y100" for slide in slides.split() for x in (100, 164)]
+    tiles.config = replaced(tiles.config, "slide_labels.tiles_per_slide", 1)
+    (tmp_path / "fewer").mkdir()
+    tiles.write(tmp_path / "fewer", print)
+    assert len([*(tmp_path / "fewer").rglob("*.png")]) == 4
+    tiles.config = replaced(tiles.config, "slide_labels.least_probability", 0.9)
+    with pytest.raises(LabelError, match="attention found no tile of Tumour among the validation slides"):
+        (tmp_path / "none").mkdir()
+        tiles.write(tmp_path / "none", print)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +334,36 @@ def test_islands_are_found_from_labels_of_twelve_slides(tmp_path):
     print(found)
     dices, false = [found[f"s{i}"] for i in range(1, 12, 2)], [found[f"s{i}"] for i in range(0, 12, 2)]
     assert np.mean(dices) >= 0.75 and min(dices) >= 0.6 and max(false) <= 0.01
+
+
+def attention(stages, read):
+    """Of the first fold of a run of MIL whose bags are written already."""
+    yield "stages", torch.tensor(len(stages))
+    yield from parts_of_step(stages[1], read)
+
+
+SETTINGS = Kind(
+    yaml.safe_load(CONFIG % {"folds": 2, "tiles": 1, "probability": 0, "steps": 1})
+    | {"slide_labels": {"slides": "slides.tsv", "stores": "stores", "folds": 2, "schedule": SCHEDULE}},
+    attention,
+    "slide_labels.schedule",
+    {},
+    {
+        **{f"slide_labels.{name}": reason for name, reason in REPORTS.items()},
+        **dict.fromkeys(("tiles_per_slide", "least_probability"), "after the training: test_mil_slide_labels.py"),
+    },
+    "slide_labels.",
+)
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory):
+    """Of six slides of six patients."""
+    folder = tmp_path_factory.mktemp("bags")
+    write_bags(folder / "stages" / "1-bags", 6)
+    return folder
+
+
+@pytest.mark.parametrize("name", SETTINGS.names)
+def test_every_setting_of_slide_labels_acts(bags, name):
+    assert SETTINGS.difference(name, bags) is not None

@@ -1,13 +1,18 @@
 """The branches: which networks and rows are compared, and what a missing partner changes."""
 
+from itertools import combinations
+
 import pytest
 import torch
+from literal_muse import read_bilinear
 from trident_batches import make_pairs, make_trident
 
 from muse_pipeline.core.errors import CollapsedError, ConfigError
+from muse_pipeline.data.pairs import PairBatch, PartnerBatch
+from muse_pipeline.data.views import Views
 from muse_pipeline.losses.vicreg import covariance, invariance, variance
 from muse_pipeline.methods.trident.config import AlignmentSettings
-from muse_pipeline.methods.trident.method import measure_spread
+from muse_pipeline.methods.trident.method import VectorEncoder, measure_spread
 from muse_pipeline.methods.trident.run import SpreadAlarm
 from muse_pipeline.models.readout import read_at
 from muse_pipeline.training.loop import GRACE, IN_A_ROW
@@ -51,6 +56,107 @@ def test_three_branches_are_two_views_and_the_partner():
     torch.testing.assert_close(found["nucleus_invariance"], invariance(nuclei, masks))
     torch.testing.assert_close(found["loss"], found["image_loss"] + 0.5 * found["nucleus_loss"])
     assert found["image_partners"] == pytest.approx(2 / 3)
+
+
+def literal_vicreg(samples):
+    """2, 3 and 0.5 times the terms of VICReg, from the list of each branch's vectors by the number of their sample."""
+    invariance = variance = covariance = 0.0
+    for one, other in combinations(samples, 2):
+        both = one.keys() & other.keys()
+        invariance += 2 * sum(((one[k] - other[k]) ** 2).mean() for k in both) / len(both)
+    for one in samples:
+        rows, width = torch.stack([*one.values()]), len(next(iter(one.values())))
+        means = [rows[:, d].mean() for d in range(width)]
+        for d in range(width):
+            deviation = (((rows[:, d] - means[d]) ** 2).mean() + 1e-5) ** 0.5
+            variance += torch.clamp(1 - deviation, min=0) / width
+            for e in set(range(width)) - {d}:
+                covariance += ((rows[:, d] - means[d]) * (rows[:, e] - means[e])).mean() ** 2 / width
+    return 2 * invariance + 3 * variance + 0.5 * covariance
+
+
+def literal_trident(method, batch, branches):
+    """0.7 times the loss of image vectors and 0.4 times that of nuclei, one image and one nucleus at a time."""
+    n_sets, partner, which = len(batch.partner.image_known), batch.partner, batch.partner.image_known.nonzero()[:, 0]
+    views = [(0, batch.views.teacher_xy[0]), (1, batch.views.student_xy[0])][: 1 if branches == 2 else 2]
+    images, nuclei = [], []
+    for view, xy in views:
+        images.append({})
+        nuclei.append({})
+        for b in range(n_sets):
+            number = view * n_sets + b
+            pixels, colour = (part[number : number + 1] for part in batch.views.global_views)
+            found = features(method.backbone, pixels, colour)
+            images[-1][b] = method.image.he(found.image)[0]
+            for m in batch.views.shared[0, b].nonzero()[:, 0].tolist():
+                nuclei[-1][b, m] = method.nucleus.he(read_bilinear(found.dense[0], xy[b, m])[None])[0]
+    if branches > 1:
+        images.append({})
+        nuclei.append({})
+        for k, b in enumerate(which.tolist()):
+            one = partner.image[k : k + 1]
+            found = features(method.partner, one, torch.eye(3, 4).double()) if partner.nuclei is None else None
+            images[-1][b] = method.image.partner(method.partner(one) if found is None else found.image)[0]
+            for m in partner.nuclei_known[b].nonzero()[:, 0].tolist():
+                at = batch.views.teacher_xy[0][b, m]
+                one = read_bilinear(found.dense[0], at)[None] if found else method.partner(partner.nuclei[b, m][None])
+                nuclei[-1][b, m] = method.nucleus.partner(one)[0]
+    return 0.7 * literal_vicreg(images) + 0.4 * literal_vicreg(nuclei)
+
+
+@pytest.mark.parametrize(("branches", "vectors"), [(1, False), (2, False), (2, True), (3, False), (3, True)])
+def test_loss_and_gradients_of_every_network_are_those_of_the_formula(branches, vectors):
+    weights = {"image_weight": 0.7, "nucleus_weight": 0.4, "invariance": 2.0, "variance": 3.0, "covariance": 0.5}
+    method = make_trident(vectors, branches=branches, width=4, **weights).double().eval()
+    pairs = make_pairs(KNOWN, vectors=vectors)
+    wide = Views(*(part.double() for part in pairs.views.global_views))
+    partner = [p.double() if p is not None and p.is_floating_point() else p for p in pairs.partner]
+    batch = PairBatch(pairs.views._replace(global_views=wide), PartnerBatch(*partner))
+    parameters = dict(method.named_parameters())
+    loss, expected = method.losses(batch, "model", 0.0)["loss"], literal_trident(method, batch, branches)
+    torch.testing.assert_close(loss, expected)
+    found, wanted = (
+        dict(zip(parameters, torch.autograd.grad(one, [*parameters.values()], allow_unused=True), strict=True))
+        for one in (loss, expected)
+    )
+    assert all(gradient is not None and gradient.any() for gradient in wanted.values())
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_no_two_networks_share_weights(vectors):
+    method = make_trident(vectors)
+    levels = [network for level in (method.image, method.nucleus) for network in (level.he, level.partner)]
+    weights = [{id(parameter) for parameter in one.parameters()} for one in (method.backbone, method.partner, *levels)]
+    assert len(weights) == 6 and all(weights)
+    assert not any(one & other for one, other in combinations(weights, 2))
+    assert {id(parameter) for _, parameter in method.turn_parameters("model")} == set.union(*weights)
+
+
+def test_vectors_are_standardised_by_column():
+    torch.manual_seed(0)
+    encoder, vectors = VectorEncoder(40, 8), torch.randn(2000, 40) * torch.logspace(-1, 3, 40) + 50
+    seen = []
+    encoder.layers[0].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    for _ in range(200):
+        encoder.standardise(vectors)  # until the running statistics are those of the vectors
+    encoder.eval()(vectors)
+    torch.testing.assert_close(seen[0], (vectors - vectors.mean(0)) / vectors.std(0), rtol=0.01, atol=0.01)
+
+
+def test_training_drops_up_to_a_fifth_of_the_columns_and_adds_noise_of_the_same_deviation():
+    torch.manual_seed(0)
+    encoder, vectors = VectorEncoder(40, 8), torch.randn(2000, 40) * 7 + 50
+    seen = []
+    encoder.layers[0].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    encoder(vectors)
+    dropped = seen[0] == 0
+    shares, kept = dropped.float().mean(1), seen[0][~dropped]
+    assert shares.mean().item() == pytest.approx(0.1, abs=0.01) and shares.max() < 0.5
+    assert shares.std().item() == pytest.approx((0.2**2 / 12 + (0.1 - 0.04 / 3) / 40) ** 0.5, rel=0.1)
+    assert kept.mean().item() == pytest.approx(0, abs=0.02) and kept.var().item() == pytest.approx(2, rel=0.03)
+    signal = ((vectors - vectors.mean(0)) / vectors.std(0))[~dropped]
+    assert (kept * signal).mean().item() == pytest.approx(1, rel=0.03)
 
 
 @pytest.mark.parametrize("loss", ["vicreg", "infonce", "barlow twins"])

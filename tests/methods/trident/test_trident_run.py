@@ -7,15 +7,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from every_setting import APPEARANCE, NAMES, SCHEDULE, Kind, last_stage
 from labelled import write_config as write_training_config
-from paired import draw_paired_pictures, draw_paired_slide, write_paired_config
-from pretraining import MPP, draw_slide
+from paired import SETTINGS, draw_paired_pictures, draw_paired_slide, write_paired_config
+from pretraining import MPP, draw_slide, write_proposals
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
+from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.recipe import load_run
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +91,32 @@ def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, mus
     assert whole.read_bytes() == parts.read_bytes()
     row = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"muse nucleus", "trident image_invariance"} <= row.keys()
+
+
+@pytest.mark.parametrize("radius_um", [2.0, 20.0])
+def test_a_position_has_the_vector_of_a_spot_within_the_radius(slide, tmp_path, radius_um):
+    partner = {"vectors": beside(slide, "vectors.csv"), "radius_um": radius_um}
+    recipe, config = load_run(write_paired_config(tmp_path, [with_partner(slide, **partner)]))
+    (spots,) = recipe.stages(config, tmp_path / "run")[0].read(print).partners
+    leftmost = spots.xy[spots.xy[:, 0].argmin()]
+    near, far = (leftmost - (share * radius_um / MPP, 0) for share in (0.99, 1.01))
+    vectors, known = spots.at(np.stack([near, far]))
+    assert known.tolist() == [True, False] and vectors[0].any() and not vectors[1].any()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.004, 3.0])
+def test_the_loss_beside_muses_has_its_weight(pictures, tmp_path, weight):
+    sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
+    recipe, config = load_run(write_paired_config(tmp_path, [pictures], distillation=sizes, weight=weight))
+    (stage,) = recipe.stages(config, tmp_path / "run")
+    data = stage.read(print)
+    method, batch = stage.build(data), stage.batches(data, torch.device("cpu"))(0)
+    found = method.losses(batch, "model", 0.0)
+    torch.testing.assert_close(found["loss"], found["muse loss"] + weight * found["trident loss"])
+    of_trident = [one for name, one in method.named_parameters() if name.startswith("methods.trident.image")]
+    gradients = torch.autograd.grad(found["loss"], of_trident, retain_graph=True)
+    alone = torch.autograd.grad(found["trident loss"], of_trident)
+    torch.testing.assert_close(gradients, tuple(weight * one for one in alone), rtol=1e-3, atol=1e-3)
 
 
 def test_a_checkpoint_is_fine_tuned_and_probed_as_any_other(pictures, tmp_path, muse):
@@ -238,3 +268,73 @@ def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
 def test_settings_that_cannot_work_are_refused(partner, settings, words, slide, tmp_path, muse):
     source = slide if partner is None else {**slide, "partner": partner}
     refused(muse, tmp_path, source, words, **settings)
+
+
+IN_VIEWS = {
+    "views.global_px": 96,
+    "views.local_px": 64,
+    "views.mpp.0": 0.75,
+    "views.mpp.1": 0.75,
+    "views.min_matches": 1000,
+    "views.max_matches": 1,
+    "views.draws": ({"views.min_matches": 1000}, 1),
+    "balance": 1.0,
+    "grey": 1.0,
+    "min_nuclei": 40,
+}
+SETTINGS_OF_RUN = Kind(
+    {
+        **SETTINGS,
+        "sources": [
+            {
+                "store": f"{name}/image-500nm.zarr",
+                "proposals": f"{name}/proposals.parquet",
+                "partner": {"store": f"{name}/partner.zarr"},
+            }
+            for name in ("whole", "part")
+        ],
+        "schedule": SCHEDULE,
+        "views": {"global_px": 64, "local_px": 32, "n_local": 2, "mpp": [0.5, 1.0]},
+        "distillation": {"n_prototypes": 16, "hidden": 16, "bottleneck": 8},
+    },
+    last_stage,
+    "alignment distillation schedule weight partner_backbone",
+    {
+        **IN_VIEWS,
+        **{name: value for name, value in APPEARANCE.items() if "blur" in name},
+        "sources.0.weight": 1e-9,
+        "sources.1.weight": 1e-9,
+        "views.mpp_mode": "same",
+        "partner_backbone": "muse_compact_24",
+        "distillation.balance": "sinkhorn",
+        "distillation.average_statistics": True,
+        "alignment.loss": "infonce",
+        "alignment.branches": 2,
+        "alignment.temperature": ({"alignment.loss": "infonce"}, 0.1),
+        "alignment.off_diagonal": ({"alignment": AlignmentSettings(2, "barlow twins")}, 0.1),
+        "alignment.max_nuclei": 2,
+        "distillation.frozen": 0.5,
+    },
+    {
+        **dict.fromkeys(("augmentation.scale", "augmentation.free_rotation"), "views have a geometry of their own"),
+        **NAMES,
+        "radius_um": "of vectors alone: see the test of spots above",
+        "mpp": "of pictures",
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    """Two slides; the nuclei of one are known in a part alone."""
+    folder = tmp_path_factory.mktemp("slides")
+    draw_paired_slide(folder / "whole")
+    shutil.copytree(folder / "whole", folder / "part")
+    xy = read_nuclei(folder / "whole" / "proposals.parquet").xy
+    write_proposals(folder / "part" / "proposals.parquet", xy[(xy < 250).all(1)][:30])
+    return folder
+
+
+@pytest.mark.parametrize("name", SETTINGS_OF_RUN.names)
+def test_every_setting_acts(slides, name):
+    assert SETTINGS_OF_RUN.difference(name, slides) is not None

@@ -1,5 +1,6 @@
 """`method: unit`: both stages, resume, what leaves the run, alarms and faults in settings and data."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,15 +10,18 @@ import pytest
 import torch
 import yaml
 from drawn_ihc import draw_ihc
+from every_setting import CARD, SCHEDULE, STEP, Kind, parts_of_step, tensors_in
+from torch.nn.functional import softplus
 
 from muse_pipeline.core.errors import CollapsedError
+from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
-from muse_pipeline.methods.unit.data import read_usable_masks
+from muse_pipeline.methods.unit.data import UnitBatch, read_usable_masks
 from muse_pipeline.methods.unit.run import UnitStage
-from muse_pipeline.synthesis.folder import write_masks
+from muse_pipeline.synthesis.folder import read_masks, write_masks
 from muse_pipeline.synthesis.masks import synthesise_mask
 from muse_pipeline.synthesis.settings import TissueSettings
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
@@ -233,6 +237,118 @@ def test_the_colour_prior_falls_in_the_first_stage_alone(tissue):
     assert training._weights(0)["painted"] == 3
 
 
+AS_IT_IS = {"stain_gain": 0, "stain_mix": 0, "shift": 0, "blur": 0, "noise": 0}  # appearance is not varied
+SAME = torch.eye(3, 4).expand(2, 3, 4)
+WEIGHTS = {"picture_gan": 1.3, "mask_gan": 0.7, "cycle": 3.0, "instances": 2.5, "diversity": 0.6}
+JUDGED = {  # loss -> of the generator, by scores of what it made; of the discriminator, by scores of both
+    "logistic": (lambda made: softplus(-made).mean(), lambda real, made: (softplus(-real) + softplus(made)).mean()),
+    "least squares": (
+        lambda made: ((made - 1) ** 2).mean() / 2,
+        lambda real, made: ((real - 1) ** 2 + made**2).mean() / 2,
+    ),
+}
+
+
+def to_unit(pixels):
+    return pixels / 127.5 - 1
+
+
+def make_training(folder, losses):
+    """A method without dropout or varied appearance, a batch, and the list of noises that it will draw."""
+    generator = yaml.safe_load(CONFIG)["generator"] | {"dropout": 0.0}
+    names = {"pictures": losses[0], "mask_discriminator": losses[1]}
+    judges = {name: {"widths": [8, 16], "loss": loss, "r1_gamma": 0.8, "r1_every": 2} for name, loss in names.items()}
+    weights = {**WEIGHTS, "diversity_limit": 0.2, "painted": [2, 1]}
+    changes = {"generator": generator, "augmentation": AS_IT_IS, "weights": weights, "ada": None, **judges}
+    _, config = load_run(write_config(folder, **changes))
+    torch.manual_seed(0)
+    palette = np.array([[90, 60, 130], [230, 190, 210]], np.float32)
+    training = method.UnitTraining(config, palette, np.array(ROUNDED_TEXTBOOK)).train()
+    masks, pictures = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 255
+    masks[..., 24:] = -1
+    xy, label = torch.tensor([[[20.0, 20], [41, 30]], [[9, 50], [-1e6, -1e6]]]), torch.tensor([[0, 0], [0, -1]])
+    batch, drawn, draw = UnitBatch(masks, xy, torch.full((2, 2, 8), 3.0), label, pictures), [], training.draw_noise
+    training.draw_noise = lambda *sizes: drawn.append(draw(*sizes)) or drawn[-1]
+    return training, batch, drawn
+
+
+@pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
+def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses):
+    """Terms, weighted sum, gradients, and the statistics of the reader's norms: those of real tissue alone."""
+    training, batch, drawn = make_training(tmp_path, losses)
+    literal = copy.deepcopy(training)
+    found = training.losses(batch, "generator", 0.125)  # half way down: the colour prior counts 1.5 times
+    generator, reader = literal.generator, literal.reader
+    rendered = generator(batch.masks, *drawn[0])
+    mask_again, nuclei = reader(rendered.clamp(0, 255), SAME)
+    labels = LabelledBatch(None, None, batch.xy, batch.label, batch.rays)
+    read = reader(batch.pictures, SAME).mask
+    picture_again, other = generator(read, *drawn[1]), generator(batch.masks, drawn[2][0], drawn[0][1])
+    apart = [(to_unit(rendered[b]) - to_unit(other[b])).abs().mean() for b in (0, 1)]
+    noise = [(drawn[0][0][b] - drawn[2][0][b]).abs().mean() for b in (0, 1)]
+    dark, pale = (to_unit(colour)[:, None].expand(3, 64) for colour in torch.tensor([[90.0, 60, 130], [230, 190, 210]]))
+    painted = [
+        (to_unit(rendered[b, :, row]) - torch.where(batch.masks[b, 1:, row].amax(0) > -0.9, dark, pale)).abs().mean()
+        for b in (0, 1)
+        for row in range(64)
+    ]
+    to_masks = (mask_again - batch.masks).abs().mean()
+    to_pictures = (to_unit(picture_again) - to_unit(batch.pictures)).abs().mean()
+    terms = {
+        "picture_gan": JUDGED[losses[0]][0](literal.picture_discriminator(to_unit(rendered))),
+        "mask_gan": JUDGED[losses[1]][0](literal.mask_discriminator(read)),
+        "cycle": (to_masks + to_pictures) / 2,
+        "instances": literal.criterion(nuclei, labels)["loss"],
+        "diversity": -sum(min(a / b, torch.tensor(0.2)) for a, b in zip(apart, noise, strict=True)) / 2,
+        "painted": sum(painted) / 128,
+    }
+    loss = sum(weight * terms[name] for name, weight in {**WEIGHTS, "painted": 1.5}.items())
+    torch.testing.assert_close({name: found[name] for name in terms}, terms, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found["loss"], loss, rtol=1e-4, atol=1e-4)
+    for turn in training.turns:
+        parameters = [dict(one.turn_parameters(turn)) for one in (training, literal)]
+        gradients = [
+            torch.autograd.grad(one, [*those.values()], retain_graph=True, allow_unused=True)
+            for one, those in zip((found["loss"], loss), parameters, strict=True)
+        ]
+        for name, one, other in zip(parameters[0], *gradients, strict=True):
+            assert (one is None) == (other is None), name
+            assert one is None or (one - other).norm() <= 1e-2 * other.norm() + 1e-4, name
+
+    alone, seen = copy.deepcopy(training.reader), dict(training.reader.named_buffers())
+    for norm in alone.modules():
+        if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
+            norm.reset_running_stats()
+    alone(batch.pictures, SAME)
+    means = {name: value for name, value in alone.named_buffers() if "running" in name}
+    assert means and all(torch.allclose(seen[name], value, rtol=1e-4, atol=1e-5) for name, value in means.items())
+
+
+@pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
+def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
+    """Real tissue and synthesised masks are real, what generator and reader made is not; R1 counts every 2nd step."""
+    training, batch, _ = make_training(tmp_path, losses)
+    made = training.translate(batch)
+    for step in range(3):
+        training._made.append((made.rendered.detach(), made.read.detach()))
+        found = training.losses(batch, "discriminator", 0.0)
+        training.after_step(0.0)
+        real, masks = to_unit(batch.pictures).requires_grad_(), batch.masks.clone().requires_grad_()
+        scores = training.picture_discriminator(real), training.picture_discriminator(to_unit(made.rendered.detach()))
+        of_masks = training.mask_discriminator(masks), training.mask_discriminator(made.read.detach())
+        terms = JUDGED[losses[0]][1](*scores), JUDGED[losses[1]][1](*of_masks)
+        loss = sum(terms)
+        inputs, logits = (real, scores[0]) if losses[0] == "logistic" else (masks, of_masks[0])
+        (slope,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+        loss = loss + (2 if step % 2 == 0 else 0) * 0.8 / 2 * (slope**2).sum() / 2
+        expected = {"loss": loss, "pictures": terms[0], "masks": terms[1]}
+        expected |= {"real_score": scores[0].mean(), "rendered_score": scores[1].mean()}
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        parameters = [one for _, one in training.turn_parameters("discriminator")]
+        gradients = (torch.autograd.grad(one, parameters, allow_unused=True) for one in (found["loss"], loss))
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+
+
 def test_faults_in_settings_are_named(tissue, tmp_path, muse):
     faults = {
         "mpp=1.2": "nuclei of 6.2 um have less than 6 px at 1.2 um/px",
@@ -291,3 +407,65 @@ def test_masks_of_a_folder_replace_the_first_stage(tmp_path, tissue):
     assert len(read_usable_masks(masks, 0.5, 64)) == 2
     recipe, config = load_run(write_config(tissue, masks=str(masks)))
     assert [stage.folder.name for stage in recipe.stages(config, tmp_path)] == ["1-translation", "2-reader"]
+
+
+def masks_and_translation(stages, read):
+    """Masks and first stage of a run of UNIT; of the second, which differs in its schedule alone, the rate."""
+    masks, first, second = stages
+    masks.run(Options(start_over=True))
+    yield from tensors_in([torch.from_numpy(one.instances.astype(int)) for one in read_masks(masks.result)[0]], "masks")
+    yield "second rate", torch.tensor(second.config.schedule.rate(STEP))
+    yield from parts_of_step(first, read)
+
+
+SETTINGS = Kind(
+    {
+        **yaml.safe_load(CONFIG),
+        "schedule": SCHEDULE,
+        "ada": {"target": -0.9, "pictures": 20},
+        "augmentation": {"blur": 1.0},
+        "mask_discriminator": {"widths": [8, 16], "loss": "logistic", "r1_every": 2},
+    },
+    masks_and_translation,
+    "schedule second discriminator_rate betas eps weights generator pictures mask_discriminator ada augmentation",
+    {
+        "augmentation.blur": 0.0,
+        "augmentation.blur_um": 2.0,
+        "ada.target": 0.9,
+        "betas.0": 0.5,
+        "colour": "identity",
+        "eps": 0.1,
+        "generator.base": 4,
+        "generator.most": 12,
+        "generator.skip_stride": 16,
+        "mask_px": 112,
+        "mask_discriminator.loss": "least squares",
+        "mpp": 0.6,
+        "pictures.loss": "least squares",
+        "reader.n_rays": 12,
+        "tissue.clear_band_um.0": ({"tissue.glands_per_mm2": 600.0}, 15.0),
+        "tissue.max_overlap": 0.5,
+        "tissue.magnification": 1.5,
+        "tissue.min_area_um2": 40.0,
+        "tissue.placement": "uniform",
+        "tissue.rim_spacing.1": 1.1,
+        "weights.diversity_limit": 0.01,
+        "window_px": 80,
+    },
+    {
+        **CARD,
+        **dict.fromkeys(("scale", "free_rotation", "partial_colour"), "windows are varied after they are rendered"),
+        **dict.fromkeys(("weight_decay", "last_weight_decay"), "Adam has none"),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory):
+    return draw_tissue(tmp_path_factory.mktemp("changing"))
+
+
+@pytest.mark.parametrize("name", SETTINGS.names)
+def test_every_setting_acts(changing, name):
+    found = SETTINGS.difference(name, changing)
+    assert found is not None and (name != "colour" or found.startswith("batch"))

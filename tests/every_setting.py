@@ -1,0 +1,176 @@
+"""Every number among the settings of a method changes what is read, the networks, a batch, a loss or an update.
+
+A case changes one setting and asks whether the parts of one step in the middle of a run differ, in the order in which
+they are made. Settings that cannot act there are listed with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import yaml
+
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.training.checkpoint import save_checkpoint
+from muse_pipeline.training.devices import open_fabric
+from muse_pipeline.training.loop import Turn
+from muse_pipeline.training.recipe import RECIPES, load_run
+
+STEP = 10  # of 100
+SCHEDULE = {"steps": 100, "warmup": 0.2, "last_weight_decay": 0.4, "reference_batches": 2, "clip": 0.1, "log_every": 7}
+MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}  # other values of these settings
+REPORTS = {
+    "schedule.save_every": "files alone: tests/training/test_resume.py",
+    "schedule.log_every": "files alone: tests/training/test_loop.py",
+    "schedule.validate_every": "scores alone: tests/training/test_loop.py",
+}
+CARD = {"classes": "colours in the viewer", "export": "how the model is run: tests/export"}
+NAMES = {"patient": "what a name means: tests/labels/test_pictures.py"}
+
+
+def numbers_in(value, name="", kind=""):
+    """(dotted name, value) of every number in settings, items of lists included, and of every one that is not given."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from numbers_in(getattr(value, field.name), f"{name}.{field.name}".strip("."), str(field.type))
+    elif isinstance(value, tuple):
+        for index, one in enumerate(value):
+            yield from numbers_in(one, f"{name}.{index}")
+    elif not isinstance(value, bool) and (
+        isinstance(value, int | float) or (value is None and any(one in kind for one in ("int", "float")))
+    ):
+        yield name, value
+
+
+def replaced(settings, name, value):
+    """A copy of ``settings`` whose ``name``, dotted, is ``value``."""
+    first, _, rest = name.partition(".")
+    if isinstance(settings, tuple):
+        items = list(settings)
+        items[int(first)] = replaced(items[int(first)], rest, value) if rest else value
+        return tuple(items)
+    inner = replaced(getattr(settings, first), rest, value) if rest else value
+    return dataclasses.replace(settings, **{first: inner})
+
+
+def other_value(name, value):
+    """One more of what is counted, half of what is measured."""
+    if (last := name.rpartition(".")[2]) in MANY:
+        return MANY[last]
+    return value + 1 if isinstance(value, int) else value / 2 or 0.5
+
+
+def tensors_in(value, name=""):
+    """(name, tensor) of every number and tensor in nested values."""
+    if isinstance(value, torch.Tensor | int | float):
+        yield name, torch.as_tensor(value).detach().clone()
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from tensors_in(one, f"{name} {key}")
+    elif isinstance(value, tuple | list):
+        for index, one in enumerate(value):
+            yield from tensors_in(one, f"{name} {index}")
+
+
+def parts_of_step(stage, read):
+    """(name, tensor) of the batches, the weights, the losses and the state after the step ``STEP`` of a stage.
+
+    Args:
+        stage: of a run.
+        read: what stages have read, by their names.
+    """
+    schedule, fabric = stage.config.schedule, open_fabric("cpu", 1, "32-true")
+    data = read[stage.name] = read.get(stage.name) or stage.read(lambda line: None)
+    batches = stage.batches(data, torch.device("cpu"))
+    first = STEP * schedule.accumulate
+    drawn = [batches(number) for number in range(first, first + schedule.accumulate)]
+    yield from tensors_in(drawn, "batch")
+    torch.manual_seed(stage.config.seed)
+    method = stage.build(data).train()
+    yield from tensors_in(method.state_dict(), "weights")
+    torch.manual_seed(stage.config.seed)
+    turns = [Turn(method, name, schedule.for_batches(schedule.accumulate)) for name in method.turns]
+    for turn in turns:
+        yield from tensors_in(turn.update(STEP, drawn, fabric), turn.name)
+        turn.apply(STEP)
+        yield from tensors_in(turn.optimiser.state_dict()["state"], f"{turn.name} optimiser")
+    method.after_step(STEP / schedule.steps)
+    yield from tensors_in(method.state_dict(), "after")
+
+
+def first_difference(one, other):
+    """Name of the first part in which two steps differ; None where they are the same to the bit."""
+    for (name, first), (other_name, second) in zip(one, other, strict=False):
+        if name != other_name or first.shape != second.shape or not torch.allclose(first, second, 0, 0, equal_nan=True):
+            return name
+    return None
+
+
+APPEARANCE = {
+    "augmentation.blur": 1.0,
+    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 2.0),
+    "augmentation.scale": 2.0,
+    "augmentation.free_rotation": 1.0,
+}
+
+
+class Kind:
+    """Runs of one method.
+
+    Args:
+        values: settings of the run, with paths relative to its folder.
+        parts: stages of a run, and what they have read -> (name, tensor) of what is compared.
+        trained: settings that the reading of data does not see.
+        others: setting -> its other value; or (settings that it acts with, other value); or other settings. Settings
+            that are no numbers are tested if they are among them.
+        inert: beginning or end of a setting's name -> why it changes no step.
+        section: beginning of the names of all settings that are changed.
+    """
+
+    def __init__(self, values, parts, trained, others, inert, section=""):
+        self.values, self.parts, self.trained, self.others, self._kept = values, parts, trained.split(), others, {}
+        config = parse_config(values, RECIPES[values["method"]].Config, values["method"])
+        inert = {**REPORTS, **inert}
+        self.names = [
+            name
+            for name, _ in numbers_in(config)
+            if name.startswith(section)
+            and not any(f"{name}.".startswith(f"{one}.") or name.endswith(f".{one}") for one in inert)
+        ]
+        self.names += [name for name in others if name not in self.names]
+
+    def load(self, folder):
+        """The recipe and settings of the runs in ``folder``."""
+        (folder / "settings.yaml").write_text(yaml.safe_dump(self.values))
+        return load_run(folder / "settings.yaml")
+
+    def difference(self, name, folder):
+        """First part that the other value of a setting changes; None: it changes nothing."""
+        recipe, base = self.load(folder)
+        given = self.others.get(name)
+        before, other = given if isinstance(given, tuple) else ({}, given)
+        for setting, value in before.items():
+            base = replaced(base, setting, value)
+        if (key := repr(before)) not in self._kept:
+            read = {}
+            self._kept[key] = list(self.parts(recipe.stages(base, folder), read)), read
+            assert first_difference(self._kept[key][0], self.parts(recipe.stages(base, folder), {})) is None
+        kept, read = self._kept[key]
+        other = other_value(name, dict(numbers_in(base))[name]) if other is None else other
+        changed = base
+        for setting, value in other.items() if isinstance(other, dict) else [(name, other)]:
+            changed = replaced(changed, setting, value)
+        read = dict(read) if name.startswith(tuple(self.trained)) else {}
+        return first_difference(kept, self.parts(recipe.stages(changed, folder), read))
+
+
+def last_stage(stages, read):
+    return parts_of_step(stages[-1], read)
+
+
+def keep_untrained(stage, path=None):
+    data = stage.read(lambda line: None)
+    path = path or stage.result
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, stage.checkpoint(data, stage.build(data)))
