@@ -175,8 +175,8 @@ class UnitConfig:
 
     Attributes:
         name: name of the model.
-        schedule: schedule of both stages, but for ``second``; the rate is that of generator and reader. The weight decay
-            has no effect.
+        schedule: schedule of both stages, but for ``second``; the rate is that of generator and reader, and the weight
+            decay has no effect.
         licence: licence of the weights.
         training_data: description of the training data, for the card.
         sources: unlabelled H&E tissue; the workflow trains on its slides when there are none.
