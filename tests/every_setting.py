@@ -109,7 +109,7 @@ def first_difference(one, other):
 
 APPEARANCE = {
     "augmentation.blur": 1.0,
-    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 2.0),
+    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 0.3),  # with as wide a kernel
     "augmentation.scale": 2.0,
     "augmentation.free_rotation": 1.0,
 }

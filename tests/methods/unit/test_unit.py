@@ -430,7 +430,7 @@ SETTINGS = Kind(
     "schedule second discriminator_rate betas eps weights generator pictures mask_discriminator ada augmentation",
     {
         "augmentation.blur": 0.0,
-        "augmentation.blur_um": 2.0,
+        "augmentation.blur_um": 0.3,
         "ada.target": 0.9,
         "betas.0": 0.5,
         "colour": "identity",
