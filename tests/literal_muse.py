@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -19,7 +22,7 @@ def literal_losses(method: MusePretraining, batch: ViewBatch, temperature: float
         temperature: of the teacher.
     """
     teachers, students = features_of_views(method.teacher, batch)[:2], features_of_views(method.backbone, batch)
-    nucleus = literal_nucleus_loss(method.nucleus, teachers, students, batch, temperature)
+    nucleus = literal_nucleus_loss(literal_nuclei(method.nucleus, teachers, students, batch, temperature))
     image = literal_image_loss(method.image, teachers, students, temperature)
     first, second = (literal_koleo([one.image[0] for one in students[view]]) for view in (0, 1))
     koleo = (first + second) / 2
@@ -28,27 +31,76 @@ def literal_losses(method: MusePretraining, batch: ViewBatch, temperature: float
     return {"nucleus": nucleus, "image": image, "koleo": koleo, "loss": loss}
 
 
-def literal_nucleus_loss(level: Level, teachers: list, students: list, batch: ViewBatch, temperature: float) -> Tensor:
+class SharedNucleus(NamedTuple):
+    """One nucleus that two views of a set share.
+
+    Attributes:
+        pair: number of the pair of views.
+        octaves: between the mpps of the two views.
+        vector: the teacher's, before its projector.
+        target: (K,) probabilities of the teacher.
+        loss: cross-entropy of the student.
+    """
+
+    pair: int
+    octaves: float
+    vector: Tensor
+    target: Tensor
+    loss: Tensor
+
+
+def literal_nuclei(
+    level: Level, teachers: list, students: list, batch: ViewBatch, temperature: float
+) -> list[SharedNucleus]:
+    """Every nucleus of every pair; Sinkhorn's balance is that of all nuclei that one teacher's view is read at."""
+    found, pairs = [], view_pairs(len(students))
+    for teacher in (0, 1):
+        rows = [
+            (number, b, m)
+            for number, (one, _) in enumerate(pairs)
+            for b in range(len(batch.shared[number]))
+            for m in torch.nonzero(batch.shared[number, b]).flatten()
+            if one == teacher
+        ]
+        vectors = [read_bilinear(teachers[teacher][b].dense[0], batch.teacher_xy[n, b, m]) for n, b, m in rows]
+        targets = literal_targets(level, vectors, temperature)
+        for (n, b, m), vector, target in zip(rows, vectors, targets, strict=True):
+            from_student = read_bilinear(students[pairs[n][1]][b].dense[0], batch.student_xy[n, b, m])
+            loss = literal_cross_entropy(level, target, from_student)
+            found.append(SharedNucleus(n, batch.octaves[n, b].item(), vector, target, loss))
+    return found
+
+
+def literal_nucleus_loss(nuclei: list[SharedNucleus]) -> Tensor:
     """Mean over the nuclei of each pair of views, then over the pairs that share nuclei."""
-    pairs = []
-    for number, (teacher, student) in enumerate(view_pairs(len(students))):
-        losses = []
-        for b in range(len(batch.shared[number])):
-            for m in torch.nonzero(batch.shared[number, b]).flatten():
-                from_teacher = read_bilinear(teachers[teacher][b].dense[0], batch.teacher_xy[number, b, m])
-                from_student = read_bilinear(students[student][b].dense[0], batch.student_xy[number, b, m])
-                losses.append(literal_cross_entropy(level, from_teacher, from_student, temperature))
-        if losses:
-            pairs.append(sum(losses) / len(losses))
-    return sum(pairs) / len(pairs)
+    pairs = [[one.loss for one in nuclei if one.pair == number] for number in sorted({one.pair for one in nuclei})]
+    return sum(sum(losses) / len(losses) for losses in pairs) / len(pairs)
+
+
+def literal_gauges(method: MusePretraining, batch: ViewBatch, temperature: float) -> dict[str, float]:
+    """What is logged of the nuclei; see ``literal_losses``."""
+    teachers, students = features_of_views(method.teacher, batch)[:2], features_of_views(method.backbone, batch)
+    nuclei = literal_nuclei(method.nucleus, teachers, students, batch, temperature)
+    entropies = [-sum(p * math.log(p) for p in one.target.tolist() if p > 0) for one in nuclei]
+    of_two_scales = [one.loss.item() for one in nuclei if one.octaves > 0.5]
+    of_one_scale = [one.loss.item() for one in nuclei if one.octaves <= 0.5]
+    unit = torch.stack([one.vector / one.vector.norm() for one in nuclei])
+    deviations = [column.std().item() for column in unit.T]
+    return {
+        "shared_nuclei": len(nuclei) / (batch.shared.shape[0] * batch.shared.shape[1]),
+        "entropy_nucleus": sum(entropies) / len(entropies) / math.log(method.settings.n_prototypes),
+        "spread": sum(deviations) / len(deviations) * math.sqrt(unit.shape[1]),
+        "scale_gap": sum(of_two_scales) / len(of_two_scales) - sum(of_one_scale) / len(of_one_scale),
+    }
 
 
 def literal_image_loss(level: Level, teachers: list, students: list, temperature: float) -> Tensor:
-    """Mean over all sets and all pairs of views, local views included."""
+    """Mean over all sets and all pairs of views, local views included; Sinkhorn's balance is that of one view."""
+    targets = [literal_targets(level, [one.image[0] for one in teachers[view]], temperature) for view in (0, 1)]
     losses = [
-        literal_cross_entropy(level, from_teacher.image[0], from_student.image[0], temperature)
+        literal_cross_entropy(level, target, from_student.image[0])
         for teacher, student in view_pairs(len(students))
-        for from_teacher, from_student in zip(teachers[teacher], students[student], strict=True)
+        for target, from_student in zip(targets[teacher], students[student], strict=True)
     ]
     return sum(losses) / len(losses)
 
@@ -63,11 +115,22 @@ def literal_koleo(vectors: list[Tensor]) -> Tensor:
     return -sum(logs) / len(logs)
 
 
-def literal_cross_entropy(level: Level, from_teacher: Tensor, from_student: Tensor, temperature: float) -> Tensor:
-    """-sum p log q of one feature vector of the teacher and one of the student."""
-    p = softmax((literal_cosines(level.teacher, from_teacher) - level.centre) / temperature).detach()
+def literal_targets(level: Level, vectors: list[Tensor], temperature: float) -> list[Tensor]:
+    """(K,) probabilities of the teacher for each of the vectors, which Sinkhorn balances together."""
+    cosines = [literal_cosines(level.teacher, vector).detach() for vector in vectors]
+    if level.settings.balance == "centring":
+        return [softmax((one - level.centre) / temperature) for one in cosines]
+    q = torch.stack([(one / temperature).exp() for one in cosines])  # algorithm 1 of arXiv 2006.09882, a row for each
+    for _ in range(3):
+        q = q / q.sum(0, keepdim=True) / q.shape[1]
+        q = q / q.sum(1, keepdim=True) / q.shape[0]
+    return list(q * len(q))
+
+
+def literal_cross_entropy(level: Level, target: Tensor, from_student: Tensor) -> Tensor:
+    """-sum p log q of the teacher's probabilities and one feature vector of the student."""
     q = softmax(literal_cosines(level.student, from_student) / level.settings.student_temperature)
-    return -sum(a * b.log() for a, b in zip(p, q, strict=True))
+    return -sum(a * b.log() for a, b in zip(target, q, strict=True))
 
 
 def literal_cosines(projector: Projector, vector: Tensor) -> Tensor:

@@ -48,13 +48,14 @@ def draw_pictures(folder: Path, **settings) -> Path:
     return write_config(folder / "tiny.yaml", [{"labelled": labelled}], **settings)
 
 
-def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16) -> None:
-    """A slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` leave it."""
+def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16, mpp: float = MPP) -> None:
+    """A slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` leave it; ``mpp`` is the slide's own."""
     folder.mkdir(parents=True, exist_ok=True)
-    tissue = draw_labelled_tissue((SIDE_PX, SIDE_PX), MPP, seed=0)
+    tissue = draw_labelled_tissue((SIDE_PX, SIDE_PX), mpp, seed=0)
     slide = ArraySlide([tissue.pixels])
-    info = slide.info((MPP, MPP), slide_id)
-    whole = TissueMask(np.ones((40, 40), bool), np.array([8.0, 8.0]), None, (SIDE_PX * MPP / 1000) ** 2)
+    info = slide.info((mpp, mpp), slide_id)
+    n_cells = round(SIDE_PX * mpp / 8)
+    whole = TissueMask(np.ones((n_cells, n_cells), bool), np.array([8.0, 8.0]), None, (SIDE_PX * mpp / 1000) ** 2)
     write_store(slide, info, whole, folder / "image-500nm.zarr", mpp=MPP)
     fit = fit_macenko(tissue.pixels.reshape(-1, 3))
     write_json(folder / "colour.json", {"macenko": {"stains": fit.stains.tolist(), "strong": fit.strong.tolist()}})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import threading
 
 import numpy as np
@@ -108,6 +109,30 @@ def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():
             for xy, side in ((batch.teacher_xy, 64), (batch.student_xy, 64 if student < 2 else 32)):
                 inside = xy[pair][batch.shared[pair]]
                 assert ((inside >= 2) & (inside < side - 2)).all()
+
+
+def test_a_random_part_of_the_nuclei_that_both_views_show_is_compared():
+    """Three of them in each pair, at the positions of one nucleus in either view; octaves are those of the mpps."""
+    batches, ranks = make(max_matches=3), []
+    for number in range(4):
+        batch, sets = batches.draw(number)
+        for p, (teacher, student) in enumerate([(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]):
+            for b, one in enumerate(sets):
+                ours, others = one.views[teacher], one.views[student]
+                octaves = abs(math.log2(ours.side_px / ours.size_px / (others.side_px / others.size_px)))
+                assert batch.octaves[p, b].item() == pytest.approx(octaves, abs=1e-6)
+                both = []
+                for n in range(one.placed.shape[1]):
+                    at = (one.placed[teacher, n], ours.size_px), (one.placed[student, n], others.size_px)
+                    if all((xy >= 2).all() and (xy < side - 2).all() for xy, side in at):
+                        both.append(np.float32([*at[0][0], *at[1][0]]).tolist())
+                rows = torch.cat([batch.teacher_xy, batch.student_xy], -1)[p, b][batch.shared[p, b]].tolist()
+                assert len(rows) == min(3, len(both)) == len({both.index(row) for row in rows})
+                ranks += [both.index(row) / (len(both) - 1) for row in rows if len(both) > 8]
+    assert len(ranks) > 50
+    np.testing.assert_allclose(np.quantile(ranks, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.13)
+    first, second = (batches._match(sets, np.random.default_rng(seed))[0] for seed in (0, 1))
+    assert not torch.equal(first, second)
 
 
 def test_pairs_are_there_and_back():

@@ -139,6 +139,44 @@ def test_every_view_of_a_set_draws_an_mpp_of_its_own():
         assert octaves[:, one, other].mean() == pytest.approx(3 / math.log(2) - 4, rel=0.05), (one, other)
 
 
+def test_local_views_lie_around_nuclei_that_a_global_view_sees():
+    """Within a quarter of their side, 10 px, of any of them; four nuclei are drawn alike, also within a set."""
+    xy = np.array([(1000.0, 1000), (1040, 1010), (990, 1060), (1080, 1080)])
+    settings = ViewSettings(global_px=400, local_px=40, n_local=8, mpp=(0.25, 0.25), min_matches=1)
+    sample, generator = ViewSampler([tissue(xy)], settings), np.random.default_rng(0)
+    counts, offsets, n_alike = np.zeros(4), [], 0
+    for _ in range(60):
+        views = sample(generator).views
+        placed = np.stack([view.view_xy(xy) for view in views[:2]])
+        seen = np.flatnonzero(((placed >= 2) & (placed < 398)).all(2).any(0))
+        around = []
+        for view in views[2:]:
+            offset = np.array(view.corner) + 20 - xy
+            nearest = np.abs(offset).max(1).argmin()
+            around.append(nearest)
+            offsets.append(offset[nearest])
+        assert set(around) <= set(seen)
+        n_alike += len(set(around)) == 1
+        counts += np.bincount(around, minlength=4)
+    assert np.abs(offsets).max() <= 11 and np.ptp(offsets, 0).min() > 18
+    assert n_alike == 0
+    np.testing.assert_allclose(counts / counts.sum(), 0.25, atol=0.08)
+
+
+def test_global_views_hold_a_nucleus_anywhere_but_at_their_border():
+    """A tenth of the side or more from it, in either axis; mirrored and turned in all ways."""
+    xy = np.array([[1000.0, 1000]])
+    sample = ViewSampler([tissue(xy)], ViewSettings(n_local=0, min_matches=1))
+    generator = np.random.default_rng(0)
+    views = [view for _ in range(200) for view in sample(generator).views]
+    at = np.array([(xy[0] - view.corner) / view.side_px for view in views])
+    np.testing.assert_allclose(at.min(0), 0.1, atol=0.02)
+    np.testing.assert_allclose(at.max(0), 0.9, atol=0.02)
+    np.testing.assert_allclose(at.mean(0), 0.5, atol=0.05)
+    turned = [2 * view.turns + view.mirror for view in views]
+    np.testing.assert_allclose(np.bincount(turned) / 400, 1 / 8, atol=0.05)
+
+
 def test_the_same_mpp_where_it_is_asked_for():
     xy = np.random.default_rng(0).uniform(0, SIDE_PX, (500, 2))
     found = ViewSampler([tissue(xy)], ViewSettings(mpp_mode="same"))(np.random.default_rng(0))

@@ -43,6 +43,49 @@ def test_merging_is_greedy_from_the_highest_and_takes_the_mean():
     assert len(merge_points(xy, np.ones(4), 0)) == 4
 
 
+def literal_merge(xy, height, reach):
+    """Groups by |dx| + |dy|, one point at a time from the highest; their means by rows."""
+    free, merged = list(range(len(xy))), []
+    while free:
+        highest = max(free, key=lambda i: (height[i], -i))
+        group = [i for i in free if abs(xy[i][0] - xy[highest][0]) + abs(xy[i][1] - xy[highest][1]) <= reach]
+        merged.append([sum(xy[i][axis] for i in group) / len(group) for axis in (0, 1)])
+        free = [i for i in free if i not in group]
+    return sorted(merged, key=lambda point: (point[1], point[0]))
+
+
+def test_distances_of_merged_points_are_city_block_distances():
+    assert len(merge_points(np.array([[0.0, 0], [3, 4]]), np.ones(2), 5)) == 2  # 7 apart, not 5
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        xy, height = rng.integers(0, 12, (6, 2)).astype(float), rng.integers(1, 4, 6).astype(float)
+        np.testing.assert_allclose(merge_points(xy, height, 5.0), literal_merge(xy.tolist(), height.tolist(), 5.0))
+
+
+def test_peaks_are_the_pixels_that_no_neighbour_exceeds():
+    """The default rules at 0.5 um: a sigma of 1.15 px, 3 px apart, 2 px from the border, merged within 10 px."""
+    probability = np.random.default_rng(2).random((40, 50)) ** 0.35
+    smooth = ndimage.gaussian_filter(probability.astype(np.float32), 1.15)
+    peaks, heights = [], []
+    for y in range(2, 38):
+        for x in range(2, 48):
+            if smooth[y, x] >= 0.5 and smooth[y, x] == smooth[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4].max():
+                peaks.append([x + 0.5, y + 0.5])
+                heights.append(float(smooth[y, x]))
+    expected = literal_merge(peaks, heights, 10.0)
+    assert 10 < len(expected) < len(peaks)
+    np.testing.assert_allclose(find_points(probability, 0.5), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"), [("blur_um", 1.0), ("least", 0.8), ("distance_um", 3.0), ("border_um", 4.0), ("merge_um", 2.0)]
+)
+def test_every_rule_changes_the_points(change, value):
+    probability = np.random.default_rng(2).random((40, 50)) ** 0.35
+    found = find_points(probability, 0.5, PeakRules(**{change: value}))
+    assert not np.array_equal(found, find_points(probability, 0.5))
+
+
 def test_a_rule_that_means_nothing_is_rejected():
     with pytest.raises(ConfigError, match="points: least is 2"):
         PeakRules(least=2)

@@ -1,5 +1,6 @@
 """The loop alone, on a method of a few numbers."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from muse_pipeline.core.errors import CheckpointError, ConfigError, DivergedError
 from muse_pipeline.training.log import MetricsLog
-from muse_pipeline.training.loop import train
+from muse_pipeline.training.loop import Monitor, Turn, train
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.run import RunFolder
 from muse_pipeline.training.schedule import Schedule, build_adamw, set_step
@@ -92,6 +93,107 @@ def test_a_run_that_draws_random_numbers_goes_on_exactly(tmp_path, killed_at):
     run(tmp_path / "parts", again, save_every=3)
     assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+class Slopes(Method):
+    """Gradients are what the batches state, and grow with the progress of the run."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.tensor([[1.0, -2.0]])), nn.Parameter(torch.tensor([0.5]))
+
+    def losses(self, batch, turn, progress):
+        return {"loss": (1 + progress) * (batch[:2] @ self.weight[0] + batch[2] * self.bias[0])}
+
+    def after_step(self, progress):
+        self.last_progress = progress
+
+    def trained(self):
+        return self
+
+
+def slopes_of(number):
+    """Small ones at first, whose norm is below 1.5, and large ones later."""
+    return torch.tensor([0.2, -0.1, 0.3]) * (number % 5 + 1) + torch.tensor([0.0, 0.05, -0.02]) * number
+
+
+def test_steps_are_those_of_adamw_written_out(tmp_path):
+    """Warm-up, cosine, decay of matrices alone, mean of accumulated batches and clipping; one number at a time."""
+    rates = [0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.07525, 0.02575]  # up to the half, then down to a hundredth
+    values, decays = [1.0, -2.0, 0.5], [True, True, False]
+    first, second, n_clipped = [0.0] * 3, [0.0] * 3, 0
+    for step, rate in enumerate(rates):
+        parts = [slopes_of(2 * step).tolist(), slopes_of(2 * step + 1).tolist()]
+        gradient = [(1 + step / 6) * (one + other) / 2 for one, other in zip(*parts, strict=True)]
+        norm = math.sqrt(sum(one**2 for one in gradient))
+        n_clipped += norm > 1.5
+        gradient = [one * min(1, 1.5 / norm) for one in gradient]
+        decay = 0.2 + 0.2 * (1 - math.cos(math.pi * step / 6)) / 2
+        for i in range(3):
+            values[i] *= 1 - rate * decay * decays[i]
+            first[i] = 0.9 * first[i] + 0.1 * gradient[i]
+            second[i] = 0.999 * second[i] + 0.001 * gradient[i] ** 2
+            mean, square = first[i] / (1 - 0.9 ** (step + 1)), second[i] / (1 - 0.999 ** (step + 1))
+            values[i] -= rate * mean / (math.sqrt(square) + 1e-8)
+    method, settings = Slopes(), {"learning_rate": 0.1, "warmup": 0.5, "weight_decay": 0.2, "last_weight_decay": 0.4}
+    rows = run(tmp_path, method, slopes_of, steps=6, clip=1.5, accumulate=2, **settings)
+    assert 0 < n_clipped < 6
+    assert [*method.weight[0].tolist(), *method.bias.tolist()] == pytest.approx(values, rel=1e-5)
+    assert [row["learning_rate"] for row in rows] == pytest.approx(rates)
+    assert method.last_progress == 5 / 6
+
+
+def test_the_norm_of_clipped_gradients_is_the_limit():
+    turn = Turn(Slopes(), "model", Schedule(10, clip=0.25))
+    found = turn.update(0, [torch.tensor([3.0, 0.0, 4.0])], Fabric(accelerator="cpu", devices=1))
+    assert found["gradient"] == 5
+    torch.testing.assert_close(turn.method.weight.grad, torch.tensor([[0.15, 0.0]]))
+    torch.testing.assert_close(turn.method.bias.grad, torch.tensor([0.2]))
+
+
+CHANGES = {  # of every setting of a schedule: another value
+    "steps": 8,
+    "learning_rate": 0.2,
+    "warmup": 0.9,
+    "weight_decay": 0.4,
+    "last_weight_decay": 0.5,
+    "clip": 0.5,
+    "accumulate": 2,
+    "reference_batches": 4,
+    "save_every": 3,
+    "log_every": 2,
+    "validate_every": 2,
+}
+
+
+class Records(Monitor):
+    """Remembers when it is called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_validate(self, done, log):
+        self.calls.append(("validate", done))
+
+    def on_save(self, done):
+        self.calls.append(("save", done))
+
+
+def run_changed(folder, **changes):
+    """Weights, logged rows and what monitors saw of six steps."""
+    folder.mkdir()
+    method, records, fabric = Slopes(), Records(), Fabric(accelerator="cpu", devices=1)
+    schedule = Schedule(**{"steps": 6, "learning_rate": 0.1, "warmup": 0.5, "clip": 1.5, "log_every": 1, **changes})
+    train(method, slopes_of, schedule, RunFolder(folder), fabric, monitors=[records])
+    return method.weight.tolist(), MetricsLog(folder / "metrics.jsonl").read(), records.calls
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Schedule)])
+def test_every_setting_of_a_schedule_changes_a_run(tmp_path, name):
+    """The weights it ends in, or what is logged, validated and saved."""
+    acts_on = {"log_every": 1, "save_every": 2, "validate_every": 2}.get(name, 0)
+    plain, changed = run_changed(tmp_path / "plain"), run_changed(tmp_path / "changed", **{name: CHANGES[name]})
+    assert plain[acts_on] != changed[acts_on]
 
 
 def test_it_stops_at_the_very_step_that_diverges_and_saves_nothing_there(tmp_path):

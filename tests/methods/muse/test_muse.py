@@ -1,12 +1,13 @@
 """MUSE pretraining against its definition; the losses are written out in ``literal_muse``."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
 import torch
 from lightning_fabric import Fabric
-from literal_muse import literal_losses
+from literal_muse import literal_gauges, literal_losses
 from muse_views import B, make_batch, make_method, randomise
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,6 +41,21 @@ def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
             gradient = method.get_parameter(name).grad.double()
             atol = 1e-5 * parameter.grad.abs().max().item()
             torch.testing.assert_close(gradient, parameter.grad, rtol=0, atol=atol, msg=name)
+
+
+@pytest.mark.parametrize("balance", ["centring", "sinkhorn"])
+@torch.no_grad()
+def test_losses_and_gauges_are_their_definitions(balance):
+    """Of three pairs for each teacher's view, over whose nuclei Sinkhorn balances together."""
+    method = make_method(2, balance=balance, koleo_weight=0.1, n_prototypes=6).eval()
+    randomise(method)
+    batch = make_batch(2, seed=1, batch=2)
+    batch.octaves.copy_(torch.tensor([0.0, 0.9, 0.45, 0.55, 0.55, 0.45]).repeat(2).view(6, 2))
+    exact = copy.deepcopy(method).double()
+    expected = literal_losses(exact, batch, temperature=0.055) | literal_gauges(exact, batch, temperature=0.055)
+    found = method.losses(batch, "model", progress=0.15)
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
@@ -215,6 +231,32 @@ def test_the_centre_follows_the_mean_logit_of_all_batches_of_a_step():
     torch.testing.assert_close(level.centre, expected)
     level.update(1.0)  # a step that saw nothing
     torch.testing.assert_close(level.centre, expected)
+
+
+@torch.no_grad()
+def test_used_prototypes_are_counted_over_the_last_hundred_steps():
+    level = Level(8, SelfDistillationSettings(n_prototypes=12, hidden=16, bottleneck=4))
+    use = [0.1 * one for one in range(12)]
+    level.use.copy_(torch.tensor(use))
+    parts = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (5, 9)]
+    first = [row.argmax().item() for part in parts for row in level.targets(part, 0)]
+    level.update(1.0)
+    expected = [0.99 * one + 0.01 * first.count(k) / 14 for k, one in enumerate(use)]
+    assert level.use.tolist() == pytest.approx(expected)
+    is_used = [one > 0.05 * sum(expected) / 12 for one in expected]
+    assert level.prototype_usage().item() == pytest.approx(sum(is_used) / 12)
+
+
+@pytest.mark.parametrize(
+    ("progress", "temperature"), [(0.0, 0.04), (0.05, 0.05), (0.15, 0.07), (0.2, 0.08), (1.0, 0.08)]
+)
+@torch.no_grad()
+def test_the_temperature_of_the_teacher_rises_along_a_line(progress, temperature):
+    settings = SelfDistillationSettings(n_prototypes=5, hidden=8, bottleneck=4, teacher_temperature=(0.04, 0.08))
+    level = Level(8, dataclasses.replace(settings, teacher_warmup=0.2))
+    features = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.softmax(level.teacher(features) / temperature, -1)
+    torch.testing.assert_close(level.targets(features, progress), expected)
 
 
 @pytest.mark.parametrize("balance", ["centring", "sinkhorn"])

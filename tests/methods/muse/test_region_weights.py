@@ -102,21 +102,40 @@ def test_a_slide_with_more_of_the_class_is_drawn_more_often(mapped, tmp_path):
     assert np.mean([sample(rng).image is weighted for _ in range(1000)]) == pytest.approx(9 / 14, abs=0.05)
 
 
-def test_drawn_areas_weigh_too(mapped, tmp_path):
-    area = shapely.box(0, 0, BORDER_PX, SIDE_PX)
+def write_areas(path, area):
+    """One annotation of the class Invasive."""
     feature = {
         "type": "Feature",
         "geometry": json.loads(shapely.to_geojson(area)),
         "properties": {"objectType": "annotation", "classification": {"name": "Invasive", "color": [9, 8, 7]}},
     }
-    areas = tmp_path / "areas.geojson"
-    areas.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    return path
+
+
+def test_drawn_areas_weigh_too(mapped, tmp_path):
+    areas = write_areas(tmp_path / "areas.geojson", shapely.box(0, 0, BORDER_PX, SIDE_PX))
     config = config_of(mapped, tmp_path, {"Invasive": 3.0, "Necrosis": 2.0}, regions=str(areas))
     (image,) = open_data(config, tmp_path).images
     assert tumour_share(image) == pytest.approx(2 / 3, abs=0.03)
     areas.unlink()
     with pytest.raises(ConfigError, match=r"areas\.geojson: no such file of areas"):
         open_data(config, tmp_path)
+
+
+def test_drawn_areas_are_in_px_of_the_slide_and_not_of_its_store(tmp_path):
+    """The left column of the index's cells of 64 um, which is 256 px of the slide and 128 px of the store."""
+    folder = tmp_path / "S1"
+    draw_slide(folder, mpp=0.25)
+    info = ArraySlide([np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)]).info((0.25, 0.25), "S1")
+    write_json(folder / "slide.json", info.to_dict())
+    TissueMask(np.ones((20, 20), bool), np.array([8.0, 8.0]), None, 0.0256).save(folder / "tissue.npz")
+    areas = write_areas(tmp_path / "areas.geojson", shapely.box(0, 0, 256, SIDE_PX))
+    (image,) = open_data(config_of(folder, tmp_path, {"Invasive": 3.0}, regions=str(areas)), tmp_path).images
+    nuclei = image.nuclei
+    assert nuclei.n_columns == 3
+    expected = [3.0 if cell % 3 == 0 else 1.0 for cell in nuclei.occupied.tolist()]
+    assert np.diff(nuclei.cumulated, prepend=0).tolist() == expected
 
 
 def test_a_run_has_one_region_map(mapped, tmp_path):

@@ -75,6 +75,27 @@ def test_windows_take_masks_along_and_have_nothing_beyond_the_picture():
     assert torch.equal(batch.mask, windows(3).mask)
 
 
+def test_windows_are_seen_in_the_colour_of_their_picture():
+    """Where colour is not varied; the losses are those of the network with that colour."""
+    _, picture = masked_picture(np.random.default_rng(0))
+    voronoi = np.where(picture.mask == 1, 1, 255).astype(np.uint8)
+    pictures = [MaskedPicture(picture.pixels, picture.mask, voronoi, scale * np.eye(3, 4)) for scale in (0.5, 2.0)]
+    still = Augmentation(stain_gain=0, stain_mix=0, shift=0, blur=0, noise=0, partial_colour=1)
+    options = {"mpp": 0.5, "window_px": 64, "batch": 4, "augmentation": still, "device": torch.device("cpu")}
+    batch = MaskWindows(pictures, STAINS, seed=0, **options)(0)
+    assert {round(one, 4) for one in batch.colour[:, 0, 0].tolist()} == {0.5, 2.0}
+    assert torch.equal(batch.voronoi == 1, batch.mask == 1) and not (batch.voronoi == 0).any()
+    torch.manual_seed(0)
+    network = MaskNetwork("muse_compact_16").eval()
+    torch.nn.init.normal_(network.head[2].weight)
+    logit = network(batch.pixels, batch.colour)
+    known, positive = batch.mask >= 0, batch.mask == 1
+    expected = -torch.where(positive, logit.sigmoid(), 1 - logit.sigmoid()).log()
+    found = MaskTraining(network, voronoi_weight=0.7).losses(batch, "model", 0.0)
+    torch.testing.assert_close(found["mask"], expected[known].mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["loss"], found["mask"] + 0.7 * expected[positive].mean(), rtol=1e-4, atol=1e-5)
+
+
 def test_training_removes_noise_from_masks():
     truth, picture = masked_picture(np.random.default_rng(0), noise=0.2)
     windows = MaskWindows(

@@ -1,0 +1,244 @@
+"""Every numeric setting of PSM changes the batches, the updates or the files of the stage that it is for."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from numeric_settings import numeric_settings, with_setting
+from pretraining import draw_slide
+from test_psm import CONFIG, load_psm_config
+from test_psm_stages import save_masks, save_network, stained
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.methods.psm.activation import ActivationStage
+from muse_pipeline.methods.psm.labels import split_instances
+from muse_pipeline.methods.psm.mask_network import MaskRound
+from muse_pipeline.methods.psm.masks import MasksStage, read_pictures_and_masks, write_masks
+from muse_pipeline.methods.psm.run import PsmRecipe, activation_config, detector_config, round_config
+from muse_pipeline.models.activation import ActivationNetwork
+from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
+from muse_pipeline.training.loop import train
+from muse_pipeline.training.run import RunFolder
+
+SCHEDULE = {
+    "steps": 3,
+    "learning_rate": 4e-3,
+    "warmup": 1.0,
+    "weight_decay": 0.2,
+    "last_weight_decay": 0.5,
+    "clip": 1e-3,
+    "accumulate": 2,
+    "reference_batches": 4,
+}
+AUGMENTATION = {
+    "scale": 2.0,
+    "free_rotation": 0.0,
+    "stain_gain": 0.6,
+    "stain_mix": 0.3,
+    "shift": 0.2,
+    "partial_colour": 0.9,
+    "blur": 0.0,
+    "blur_um": 1.5,
+    "noise": 20.0,
+}
+TRAINED = {
+    "activation": {**{f"schedule.{name}": value for name, value in SCHEDULE.items()}, "window_px": 64, "batch": 3},
+    "mask_network": {
+        **{f"schedule.{name}": value for name, value in SCHEDULE.items()},
+        **{f"augmentation.{name}": value for name, value in AUGMENTATION.items()},
+        "voronoi_weight": 0.5,
+        "window_px": 64,
+        "batch": 3,
+    },
+}
+TRAINED["labels"] = {  # of the points that a later round of the mask network learns
+    "points.blur_um": 2.0,
+    "points.least": 0.97,
+    "points.distance_um": 4.0,
+    "points.border_um": 20.0,
+    "points.merge_um": 0.0,
+}
+OTSU = {"mpp": 0.45, "windows_per_store": 2, "store_window_px": 96, "mask_settings.max_share": 0.05}
+ACTIVATION = {
+    "mask_settings.clusters.beta": 0.1,
+    "mask_settings.clusters.map_weight": 20.0,
+    "mask_settings.clusters.n_clusters": 6,
+    "mask_settings.clusters.seed": 1,
+    "mask_settings.min_area_um2": 400.0,
+    "mask_settings.max_hole_um2": 400.0,
+    "mask_settings.min_density": 5.0,
+}
+SPLIT = {"threshold": 0.7, "min_area_um2": 45.0}
+STAGES = {"mask_network.rounds": 3, "self_training.rounds": 2, "self_training.threshold": 0.2}
+DETECTOR = {
+    **{f"schedule.{name}": value for name, value in SCHEDULE.items()},
+    **{f"augmentation.{name}": value for name, value in AUGMENTATION.items()},
+    "n_rays": 12,
+    "window_px": 128,
+    "batch": 3,
+}
+EXPORT = {"input_px", "halo_px", "batch", "capacity", "threshold", "embedding", "any_window", "colour_share", "snap_um"}
+NO_EFFECT = {
+    "metrics": "figures for the card",
+    "sources.0.mpp": "the scale that pictures are read at: tests/data",
+    **{f"detector.export.{name}": "how the model is run: tests/export" for name in (*EXPORT, "refine")},
+    **{
+        f"{stage}.schedule.{name}": "tests/training/test_loop.py"
+        for stage in ("activation", "mask_network", "detector")
+        for name in ("save_every", "log_every", "validate_every")
+    },
+}
+TRIED = {
+    *(f"{stage}.{name}" for stage, changes in TRAINED.items() for name in changes),
+    *OTSU,
+    *ACTIVATION,
+    *(f"labels.{name}" for name in SPLIT),
+    *STAGES,
+    *(f"detector.{name}" for name in DETECTOR),
+    "seed",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_curves():
+    """Drawing takes longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A picture of two nuclei, one with a hole, its masks, a slide's store, and a mask network."""
+    folder = tmp_path_factory.mktemp("psm")
+    (folder / "images").mkdir()
+    pixels = stained(np.random.default_rng(0))
+    cv2.circle(pixels, (20, 32), 3, (230, 170, 205), -1)
+    cv2.imwrite(str(folder / "images/P.png"), pixels[..., ::-1])
+    save_masks(folder / "masks", pixels, pixels[..., 1] < 110)
+    torch.manual_seed(0)
+    save_network(folder / "network.pt", None)
+    draw_slide(folder / "S1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    (folder / "psm.yaml").write_text(CONFIG)
+    small = ["schedule={steps: 2, warmup: 0.5}", "window_px=32", "batch=2"]
+    changes = [f"{stage}.{one}" for stage in ("activation", "mask_network") for one in small]
+    return load_psm_config(folder / "psm.yaml", changes=[*changes, *MORE])
+
+
+MORE = ["labels.points={merge_um: 5, blur_um: 0.575}", "mask_network.augmentation.blur=0.9"]
+
+
+def test_every_numeric_setting_is_either_tried_or_explained(config):
+    assert {*numeric_settings(config)} == TRIED | NO_EFFECT.keys()
+
+
+def stage_of(config, name, folder):
+    """The stage that trains with the settings ``name``; with points those of the second round of the mask network."""
+    if name == "activation":
+        return ActivationStage(activation_config(config), folder / "run")
+    return MaskRound(round_config(config, folder / "masks", folder / "network.pt"), folder / "run")
+
+
+def weights_after(stage, folder):
+    """All tensors of a method after the steps of a run."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(stage.config.seed)
+    data, fabric = stage.read(print), Fabric(accelerator="cpu", devices=1)
+    method = stage.build(data)
+    batches = stage.batches(data, fabric.device)
+    train(method, batches, stage.config.schedule, RunFolder(folder), fabric, seed=stage.config.seed)
+    return method.state_dict()
+
+
+@pytest.fixture(scope="module")
+def plain(config, folder, tmp_path_factory):
+    """What a stage's method ends with, computed once for each."""
+    found = {}
+
+    def compute(name):
+        if name not in found:
+            found[name] = weights_after(stage_of(config, name, folder), tmp_path_factory.mktemp(name))
+        return found[name]
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [*((stage, name) for stage, changes in TRAINED.items() for name in changes), ("activation", ""), ("labels", "")],
+)
+def test_a_numeric_setting_changes_the_updates(config, folder, plain, tmp_path, stage, name):
+    changed = with_setting(config, f"{stage}.{name}", TRAINED[stage][name]) if name else with_setting(config, "seed", 1)
+    found, expected = weights_after(stage_of(changed, stage, folder), tmp_path), plain(stage)
+    assert any(one.shape != expected[key].shape or not torch.equal(one, expected[key]) for key, one in found.items())
+
+
+def masks_of(config, activation, folder):
+    """Names and pixels of what a stage of masks writes; none where it rejects all."""
+    folder.mkdir()
+    try:
+        write_masks(config, activation, folder, lambda line: None)
+    except ConfigError:
+        return {}
+    return {name: mask.tolist() for name, _, mask in read_pictures_and_masks(folder)}
+
+
+@pytest.mark.parametrize("name", [*OTSU, *ACTIVATION])
+def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
+    """Of a picture, or of a slide's store; and the stage is made again."""
+    sources = (UnlabelledSource(images=folder / "images", mpp=0.5),)
+    if name in ("windows_per_store", "store_window_px"):
+        sources = (UnlabelledSource(store=folder / "S1/image-500nm.zarr"),)
+    config = dataclasses.replace(config, sources=sources, windows_per_store=1, store_window_px=64)
+    activation = None
+    if name in ACTIVATION:
+        torch.manual_seed(0)
+        network, activation = ActivationNetwork("shallow_cnn", 1), tmp_path / "activation.pt"
+        meta = {"kind": "activation", "backbone": "shallow_cnn", "mpp": 0.5, "config": {}, "colour": None}
+        save_checkpoint(activation, Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta))
+        config = dataclasses.replace(config, masks="activation")
+        if name.endswith("beta"):
+            config = with_setting(config, "mask_settings.clusters.features", "jet")
+        if name.endswith("seed"):
+            config = with_setting(config, "mask_settings.clusters.n_clusters", 6)
+    changed = with_setting(config, name, {**OTSU, **ACTIVATION}[name])
+    assert masks_of(changed, activation, tmp_path / "b") != masks_of(config, activation, tmp_path / "a")
+    one, other = (MasksStage(each, activation, tmp_path).made_from() for each in (config, changed))
+    assert one != other
+
+
+@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("split", ["cut", "voronoi"])
+def test_a_numeric_setting_changes_the_labels(config, split, name):
+    pixels = stained(np.random.default_rng(0))
+    probability = cv2.GaussianBlur((pixels[..., 1] < 110).astype(np.float32), (0, 0), 2)
+    config = with_setting(config, "labels.split", split)
+    changed = with_setting(config, f"labels.{name}", SPLIT[name])
+    assert not np.array_equal(*(split_instances(probability, pixels, one) for one in (config, changed)))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_numeric_setting_changes_the_stages(config, tmp_path, name):
+    config = with_setting(config, "self_training.rounds", 1)
+    one, other = (
+        [(stage.name, getattr(stage, "config", None)) for stage in PsmRecipe().stages(each, tmp_path)]
+        for each in (config, with_setting(config, name, STAGES[name]))
+    )
+    assert one != other
+
+
+@pytest.mark.parametrize("name", DETECTOR)
+def test_a_numeric_setting_reaches_the_detector(config, tmp_path, name):
+    """What it does there is tested with the detector."""
+    found = detector_config(with_setting(config, f"detector.{name}", DETECTOR[name]), tmp_path)
+    assert found == with_setting(detector_config(config, tmp_path), name, DETECTOR[name])
+    assert found != detector_config(config, tmp_path)

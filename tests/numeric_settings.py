@@ -1,0 +1,28 @@
+"""The numeric settings of a config by their dotted names, so that a test can change one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+
+def numeric_settings(config: Any, prefix: str = "") -> Iterator[str]:
+    """Names of the numbers, switches and groups of numbers in a dataclass and below it; of tuples of them the first."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            yield from numeric_settings(value[0], f"{name}.0.")
+        elif dataclasses.is_dataclass(value):
+            yield from numeric_settings(value, f"{name}.")
+        elif re.search(r"\b(int|float|bool)\b", field.type):
+            yield name
+
+
+def with_setting(config: Any, name: str, value: Any) -> Any:
+    """The config with another value of the setting ``name``, such as ``schedule.clip``."""
+    first, _, rest = name.partition(".")
+    if isinstance(config, tuple):
+        return tuple(with_setting(one, rest, value) if str(i) == first else one for i, one in enumerate(config))
+    return dataclasses.replace(config, **{first: with_setting(getattr(config, first), rest, value) if rest else value})
