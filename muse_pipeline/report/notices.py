@@ -37,7 +37,7 @@ KINDS = {
     "scale": Kind(
         RED,
         OF_NUCLEI["scale"],
-        "whose nuclei are of an implausible size; if the mpp is wrong, so are the results",
+        "of doubtful scale; if the mpp is wrong, so are the results",
     ),
     "mpp": Kind(
         AMBER,
@@ -79,7 +79,8 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
     if slide.appearance == FLAGGED:
         found["unlike"] = "; ".join(appearance_of(slide.summary["provenance"])["reasons"])
     warnings = slide.info.warnings if slide.info and slide.summary else ()
-    found["mpp"] = next((warning for warning in warnings if warning.startswith(DOUBT)), "")
+    of_mpp = (one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale"))
+    found["mpp"] = "; ".join(of_mpp)
     found["tissue"] = slide.tissue_doubt
     found["artefacts"] = slide.artefact_doubt
     found["regions"], found["partner"] = slide.lacks_regions, slide.lacks_partner
