@@ -7,6 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from finished_slide import draw_tissue, row, write_slide
 
 from muse_pipeline.core.files import write_json
@@ -15,6 +16,7 @@ from muse_pipeline.report.notices import find_notices, rank, summarise_flags
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.slide_card import describe_use
 from muse_pipeline.report.tables import write_table
+from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 
@@ -129,6 +131,20 @@ def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
     (notice,) = find_notices(found[0])
     assert notice == ("red", "doubtful scale", f"{reasons['fine']}; its nuclei are in no total")
     assert len(counted(replace(slide, included=("scale",)) for slide in found)) == 3
+
+
+def test_a_file_of_several_pictures_is_listed_for_a_check_before_use(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as tiff:
+        for side in (300, 280):
+            tiff.write(np.full((side, side, 3), 200, np.uint8), photometric="rgb")
+    (warning,) = inspect_slide(tmp_path / "two.tif", "two", mpp=0.25).warnings
+    picture = draw_tissue((600, 500), 100)
+    write_slide(tmp_path, "two", picture, warnings=[warning], appearance={"verdict": "ok", "reasons": []})
+    (slide,) = slides = gather_cohort(tmp_path, [row("two")])
+    assert find_notices(slide) == [("amber", "check picture", warning)] and "2 pictures" in warning
+    heading = "1 slide whose file has several pictures; check before use that the right one was read:"
+    assert summarise_flags(slides) == [heading, f"  two: {warning}"]
+    assert "may be used if the right picture of the file was read" in describe_use(slide)
 
 
 def test_tissue_or_nuclei_that_may_be_missing_are_in_the_closing_lines(slides):
