@@ -6,7 +6,7 @@ level-0 px (x to the right, y down, (0, 0) the corner of the first pixel); level
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -157,7 +157,10 @@ def find_nuclei(
     with TemporaryDirectory(prefix="muse-") as folder, _opencv_threads_restored():
         table = _run_steps(slide, tissue, predictor, box, threads or count_cores(), Path(folder))
         nuclei = read_nuclei(table, box)
-    warn_user(slide.info.slide_id, [*messages, *precision_warnings(predictor.card, provider), *_list_problems(nuclei)])
+    warn_user(
+        slide.info.slide_id,
+        [*messages, *precision_warnings(predictor.card, provider), *_list_problems(nuclei, slide.info.warnings)],
+    )
     return nuclei
 
 
@@ -224,11 +227,11 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
         )
 
 
-def _list_problems(nuclei: geopandas.GeoDataFrame) -> Iterator[str]:
-    """Warnings about the nuclei that follow from their provenance."""
+def _list_problems(nuclei: geopandas.GeoDataFrame, of_slide: Sequence[str]) -> Iterator[str]:
+    """Warnings about the nuclei that follow from their provenance, without those of the slide."""
     provenance = nuclei.attrs["provenance"]
     yield from Verdict(**provenance["appearance"]).sentences()
-    yield from (doubt for kind, doubt in find_doubts(provenance).items() if kind != "stain")
+    yield from (doubt for kind, doubt in find_doubts(provenance).items() if kind != "stain" and doubt not in of_slide)
     if provenance["corrupt_fraction"]:
         yield f"{provenance['corrupt_fraction']:.2%} of the tissue cannot be decoded; nothing was found there"
     if full := len(provenance["full_windows"]):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import SUBTRACTED
 
 if TYPE_CHECKING:
@@ -284,7 +285,11 @@ def stitch(
     doubts = [provenance.get(name, {}).get("doubt") for name in ("nuclear_size", "class_sizes")]
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
     n_without = provenance.get("features", {}).get("n_without_pixels")
-    unmeasured = f"{n_without:,} nuclei hold no pixel centre: their stains and texture are empty" if n_without else None
+    unmeasured = (
+        f"{count_noun(n_without, 'nucleus holds', 'nuclei hold')} no pixel centre: stains and texture are empty"
+        if n_without
+        else None
+    )
     unsought = "no artefacts were sought: the slide is of another stain" if flagged and not flagged.kinds else None
     soft = flagged.soft if flagged else None
     return [warning for warning in (*doubts, failed, unmeasured, unsought, soft) if warning]

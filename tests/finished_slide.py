@@ -55,6 +55,7 @@ def write_slide(
     drawing=None,
     *,
     enlarged=2,
+    mpp=None,
     warnings=(),
     colour_warnings=(),
     full_windows=(),
@@ -66,7 +67,7 @@ def write_slide(
     class_doubt="",
     positive=None,
 ) -> Path:
-    """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times.
+    """Write what the steps leave of a slide whose level 0 is the drawing ``enlarged`` so many times, of (x, y) ``mpp``.
 
     ``annotations`` are of its ROI, ``doubt`` is one of the size of its nuclei, ``class_doubt`` one of the nuclei of
     a class, ``positive`` (N,) marks positive nuclei.
@@ -74,7 +75,7 @@ def write_slide(
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)
     slide = ArraySlide([level0], corrupt)
-    known = slide.info(mpp=(MPP / enlarged,) * 2, slide_id=slide_id).to_dict()
+    known = slide.info(mpp=mpp or (MPP / enlarged,) * 2, slide_id=slide_id).to_dict()
     content = hashlib.sha256(slide_id.encode()).hexdigest()
     info = SlideInfo.from_dict({**known, "path": slide_path(slide_id), "fingerprint": content, "warnings": warnings})
     folder = results / slide_id
@@ -137,6 +138,8 @@ def provenance(info: SlideInfo, full_windows=()) -> dict:
     return {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
+        "slide_mpp": list(info.mpp),
+        "mpp_source": info.mpp_source,
         "model": MODEL,
         "card": {
             "name": "compact",

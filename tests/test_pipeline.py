@@ -220,6 +220,9 @@ def test_what_an_image_is_not_is_warned_of(pixels):
     with pytest.warns(MuseWarning, match="implausible") as caught:
         muse.SlideImage.from_array(pixels, 3.0)
     assert [Path(warning.filename).name for warning in caught] == ["test_pipeline.py"]
+    with pytest.warns(MuseWarning) as caught:
+        muse.find_nuclei(pixels[:300, :300], mpp=0.1)
+    assert sum("implausible" in str(warning.message) for warning in caught) == 1
 
 
 def test_nuclei_of_an_implausible_size_are_warned_of(pixels):

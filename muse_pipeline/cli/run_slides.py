@@ -140,7 +140,7 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
                 stopped.add(row.slide_id)
                 end = problem
             elif is_kept:
-                end = f"{kept[row.slide_id].n_nuclei:,} nuclei, unchanged, skipped"
+                end = f"{count_noun(kept[row.slide_id].n_nuclei, 'nucleus', 'nuclei')}, unchanged, skipped"
             else:
                 end = _describe_end(row, plan, time.monotonic() - started)
             count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""

@@ -56,7 +56,7 @@ def _heading(summary: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{count_noun(n_slides, 'slide')}, model {', '.join(summary['models'])}: "
-            f"{summary['n_found']:,} nuclei found, {summary['n_true']:,} true",
+            f"{count_noun(summary['n_found'], 'nucleus', 'nuclei')} found, {summary['n_true']:,} true",
             f"match: one to one by descending score, within {rules['radius_um']:g} um; mpp {mpp}; "
             f"score cut {', '.join(cut) or 'unknown'}{own}",
             f"95 % intervals: {intervals} ({rules['patient']})",

@@ -1,9 +1,9 @@
 """Doubts about the numbers of a slide, which the totals of its cohort leave out: its stain, its scale, its classes.
 
-Another stain and a doubtful um per pixel concern all nuclei of a slide. The others concern the counts of its classes
-only: nuclei of a class are larger than those that the model learnt as that class, such as tumour mistaken for
-lymphocytes, or the classes were not validated in the organ. The limits come from breast tissue that `compact` was
-trained on, and other tissue, see docs/guide/confidence.md.
+Another stain and an um per pixel that is implausible, by itself or by the size of the nuclei, concern all nuclei of a
+slide. The others concern the counts of its classes only: nuclei of a class are larger than those that the model learnt
+as that class, such as tumour mistaken for lymphocytes, or the classes were not validated in the organ. The limits come
+from breast tissue that `compact` was trained on, and other tissue, see docs/guide/confidence.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.inference.appearance import NOT_KNOWN, OTHER_STAIN, Verdict
 from muse_pipeline.inference.card import ClassReference
+from muse_pipeline.slides.mpp import describe_implausible
 
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
@@ -39,10 +40,15 @@ def find_doubts(provenance: Mapping[str, Any], organ: str = "") -> dict[str, str
         organ: organ in the sheet; "" without one.
     """
     seen = appearance_of(provenance)
-    if seen["verdict"] == OTHER_STAIN:  # its scale and its classes are not judged
-        return {"stain": "; ".join(seen["reasons"])}
+    of_mpp = ""
+    if "slide_mpp" in provenance:
+        of_mpp = describe_implausible(tuple(provenance["slide_mpp"]), provenance["mpp_source"])
+    if seen["verdict"] == OTHER_STAIN:  # its nuclei and its classes are not judged
+        return {"stain": "; ".join(seen["reasons"]), **({"scale": of_mpp} if of_mpp else {})}
     names = {"scale": "nuclear_size", "classes": "class_sizes"}
     found = {kind: doubt for kind, name in names.items() if (doubt := provenance.get(name, {}).get("doubt"))}
+    if of_mpp:
+        found.setdefault("scale", of_mpp)
     card = provenance["card"] if organ else {"classes": ()}
     validated = card.get("organs", ())
     if len(card["classes"]) > 1 and organ.casefold() not in map(str.casefold, validated):

@@ -135,7 +135,8 @@ def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
         by_source[image.source] += image.n_left_out
     for source, n in by_source.items():
         if n:
-            yield f"{source}: {n:,} nuclei lie outside the annotated regions and were left out"
+            where = "outside the annotated regions and"
+            yield f"{source}: {count_noun(n, f'nucleus lies {where} was', f'nuclei lie {where} were')} left out"
 
 
 def _right(cell: object) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.preflight.check import SlideCheck
 from muse_pipeline.slides.remote import SlideUrl
 
@@ -155,7 +156,7 @@ def _elsewhere(cohort: dict[str, Any]) -> Iterator[str]:
 def _estimate(estimate: dict[str, Any]) -> Iterator[str]:
     parts = ", ".join(f"{name} {_duration(hours)}" for name, hours in estimate["processor_hours_by_part"].items())
     tissue, nuclei = estimate["tissue_mm2"], estimate["nuclei"]
-    yield f"{estimate['slides']} can run: {tissue:,.1f} mm2 of tissue, about {nuclei:,} nuclei"
+    yield f"{estimate['slides']} can run: {tissue:,.1f} mm2 of tissue, about {count_noun(nuclei, 'nucleus', 'nuclei')}"
     yield f"time     about {_duration(estimate['hours'])} on {estimate['threads']} threads (of one thread: {parts})"
     checks_mib = estimate["peak_memory_mib"]
     later = f"about {LARGEST_JOB_MIB} in later steps of `compact`, by two"

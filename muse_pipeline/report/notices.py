@@ -10,6 +10,7 @@ from muse_pipeline.inference.appearance import FLAGGED, NOT_KNOWN
 from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, appearance_of
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
+from muse_pipeline.slides.pictures import SEVERAL
 
 LEVELS = RED, AMBER = "red", "amber"  # there are no numbers, or they are wrong; they may be
 
@@ -37,7 +38,7 @@ KINDS = {
     "scale": Kind(
         RED,
         OF_NUCLEI["scale"],
-        "whose nuclei are of an implausible size; if the mpp is wrong, so are the results",
+        "of doubtful scale; if the mpp is wrong, so are the results",
     ),
     "mpp": Kind(
         AMBER,
@@ -48,6 +49,9 @@ KINDS = {
     "classes": Kind(RED, OF_CLASSES["classes"], "whose nuclei do not suit their classes"),
     "organ": Kind(AMBER, OF_CLASSES["organ"], "of an organ in which the classes are not validated"),
     "tissue": Kind(AMBER, "check tissue", "whose tissue is doubtful, check before use", "the tissue is doubtful: {}"),
+    "picture": Kind(
+        AMBER, "check picture", "whose file has several pictures; check before use that the right one was read"
+    ),
     "artefacts": Kind(AMBER, "artefacts", "with nuclei in artefacts that are in no total"),
     "regions": Kind(AMBER, "no regions", "without tissue regions, whose model failed", "no tissue regions: {}"),
     "partner": Kind(
@@ -79,7 +83,9 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
     if slide.appearance == FLAGGED:
         found["unlike"] = "; ".join(appearance_of(slide.summary["provenance"])["reasons"])
     warnings = slide.info.warnings if slide.info and slide.summary else ()
-    found["mpp"] = next((warning for warning in warnings if warning.startswith(DOUBT)), "")
+    of_mpp = (one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale"))
+    found["mpp"] = "; ".join(of_mpp)
+    found["picture"] = next((one for one in warnings if SEVERAL in one), "")
     found["tissue"] = slide.tissue_doubt
     found["artefacts"] = slide.artefact_doubt
     found["regions"], found["partner"] = slide.lacks_regions, slide.lacks_partner

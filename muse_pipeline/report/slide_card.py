@@ -75,6 +75,7 @@ def describe_use(slide: SlideResult) -> str:
         ("unlike training" in words or slide.appearance == NOT_KNOWN, "the overlays are right"),
         ("check mpp" in words, "the size of a pixel is right"),
         ("check tissue" in words, "the tissue was found"),
+        ("check picture" in words, "the right picture of the file was read"),
     )
     provisos = [proviso for applies, proviso in unsure if applies]
     condition = f" if {' and '.join(provisos)}" if provisos else ""

@@ -24,6 +24,7 @@ PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115
 POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser shows cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
+IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has such oblong pixels
 MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
@@ -167,23 +168,30 @@ def require_mpp(value: float) -> float:
 
 
 def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
-    (x, y), (low, high) = chosen.mpp, PLAUSIBLE_RANGE_UM
+    x, y = chosen.mpp
     doubts = []
     if chosen.is_estimate:
         doubts.append(f"{DOUBT}{x:.4g} um, is only an estimate from {chosen.source}; give it in the sheet if known")
-    if not (low <= x <= high and low <= y <= high):
-        slip = (
-            "ten times too fine? "
-            if low <= 10 * x <= high
-            else "ten times too coarse? "
-            if low <= x / 10 <= high
-            else ""
-        )
-        size = f"{x:.4g} um" if is_square((x, y)) else f"{x:.4g} x {y:.4g} um"
-        doubts.append(f"{DOUBT}{size} ({chosen.source}), is implausible for a microscope slide: {slip}check it")
-    if not is_square((x, y)):
+    if implausible := describe_implausible(chosen.mpp, chosen.source):
+        doubts.append(implausible)
+    elif not is_square((x, y)):
         doubts.append(f"mpp differs between x ({x:.4g} um) and y ({y:.4g} um) by {max(x, y) / min(x, y) - 1:.1%}")
     return tuple(doubts)
+
+
+def describe_implausible(mpp: tuple[float, float], source: str) -> str:
+    """A warning if pixels of ``mpp`` = (x, y) um from ``source`` are too fine, coarse or oblong; "" if they are not."""
+    (x, y), (low, high) = mpp, PLAUSIBLE_RANGE_UM
+    excess = max(mpp) / min(mpp) - 1
+    if not low <= min(mpp) <= max(mpp) <= high:
+        tenfold = {"ten times too fine? ": 10 * x, "ten times too coarse? ": x / 10}
+        slip = next((text for text, side in tenfold.items() if low <= side <= high), "")
+    elif excess > IMPLAUSIBLE_ANISOTROPY:
+        slip = f"x and y differ by {excess:.0%}; "
+    else:
+        return ""
+    size = f"{x:.4g} um" if is_square(mpp) else f"{x:.4g} x {y:.4g} um"
+    return f"{DOUBT}{size} ({source}), is implausible for a microscope slide: {slip}check it"
 
 
 def is_square(mpp: tuple[float, float]) -> bool:

@@ -23,6 +23,7 @@ VENDORS = ("svs", "scn", "bif", "ndpi", "philips")  # whose first picture is the
 ASIDE = re.compile("label|macro|thumb|overview", re.IGNORECASE)  # names of pictures that are not the slide
 NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
 TILED = 4  # times as large counts a picture in tiles: labels and thumbnails have none
+SEVERAL = "pictures of similar size"  # in warnings about them
 SIMILAR = 3  # times smaller, at most, is another picture that may be a slide too
 MAX_PADDING = 0.05  # of the side of a level
 DARK, MOSTLY = 40, 0.5  # of 255, in every channel: the background of bright field is never darker
@@ -44,7 +45,7 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
         series.levels[:] = [each for each in series.levels if each.keyframe.is_tiled or each.keyframe.is_reduced]
     n = sum(rank[:2] == ranks[best][:2] and SIMILAR * rank[-1] > ranks[best][-1] for rank in ranks)
     page = series.keyframe
-    shown = f"{n} pictures of similar size, and the one of {page.imagewidth} x {page.imagelength} px is read"
+    shown = f"{n} {SEVERAL}, and the one of {page.imagewidth} x {page.imagelength} px is read"
     return best, (f"the file has {shown}",) if n > 1 else ()
 
 

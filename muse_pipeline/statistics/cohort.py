@@ -71,7 +71,7 @@ def compare_cohort(
         "slides",
         *filter(None, (left_out, describe_left_out(without_classes, " of the measures of classes"))),
     ]
-    if n_without := len(patients_of(results)) - len(groups):
+    if n_without := len(patients_of(results)) - len(without):
         lines.append(f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'")
     for first, second, difference in compared:
         n_found = int((difference.q < 0.05).sum())

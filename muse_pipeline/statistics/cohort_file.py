@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from muse_pipeline.scverse.elements import Elements, open_hdf5
 from muse_pipeline.statistics.slides import Measure, measure_slides
 
 LEFT_OUT = {"slide_id", "mpp", "shards"}  # of the sheet: the index, a number, and what changes no result
+OF_TABLE = ("status", "appearance", "left_out")  # columns of cohort.tsv
 PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
@@ -26,7 +28,7 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
     """Write the slides that have nuclei; returns their number.
 
     Args:
-        results: folder of the results.
+        results: folder of the results; ``OF_TABLE`` of its cohort.tsv, if there is one, become columns.
         rows: rows of the sheet, by the names of its columns.
         output: path of ``cohort.h5ad``.
 
@@ -43,7 +45,7 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
         begin_anndata(elements)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
         _write_var(elements, measures)
-        _write_obs(elements, slides)
+        _write_obs(elements, slides, _read_table(results / "cohort.tsv"))
         known = {row["slide_id"]: read_provenance(results / row["slide_id"] / "nuclei.parquet") for row in slides}
         made = {slide: {name: each[name] for name in PROVENANCE if name in each} for slide, each in known.items()}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
@@ -57,9 +59,26 @@ def _write_var(elements: Elements, measures: Sequence[Measure]) -> None:
         elements.strings(f"var/{name}", values)
 
 
-def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]]) -> None:
-    """Write the columns of the sheet that have a value, and the patient of every slide, from the sheet or its name."""
-    rows = [{**row, "patient": row.get("patient") or patient_in_name(row["slide_id"])} for row in slides]
+def _read_table(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of cohort.tsv by slide; none without the file."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+
+
+def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: Mapping[str, Mapping[str, str]]) -> None:
+    """Write the columns of the sheet that have a value, the patient from the sheet or the name, and ``OF_TABLE``.
+
+    Columns of the user's own have their names in cohort.tsv.
+    """
+    taken = {name for known in table.values() for name in known}
+    rows = []
+    for row in slides:
+        known = table.get(row["slide_id"], {})
+        cells = {f"sheet_{name}" if f"sheet_{name}" in taken else name: cell for name, cell in row.items()}
+        patient = row.get("patient") or patient_in_name(row["slide_id"])
+        rows.append({**{name: known.get(name) for name in OF_TABLE if name in taken}, **cells, "patient": patient})
     filled = {name for row in rows for name, value in row.items() if value is not None}
     own = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
     column_of = {name: name.replace("/", "_") for name in (*COLUMNS, *own) if name in filled - LEFT_OUT}  # as in HDF5

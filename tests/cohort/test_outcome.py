@@ -5,6 +5,7 @@ import json
 import pytest
 
 from muse_pipeline.cohort.outcome import (
+    describe_nuclei,
     failed_steps,
     find_failure,
     forget_unasked_steps,
@@ -101,3 +102,8 @@ def test_steps_that_are_not_asked_for_any_more_are_forgotten(folder):
     forget_unasked_steps(folder, {folder / STORE}, **none)
     assert ([ledger.exists() for ledger in kept], [ledger.exists() for ledger in gone]) == ([True] * 3, [False] * 5)
     assert (folder / "proposals.parquet").exists()
+
+
+def test_one_nucleus_is_no_plural():
+    summaries = [{"n_nuclei": n, "provenance": {}} for n in (1, 1200)]
+    assert list(map(describe_nuclei, summaries)) == ["1 nucleus", "1,200 nuclei"]

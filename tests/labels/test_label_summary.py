@@ -76,6 +76,8 @@ def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):
 def test_what_was_left_out_is_given(image):
     (warning,) = summarise_labels([replace(image, n_left_out=1204)], CLASSES).warnings
     assert warning.endswith("1,204 nuclei lie outside the annotated regions and were left out")
+    (warning,) = summarise_labels([replace(image, n_left_out=1)], CLASSES).warnings
+    assert warning.endswith("1 nucleus lies outside the annotated regions and was left out")
 
 
 def test_a_patient_is_on_one_side(image):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from finished_slide import draw_tissue, row, write_slide
 
 from muse_pipeline.core.files import write_json
@@ -15,6 +16,8 @@ from muse_pipeline.report.notices import find_notices, rank, summarise_flags
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.slide_card import describe_use
 from muse_pipeline.report.tables import write_table
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 
 CLASS_DOUBT = 'check the classes: nuclei of the class "Lymphocyte" are too large for it'
@@ -93,11 +96,55 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
 
 def test_an_implausible_size_is_in_the_closing_lines_and_the_warnings(slides):
     lines = summarise_flags(list(slides.values()))
-    at = lines.index("2 slides whose nuclei are of an implausible size; if the mpp is wrong, so are the results:")
+    at = lines.index("2 slides of doubtful scale; if the mpp is wrong, so are the results:")
     assert lines[at + 1 : at + 3] == [
         f"  {name}: {DOUBT}; its nuclei are in no total" for name in ("small", "small and given")
     ]
     assert slides["small"].warnings == [DOUBT]
+
+
+def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
+    sizes = {"fine": (0.05, 0.05), "oblong": (0.5, 0.25), "brown and fine": (0.05, 0.05), "nearly square": (0.25, 0.29)}
+    reasons = {}
+    for name, mpp in sizes.items():
+        chosen, _, (reasons[name],) = choose_mpp([MppCandidate(mpp, "drawn so")])
+        appearance = BROWN if "brown" in name else {"verdict": "ok", "reasons": []}
+        write_slide(
+            *(tmp_path, name, draw_tissue((600, 500), 100)),
+            mpp=chosen,
+            warnings=[reasons[name]],
+            appearance=appearance,
+        )
+    found = gather_cohort(tmp_path, map(row, sizes))
+    assert reasons["oblong"].endswith("is implausible for a microscope slide: x and y differ by 100%; check it")
+    assert [slide.left_out for slide in found] == ["doubtful scale", "doubtful scale", "other stain", ""]
+    assert "2 doubtful scale, 1 other stain" in describe_total(found)
+    assert [slide.warnings for slide in found if "brown" not in slide.slide_id] == [
+        [reasons[name]] for name in sizes if "brown" not in name
+    ]
+    lines = summarise_flags(found)
+    at = lines.index("3 slides of doubtful scale; if the mpp is wrong, so are the results:")
+    assert lines[at + 1 : at + 3] == [
+        f"  {name}: {reasons[name]}; its nuclei are in no total" for name in ("fine", "oblong")
+    ]
+    assert not any("whose mpp is doubtful" in line for line in lines)
+    (notice,) = find_notices(found[0])
+    assert notice == ("red", "doubtful scale", f"{reasons['fine']}; its nuclei are in no total")
+    assert len(counted(replace(slide, included=("scale",)) for slide in found)) == 3
+
+
+def test_a_file_of_several_pictures_is_listed_for_a_check_before_use(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "two.tif") as tiff:
+        for side in (300, 280):
+            tiff.write(np.full((side, side, 3), 200, np.uint8), photometric="rgb")
+    (warning,) = inspect_slide(tmp_path / "two.tif", "two", mpp=0.25).warnings
+    picture = draw_tissue((600, 500), 100)
+    write_slide(tmp_path, "two", picture, warnings=[warning], appearance={"verdict": "ok", "reasons": []})
+    (slide,) = slides = gather_cohort(tmp_path, [row("two")])
+    assert find_notices(slide) == [("amber", "check picture", warning)] and "2 pictures" in warning
+    heading = "1 slide whose file has several pictures; check before use that the right one was read:"
+    assert summarise_flags(slides) == [heading, f"  two: {warning}"]
+    assert "may be used if the right picture of the file was read" in describe_use(slide)
 
 
 def test_tissue_or_nuclei_that_may_be_missing_are_in_the_closing_lines(slides):

@@ -120,6 +120,7 @@ def test_the_first_candidate_is_taken_and_the_user_overrides():
         (MppCandidate((28.97, 28.97), "x"), "implausible"),
         (MppCandidate((0.05, 0.05), "x"), "implausible for a microscope slide: ten times too fine? check it"),
         (MppCandidate((4.99, 4.99), "x"), "ten times too coarse?"),
+        (MppCandidate((0.5, 0.25), "x"), "0.5 x 0.25 um (x), is implausible for a microscope slide: x and y"),
         (mpp_from_objective(40), "only an estimate from objective power 40x"),
     ],
 )

@@ -1,5 +1,6 @@
 """``cohort.h5ad``: a row of numbers per slide, by the format of AnnData and by the package itself where it is there."""
 
+import csv
 import json
 
 import numpy as np
@@ -58,6 +59,32 @@ def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):
     (results / "sheet.json").write_text(json.dumps([row | {"T/N": None} for row in rows]))
     assert main(["anndata", str(results), "-o", str(output)]) == 0
     assert output.read_bytes() == first
+
+
+def test_a_row_has_the_doubts_and_the_names_of_the_table_of_the_cohort(results):
+    sheet = json.loads((results / "sheet.json").read_text())
+    rows = [row | {"status": "seen", "nuclei": f"n{n}"} for n, row in enumerate(sheet)]
+    (results / "sheet.json").write_text(json.dumps(rows))
+    assert main(["report", str(results)]) == 0
+    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file, dialect="excel-tab"))
+    table[3] |= {"status": "ok", "appearance": "flagged", "left_out": "all nuclei: doubtful scale"}
+    with (results / "cohort.tsv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]), dialect="excel-tab")
+        writer.writeheader()
+        writer.writerows(table[1:])
+    assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
+    with h5py.File(results / "cohort.h5ad") as file:
+        columns = ["path", "patient", "label", "status", "appearance", "left_out", "sheet_status", "sheet_nuclei"]
+        assert list(file["obs"].attrs["column-order"]) == columns
+        found = {}
+        for name in columns:
+            categories, codes = file[f"obs/{name}/categories"].asstr()[:], file[f"obs/{name}/codes"][:]
+            found[name] = [None if code < 0 else categories[code] for code in codes]
+    assert found["status"] == [None, "failed", "failed", "ok", "failed", "failed"]
+    assert found["appearance"] == [None, "", "", "flagged", "", ""]
+    assert found["left_out"][3] == "all nuclei: doubtful scale" and found["sheet_status"] == ["seen"] * 6
+    assert found["sheet_nuclei"] == [f"n{n}" for n in range(6)]
 
 
 def test_a_slide_without_nuclei_is_left_out_and_a_sheet_may_be_given(results, output):

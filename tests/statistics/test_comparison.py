@@ -161,6 +161,7 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
 
     text, n, rows = compare()
     assert "7 slides of 6 patients" in text and "1 slide left out: doubtful scale" in text
+    assert "without a value" not in text
     assert "2 slides left out of the measures of classes: 1 classes not validated, 1 doubtful classes" in text
     assert float(rows["median_area_um2"]["mean_second"]) < 100
     assert [n[name] for name in ("nuclei_per_mm2", "median_area_um2", "percent_Lymphocyte")] == [4, 4, 2]

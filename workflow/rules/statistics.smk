@@ -1,6 +1,6 @@
 """Numbers per slide: as AnnData where the config asks for `anndata`, compared by groups of patients for `statistics`.
 
-Takes the tables of nuclei and the sheet; gives <results>/cohort.h5ad, statistics.tsv and statistics.patients.tsv.
+Takes the tables of nuclei, the sheet and cohort.tsv; gives <results>/cohort.h5ad, statistics.tsv and statistics.patients.tsv.
 """
 
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
@@ -48,9 +48,10 @@ rule statistics:
 
 
 rule anndata_cohort:
-    """Write a row of numbers per slide."""
+    """Write a row of numbers per slide, with its doubts in the table of the report."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
+        table="<results>/cohort.tsv",
         changed=if_changed("anndata_cohort"),
     output:
         h5ad="<results>/cohort.h5ad",
