@@ -65,6 +65,7 @@ onstart:
         PREFLIGHT_LOG.unlink(missing_ok=True)  # results of an earlier check must not pass for this one's
     else:
         print_what_is_replaced()
+        FINISHED.extend(filter(has_results, SLIDES))
         record_settings()
         forget_unasked_steps()
         forget_old_failures()
@@ -72,6 +73,7 @@ onstart:
 
 
 onsuccess:
+    withdraw_of_cohort(Path(OUTPUT), FINISHED)
     print_last(what_preflight_found() if preflight_alone() else what_is_done())
 
 
@@ -81,3 +83,4 @@ onerror:
         check_problems_again()
     else:
         print_last(report_failures() + what_failed())
+        withdraw_of_cohort(Path(OUTPUT), FINISHED)

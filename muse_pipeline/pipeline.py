@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
+from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name, withdraw_drawn
 from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.steps import anndata, detect, embed, fetch, geojson, inspect, overlay, regions, stitch, tile, tissue
 
@@ -166,6 +166,7 @@ def make_nuclei(
         warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, csv_file, threads, regions, **pixels))
         if quality is None:
             files.artefacts.unlink(missing_ok=True)  # of an earlier table
+        withdraw_drawn(files.folder)
     with _step(files, "geojson", begin):
         geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads, measurements)
     if draw:

@@ -81,11 +81,17 @@ def test_without_pictures_there_is_no_step_that_draws(whole, tmp_path):
     for name in ("slide.json", "tissue.npz"):
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes((whole / name).read_bytes())
+    outdated = "nuclei.h5ad", "embeddings-other.parquet", "slide.spatialdata.zarr/zarr.json", "viewer/index.html"
+    for name in (*outdated, "proposals.parquet"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
     shards = [str(path) for path in sorted((whole / "shards").iterdir())]
     assert main(["nuclei", *shards, "--no-pictures", "--csv", "--output", str(folder)]) == 0
     assert (folder / "nuclei.geojson.gz").read_bytes() == (whole / "nuclei.geojson.gz").read_bytes()
     assert (folder / "nuclei.csv.gz").is_file()
     assert not list(folder.glob("*.png")) and not (folder / "ledger/overlay.json").exists()
+    assert not any((folder / name).exists() for name in outdated)
+    assert (folder / "proposals.parquet").exists()
 
 
 def test_a_step_that_fails_ends_the_path_and_leaves_no_older_ledger_behind_it(tmp_path):

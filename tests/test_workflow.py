@@ -247,9 +247,11 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
     victim = tmp_path / f"{IDS[0]}.tif"
     victim.unlink()
     victim.write_bytes(b"no longer a slide")
+    (tmp_path / "results/cohort.h5ad").touch()
     for _ in range(2):  # the second run must not take the older result for the new one either
         assert run_snakemake(tmp_path).returncode == 1
         assert not list((tmp_path / "results" / IDS[0]).glob("nuclei*"))
+        assert not (tmp_path / "results/cohort.h5ad").exists()  # it has numbers of the older result
         assert exported(tmp_path, IDS[1])
     victim.unlink()
     victim.symlink_to(slides / victim.name)

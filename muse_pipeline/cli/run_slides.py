@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, name_version
-from muse_pipeline.cohort.layout import SlideFiles, withdraw_results
+from muse_pipeline.cohort.layout import SlideFiles, withdraw_of_cohort, withdraw_results
 from muse_pipeline.cohort.outcome import describe_nuclei
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import MuseError, OutputError, SlideError
@@ -109,11 +109,10 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
     page, table = plan.output / "report.html", plan.output / "cohort.tsv"
     for line in write_report(plan.output, read_rows(sheet), page, table):
         print(line)
+    withdraw_of_cohort(plan.output, [row.slide_id for row in rows if row.slide_id not in kept])
     cohort = plan.output / "cohort.h5ad"
     if plan.h5ad and any(row["slide_id"] not in stopped for row in runs.values()):
         print(f"{cohort}: {count_noun(write_cohort(plan.output, read_rows(sheet), cohort), 'slide')}")
-    elif len(kept) < len(rows):
-        cohort.unlink(missing_ok=True)  # it has numbers of earlier nuclei
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}
     failed = [name for name in runs if name in stopped or ended[name]["status"] == "failed"]

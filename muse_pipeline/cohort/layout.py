@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ DRAWN = (  # from the nuclei
     *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer", "compare"),
     *("nuclei.h5ad", "slide.spatialdata.zarr", "embeddings-*.parquet"),
 )
+OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # from the nuclei of every slide
 # Stores and shards are not listed: each records the slide that it was made from.
 REPLACED = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
@@ -133,6 +134,20 @@ class SlideFiles:
 def replaced_results(folder: Path) -> Iterator[Path]:
     """Files of an earlier run in a slide's folder that a new run removes before it starts."""
     return (path for pattern in REPLACED for path in folder.glob(pattern))
+
+
+def withdraw_drawn(folder: Path) -> None:
+    """Remove what was made from earlier nuclei of a slide."""
+    for outdated in [path for pattern in DRAWN for path in folder.glob(pattern)]:
+        remove(outdated)
+
+
+def withdraw_of_cohort(results: Path, slides: Collection[str]) -> None:
+    """Remove files of the cohort with numbers of earlier nuclei of ``slides``: the nuclei are newer, or missing."""
+    tables = [SlideFiles(results / slide).nuclei for slide in slides]
+    for path in (results / name for name in OF_COHORT):
+        if path.exists() and not all(each.exists() and each.stat().st_mtime <= path.stat().st_mtime for each in tables):
+            path.unlink()
 
 
 def withdraw_results(folder: Path) -> None:

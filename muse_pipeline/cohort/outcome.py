@@ -70,7 +70,7 @@ def withdraw_failed(folder: Path, store: str) -> None:
     for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{store}"}
     proposing = {step for step in steps if "propos" in step}
     nuclei, proposals = ([f"{table}.{kind}" for kind in TABLE_FILES] for table in ("nuclei", "proposals"))
-    withdrawn = [*nuclei, *DRAWN] if steps - for_others - proposing else []
+    withdrawn = [*nuclei, *DRAWN, "artefacts.geojson"] if steps - for_others - proposing else []
     withdrawn += proposals if steps - for_others else []
     for outdated in [path for name in withdrawn for path in folder.glob(name)]:
         remove(outdated)

@@ -21,6 +21,7 @@ from muse_pipeline.core.text import slug
 from muse_pipeline.core.types import ARTEFACTS, MODEL_OF_MODE, SUBTRACTED
 
 PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
+NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # in YAML, in any case
 
 
 def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,21 +128,22 @@ def at_home(value: Any) -> Any:
 
 
 def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Reject texts of a command line that Snakemake, which parses them as YAML, shortens.
+    """Reject texts of a command line that Snakemake, which parses them as YAML, shortens, and words that are no text.
 
     Args:
         settings: the config.
         typed: values after ``--config`` as they were typed, by setting.
 
     Raises:
-        ConfigError: a text is cut, as before a # that begins a comment.
+        ConfigError: a text is cut, as before a # that begins a comment, or is true, false or null in a config file.
     """
     for name, text in typed.items():
-        if isinstance(value := settings.get(name), str) and value != (text := text.strip("'\"")):
-            raise ConfigError(
-                f"config: {name}: '{text}' is read as '{value}' after --config; write it in a config file, as "
-                f'{name}: "{text}"'
-            )
+        if not isinstance(value := settings.get(name), str):
+            continue
+        if text.lower() in NOT_TEXT:
+            raise ConfigError(_explain_not_text(name, text))
+        if value != text.strip("'\""):
+            raise ConfigError(_explain_misread(name, text, value))
 
 
 def explain_schema_error(wrong: Any, typed: Mapping[str, str]) -> str:
@@ -152,13 +154,28 @@ def explain_schema_error(wrong: Any, typed: Mapping[str, str]) -> str:
         typed: values after ``--config`` as they were typed, by setting.
     """
     setting = ".".join(map(str, wrong.absolute_path))
-    if wrong.validator == "type" and "string" in wrong.validator_value and isinstance(wrong.instance, (int, float)):
-        text = typed.get(setting, "").strip("'\"")
-        return (
-            f"config: {setting}: {text or wrong.instance} is read as a number, or as true or false; write it in quotes "
-            f'in a config file, as {setting}: "{text or "..."}"' + (f", or as ./{text} if it is a path" if text else "")
-        )
+    if wrong.validator == "type" and "string" in wrong.validator_value:
+        text = typed.get(setting, "")
+        if isinstance(wrong.instance, (int, float)):
+            return _explain_not_text(setting, text.strip("'\""), wrong.instance)
+        if text:
+            return _explain_misread(setting, text, wrong.instance)
     return f"config: {setting}{': ' if setting else ''}{_explain(wrong)}"
+
+
+def _explain_not_text(setting: str, text: str, value: Any = None) -> str:
+    return (
+        f"config: {setting}: {text or value} is read as a number, or as true, false or null; write it in quotes in a "
+        f'config file, as {setting}: "{text or "..."}"' + (f", or as ./{text} if it is a path" if text else "")
+    )
+
+
+def _explain_misread(setting: str, text: str, value: Any) -> str:
+    text = text.strip("'\"")
+    return (
+        f"config: {setting}: '{text}' is read as {value!r} after --config; write it in a config file, as "
+        f'{setting}: "{text}"'
+    )
 
 
 def _explain(wrong: Any) -> str:

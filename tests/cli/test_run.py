@@ -18,7 +18,7 @@ from workflow_runs import draw_stained_slide
 
 from muse_pipeline import pipeline
 from muse_pipeline.cli import run_slides
-from muse_pipeline.cohort.layout import withdraw_results
+from muse_pipeline.cohort.layout import OF_COHORT, withdraw_of_cohort, withdraw_results
 from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
@@ -247,6 +247,22 @@ def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
         (tmp_path / name).touch()
     withdraw_results(tmp_path)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(expected)
+
+
+@pytest.mark.parametrize(("nuclei", "is_kept"), [("older", True), ("newer", False), ("missing", False)])
+def test_files_of_the_cohort_go_with_the_nuclei_that_they_were_made_from(tmp_path, nuclei, is_kept):
+    (tmp_path / "a").mkdir()
+    for name in (*OF_COHORT, "cohort.tsv"):
+        (tmp_path / name).touch()
+    if nuclei != "missing":
+        (tmp_path / "a/nuclei.parquet").touch()
+        now = (tmp_path / "cohort.tsv").stat().st_mtime + (1 if nuclei == "newer" else -1)
+        os.utime(tmp_path / "a/nuclei.parquet", (now, now))
+    withdraw_of_cohort(tmp_path, [])
+    assert all((tmp_path / name).exists() for name in OF_COHORT)
+    withdraw_of_cohort(tmp_path, ["a"])
+    assert [(tmp_path / name).exists() for name in OF_COHORT] == [is_kept] * 3
+    assert (tmp_path / "cohort.tsv").exists()
 
 
 def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):

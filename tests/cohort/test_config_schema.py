@@ -43,7 +43,7 @@ def test_a_mistake_names_the_setting_and_what_is_near(setting, sentence):
 
 
 def test_a_text_that_is_read_as_a_number_is_to_be_quoted():
-    read = "is read as a number, or as true or false; write it in quotes in a config file, as"
+    read = "is read as a number, or as true, false or null; write it in quotes in a config file, as"
     assert complaint(output=202405) == f'config: output: 202405 {read} output: "..."'
     assert complaint({"output": "2024_05"}, output=202405) == (
         f'config: output: 2024_05 {read} output: "2024_05", or as ./2024_05 if it is a path'
@@ -60,6 +60,21 @@ def test_a_text_that_the_command_line_shortens_is_rejected(text):
         settings.require_as_typed(given, {"output": text})
 
 
-@pytest.mark.parametrize("text", ["/data/study#1", "a  b", '"a b"', "~/study"])
+@pytest.mark.parametrize("text", ["true", "null", "Yes", "off"])
+def test_a_word_that_is_no_text_in_yaml_is_to_be_quoted(text):
+    with pytest.raises(ConfigError, match=f"^config: output: {text} is read as a number, or as true, .* ./{text} if"):
+        settings.require_as_typed(parse_config([f"output={text}"]), {"output": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "read"), [("/data/a: b", "{'/data/a': 'b'}"), ("/data/a:", "{'/data/a': ''}"), ("[a]", "['a']")]
+)
+def test_a_text_that_is_read_as_a_mapping_or_list_is_for_a_config_file(text, read):
+    assert complaint({"output": text}, **parse_config([f"output={text}"])) == (
+        f"config: output: '{text}' is read as {read} after --config; write it in a config file, as output: \"{text}\""
+    )
+
+
+@pytest.mark.parametrize("text", ["/data/study#1", "a  b", '"a b"', "~/study", '"true"', "2024-05-01"])
 def test_a_text_that_is_read_as_typed_passes(text):
     settings.require_as_typed(parse_config([f"output={text}", "shards=2"]), {"output": text, "shards": "2"})

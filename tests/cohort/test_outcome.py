@@ -23,6 +23,7 @@ NUCLEI = {
     "overlays/1.png",
     "viewer/index.html",
     "compare/index.html",
+    "artefacts.geojson",
 }
 PROPOSALS = {"proposals.parquet", "proposals.geojson.gz"}
 OWN = {"nuclei.qpdata", "overlays/mine.png"}

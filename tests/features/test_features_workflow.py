@@ -11,6 +11,7 @@ from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write
 
 from muse_pipeline import read_cohort
 from muse_pipeline.cli.main import main
+from muse_pipeline.cohort.layout import DRAWN, OF_COHORT
 
 SLIDES = {"s1": ("P1", "benign"), "s2": ("P2", "benign"), "s3": ("P3", "malignant"), "s4": ("P4", "malignant")}
 SETTINGS = {
@@ -123,6 +124,10 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
         slides = list(csv.DictReader(file, dialect="excel-tab"))
     assert {slide["status"] for slide in slides} == {"ok"} and all(slide["seconds_embed"] for slide in slides)
     assert "malignant</bdi> against <bdi>benign" in (results / "report.html").read_text()
+    write_config(cohort, model="compact-fp32")
+    assert run_snakemake(cohort).returncode == 0
+    stale = [path for name in (*OF_COHORT, *(f"*/{each}" for each in DRAWN[-3:])) for path in results.glob(name)]
+    assert stale == []
     density = rows["nuclei_per_mm2"]
     assert (density["first"], density["second"], density["n_first"]) == ("benign", "malignant", "2")
     assert float(density["mean_second"]) > float(density["mean_first"])

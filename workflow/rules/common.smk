@@ -29,7 +29,7 @@ from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
 from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, read_changes
-from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.cohort.layout import store_name, withdraw_of_cohort
 from muse_pipeline.cohort.lock import find_other_run, lock_results
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
 from muse_pipeline.cohort.sheet import SheetRow
@@ -224,6 +224,7 @@ ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="
 PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING))
 SLIDES, STORE = PLAN.slides, PLAN.store
 CHANGES = defaultdict(dict)  # slide -> what the run changes of its results, each once and in order
+FINISHED = []  # slides that have nuclei of an earlier run
 UNRECORDED = {}  # path of a record -> the settings of results that stay
 
 
