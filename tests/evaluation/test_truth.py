@@ -77,6 +77,22 @@ def test_columns_may_be_capitalised_and_those_of_qupath_are_distinguished_from_o
             read_points(path, ["a", "b"])
 
 
+def test_a_truth_pasted_twice_is_rejected_and_a_few_doubles_are_not(tmp_path):
+    rows = [f"{20 * i},{7 * i},a\n" for i in range(400)]
+    table = tmp_path / "truth.csv"
+    table.write_text("x,y,class\n" + "".join(rows + rows))
+    message = r"truth\.csv: 400 of its 800 nuclei lie on another one, the first at x 0\.0, y 0\.0; delete the copies"
+    with pytest.raises(LabelError, match=message):
+        read_truth(table, ["a"], MPP)
+    table.write_text("x,y,class\n" + "".join(rows + rows[:4]))
+    assert len(read_truth(table, ["a"], MPP).nuclei) == 404
+    discs = [feature(shapely.Point(40 * i, 9).buffer(8), "a") for i in range(1, 4)]
+    drawn = write_features(tmp_path / "truth.geojson", *discs, discs[2])
+    assert len(read_truth(drawn, ["a"], MPP).nuclei) == 4
+    with pytest.raises(LabelError, match=r"truth\.geojson: 3 of its 6 nuclei"):
+        read_truth(write_features(drawn, *discs, *discs), ["a"], MPP)
+
+
 def test_a_truth_that_is_no_file(tmp_path):
     with pytest.raises(LabelError, match="no such file"):
         read_truth(tmp_path / "none.csv", ["a"], MPP)
