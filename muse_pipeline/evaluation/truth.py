@@ -117,8 +117,9 @@ def _read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None)
     table = _name_columns(_read_cells(path), path)
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(xy).all():
-        line = table.index[(~np.isfinite(xy)).any(1).argmax()]
-        raise LabelError(f"{path}, line {line}: x or y is not a number; correct it")
+        row, column = np.argwhere(~np.isfinite(xy))[0]
+        name, cell = "xy"[column], table.iat[row, column]
+        raise LabelError(f"{path}, line {table.index[row]}: {name} is '{cell[:40]}', which is not a number; correct it")
     label, accepted = _classify(table["class"], classes, class_map, lambda i: f"{path}, line {table.index[i]}")
     return Truth(Nuclei(xy, Frame.LEVEL0, label=label), accepted=accepted)
 
