@@ -27,6 +27,7 @@ REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
 )  # R, pandas, Excel
+NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSING)}  # in any case
 _UTF16 = ("utf-16-le", "utf-16-be")
 
 # A slide_id is the name of a folder, the value of a Snakemake wildcard and part of shell commands.
@@ -196,7 +197,8 @@ def id_problem(slide_id: str) -> str | None:
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and every row that is not blank with its number; all cells stripped.
 
-    A word for a missing value in R, pandas and Excel is an empty cell, with a warning.
+    A word for a missing value (``is_missing``) is an empty cell, with a warning. Patients whose names differ in case
+    alone are warned of.
     """
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     require_utf8(path)
@@ -219,20 +221,44 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 f"{path}: its columns are separated by {name}; save it with commas under a name in .csv, or with tabs "
                 "under any other"
             )
-    return header, _empty_missing(path, header, filled[1:])
+    records = _empty_missing(path, header, filled[1:])
+    _warn_of_patients(path, header, records)
+    return header, records
+
+
+def is_missing(column: str, cell: str) -> bool:
+    """True for a word that R, pandas and Excel write for a missing value, and further ones in two columns.
+
+    The dash and the question mark are missing patients and labels. "None", "unknown" and "missing" are missing patients
+    in any case, and names of labels.
+    """
+    if cell in {"-", "?"}:
+        return column in {"patient", "label"}
+    return cell in MISSING or (column == "patient" and cell.casefold() in NO_PATIENT)
 
 
 def _empty_missing(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
     found: Counter[tuple[str, str]] = Counter()
     for _, cells in records:
         for index, (name, cell) in enumerate(zip(header, cells, strict=False)):
-            if name not in REQUIRED and (cell in MISSING or (name == "patient" and cell == "None")):
+            if name not in REQUIRED and is_missing(name, cell):
                 found[name, cell] += 1
                 cells[index] = ""
     if found:
         words = some_of([f"'{cell}' in column '{name}' (rows: {n})" for (name, cell), n in found.items()])
         warnings.warn(f"{path}: read as a missing value: {words}", LeftOutWarning, stacklevel=3)
     return records
+
+
+def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> None:
+    """Warn of patients whose names differ in case alone."""
+    spellings: dict[str, dict[str, None]] = {}
+    for _, cells in records:
+        patient = dict(zip(header, cells, strict=False)).get("patient", "")
+        spellings.setdefault(patient.casefold(), {})[patient] = None
+    if alike := [" and ".join(f"'{_show(name)}'" for name in names) for names in spellings.values() if len(names) > 1]:
+        message = f"{path}: patients whose names differ in case alone count as different ones: {some_of(alike)}"
+        warnings.warn(message, LeftOutWarning, stacklevel=3)
 
 
 def read_cells(path: Path, *columns: str) -> dict[str, dict[str, str]]:

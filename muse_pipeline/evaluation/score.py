@@ -159,11 +159,11 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     )
 
 
-LEAST_HITS, FEW, MOST = 5, 0.2, 0.5  # of true nuclei; at random up to a quarter lie within 3 um of a found one
+LEAST_HITS, MOST = 5, 0.5  # of true nuclei; at random up to a quarter lie within 3 um of a found one
 
 
 def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
-    """Reject true nuclei that coincide with found ones only if x and y are exchanged.
+    """Reject true nuclei of which at least half lie on found ones if x and y are exchanged, twice as many as otherwise.
 
     Raises:
         LabelError: x and y are exchanged.
@@ -176,7 +176,7 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
         np.isfinite(tree.query(xy * mpp, distance_upper_bound=radius_um)[0]).mean()
         for xy in (true_xy, true_xy[:, ::-1])
     )
-    if given < FEW and exchanged > MOST:
+    if exchanged >= MOST and exchanged > 2 * given:
         raise LabelError(
             f"{path}: {given:.0%} of its nuclei lie on found ones as they are, and {exchanged:.0%} with x and y "
             "exchanged; exchange them"

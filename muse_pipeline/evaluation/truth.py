@@ -19,6 +19,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import decimal_point, read_lines, split_unit
 from muse_pipeline.nuclei.class_names import find_class, map_class
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
+from muse_pipeline.nuclei.nms import require_distinct
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import list_counts
@@ -86,7 +87,7 @@ def read_truth(
 
     Raises:
         LabelError: the file is missing, broken, of no known kind or of another size than the slide, names a class that
-            is not the model's, or has an instance that is no nucleus.
+            is not the model's, has an instance that is no nucleus or has many nuclei twice.
         GeoJSONError: the file is not GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
@@ -94,8 +95,11 @@ def read_truth(
     if path.name.lower().endswith(MASKS):
         return _read_mask(path, mpp, size_px)
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
-        return _read_objects(path, classes, mpp, offset_px, class_map)
-    return _read_points(path, classes, class_map)
+        truth = _read_objects(path, classes, mpp, offset_px, class_map)
+    else:
+        truth = _read_points(path, classes, class_map)
+    require_distinct(path, truth.nuclei.xy, mpp)
+    return truth
 
 
 def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
@@ -113,8 +117,9 @@ def _read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None)
     table = _name_columns(_read_cells(path), path)
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(xy).all():
-        line = table.index[(~np.isfinite(xy)).any(1).argmax()]
-        raise LabelError(f"{path}, line {line}: x or y is not a number; correct it")
+        row, column = np.argwhere(~np.isfinite(xy))[0]
+        name, cell = "xy"[column], table.iat[row, column]
+        raise LabelError(f"{path}, line {table.index[row]}: {name} is '{cell[:40]}', which is not a number; correct it")
     label, accepted = _classify(table["class"], classes, class_map, lambda i: f"{path}, line {table.index[i]}")
     return Truth(Nuclei(xy, Frame.LEVEL0, label=label), accepted=accepted)
 

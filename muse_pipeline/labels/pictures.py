@@ -32,6 +32,7 @@ from muse_pipeline.labels.sources import (
     all_pictures,
     image_paths,
 )
+from muse_pipeline.nuclei.nms import require_distinct
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, is_square
@@ -302,6 +303,7 @@ def _read(
     else:
         annotations = read_text(path, source, classes, Frame.WINDOW, n_rays)
     annotations.require_within(size_px, "the picture")
+    require_distinct(path, annotations.nuclei.xy, (mpp, mpp))
     if "regions" in files:
         drawn = read_annotated(files["regions"], source, classes, Frame.WINDOW, (mpp, mpp), n_rays)
         drawn.require_regions(source, "the picture")

@@ -34,8 +34,8 @@ def read_labelled_images(
         context_px: side of the largest window around the region of a slide; pictures are read whole.
 
     Raises:
-        LabelError: a file is missing or broken, a class is not in the map, a nucleus lies outside its picture or
-            region, or one of these has no nucleus; the file and the line or feature are named.
+        LabelError: a file is missing or broken or has many nuclei twice, a class is not in the map, a nucleus lies
+            outside its picture or region, or one of these has no nucleus; the file and the line or feature are named.
         MuseError: a sheet or a slide cannot be read.
     """
     images: list[LabelledImage] = []

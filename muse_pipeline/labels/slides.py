@@ -20,6 +20,7 @@ from muse_pipeline.labels.formats import Annotations, read_annotated, read_text
 from muse_pipeline.labels.pictures import LabelledImage, complete_outlines, require_agreement
 from muse_pipeline.labels.regions import RegionWindow, cut_regions
 from muse_pipeline.labels.sources import SUFFIXES, TEXT_SUFFIXES, LabelFiles, LabelSource, read_split
+from muse_pipeline.nuclei.nms import require_distinct
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
@@ -118,6 +119,7 @@ def _read(
     else:
         annotations = read_text(path, source, classes, Frame.LEVEL0, n_rays)
     annotations.require_within(info.size_px, f"slide '{info.slide_id}'")
+    require_distinct(path, annotations.nuclei.xy, info.mpp)
     drawn = annotations
     if region_path is not None:
         drawn = read_annotated(region_path, source, classes, Frame.LEVEL0, info.mpp, n_rays, offset)

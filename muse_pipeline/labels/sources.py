@@ -247,7 +247,7 @@ def read_lines(path: Path) -> list[str]:
 
 def decimal_point(cell: str, separator: str | None) -> str:
     """A number with its decimal point, which is a comma if semicolons separate the cells, as in German tables."""
-    return cell.replace(",", ".", 1) if separator == ";" else cell
+    return cell.replace(",", ".", 1) if separator == ";" and "." not in cell else cell
 
 
 def split_unit(name: str) -> tuple[str, str]:

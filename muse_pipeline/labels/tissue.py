@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
-from muse_pipeline.cohort.sheet import MISSING, read_sheet
+from muse_pipeline.cohort.sheet import is_missing, read_sheet
 from muse_pipeline.core.config import require_between
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
@@ -226,7 +226,7 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for row in rows:
         name, value, patient = row[column].strip(), (row["label"] or "").strip(), (row.get("patient") or "").strip()
-        if found.setdefault(name, (value, "" if patient in MISSING else patient))[0] != value:
+        if found.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0] != value:
             raise LabelError(f"{path}: labels '{name}' both {found[name][0]} and {value}; keep one label")
     return found
 

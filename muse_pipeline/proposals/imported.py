@@ -216,9 +216,8 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
         if column not in table:
             known = ", ".join(map(str, table.columns[:8]))
             raise LabelError(f"{path}: has no column '{column}' but {known}; name its columns with `x` and `y`")
-    xy = table[[x, y]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(xy))
-    return _require_numbers(path, xy), score
+    score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
+    return _require_numbers(path, table[[x, y]]), score
 
 
 def read_hdf5_points(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
@@ -243,11 +242,14 @@ def read_hdf5_points(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
         raise LabelError(
             f"{path}: '{dataset}' is of shape {table.shape}; expected rows whose first columns are x and y"
         )
-    return _require_numbers(path, table[:, :2]), np.ones(len(table))
+    return _require_numbers(path, pd.DataFrame(table[:, :2])), np.ones(len(table))
 
 
-def _require_numbers(path: Path, xy: np.ndarray) -> np.ndarray:
-    broken = np.flatnonzero(~np.isfinite(xy).all(1))
+def _require_numbers(path: Path, cells: pd.DataFrame) -> np.ndarray:
+    xy = cells.apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    broken = np.argwhere(~np.isfinite(xy))
     if len(broken):
-        raise LabelError(f"{path}: row {broken[0] + 1} has no position; correct or delete it")
+        row, column = broken[0]
+        cell = cells.iat[row, column]
+        raise LabelError(f"{path}: row {row + 1} has '{cell}' where a number is expected; correct or delete it")
     return xy

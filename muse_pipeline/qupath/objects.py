@@ -22,7 +22,9 @@ LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
 }
 _TYPE_OF_WORD = {word: word for word in OBJECT_TYPES} | LEGACY_IDS | {"tma_core": "tmaCore"}
 TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {"tmaCore": "TMA core", "root": "root object"}  # for messages
+OUTSIDE = "annotation outside the slide"
 _PLURALS = {
+    OUTSIDE: "annotations outside the slide",
     "object on a plane above 0": "objects on a plane above 0",
     "object without a shape": "objects without a shape",
     "annotation of class 'Ignore'": "annotations of class 'Ignore'",

@@ -25,6 +25,7 @@ from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.qupath.objects import (
     IGNORED,
     OBJECT_TYPES,
+    OUTSIDE,
     REGION,
     TYPE_NAMES,
     children_of,
@@ -113,7 +114,7 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
     Raises:
         GeoJSONError: as in ``read_areas``; or the area is outside the slide.
     """
-    roi = translate(read_areas(path), *qupath_offset_px(info.bounds))
+    roi = translate(read_areas(path, info), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
         raise GeoJSONError(
             f"{path}: the region of interest lies outside slide '{info.slide_id}'; give annotations of this slide"
@@ -152,7 +153,7 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
     return found
 
 
-def read_areas(path: Path | str) -> BaseGeometry:
+def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
     """The union of all annotated areas and TMA cores of a GeoJSON file, in the px of the file.
 
     Areas of the class "Ignore" are subtracted. Missing cores, other objects, lines, points, empty ROIs and
@@ -160,6 +161,7 @@ def read_areas(path: Path | str) -> BaseGeometry:
 
     Args:
         path: path of the file, plain, in gzip or zip.
+        info: slide of the file, to warn of areas outside it where others lie on it; None for any slide.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or holds no valid area.
@@ -178,8 +180,16 @@ def read_areas(path: Path | str) -> BaseGeometry:
     roi = shapely.union_all(take_out_ignored(*_columns(areas)))
     if not roi.area:
         raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{IGNORE}'; draw more")
+    on_slide = [info is None or _is_on(area, info) for area in areas if not area.is_ignored]
+    if 0 < (n_outside := on_slide.count(False)) < len(on_slide):
+        others[OUTSIDE] = n_outside
     _warn_of_left_out(path, others)
     return roi
+
+
+def _is_on(area: RoiArea, info: SlideInfo) -> bool:
+    """True if a part of an area, in the px of its file, lies on the slide."""
+    return (translate(area.shape, *qupath_offset_px(info.bounds)) & shapely.box(0, 0, *info.size_px)).area > 0
 
 
 def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
@@ -350,7 +360,7 @@ def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
     """The annotated areas of a file that have a class, in absolute level-0 px and on the slide.
 
     Areas of the class "Ignore" are subtracted. "Region*" and "Tissue" are not classes of tissue. Areas without a
-    class are left out with a warning, as are the objects that ``read_areas`` warns of.
+    class or outside the slide are left out with a warning, as are the objects that ``read_areas`` warns of.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or has no such area on the slide.
@@ -365,6 +375,8 @@ def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
         shape = union_of_areas(np.array([translate(kept, x, y) & slide]))
         if area.class_name is None:
             others["area without a class"] += 1
+        elif shape is None and not _is_on(area, info):
+            others[OUTSIDE] += 1
         elif shape is not None and not is_called((REGION, *IGNORED), area.class_name):
             found.append(ClassArea(area.class_name, area.color, shape))
     _warn_of_left_out(path, others)

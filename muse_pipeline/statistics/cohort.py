@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from muse_pipeline.cohort.sheet import read_cells
+from muse_pipeline.cohort.sheet import is_missing, read_cells
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import count_noun
@@ -94,7 +94,9 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     groups = {slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)}
     if not groups:
         raise ConfigError(f"no slide of {results} has a value in the column '{group}' of {sheet}")
-    return groups, {slide: of_slide[slide].get(patient) or patients[slide] for slide in groups}
+    named = {slide: of_slide[slide].get(patient) for slide in groups}
+    stated = {slide: name for slide, name in named.items() if name and not is_missing("patient", name)}
+    return groups, {slide: patients[slide] for slide in groups} | stated
 
 
 def read_doubts(results: Path, sheet: Path, slides: Iterable[str]) -> dict[str, dict[str, str]]:

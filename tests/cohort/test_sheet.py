@@ -405,3 +405,21 @@ def test_words_for_a_missing_value_are_empty_cells(folder):
     ]
     assert len(warned) == 1
     assert "read as a missing value: 'NA' in column 'patient' (rows: 1), 'NA' in column" in str(warned[0].message)
+
+
+def test_words_for_an_unknown_patient_are_empty_cells_and_some_are_labels(folder):
+    words = ("unknown", "-", "?", "Missing", "NONE", "na", "P-1")
+    rows = "".join(f"s{n}\ta.svs\t{word}\t{word}\t-\n" for n, word in enumerate(words))
+    path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\tlabel\ter\n{rows}")
+    with pytest.warns(LeftOutWarning, match=r"missing value: 'unknown' in column 'patient' \(rows: 1\)"):
+        found = read_sheet(path)
+    assert [row.patient for row in found] == [*[None] * 6, "P-1"]
+    assert [row.label for row in found] == ["unknown", None, None, *words[3:]]
+    assert {row.own["er"] for row in found} == {"-"}
+
+
+def test_patients_that_differ_in_case_alone_are_warned_of(folder):
+    rows = "".join(f"s{n}\ta.svs\t{word}\n" for n, word in enumerate(("p1", "P1", "p2", "p1", "", "")))
+    path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\n{rows}")
+    with pytest.warns(LeftOutWarning, match=r"differ in case alone count as different ones: 'p1' and 'P1'$"):
+        assert [row.patient for row in read_sheet(path)][:2] == ["p1", "P1"]

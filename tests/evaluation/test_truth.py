@@ -77,6 +77,22 @@ def test_columns_may_be_capitalised_and_those_of_qupath_are_distinguished_from_o
             read_points(path, ["a", "b"])
 
 
+def test_a_truth_pasted_twice_is_rejected_and_a_few_doubles_are_not(tmp_path):
+    rows = [f"{20 * i},{7 * i},a\n" for i in range(400)]
+    table = tmp_path / "truth.csv"
+    table.write_text("x,y,class\n" + "".join(rows + rows))
+    message = r"truth\.csv: 400 of its 800 nuclei lie on another one, the first at x 0\.0, y 0\.0; delete the copies"
+    with pytest.raises(LabelError, match=message):
+        read_truth(table, ["a"], MPP)
+    table.write_text("x,y,class\n" + "".join(rows + rows[:4]))
+    assert len(read_truth(table, ["a"], MPP).nuclei) == 404
+    discs = [feature(shapely.Point(40 * i, 9).buffer(8), "a") for i in range(1, 4)]
+    drawn = write_features(tmp_path / "truth.geojson", *discs, discs[2])
+    assert len(read_truth(drawn, ["a"], MPP).nuclei) == 4
+    with pytest.raises(LabelError, match=r"truth\.geojson: 3 of its 6 nuclei"):
+        read_truth(write_features(drawn, *discs, *discs), ["a"], MPP)
+
+
 def test_a_truth_that_is_no_file(tmp_path):
     with pytest.raises(LabelError, match="no such file"):
         read_truth(tmp_path / "none.csv", ["a"], MPP)
@@ -249,5 +265,8 @@ def test_tables_of_a_german_excel(tmp_path, encoding):
         with pytest.raises(LabelError, match=r"t\.csv: positions are in um \([xX]"):
             read_points(path, ["a", "b"])
     path.write_text('x,y,class\n"1,5",2,b\n')
-    with pytest.raises(LabelError, match="line 2: x or y is not a number"):  # which may be 1,500
+    with pytest.raises(LabelError, match="line 2: x is '1,5', which is not a number; correct it"):  # or 1,500
+        read_points(path, ["a", "b"])
+    path.write_text("x;y;class\n1,5;2;b\n1;1.234,5;b\n")
+    with pytest.raises(LabelError, match=r"line 3: y is '1\.234,5', which is not"):
         read_points(path, ["a", "b"])

@@ -38,6 +38,7 @@ GOOD = (point(20, 20), "Dark")
         ("20 20 Dark 0.7\n", r"line 1: expected x y class, found '20 20 Dark 0.7'"),
         ("x,y,class\n20,20\n", r"line 2: expected 3 values|line 2: expected x y class"),
         ("x [µm];y [µm];class\n20;20;Dark\n", r"line 1: positions are in um \(x \[µm\], y \[µm\]\); give them in pix"),
+        ("20 20 Dark\n60 20 Dark\n" * 2, r"P.txt: 2 of its 4 nuclei lie on another one, .* x 20.5, y 20.5; delete"),
         ("", r"P.txt: holds no nucleus of P.png; .*allow_empty"),
         (b"20 20 Dark\n20 40 \x00\xe4rk\n", r"P.txt, line 2: not readable as text in UTF-8"),
     ],

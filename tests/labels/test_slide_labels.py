@@ -104,6 +104,7 @@ def test_nuclei_outside_the_regions_are_rejected_or_counted(tmp_path, slide):
     [
         (labelled((box(900, 800, 930, 840), "Region")), r"the region at \(900, 800\) of slide 'S' holds no nucleus"),
         (((box(3000, 3000, 3100, 3100), "Region"),), "its regions lie outside slide 'S'"),
+        (labelled(*labelled()[1:]), r"S.geojson: 20 of its 40 nuclei lie on another one, the first at"),
         (labelled((point(2000, 100), "Dark")), "feature 22: .* lies outside slide 'S' of 1400 x 1100 px"),
         (((disc(100, 100), "Dark"),), "no annotation 'Region'"),
     ],

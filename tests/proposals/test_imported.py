@@ -104,8 +104,11 @@ def test_wrong_files_are_rejected_in_words(tmp_path):
     (tmp_path / "a.csv").write_text("x,z\n1,2\n")
     with pytest.raises(LabelError, match="no column 'y'"):
         read(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text('x,y\n1,2\n"3,5",4\n')
+    with pytest.raises(LabelError, match="row 2 has '3,5' where a number is expected; correct or delete it"):
+        read(tmp_path / "b.csv")
     (tmp_path / "b.csv").write_text("x,y\n1,2\n3,\n")
-    with pytest.raises(LabelError, match="row 2"):
+    with pytest.raises(LabelError, match="row 2 has 'nan' where"):
         read(tmp_path / "b.csv")
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n")[:-10])
     with pytest.raises(LabelError, match="cannot be read as CSV"):

@@ -140,6 +140,8 @@ def test_patients_called_na_are_not_one_patient(results):
     (results / "sheet.json").write_text(json.dumps(rows))
     _, patients = read_groups(results, sheet, "label", "patient")
     assert patients == {"s0": "P0", "s1": "P0", **{name: name for name in ("s2", "s3", "s4", "s5")}}
+    sheet.write_text(sheet.read_text().replace("patient", "case").replace("NaN", "unknown").replace("NA", "-"))
+    assert read_groups(results, sheet, "label", "case")[1] == patients
     sheet.write_text(sheet.read_text().replace("\ta\n", "\tNA\n", 2))
     assert list(read_groups(results, sheet, "label", "patient")[0]) == ["s2", "s3", "s4", "s5"]
 

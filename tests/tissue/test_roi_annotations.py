@@ -9,9 +9,9 @@ import shapely
 from drawn import ArraySlide
 from shapely.geometry import box
 
-from muse_pipeline.core.errors import GeoJSONError
+from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.qupath.regions import read_annotations, read_roi
+from muse_pipeline.qupath.regions import read_annotations, read_class_areas, read_roi
 from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import RoiArea, TissueMask
 
@@ -46,7 +46,8 @@ def test_each_area_has_its_name_without_what_is_ignored(tmp_path):
         (box(-90, -40, -10, 0), "left of the scan", None),
         (box(5000, 0, 5100, 100), "off the slide", None),
     )
-    found = read_annotations(path, read_roi(path, INFO), INFO)
+    with pytest.warns(LeftOutWarning, match=r"roi\.geojson: left out 1 annotation outside the slide$"):
+        found = read_annotations(path, read_roi(path, INFO), INFO)
     assert [(area.name, area.class_name) for area in found] == [
         ("hot spot", "Tumor"),
         ("Stroma", "Stroma"),
@@ -57,6 +58,9 @@ def test_each_area_has_its_name_without_what_is_ignored(tmp_path):
     assert areas[0].equals(box(100, 50, 300, 150) - box(200, 50, 250, 100))
     assert areas[1].equals(box(200, 100, 400, 200))  # what two share is in both
     assert areas[2].equals(box(900, 650, 1000, 800))  # the slide ends there
+    off_slide = [(box(x, 0, x + 100, 100), None, "Tumor") for x in (5000, 6000)]
+    with pytest.warns(LeftOutWarning, match=r"left out 2 annotations outside the slide$"):
+        assert len(read_class_areas(write_roi(path, (box(0, 0, 200, 100), None, "Tumor"), *off_slide), INFO)) == 1
 
 
 def test_each_tma_core_that_is_not_missing_is_an_area(tmp_path):
