@@ -457,7 +457,6 @@ def with_teacher(tmp_path_factory):
     """Patches, and the teacher of a student."""
     folder = draw_patches(tmp_path_factory.mktemp("with-teacher"))
     recipe, config = SETTINGS.load(folder)
-    torch.manual_seed(0)
     keep_untrained(recipe.stages(dataclasses.replace(config, validation=()), folder)[0])
     return folder
 
