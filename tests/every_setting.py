@@ -173,5 +173,5 @@ def keep_untrained(stage, path=None):
     data = stage.read(lambda line: None)
     path = path or stage.result
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)  # of weights that other tests would otherwise change
+    torch.manual_seed(3)  # weights that the order of tests does not change, and whose teacher marks some pixels
     save_checkpoint(path, stage.checkpoint(data, stage.build(data)))
