@@ -37,6 +37,14 @@ def cohort(tmp_path_factory):
     return folder
 
 
+def read_datasets(path):
+    """The datasets of an HDF5 file by name, as texts, in which NaN equals NaN."""
+    h5py, found = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed"), {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, each: found.update({name: each[()]}) if isinstance(each, h5py.Dataset) else None)
+    return {name: repr(getattr(values, "tolist", lambda values=values: values)()) for name, values in found.items()}
+
+
 @pytest.mark.timeout(600)
 def test_settings_that_contradict_are_one_sentence(cohort):
     write_config(cohort, **SETTINGS, keep_stores=False)
@@ -107,7 +115,9 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     results = cohort / "results"
     words = ["run", str(cohort / "slides.tsv"), "-o", str(cohort / "by_run"), "--anndata", "--embedding"]
     assert main(words) == 0
-    assert (results / "cohort.h5ad").read_bytes() == (cohort / "by_run/cohort.h5ad").read_bytes()
+    of_cohort, of_run = (read_datasets(folder / "cohort.h5ad") for folder in (results, cohort / "by_run"))
+    differing = {name for name in of_cohort | of_run if of_cohort.get(name) != of_run.get(name)}
+    assert {name.partition("/")[2].partition("/")[0] for name in differing} <= {"left_out"}  # without include_doubtful
     for name in SLIDES:
         table = results / name / "nuclei.parquet"
         assert table.read_bytes() == (cohort / "by_run" / name / "nuclei.parquet").read_bytes()
