@@ -12,14 +12,13 @@ is all pictures of one slide, or of one patient where pictures name no slide.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from scale import APART, pictures, read
+from scale import APART, measure_once, pictures, read
 
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.inference.card import ClassReference
@@ -44,12 +43,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="what was measured; read again where it is there")
     parser.add_argument("--card", type=Path, help="file beside the built-in model that the reference is written into")
     args = parser.parse_args()
-    if args.json and args.json.is_file():
-        found = json.loads(args.json.read_text())
-    else:
-        found = list(measure_all(args.data, Predictor(find_model(args.model))))
-        if args.json:
-            write_json(args.json, found)
+    found = measure_once(args.json, lambda: measure_all(args.data, Predictor(find_model(args.model))))
     slides = by_slide(found)
     references = {name: reference(slides, name) for name in CLASSES}
     if args.card:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -43,14 +43,19 @@ def main() -> None:
     parser.add_argument("--model", default="compact")
     parser.add_argument("--json", type=Path, help="what was measured; read again where it is there")
     args = parser.parse_args()
-    if args.json and args.json.is_file():
-        found = json.loads(args.json.read_text())
-    else:
-        found = list(measure_all(args.data, Predictor(find_model(args.model))))
-        if args.json:
-            write_json(args.json, found)
+    found = measure_once(args.json, lambda: measure_all(args.data, Predictor(find_model(args.model))))
     for line in tables(found):
         print(line)
+
+
+def measure_once(path: Path | None, measure: Callable[[], Iterator[dict]]) -> list[dict]:
+    """The content of a JSON file if it exists, else what ``measure`` finds, written to ``path`` if it is given."""
+    if path and path.is_file():
+        return json.loads(path.read_text())
+    found = list(measure())
+    if path:
+        write_json(path, found)
+    return found
 
 
 def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:

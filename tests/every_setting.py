@@ -10,6 +10,7 @@ import dataclasses
 
 import torch
 import yaml
+from numeric_settings import with_setting
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.training.checkpoint import save_checkpoint
@@ -41,17 +42,6 @@ def numbers_in(value, name="", kind=""):
         isinstance(value, int | float) or (value is None and any(one in kind for one in ("int", "float")))
     ):
         yield name, value
-
-
-def replaced(settings, name, value):
-    """A copy of ``settings`` whose ``name``, dotted, is ``value``."""
-    first, _, rest = name.partition(".")
-    if isinstance(settings, tuple):
-        items = list(settings)
-        items[int(first)] = replaced(items[int(first)], rest, value) if rest else value
-        return tuple(items)
-    inner = replaced(getattr(settings, first), rest, value) if rest else value
-    return dataclasses.replace(settings, **{first: inner})
 
 
 def other_value(name, value):
@@ -151,7 +141,7 @@ class Kind:
         given = self.others.get(name)
         before, other = given if isinstance(given, tuple) else ({}, given)
         for setting, value in before.items():
-            base = replaced(base, setting, value)
+            base = with_setting(base, setting, value)
         if (key := repr(before)) not in self._kept:
             read = {}
             self._kept[key] = list(self.parts(recipe.stages(base, folder), read)), read
@@ -160,7 +150,7 @@ class Kind:
         other = other_value(name, dict(numbers_in(base))[name]) if other is None else other
         changed = base
         for setting, value in other.items() if isinstance(other, dict) else [(name, other)]:
-            changed = replaced(changed, setting, value)
+            changed = with_setting(changed, setting, value)
         read = dict(read) if name.startswith(tuple(self.trained)) else {}
         return first_difference(kept, self.parts(recipe.stages(changed, folder), read))
 

@@ -23,6 +23,8 @@ def numeric_settings(config: Any, prefix: str = "") -> Iterator[str]:
 def with_setting(config: Any, name: str, value: Any) -> Any:
     """The config with another value of the setting ``name``, such as ``schedule.clip``."""
     first, _, rest = name.partition(".")
+    earlier = config[int(first)] if isinstance(config, tuple) else getattr(config, first)
+    changed = with_setting(earlier, rest, value) if rest else value
     if isinstance(config, tuple):
-        return tuple(with_setting(one, rest, value) if str(i) == first else one for i, one in enumerate(config))
-    return dataclasses.replace(config, **{first: with_setting(getattr(config, first), rest, value) if rest else value})
+        return (*config[: int(first)], changed, *config[int(first) + 1 :])
+    return dataclasses.replace(config, **{first: changed})

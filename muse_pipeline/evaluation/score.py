@@ -159,7 +159,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     )
 
 
-LEAST_HITS, MOST = 5, 0.5  # of true nuclei; at random up to a quarter lie within 3 um of a found one
+LEAST_TRUE, MOST = 5, 0.5  # of true nuclei; at random up to a quarter lie within 3 um of a found one
 
 
 def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
@@ -169,7 +169,7 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
         LabelError: x and y are exchanged.
     """
     true_xy = true_xy[np.isfinite(true_xy).all(1)]
-    if not len(found_xy) or len(true_xy) < LEAST_HITS:
+    if not len(found_xy) or len(true_xy) < LEAST_TRUE:
         return
     tree = cKDTree(found_xy * mpp)
     given, exchanged = (

@@ -38,9 +38,7 @@ def find_model(model: str, provider: str = "cpu") -> Path:
     if path := _find_file(model, provider):
         return path
     if model.partition("-")[0] == REMOVED:
-        raise ModelError(
-            f"model '{model}': is no longer built in; choose `compact`, which is as good and six times as fast"
-        )
+        raise ModelError(f"model '{model}': is no longer built in; choose `compact`")
     files = [file.stem for file in BUILT_IN.glob("*.onnx")]
     known = sorted({*files, *(name.partition("-")[0] for name in files)})
     near = get_close_matches(model, known, n=1)

@@ -251,13 +251,12 @@ def _conv(a: dict, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     )
 
 
-def _pool(function: Callable, **options: Any) -> Callable:
+def _pool(function: Callable, *switches: str) -> Callable:
     def pool(a: dict, x: Tensor) -> Tensor:
         pads = a.get("pads", [0] * 4)
         if pads[:2] != pads[2:] or a.get("ceil_mode") or any(step != 1 for step in a.get("dilations", [])):
             raise UnsupportedOperatorError("pooling with uneven padding, rounding up or dilation")
-        if "count_include_pad" in options:
-            options["count_include_pad"] = bool(a.get("count_include_pad"))
+        options = {name: bool(a.get(name)) for name in switches}
         return function(x, a["kernel_shape"], a.get("strides", [1, 1]), tuple(pads[:2]), **options)
 
     return pool
@@ -409,7 +408,7 @@ OPERATORS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
             "Where": torch.where,
         }.items()
     },
-    "AveragePool": _pool(functional.avg_pool2d, count_include_pad=False),
+    "AveragePool": _pool(functional.avg_pool2d, "count_include_pad"),
     "Cast": lambda a, x: x.to(DTYPES[a["to"]]),
     "Clip": _clip,
     "Concat": lambda a, *x: torch.cat(x, a["axis"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class SlideResult:
         """Verdict on its likeness to the model's training pictures (``inference.appearance``); None if it failed."""
         return appearance_of(self.summary["provenance"])["verdict"] if self.summary else None
 
-    @property
+    @cached_property
     def doubts(self) -> dict[str, str]:
         """Each kind of doubt about its numbers (``inference.doubts``), with the reason."""
         return find_doubts(self.summary["provenance"], self.organ) if self.summary else {}

@@ -50,8 +50,11 @@ def compare_cohort(
         NucleiError: a table of nuclei is missing or damaged.
         SheetError: the sheet lacks one of the columns.
     """
-    groups, patients = read_groups(results, sheet, group, patient)
-    doubts = read_doubts(results, sheet, groups)
+    groups, patients, organs = read_groups(results, sheet, group, patient)
+    doubts = {
+        slide: find_doubts(read_provenance(results / slide / "nuclei.parquet"), organ)
+        for slide, organ in organs.items()
+    }
     without = {slide: reason_left_out(doubts[slide], OF_NUCLEI, included) for slide in groups}
     groups = {slide: name for slide, name in groups.items() if not without[slide]}
     left_out = describe_left_out(without.values())
@@ -81,8 +84,8 @@ def compare_cohort(
     return lines
 
 
-def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Group and patient of the slides that have results and a group.
+def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], ...]:
+    """Group, patient and organ ("" without one) of the slides that have results and a group.
 
     Raises:
         ConfigError: none of the slides has a group.
@@ -96,16 +99,8 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
         raise ConfigError(f"no slide of {results} has a value in the column '{group}' of {sheet}")
     named = {slide: of_slide[slide].get(patient) for slide in groups}
     stated = {slide: name for slide, name in named.items() if name and not is_missing("patient", name)}
-    return groups, {slide: patients[slide] for slide in groups} | stated
-
-
-def read_doubts(results: Path, sheet: Path, slides: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The doubts about each slide, by kind; the sheet gives organs if it has the column ``organ``."""
-    rows = read_cells(sheet)
-    return {
-        slide: find_doubts(read_provenance(results / slide / "nuclei.parquet"), rows[slide].get("organ") or "")
-        for slide in slides
-    }
+    organs = {slide: of_slide[slide].get("organ") or "" for slide in groups}
+    return groups, {slide: patients[slide] for slide in groups} | stated, organs
 
 
 def _rows_of_measures(measures: list[Measure], compared: list[tuple[str, str, Difference]]) -> Iterator[list[Any]]:

@@ -138,7 +138,7 @@ def test_patients_called_na_are_not_one_patient(results):
     sheet.write_text(sheet.read_text().replace("P2", "NA").replace("P3", "NA").replace("P4", "NA").replace("P5", "NaN"))
     rows = [row.to_dict() for row in read_sheet(sheet)]
     (results / "sheet.json").write_text(json.dumps(rows))
-    _, patients = read_groups(results, sheet, "label", "patient")
+    patients = read_groups(results, sheet, "label", "patient")[1]
     assert patients == {"s0": "P0", "s1": "P0", **{name: name for name in ("s2", "s3", "s4", "s5")}}
     sheet.write_text(sheet.read_text().replace("patient", "case").replace("NaN", "unknown").replace("NA", "-"))
     assert read_groups(results, sheet, "label", "case")[1] == patients

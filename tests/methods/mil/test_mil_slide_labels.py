@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, dice, draw_slide
-from every_setting import REPORTS, SCHEDULE, Kind, parts_of_step, replaced
+from every_setting import REPORTS, SCHEDULE, Kind, parts_of_step
+from numeric_settings import with_setting
 from region_slides import read_polygons
 from slide_files import write_pyramid
 
@@ -145,7 +146,7 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     meta = {"kind": "backbone", "backbone": "muse_compact_16", "colour": dataclasses.asdict(reference)}
     save_checkpoint(tmp_path / "backbone.pt", Checkpoint(backbone.state_dict(), {}, meta))
     _, config = load_run(cohort[0] / "mil.yaml", changes=[f"slide_labels.checkpoint={tmp_path / 'backbone.pt'}"])
-    config = replaced(config, "window_px", 256)  # few tiles
+    config = with_setting(config, "window_px", 256)  # few tiles
     (tmp_path / "bags").mkdir()
     BagsStage(config, tmp_path).write(tmp_path / "bags", lambda line: None)
     folder = cohort[0] / "results" / "s1"
@@ -200,11 +201,11 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
     for split, slides in (("validation", "s0 s1"), ("training", "s2 s3")):
         pictures = sorted(path.stem for path in (tmp_path / "tiles" / split / "images").iterdir())
         assert pictures == [f"{slide}_x{x}_y100" for slide in slides.split() for x in (100, 164)]
-    tiles.config = replaced(tiles.config, "slide_labels.tiles_per_slide", 1)
+    tiles.config = with_setting(tiles.config, "slide_labels.tiles_per_slide", 1)
     (tmp_path / "fewer").mkdir()
     tiles.write(tmp_path / "fewer", print)
     assert len([*(tmp_path / "fewer").rglob("*.png")]) == 4
-    tiles.config = replaced(tiles.config, "slide_labels.least_probability", 0.9)
+    tiles.config = with_setting(tiles.config, "slide_labels.least_probability", 0.9)
     with pytest.raises(LabelError, match="attention found no tile of Tumour among the validation slides"):
         (tmp_path / "none").mkdir()
         tiles.write(tmp_path / "none", print)

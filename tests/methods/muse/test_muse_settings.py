@@ -11,6 +11,8 @@ from muse_pipeline.methods.muse.run import MuseStage, load_muse_config
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.run import RunFolder
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 CHANGES = {
     "sources.0.weight": 9.0,
     "sources.0.labelled.mpp": 0.4,
@@ -109,14 +111,6 @@ def weights_after(config, data, folder):
     method = stage.build(data)
     train(method, stage.batches(data, fabric.device), config.schedule, RunFolder(folder), fabric, seed=config.seed)
     return method.state_dict()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_curves():
-    """Drawing takes longer than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.run import RunFolder
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 SCHEDULE = {
     "steps": 3,
     "learning_rate": 4e-3,
@@ -101,14 +103,6 @@ TRIED = {
     *(f"detector.{name}" for name in DETECTOR),
     "seed",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_curves():
-    """Drawing takes longer than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
-        yield
 
 
 @pytest.fixture(scope="module")
