@@ -30,6 +30,7 @@ from muse_pipeline.report.regions import region_table
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
 WIDE = 0.12  # share of a class from which its name fits into the bar
+EQUAL_CONTRAST = 0.179  # relative luminance of a colour on which black and white are equally legible
 
 
 def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
@@ -373,8 +374,9 @@ def css_color(color: Sequence[int]) -> str:
 
 
 def _ink_on(color: Sequence[int]) -> str:
-    """Black or white, whichever is more legible on ``color``, by its luma (ITU-R BT.601)."""
-    return "#000" if np.dot(color, (0.299, 0.587, 0.114)) > 140 else "#fff"
+    """Black or white, whichever has the higher contrast on ``color`` by WCAG 2."""
+    linear = ((np.divide(color, 255) + 0.055) / 1.055) ** 2.4
+    return "#000" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > EQUAL_CONTRAST else "#fff"
 
 
 def swatch(color: Sequence[int]) -> Markup:

@@ -25,7 +25,7 @@ import numpy as np
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import WHITE, overlap, white_canvas
-from muse_pipeline.slides.pictures import complaints_of_tifffile
+from muse_pipeline.slides.pictures import colours_of, complaints_of_tifffile, compression_of
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 32 << 20  # decoded tiles kept, as many bytes as in OpenSlide: a row of chunks of `muse tile`
 MAX_DIRECTORIES = 100  # a slide has a dozen; a damaged chain of them may have no end
+CONTIGUOUS = 1  # PlanarConfiguration of interleaved channels
 
 Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
 
@@ -220,10 +221,10 @@ class TileCodec(Protocol):
 
 def codec_of(page: TiffPage) -> TileCodec | None:
     """Decoder of the tiles of ``page``; None if OpenSlide must decode them or the package is not installed."""
-    if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or page.planarconfig.name != "CONTIG":
+    if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or page.planarconfig != CONTIGUOUS:
         return None
     try:
-        if page.compression.name == "JPEG":
+        if compression_of(page) == "JPEG":
             return Jpeg.of_page(page)
         return Jpeg2000.of_page(page)
     except ImportError:
@@ -251,7 +252,7 @@ class Jpeg:
         """Codec of a page of JPEG tiles; None for other colour spaces."""
         import simplejpeg  # noqa: F401 - without it OpenSlide decodes
 
-        colours = cls.CONVERTED.get(page.photometric.name)
+        colours = cls.CONVERTED.get(colours_of(page))
         tables = (page.jpegtables or b"").removeprefix(cls.START).removesuffix(cls.END)
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)
 

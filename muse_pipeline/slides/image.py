@@ -20,7 +20,15 @@ from muse_pipeline.slides.base import (
     white_canvas,
 )
 from muse_pipeline.slides.mpp import MppCandidate
-from muse_pipeline.slides.pictures import count_planes, find_picture, is_mistagged, state_mpp, why_planes
+from muse_pipeline.slides.pictures import (
+    colours_of,
+    compression_of,
+    count_planes,
+    find_picture,
+    is_mistagged,
+    state_mpp,
+    why_planes,
+)
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, file_format
 
 MAX_PIXELS = 400_000_000  # decoding takes up to 7 bytes per pixel: under 3 GiB
@@ -115,8 +123,8 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[
 
 
 def _tiff_pixels(page, path: Path) -> np.ndarray:
-    kind = page.photometric.name
-    decoded_to_rgb = kind == "YCBCR" and "JP" in page.compression.name  # by the codec; Pillow converts the others
+    kind = colours_of(page)
+    decoded_to_rgb = kind == "YCBCR" and "JP" in compression_of(page)  # by the codec; Pillow converts the others
     if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
         return _read_picture(path, page.index)
     pixels = page.asarray()

@@ -315,6 +315,17 @@ def test_a_fourth_sample_without_a_meaning_hides_nothing(tmp_path, opacity, n_le
     np.testing.assert_array_equal(read_whole(spoilt(tmp_path, "b.tif", bytes(content)))[1], SLIDE)
 
 
+@pytest.mark.parametrize("tag", ["PhotometricInterpretation", "Compression", "PlanarConfiguration"])
+def test_a_number_that_tiff_does_not_define(tmp_path, gradient, tag):
+    path = tmp_path / "spoilt.tif"
+    write_pyramid(path, gradient)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            page.tags[tag].overwrite(999)
+    with pytest.raises(SlideError, match=r"spoilt\.tif"):
+        read_whole(path)
+
+
 def test_colours_stored_as_luminance_and_chrominance(tmp_path, gradient):
     for name, options in (("lzw", {"compression": "tiff_lzw"}), ("jpeg", {"compression": "jpeg", "quality": 95})):
         path = tmp_path / f"{name}.tif"
