@@ -28,7 +28,7 @@ from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.page import write_page
 
 TOP = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TOP / "tests"))
+sys.path.insert(0, str(TOP / "tests/support"))
 
 MEASURED = TOP / "benchmarks/report.json"
 CLASSES = {"Lymphocyte": (44, 92, 214), "Epithelial": (220, 38, 38), "Stroma": (22, 148, 72)}

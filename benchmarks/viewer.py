@@ -32,7 +32,7 @@ from muse_pipeline.viewer.page import write_viewer
 from muse_pipeline.viewer.pyramid import TILE_PX
 
 TOP = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TOP / "tests"))
+sys.path.insert(0, str(TOP / "tests/support"))
 
 BATCH = 50_000
 PER_MM2 = 5000  # in dense tissue

@@ -41,7 +41,14 @@ def test_ten_times_the_nuclei_need_the_same_memory(tmp_path):
     """Every step in a process of its own, as the workflow runs them."""
 
     def measure(program, n):
-        command = [sys.executable, "-c", START + program + END, str(Path(__file__).parents[1]), str(tmp_path), str(n)]
+        command = [
+            sys.executable,
+            "-c",
+            START + program + END,
+            str(Path(__file__).parents[1] / "support"),
+            str(tmp_path),
+            str(n),
+        ]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     peaks = [[measure(program, n) for program in (TABLE, GEOJSON, CSV)] for n in (80_000, 800_000)]
