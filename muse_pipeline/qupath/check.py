@@ -200,6 +200,8 @@ def _check_text(file: BinaryIO, verdict: Verdict) -> None:
         verdict.add(Fault(str(error).removeprefix(f"{verdict.path}: "), VERSIONS), 0)
     except RecursionError:
         verdict.add(Fault("nested too deeply", VERSIONS), 0)
+    if not verdict.n_by_type and not verdict.first:
+        verdict.add(Fault("contains no objects"), 0)
     _judge_duplicates(seen_ids, verdict)
 
 
