@@ -260,7 +260,7 @@ def stitch(
 
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
-    from muse_pipeline.inference.stitch import stitch_shards
+    from muse_pipeline.inference.stitch import ColumnSources, stitch_shards
     from muse_pipeline.nuclei.parquet import write_csv
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
@@ -277,7 +277,8 @@ def stitch(
     del found  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
     settings = None if features == "none" else _feature_settings(features, image, colour)
-    provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings, flagged)
+    sources = ColumnSources(areas, settings, flagged)
+    provenance = stitch_shards(list(shards), known, kept, output, threads, sources)
     if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
         output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if csv:
@@ -404,7 +405,7 @@ def embed(
     columns = {}
     if features:
         meter = FeatureSettings("all", image, fit).meter(info, TissueMask.load(files.mask, info).kept, classes)
-        origin["features"] = meter.describe()
+        origin["features"] = to_json(meter.describe())
         columns = measure_slide(meter, clip_to_slide(nuclei, info))
     output = files.embeddings(card.name, foreign[0].name if foreign else "")
     origin |= {"fingerprint": info.fingerprint, "embedder": embedder.describe()}

@@ -21,7 +21,7 @@ from muse_pipeline.core.text import count_noun, one_line, time_text
 from muse_pipeline.inference.embed import Embedder
 from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 from muse_pipeline.pipeline import Begin, add_files, run_slide
-from muse_pipeline.report.cohort import SlideResult, judge_slide, read_rows
+from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide, read_rows
 from muse_pipeline.report.costs import cost_lines
 from muse_pipeline.report.page import write_report
 from muse_pipeline.slides.inspect import read_info
@@ -107,7 +107,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
     write_json(sheet, list({**earlier, **runs}.values()))
     stopped = _run_each(rows, plan, kept)
     page, table = CohortFiles(plan.output).report, CohortFiles(plan.output).table
-    for line in write_report(plan.output, read_rows(sheet), page, table):
+    for line in write_report(gather_cohort(plan.output, read_rows(sheet)), plan.output, page, table):
         print(line)
     withdraw_of_cohort(plan.output, [row.slide_id for row in rows if row.slide_id not in kept])
     cohort = plan.output / "cohort.h5ad"
