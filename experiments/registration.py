@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "tests"))  # where pairs are drawn
+sys.path.append(str(HERE.parent / "tests/support"))  # where pairs are drawn
 
 from drawn_pair import Section, Warp, draw_partner, draw_section, errors_um, open_drawn, stain_he  # noqa: E402
 from slide_files import write_pyramid  # noqa: E402

@@ -21,7 +21,7 @@ from arms import run_arms
 from frozen_features import count_predictions, render_arms
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "tests"))  # where pairs are drawn
+sys.path.append(str(HERE.parent / "tests/support"))  # where pairs are drawn
 
 from drawn_pair import Section, Warp, brown_nuclei, draw_partner, draw_section, stain_he  # noqa: E402
 from slide_files import write_pyramid  # noqa: E402
