@@ -28,6 +28,7 @@ from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.doubts import MIN_NUCLEI, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
+from muse_pipeline.nuclei.nms import REACH_UM, cut_apart
 from muse_pipeline.nuclei.parquet import (
     BORDER,
     CLUSTER,
@@ -43,7 +44,6 @@ from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygon
 from muse_pipeline.nuclei.seams import SLACK_UM, SeamResolver
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.nuclei.touching import REACH_UM, cut_apart
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
