@@ -58,10 +58,7 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
         _write_var(elements, measures)
         _write_obs(elements, slides, _read_table(results / "cohort.tsv"))
-        known = {
-            row["slide_id"]: read_provenance(results / row["slide_id"] / "nuclei.parquet").to_dict() for row in slides
-        }
-        made = {slide: {name: each[name] for name in PROVENANCE if name in each} for slide, each in known.items()}
+        made = {row["slide_id"]: _describe_origin(results / row["slide_id"] / "nuclei.parquet") for row in slides}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
     return len(slides)
 
