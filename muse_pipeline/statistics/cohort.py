@@ -19,6 +19,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs
 
 from muse_pipeline.cohort import sheet
+from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import is_missing, read_cells
 from muse_pipeline.core.errors import ConfigError, NucleiError
@@ -49,7 +50,8 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
         NucleiError: no slide has nuclei, or a table is damaged.
         StoreError: a slide has no tissue mask.
     """
-    slides = [row for row in rows if (results / row["slide_id"] / "nuclei.parquet").is_file()]
+    files = CohortFiles(results)
+    slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
     if not slides:
         raise NucleiError(f"{results}: has no slides of the sheet with nuclei.parquet; run the slides first")
     measures, values = measure_slides(results, [row["slide_id"] for row in slides])
@@ -57,8 +59,8 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
         begin_anndata(elements)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
         _write_var(elements, measures)
-        _write_obs(elements, slides, _read_table(results / "cohort.tsv"))
-        made = {row["slide_id"]: _describe_origin(results / row["slide_id"] / "nuclei.parquet") for row in slides}
+        _write_obs(elements, slides, _read_table(files.table))
+        made = {row["slide_id"]: _describe_origin(files.slide(row["slide_id"]).nuclei) for row in slides}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
     return len(slides)
 
@@ -97,9 +99,8 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: M
         rows.append({**{name: known.get(name) for name in OF_TABLE if name in taken}, **cells, "patient": patient})
     filled = {name for row in rows for name, value in row.items() if value is not None}
     own = list(dict.fromkeys(name for row in rows for name in row if name not in sheet.COLUMNS))
-    column_of = {
-        name: name.replace("/", "_") for name in (*sheet.COLUMNS, *own) if name in filled - LEFT_OUT
-    }  # as in HDF5
+    kept = [name for name in (*sheet.COLUMNS, *own) if name in filled - LEFT_OUT]
+    column_of = {name: name.replace("/", "_") for name in kept}  # as in HDF5
     frame(elements, "obs", [*column_of.values(), *(["mpp"] if "mpp" in filled else [])])
     elements.strings("obs/_index", [row["slide_id"] for row in rows])
     for name, column in column_of.items():
@@ -118,12 +119,11 @@ def patients_of(results: Path | str) -> dict[str, str]:
     Raises:
         NucleiError: no slide has nuclei there.
     """
-    results = Path(results)
-    slides = sorted(path.parent.name for path in results.glob("*/nuclei.parquet"))
+    files = CohortFiles(Path(results))
+    slides = list(files.tables())
     if not slides:
         raise NucleiError(f"{results}: has no slides with nuclei.parquet; give the folder of the results of a run")
-    sheet = results / "sheet.json"
-    rows = {row["slide_id"]: row for row in read_json(sheet)} if sheet.is_file() else {}
+    rows = {row["slide_id"]: row for row in read_json(files.sheet)} if files.sheet.is_file() else {}
     return {slide: rows.get(slide, {}).get("patient") or patient_in_name(slide) for slide in slides}
 
 
@@ -140,9 +140,10 @@ def read_cohort(results: Path | str) -> pads.Dataset:
     Raises:
         NucleiError: no slide has nuclei there.
     """
+    files = CohortFiles(Path(results))
     kind, fragments, schemas = pads.ParquetFileFormat(), [], []
     for slide, patient in patients_of(results).items():
-        path = Path(results, slide, "nuclei.parquet")
+        path = files.slide(slide).nuclei
         with open_nuclei(path) as file:
             schemas.append(file.schema_arrow.remove_metadata())
         where = (pads.field("slide_id") == slide) & (pads.field("patient") == patient)
@@ -182,10 +183,8 @@ def compare_cohort(
         SheetError: the sheet lacks one of the columns.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
-    doubts = {
-        slide: find_doubts(read_provenance(results / slide / "nuclei.parquet"), organ)
-        for slide, organ in organs.items()
-    }
+    files = CohortFiles(results)
+    doubts = {slide: find_doubts(read_provenance(files.slide(slide).nuclei), organ) for slide, organ in organs.items()}
     without = {slide: reason_left_out(doubts[slide], OF_NUCLEI, included) for slide in groups}
     groups = {slide: name for slide, name in groups.items() if not without[slide]}
     left_out = describe_left_out(without.values())

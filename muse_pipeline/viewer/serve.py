@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
+from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
 from muse_pipeline.core.errors import NucleiError, OutputError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.provenance import Provenance
@@ -29,7 +30,6 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.viewer.nuclei import NO_CLASS, iterate_batches
 from muse_pipeline.viewer.page import read_image, write_slide_page, write_viewer
 
-PAGE = "compare/index.html"
 NO_NAME = "no class"
 
 
@@ -59,11 +59,11 @@ def write_comparison(folder: Path, other: Path, threads: int = 1) -> Path:
     Raises:
         NucleiError: either result has no nuclei, or they are of different slides.
     """
-    provenances = [read_provenance(each / "nuclei.parquet") for each in (folder, other)]
+    provenances = [read_provenance(SlideFiles(each).nuclei) for each in (folder, other)]
     if provenances[0].fingerprint != provenances[1].fingerprint:
         raise NucleiError(f"{folder} and {other} are results of different slides; give two results of one slide")
     image = read_image(write_viewer(folder, threads).parent)
-    with complete_file(folder / "compare") as partial:
+    with complete_file(SlideFiles(folder).comparison.parent) as partial:
         (partial / "other").mkdir(parents=True)
         shared = image and {**image, "folder": "../../viewer/tiles"}
         write_slide_page(partial / "other", other, shared)
@@ -78,7 +78,7 @@ def write_comparison(folder: Path, other: Path, threads: int = 1) -> Path:
         page = own.joinpath("compare.html").read_text(encoding="utf-8")
         title = escape(f"{slide_id}: two results", quote=True)
         (partial / "index.html").write_text(page.replace("<!-- title -->", title), encoding="utf-8")
-    return folder / PAGE
+    return SlideFiles(folder).comparison
 
 
 def _describe(folder: Path, provenance: Provenance) -> dict[str, Any]:
@@ -88,9 +88,10 @@ def _describe(folder: Path, provenance: Provenance) -> dict[str, Any]:
 
 
 def _read_found(folder: Path) -> Found:
-    provenance, mpp = read_provenance(folder / "nuclei.parquet"), read_info(folder / "slide.json").mpp
+    files = SlideFiles(folder)
+    provenance, mpp = read_provenance(files.nuclei), read_info(files.info).mpp
     names = np.array([*provenance.class_names, NO_NAME], object)
-    batches = list(iterate_batches(folder / "nuclei.parquet", by_stain=False))
+    batches = list(iterate_batches(files.nuclei, by_stain=False))
     label = np.concatenate([batch.label for batch in batches]) if batches else np.zeros(0, np.uint8)
     return Found(
         np.concatenate([batch.xy for batch in batches]) * mpp if batches else np.zeros((0, 2)),
@@ -165,12 +166,11 @@ def compare_pages(results: Path, other: Path) -> list[str]:
     """Write the pages that compare slides of two runs, or of one slide's folders; their paths relative to ``results``.
 
     Raises:
-        NucleiError: the runs have no slide in common, or as in ``compare.write_comparison``.
+        NucleiError: the runs have no slide in common, or as in ``write_comparison``.
     """
-    if (results / "nuclei.parquet").is_file():
+    if SlideFiles(results).nuclei.is_file():
         return [write_comparison(results, other).relative_to(results).as_posix()]
-    names = sorted(path.parent.name for path in results.glob("*/nuclei.parquet"))
-    shared = [name for name in names if (other / name / "nuclei.parquet").is_file()]
+    shared = [name for name in CohortFiles(results).tables() if SlideFiles(other / name).nuclei.is_file()]
     if not shared:
         raise NucleiError(f"{results} and {other} have no slide with nuclei in common; give the outputs of two runs")
     pages = (write_comparison(results / name, other / name) for name in shared)
@@ -183,10 +183,10 @@ def find_pages(results: Path) -> list[str]:
     Raises:
         NucleiError: there are no pages.
     """
-    if (results / "nuclei.parquet").is_file():
+    if SlideFiles(results).nuclei.is_file():
         return [write_viewer(results).relative_to(results).as_posix()]
-    report = [results / "report.html"] if (results / "report.html").is_file() else []
-    pages = [*report, *sorted(results.glob("*/viewer/index.html"))]
+    report = CohortFiles(results).report
+    pages = [*([report] if report.is_file() else []), *sorted(results.glob("*/viewer/index.html"))]
     if not pages:
         raise NucleiError(f"{results}: has no report.html and no slide with nuclei; give the output folder of a run")
     return [quote(page.relative_to(results).as_posix()) for page in pages]
