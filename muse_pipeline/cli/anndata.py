@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the file."""
     if not args.nuclei.is_dir():
-        from muse_pipeline.steps import anndata
+        from muse_pipeline.scverse.anndata import write_anndata
 
-        anndata(args.nuclei, args.output, args.patient, args.embeddings)
+        write_anndata(args.nuclei, args.output, args.patient, args.embeddings)
         return
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.text import count_noun

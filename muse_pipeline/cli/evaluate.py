@@ -13,8 +13,9 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_frame_argument, at_least_one, fraction, positive
+from muse_pipeline.cli.arguments import add_setting_arguments, at_least_one, fraction, positive
 from muse_pipeline.cli.output import add_json_argument, show_result
+from muse_pipeline.settings import list_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="class of the model for every class of the truth: Tumour=Epithelial; Immune=Lymphocyte,Stroma: either is "
         "right; Debris=null: its class does not count",
     )
-    add_frame_argument(parser)
+    add_setting_arguments(parser, [list_settings()["frame"]])
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
     )
@@ -105,13 +106,14 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
 
 
 def _pair(args: argparse.Namespace):
+    from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.errors import ConfigError, NucleiError
-    from muse_pipeline.evaluation.pairing import NUCLEI, pair_folder, pair_one
+    from muse_pipeline.evaluation.pairing import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
-    if (args.nuclei / NUCLEI).is_file():
-        args.nuclei /= NUCLEI
+    if (table := SlideFiles(args.nuclei).nuclei).is_file():
+        args.nuclei = table
     if args.nuclei.is_dir():
         if args.truth is None and args.sheet is None:
             raise ConfigError("give --truth FOLDER, or --sheet with a column 'truth'")
@@ -128,4 +130,4 @@ def _pair(args: argparse.Namespace):
             )
     if args.truth is None:
         raise ConfigError(f"give --truth FILE, the true nuclei of {args.nuclei}")
-    return pair_one(args.nuclei, args.truth, read_provenance(args.nuclei)["slide_id"], args.region)
+    return pair_one(args.nuclei, args.truth, read_provenance(args.nuclei).slide_id, args.region)

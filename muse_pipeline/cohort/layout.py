@@ -1,33 +1,39 @@
-"""The results of a run: the names of a slide's files, and the files of an earlier run that a new one removes."""
+"""The results of a run: the names of a slide's files, and of those of the cohort."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from muse_pipeline.core.errors import OutputError
-from muse_pipeline.core.files import remove
 from muse_pipeline.core.text import slug
 
 # The files of a table of nuclei or proposals; others in the folder, such as a QuPath project, are the user's.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
-DRAWN = (  # from the nuclei
-    *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer", "compare"),
-    *("nuclei.h5ad", "slide.spatialdata.zarr", "embeddings-*.parquet"),
+# Names that stand beside the folders of the slides.
+BESIDE_SLIDES = frozenset(
+    {
+        "cohort.tsv",
+        "cohort.h5ad",
+        "roi.tsv",
+        "statistics.tsv",
+        "statistics.patients.tsv",
+        "report.html",
+        "sheet.json",
+        "model.json",
+        "run_config.yaml",
+        "preflight.json",
+        "pretraining.json",
+        "region_model.json",
+        "logs",
+        "benchmarks",
+        "training",
+        "pretraining",
+        "region_training",
+        "qupath",
+    }
 )
 OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # from the nuclei of every slide
-# Stores and shards are not listed: each records the slide that it was made from.
-REPLACED = (
-    *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
-    *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in TABLE_FILES),
-    *DRAWN,
-    "artefacts.geojson",
-    *(f"regions.{kind}" for kind in ("geojson", "png", "zarr", "json")),
-    "logs/settings",
-    *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "regions", "propose-*", "detect-*")),
-    *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay", "embed")),
-)
 
 
 def store_name(mpp: float) -> str:
@@ -103,6 +109,41 @@ class SlideFiles:
         """The nuclei for QuPath."""
         return self.folder / "nuclei.geojson.gz"
 
+    @property
+    def sidecar(self) -> Path:
+        """Provenance of the nuclei, beside the GeoJSON."""
+        return self.folder / "nuclei.provenance.json"
+
+    @property
+    def proposals(self) -> Path:
+        """The table of proposals."""
+        return self.folder / "proposals.parquet"
+
+    @property
+    def proposals_geojson(self) -> Path:
+        """The proposals for QuPath."""
+        return self.folder / "proposals.geojson.gz"
+
+    @property
+    def summary(self) -> Path:
+        """Summary of the slide for the report."""
+        return self.folder / "summary.json"
+
+    @property
+    def density(self) -> Path:
+        """Picture of the density of the nuclei."""
+        return self.folder / "density.png"
+
+    @property
+    def viewer(self) -> Path:
+        """The page that shows the slide and its nuclei."""
+        return self.folder / "viewer/index.html"
+
+    @property
+    def comparison(self) -> Path:
+        """The page that compares the nuclei with those of another run."""
+        return self.folder / "compare/index.html"
+
     def embeddings(self, model: str, nuclei: str = "") -> Path:
         """The features of a model for the nuclei, or for those in the file ``nuclei`` of another program."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
@@ -111,6 +152,26 @@ class SlideFiles:
     def anndata(self) -> Path:
         """The nuclei as AnnData."""
         return self.folder / "nuclei.h5ad"
+
+    @property
+    def regions(self) -> Path:
+        """Record of the tissue regions, or of why there are none."""
+        return self.folder / "regions.json"
+
+    @property
+    def region_outlines(self) -> Path:
+        """Tissue regions for QuPath."""
+        return self.folder / "regions.geojson"
+
+    @property
+    def region_picture(self) -> Path:
+        """Picture of the tissue regions."""
+        return self.folder / "regions.png"
+
+    @property
+    def region_map(self) -> Path:
+        """Probabilities of the classes of tissue."""
+        return self.folder / "regions.zarr"
 
     @property
     def artefacts(self) -> Path:
@@ -122,6 +183,10 @@ class SlideFiles:
         """The folder of the registered partner: its transform, pictures and stores."""
         return self.folder / "partner"
 
+    def record(self, job: str) -> Path:
+        """The settings that a job was run with."""
+        return self.folder / f"logs/settings/{job}.json"
+
     def ledger(self, step: str) -> Path:
         """Ledger of a step."""
         return self.folder / f"ledger/{step}.json"
@@ -131,15 +196,43 @@ class SlideFiles:
         return self.folder / f"logs/{name}.log"
 
 
-def replaced_results(folder: Path) -> Iterator[Path]:
-    """Files of an earlier run in a slide's folder that a new run removes before it starts."""
-    return (path for pattern in REPLACED for path in folder.glob(pattern))
+@dataclass(frozen=True)
+class CohortFiles:
+    """The files of the results of a cohort.
 
+    Attributes:
+        folder: output folder of the run.
+    """
 
-def withdraw_drawn(folder: Path) -> None:
-    """Remove what was made from earlier nuclei of a slide."""
-    for outdated in [path for pattern in DRAWN for path in folder.glob(pattern)]:
-        remove(outdated)
+    folder: Path
+
+    def slide(self, slide_id: str) -> SlideFiles:
+        """The results of one slide."""
+        return SlideFiles(self.folder / slide_id)
+
+    def tables(self) -> dict[str, Path]:
+        """The table of nuclei of every slide that has one, by slide_id."""
+        return {path.parent.name: path for path in sorted(self.folder.glob("*/nuclei.parquet"))}
+
+    @property
+    def sheet(self) -> Path:
+        """The resolved sheet."""
+        return self.folder / "sheet.json"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+    @property
+    def table(self) -> Path:
+        """The table of all slides."""
+        return self.folder / "cohort.tsv"
+
+    @property
+    def anndata(self) -> Path:
+        """The slides as AnnData."""
+        return self.folder / "cohort.h5ad"
 
 
 def withdraw_of_cohort(results: Path, slides: Collection[str]) -> None:
@@ -148,16 +241,3 @@ def withdraw_of_cohort(results: Path, slides: Collection[str]) -> None:
     for path in (results / name for name in OF_COHORT):
         if path.exists() and not all(each.exists() and each.stat().st_mtime <= path.stat().st_mtime for each in tables):
             path.unlink()
-
-
-def withdraw_results(folder: Path) -> None:
-    """Remove the results of an earlier run, so that none is mistaken for one of this run.
-
-    Raises:
-        OutputError: a file cannot be removed.
-    """
-    for outdated in list(replaced_results(folder)):
-        try:
-            remove(outdated)
-        except OSError as error:
-            raise OutputError(f"{outdated}: cannot be removed ({error.strerror}); give another --output") from error

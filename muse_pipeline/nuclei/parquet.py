@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import shapely
 
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
@@ -34,7 +35,6 @@ REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # w
 QUALITY = "quality"  # the artefact that a nucleus lies in; null where there is none
 _NO_CLASS = -1
 _NAME = pa.dictionary(pa.int32(), pa.string())
-_STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,31 @@ class Rows:
     bounds: np.ndarray
 
 
+@dataclass(frozen=True)
+class OptionalColumns:
+    """Columns that not every table of nuclei has.
+
+    Attributes:
+        embedding_dim: number of columns of ``embedding``, which is left out for 0.
+        clusters: True for the column ``cluster``.
+        positive_od: least ``dab_od`` of a positive nucleus, for the columns ``dab_od`` and ``positive``; None: without.
+        regions: names of the classes of tissue regions, for the columns ``region``, ``region_prob`` and
+            ``border_distance_um``; None: without.
+        features: names of further columns of numbers.
+        artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
+    """
+
+    embedding_dim: int = 0
+    clusters: bool = False
+    positive_od: float | None = None
+    regions: Sequence[str] | None = None
+    features: Sequence[str] = ()
+    artefacts: Sequence[str] | None = None
+
+
+NO_OPTIONAL = OptionalColumns()
+
+
 class NucleiWriter:
     """Writes ``nuclei.parquet``; the file appears when the ``with`` block ends without an error.
 
@@ -60,39 +85,27 @@ class NucleiWriter:
         classes: names of the classes, by label.
         provenance: slide, model, settings and versions.
         n_rays: number of columns of ``rays``.
-        embedding_dim: number of columns of ``embedding``, which is left out for 0.
-        clusters: add the column ``cluster``.
-        positive_od: least ``dab_od`` of a positive nucleus, for the columns ``dab_od`` and ``positive``; None: without.
-        regions: names of the classes of tissue regions, for the columns ``region``, ``region_prob`` and
-            ``border_distance_um``; None: without.
-        features: names of further columns of numbers.
-        artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
+        optional: columns besides those of every table.
 
     Attributes:
-        provenance: metadata, which may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` of the nuclei
-            in totals are added, those of nuclei left out under "quality", and ``n_positive`` with ``positive_od``.
+        provenance: metadata, which ``complete`` may fill in until the block ends. ``n_nuclei`` and ``n_by_class`` of
+            the nuclei in totals are added, those of nuclei left out under "quality", and ``n_positive`` with
+            ``positive_od``.
     """
 
     def __init__(
         self,
         path: Path | str,
         classes: Sequence[str],
-        provenance: Mapping[str, Any],
+        provenance: Provenance,
         n_rays: int,
-        embedding_dim: int = 0,
-        clusters: bool = False,
-        positive_od: float | None = None,
-        regions: Sequence[str] | None = None,
-        features: Sequence[str] = (),
-        artefacts: Sequence[str] | None = None,
+        optional: OptionalColumns = NO_OPTIONAL,
     ):
-        self.regions, self.features, self.artefacts = regions, tuple(features), artefacts
-        self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
-        self.positive_od = positive_od
+        self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
+        self.optional = optional
         # The schema has the provenance so far, for readers that read no more; the file's own metadata are complete.
-        optional = clusters, positive_od is not None, regions is not None, self.features, artefacts is not None
-        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional)
-        self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
+        self.schema = nuclei_schema(self.classes, n_rays, optional)
+        self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_left_out = np.zeros(len(self.classes), int)
@@ -136,11 +149,15 @@ class NucleiWriter:
         self._n_nuclei += int((~is_left_out).sum())
         self._n_by_label += np.bincount(label[(label >= 0) & ~is_left_out], minlength=len(self.classes))
         self._n_left_out += np.bincount(label[(label >= 0) & is_left_out], minlength=len(self.classes))
-        if self.positive_od is not None:
+        if self.optional.positive_od is not None:
             self._n_positive += int(to_numpy(rows.table[POSITIVE]).sum())
         self._waiting.append(rows.table)
         if sum(map(len, self._waiting)) >= ROW_GROUP:
             self._write_row_groups()
+
+    def complete(self, **fields: Any) -> None:
+        """Fill in fields of the provenance, until the block ends."""
+        self.provenance = replace(self.provenance, **fields)
 
     def __exit__(self, *error: Any) -> None:
         with self._stack:  # closes the file and renames it, or removes it
@@ -149,14 +166,15 @@ class NucleiWriter:
                 return
             self._write_row_groups(whole_only=False)
             counts = dict(zip(self.classes, self._n_by_label.tolist(), strict=True))
-            self.provenance |= {"n_nuclei": self._n_nuclei, "n_by_class": counts}
-            if self.positive_od is not None:
-                self.provenance["n_positive"] = self._n_positive
-            if self.artefacts is not None:
+            self.complete(n_nuclei=self._n_nuclei, n_by_class=counts)
+            if self.optional.positive_od is not None:
+                self.complete(n_positive=self._n_positive)
+            if self.optional.artefacts is not None:
                 counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
-                self.provenance["quality"] |= {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
-            geo = _geo_metadata(self._bounds if self._n_rows else None)
-            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(self.provenance)})
+                n_left_out = self._n_rows - self._n_nuclei
+                self.complete(quality=replace(self.provenance.quality, n_nuclei=n_left_out, n_by_class=counts))
+            geo, made_from = _geo_metadata(self._bounds if self._n_rows else None), self.provenance.to_dict()
+            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(made_from)})
 
     def _write_row_groups(self, whole_only: bool = True) -> None:
         if not self._waiting:
@@ -172,17 +190,17 @@ class NucleiWriter:
 
     def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
         names = bytes_to_arrow([name.encode() for name in self.classes], pa.string())
-        dab_od = nuclei.dab_od.ravel()
+        known, dab_od = self.optional, nuclei.dab_od.ravel()
         columns = [
             *map(to_arrow, (*nuclei.xy.T, nuclei.label)),
             pa.DictionaryArray.from_arrays(to_arrow(nuclei.label, valid=nuclei.label != _NO_CLASS), names),
             *map(to_arrow, (nuclei.score, *nuclei.prob.T)),
             *(to_arrow(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
-            *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
-            *([] if self.positive_od is None else map(to_arrow, (dab_od, dab_od >= self.positive_od))),
-            *(self._region_columns(shapes) if self.regions is not None else []),
-            *([] if self.artefacts is None else [_name_or_null(shapes[QUALITY], self.artefacts)]),
-            *(_or_null(shapes[name]) for name in self.features),
+            *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if known.clusters else []),
+            *([] if known.positive_od is None else map(to_arrow, (dab_od, dab_od >= known.positive_od))),
+            *(self._region_columns(shapes) if known.regions is not None else []),
+            *([] if known.artefacts is None else [_name_or_null(shapes[QUALITY], known.artefacts)]),
+            *(_or_null(shapes[name]) for name in known.features),
             *(
                 pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), type=self.schema.field(name).type)
                 for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
@@ -194,7 +212,7 @@ class NucleiWriter:
 
     def _region_columns(self, values: Mapping[str, np.ndarray]) -> list[pa.Array]:
         return [
-            _name_or_null(values[REGION], self.regions),
+            _name_or_null(values[REGION], self.optional.regions),
             *(_or_null(values[name]) for name in (REGION_PROB, BORDER)),
         ]
 
@@ -211,17 +229,9 @@ def _or_null(values: np.ndarray) -> pa.Array:
     return to_arrow(column, valid=np.isfinite(column))
 
 
-def nuclei_schema(
-    classes: Sequence[str],
-    n_rays: int,
-    embedding_dim: int = 0,
-    clusters: bool = False,
-    dab: bool = False,
-    regions: bool = False,
-    features: Sequence[str] = (),
-    quality: bool = False,
-) -> pa.Schema:
-    """Columns of ``nuclei.parquet``, optionally with embedding, clusters, DAB, regions, features and quality."""
+def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns = NO_OPTIONAL) -> pa.Schema:
+    """Columns of ``nuclei.parquet``."""
+    dim, regions = optional.embedding_dim, [(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())]
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -231,13 +241,13 @@ def nuclei_schema(
             ("score", pa.float32()),
             *((f"prob_{name}", pa.float32()) for name in classes),
             *((name, pa.float32()) for name in SHAPE_COLUMNS),
-            *([(CLUSTER, pa.int32())] if clusters else []),
-            *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if dab else []),
-            *([(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())] if regions else []),
-            *([(QUALITY, _NAME)] if quality else []),
-            *((name, pa.float32()) for name in features),
+            *([(CLUSTER, pa.int32())] if optional.clusters else []),
+            *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if optional.positive_od is not None else []),
+            *(regions if optional.regions is not None else []),
+            *([(QUALITY, _NAME)] if optional.artefacts is not None else []),
+            *((name, pa.float32()) for name in optional.features),
             ("rays", pa.list_(pa.float32(), n_rays)),
-            *([("embedding", pa.list_(pa.float32(), embedding_dim))] if embedding_dim else []),
+            *([("embedding", pa.list_(pa.float32(), dim))] if dim else []),
             ("geometry", pa.binary()),
         ]
     )
@@ -275,7 +285,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
     return file
 
 
-def read_provenance(path: Path | str) -> dict[str, Any]:
+def read_provenance(path: Path | str) -> Provenance:
     """Provenance in a table: slide, model, card, settings, versions and counts.
 
     Raises:
@@ -284,24 +294,12 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     with open_nuclei(path) as file:
         text = file.metadata.metadata[PROVENANCE_KEY]
     try:
-        provenance = json.loads(text)
-        if provenance.keys() >= _STATED and _is_sound(provenance):
+        provenance = Provenance.from_dict(json.loads(text))
+        if provenance.n_nuclei is not None:
             return provenance
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         pass
     raise NucleiError(f"{path}: its 'muse' metadata are not those of this version; make it with `muse stitch` again")
-
-
-def _is_sound(provenance: dict[str, Any]) -> bool:
-    """True if the metadata that readers rely on have the right types."""
-    classes = provenance["card"]["classes"]
-    colours = [part for each in classes for part in each["color"]]
-    return (
-        all(isinstance(each["name"], str) and len(each["color"]) == 3 for each in classes)
-        and all(type(part) is int and 0 <= part <= 255 for part in colours)
-        and all(isinstance(provenance["model"][name], str) for name in ("name", "sha256"))
-        and isinstance(provenance.get("quality", {"subtract": []})["subtract"], list)
-    )
 
 
 def footer_checksum(path: Path) -> str:
@@ -356,28 +354,17 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
         return pa.Table.from_batches(parts, pa.schema([file.schema_arrow.field(name) for name in columns]))
 
 
-def left_out(table: pa.Table, provenance: Mapping[str, Any]) -> np.ndarray:
+def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
     """(N,) bool: nuclei that totals leave out, because they lie in an artefact that is subtracted.
 
     Args:
         table: rows of a table of nuclei, with the column ``quality`` if it has one.
         provenance: provenance of the table.
     """
-    if "quality" not in provenance:
+    if provenance.quality is None:
         return np.zeros(len(table), bool)
-    kinds = pa.array(provenance["quality"]["subtract"], pa.string())
+    kinds = pa.array(provenance.quality.subtract, pa.string())
     return to_numpy(pc.is_in(table[QUALITY].cast(pa.string()), kinds))
-
-
-def n_left_out(provenance: Mapping[str, Any]) -> int:
-    """Number of nuclei that totals leave out, in addition to ``n_nuclei``."""
-    return provenance.get("quality", {}).get("n_nuclei", 0)
-
-
-def left_out_mm2(provenance: Mapping[str, Any]) -> float:
-    """Area of tissue in mm2 that totals leave out."""
-    quality = provenance.get("quality", {"subtract": ()})
-    return sum(quality["area_mm2"].get(kind, 0.0) for kind in quality["subtract"])
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -387,7 +374,7 @@ def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Tab
         NucleiError: a part of the file cannot be read.
     """
     provenance = read_provenance(path)
-    quality = [QUALITY] if "quality" in provenance else []
+    quality = [QUALITY] if provenance.quality else []
     for table in iterate_rows(path, ROW_GROUP, [*columns, *quality]):
         yield table.filter(to_arrow(~left_out(table, provenance))) if quality else table
 

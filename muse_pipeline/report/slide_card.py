@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.provenance import NOT_KNOWN, Provenance, Roi
 from muse_pipeline.core.text import (
     area_text,
     count_noun,
@@ -19,7 +20,6 @@ from muse_pipeline.core.text import (
 )
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
-from muse_pipeline.inference.appearance import NOT_KNOWN
 from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
@@ -49,7 +49,7 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
         _pictures(slide, anchor, album),
         _files(slide, album),
         _details("Steps: time and memory", _steps(slide)),
-        _details("Provenance", _provenance(slide.summary["provenance"])) if slide.summary else None,
+        _details("Provenance", _provenance(slide.provenance)) if slide.provenance else None,
         id=anchor,
         class_="slide",
     )
@@ -207,8 +207,8 @@ def _annotation(row: dict[str, Any], names: list[str]) -> Markup:
     )
 
 
-def _roi(roi: dict[str, Any]) -> Markup:
-    return element("span", f"{area_text(roi['area_mm2'])} mm² ", element("small", f"of {roi['name']}"))
+def _roi(roi: Roi) -> Markup:
+    return element("span", f"{area_text(roi.area_mm2)} mm² ", element("small", f"of {roi.name}"))
 
 
 def _proposals(proposals: dict[str, Any]) -> Markup:
@@ -228,16 +228,16 @@ def _warnings(slide: SlideResult) -> Iterator[Markup]:
 def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
     overview, fields = [], []
     if slide.finished("tissue"):
-        overview.append(album.figure(slide.folder / "tissue.png", "Tissue found", _OVERVIEW_PX, anchor))
-    if slide.regions and (slide.folder / "regions.png").is_file():
-        overview.append(album.figure(slide.folder / "regions.png", "Tissue regions", _OVERVIEW_PX, anchor))
+        overview.append(album.figure(slide.files.picture, "Tissue found", _OVERVIEW_PX, anchor))
+    if slide.regions and slide.files.region_picture.is_file():
+        overview.append(album.figure(slide.files.region_picture, "Tissue regions", _OVERVIEW_PX, anchor))
     if slide.partner and not slide.lacks_partner:
         caption = f"Registered partner: {_residuals(slide.partner['residuals'])}"
-        overview.append(album.figure(slide.folder / "partner" / CHECKERBOARD, caption, _OVERVIEW_PX, anchor))
+        overview.append(album.figure(slide.files.partner / CHECKERBOARD, caption, _OVERVIEW_PX, anchor))
     if slide.n_nuclei:
         has_artefacts = any((slide.artefacts_mm2 or {}).values())
         caption = "Density of nuclei, artefacts outlined" if has_artefacts else "Density of nuclei"
-        overview.append(album.figure(slide.folder / "density.png", caption, _OVERVIEW_PX, anchor))
+        overview.append(album.figure(slide.files.density, caption, _OVERVIEW_PX, anchor))
     if slide.summary:
         for field in slide.summary["fields"]:
             caption = _field_caption(field, slide.info)
@@ -273,18 +273,15 @@ def _files(slide: SlideResult, album: Album) -> Markup:
     source = element("span", "Slide ", element("code", slide.path))
     if not slide.summary:
         return element("p", source, class_="files")
-    proposals = ["proposals.geojson.gz", "proposals.parquet"] if slide.summary.get("proposals") else []
-    regions = ["regions.geojson"] if slide.regions else []
-    artefacts = ["artefacts.geojson"] if slide.artefacts_mm2 else []
-    names = ["nuclei.geojson.gz", "nuclei.parquet", *proposals, *regions, *artefacts, "tissue.geojson"]
-    links = [
-        element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
-    ]
-    pages = {"Open in the browser": "viewer/index.html", "Compare two results": "compare/index.html"}
+    files = slide.files
+    proposals = [files.proposals_geojson, files.proposals] if slide.summary.get("proposals") else []
+    regions = [files.region_outlines] if slide.regions else []
+    artefacts = [files.artefacts] if slide.artefacts_mm2 else []
+    results = [files.geojson, files.nuclei, *proposals, *regions, *artefacts, files.outline]
+    links = [element("a", path.name, href=album.link(path)) for path in results if path.is_file()]
+    pages = {"Open in the browser": files.viewer, "Compare two results": files.comparison}
     viewers = [
-        element("a", text, href=album.link(slide.folder / page), class_="viewer")
-        for text, page in pages.items()
-        if (slide.folder / page).is_file()
+        element("a", text, href=album.link(page), class_="viewer") for text, page in pages.items() if page.is_file()
     ]
     return element("p", *viewers, source, element("br"), "Results ", join(links, " · "), class_="files")
 
@@ -307,9 +304,10 @@ def _steps(slide: SlideResult) -> Markup:
     return element("div", element("table", element("thead", head), element("tbody", *rows)), class_="scroll")
 
 
-def _provenance(provenance: dict[str, Any]) -> Markup:
+def _provenance(provenance: Provenance) -> Markup:
     """The provenance without the card, which is shown above, once for all slides."""
-    return _as_markup({key.replace("_", " "): value for key, value in provenance.items() if key != "card"})
+    known = provenance.to_dict().items()
+    return _as_markup({key.replace("_", " "): value for key, value in known if key != "card"})
 
 
 def _as_markup(value: Any) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cohort.ledgers import STEPS
+from muse_pipeline.cohort.ledgers import STEPS, order_steps
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import area_text, count_text, density_text, one_line, time_text
 from muse_pipeline.report.cohort import SlideResult, class_names
@@ -70,7 +70,7 @@ def _html_row(
 
 def _thumbnail(slide: SlideResult, album: Album) -> Markup:
     """A small picture of the slide, linked to its viewer if there is one; an empty element without a picture."""
-    source, viewer = slide.summary["thumbnail"] if slide.summary else None, slide.folder / "viewer/index.html"
+    source, viewer = slide.summary["thumbnail"] if slide.summary else None, slide.files.viewer
     if source and viewer.is_file():
         picture = element("img", src=source, alt="Open in the browser", loading="lazy")
         return element("a", picture, href=album.link(viewer), class_="thumbnail")
@@ -99,7 +99,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     ran = {record.step for slide in slides for record in slide.progress}
-    steps = [step for step in STEPS if step not in {"regions", "embed"} - ran]
+    steps = order_steps(ran | {step for step in STEPS if step != "regions"})
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}
@@ -128,7 +128,7 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -
 def _row(slide: SlideResult) -> dict[str, Any]:
     summary = slide.summary or {}
     counts = {each["name"]: each["n_nuclei"] for each in summary.get("classes", [])}
-    size = summary["provenance"].get("nuclear_size", {}) if summary else {}
+    size = slide.provenance.nuclear_size if slide.provenance else None
     return {
         "slide_id": slide.slide_id,
         "status": slide.status,
@@ -143,14 +143,15 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "organ": one_line(slide.organ),
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,
-        "model": slide.model["name"] if slide.model else None,
-        "model_sha256": slide.model["sha256"] if slide.model else None,
-        "roi": slide.roi["name"] if slide.roi else None,
+        "model": slide.model.name if slide.model else None,
+        "model_sha256": slide.model.sha256 if slide.model else None,
+        "roi": slide.roi.name if slide.roi else None,
         "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
         "nuclei": slide.n_nuclei,
         "nuclei_per_mm2": _per_mm2(slide.n_nuclei, slide.tissue_mm2),
         **{name: slide.positive[name] for name in ("n_positive", "n_negative", "percent_positive") if slide.positive},
-        **{name: size.get(name) for name in ("median_area_um2", "mean_class_probability")},
+        "median_area_um2": size.median_area_um2 if size else None,
+        "mean_class_probability": size.mean_class_probability if size else None,
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
         **_artefact_values(slide),
         **region_values(slide.regions),
