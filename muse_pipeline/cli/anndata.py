@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.report.cohort import read_rows
-    from muse_pipeline.statistics.cohort_file import write_cohort
+    from muse_pipeline.statistics.cohort import write_cohort
 
     rows = [row.cells() for row in read_sheet(args.sheet)] if args.sheet else read_rows(args.nuclei / "sheet.json")
     print(f"{args.output}: {count_noun(write_cohort(args.nuclei, rows, args.output), 'slide')}")

@@ -33,7 +33,7 @@ from muse_pipeline.settings import RunSettings, list_settings
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import fingerprint_file
-from muse_pipeline.statistics.cohort_file import write_cohort
+from muse_pipeline.statistics.cohort import write_cohort
 
 
 @dataclass(frozen=True)

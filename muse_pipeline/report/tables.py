@@ -11,9 +11,8 @@ from muse_pipeline.cohort.ledgers import STEPS, order_steps
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import area_text, count_text, density_text, one_line, time_text
 from muse_pipeline.report.cohort import SlideResult, class_names
-from muse_pipeline.report.html import Markup, element
+from muse_pipeline.report.html import Album, Markup, element
 from muse_pipeline.report.notices import find_notices, rank
-from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.regions import region_values
 from muse_pipeline.report.slide_card import pills, share_cell
 
