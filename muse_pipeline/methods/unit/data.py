@@ -21,10 +21,10 @@ from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.unit.config import UnitConfig
 from muse_pipeline.methods.unit.masks import MaskDomain
+from muse_pipeline.methods.unit.synthesis.folder import SETTINGS, read_masks, write_masks
+from muse_pipeline.methods.unit.synthesis.masks import LEAST_DIAMETER_PX, InstanceMask
 from muse_pipeline.models.base import recoloured
 from muse_pipeline.store.store import open_store
-from muse_pipeline.synthesis.folder import SETTINGS, read_masks, write_masks
-from muse_pipeline.synthesis.masks import LEAST_DIAMETER_PX, InstanceMask
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK, MacenkoFit, fit_macenko

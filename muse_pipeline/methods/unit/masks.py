@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from muse_pipeline.data.windows import FAR, NEAR_PX
+from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, fills, stylise
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.synthesis.masks import InstanceMask, fills
-from muse_pipeline.synthesis.pictures import stylise
 
 
 class MaskWindows(NamedTuple):

@@ -15,7 +15,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.methods.unit.method import UnitTraining, to_unit
-from muse_pipeline.synthesis.pictures import draw_page
+from muse_pipeline.methods.unit.synthesis.masks import draw_page
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.schedule import Schedule
 

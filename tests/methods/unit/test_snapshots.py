@@ -9,6 +9,8 @@ from test_unit import draw_tissue, train, write_config
 from muse_pipeline.methods.unit.config import THRESHOLD
 from muse_pipeline.methods.unit.data import read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
+from muse_pipeline.methods.unit.synthesis.folder import write_masks
+from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
 from muse_pipeline.methods.unit.validation import (
     MEASURE,
     RENDERED,
@@ -19,8 +21,6 @@ from muse_pipeline.methods.unit.validation import (
     SnapshotScorer,
     detection_f1,
 )
-from muse_pipeline.synthesis.folder import write_masks
-from muse_pipeline.synthesis.settings import TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.recipe import load_run
