@@ -1,17 +1,13 @@
 """The trial of labels on a small square: what is hidden, what a loss sees, and which pseudo-labels are right."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-sys.path.append(str(Path(__file__).parents[3] / "experiments"))
-from hidden_labels import HiddenLabelsStage, JudgedConsistency, TrialBatch, hide_labels
-
+from experiments.lfov.hidden_labels import HiddenLabelsStage, JudgedConsistency, TrialBatch, hide_labels
 from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.labels.pictures import LabelledImage
