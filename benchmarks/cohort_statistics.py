@@ -42,7 +42,7 @@ def main() -> None:
             if muse([verb, *words]):
                 raise SystemExit(1)
             seconds = {"seconds": time.monotonic() - begin, "processor_seconds": time.process_time() - used}
-            nuclei = read_provenance(args.slide / "nuclei.parquet")["n_nuclei"]
+            nuclei = read_provenance(args.slide / "nuclei.parquet").n_nuclei
             found = {"verb": verb, "slides": args.slides, "nuclei": nuclei, "load": os.getloadavg()[0], **seconds}
             print(json.dumps({name: round(x, 1) if isinstance(x, float) else x for name, x in found.items()}))
 

@@ -96,8 +96,8 @@ def measure(folder: Path, model: str, cores: int) -> dict:
         "bare_processor_seconds": round(run_processor + reading_processor, 2),
         "R": round(seconds / (run + reading), 2),
         "R_of_the_processor": round(processor_seconds / (run_processor + reading_processor), 2),
-        "n_nuclei": provenance["n_nuclei"],
-        "n_windows": provenance["n_windows"],
+        "n_nuclei": provenance.n_nuclei,
+        "n_windows": provenance.n_windows,
         "run_mm2": round(run_mm2, 1),
         "steps": {name: {"seconds": one["seconds"], "MiB": one["peak_memory_mib"]} for name, one in ledgers.items()},
     }

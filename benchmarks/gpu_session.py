@@ -194,7 +194,7 @@ def runs(args: argparse.Namespace) -> Iterator[dict]:
             ledgers = {path.stem: json.loads(path.read_text()) for path in nuclei.parent.glob("ledger/*.json")}
             mm2 = tissue_mm2(results)
             row = {"slide": folder.name, "provider": provider, "mm2": mm2, "seconds": seconds, "s/mm2": seconds / mm2}
-            row["nuclei"] = read_provenance(nuclei)["n_nuclei"]
+            row["nuclei"] = read_provenance(nuclei).n_nuclei
             row["steps, s"] = {name: rounded(float(ledger["seconds"])) for name, ledger in ledgers.items()}
             truth = folder / "truth.csv"
             yield row | (evaluate(nuclei, truth, args.work / "scores.json") if truth.is_file() else {})

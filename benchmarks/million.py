@@ -91,7 +91,7 @@ def render_table(found: dict) -> str:
 
 def repeat_table(source: Path, output: Path, n: int) -> int:
     """Write the rows of ``source`` beside each other until there are ``n`` or more; returns how many."""
-    table, provenance = pq.read_table(source), read_provenance(source)
+    table, provenance = pq.read_table(source), read_provenance(source).to_dict()
     n_copies = -(-n // len(table))
     x, y = (np.asarray(table[name]) for name in ("x", "y"))
     across = int(np.ceil(np.sqrt(n_copies)))
@@ -125,7 +125,7 @@ def run_measured(command: list) -> dict[str, float]:
 
 def find_neighbours(table: Path) -> None:
     """Stage: neighbours of all nuclei, row by row of windows as they are joined."""
-    mpp = np.asarray(read_provenance(table)["slide_mpp"], float)
+    mpp = np.asarray(read_provenance(table).slide_mpp, float)
     nuclei = read_nuclei(table)
     column, row = (nuclei.xy * mpp // WINDOW_UM).astype(int).T
     window = row * (column.max() + 1) + column
@@ -133,7 +133,7 @@ def find_neighbours(table: Path) -> None:
     slim = Nuclei(nuclei.xy[order], Frame.LEVEL0, rays=nuclei.rays[order], label=nuclei.label[order])
     cuts = np.flatnonzero(np.diff(window[order])) + 1
     parts = (slim[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(slim)], strict=True))
-    classes = [one["name"] for one in read_provenance(table)["card"]["classes"]]
+    classes = read_provenance(table).class_names
     for part, others in with_surroundings(parts, REACH_UM / mpp, WINDOW_UM / mpp[1]):
         measure_neighbours(part.xy * mpp, part.label, others.xy * mpp, others.label, classes)
 
@@ -154,7 +154,7 @@ def find_near_among_all(table: Path) -> None:
 
 
 def _fields_of(table: Path) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    mpp = np.asarray(read_provenance(table)["slide_mpp"], float)
+    mpp = np.asarray(read_provenance(table).slide_mpp, float)
     columns = pq.read_table(table, columns=["x", "y"])
     xy = np.stack([np.asarray(columns[name]) for name in ("x", "y")], 1)
     return xy, _fields(xy * mpp / 0.5, np.zeros(len(xy))), REACH_UM / mpp

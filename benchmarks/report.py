@@ -28,7 +28,7 @@ from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.page import write_page
 
 TOP = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TOP / "tests"))
+sys.path.insert(0, str(TOP / "tests/support"))
 
 MEASURED = TOP / "benchmarks/report.json"
 CLASSES = {"Lymphocyte": (44, 92, 214), "Epithelial": (220, 38, 38), "Stroma": (22, 148, 72)}
@@ -102,7 +102,7 @@ def draw_slide(number: int, folder: Path) -> SlideResult:
         "has_pixels": True,
         "full_windows_level0": [],
         "corrupt_level0": [],
-        "provenance": provenance(info, classes),
+        "provenance": draw_provenance(info, CLASSES),
     }
     steps = [StepRecord(step, "ok", seconds=float(random.uniform(1, 90)), peak_memory_mib=900) for step in STEPS]
     return SlideResult(
@@ -122,18 +122,32 @@ def draw_slide(number: int, folder: Path) -> SlideResult:
     )
 
 
-def provenance(info: SlideInfo, classes: list[dict]) -> dict:
+def draw_provenance(info: SlideInfo, colors: dict[str, tuple[int, int, int]]) -> dict:
     """As large as that of a run."""
     return {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
+        "slide_mpp": info.mpp,
+        "mpp_source": info.mpp_source,
+        "reader": info.reader,
+        "bounds": None,
         "model": {"name": "compact", "sha256": "0123456789abcdef" * 4},
-        "card": {"classes": classes, "mpp": 0.5, "input_px": 1024, "halo_px": 32, "threshold": 0.4},
-        "appearance": {"verdict": "alike", "reasons": [], "distances": {"h": 1.1, "e": 0.8}},
+        "provider": "cpu",
+        "n_windows": 900,
+        "full_windows": [],
+        "corrupt_fraction": 0.0,
+        "tissue_sha256": "0123456789abcdef" * 4,
+        "card": {
+            "classes": [{"name": name, "color": color} for name, color in colors.items()],
+            "mpp": 0.5,
+            "input_px": 1024,
+            "halo_px": 32,
+            "threshold": 0.4,
+        },
+        "appearance": {"verdict": "ok", "reasons": []},
         "colour": [[0.65, 0.7, 0.29, 1.5], [0.07, 0.99, 0.11, 1.2], [0.2, 0.1, 0.9, 0]],
         "nuclear_size": {"median_area_um2": 31.2, "mean_class_probability": 0.81, "doubt": ""},
         "versions": {name: "1.2.3" for name in ("muse-pipeline", "numpy", "onnxruntime", "opencv", "pyarrow", "zarr")},
-        "settings": {f"setting_{number}": number for number in range(12)},
     }
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from muse_pipeline.cohort.sheet import read_sheet
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 
 from step_commands import step_commands
 

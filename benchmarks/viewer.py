@@ -32,7 +32,7 @@ from muse_pipeline.viewer.page import write_viewer
 from muse_pipeline.viewer.pyramid import TILE_PX
 
 TOP = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TOP / "tests"))
+sys.path.insert(0, str(TOP / "tests/support"))
 
 BATCH = 50_000
 PER_MM2 = 5000  # in dense tissue
@@ -128,9 +128,7 @@ def measure_making(folder: Path, threads: int, area_mm2: float) -> dict[str, flo
     size = sum(path.stat().st_size for path in files)
     return {
         "tissue_mm2": round(area_mm2, 1),
-        "image_mm2": round(
-            tiles * (TILE_PX * read_provenance(folder / "nuclei.parquet")["card"]["mpp"] / 1000) ** 2, 1
-        ),
+        "image_mm2": round(tiles * (TILE_PX * read_provenance(folder / "nuclei.parquet").model_mpp / 1000) ** 2, 1),
         "cpu_seconds_per_mm2": round(cpu / area_mm2, 4),
         "wall_seconds_per_mm2": round(wall / area_mm2, 4),
         "mb_per_mm2": round(size / 1e6 / area_mm2, 3),

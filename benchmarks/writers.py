@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.core.environment import peak_memory_mib
-from muse_pipeline.core.types import Frame, SlideInfo
+from muse_pipeline.core.provenance import NamedFile, Provenance
+from muse_pipeline.core.types import Frame, NucleusClass, SlideInfo
 from muse_pipeline.nuclei.parquet import NucleiWriter, iterate_rows, write_csv
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
@@ -24,16 +25,25 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.write import BATCH, COLUMNS, FeatureRenderer, write_geojson
 
 N_RAYS, MPP, WINDOW = 32, (0.25, 0.25), 2_000
-CLASSES = [
-    {"name": name, "color": color}
-    for name, color in (("Lymphocyte", [0, 128, 255]), ("Tumour", [200, 0, 0]), ("Stroma", [0, 200, 0]))
-]
-PROVENANCE = {
-    "slide_id": "drawn",
-    "fingerprint": "0",
-    "model": {"name": "drawn", "sha256": "0"},
-    "card": {"classes": CLASSES},
-}
+COLORS = {"Lymphocyte": (0, 128, 255), "Tumour": (200, 0, 0), "Stroma": (0, 200, 0)}
+CLASSES = [NucleusClass(name, color) for name, color in COLORS.items()]
+PROVENANCE = Provenance(
+    slide_id="drawn",
+    fingerprint="0",
+    slide_mpp=MPP,
+    mpp_source="drawn",
+    reader="drawn",
+    bounds=None,
+    model=NamedFile("drawn", "0"),
+    card={"classes": [{"name": name, "color": color} for name, color in COLORS.items()]},
+    provider="cpu",
+    colour=None,
+    n_windows=1,
+    full_windows=(),
+    corrupt_fraction=0.0,
+    versions={},
+    tissue_sha256=None,
+)
 INFO = SlideInfo(
     "drawn", "drawn.tif", "drawn", "drawn", (10**5, 10**5), MPP, "drawn", ((10**5, 10**5),), ((1, 1),), "0"
 )
@@ -66,7 +76,7 @@ def main(n: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "nuclei.parquet"
-        with NucleiWriter(table, [entry["name"] for entry in CLASSES], PROVENANCE, N_RAYS) as writer:
+        with NucleiWriter(table, [one.name for one in CLASSES], PROVENANCE, N_RAYS) as writer:
             for first in range(0, n, WINDOW):
                 nuclei = draw_nuclei(min(WINDOW, n - first), random)
                 rings = timed("polygons", rays_to_rings, nuclei.xy, nuclei.rays, MPP)

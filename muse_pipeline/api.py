@@ -22,9 +22,9 @@ from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.coords import level0_to_work, work_size_px
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import ArgumentError
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.geodataframe import Box, box_corners, read_nuclei
-from muse_pipeline.inference.appearance import Verdict
 from muse_pipeline.inference.doubts import find_doubts
 from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
 from muse_pipeline.inference.predictor import Predictor
@@ -229,12 +229,12 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
 
 def _list_problems(nuclei: geopandas.GeoDataFrame, of_slide: Sequence[str]) -> Iterator[str]:
     """Warnings about the nuclei that follow from their provenance, without those of the slide."""
-    provenance = nuclei.attrs["provenance"]
-    yield from Verdict(**provenance["appearance"]).sentences()
+    provenance = Provenance.from_dict(nuclei.attrs["provenance"])
+    yield from provenance.verdict.sentences()
     yield from (doubt for kind, doubt in find_doubts(provenance).items() if kind != "stain" and doubt not in of_slide)
-    if provenance["corrupt_fraction"]:
-        yield f"{provenance['corrupt_fraction']:.2%} of the tissue cannot be decoded; nothing was found there"
-    if full := len(provenance["full_windows"]):
+    if provenance.corrupt_fraction:
+        yield f"{provenance.corrupt_fraction:.2%} of the tissue cannot be decoded; nothing was found there"
+    if full := len(provenance.full_windows):
         yield f"{full} windows hold more nuclei than the model can report; some are missing"
 
 

@@ -7,6 +7,7 @@ the file without ``label``, the code of the categorical ``class``, and ``rays``,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import shapely
 
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import ArgumentError
-from muse_pipeline.core.types import Bounds
+from muse_pipeline.core.provenance import Provenance
+from muse_pipeline.core.types import NucleusClass
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
 from muse_pipeline.nuclei.parquet import (
     POSITIVE,
@@ -70,12 +72,11 @@ def box_corners(box: Box) -> tuple[np.ndarray, np.ndarray]:
     return values[:2], values[:2] + values[2:]
 
 
-def _to_geodataframe(table: pa.Table, provenance: dict[str, Any]) -> geopandas.GeoDataFrame:
-    names = [entry["name"] for entry in provenance["card"]["classes"]]
+def _to_geodataframe(table: pa.Table, provenance: Provenance) -> geopandas.GeoDataFrame:
     columns: dict[str, Any] = {}
     for name in table.column_names:
         if name == "label":
-            columns["class"] = pandas.Categorical.from_codes(to_numpy(table[name]), names)
+            columns["class"] = pandas.Categorical.from_codes(to_numpy(table[name]), provenance.class_names)
         elif name == "embedding":
             columns[name] = list(lists_to_numpy(table[name]))
         elif name in (REGION, QUALITY):
@@ -85,10 +86,10 @@ def _to_geodataframe(table: pa.Table, provenance: dict[str, Any]) -> geopandas.G
     outlines = parse_outlines(table["geometry"].to_numpy())
     nuclei = geopandas.GeoDataFrame(columns, geometry=outlines)
     nuclei.attrs = {
-        "slide_id": provenance["slide_id"],
-        "mpp": provenance["slide_mpp"],
-        "model": provenance["model"]["name"],
-        "provenance": provenance,
+        "slide_id": provenance.slide_id,
+        "mpp": list(provenance.slide_mpp),
+        "model": provenance.model.name,
+        "provenance": provenance.to_dict(),
     }
     return nuclei
 
@@ -110,32 +111,29 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
     output = Path(output)
     suffix = split_name(output)[1]
     provenance = _require_provenance(nuclei)
-    bounds = provenance["bounds"]
-    offset_px = qupath_offset_px(Bounds(**bounds) if bounds else None, frame)
-    classes = _all_classes(nuclei, provenance["card"]["classes"])
-    run = f"{provenance['slide_id']}|{provenance['model']['sha256']}"
-    renderer = FeatureRenderer(classes, run, offset_px)
-    table = _to_table(nuclei, [entry["name"] for entry in classes])
+    classes = _all_classes(nuclei, provenance.classes)
+    renderer = FeatureRenderer(classes, provenance.run_name, qupath_offset_px(provenance.bounds, frame))
+    table = _to_table(nuclei, [one.name for one in classes])
     with FeatureFile(output) as file:
         for start in range(0, len(table), BATCH):
             file.write(encode(renderer.render(table[start : start + BATCH]), suffix))
 
 
-def _require_provenance(nuclei: geopandas.GeoDataFrame) -> dict[str, Any]:
+def _require_provenance(nuclei: geopandas.GeoDataFrame) -> Provenance:
     if missing := {*COLUMNS, "class"} - {"label", *nuclei.columns}:
         raise ArgumentError(
             f"nuclei: column {', '.join(sorted(missing))} is missing; give a table with all columns of find_nuclei"
         )
     if "provenance" not in nuclei.attrs:
         raise ArgumentError("nuclei.attrs has no 'provenance'; copy .attrs from what find_nuclei or read_nuclei gave")
-    return nuclei.attrs["provenance"]
+    return Provenance.from_dict(nuclei.attrs["provenance"])
 
 
-def _all_classes(nuclei: geopandas.GeoDataFrame, of_model: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _all_classes(nuclei: geopandas.GeoDataFrame, of_model: Sequence[NucleusClass]) -> list[NucleusClass]:
     """The model's classes, then those that the user has added."""
-    known = {entry["name"] for entry in of_model}
+    known = {one.name for one in of_model}
     added = sorted(set(nuclei["class"].astype("string").dropna()) - known)
-    return [*of_model, *({"name": name, "color": NEW_CLASS_RGB} for name in added)]
+    return [*of_model, *(NucleusClass(name, NEW_CLASS_RGB) for name in added)]
 
 
 def _to_table(nuclei: geopandas.GeoDataFrame, class_names: list[str]) -> pa.Table:

@@ -17,9 +17,9 @@ from muse_pipeline.core.types import SUBTRACTED
 if TYPE_CHECKING:
     import numpy as np
 
+    from muse_pipeline.core.provenance import NamedFile, Verdict
     from muse_pipeline.core.types import SlideInfo
     from muse_pipeline.features.measure import FeatureSettings
-    from muse_pipeline.inference.appearance import Verdict
     from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.card import EmbedderCard
     from muse_pipeline.inference.embed import Embedder
@@ -282,9 +282,9 @@ def stitch(
         output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if csv:
         write_csv(output, csv)
-    doubts = [provenance.get(name, {}).get("doubt") for name in ("nuclear_size", "class_sizes")]
+    doubts = [provenance.size_doubt, provenance.class_doubt]
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
-    n_without = provenance.get("features", {}).get("n_without_pixels")
+    n_without = provenance.features.n_without_pixels if provenance.features else 0
     unmeasured = (
         f"{count_noun(n_without, 'nucleus holds', 'nuclei hold')} no pixel centre: stains and texture are empty"
         if n_without
@@ -298,7 +298,7 @@ def stitch(
 def _find_artefacts(
     shards: Sequence[Path], image: Store, found: TissueMask, colour: Path, threads: int, subtract: Sequence[str]
 ) -> ArtefactMap:
-    from muse_pipeline.inference.appearance import OTHER_STAIN
+    from muse_pipeline.core.provenance import OTHER_STAIN
     from muse_pipeline.inference.artefacts import find_artefacts, seek_no_artefacts
     from muse_pipeline.inference.colour_input import read_colour
     from muse_pipeline.inference.shards import read_shard_facts
@@ -382,6 +382,7 @@ def embed(
     """
     from muse_pipeline.core.coords import level0_to_work
     from muse_pipeline.core.process import print_load, show_progress
+    from muse_pipeline.core.provenance import run_name, to_json
     from muse_pipeline.features.measure import FeatureSettings, measure_slide
     from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
     from muse_pipeline.inference.embed import embed_nuclei, write_embeddings
@@ -394,7 +395,8 @@ def embed(
     info = read_info(files.info)
     _require_image(files, info, card)
     image = _open_image(files.store(card.mpp), info)
-    nuclei, classes, origin = _known_nuclei(files, info.slide_id, foreign)
+    nuclei, classes, slide_id, model = _known_nuclei(files, info.slide_id, foreign)
+    origin = {"slide_id": slide_id, "model": to_json(model)}
     fit = read_colour(files.colour, image.fingerprint).macenko
     with print_load("reading features", threads), show_progress("windows") as progress:
         xy = level0_to_work(nuclei.xy, info.mpp, image.mpp)
@@ -406,7 +408,9 @@ def embed(
         columns = measure_slide(meter, clip_to_slide(nuclei, info))
     output = files.embeddings(card.name, foreign[0].name if foreign else "")
     origin |= {"fingerprint": info.fingerprint, "embedder": embedder.describe()}
-    write_embeddings(output, nucleus_ids(origin, *nuclei.xy.T), nuclei.xy, columns, embedding, origin)
+    write_embeddings(
+        output, nucleus_ids(run_name(slide_id, model.sha256), *nuclei.xy.T), nuclei.xy, columns, embedding, origin
+    )
     return output
 
 
@@ -419,17 +423,17 @@ def anndata(nuclei: Path, output: Path, patient: str | None = None, embeddings: 
 
 def _known_nuclei(
     files: SlideFiles, slide_id: str, foreign: tuple[Path, Nuclei] | None
-) -> tuple[Nuclei, list[str], dict[str, object]]:
+) -> tuple[Nuclei, list[str], str, NamedFile]:
     """Nuclei of a slide (frame: level0), names of their classes, and the slide and model that make up their ids."""
     from muse_pipeline.core.files import sha256_of
+    from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 
     if foreign:
         path, nuclei = foreign
-        return nuclei, ["Nucleus"], {"slide_id": slide_id, "model": {"name": path.name, "sha256": sha256_of(path)}}
+        return nuclei, ["Nucleus"], slide_id, NamedFile(path.name, sha256_of(path))
     known = read_provenance(files.nuclei)
-    classes = [each["name"] for each in known["card"]["classes"]]
-    return read_nuclei(files.nuclei), classes, {name: known[name] for name in ("slide_id", "model")}
+    return read_nuclei(files.nuclei), known.class_names, known.slide_id, known.model
 
 
 def geojson(

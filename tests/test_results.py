@@ -11,6 +11,7 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 SCRIPTS = sorted(path.relative_to(TOP) for path in (TOP / "experiments").rglob("*.py"))
+ELSEWHERE = "histomicstk_nuclei"  # runs in an environment of its own
 RECORDED = sorted((TOP / "experiments").glob("*/runs.jsonl"))
 IMPORT_ALL = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
 
@@ -28,7 +29,7 @@ def test_a_table_is_what_its_experiment_prints(runs, monkeypatch, capsys):
 
 @pytest.mark.parametrize("folder", ["experiments", "benchmarks"])
 def test_every_script_can_be_imported(folder):
-    names = [".".join(path.with_suffix("").parts) for path in SCRIPTS]
+    names = [".".join(path.with_suffix("").parts) for path in SCRIPTS if path.stem != ELSEWHERE]
     if folder == "benchmarks":  # scripts beside each other
         names = sorted(path.stem for path in (TOP / folder).glob("*.py"))
     command = [sys.executable, "-c", IMPORT_ALL, *names]

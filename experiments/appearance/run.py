@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.files import write_json
-from muse_pipeline.inference.appearance import FLAGGED, describe_training, judge_appearance
+from muse_pipeline.core.provenance import FLAGGED
+from muse_pipeline.inference.appearance import describe_training, judge_appearance
 from muse_pipeline.inference.card import AppearanceReference
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.tissue.colour import AppearanceSample, SlideColour, cut_fields, measure_picture

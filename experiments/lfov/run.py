@@ -1,4 +1,4 @@
-"""Labels of a small square: plain training, large fields of view (LFoV), and these with consistency.
+"""Labels of a small square: plain training and large fields of view (LFoV).
 
     python -m experiments.lfov.run --data ../shared/data    # trains what is not recorded, minutes each
     python -m experiments.lfov.run --table                  # prints the table
@@ -7,14 +7,12 @@ BRCA-M2C is labelled everywhere, so every training picture keeps the labels of o
 (`hidden_labels`), the same in all arms; with 25 % of the labels a quarter of the pictures is trained on. "plain" sees
 windows of that square, the others windows of twice its side with the square anywhere inside. Detectors have the point
 head and begin with the backbone of `muse_proof.py` of the same left-out site and seed, which is trained before if it
-is not there. "pseudo-labels that are right" is the share of pseudo-nuclei within 3 um of a hidden nucleus of their
-class, over the second half of a run. A stopped run goes on. DATA is a folder with brca-m2c/ and camelyon16-patches/.
+is not there. A stopped run goes on. DATA is a folder with brca-m2c/ and camelyon16-patches/.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,11 +35,8 @@ from muse_pipeline.methods.detector.run import load_detector_config
 RUNS = runs_of(__file__)
 RECIPE = TOP / "config/train/compact.yaml"
 SITES, SHARES, BASE = ("A7", "AC"), (100, 25), "lfov"  # shares in %
-KINDS = {  # title, and what differs
-    "plain": ("windows of the square", (f"window_px={REGION_PX}",)),
-    "lfov": ("LFoV", (f"window_px={2 * REGION_PX}",)),
-    "consistency": ("LFoV and consistency", (f"window_px={2 * REGION_PX}", "consistency={}")),
-}
+WINDOW_PX = {"plain": REGION_PX, "lfov": 2 * REGION_PX}
+KINDS = {"plain": "windows of the square", "lfov": "LFoV"}
 EVERY = ("head=point", "schedule.steps=700", "schedule.log_every=10")
 MEASURES = {  # of counts (..., S, C + 1, 3), means over S seeds
     "mean class F1": lambda counts: DetectionCounts(counts).mean_class_f1.mean(-1),
@@ -53,12 +48,13 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     """Train and score an arm."""
     (kind, share, site), data, work = arm.split("-"), args.data.resolve(), args.work.resolve()
     start = pretrain(site, seed, data, work.parent / "muse_proof")
-    config = load_detector_config(RECIPE, data, (*EVERY, *KINDS[kind][1], f"seed={seed}", f"checkpoint={start}"))
+    changes = (*EVERY, f"window_px={WINDOW_PX[kind]}", f"seed={seed}", f"checkpoint={start}")
+    config = load_detector_config(RECIPE, data, changes)
     known = [path for source in split_sources(config, site)[0] for path in image_paths(source)]
     folder, n_pictures = work / f"{arm}-{seed}", round(len(known) * int(share) / 100)
     checkpoint = train_fold(config, site, folder, "cpu", n_pictures, draw=seed, stage=HiddenLabelsStage)
     scores = score(config, site, export_fold(checkpoint, folder))
-    return {"steps": config.schedule.steps, "pseudo_right": share_right(folder / "metrics.jsonl"), **scores}
+    return {"steps": config.schedule.steps, **scores}
 
 
 def score(config: DetectorConfig, site: str, model: Path) -> dict:
@@ -77,19 +73,11 @@ def score(config: DetectorConfig, site: str, model: Path) -> dict:
     return {"patients": [picture.patient for picture in pictures], "counts": counts}
 
 
-def share_right(metrics: Path) -> float | None:
-    """Share of pseudo-nuclei that are right, over the second half of the logged steps; None where there are none."""
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    late = [row for row in rows[len(rows) // 2 :] if "pseudo_right" in row]
-    n = sum(row["pseudo_nuclei"] for row in late)
-    return sum(row["pseudo_right"] for row in late) / n if n else None
-
-
 def render(recorded: list[dict]) -> str:
     """F1 of the arms at the threshold with the best mean class F1 of each, and the change from LFoV."""
     runs = by_arm_and_seed(recorded)
     header = ["left out, labels", "arm", "seeds", "threshold", *MEASURES]
-    header += [*(f"{name}, less LFoV (95 %)" for name in MEASURES), "pseudo-labels that are right"]
+    header += [f"{name}, less LFoV (95 %)" for name in MEASURES]
     rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for site in SITES:
         for share in SHARES:
@@ -104,7 +92,7 @@ def render_row(runs: Mapping[tuple[str, int], dict], kind: str, share: int, site
     if not seeds:
         return ""
     threshold, counts = best_counts(runs, arm, seeds)
-    cells = [f"{site}, {share} %", KINDS[kind][0], str(len(seeds)), f"{threshold:g}"]
+    cells = [f"{site}, {share} %", KINDS[kind], str(len(seeds)), f"{threshold:g}"]
     cells += [f"{measure(counts.sum(0)):.1f}" for measure in MEASURES.values()]
     both = [seed for seed in seeds if (base, seed) in runs]
     for measure in MEASURES.values():
@@ -115,8 +103,6 @@ def render_row(runs: Mapping[tuple[str, int], dict], kind: str, share: int, site
         found = compare_scores(before, after, runs[arm, both[0]]["patients"], measure)
         low, high = found["interval"]
         cells.append(f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f})")
-    right = [runs[arm, seed]["pseudo_right"] for seed in seeds]
-    cells.append(f"{np.mean(right):.2f}" if None not in right else "")
     return f"| {' | '.join(cells)} |"
 
 
@@ -128,5 +114,5 @@ def best_counts(runs: Mapping[tuple[str, int], dict], arm: str, seeds: Sequence[
 
 
 if __name__ == "__main__":
-    arms = [f"{kind}-{share}-{site}" for site in SITES for share in SHARES for kind in KINDS]
+    arms = [f"{kind}-{share}-{site}" for site in SITES for share in SHARES for kind in WINDOW_PX]
     run_arms(__doc__, RUNS, arms, run_arm, render, reads_data=True)

@@ -54,7 +54,6 @@ ARMS = {
     "distillation": ("dice", student(cross_entropy=0)),
     "weighted": ("dice", student()),
     "exchange": ("dice", student(swap="exchange")),
-    "restart-best": ("dice", student(swap="restart_best")),
     "lower-rate": ("dice", student(schedule=dataclasses.replace(ROUND, learning_rate=3e-4))),
     "gm-teacher": ("gm", StudentSettings(rounds=0)),
     "gm-weighted": ("gm", student()),
@@ -71,7 +70,7 @@ TITLES = {
     "gm-teacher": "teacher, generalised means",
     "gm-weighted": "its student with distillation and weighted cross-entropy, no swap",
 }
-COMPARED = {name: "gm-teacher" if name.startswith("gm") else "teacher" for name in ARMS}
+COMPARED = {name: "gm-teacher" if name.startswith("gm") else "teacher" for name in TITLES}
 
 
 def draw_and_run(arm: str, seed: int, args: argparse.Namespace) -> dict:

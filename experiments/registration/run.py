@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments.common.runs import TOP, add_run, is_recorded, read_runs, runs_of
 
-sys.path.append(str(TOP / "tests"))  # where pairs are drawn
+sys.path.append(str(TOP / "tests/support"))  # where pairs are drawn
 
 from drawn_pair import Section, Warp, draw_partner, draw_section, errors_um, open_drawn, stain_he
 from slide_files import write_pyramid

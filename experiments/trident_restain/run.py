@@ -21,7 +21,7 @@ import yaml
 from experiments.common.frozen_features import count_predictions, render_arms
 from experiments.common.runs import TOP, run_arms, runs_of
 
-sys.path.append(str(TOP / "tests"))  # where pairs are drawn
+sys.path.append(str(TOP / "tests/support"))  # where pairs are drawn
 
 from drawn_pair import Section, Warp, brown_nuclei, draw_partner, draw_section, stain_he
 from slide_files import write_pyramid

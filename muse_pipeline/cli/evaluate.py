@@ -128,4 +128,4 @@ def _pair(args: argparse.Namespace):
             )
     if args.truth is None:
         raise ConfigError(f"give --truth FILE, the true nuclei of {args.nuclei}")
-    return pair_one(args.nuclei, args.truth, read_provenance(args.nuclei)["slide_id"], args.region)
+    return pair_one(args.nuclei, args.truth, read_provenance(args.nuclei).slide_id, args.region)

@@ -12,6 +12,7 @@ from typing import Any
 from muse_pipeline import __version__
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.files import read_json, sha256_of
+from muse_pipeline.core.provenance import NamedFile, Provenance
 from muse_pipeline.core.text import some_of
 from muse_pipeline.slides.mpp import GIVEN
 from muse_pipeline.slides.remote import is_url
@@ -63,12 +64,15 @@ def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | N
     """
     try:
         made = read_json(folder / "nuclei.provenance.json")
+        provenance = Provenance.from_dict(made["provenance"])
         changes = [
-            f"{name} {before} -> {now}" for name, (before, now) in _compare(made, row, run).items() if before != now
+            f"{name} {before} -> {now}"
+            for name, (before, now) in _compare(provenance, made["frame"], row, run).items()
+            if before != now
         ]
         if not _same_location(made["slide_path"], row.path):
             changes.append("slide files at another location")
-        if not changes and not is_url(row.path) and fingerprint_file(row.path) != made["provenance"]["fingerprint"]:
+        if not changes and not is_url(row.path) and fingerprint_file(row.path) != provenance.fingerprint:
             changes.append("changed slide files")
     except (OSError, ValueError, KeyError, TypeError):  # unfinished, or of another version
         return None
@@ -94,32 +98,28 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def _compare(made: dict[str, Any], row: SheetRow, run: RunSettings) -> dict[str, tuple[str, str]]:
+def _compare(provenance: Provenance, frame: str, row: SheetRow, run: RunSettings) -> dict[str, tuple[str, str]]:
     """Every setting before and now, as texts that are equal if the setting is the same."""
-    provenance = made["provenance"]
-    model, roi, regions = provenance["model"], provenance.get("roi"), provenance.get("regions", {})
-    source = regions.get("file") or regions.get("model")
-    regions_before = name_version(source["name"], source["sha256"]) if source else regions.get("status", "none")
-    regions_now = regions_before if run.regions is None and "file" not in regions else run.regions or "none"
+    model, roi, regions, quality = provenance.model, provenance.roi, provenance.regions, provenance.quality
+    regions_before = _version(regions.origin, regions.status) if regions else "none"
+    is_drawn = regions is not None and regions.file is not None
+    regions_now = regions_before if run.regions is None and not is_drawn else run.regions or "none"
     if row.regions:
         regions_now = version_of_file(row.regions)
-    given_mpp = provenance["slide_mpp"][0] if provenance["mpp_source"] == GIVEN else None
-    model_before, model_now = name_version(model["name"], model["sha256"]), name_version(run.model, run.model_sha256)
-    if run.model_sha256 is None and model["name"] == run.model:
+    given_mpp = provenance.slide_mpp[0] if provenance.mpp_source == GIVEN else None
+    model_before, model_now = name_version(model.name, model.sha256), name_version(run.model, run.model_sha256)
+    if run.model_sha256 is None and model.name == run.model:
         model_now = model_before
     return {
         "model": (model_before, model_now),
         "mpp": (_mpp_text(given_mpp), _mpp_text(row.mpp)),
-        "roi": (
-            name_version(roi["name"], roi["sha256"]) if roi else "none",
-            version_of_file(row.roi),
-        ),
+        "roi": (_version(roi, "none"), version_of_file(row.roi)),
         "regions": (regions_before, regions_now),
-        "provider": (provenance["provider"], run.provider),
-        "frame": (made["frame"], run.frame),
-        "features": (provenance.get("features", {}).get("set", "none"), run.features),
-        "quality": (_quality_text(provenance.get("quality", {}).get("asked")), _quality_text(run.quality)),
-        "muse-pipeline": (provenance["versions"]["muse-pipeline"], __version__),
+        "provider": (provenance.provider, run.provider),
+        "frame": (frame, run.frame),
+        "features": (provenance.features.set if provenance.features else "none", run.features),
+        "quality": (_quality_text(quality.asked if quality else None), _quality_text(run.quality)),
+        "muse-pipeline": (provenance.versions["muse-pipeline"], __version__),
     }
 
 
@@ -158,6 +158,10 @@ def _checksum(path: str, time_ns: int) -> str:
 def name_version(name: str, sha256: str | None) -> str:
     """The name of a model or a file with the beginning of its checksum."""
     return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"
+
+
+def _version(file: NamedFile | None, otherwise: str) -> str:
+    return name_version(file.name, file.sha256) if file else otherwise
 
 
 def _quality_text(subtract: Sequence[str] | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from muse_pipeline.cohort.layout import DRAWN, TABLE_FILES
 from muse_pipeline.core.files import read_json, remove
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import count_noun
 
 NO_REASON = "was killed or could not write (is there no memory, time or disk left?)"
@@ -27,7 +28,7 @@ def steps_of(rule: str, store: str) -> list[str]:
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
     """The number of nuclei in a slide's summary, and the number that it leaves out, in words."""
-    n = summary["provenance"].get("quality", {}).get("n_nuclei", 0)
+    n = Provenance.from_dict(summary["provenance"]).n_left_out
     flagged = f", {n:,} more in artefacts" if n else ""
     return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{flagged}"
 

@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from muse_pipeline.core.errors import ConfigError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -27,6 +29,23 @@ class Frame(StrEnum):
     LEVEL0 = "level0"
     WORK = "work"
     WINDOW = "window"
+
+
+@dataclass(frozen=True)
+class NucleusClass:
+    """A class of nuclei.
+
+    Attributes:
+        name: name in QuPath.
+        color: (red, green, blue), 0 to 255.
+    """
+
+    name: str
+    color: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if not all(0 <= part <= 255 for part in self.color):
+            raise ConfigError(f"class '{self.name}': color {self.color} is not (r, g, b); give numbers from 0 to 255")
 
 
 @dataclass(frozen=True)

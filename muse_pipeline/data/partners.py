@@ -279,7 +279,7 @@ def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNucl
 def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndarray]:
     """Centres (N, 2) in image px, rays (N, R) in um."""
     if path.suffix == ".parquet":
-        if read_provenance(path).get("fingerprint", image.store.fingerprint) != image.store.fingerprint:
+        if read_provenance(path).fingerprint != image.store.fingerprint:
             raise NucleiError(f"{path}: holds the nuclei of another slide than {image.store.path}; correct either")
         nuclei = read_nuclei(path)
         return level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp), nuclei.rays

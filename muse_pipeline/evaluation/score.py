@@ -12,7 +12,6 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import LabelError, NucleiError, StoreError
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import RADIUS_UM, Matches, match_nuclei
 from muse_pipeline.evaluation.overlaps import PanopticCounts, count_panoptic, jaccard_areas, overlap_polygons
 from muse_pipeline.evaluation.pairing import SlidePair
@@ -104,9 +103,8 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
             requested.
     """
     provenance = read_provenance(pair.nuclei)
-    classes = tuple(one["name"] for one in provenance["card"]["classes"])
-    mpp, size_px, offset_px = _geometry(pair.nuclei, provenance, rules.frame)
-    threshold = provenance["card"].get("threshold")
+    classes, mpp, threshold = tuple(provenance.class_names), provenance.slide_mpp, provenance.threshold
+    size_px, offset_px = _read_size(pair.nuclei), qupath_offset_px(provenance.bounds, rules.frame)
     if rules.min_score is not None and threshold is not None and rules.min_score < threshold:
         raise NucleiError(
             f"{pair.nuclei}: holds nuclei from a score of {threshold:g} only, which is above --score "
@@ -137,7 +135,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     return SlideScore(
         slide_id=pair.slide_id,
         patient=pair.patient,
-        model=provenance["model"]["name"],
+        model=provenance.model.name,
         classes=classes,
         mpp=mpp,
         threshold=threshold,
@@ -153,7 +151,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         outside_slide=truth.nuclei.xy[~on_slide],
         checked_against_slide=size_px is not None,
         true_in_tissue=_count_in_tissue(pair.nuclei.with_name("tissue.npz"), counted.nuclei.xy, mpp),
-        roi=provenance.get("roi", {}).get("name"),
+        roi=provenance.roi.name if provenance.roi else None,
         found_far=int((judged & _far_from(counted.nuclei.xy * mpp, found.xy * mpp)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
@@ -191,15 +189,13 @@ def _choose_accepted(truth: Truth, matches: Matches) -> None:
     truth.nuclei.label[taken[right]] = matches.predicted_label[right]
 
 
-def _geometry(nuclei: Path, provenance: dict, frame: str) -> tuple[tuple[float, float], tuple[int, int] | None, tuple]:
-    """The slide's mpp, its size if ``slide.json`` lies beside the table, and the origin of GeoJSON."""
+def _read_size(nuclei: Path) -> tuple[int, int] | None:
+    """The size of the slide in px; None if no ``slide.json`` lies beside the table."""
     info = nuclei.with_name("slide.json")
     try:
-        size_px = tuple(read_json(info)["size_px"]) if info.is_file() else None
+        return tuple(read_json(info)["size_px"]) if info.is_file() else None
     except (ValueError, KeyError, TypeError) as error:
         raise NucleiError(f"{info}: has no size of the slide; write it again with `muse inspect`") from error
-    bounds = provenance.get("bounds") and Bounds(**provenance["bounds"])
-    return tuple(provenance["slide_mpp"]), size_px, qupath_offset_px(bounds, frame)
 
 
 def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:

@@ -9,18 +9,15 @@ rate at which pictures of an unseen site are flagged, and the limits of the chec
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from muse_pipeline.core.provenance import DARK, FLAGGED, NOT_KNOWN, OK, OTHER_STAIN, Verdict
 from muse_pipeline.inference.card import AppearanceReference
 from muse_pipeline.tissue.colour import SlideColour
 
-OK, FLAGGED, OTHER_STAIN, NOT_KNOWN = "ok", "flagged", "other stain", "not known"
-DOUBTFUL = FLAGGED, OTHER_STAIN
 PERCENTILES = (1, 50, 99)
-DARK = "dark background: not bright-field"
 BROWN = "brown, as immunohistochemistry is"
 
 
@@ -57,32 +54,6 @@ STAINS = {
 }
 FOCUS = {"sharpness": Measure(0.5, "out of focus", "")}
 TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Result of the check of a slide's appearance.
-
-    Attributes:
-        verdict: "ok", "flagged", "other stain" or "not known".
-        reasons: the reasons in words; none for "ok".
-    """
-
-    verdict: str
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def is_brown(self) -> bool:
-        """True for a slide that resembles immunohistochemistry."""
-        return self.verdict == OTHER_STAIN and DARK not in self.reasons
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
-        return {"verdict": self.verdict, "reasons": list(self.reasons)}
-
-    def sentences(self) -> list[str]:
-        """Warnings for the ledger: the reasons of a flagged slide, else none."""
-        return list(self.reasons) if self.verdict in DOUBTFUL else []
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:

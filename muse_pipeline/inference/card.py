@@ -9,26 +9,10 @@ from typing import Any, ClassVar, Self
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
+from muse_pipeline.core.types import NucleusClass
 
 METADATA_KEY = "muse_card"
 MAX_SNAP_UM = 5.0
-
-
-@dataclass(frozen=True)
-class NucleusClass:
-    """A class of nuclei.
-
-    Attributes:
-        name: name in QuPath.
-        color: (red, green, blue), 0 to 255.
-    """
-
-    name: str
-    color: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
-        if not all(0 <= part <= 255 for part in self.color):
-            raise ConfigError(f"class '{self.name}': color {self.color} is not (r, g, b); give numbers from 0 to 255")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.provenance import Verdict
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.appearance import Verdict
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.dab import LN_10, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.predictor import Predictor

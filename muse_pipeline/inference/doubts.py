@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from muse_pipeline.core.provenance import OTHER_STAIN, Provenance
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.inference.appearance import NOT_KNOWN, OTHER_STAIN, Verdict
 from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.slides.mpp import describe_implausible
 
@@ -25,35 +25,25 @@ MIN_NUCLEI = 100  # of a class or of a slide: fewer may all come from one part o
 MARGIN = 1.2  # of the largest median area of training, where the model is as sure of the class as in training
 
 
-def appearance_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict and its reasons in a slide's provenance; "not known" without them."""
-    recorded = provenance.get("appearance")
-    is_verdict = isinstance(recorded, dict) and {"verdict", "reasons"} <= recorded.keys()
-    return recorded if is_verdict else Verdict(NOT_KNOWN).to_dict()
-
-
-def find_doubts(provenance: Mapping[str, Any], organ: str = "") -> dict[str, str]:
+def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     """Each kind of doubt about a slide, a key of ``OF_NUCLEI`` or ``OF_CLASSES``, with its reason in words.
 
     Args:
         provenance: provenance of the nuclei of the slide.
         organ: organ in the sheet; "" without one.
     """
-    seen = appearance_of(provenance)
-    of_mpp = ""
-    if "slide_mpp" in provenance:
-        of_mpp = describe_implausible(tuple(provenance["slide_mpp"]), provenance["mpp_source"])
-    if seen["verdict"] == OTHER_STAIN:  # its nuclei and its classes are not judged
-        return {"stain": "; ".join(seen["reasons"]), **({"scale": of_mpp} if of_mpp else {})}
-    names = {"scale": "nuclear_size", "classes": "class_sizes"}
-    found = {kind: doubt for kind, name in names.items() if (doubt := provenance.get(name, {}).get("doubt"))}
+    verdict = provenance.verdict
+    of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
+    if verdict.verdict == OTHER_STAIN:  # its nuclei and its classes are not judged
+        return {"stain": "; ".join(verdict.reasons), **({"scale": of_mpp} if of_mpp else {})}
+    doubts = {"scale": provenance.size_doubt, "classes": provenance.class_doubt}
+    found = {kind: doubt for kind, doubt in doubts.items() if doubt}
     if of_mpp:
         found.setdefault("scale", of_mpp)
-    card = provenance["card"] if organ else {"classes": ()}
-    validated = card.get("organs", ())
-    if len(card["classes"]) > 1 and organ.casefold() not in map(str.casefold, validated):
+    validated = provenance.organs
+    if organ and len(provenance.classes) > 1 and organ.casefold() not in map(str.casefold, validated):
         known = f"in {', '.join(validated)} alone" if validated else "in no organ that its card names"
-        found["organ"] = f"the classes are not validated in {organ}: those of {provenance['model']['name']} are {known}"
+        found["organ"] = f"the classes are not validated in {organ}: those of {provenance.model.name} are {known}"
     return found
 
 

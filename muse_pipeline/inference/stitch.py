@@ -22,9 +22,9 @@ from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, SizeRecord
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
-from muse_pipeline.inference.appearance import OTHER_STAIN
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.doubts import MIN_NUCLEI, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
@@ -84,13 +84,6 @@ class NuclearSize:
         size = "small" if area < least else "large"
         return f"{CHECK}, {np.mean(mpp):.4g}: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """The measures as a JSON-ready dictionary."""
-        return {
-            "median_area_um2": self.median_area_um2,
-            "mean_class_probability": self.mean_class_probability,
-        }
-
 
 class SizeSample:
     """Collects nuclei in integers, so that the result depends neither on their order nor on their division."""
@@ -136,7 +129,7 @@ def stitch_shards(
     regions: SlideRegions | FailedRegions | None = None,
     features: FeatureSettings | None = None,
     artefacts: ArtefactMap | None = None,
-) -> dict[str, Any]:
+) -> Provenance:
     """Join all shards of a slide into ``nuclei.parquet``.
 
     Args:
@@ -161,7 +154,7 @@ def stitch_shards(
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     row_um = grid.core_px * card.mpp + 2 * SLACK_UM
     names = [one.name for one in card.classes]
-    described = provenance(shards, card, info) | _describe_areas(kept, regions, artefacts)
+    described = describe(shards, card, info) | _describe_areas(kept, regions, artefacts)
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_batches(resolve_stream(shards.paths, grid, card.mpp)):
@@ -178,22 +171,23 @@ def stitch_shards(
         described["morphology"] = clusters.describe()
     meter = None if features is None else features.meter(info, kept, names)
     if meter:
-        described["features"] = {**meter.describe(), "n_without_pixels": 0}
+        described["features"] = meter.describe()
     columns = card.n_rays, card.embedding_dim, clusters is not None, shards.common.get("positive_od")
     classes_of_regions = None if regions is None else [one.name for one in regions.classes]
     more = {"regions": classes_of_regions, "features": meter.names if meter else ()}
     more["artefacts"] = None if artefacts is None else artefacts.kinds
     around = surrounded(nuclei_apart(), meter, row_um)
-    with NucleiWriter(output, names, described, *columns, **more) as writer:
+    with NucleiWriter(output, names, Provenance.from_dict(described), *columns, **more) as writer:
         size, *of_class = write_nuclei(writer, around, Measures(clusters, regions, meter, artefacts), info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
-            writer.provenance["nuclear_size"] = {**size.to_dict(), "doubt": doubt}
+            sized = SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)
+            writer.complete(nuclear_size=sized)
             if card.nuclei:
                 sizes = {name: asdict(one) for name, one in zip(names, of_class, strict=True)}
                 doubt = judge_classes(card.nuclei, sizes) if is_same_stain and not doubt else ""
-                writer.provenance["class_sizes"] = {"by_class": sizes, "doubt": doubt}
+                writer.complete(class_sizes=ClassSizes(sizes, doubt))
     return writer.provenance
 
 
@@ -275,16 +269,19 @@ def write_nuclei(
         return rows, n_repaired, shapes["area_um2"], level0
 
     sizes = [SizeSample() for _ in range(1 + len(writer.classes))]
-    writer.provenance["n_repaired_outlines"] = 0
+    n_repaired_outlines = n_without_pixels = 0
     for rows, n_repaired, area_um2, nuclei in map_in_order(draw, parts, threads, AHEAD):
         writer.append(rows)
         if measures.meter:
-            writer.provenance["features"]["n_without_pixels"] += rows.table[OF_EVERY_PIXEL].null_count
+            n_without_pixels += rows.table[OF_EVERY_PIXEL].null_count
         is_counted = ~left_out(rows.table, writer.provenance)
         for number, sample in enumerate(sizes, -1):
             own = is_counted if number < 0 else is_counted & (nuclei.label == number)
             sample.add(area_um2[own], nuclei.prob[own])
-        writer.provenance["n_repaired_outlines"] += n_repaired
+        n_repaired_outlines += n_repaired
+    writer.complete(n_repaired_outlines=n_repaired_outlines)
+    if measures.meter:
+        writer.complete(features=replace(writer.provenance.features, n_without_pixels=n_without_pixels))
     return [sample.measure() for sample in sizes]
 
 
@@ -399,8 +396,8 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "proposer", "warnings")  # of shards that have them
 
 
-def provenance(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, Any]:
-    """Provenance of a table: slide, model, settings and versions, without anything that differs between equal runs."""
+def describe(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, Any]:
+    """Fields of ``Provenance``: slide, model, settings and versions, but nothing that differs between equal runs."""
     common = shards.common
     return {
         "slide_id": info.slide_id,

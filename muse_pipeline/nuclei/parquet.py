@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import shapely
 
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.arrow import bytes_to_arrow, lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
@@ -34,7 +35,6 @@ REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # w
 QUALITY = "quality"  # the artefact that a nucleus lies in; null where there is none
 _NO_CLASS = -1
 _NAME = pa.dictionary(pa.int32(), pa.string())
-_STATED = {"slide_id", "fingerprint", "model", "card", "n_nuclei"}
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,16 @@ class NucleiWriter:
         artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
 
     Attributes:
-        provenance: metadata, which may be completed until the block ends. ``n_nuclei`` and ``n_by_class`` of the nuclei
-            in totals are added, those of nuclei left out under "quality", and ``n_positive`` with ``positive_od``.
+        provenance: metadata, which ``complete`` may fill in until the block ends. ``n_nuclei`` and ``n_by_class`` of
+            the nuclei in totals are added, those of nuclei left out under "quality", and ``n_positive`` with
+            ``positive_od``.
     """
 
     def __init__(
         self,
         path: Path | str,
         classes: Sequence[str],
-        provenance: Mapping[str, Any],
+        provenance: Provenance,
         n_rays: int,
         embedding_dim: int = 0,
         clusters: bool = False,
@@ -87,12 +88,12 @@ class NucleiWriter:
         artefacts: Sequence[str] | None = None,
     ):
         self.regions, self.features, self.artefacts = regions, tuple(features), artefacts
-        self.path, self.classes, self.provenance = Path(path), tuple(classes), dict(provenance)
+        self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
         self.positive_od = positive_od
         # The schema has the provenance so far, for readers that read no more; the file's own metadata are complete.
         optional = clusters, positive_od is not None, regions is not None, self.features, artefacts is not None
         self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional)
-        self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance)})
+        self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_left_out = np.zeros(len(self.classes), int)
@@ -142,6 +143,10 @@ class NucleiWriter:
         if sum(map(len, self._waiting)) >= ROW_GROUP:
             self._write_row_groups()
 
+    def complete(self, **fields: Any) -> None:
+        """Fill in fields of the provenance, until the block ends."""
+        self.provenance = replace(self.provenance, **fields)
+
     def __exit__(self, *error: Any) -> None:
         with self._stack:  # closes the file and renames it, or removes it
             if error[0] is not None:
@@ -149,14 +154,15 @@ class NucleiWriter:
                 return
             self._write_row_groups(whole_only=False)
             counts = dict(zip(self.classes, self._n_by_label.tolist(), strict=True))
-            self.provenance |= {"n_nuclei": self._n_nuclei, "n_by_class": counts}
+            self.complete(n_nuclei=self._n_nuclei, n_by_class=counts)
             if self.positive_od is not None:
-                self.provenance["n_positive"] = self._n_positive
+                self.complete(n_positive=self._n_positive)
             if self.artefacts is not None:
                 counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
-                self.provenance["quality"] |= {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
-            geo = _geo_metadata(self._bounds if self._n_rows else None)
-            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(self.provenance)})
+                n_left_out = self._n_rows - self._n_nuclei
+                self.complete(quality=replace(self.provenance.quality, n_nuclei=n_left_out, n_by_class=counts))
+            geo, made_from = _geo_metadata(self._bounds if self._n_rows else None), self.provenance.to_dict()
+            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(made_from)})
 
     def _write_row_groups(self, whole_only: bool = True) -> None:
         if not self._waiting:
@@ -275,7 +281,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
     return file
 
 
-def read_provenance(path: Path | str) -> dict[str, Any]:
+def read_provenance(path: Path | str) -> Provenance:
     """Provenance in a table: slide, model, card, settings, versions and counts.
 
     Raises:
@@ -284,24 +290,12 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
     with open_nuclei(path) as file:
         text = file.metadata.metadata[PROVENANCE_KEY]
     try:
-        provenance = json.loads(text)
-        if provenance.keys() >= _STATED and _is_sound(provenance):
+        provenance = Provenance.from_dict(json.loads(text))
+        if provenance.n_nuclei is not None:
             return provenance
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         pass
     raise NucleiError(f"{path}: its 'muse' metadata are not those of this version; make it with `muse stitch` again")
-
-
-def _is_sound(provenance: dict[str, Any]) -> bool:
-    """True if the metadata that readers rely on have the right types."""
-    classes = provenance["card"]["classes"]
-    colours = [part for each in classes for part in each["color"]]
-    return (
-        all(isinstance(each["name"], str) and len(each["color"]) == 3 for each in classes)
-        and all(type(part) is int and 0 <= part <= 255 for part in colours)
-        and all(isinstance(provenance["model"][name], str) for name in ("name", "sha256"))
-        and isinstance(provenance.get("quality", {"subtract": []})["subtract"], list)
-    )
 
 
 def footer_checksum(path: Path) -> str:
@@ -356,28 +350,17 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
         return pa.Table.from_batches(parts, pa.schema([file.schema_arrow.field(name) for name in columns]))
 
 
-def left_out(table: pa.Table, provenance: Mapping[str, Any]) -> np.ndarray:
+def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
     """(N,) bool: nuclei that totals leave out, because they lie in an artefact that is subtracted.
 
     Args:
         table: rows of a table of nuclei, with the column ``quality`` if it has one.
         provenance: provenance of the table.
     """
-    if "quality" not in provenance:
+    if provenance.quality is None:
         return np.zeros(len(table), bool)
-    kinds = pa.array(provenance["quality"]["subtract"], pa.string())
+    kinds = pa.array(provenance.quality.subtract, pa.string())
     return to_numpy(pc.is_in(table[QUALITY].cast(pa.string()), kinds))
-
-
-def n_left_out(provenance: Mapping[str, Any]) -> int:
-    """Number of nuclei that totals leave out, in addition to ``n_nuclei``."""
-    return provenance.get("quality", {}).get("n_nuclei", 0)
-
-
-def left_out_mm2(provenance: Mapping[str, Any]) -> float:
-    """Area of tissue in mm2 that totals leave out."""
-    quality = provenance.get("quality", {"subtract": ()})
-    return sum(quality["area_mm2"].get(kind, 0.0) for kind in quality["subtract"])
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -387,7 +370,7 @@ def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Tab
         NucleiError: a part of the file cannot be read.
     """
     provenance = read_provenance(path)
-    quality = [QUALITY] if "quality" in provenance else []
+    quality = [QUALITY] if provenance.quality else []
     for table in iterate_rows(path, ROW_GROUP, [*columns, *quality]):
         yield table.filter(to_arrow(~left_out(table, provenance))) if quality else table
 

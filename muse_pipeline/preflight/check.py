@@ -19,9 +19,10 @@ from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.environment import peak_memory_mib
 from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, ModelError, MuseError, SlideError
 from muse_pipeline.core.files import read_json
+from muse_pipeline.core.provenance import OTHER_STAIN
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.inference.appearance import OTHER_STAIN, judge_appearance
+from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.detect import plan_windows
 from muse_pipeline.inference.predictor import Predictor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import partial
 from itertools import islice
@@ -19,7 +19,8 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
 from muse_pipeline.core.files import remove, write_json
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.core.provenance import Provenance
+from muse_pipeline.core.types import NucleusClass, SlideInfo
 from muse_pipeline.nuclei.arrow import to_arrow, to_numpy, wkb_to_rings
 from muse_pipeline.nuclei.parquet import (
     BORDER,
@@ -70,7 +71,7 @@ def write_geojson(
     provenance = read_provenance(nuclei_path)
     _check_slide(nuclei_path, provenance, info)
     offset_px = qupath_offset_px(info.bounds, frame)
-    renderer = FeatureRenderer(provenance["card"]["classes"], run_name(provenance), offset_px)
+    renderer = FeatureRenderer(provenance.classes, provenance.run_name, offset_px)
     with open_nuclei(nuclei_path) as file:
         columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in file.schema_arrow.names)]
         columns += [name for name in _numbers(file.schema_arrow, measurements) if name not in columns]
@@ -86,7 +87,7 @@ def write_geojson(
         "offset_px": list(offset_px),
         "measurements": [name for name, _, _ in measurements_of(columns)],
         "parts": [path.name for path in parts],
-        "provenance": provenance,
+        "provenance": provenance.to_dict(),
     }
     write_json(output.with_name(f"{split_name(output)[0]}.provenance.json"), sidecar)
     return sidecar
@@ -108,16 +109,16 @@ def _find_size(info: SlideInfo, frame: str) -> tuple[int, int]:
     return (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
 
 
-def _check_slide(nuclei_path: Path | str, provenance: dict[str, Any], info: SlideInfo) -> None:
-    if provenance["fingerprint"] != info.fingerprint:
+def _check_slide(nuclei_path: Path | str, provenance: Provenance, info: SlideInfo) -> None:
+    if provenance.fingerprint != info.fingerprint:
         raise NucleiError(
-            f"{nuclei_path}: made from slide '{provenance['slide_id']}' with fingerprint {provenance['fingerprint']}, "
+            f"{nuclei_path}: made from slide '{provenance.slide_id}' with fingerprint {provenance.fingerprint}, "
             f"while slide '{info.slide_id}' has {info.fingerprint}; run the slide again or give its own slide.json"
         )
 
 
 def _read_tables(
-    nuclei_path: Path | str, columns: list[str], provenance: Mapping[str, Any], batch_size: int
+    nuclei_path: Path | str, columns: list[str], provenance: Provenance, batch_size: int
 ) -> Iterator[pa.Table]:
     """The columns of all nuclei; 1 instead of ``quality`` for a nucleus that totals leave out, else 0."""
     for table in iterate_rows(nuclei_path, batch_size, columns):
@@ -199,16 +200,16 @@ class FeatureRenderer:
     If the table has ``POSITIVE``, classes are derived from those of the model: "Epithelial: Positive".
 
     Args:
-        classes: name and color by label, as in the model card; other labels are written without classification.
+        classes: classes by label; other labels are written without classification.
         run: text that identifies slide and model; the same run and centroid give the same id.
         offset_px: (x, y) offset subtracted from every position.
     """
 
-    def __init__(self, classes: Sequence[Mapping[str, Any]], run: str, offset_px: tuple[int, int]):
+    def __init__(self, classes: Sequence[NucleusClass], run: str, offset_px: tuple[int, int]):
         self._namespace = uuid.uuid5(NAMESPACE, run)
         self._offset_px = np.asarray(offset_px, float)
-        self._plain = np.array([*map(_classification, classes), b""])
-        self._derived = np.array([_classification(each) for entry in classes for each in _derive(entry)] + [b""])
+        self._plain = np.array([*(_classification("name", one.name, one.color) for one in classes), b""])
+        self._derived = np.array([text for one in classes for text in _derive(one)] + [b""])
 
     def render(self, table: pa.Table) -> bytes:
         """The features of one batch, one or more, in its order."""
@@ -254,27 +255,20 @@ class FeatureRenderer:
         return text.view(np.uint8).reshape(len(text), -1)
 
 
-def run_name(provenance: Mapping[str, Any]) -> str:
-    """The slide and the model of a table, as text."""
-    return f"{provenance['slide_id']}|{provenance['model']['sha256']}"
+def nucleus_ids(run: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The ids (N,) S36 in QuPath of nuclei of a run (``Provenance.run_name``) at these positions, in level-0 px."""
+    return uuid5(uuid.uuid5(NAMESPACE, run), _centroid_names(x, y)).view("S36").ravel()
 
 
-def nucleus_ids(provenance: Mapping[str, Any], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The ids (N,) S36 in QuPath of nuclei at these positions, in level-0 px."""
-    namespace = uuid.uuid5(NAMESPACE, run_name(provenance))
-    return uuid5(namespace, _centroid_names(x, y)).view("S36").ravel()
-
-
-def _derive(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _derive(one: NucleusClass) -> Iterator[bytes]:
     """The classes of negative and of positive nuclei of a class, named and coloured as QuPath does."""
-    names = [part.strip() for part in entry["name"].split(":")]
+    names = [part.strip() for part in one.name.split(":")]
     for intensity, scale in INTENSITIES:
-        yield {"names": [*names, intensity], "color": [min(int(part * scale), 255) for part in entry["color"]]}
+        yield _classification("names", [*names, intensity], [min(int(part * scale), 255) for part in one.color])
 
 
-def _classification(entry: Mapping[str, Any]) -> bytes:
-    key = "names" if "names" in entry else "name"
-    value = {key: entry[key], "color": list(entry["color"])}
+def _classification(key: str, name: str | list[str], color: Sequence[int]) -> bytes:
+    value = {key: name, "color": list(color)}
     return b',"classification":' + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 

@@ -14,18 +14,16 @@ from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json
+from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Roi
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.appearance import DARK, DOUBTFUL, OTHER_STAIN
 from muse_pipeline.inference.doubts import (
     OF_CLASSES,
     OF_NUCLEI,
-    appearance_of,
     describe_left_out,
     find_doubts,
     reason_left_out,
 )
-from muse_pipeline.nuclei.parquet import left_out_mm2, n_left_out
 from muse_pipeline.registration.outcome import FAILED, read_outcome
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
@@ -83,6 +81,11 @@ class SlideResult:
     organ: str = ""
     included: Sequence[str] = ()
 
+    @cached_property
+    def provenance(self) -> Provenance | None:
+        """Provenance of its nuclei; None for a failed slide."""
+        return Provenance.from_dict(self.summary["provenance"]) if self.summary else None
+
     @property
     def n_nuclei(self) -> int | None:
         """Number of nuclei; None for a failed slide."""
@@ -91,12 +94,12 @@ class SlideResult:
     @property
     def appearance(self) -> str | None:
         """Verdict on its likeness to the model's training pictures (``inference.appearance``); None if it failed."""
-        return appearance_of(self.summary["provenance"])["verdict"] if self.summary else None
+        return self.provenance.verdict.verdict if self.provenance else None
 
     @cached_property
     def doubts(self) -> dict[str, str]:
         """Each kind of doubt about its numbers (``inference.doubts``), with the reason."""
-        return find_doubts(self.summary["provenance"], self.organ) if self.summary else {}
+        return find_doubts(self.provenance, self.organ) if self.provenance else {}
 
     @property
     def left_out(self) -> str:
@@ -121,7 +124,7 @@ class SlideResult:
         if not self.summary:
             return ""
         of_mask = next((one.removeprefix(TISSUE_DOUBT) for one in self.warnings if one.startswith(TISSUE_DOUBT)), "")
-        is_bare = self.summary["provenance"].get("n_nuclei") == 0 and (self.tissue_mm2 or 0) >= BARE_MM2
+        is_bare = self.provenance.n_nuclei == 0 and (self.tissue_mm2 or 0) >= BARE_MM2
         bare = f"no nucleus in {self.tissue_mm2:.3g} mm2 of tissue; is its mpp right?" if is_bare else ""
         return "; ".join(filter(None, [of_mask, bare]))
 
@@ -131,9 +134,9 @@ class SlideResult:
         return self.summary["immunohistochemistry"] if self.summary else None
 
     @property
-    def roi(self) -> dict[str, Any] | None:
-        """File and mm2 of the region of interest (``qupath.regions.describe_roi``); None without one."""
-        return self.summary["provenance"].get("roi") if self.summary else None
+    def roi(self) -> Roi | None:
+        """File and mm2 of the region of interest; None without one."""
+        return self.provenance.roi if self.provenance else None
 
     @property
     def regions(self) -> dict[str, Any] | None:
@@ -143,17 +146,18 @@ class SlideResult:
     @property
     def artefacts_mm2(self) -> dict[str, float] | None:
         """mm2 of tissue by kind of artefact; None if artefacts were not searched for, or for a failed slide."""
-        return (self.summary["provenance"].get("quality", {}).get("area_mm2") or None) if self.summary else None
+        quality = self.provenance.quality if self.provenance else None
+        return quality.area_mm2 or None if quality else None
 
     @property
     def left_out_mm2(self) -> float:
         """mm2 of tissue that totals leave out; 0 for a failed slide."""
-        return left_out_mm2(self.summary["provenance"]) if self.summary else 0.0
+        return self.provenance.left_out_mm2 if self.provenance else 0.0
 
     @property
     def n_left_out(self) -> int:
         """Number of nuclei that totals leave out; 0 for a failed slide."""
-        return n_left_out(self.summary["provenance"]) if self.summary else 0
+        return self.provenance.n_left_out if self.provenance else 0
 
     @property
     def processed_mm2(self) -> float:
@@ -164,7 +168,7 @@ class SlideResult:
     def artefact_doubt(self) -> str:
         """A statement of the percentage of nuclei that are left out as lying in artefacts; "" if they are few."""
         share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
-        kinds = ", ".join(self.summary["provenance"]["quality"]["subtract"]) if self.n_left_out else ""
+        kinds = ", ".join(self.provenance.quality.subtract) if self.n_left_out else ""
         return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
 
     @property
@@ -178,9 +182,9 @@ class SlideResult:
         return self.partner["reason"] if self.partner and self.partner["status"] == FAILED else ""
 
     @property
-    def model(self) -> dict[str, str] | None:
-        """The "name" and "sha256" of the model that found its nuclei; None for a failed slide."""
-        return self.summary["provenance"]["model"] if self.summary else None
+    def model(self) -> NamedFile | None:
+        """The model that found its nuclei; None for a failed slide."""
+        return self.provenance.model if self.provenance else None
 
     @property
     def nuclei_per_mm2(self) -> float | None:
@@ -283,15 +287,16 @@ def judge_slide(
         return SlideResult(status="failed", step="geojson", reason=_missing("nuclei.geojson.gz"), **known)
     try:
         summary = summarise_slide(folder)
+        provenance = Provenance.from_dict(summary["provenance"])
     except _UNREADABLE as error:
         reason = f"results in {folder} cannot be read ({one_line(error)}); run the workflow again"
         return SlideResult(status="failed", step="report", reason=reason, **known)
-    stale = _find_stale(known["info"], tissue, summary, known["path"])
+    stale = _find_stale(known["info"], tissue, provenance, known["path"])
     if stale:
         return SlideResult(status="failed", step="report", reason=stale, **known)
-    known["tissue_mm2"] = max(known["tissue_mm2"] - left_out_mm2(summary["provenance"]), 0.0)
-    known["warnings"] = _join_reasons(known["warnings"], summary, known["organ"])
-    gaps, blank = _name_gaps(summary, known["info"]), _name_blank(tissue.area_mm2, summary)
+    known["tissue_mm2"] = max(known["tissue_mm2"] - provenance.left_out_mm2, 0.0)
+    known["warnings"] = _join_reasons(known["warnings"], provenance, known["organ"])
+    gaps, blank = _name_gaps(summary, known["info"]), _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance)
     status = "partial" if gaps else "empty" if blank else "ok"
     return SlideResult(status=status, step="", reason=gaps or blank, summary=summary, **known)
 
@@ -328,14 +333,14 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
     groups: dict[str, list[SlideResult]] = {}
     for slide in slides:
         if slide.model:
-            groups.setdefault(slide.model["sha256"], []).append(slide)
+            groups.setdefault(slide.model.sha256, []).append(slide)
     return list(groups.values())
 
 
 def describe_model(slides: Sequence[SlideResult]) -> str:
     """The model of slides of one model, distinguished from others of its name, and the number of the slides."""
     model = slides[0].model
-    return f"{model['name']} ({model['sha256'][:8]}), {count_noun(len(slides), 'slide')}"
+    return f"{model.name} ({model.sha256[:8]}), {count_noun(len(slides), 'slide')}"
 
 
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
@@ -367,28 +372,26 @@ def _gather_warnings(folder: Path, info: SlideInfo | None, tissue_done: bool) ->
     return list(dict.fromkeys(warnings))
 
 
-def _join_reasons(warnings: list[str], summary: dict[str, Any], organ: str) -> list[str]:
+def _join_reasons(warnings: list[str], provenance: Provenance, organ: str) -> list[str]:
     """The warnings with the reasons of a flag and the doubts, each once: ledgers of a stopped run may lack these."""
-    verdict = appearance_of(summary["provenance"])
-    reasons = verdict["reasons"] if verdict["verdict"] in DOUBTFUL else []
-    doubts = {} if verdict["verdict"] == OTHER_STAIN else find_doubts(summary["provenance"], organ)
-    return list(dict.fromkeys([*warnings, *reasons, *doubts.values()]))
+    verdict = provenance.verdict
+    doubts = {} if verdict.verdict == OTHER_STAIN else find_doubts(provenance, organ)
+    return list(dict.fromkeys([*warnings, *verdict.sentences(), *doubts.values()]))
 
 
 def _missing(name: str) -> str:
     return f"{name} is missing although its step ended well; run the workflow again"
 
 
-def _find_stale(info: SlideInfo | None, tissue: TissueMask, summary: dict[str, Any], path: str) -> str:
+def _find_stale(info: SlideInfo | None, tissue: TissueMask, provenance: Provenance, path: str) -> str:
     """The reason why finished results belong to other inputs; "" if they do not."""
     if info is None:
         return _missing("slide.json")
-    made_from = summary["provenance"]
-    if made_from["fingerprint"] != info.fingerprint:
+    if provenance.fingerprint != info.fingerprint:
         return "its nuclei were found in another version of the slide's file; run the workflow again"
-    if made_from.get("slide_mpp", list(info.mpp)) != list(info.mpp):
+    if provenance.slide_mpp != info.mpp:
         return "its nuclei were found when the slide was taken to have another mpp; run the workflow again"
-    if made_from.get("tissue_sha256") not in {None, tissue.sha256}:
+    if provenance.tissue_sha256 not in {None, tissue.sha256}:
         return "its nuclei were found in another tissue or region of interest; run the workflow again"
     if path and Path(path).resolve() != Path(info.path).resolve():
         return f"its results belong to {info.path}, not to the sheet's {path}; run the workflow again"
@@ -408,16 +411,15 @@ def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
     )
 
 
-def _name_blank(tissue_mm2: float | None, summary: dict[str, Any]) -> str:
-    if DARK in appearance_of(summary["provenance"])["reasons"]:
+def _name_blank(tissue_mm2: float | None, n_nuclei: int, provenance: Provenance) -> str:
+    if DARK in provenance.verdict.reasons:
         return f"{DARK}; nothing was sought in it"
     if not tissue_mm2:
-        roi = summary["provenance"].get("roi")
-        within = f" within the ROI {roi['name']}" if roi else ""
+        within = f" within the ROI {provenance.roi.name}" if provenance.roi else ""
         return f"no tissue was found{within}; see tissue.png"
-    if summary["n_nuclei"]:
+    if n_nuclei:
         return ""
-    return "all nuclei are in artefacts" if n_left_out(summary["provenance"]) else "no nuclei were found"
+    return "all nuclei are in artefacts" if provenance.n_left_out else "no nuclei were found"
 
 
 def _name_rectangles(rectangles: Sequence[Sequence[int]], offset_px: tuple[int, int], n_shown: int = 5) -> str:

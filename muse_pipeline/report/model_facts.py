@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.files import read_json
+from muse_pipeline.core.provenance import Provenance
+from muse_pipeline.core.types import NucleusClass
 from muse_pipeline.inference.outlines import TRAINING_DATA
 from muse_pipeline.report.html import Markup, css_word, element, join
 from muse_pipeline.report.pictures import Album
@@ -59,27 +61,27 @@ def _number(value: Any) -> str | None:
     return f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
 
 
-def model_facts(provenances: Iterable[dict[str, Any]]) -> Markup:
+def model_facts(provenances: Iterable[Provenance]) -> Markup:
     """One block per model, in the order of first use."""
-    models = {provenance["model"]["sha256"]: provenance for provenance in provenances}
+    models = {provenance.model.sha256: provenance for provenance in provenances}
     return join([_describe(provenance) for provenance in models.values()])
 
 
-def _describe(provenance: dict[str, Any]) -> Markup:
-    card, model = provenance["card"], provenance["model"]
+def _describe(provenance: Provenance) -> Markup:
     facts = {
-        term: _lines(content) if isinstance(content, list) else content for term, content in card_facts(card).items()
+        term: _lines(content) if isinstance(content, list) else content
+        for term, content in card_facts(provenance.card).items()
     }
     pairs: dict[str, object] = {
         **facts,
-        "Classes": _classes(card.get("classes", [])),
-        "Checksum": element("code", model["sha256"]),
+        "Classes": _classes(provenance.classes),
+        "Checksum": element("code", provenance.model.sha256),
     }
-    return element("section", element("h3", element("bdi", model["name"])), definitions(pairs, "model"))
+    return element("section", element("h3", element("bdi", provenance.model.name)), definitions(pairs, "model"))
 
 
-def _classes(classes: list[dict[str, Any]]) -> Markup:
-    return element("ul", *(element("li", swatch(each["color"]), each["name"]) for each in classes), class_="legend")
+def _classes(classes: Iterable[NucleusClass]) -> Markup:
+    return element("ul", *(element("li", swatch(each.color), each.name) for each in classes), class_="legend")
 
 
 def _lines(content: list[str]) -> Markup:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from muse_pipeline.core.provenance import FLAGGED, NOT_KNOWN
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.inference.appearance import FLAGGED, NOT_KNOWN
-from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, appearance_of
+from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.slides.pictures import SEVERAL
@@ -81,7 +81,7 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
     """Each kind of warning about a slide, a key of ``KINDS``, with its reason and the consequence for the totals."""
     found = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
     if slide.appearance == FLAGGED:
-        found["unlike"] = "; ".join(appearance_of(slide.summary["provenance"])["reasons"])
+        found["unlike"] = "; ".join(slide.provenance.verdict.reasons)
     warnings = slide.info.warnings if slide.info and slide.summary else ()
     of_mpp = (one for one in warnings if one.startswith(DOUBT) and one != slide.doubts.get("scale"))
     found["mpp"] = "; ".join(of_mpp)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,14 +36,13 @@ def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> I
         yield _positions(table), *(to_numpy(table[name]) for name in columns)
 
 
-def median_features(path: Path, provenance: dict[str, Any]) -> dict[str, float]:
+def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
     """The median of every feature in the table, over the nuclei that are in totals.
 
     Args:
         path: path of the table.
-        provenance: provenance of the table.
+        classes: names of the classes of the nuclei.
     """
-    classes = [each["name"] for each in provenance["card"]["classes"]]
     with open_nuclei(path) as file:
         columns = file.schema_arrow.names
     names = [each.name for each in every_feature(classes) if each.name in columns]
@@ -67,7 +65,7 @@ def read_outlines(
         that totals leave out.
     """
     provenance = read_provenance(path)
-    quality = [QUALITY] if "quality" in provenance else []
+    quality = [QUALITY] if provenance.quality else []
     table = read_within(path, low_xy, high_xy, ["geometry", "x", "y", column, *quality])
     geometry = parse_outlines(np.array(table["geometry"].to_pylist(), object))
     return geometry, _positions(table), to_numpy(table[column]).astype(int), left_out(table, provenance)

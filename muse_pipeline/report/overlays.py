@@ -342,7 +342,7 @@ def find_proposals(folder: Path, info: SlideInfo) -> Path | None:
     A run without proposals keeps those of earlier runs, which may be of another file of the slide's name.
     """
     path = folder / PROPOSALS
-    return path if path.is_file() and read_provenance(path)["fingerprint"] == info.fingerprint else None
+    return path if path.is_file() and read_provenance(path).fingerprint == info.fingerprint else None
 
 
 def describe_proposals(path: Path | None) -> dict[str, Any] | None:
@@ -350,7 +350,7 @@ def describe_proposals(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     facts = read_provenance(path)
-    return {"method": facts["proposer"]["method"], "n_nuclei": facts["n_nuclei"]}
+    return {"method": facts.proposer["method"], "n_nuclei": facts.n_nuclei}
 
 
 def draw_proposals(
@@ -367,6 +367,6 @@ def draw_proposals(
         fields = choose_fields(count_nuclei(stream_positions(path, "label"), info.size_px, info.mpp, 1))
     if not fields:
         return None
-    classes = [NucleusClass(each["name"], tuple(each["color"])) for each in read_provenance(path)["card"]["classes"]]
+    classes = read_provenance(path).classes
     caption = f"proposals, {fields[0].caption}"
     return fields[0], sum(draw_field(store, path, fields[0], classes, picture, caption=caption).values())

@@ -89,12 +89,12 @@ def _sections(
     anchored: Sequence[tuple[str, SlideResult]], album: Album, pretraining: Path | None, statistics: Path | None
 ) -> Iterator[Markup]:
     slides = [slide for _, slide in anchored]
-    summaries = [slide.summary for slide in slides if slide.summary]
+    finished = [slide for slide in slides if slide.summary]
     yield element("h1", "Nuclei report")
     yield element("p", summarise_cohort(slides), class_="lead")
     yield from _attention(anchored)
     yield _figures(slides)
-    if summaries:
+    if finished:
         yield element("p", f"In these totals: {describe_total(slides)}.", class_="note")
     if any(slide.n_nuclei for slide in classified(slides)):
         yield from _class_bars(by_model(classified(slides)))
@@ -112,9 +112,9 @@ def _sections(
     if pretraining:
         yield element("h2", "Pretraining")
         yield pretraining_facts(pretraining, album)
-    if summaries:
+    if finished:
         yield element("h2", "Model", id="model")
-        yield model_facts(summary["provenance"] for summary in summaries)
+        yield model_facts(slide.provenance for slide in finished)
 
 
 def _cards(anchored: Sequence[tuple[str, SlideResult]], album: Album) -> Iterator[Markup]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from muse_pipeline.core.provenance import Regions, to_json
 from muse_pipeline.core.text import area_text, count_text, density_text, one_line
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.arrow import to_numpy
@@ -19,7 +20,7 @@ from muse_pipeline.report.html import Markup, element, join
 SIDES = ("inside", "outside")
 
 
-def count_in_regions(nuclei: Path, regions: dict[str, Any], classes: Sequence[NucleusClass]) -> dict[str, Any]:
+def count_in_regions(nuclei: Path, regions: Regions, classes: Sequence[NucleusClass]) -> dict[str, Any]:
     """Area and nuclei of every region and of the bands along the border, for ``summary.json``.
 
     Args:
@@ -27,11 +28,11 @@ def count_in_regions(nuclei: Path, regions: dict[str, Any], classes: Sequence[Nu
         regions: tissue regions in the provenance of the table.
         classes: classes of the nuclei.
     """
-    if regions["status"] != "ok":
-        return regions
-    names = [one["name"] for one in regions["classes"]]
+    if regions.status != "ok":
+        return to_json(regions)
+    names = [one.name for one in regions.classes]
     n_in_region = np.zeros((len(names), len(classes)), int)
-    bands = [(side, band) for band in regions["bands"] for side in SIDES]
+    bands = [(side, band) for band in regions.bands for side in SIDES]
     n_in_band = np.zeros((len(bands), len(classes)), int)
     for table in iterate_rows(nuclei, ROW_GROUP, ["label", REGION, BORDER]):
         label, border = to_numpy(table["label"]), to_numpy(table[BORDER])
@@ -40,13 +41,15 @@ def count_in_regions(nuclei: Path, regions: dict[str, Any], classes: Sequence[Nu
             n_in_region[where] += _count(label[region == where], classes)
         for where, (side, band) in enumerate(bands):
             depth = -border if side == "inside" else border
-            is_there = (border <= 0 if side == "inside" else border > 0) & (depth <= band["um"])
+            is_there = (border <= 0 if side == "inside" else border > 0) & (depth <= band.um)
             n_in_band[where] += _count(label[is_there], classes)
     return {
-        **regions,
-        "classes": [{**one, **_nuclei(n, classes)} for one, n in zip(regions["classes"], n_in_region, strict=True)],
+        **to_json(regions),
+        "classes": [
+            {**to_json(one), **_nuclei(n, classes)} for one, n in zip(regions.classes, n_in_region, strict=True)
+        ],
         "bands": [
-            {"side": side, "um": band["um"], "area_mm2": band[f"{side}_mm2"], **_nuclei(n, classes)}
+            {"side": side, "um": band.um, "area_mm2": band.side_mm2(side), **_nuclei(n, classes)}
             for (side, band), n in zip(bands, n_in_band, strict=True)
         ],
     }

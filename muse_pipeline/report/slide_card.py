@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.core.coords import qupath_offset_px
+from muse_pipeline.core.provenance import NOT_KNOWN, Provenance, Roi
 from muse_pipeline.core.text import (
     area_text,
     count_noun,
@@ -19,7 +20,6 @@ from muse_pipeline.core.text import (
 )
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
-from muse_pipeline.inference.appearance import NOT_KNOWN
 from muse_pipeline.registration.outcome import CHECKERBOARD
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
@@ -49,7 +49,7 @@ def slide_card(slide: SlideResult, anchor: str, album: Album) -> Markup:
         _pictures(slide, anchor, album),
         _files(slide, album),
         _details("Steps: time and memory", _steps(slide)),
-        _details("Provenance", _provenance(slide.summary["provenance"])) if slide.summary else None,
+        _details("Provenance", _provenance(slide.provenance)) if slide.provenance else None,
         id=anchor,
         class_="slide",
     )
@@ -207,8 +207,8 @@ def _annotation(row: dict[str, Any], names: list[str]) -> Markup:
     )
 
 
-def _roi(roi: dict[str, Any]) -> Markup:
-    return element("span", f"{area_text(roi['area_mm2'])} mm² ", element("small", f"of {roi['name']}"))
+def _roi(roi: Roi) -> Markup:
+    return element("span", f"{area_text(roi.area_mm2)} mm² ", element("small", f"of {roi.name}"))
 
 
 def _proposals(proposals: dict[str, Any]) -> Markup:
@@ -307,9 +307,10 @@ def _steps(slide: SlideResult) -> Markup:
     return element("div", element("table", element("thead", head), element("tbody", *rows)), class_="scroll")
 
 
-def _provenance(provenance: dict[str, Any]) -> Markup:
+def _provenance(provenance: Provenance) -> Markup:
     """The provenance without the card, which is shown above, once for all slides."""
-    return _as_markup({key.replace("_", " "): value for key, value in provenance.items() if key != "card"})
+    known = provenance.to_dict().items()
+    return _as_markup({key.replace("_", " "): value for key, value in known if key != "card"})
 
 
 def _as_markup(value: Any) -> Markup:

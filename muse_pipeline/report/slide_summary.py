@@ -18,6 +18,7 @@ from muse_pipeline.core.coords import work_size_px, work_to_level0
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, read_json, write_json
 from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.inference.card import NucleusClass
@@ -59,7 +60,7 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     """
     nuclei = folder / "nuclei.parquet"
     provenance = read_provenance(nuclei)
-    store_path = folder / store_name(provenance["card"]["mpp"])
+    store_path = folder / store_name(provenance.model_mpp)
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
     info = read_info(folder / "slide.json")
     if proposals := find_proposals(folder, info):
@@ -91,7 +92,7 @@ def _read_known(folder: Path) -> dict[str, Any] | None:
 def _describe(
     folder: Path,
     info: SlideInfo,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     store: Store | None,
     seen: dict[str, Any] | None,
     proposals: Path | None,
@@ -99,7 +100,7 @@ def _describe(
 ) -> dict[str, Any]:
     """The summary; ``seen``, an earlier one of the same nuclei, has the results that need pixels which are gone."""
     cv2.setNumThreads(1)
-    classes = [NucleusClass(each["name"], tuple(each["color"])) for each in provenance["card"]["classes"]]
+    classes = provenance.classes
     nuclei, tissue = folder / "nuclei.parquet", TissueMask.load(folder / "tissue.npz")
     grid = count_nuclei(stream_positions(nuclei, "label", counted_only=True), info.size_px, info.mpp, len(classes))
     counts, ihc = grid.counts.sum((1, 2)), _count_positive(provenance)
@@ -107,7 +108,7 @@ def _describe(
     def draw_map() -> None:
         if not seen:
             backdrop = _read_backdrop(store) if store else _picture_mask(tissue.mask)
-            areas = _read_artefacts(folder, info) if "quality" in provenance else []
+            areas = _read_artefacts(folder, info) if provenance.quality else []
             draw_density(grid, tissue.mask, backdrop, folder / "density.png", areas, info.mpp)
 
     def draw_fields() -> list[dict[str, Any]]:
@@ -125,14 +126,14 @@ def _describe(
         "immunohistochemistry": ihc,
         "annotations": count_in_annotations(nuclei, tissue.annotations, classes, with_positive=ihc is not None),
         **_describe_regions(nuclei, provenance, classes),
-        "features": median_features(nuclei, provenance),
+        "features": median_features(nuclei, provenance.class_names),
         "proposals": describe_proposals(proposals),
         "thumbnail": make_thumbnail(folder / "tissue.png"),
         "fields": fields,
         "has_pixels": store is not None,
         "full_windows_level0": _locate_windows(provenance, info),
         "corrupt_level0": _locate_regions(store) if store else [],
-        "provenance": provenance,
+        "provenance": provenance.to_dict(),
         **({name: seen[name] for name in OF_PIXELS} if seen else {}),
     }
 
@@ -144,20 +145,20 @@ def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
     return []
 
 
-def _describe_regions(nuclei: Path, provenance: dict[str, Any], classes: Sequence[NucleusClass]) -> dict[str, Any]:
+def _describe_regions(nuclei: Path, provenance: Provenance, classes: Sequence[NucleusClass]) -> dict[str, Any]:
     """Nuclei by region, if regions were requested."""
-    if "regions" not in provenance:
+    if provenance.regions is None:
         return {}
-    return {"regions": count_in_regions(nuclei, provenance["regions"], classes)}
+    return {"regions": count_in_regions(nuclei, provenance.regions, classes)}
 
 
-def _count_positive(provenance: dict[str, Any]) -> dict[str, Any] | None:
+def _count_positive(provenance: Provenance) -> dict[str, Any] | None:
     """Positive and negative nuclei of a slide of immunohistochemistry; None for other stains."""
-    if "positive_od" not in provenance:
+    if provenance.positive_od is None:
         return None
-    n, n_positive = provenance["n_nuclei"], provenance["n_positive"]
+    n, n_positive = provenance.n_nuclei, provenance.n_positive
     return {
-        "positive_od": provenance["positive_od"],
+        "positive_od": provenance.positive_od,
         "n_positive": n_positive,
         "n_negative": n - n_positive,
         "percent_positive": round(100 * n_positive / n, 2) if n else None,
@@ -188,12 +189,12 @@ def _choose_marks(
     return Marks(POSITIVE, dab.CLASSES, count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, 2))
 
 
-def _locate_windows(provenance: dict[str, Any], info: SlideInfo) -> list[list[int]]:
+def _locate_windows(provenance: Provenance, info: SlideInfo) -> list[list[int]]:
     """(x, y, width, height) in level-0 px of the cores of windows that held more nuclei than the model can return."""
-    card = provenance["card"]
-    grid = WindowGrid(work_size_px(info.size_px, info.mpp, card["mpp"]), card["input_px"], card["halo_px"])
-    corners = grid.core_xy(np.array(provenance.get("full_windows", []), int)).reshape(-1, 2)
-    return _to_level0(np.hstack([corners, np.full_like(corners, grid.core_px)]), info.mpp, card["mpp"])
+    mpp = provenance.model_mpp
+    grid = WindowGrid(work_size_px(info.size_px, info.mpp, mpp), *provenance.window_px)
+    corners = grid.core_xy(np.array(provenance.full_windows, int)).reshape(-1, 2)
+    return _to_level0(np.hstack([corners, np.full_like(corners, grid.core_px)]), info.mpp, mpp)
 
 
 def _locate_regions(store: Store) -> list[list[int]]:

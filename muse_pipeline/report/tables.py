@@ -128,7 +128,7 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -
 def _row(slide: SlideResult) -> dict[str, Any]:
     summary = slide.summary or {}
     counts = {each["name"]: each["n_nuclei"] for each in summary.get("classes", [])}
-    size = summary["provenance"].get("nuclear_size", {}) if summary else {}
+    size = slide.provenance.nuclear_size if slide.provenance else None
     return {
         "slide_id": slide.slide_id,
         "status": slide.status,
@@ -143,14 +143,15 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "organ": one_line(slide.organ),
         "mpp_x": slide.info.mpp[0] if slide.info else None,
         "mpp_y": slide.info.mpp[1] if slide.info else None,
-        "model": slide.model["name"] if slide.model else None,
-        "model_sha256": slide.model["sha256"] if slide.model else None,
-        "roi": slide.roi["name"] if slide.roi else None,
+        "model": slide.model.name if slide.model else None,
+        "model_sha256": slide.model.sha256 if slide.model else None,
+        "roi": slide.roi.name if slide.roi else None,
         "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
         "nuclei": slide.n_nuclei,
         "nuclei_per_mm2": _per_mm2(slide.n_nuclei, slide.tissue_mm2),
         **{name: slide.positive[name] for name in ("n_positive", "n_negative", "percent_positive") if slide.positive},
-        **{name: size.get(name) for name in ("median_area_um2", "mean_class_probability")},
+        "median_area_um2": size.median_area_um2 if size else None,
+        "mean_class_probability": size.mean_class_probability if size else None,
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
         **_artefact_values(slide),
         **region_values(slide.regions),

@@ -110,7 +110,7 @@ def _encoding(kind: str, version: str) -> dict[str, Any]:
 
 def _write_uns(elements: Elements, table: NucleiTable) -> None:
     elements.strings("uns/class_colors", class_colors(table.provenance))
-    elements.scalar("uns/muse", json.dumps(table.provenance, sort_keys=True, ensure_ascii=False))
+    elements.scalar("uns/muse", json.dumps(table.provenance.to_dict(), sort_keys=True, ensure_ascii=False))
     path = "uns"
     for name in ("spatial", table.slide_id, "scalefactors"):
         path = f"{path}/{name}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import NucleiError
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.features.catalogue import Feature, every_feature
 from muse_pipeline.nuclei.arrow import lists_to_numpy, to_numpy
@@ -49,7 +49,7 @@ class NucleiTable:
 
     path: Path
     patient: str
-    provenance: dict[str, Any]
+    provenance: Provenance
     features: tuple[Feature, ...]
     categories: dict[str, list[str]]
     numbers: tuple[str, ...]
@@ -68,16 +68,16 @@ class NucleiTable:
         with open_nuclei(path) as file:
             schema, n_nuclei = file.schema_arrow, file.metadata.num_rows
         vectors = _embeddings_schema(embeddings, n_nuclei) if embeddings else schema
-        classes = [one["name"] for one in provenance["card"]["classes"]]
+        classes = provenance.class_names
         categories = {"class": classes}
         if REGION in schema.names:
-            categories[REGION] = [one["name"] for one in provenance["regions"].get("classes", [])]
+            categories[REGION] = [one.name for one in provenance.regions.classes or ()]
         if QUALITY in schema.names:
             categories[QUALITY] = list(ARTEFACTS)
         known = every_feature(classes)
         return cls(
             path=path,
-            patient=patient or patient_in_name(provenance["slide_id"]),
+            patient=patient or patient_in_name(provenance.slide_id),
             provenance=provenance,
             features=tuple(feature for feature in known if feature.name in schema.names),
             categories=categories,
@@ -90,12 +90,12 @@ class NucleiTable:
     @property
     def slide_id(self) -> str:
         """Id of the slide."""
-        return self.provenance["slide_id"]
+        return self.provenance.slide_id
 
     @property
     def um_per_px(self) -> np.ndarray:
         """(2,) um per level-0 px in x and y."""
-        return np.asarray(self.provenance["slide_mpp"], float)
+        return np.asarray(self.provenance.slide_mpp, float)
 
     def batches(self, geometry: bool = False) -> Iterator[Batch]:
         """All nuclei, one chunk of the arrays at a time.
@@ -143,7 +143,7 @@ class Batch:
     @property
     def ids(self) -> np.ndarray:
         """(N,) ids of QuPath's objects, 36 bytes each."""
-        return nucleus_ids(self.table.provenance, *self.xy.T)
+        return nucleus_ids(self.table.provenance.run_name, *self.xy.T)
 
     @property
     def values(self) -> np.ndarray:
@@ -165,6 +165,6 @@ class Batch:
         return lists_to_numpy(self.rows["embedding"])
 
 
-def class_colors(provenance: dict[str, Any]) -> Sequence[str]:
+def class_colors(provenance: Provenance) -> Sequence[str]:
     """``#rrggbb`` of every class."""
-    return ["#" + bytes(one["color"]).hex() for one in provenance["card"]["classes"]]
+    return ["#" + bytes(one.color).hex() for one in provenance.classes]

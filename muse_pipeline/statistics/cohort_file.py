@@ -46,10 +46,17 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
         _write_var(elements, measures)
         _write_obs(elements, slides, _read_table(results / "cohort.tsv"))
-        known = {row["slide_id"]: read_provenance(results / row["slide_id"] / "nuclei.parquet") for row in slides}
+        known = {
+            row["slide_id"]: read_provenance(results / row["slide_id"] / "nuclei.parquet").to_dict() for row in slides
+        }
         made = {slide: {name: each[name] for name in PROVENANCE if name in each} for slide, each in known.items()}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
     return len(slides)
+
+
+def _describe_origin(nuclei: Path) -> dict[str, Any]:
+    known = read_provenance(nuclei).to_dict()
+    return {name: known[name] for name in PROVENANCE if name in known}
 
 
 def _write_var(elements: Elements, measures: Sequence[Measure]) -> None:

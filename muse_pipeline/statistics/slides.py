@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow as pa
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.provenance import Regions
 from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import (
@@ -21,7 +22,6 @@ from muse_pipeline.nuclei.parquet import (
     ROW_GROUP,
     iterate_counted,
     iterate_rows,
-    left_out_mm2,
     open_nuclei,
     read_provenance,
 )
@@ -72,9 +72,8 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     """
     path = folder / "nuclei.parquet"
     provenance = read_provenance(path)
-    classes = [one["name"] for one in provenance["card"]["classes"]]  # by label; `n_by_class` is sorted by name
-    counts, n = provenance["n_by_class"], provenance["n_nuclei"]
-    area_mm2 = _read_area(folder / "tissue.npz") - left_out_mm2(provenance)
+    classes, counts, n = provenance.class_names, provenance.n_by_class, provenance.n_nuclei
+    area_mm2 = _read_area(folder / "tissue.npz") - provenance.left_out_mm2
     found = {_density("nuclei_per_mm2"): n / area_mm2 if area_mm2 else np.nan}
     for name in classes:
         n_of_class = counts[name]
@@ -87,9 +86,9 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
             found[Measure(f"median_{feature.name}", "feature", feature.unit)] = _median(columns[feature.name])
     if EDGE in columns and len(classes) > 1:
         found |= _mixing(columns, classes)
-    if "bands" in provenance.get("regions", {}):
+    if provenance.regions and provenance.regions.bands is not None:
         everywhere = _read_columns(path, ["label", REGION, BORDER], partial(iterate_rows, batch_size=ROW_GROUP))
-        found |= _infiltration(everywhere, provenance["regions"], classes)  # regions contain areas that totals lack
+        found |= _infiltration(everywhere, provenance.regions, classes)  # regions contain areas that totals lack
     return found
 
 
@@ -137,16 +136,14 @@ def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measu
     return found
 
 
-def _infiltration(
-    columns: Mapping[str, np.ndarray], regions: dict[str, Any], classes: list[str]
-) -> dict[Measure, float]:
+def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]) -> dict[Measure, float]:
     """Densities of the classes in each region, and in the bands on either side of the border."""
     label, region, border = (columns[name] for name in ("label", REGION, BORDER))
-    places = [(one["name"], region == one["name"], one["area_mm2"]) for one in regions["classes"]]
-    for band in regions["bands"]:
-        um = band["um"]
+    places = [(one.name, region == one.name, one.area_mm2) for one in regions.classes]
+    for band in regions.bands:
+        um = band.um
         for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
-            places.append((f"border_{side}_{um}um", is_there & (np.abs(border) <= um), band[f"{side}_mm2"]))
+            places.append((f"border_{side}_{um}um", is_there & (np.abs(border) <= um), band.side_mm2(side)))
     found = {}
     for place, is_there, mm2 in places:
         for number, name in enumerate(classes):

@@ -76,7 +76,7 @@ def fit_population(axes_um: np.ndarray) -> Population:
 
 def _read(path: Path) -> np.ndarray:
     """(N, 4) ``COLUMNS``, positions in um."""
-    mpp = read_provenance(path)["slide_mpp"]
+    mpp = read_provenance(path).slide_mpp
     with open_nuclei(path) as file:
         table = file.read(columns=list(COLUMNS))
     return np.stack([to_numpy(table[name]).astype(float) for name in COLUMNS], 1) * (*mpp, 1, 1)

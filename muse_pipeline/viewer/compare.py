@@ -17,6 +17,7 @@ import numpy as np
 
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.slides.inspect import read_info
@@ -54,7 +55,7 @@ def write_comparison(folder: Path, other: Path, threads: int = 1) -> Path:
         NucleiError: either result has no nuclei, or they are of different slides.
     """
     provenances = [read_provenance(each / "nuclei.parquet") for each in (folder, other)]
-    if provenances[0]["fingerprint"] != provenances[1]["fingerprint"]:
+    if provenances[0].fingerprint != provenances[1].fingerprint:
         raise NucleiError(f"{folder} and {other} are results of different slides; give two results of one slide")
     image = read_image(write_viewer(folder, threads).parent)
     with complete_file(folder / "compare") as partial:
@@ -63,7 +64,7 @@ def write_comparison(folder: Path, other: Path, threads: int = 1) -> Path:
         write_slide_page(partial / "other", other, shared)
         sides = [_describe(each, provenance) for each, provenance in zip((folder, other), provenances, strict=True)]
         kinds = list(find_differences(*(_read_found(each) for each in (folder, other)), sides))
-        slide_id = provenances[0]["slide_id"]
+        slide_id = provenances[0].slide_id
         content = json.dumps({"slide_id": slide_id, "sides": sides, "kinds": kinds})
         (partial / "differences.js").write_text(f"window.differences = {content};\n", encoding="ascii")
         own = files("muse_pipeline.viewer").joinpath("page")
@@ -75,15 +76,15 @@ def write_comparison(folder: Path, other: Path, threads: int = 1) -> Path:
     return folder / PAGE
 
 
-def _describe(folder: Path, provenance: dict[str, Any]) -> dict[str, Any]:
+def _describe(folder: Path, provenance: Provenance) -> dict[str, Any]:
     """The folder of the run, the model and the number of nuclei."""
     run = folder.resolve().parent.name
-    return {"folder": run, "model": provenance["model"]["name"], "n_nuclei": provenance["n_nuclei"]}
+    return {"folder": run, "model": provenance.model.name, "n_nuclei": provenance.n_nuclei}
 
 
 def _read_found(folder: Path) -> Found:
     provenance, mpp = read_provenance(folder / "nuclei.parquet"), read_info(folder / "slide.json").mpp
-    names = np.array([*(each["name"] for each in provenance["card"]["classes"]), NO_NAME], object)
+    names = np.array([*provenance.class_names, NO_NAME], object)
     batches = list(iterate_batches(folder / "nuclei.parquet", by_stain=False))
     label = np.concatenate([batch.label for batch in batches]) if batches else np.zeros(0, np.uint8)
     return Found(

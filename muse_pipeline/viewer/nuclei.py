@@ -79,7 +79,7 @@ def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
     probabilities = names if len(names) > 1 and not by_stain else []
     first = 0
     provenance = read_provenance(path)
-    quality = [QUALITY] if "quality" in provenance else []
+    quality = [QUALITY] if provenance.quality else []
     for table in iterate_rows(path, ROW_GROUP, ["x", "y", column, "score", *probabilities, "rays", *quality]):
         label, score = to_numpy(table[column]).astype(int), to_numpy(table["score"]).astype(float)
         yield Batch(

@@ -19,9 +19,10 @@ from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, read_json, remove
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
-from muse_pipeline.nuclei.parquet import footer_checksum, n_left_out, open_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.report.overlays import find_proposals
 from muse_pipeline.report.plots import COLOR_BLIND_SAFE
@@ -53,7 +54,7 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     """
     viewer, nuclei = folder / "viewer", folder / "nuclei.parquet"
     provenance = read_provenance(nuclei)
-    store_path = folder / store_name(provenance["card"]["mpp"])
+    store_path = folder / store_name(provenance.model_mpp)
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
     if proposals := find_proposals(folder, read_info(folder / "slide.json")):
         made_from["proposals"] = footer_checksum(proposals)
@@ -90,7 +91,7 @@ def write_slide_page(target: Path, folder: Path, image: dict[str, Any] | None) -
     nuclei, info = folder / "nuclei.parquet", read_info(folder / "slide.json")
     provenance = read_provenance(nuclei)
     slide = _describe(info, provenance, footer_checksum(nuclei))
-    slide |= {"image": image, "n_nuclei": provenance["n_nuclei"], "n_left_out": n_left_out(provenance)}
+    slide |= {"image": image, "n_nuclei": provenance.n_nuclei, "n_left_out": provenance.n_left_out}
     slide |= _write_nuclei(nuclei, info, slide, target)
     proposals = find_proposals(folder, info)
     slide["proposals"] = _write_proposals(proposals, info, target) if proposals else None
@@ -113,30 +114,26 @@ def _read_known(viewer: Path) -> dict[str, Any] | None:
     return known if known["made_from"]["format"] == FORMAT else None
 
 
-def _describe(info: SlideInfo, provenance: dict[str, Any], checksum: str) -> dict[str, Any]:
+def _describe(info: SlideInfo, provenance: Provenance, checksum: str) -> dict[str, Any]:
     """Facts about slide and model for the page."""
-    by_stain = "positive_od" in provenance
-    classes = (
-        [(each.name, each.color) for each in dab.CLASSES]
-        if by_stain
-        else [(each["name"], each["color"]) for each in provenance["card"]["classes"]]
-    )
+    by_stain = provenance.positive_od is not None
+    classes = dab.CLASSES if by_stain else provenance.classes
     colors = [COLOR_BLIND_SAFE[i % len(COLOR_BLIND_SAFE)] for i in range(len(classes))]
     return {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
         "checksum": checksum,
-        "model": provenance["model"]["name"],
+        "model": provenance.model.name,
         "version": __version__,
         "size_px": list(info.size_px),
         "mpp": list(info.mpp),
         "offset_px": list(qupath_offset_px(info.bounds)),
         "scanned_px": list(info.scanned_box),
         "by_stain": by_stain,
-        "threshold": provenance["card"]["threshold"],
+        "threshold": provenance.threshold,
         "classes": [
-            {"name": name, "color": list(own), "safe_color": safe}
-            for (name, own), safe in zip(classes, colors, strict=True)
+            {"name": one.name, "color": list(one.color), "safe_color": safe}
+            for one, safe in zip(classes, colors, strict=True)
         ],
     }
 

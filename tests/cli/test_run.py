@@ -134,7 +134,7 @@ def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
     printed = shown[: shown.index("first step")]
     assert status == 0 and "This run replaces the finished results of 2 slides:" in printed
     assert re.search(r"  model label_free \(\w{8}\) -> compact \(\w{8}\): 2 slides \(a, c\)", printed)
-    assert read_provenance(nuclei)["model"]["name"] == "compact"
+    assert read_provenance(nuclei).model.name == "compact"
 
 
 def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, monkeypatch):
@@ -228,10 +228,10 @@ def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
     (tmp_path / "roi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
     assert muse(*run)[0] == 0
-    assert "roi" not in read_provenance(tmp_path / "results/glass/nuclei.parquet")
+    assert read_provenance(tmp_path / "results/glass/nuclei.parquet").roi is None
     assert muse(*run, "--roi", tmp_path / "roi.json")[0] == 0
-    printed = read_provenance(tmp_path / "results/glass/nuclei.parquet")["roi"]
-    assert (printed["name"], printed["area_mm2"], len(printed["sha256"])) == ("roi.json", 0.02, 64)
+    printed = read_provenance(tmp_path / "results/glass/nuclei.parquet").roi
+    assert (printed.name, printed.area_mm2, len(printed.sha256)) == ("roi.json", 0.02, 64)
     with (tmp_path / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file, dialect="excel-tab")
     assert row["roi"] == "roi.json"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from nuclei_example import PROVENANCE
 
 from muse_pipeline.cohort.outcome import (
     describe_nuclei,
@@ -106,5 +107,5 @@ def test_steps_that_are_not_asked_for_any_more_are_forgotten(folder):
 
 
 def test_one_nucleus_is_no_plural():
-    summaries = [{"n_nuclei": n, "provenance": {}} for n in (1, 1200)]
+    summaries = [{"n_nuclei": n, "provenance": PROVENANCE} for n in (1, 1200)]
     assert list(map(describe_nuclei, summaries)) == ["1 nucleus", "1,200 nuclei"]

@@ -101,7 +101,7 @@ def test_settings_name_the_method_and_are_documented(name):
     assert {"name", "schedule" if name != "psm" else "detector"} <= defaults.keys()
     assert defaults["method"] == name
     if name not in TOYS:
-        for setting in defaults.keys() - {"activation", "mask_network", "labels", "detector", "self_training"}:
+        for setting in defaults.keys() - {"activation", "labels", "detector", "self_training"}:
             assert f"\n        {setting}: " in kind.__doc__, setting
 
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+from nuclei_example import drawn_provenance
 
 from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError, SheetError
@@ -38,7 +39,7 @@ def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 100
     }
     path = folder / slide_id / "nuclei.parquet"
     nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
-    with NucleiWriter(path, CLASSES, provenance, 32) as writer:
+    with NucleiWriter(path, CLASSES, drawn_provenance(**provenance), 32) as writer:
         rings = rays_to_rings(nuclei.xy, nuclei.rays, MPP)
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, MPP))
     if size_px:
@@ -264,7 +265,7 @@ def test_a_truth_that_means_other_positions_is_doubted(muse, tmp_path):
 
 
 def test_results_within_a_roi_ask_for_it_as_region(muse, tmp_path):
-    path = write_result(tmp_path, "a", roi={"name": "core.geojson"})
+    path = write_result(tmp_path, "a", roi={"name": "core.geojson", "sha256": "ef", "area_mm2": 0.1})
     write_tissue(path, [[0] * 32] * 32)
     (tmp_path / "t.csv").write_text(TRUTH)
     out = muse("evaluate", path, "--truth", tmp_path / "t.csv")[1]

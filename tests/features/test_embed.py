@@ -52,7 +52,7 @@ def found(folder):
 
 def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, table_file, tiled_slide):
     assert (found[["x", "y"]] == table[["x", "y"]]).all(axis=None)
-    ids = nucleus_ids(read_provenance(table_file), table["x"].to_numpy(), table["y"].to_numpy())
+    ids = nucleus_ids(read_provenance(table_file).run_name, table["x"].to_numpy(), table["y"].to_numpy())
     assert list(found["id"]) == list(ids.astype(str))
     graph, card = load_embedder(folder.parent / "small.pt", mpp=1.0)
     assert (card.mpp, card.embedding_dim, card.readout) == (0.5, graph.backbone.channels, "x/4-0.5")

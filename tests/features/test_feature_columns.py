@@ -92,7 +92,7 @@ def test_surroundings_hold_all_that_is_near_and_no_more_than_is_needed(table_fil
 
 
 def test_the_table_names_its_features_and_their_stains(table_file, tiled_slide):
-    said = read_provenance(table_file)["features"]
+    said = read_provenance(table_file).to_dict()["features"]
     fit = json.loads((tiled_slide.folder / "colour.json").read_text())["macenko"]
     assert said["set"] == "all" and said["mpp"] == 0.5 and said["n_without_pixels"] == 0
     assert said["stains"]["source"] == "slide"

@@ -28,7 +28,7 @@ FEATURES = [each.name for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))
 def ids(table, table_file, tiled_slide):
     from muse_pipeline.nuclei.parquet import read_provenance
 
-    return nucleus_ids(read_provenance(table_file), table["x"].to_numpy(), table["y"].to_numpy()).astype(str)
+    return nucleus_ids(read_provenance(table_file).run_name, table["x"].to_numpy(), table["y"].to_numpy()).astype(str)
 
 
 def read_obs(group, as_text):

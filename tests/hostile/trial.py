@@ -1,6 +1,6 @@
 """Spoil specimens one after the other, run what reads them, and judge how it ended.
 
-python -m hostile.trial 5000 --start 500      from the folder tests/: 5,000 mutations more, and what they found
+PYTHONPATH=support python -m hostile.trial 5000 --start 500      in tests/: 5,000 mutations more, and what they found
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 import pytest
 
+from muse_pipeline.core.provenance import DARK
 from muse_pipeline.inference.appearance import (
     BROWN,
-    DARK,
     FOCUS,
     STAINS,
     TISSUE,

@@ -9,8 +9,9 @@ import tifffile
 from drawn_ihc import draw_ihc, store_ihc
 from scipy.spatial import cKDTree
 
+from muse_pipeline.core.provenance import DARK, OTHER_STAIN, Verdict
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.appearance import BROWN, DARK, OTHER_STAIN, Verdict
+from muse_pipeline.inference.appearance import BROWN
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.dab import DARKEST, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.detect import detect_shard
@@ -58,7 +59,7 @@ def test_every_brown_nucleus_is_positive_and_every_blue_one_negative(stored, pre
     assert np.array_equal(positive[found], brown)
     assert np.array_equal(nuclei.dab_od[:, 0] >= POSITIVE_OD, positive)
     provenance = read_provenance(table)
-    assert (provenance["positive_od"], provenance["n_positive"]) == (POSITIVE_OD, brown.sum())
+    assert (provenance.positive_od, provenance.n_positive) == (POSITIVE_OD, brown.sum())
 
 
 def test_the_columns_are_in_the_csv_too(stored, predictor, tmp_path):
@@ -78,7 +79,7 @@ def test_the_number_of_shards_does_not_change_the_bytes(stored, predictor, tmp_p
 def test_slides_of_haematoxylin_and_eosin_have_no_such_columns(stored, predictor, tmp_path):
     table = find_nuclei(stored, predictor, tmp_path / "a", Verdict("ok"))
     assert not {"dab_od", "positive"} & set(next(iterate_rows(table, 1)).column_names)
-    assert not {"positive_od", "n_positive"} & read_provenance(table).keys()
+    assert not {"positive_od", "n_positive"} & read_provenance(table).to_dict().keys()
     assert read_nuclei(table).dab_od.shape == (len(read_nuclei(table)), 0)
 
 
@@ -121,11 +122,11 @@ def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
     assert muse("run", slide, "-o", tmp_path, "--model", model, *options)[0] == 0
     table = tmp_path / "OS-2-ndpi/nuclei.parquet"
     provenance, nuclei = read_provenance(table), read_nuclei(table)
-    assert provenance["n_nuclei"] > 950
+    assert provenance.n_nuclei > 950
     (row,) = csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8"), delimiter="\t")
-    assert int(row["nuclei"]) == provenance["n_nuclei"] == int(row["n_positive"]) + int(row["n_negative"])
+    assert int(row["nuclei"]) == provenance.n_nuclei == int(row["n_positive"]) + int(row["n_negative"])
     assert ("no artefacts were sought" in row["warnings"]) is bool(options)
-    assert 0.18 < provenance["n_positive"] / provenance["n_nuclei"] < 0.26
+    assert 0.18 < provenance.n_positive / provenance.n_nuclei < 0.26
     # Of each positive nucleus the middle of its outline absorbs blue more than red.
     with tifffile.TiffFile(slide) as file:
         pixels = file.series[0].levels[0].asarray()

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ModelError, StoreError
+from muse_pipeline.core.provenance import NamedFile
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
@@ -28,9 +29,9 @@ from muse_pipeline.store.store import Store, open_store
 
 def test_the_slide_is_many_windows_and_many_nuclei(whole):
     provenance = read_provenance(whole)
-    assert provenance["n_windows"] >= 4
-    assert provenance["n_nuclei"] > 500
-    assert provenance["full_windows"] == []
+    assert provenance.n_windows >= 4
+    assert provenance.n_nuclei > 500
+    assert provenance.full_windows == ()
 
 
 def test_most_drawn_nuclei_are_found(tiled_slide, whole):
@@ -205,10 +206,10 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
 
 def test_a_table_states_what_it_was_made_from_and_by(tiled_slide, whole):
     provenance = read_provenance(whole)
-    assert provenance["fingerprint"] == tiled_slide.info.fingerprint
-    assert provenance["model"] == {"name": "compact", "sha256": tiled_slide.predictor.sha256}
-    assert provenance["reader"] == tiled_slide.info.reader == "openslide"
-    versions = provenance["versions"]
+    assert provenance.fingerprint == tiled_slide.info.fingerprint
+    assert provenance.model == NamedFile("compact", tiled_slide.predictor.sha256)
+    assert provenance.reader == tiled_slide.info.reader == "openslide"
+    versions = provenance.versions
     assert {"muse-pipeline", "numpy", "shapely", "zarr", "openslide-python", "openslide-bin"} <= set(versions)
     assert {"onnxruntime", "onnxruntime-gpu"} & set(versions)
 

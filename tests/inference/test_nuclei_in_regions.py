@@ -126,7 +126,7 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
     output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(tmp_path))
     table = pandas.read_parquet(output, columns=COLUMNS)
     assert set(table["region"].dropna()) == {"Stroma"} and table["border_distance_um"].isna().all()
-    mm2 = {one["name"]: one["area_mm2"] for one in read_provenance(output)["regions"]["classes"]}
+    mm2 = {one.name: one.area_mm2 for one in read_provenance(output).regions.classes}
     assert mm2["Tumour"] == 0 < mm2["Stroma"]
 
 

@@ -95,7 +95,7 @@ def test_writing_and_drawing_nuclei_loads_neither_pandas_nor_scipy(tmp_path):
         "assert len(read_outlines(table, (0, 0), (1e6, 1e6), 'label')[0]) == n\n"
         "print(sorted({'pandas', 'scipy'} & sys.modules.keys()))"
     )
-    command = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parents[1] / "support")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

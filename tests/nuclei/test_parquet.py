@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from nuclei_example import CLASSES, PROVENANCE, draw_nuclei, write_example
+from nuclei_example import CLASSES, PROVENANCE, draw_nuclei, drawn_provenance, write_example
 
 from muse_pipeline.core.errors import FrameError, NucleiError
 from muse_pipeline.core.types import Frame
@@ -107,7 +107,7 @@ def test_provenance_counts_nuclei(tmp_path):
     write_example(tmp_path / "nuclei.parquet", nuclei)
     provenance = read_provenance(tmp_path / "nuclei.parquet")
     counts = {name: int((nuclei.label == label).sum()) for label, name in enumerate(CLASSES)}
-    assert provenance == {**PROVENANCE, "n_nuclei": 200, "n_by_class": counts}
+    assert provenance.to_dict() == {**PROVENANCE, "n_nuclei": 200, "n_by_class": counts}
 
 
 def test_a_slide_without_nuclei(tmp_path):
@@ -136,7 +136,10 @@ def test_csv(tmp_path):
 
 
 def test_failure_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), NucleiWriter(tmp_path / "nuclei.parquet", CLASSES, PROVENANCE, 32):
+    with (
+        pytest.raises(RuntimeError),
+        NucleiWriter(tmp_path / "nuclei.parquet", CLASSES, drawn_provenance(), 32),
+    ):
         raise RuntimeError("stopped")
     assert list(tmp_path.iterdir()) == []
 
@@ -144,7 +147,10 @@ def test_failure_leaves_nothing(tmp_path):
 def test_only_level0_positions(tmp_path):
     nuclei = draw_nuclei(1)
     nuclei.frame = Frame.WORK
-    with pytest.raises(FrameError), NucleiWriter(tmp_path / "nuclei.parquet", CLASSES, PROVENANCE, 32) as writer:
+    with (
+        pytest.raises(FrameError),
+        NucleiWriter(tmp_path / "nuclei.parquet", CLASSES, drawn_provenance(), 32) as writer,
+    ):
         writer.write(nuclei, np.array([shapely.box(0, 0, 1, 1)]), {})
 
 

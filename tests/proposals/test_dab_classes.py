@@ -99,8 +99,8 @@ def test_shards_never_show_and_the_table_states_how_classes_were_made(stored, tm
     assert tables[0].read_bytes() == tables[1].read_bytes()
     check_all_right(read_nuclei(tables[0]), centres, brown, 0.5)
     output = read_provenance(tables[0])
-    assert output["n_by_class"] == {"Negative": int((~brown).sum()), "Positive": int(brown.sum())}
-    classes = output["proposer"]["classes"]
+    assert output.n_by_class == {"Negative": int((~brown).sum()), "Positive": int(brown.sum())}
+    classes = output.proposer["classes"]
     assert (classes["by"], classes["rule"]) == ("dab", "2-means")
     assert 0.2 < classes["threshold"] < 1.2 and classes["n_nuclei"] > 200
 

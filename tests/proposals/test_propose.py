@@ -45,13 +45,13 @@ def test_any_number_of_shards_and_threads_gives_the_same_bytes(coarse_slide, who
 
 def test_proposals_are_nuclei_of_one_class_with_their_provenance(coarse_slide, whole):
     nuclei, printed = read_nuclei(whole), read_provenance(whole)
-    assert printed["n_by_class"] == {"Nucleus": len(nuclei)}
+    assert printed.n_by_class == {"Nucleus": len(nuclei)}
     assert nuclei.rays.shape == (len(nuclei), 32)
     assert (nuclei.rays > 0).all()
     assert ((nuclei.score > 0) & (nuclei.score <= 1)).all()
-    assert printed["proposer"]["method"] == "haematoxylin"
-    assert np.shape(printed["proposer"]["fitted"]["stains"]) == (2, 3)
-    assert printed["warnings"] == []
+    assert printed.proposer["method"] == "haematoxylin"
+    assert np.shape(printed.proposer["fitted"]["stains"]) == (2, 3)
+    assert printed.warnings == ()
 
 
 def test_most_drawn_nuclei_are_proposed(coarse_slide, whole):

@@ -15,12 +15,12 @@ END = """
 print(peak_memory_mib())
 """
 TABLE = """
-from nuclei_example import CLASSES, MPP, PROVENANCE, draw_nuclei
+from nuclei_example import CLASSES, MPP, draw_nuclei, drawn_provenance
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 nuclei = draw_nuclei(20_000)
-with NucleiWriter(folder / "nuclei.parquet", CLASSES, PROVENANCE, n_rays=32) as writer:
+with NucleiWriter(folder / "nuclei.parquet", CLASSES, drawn_provenance(), n_rays=32) as writer:
     for _ in range(n // len(nuclei)):
         rings = rays_to_rings(nuclei.xy, nuclei.rays, MPP)
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, MPP))
@@ -41,7 +41,14 @@ def test_ten_times_the_nuclei_need_the_same_memory(tmp_path):
     """Every step in a process of its own, as the workflow runs them."""
 
     def measure(program, n):
-        command = [sys.executable, "-c", START + program + END, str(Path(__file__).parents[1]), str(tmp_path), str(n)]
+        command = [
+            sys.executable,
+            "-c",
+            START + program + END,
+            str(Path(__file__).parents[1] / "support"),
+            str(tmp_path),
+            str(n),
+        ]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     peaks = [[measure(program, n) for program in (TABLE, GEOJSON, CSV)] for n in (80_000, 800_000)]

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from finished_slide import HOSTILE
+from nuclei_example import PROVENANCE
 from PIL import Image
 
 from muse_pipeline.report import page
@@ -126,17 +127,20 @@ def test_facts_of_model_and_slide_are_on_the_page(outline):
 
 def test_provenance_is_lists_and_words(slides, page_path):
     (good,) = (slide for slide in slides if slide.slide_id == "good")
-    provenance = {
-        "mpp": [0.25, 0.2512345678],
-        "model": {"name": "<m>"},
+    changes = {
+        "slide_mpp": [0.25, 0.2512345678],
+        "model": {"name": "<m>", "sha256": "ab"},
         "colour": [[1, 0.5], [0, 1]],
         "n_by_class": {"a_b": 2},
     }
-    changed = replace(good, summary={**good.summary, "provenance": provenance})
+    changed = replace(good, summary={**good.summary, "provenance": PROVENANCE | changes})
     found = Outline(slide_card(changed, "slide-1", Album(page_path, False)))
     texts = [text for text in found.texts if text.strip()]
     assert texts[texts.index("Provenance") + 1 :] == [
-        *("colour", "1, 0.5", "0, 1", "model", "name", "<m>", "mpp", "0.25, 0.2512345678", "n by class", "a_b", "2"),
+        *("bounds", "none", "colour", "1, 0.5", "0, 1", "corrupt fraction", "0.0", "fingerprint", "0123abcd"),
+        *("full windows", "none", "model", "name", "<m>", "sha256", "ab", "mpp source", "the file", "n by class"),
+        *("a_b", "2", "n windows", "1", "provider", "cpu", "reader", "openslide", "slide id", "slide-1"),
+        *("slide mpp", "0.25, 0.2512345678", "tissue sha256", "none", "versions", "muse-pipeline", "0.1.0"),
     ]
     assert found.open == []
 

@@ -103,7 +103,7 @@ def test_provenance_travels(slide_folder):
     info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
     written = summarise_slide(slide_folder)["provenance"]
     assert written["fingerprint"] == info.fingerprint
-    assert written["model"] == provenance(info)["model"]
+    assert written["model"] == provenance(info).to_dict()["model"]
     assert info.path == slide_path("one")
 
 

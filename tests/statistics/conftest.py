@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import shapely
+from nuclei_example import drawn_provenance
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.parquet import NucleiWriter
@@ -12,9 +13,20 @@ from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 
 CLASSES = ("Lymphocyte", "Epithelial")
+QUALITY = {"mpp": 0.5, "cell_um": 16.0, "model_sha256": "", "asked": ["blurred"], "subtract": ["blurred"]}
+SIZES = {
+    "nuclear_size": {"median_area_um2": 30.0, "mean_class_probability": 0.9},
+    "class_sizes": {"by_class": {}},
+}
+QUALITY["area_mm2"] = {"blurred": 0.1, "ink": 0.3}
 REGIONS = {
+    "source": "drawn",
     "status": "ok",
-    "classes": [{"name": "tumour", "area_mm2": 0.25}, {"name": "stroma", "area_mm2": 0.2}],
+    "reason": "",
+    "classes": [
+        {"name": "tumour", "color": [1, 2, 3], "is_inside": True, "area_mm2": 0.25},
+        {"name": "stroma", "color": [4, 5, 6], "is_inside": False, "area_mm2": 0.2},
+    ],
     "bands": [{"um": 50, "inside_mm2": 0.1, "outside_mm2": 0.05}],
 }
 
@@ -44,16 +56,18 @@ def flagged(tmp_path):
 def write_doubtful(results):
     """Writes a slide whose provenance has doubts, in place of one of that name."""
     random = np.random.default_rng(7)
-    return lambda name, area_um2, **doubts: write_slide(
-        results / name, area_um2, random, doubts={kind: {"doubt": doubt} for kind, doubt in doubts.items()}
-    )
+
+    def write(name, area_um2, **doubts):
+        known = {kind: SIZES[kind] | {"doubt": doubt} for kind, doubt in doubts.items()}
+        write_slide(results / name, area_um2, random, doubts=known)
+
+    return write
 
 
 def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
     folder.mkdir(exist_ok=True)
     card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
-    provenance = {"slide_id": folder.name, "fingerprint": "f", "model": {"name": "m", "sha256": ""}, "card": card}
-    provenance |= doubts or {}
+    provenance = {"slide_id": folder.name, "fingerprint": "f", "card": card} | (doubts or {})
     nuclei = Nuclei(random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.arange(20) % 2)
     nuclei.prob = np.ones((20, 2), np.float32)
     columns = dict.fromkeys(SHAPE_COLUMNS, random.normal(area_um2, 1, 20))
@@ -67,10 +81,10 @@ def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
     regions = [one["name"] for one in REGIONS["classes"]]
     provenance["regions"], more = REGIONS, {"regions": regions, "features": features}
     if n_flagged is not None:
-        provenance["quality"] = {"area_mm2": {"blurred": 0.1, "ink": 0.3}, "subtract": ["blurred"]}
+        provenance["quality"] = QUALITY
         more["artefacts"] = ["blurred", "ink"]
         columns["quality"] = np.where(np.arange(20) < n_flagged, 0, 1).astype(np.int32)
         columns["area_um2"] = np.where(np.arange(20) < n_flagged, 1e6, columns["area_um2"])
-    with NucleiWriter(folder / "nuclei.parquet", CLASSES, provenance, 4, **more) as writer:
+    with NucleiWriter(folder / "nuclei.parquet", CLASSES, drawn_provenance(**provenance), 4, **more) as writer:
         writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), columns)
     np.savez(folder / "tissue.npz", area_mm2=0.5)

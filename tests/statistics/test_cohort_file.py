@@ -49,7 +49,7 @@ def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):
         row = {measure.name: value for measure, value in measure_slide(results / "s4").items()}
         np.testing.assert_array_equal(file["X"][4], [row[name] for name in names])
         assert file["var/unit"].asstr()[names.index("median_area_um2")] == "um2"
-        assert json.loads(file["uns/muse"].asstr()[()])["slides"]["s2"]["model"]["name"] == "m"
+        assert json.loads(file["uns/muse"].asstr()[()])["slides"]["s2"]["model"]["name"] == "drawn"
     first = output.read_bytes()
     rows = [row | {"T/N": f"T{n % 2}"} for n, row in enumerate(json.loads((results / "sheet.json").read_text()))]
     (results / "sheet.json").write_text(json.dumps(rows))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from nuclei_example import CLASSES, PROVENANCE
+from nuclei_example import CLASSES, drawn_provenance
 
 from muse_pipeline.core.errors import LabelError, NucleiError
 from muse_pipeline.core.files import read_json
@@ -91,7 +91,7 @@ def write_nuclei(path, n, axes_um, side_px):
         prob=np.full((n, 3), 1 / 3),
     )
     mpp = (0.5, 0.5)
-    with NucleiWriter(path, CLASSES, {**PROVENANCE, "slide_mpp": list(mpp)}, 32) as writer:
+    with NucleiWriter(path, CLASSES, drawn_provenance(slide_mpp=list(mpp)), 32) as writer:
         rings = rays_to_rings(nuclei.xy, nuclei.rays, mpp)
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, mpp))
     return path

@@ -17,7 +17,6 @@ from muse_pipeline.data.stream import MAX_SEED
 from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass, replace_outlines
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.methods.detector.consistency import ConsistencySettings
 from muse_pipeline.methods.detector.distillation import DistillationSettings
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
@@ -97,7 +96,6 @@ class DetectorConfig:
         n_rays: rays per outline.
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
-        consistency: settings of self-training outside of annotated regions; there is none unless this is given.
         distillation: trained networks as teachers; none when not given.
         batch: windows per batch and device.
         backbone_rate: factor of the learning rate of the backbone.
@@ -125,7 +123,6 @@ class DetectorConfig:
     n_rays: int = 32
     colour: str = "macenko"
     window_px: int = 256
-    consistency: ConsistencySettings | None = None
     distillation: DistillationSettings | None = None
     batch: int = 16
     backbone_rate: float = 1.0

@@ -23,10 +23,6 @@ class Criterion(nn.Module):
         """``"loss"`` and its terms by name; none has a gradient in unlabelled areas (``batch.region``)."""
         raise NotImplementedError
 
-    def probability(self, maps: NucleusMaps) -> Tensor:
-        """(B, 1, h, w): probability that each cell is a nucleus, for this criterion."""
-        return maps.centre.sigmoid()
-
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
     """Two (B, 1, h, w) of 0 and 1: cells with known nuclei, and cells where anything else is known to be background."""

@@ -61,7 +61,7 @@ class DetectorData:
             augmentation=config.augmentation,
             seed=config.seed,
             device=device,
-            weak_view=config.consistency is not None or config.distillation is not None,
+            weak_view=config.distillation is not None,
             around=config.distillation is not None and config.distillation.where == "outside",
         )
 
@@ -118,19 +118,17 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
 
 
 def _require_outside(config: DetectorConfig, images: list[LabelledImage]) -> None:
-    """Reject settings of learning outside of annotated regions if every picture is annotated everywhere.
+    """Reject distillation outside of annotated regions if every picture is annotated everywhere.
 
     Raises:
-        ConfigError: the message names the setting.
+        ConfigError: no picture has unannotated tissue.
     """
-    distilled = config.distillation is not None and config.distillation.where == "outside"
-    asking = {"consistency": config.consistency is not None, "distillation.where": distilled}
-    for setting in (name for name, asks in asking.items() if asks):
-        if all(image.region is None for image in images):
-            raise ConfigError(
-                f"`{setting}` learns outside of annotated regions, and every training picture is annotated everywhere; "
-                "give regions of slides as labels, or remove this setting"
-            )
+    is_outside = config.distillation is not None and config.distillation.where == "outside"
+    if is_outside and all(image.region is None for image in images):
+        raise ConfigError(
+            "`distillation.where` learns outside of annotated regions, and every training picture is annotated "
+            "everywhere; give regions of slides as labels, or remove this setting"
+        )
 
 
 def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[LabelledImage]:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.data.targets import dense_targets
-from muse_pipeline.losses.penalty_reduced_focal import focal_posterior, penalty_reduced_focal
+from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
 from muse_pipeline.methods.detector.criterion import CRITERIA, RAY_WEIGHT, Criterion, known_cells, mean_over
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
 
@@ -53,7 +53,3 @@ class DenseCriterion(Criterion):
             "rays": mean_over(ray_error, weight * rays[:, 0].isfinite()),
         }
         return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}
-
-    def probability(self, maps: NucleusMaps) -> Tensor:
-        """Probability that the heat of the centre map stands for: the focal loss keeps the heat nearer to 0.5."""
-        return focal_posterior(maps.centre)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from scipy import ndimage
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import complete_file, require_own_folder
@@ -26,7 +27,6 @@ from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.otsu_mask import fit_otsu
-from muse_pipeline.proposals.points import keep_connected, paint_points, split_mask
 from muse_pipeline.training.run import plain_settings
 
 POINT_FORMATS = ("row column class", "x y class")
@@ -127,6 +127,55 @@ def instances_of_points(image: LabelledImage, mask: np.ndarray, mpp: float) -> t
     seeds = paint_points(nuclei.xy, shape)
     instances[seeds > 0] = seeds[seeds > 0]
     return keep_connected(instances, seeds), kind
+
+
+def paint_points(xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(h, w) int32: number 1..N in the one pixel of each point (N, 2); 0 elsewhere."""
+    seeds = np.zeros(shape, np.int32)
+    height, width = shape
+    for number, (x, y) in enumerate(np.floor(xy).astype(int).tolist(), 1):
+        row, column = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+        if seeds[row, column]:
+            free = np.argwhere(seeds == 0)
+            row, column = free[np.abs(free - (row, column)).sum(1).argmin()]
+        seeds[row, column] = number
+    return seeds
+
+
+def split_mask(mask: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Divide a foreground among the points that lie on it.
+
+    Args:
+        mask: (h, w) bool.
+        xy: (N, 2) points in px.
+
+    Returns:
+        (h, w) int32: number i + 1 where the mask belongs to point i. Within each connected part of the mask a pixel
+        goes to the nearest point on that part; fragments that are cut off from their own point are left out, and so
+        is every part without a point. A point beside the mask gets nothing.
+    """
+    instances = np.zeros(mask.shape, np.int32)
+    seeds = np.where(mask, paint_points(xy, mask.shape), 0)
+    parts, _ = ndimage.label(mask)
+    for part, box in enumerate(ndimage.find_objects(parts), 1):
+        here, mine = parts[box] == part, np.where(parts[box] == part, seeds[box], 0)
+        if not mine.any():
+            continue
+        rows, columns = ndimage.distance_transform_edt(mine == 0, return_distances=False, return_indices=True)
+        instances[box][here] = mine[rows, columns][here]
+    return keep_connected(instances, seeds)
+
+
+def keep_connected(instances: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """The pixels of ``instances`` (h, w) connected to the pixel of their own number in ``seeds`` (h, w)."""
+    kept = np.zeros_like(instances)
+    for number, box in enumerate(ndimage.find_objects(instances), 1):
+        if box is None:
+            continue
+        components, _ = ndimage.label(instances[box] == number)
+        own = components[seeds[box] == number]
+        kept[box][(components == own[0]) & (components > 0)] = number
+    return kept
 
 
 def mask_finder(name: str) -> FindMask:

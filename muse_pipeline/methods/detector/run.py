@@ -169,9 +169,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             teachers = [load_teacher(path, config) for path in find_teachers(config)]
             distillation = DistillationTerm(config.distillation.share, teachers, config.distillation.where)
             distillation.to(memory_format=torch.channels_last)
-        return DetectorTraining(
-            network, config.head, config.mpp, weights, config.consistency, distillation, config.backbone_rate
-        )
+        return DetectorTraining(network, config.head, config.mpp, weights, distillation, config.backbone_rate)
 
     def batches(self, data: DetectorData, device: torch.device) -> LabelledWindows:
         """Augmented windows."""

@@ -23,7 +23,7 @@ from muse_pipeline.training.checkpoint import (
     read_weights,
 )
 
-RETIRED = ("region_px",)  # settings of older checkpoints, which change nothing in a trained network
+RETIRED = ("region_px", "consistency")  # settings of older checkpoints, which change nothing in a trained network
 
 
 def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoint]:

@@ -20,7 +20,7 @@ from muse_pipeline.training.region_model import RegionExport
 from muse_pipeline.training.schedule import Schedule
 
 TEACHERS = ("dice", "gm")
-SWAPS = ("none", "exchange", "restart_best")
+SWAPS = ("none", "exchange")
 SELECTIONS = ("labels", "masks")
 COLOURS = ("macenko", "identity")
 
@@ -32,7 +32,7 @@ class StudentSettings:
     Attributes:
         rounds: parts of the stage, with a swap before each but the first; 0 leaves the stage out.
         swap: exchange of roles between rounds. "exchange": the best student teaches, the old teacher is trained
-            on; "restart_best": the best student teaches, and a copy of it is trained on; "none": one long round.
+            on; "none": one long round.
         tolerance: a student whose validation score is lower than its teacher's by more than this does not swap.
         distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.

@@ -24,8 +24,14 @@ from muse_pipeline.methods.mil.config import (
     require_network,
 )
 from muse_pipeline.methods.mil.data import RegionData, all_sources, read_region_data
-from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
-from muse_pipeline.methods.mil.rounds import TEACHER, TEACHER_SCORES, Round, begin_round
+from muse_pipeline.methods.mil.method import (
+    TEACHER,
+    TEACHER_SCORES,
+    Round,
+    StudentTraining,
+    TeacherTraining,
+    begin_round,
+)
 from muse_pipeline.methods.mil.validation import SCORES, RegionValidation
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

@@ -169,8 +169,7 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions:
 def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWeights) -> Path:
     """The folder of the index of a slide's proposals, made if it is not there yet."""
     proposals = source.proposals
-    stated = read_provenance(proposals)
-    if stated.get("fingerprint", store.fingerprint) != store.fingerprint:
+    if read_provenance(proposals).fingerprint != store.fingerprint:
         raise NucleiError(f"{proposals}: holds the nuclei of another slide than {store.path}; correct either")
     location = folder / cache_name(proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}")
     if not location.is_dir():

@@ -12,14 +12,10 @@ from muse_pipeline.data.stream import MAX_SEED
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.detector.config import COLOURS, ExportSettings
 from muse_pipeline.proposals.activation_map import MaskSettings
-from muse_pipeline.proposals.points import PeakRules
 from muse_pipeline.training.devices import PRECISIONS
 from muse_pipeline.training.schedule import Schedule
 
 MASKS = ("otsu", "activation")
-MASK_FOREGROUNDS = ("positive", "ignore")
-VORONOI_WEIGHT = 1.5
-SPLITS = ("cut", "voronoi")
 
 
 @dataclass(frozen=True)
@@ -43,56 +39,17 @@ class ActivationSettings:
 
 
 @dataclass(frozen=True)
-class MaskNetworkSettings:
-    """Second and third stage: the network that is trained on masks.
-
-    Attributes:
-        backbone: registered name of the backbone.
-        rounds: 1: trained on the masks; each further round starts from the weights of the previous one and adds Voronoi
-            labels of the points that it found; 0: no network, labels are made from the masks.
-        mask_fg: role of the mask in rounds with points, as in ``methods.psm.mask_network``.
-        voronoi_weight: weight of the Voronoi labels in these rounds.
-        window_px: side of a training window.
-        batch: windows per step.
-        precision: "32-true" or "bf16-mixed".
-        schedule: length and learning rate of each round.
-        augmentation: strength of the augmentation.
-    """
-
-    backbone: str = "muse_compact_48"
-    rounds: int = 0
-    mask_fg: str = "positive"
-    voronoi_weight: float = VORONOI_WEIGHT
-    window_px: int = 256
-    batch: int = 4
-    precision: str = "bf16-mixed"
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=250, save_every=100))
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def __post_init__(self) -> None:
-        require_between(self, "mask_network", rounds=(0, 10), voronoi_weight=(0, math.inf), batch=(1, math.inf))
-        require_one_of(self, "mask_network", mask_fg=MASK_FOREGROUNDS, precision=PRECISIONS)
-
-
-@dataclass(frozen=True)
 class LabelSettings:
-    """Conversion of probabilities to instances.
+    """Conversion of masks to instances, which are cut at necks and pale lines.
 
     Attributes:
-        threshold: probability above which a pixel belongs to a nucleus.
-        split: "voronoi" divides the mask among the points, "cut" at necks and pale lines.
-        points: rules for points.
         min_area_um2: smaller instances are left out.
     """
 
-    threshold: float = 0.5
-    split: str = "cut"
-    points: PeakRules = field(default_factory=PeakRules)
     min_area_um2: float = 12.0
 
     def __post_init__(self) -> None:
-        require_between(self, "labels", threshold=(0, 1), min_area_um2=(0, math.inf))
-        require_one_of(self, "labels", split=SPLITS)
+        require_between(self, "labels", min_area_um2=(0, math.inf))
 
 
 @dataclass(frozen=True)
@@ -161,9 +118,8 @@ class PsmConfig:
         store_window_px: side of these windows.
         seed: seed of weights and windows.
         activation: first stage, for ``masks: activation`` only.
-        mask_network: second and third stage, trained on the masks.
-        labels: settings of the conversion of probabilities to instances.
-        detector: fourth stage, the instance network.
+        labels: settings of the conversion of masks to instances.
+        detector: the instance network.
         self_training: last stage, trained on the detector's own detections.
         metrics: figures measured elsewhere, for the card.
         method: "psm".
@@ -181,7 +137,6 @@ class PsmConfig:
     store_window_px: int = 512
     seed: int = 0
     activation: ActivationSettings = field(default_factory=ActivationSettings)
-    mask_network: MaskNetworkSettings = field(default_factory=MaskNetworkSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)

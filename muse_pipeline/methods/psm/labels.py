@@ -24,13 +24,11 @@ from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.detector.validation import NetworkPredictor
 from muse_pipeline.methods.psm.config import PsmConfig
-from muse_pipeline.methods.psm.mask_network import TrainedMask
 from muse_pipeline.methods.psm.masks import read_pictures_and_masks
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, haematoxylin
-from muse_pipeline.proposals.points import find_points, split_mask
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.run import Say, plain_settings
@@ -41,27 +39,21 @@ BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_m
 MOST = 65535  # instances of a picture in 16 bits
 
 
-def write_labels(
-    config: PsmConfig, masks: Path, network: Path | None, folder: Path, say: Callable[[str], None]
-) -> None:
+def write_labels(config: PsmConfig, masks: Path, folder: Path, say: Callable[[str], None]) -> None:
     """Write images, instances (16-bit PNG, 0 background) and points (x, y, class; at the instances' centroids).
 
     Args:
         config: settings of the run.
         masks: folder of the masks stage.
-        network: checkpoint of the mask network; None: its masks are used as they are.
         folder: existing folder.
         say: callback with a line on what was written.
 
     Raises:
-        CheckpointError: the network cannot be read.
         LabelError: the masks stage is damaged.
     """
-    teacher = TrainedMask.load(network) if network else None
     n_nuclei = n_pictures = 0
     for name, pixels, mask in read_pictures_and_masks(masks):
-        probability = teacher(pixels) if teacher else mask.astype(np.float32)
-        n_here = write_found(folder, name, pixels, split_instances(probability, pixels, config))
+        n_here = write_found(folder, name, pixels, split_instances(mask, pixels, config))
         n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
     say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
@@ -88,17 +80,12 @@ def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarr
     return n_instances
 
 
-def split_instances(probability: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
-    """(h, w) int32 instances, 1..N, 0 background, of a probability (h, w) and its picture (h, w, 3)."""
-    settings, mpp = config.labels, config.mpp
-    mask = probability >= settings.threshold
-    if settings.split == "voronoi":
-        instances = split_mask(mask, find_points(probability, mpp, settings.points))
-    else:
-        fit = fit_macenko(pixels.reshape(-1, 3))
-        density = haematoxylin(pixels, blend_stains(fit and fit.stains))
-        instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / mpp), mpp)
-    return drop_small_labels(instances, settings.min_area_um2 / mpp**2)
+def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
+    """(h, w) int32 instances, 1..N, 0 background, of a mask (h, w) and its picture (h, w, 3)."""
+    fit = fit_macenko(pixels.reshape(-1, 3))
+    density = haematoxylin(pixels, blend_stains(fit and fit.stains))
+    instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / config.mpp), config.mpp)
+    return drop_small_labels(instances, config.labels.min_area_um2 / config.mpp**2)
 
 
 FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt
@@ -172,25 +159,20 @@ class LabelsStage(PreparedStage):
     Args:
         config: settings of the run.
         masks: folder of the masks stage.
-        network: checkpoint of the mask network, if there is one.
         folder: folder of the stage.
     """
 
-    def __init__(self, config: PsmConfig, masks: Path, network: Path | None, folder: Path):
+    def __init__(self, config: PsmConfig, masks: Path, folder: Path):
         super().__init__(folder, "labels")
-        self.config, self.masks, self.network = config, masks, network
+        self.config, self.masks = config, masks
 
     def made_from(self) -> dict[str, Any]:
-        """Settings of labels, the masks and the mask network."""
-        return {
-            "labels": plain_settings(self.config.labels),
-            "masks": sha256_of(self.masks / MADE_FROM),
-            "mask_network": self.network and sha256_of(self.network),
-        }
+        """Settings of labels and the masks."""
+        return {"labels": plain_settings(self.config.labels), "masks": sha256_of(self.masks / MADE_FROM)}
 
     def write(self, folder: Path, say: Say) -> None:
         """Write the files of ``write_labels``."""
-        write_labels(self.config, self.masks, self.network, folder, say)
+        write_labels(self.config, self.masks, folder, say)
 
 
 class FoundLabelsStage(PreparedStage):

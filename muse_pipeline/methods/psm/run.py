@@ -16,7 +16,6 @@ from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage
 from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.methods.psm.labels import CLASS, FoundLabelsStage, LabelsStage, label_source
-from muse_pipeline.methods.psm.mask_network import MaskRound, MaskRoundConfig
 from muse_pipeline.methods.psm.masks import MasksStage
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.stages import Stage, stage_folder
@@ -39,15 +38,12 @@ class PsmRecipe(Recipe):
             stages.append(make(stage_folder(folder, len(stages) + 1, name)))
             return stages[-1].result
 
-        activation = network = None
+        activation = None
         if config.masks == "activation":
             settings = activation_config(config)
             activation = add("activation", lambda where: ActivationStage(settings, where, "activation"))
         masks = add("masks", lambda where: MasksStage(config, activation, where))
-        for number in range(1, config.mask_network.rounds + 1):
-            settings, name = round_config(config, masks, network), f"mask-network-{number}"
-            network = add(name, lambda where, s=settings, n=name: MaskRound(s, where, n))
-        labels = add("labels", lambda where: LabelsStage(config, masks, network, where))
+        labels = add("labels", lambda where: LabelsStage(config, masks, where))
         detector = add("detector", lambda where: DetectorStage(detector_config(config, labels), where, "detector"))
         for number in range(1, config.self_training.rounds + 1):
             finder = detector_config(config, labels)
@@ -62,19 +58,6 @@ class PsmRecipe(Recipe):
 def activation_config(config: PsmConfig) -> ActivationConfig:
     """The settings of the activation stage."""
     return ActivationConfig(**vars(config.activation), sources=config.sources, mpp=config.mpp, seed=config.seed)
-
-
-def round_config(config: PsmConfig, masks: Path, previous: Path | None) -> MaskRoundConfig:
-    """The settings of a round of the mask network, which begins with the checkpoint ``previous``."""
-    return MaskRoundConfig(
-        **{**vars(config.mask_network), "rounds": 1},
-        masks=masks,
-        previous=previous,
-        mpp=config.mpp,
-        points=config.labels.points if previous else None,
-        colour=config.detector.colour,
-        seed=config.seed,
-    )
 
 
 def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:

@@ -13,7 +13,6 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.methods.detector.consistency import ConsistencySettings
 from muse_pipeline.methods.detector.criterion import CRITERIA
 from muse_pipeline.methods.detector.method import DetectorTraining
 from muse_pipeline.models import HEADS
@@ -25,19 +24,14 @@ def test_every_head_has_its_criterion():
     assert CRITERIA.names() == HEADS.names()
 
 
-def windows(region_px=None, weak_view=False):
+def windows():
     generator = np.random.default_rng(0)
     xy = np.indices((5, 5)).reshape(2, -1).T * 24.0 + generator.integers(8, 16, (25, 2))
     pixels = np.full((128, 128, 3), 230, np.uint8)
     for x, y in xy.astype(int):
         pixels[y - 4 : y + 4, x - 4 : x + 4] = 60
     nuclei = Nuclei(xy, Frame.WINDOW, rays=np.full((25, 8), 2.0, np.float32), label=np.arange(25, dtype=np.int32) % 2)
-    region = None
-    if region_px:
-        region = np.zeros((128, 128), bool)
-        region[48 : 48 + region_px, 48 : 48 + region_px] = True
-        nuclei = nuclei[((xy >= 48) & (xy < 48 + region_px)).all(1)]
-    images = [LabelledImage(name="A", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0, region=region)]
+    images = [LabelledImage(name="A", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0)]
     stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
     return LabelledWindows(
         images,
@@ -49,14 +43,13 @@ def windows(region_px=None, weak_view=False):
         augmentation=Augmentation(),
         seed=0,
         device=torch.device("cpu"),
-        weak_view=weak_view,
     )
 
 
-def method_of(head, consistency=None):
+def method_of(head):
     torch.manual_seed(0)
     network = NucleusDetector("muse_compact_16", head, 2, 8)
-    return DetectorTraining(network, head, 0.5, torch.ones(2), consistency).train()
+    return DetectorTraining(network, head, 0.5, torch.ones(2)).train()
 
 
 @pytest.mark.parametrize("head", HEADS.names())
@@ -84,27 +77,6 @@ def test_the_average_follows_in_evaluation_mode():
     assert method.network.training
     assert not method.trained().training
     assert not any(parameter.requires_grad for parameter in method.trained().parameters())
-
-
-@pytest.mark.parametrize("head", HEADS.names())
-def test_consistency_adds_its_term_after_the_start(head):
-    batch = windows(region_px=32, weak_view=True)(0)
-    settings = ConsistencySettings(threshold=0.0, floor=0.0, background_threshold=0.0)
-    method = method_of(head, settings)
-    terms = method.losses(batch, "model", 0.2)
-    supervised = method.criterion(method.network(batch.pixels, batch.colour), batch)
-    assert terms["pseudo_nuclei"] > 0
-    assert terms["consistency"] > 0
-    assert {*terms} == {*supervised, "consistency", "pseudo_nuclei"}
-    terms["loss"].backward()
-    assert all(p.grad is not None for p in method.network.head.parameters())
-    assert all(p.grad is None for p in method.average.parameters())
-    early = method.losses(batch, "model", 0.0)
-    assert float(early["loss"].detach()) == pytest.approx(
-        float(sum(early[name].detach() for name in supervised if name != "loss"))
-        + (float(early["rays"].detach()) if head == "dense" else 0),
-        rel=1e-5,
-    )
 
 
 VALUES = yaml.safe_load(CONFIG.format(colour="macenko", steps=1, capacity=1, threshold=0))

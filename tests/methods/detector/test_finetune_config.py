@@ -118,7 +118,7 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("export.batch=0", "export: batch is 0"),
         ("augmentation.scale=0.5", r"augmentation: scale is 0\.5; give a number from 1 to 10"),
         ("augmentation.noise=.nan", "augmentation: noise is nan"),
-        ("consistency={threshold: 80}", r"consistency: threshold is 80\.0; give a number from 0 to 1"),
+        ("distillation={teachers: [a], share: 80}", r"distillation: share is 80\.0; give a number from 0 to 1"),
         ("classes.0.color=[1, 2, 999]", r"class 'Dark': color \(1, 2, 999\) is not \(r, g, b\)"),
         ("method=detectr", "unknown method 'detectr'; did you mean 'detector'"),
         ("method=muse", "trains by method 'muse', not 'detector'"),

@@ -10,7 +10,6 @@ from labelled import CPU, draw_labelled_folder
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.psm.labels import write_found
-from muse_pipeline.methods.psm.mask_network import TrainedMask
 from muse_pipeline.methods.psm.run import PsmRecipe
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run, train_run
@@ -20,14 +19,6 @@ from muse_pipeline.training.stages import is_made, stage_folder
 CONFIG = """
 name: tiny
 sources: [{ images: images, mpp: 0.5 }]
-mask_network:
-  backbone: muse_compact_16
-  rounds: 2
-  window_px: 96
-  batch: 2
-  precision: 32-true
-  schedule: { steps: 20, learning_rate: 0.01 }
-labels: { split: voronoi, points: { merge_um: 3, blur_um: 0.4 } }
 detector:
   backbone: muse_compact_16
   n_rays: 8
@@ -67,7 +58,7 @@ def n_drawn(config_path, name):
 
 def test_every_stage_has_its_folder(finished):
     folder, output = finished
-    stages = ["1-masks", "2-mask-network-1", "3-mask-network-2", "4-labels", "5-detector"]  # Otsu needs no activation
+    stages = ["1-masks", "2-labels", "3-detector"]  # Otsu needs no activation
     assert sorted(path.name for path in (folder / "stages").iterdir()) == stages
     assert {"checkpoint.pt", "config.yaml", "provenance.json"} <= {path.name for path in folder.iterdir()}
     assert any("instances in 3 pictures" in line for line in output)
@@ -76,24 +67,15 @@ def test_every_stage_has_its_folder(finished):
 def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
     for number in range(3):
         name = f"picture-{number:05d}"
-        instances = cv2.imread(str(finished[0] / "stages/4-labels" / "instances" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        instances = cv2.imread(str(finished[0] / "stages/2-labels" / "instances" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
         assert instances.dtype == np.uint16
         assert abs(int(instances.max()) - n_drawn(config_path, f"P{number}")) <= 6
-        points = (finished[0] / "stages/4-labels" / "points" / f"{name}.tsv").read_text().splitlines()
+        points = (finished[0] / "stages/2-labels" / "points" / f"{name}.tsv").read_text().splitlines()
         assert len(points) - 1 == instances.max()
 
 
-def test_later_rounds_learn_points_too(finished):
-    rounds = [stage_folder(finished[0], n + 1, f"mask-network-{n}") / "metrics.jsonl" for n in (1, 2)]
-    assert ["voronoi" in path.read_text() for path in rounds] == [False, True]
-    network = TrainedMask.load(rounds[1].with_name("checkpoint.pt"))
-    assert network(np.full((50, 70, 3), 230, np.uint8)).shape == (50, 70)
-    with pytest.raises(CheckpointError, match="no mask network"):
-        TrainedMask.load(finished[0] / "checkpoint.pt")
-
-
 def test_a_stage_that_the_run_has_not_is_reported(config_path, tmp_path):
-    with pytest.raises(ConfigError, match="--until activation: the stages of this run are masks, mask-network-1, "):
+    with pytest.raises(ConfigError, match="--until activation: the stages of this run are masks, labels, "):
         train_run(PsmRecipe(), load_psm_config(config_path), tmp_path, CPU, until="activation")
 
 
@@ -107,7 +89,7 @@ def test_labels_of_a_user_s_own_are_spared(tmp_path):
 
 def test_a_second_start_makes_nothing_again(config_path, finished):
     folder, _ = finished
-    stages = ("1-masks/made-from.json", "3-mask-network-2/checkpoint.pt", "4-labels/made-from.json")
+    stages = ("1-masks/made-from.json", "2-labels/made-from.json", "3-detector/checkpoint.pt")
     before = [(folder / "stages" / name).stat().st_mtime_ns for name in stages]
     again = train_run(PsmRecipe(), load_psm_config(config_path), folder, CPU)
     assert before == [(folder / "stages" / name).stat().st_mtime_ns for name in stages]
@@ -116,20 +98,20 @@ def test_a_second_start_makes_nothing_again(config_path, finished):
 
 def test_other_settings_are_rejected_or_begin_anew(config_path, finished):
     folder, _ = finished
-    changed = load_psm_config(config_path, changes=["labels.threshold=0.6"])
+    changed = load_psm_config(config_path, changes=["labels.min_area_um2=20"])
     with pytest.raises(CheckpointError, match=r"labels: was made from something else \(labels changed\)"):
         train_run(PsmRecipe(), changed, folder, CPU, until="labels")
     anew = Options(accelerator="cpu", start_over=True)
-    assert train_run(PsmRecipe(), changed, folder, anew, until="labels") == stage_folder(folder, 4, "labels")
+    assert train_run(PsmRecipe(), changed, folder, anew, until="labels") == stage_folder(folder, 2, "labels")
     train_run(PsmRecipe(), load_psm_config(config_path), folder, anew, until="labels")
 
 
-@pytest.mark.parametrize("change", ["seed=5", "labels.points.merge_um=1", "detector.colour=identity"])
-def test_a_mask_network_is_not_taken_for_one_of_other_settings(config_path, finished, change):
+@pytest.mark.parametrize("change", ["seed=5", "detector.colour=identity"])
+def test_a_detector_is_not_taken_for_one_of_other_settings(config_path, finished, change):
     changed = load_psm_config(config_path, changes=[change])
-    named = change.partition("=")[0].partition(".")[2] or "seed"
-    with pytest.raises(CheckpointError, match=f"mask-network-[12]: holds a run of another configuration .*{named}"):
-        train_run(PsmRecipe(), changed, finished[0], CPU, until="mask-network-2")
+    named = change.partition("=")[0].removeprefix("detector.")
+    with pytest.raises(CheckpointError, match=f"detector: holds a run of another configuration .*{named}"):
+        train_run(PsmRecipe(), changed, finished[0], CPU)
 
 
 def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_rejected(tmp_path):
@@ -148,13 +130,6 @@ def test_the_command_leaves_a_model_that_runs(config_path, finished, muse, verb,
     card = Predictor(folder / "tiny.onnx").card
     assert [one.name for one in card.classes] == ["Nucleus"]
     assert str(folder / "tiny.onnx") in out
-
-
-def test_labels_may_come_from_masks_alone(config_path, tmp_path):
-    config = load_psm_config(config_path, changes=["mask_network.rounds=0", "labels.split=cut"])
-    labels = train_run(PsmRecipe(), config, tmp_path, CPU, until="labels")
-    assert len(list((labels / "instances").iterdir())) == 3
-    assert labels == stage_folder(tmp_path, 2, "labels")
 
 
 def test_masks_may_be_those_of_an_activation_network(config_path, tmp_path):
@@ -177,11 +152,9 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     ("change", "message"),
     [
         ("masks=otsue", "masks 'otsue' is unknown; choose otsu or activation"),
-        ("mask_network.mask_fg=both", "mask_network: mask_fg 'both' is unknown"),
-        ("mask_network.precision=bf16", "mask_network: precision 'bf16' is unknown; choose 32-true or bf16-mixed"),
-        ("detector.precision=bf16", "detector: precision 'bf16' is unknown"),
+        ("detector.precision=bf16", "detector: precision 'bf16' is unknown; choose 32-true or bf16-mixed"),
         ("detector.colour=reinhard", "detector: colour 'reinhard' is unknown"),
-        ("labels.split=knife", "labels: split 'knife' is unknown; choose cut or voronoi"),
+        ("labels.min_area_um2=-1", "labels: min_area_um2 is -1.0; give a number of 0 or more"),
         (
             "mask_settings={clusters: {features: jet}}",
             "mask_settings.clusters is a setting of `masks: activation`, and masks is 'otsu'",
@@ -202,7 +175,7 @@ def test_the_example_config_can_be_read():
 
 
 def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path):
-    changes = ["mask_network.rounds=0", "labels.split=cut", "self_training.rounds=1", "self_training.threshold=0.3"]
+    changes = ["self_training.rounds=1", "self_training.threshold=0.3"]
     config = load_psm_config(config_path, changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}"])
     last = train_run(PsmRecipe(), config, tmp_path, CPU)
     assert last == tmp_path / "checkpoint.pt"

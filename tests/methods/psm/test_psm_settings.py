@@ -10,15 +10,14 @@ from lightning_fabric import Fabric
 from numeric_settings import numeric_settings, with_setting
 from pretraining import draw_slide
 from test_psm import CONFIG, load_psm_config
-from test_psm_stages import save_masks, save_network, stained
+from test_psm_stages import stained
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.psm.activation import ActivationStage
 from muse_pipeline.methods.psm.labels import split_instances
-from muse_pipeline.methods.psm.mask_network import MaskRound
 from muse_pipeline.methods.psm.masks import MasksStage, read_pictures_and_masks, write_masks
-from muse_pipeline.methods.psm.run import PsmRecipe, activation_config, detector_config, round_config
+from muse_pipeline.methods.psm.run import PsmRecipe, activation_config, detector_config
 from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.loop import train
@@ -47,23 +46,7 @@ AUGMENTATION = {
     "blur_um": 1.5,
     "noise": 20.0,
 }
-TRAINED = {
-    "activation": {**{f"schedule.{name}": value for name, value in SCHEDULE.items()}, "window_px": 64, "batch": 3},
-    "mask_network": {
-        **{f"schedule.{name}": value for name, value in SCHEDULE.items()},
-        **{f"augmentation.{name}": value for name, value in AUGMENTATION.items()},
-        "voronoi_weight": 0.5,
-        "window_px": 64,
-        "batch": 3,
-    },
-}
-TRAINED["labels"] = {  # of the points that a later round of the mask network learns
-    "points.blur_um": 2.0,
-    "points.least": 0.97,
-    "points.distance_um": 4.0,
-    "points.border_um": 20.0,
-    "points.merge_um": 0.0,
-}
+TRAINED = {**{f"schedule.{name}": value for name, value in SCHEDULE.items()}, "window_px": 64, "batch": 3}
 OTSU = {"mpp": 0.45, "windows_per_store": 2, "store_window_px": 96, "mask_settings.max_share": 0.05}
 ACTIVATION = {
     "mask_settings.clusters.beta": 0.1,
@@ -74,8 +57,8 @@ ACTIVATION = {
     "mask_settings.max_hole_um2": 400.0,
     "mask_settings.min_density": 5.0,
 }
-SPLIT = {"threshold": 0.7, "min_area_um2": 45.0}
-STAGES = {"mask_network.rounds": 3, "self_training.rounds": 2, "self_training.threshold": 0.2}
+MIN_AREA_UM2 = 45.0
+STAGES = {"self_training.rounds": 2, "self_training.threshold": 0.2}
 DETECTOR = {
     **{f"schedule.{name}": value for name, value in SCHEDULE.items()},
     **{f"augmentation.{name}": value for name, value in AUGMENTATION.items()},
@@ -90,15 +73,15 @@ NO_EFFECT = {
     **{f"detector.export.{name}": "how the model is run: tests/export" for name in (*EXPORT, "refine")},
     **{
         f"{stage}.schedule.{name}": "tests/training/test_loop.py"
-        for stage in ("activation", "mask_network", "detector")
+        for stage in ("activation", "detector")
         for name in ("save_every", "log_every", "validate_every")
     },
 }
 TRIED = {
-    *(f"{stage}.{name}" for stage, changes in TRAINED.items() for name in changes),
+    *(f"activation.{name}" for name in TRAINED),
     *OTSU,
     *ACTIVATION,
-    *(f"labels.{name}" for name in SPLIT),
+    "labels.min_area_um2",
     *STAGES,
     *(f"detector.{name}" for name in DETECTOR),
     "seed",
@@ -107,15 +90,12 @@ TRIED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A picture of two nuclei, one with a hole, its masks, a slide's store, and a mask network."""
+    """A picture of two nuclei, one with a hole, and a slide's store."""
     folder = tmp_path_factory.mktemp("psm")
     (folder / "images").mkdir()
     pixels = stained(np.random.default_rng(0))
     cv2.circle(pixels, (20, 32), 3, (230, 170, 205), -1)
     cv2.imwrite(str(folder / "images/P.png"), pixels[..., ::-1])
-    save_masks(folder / "masks", pixels, pixels[..., 1] < 110)
-    torch.manual_seed(0)
-    save_network(folder / "network.pt", None)
     draw_slide(folder / "S1")
     return folder
 
@@ -124,27 +104,17 @@ def folder(tmp_path_factory):
 def config(folder):
     (folder / "psm.yaml").write_text(CONFIG)
     small = ["schedule={steps: 2, warmup: 0.5}", "window_px=32", "batch=2"]
-    changes = [f"{stage}.{one}" for stage in ("activation", "mask_network") for one in small]
-    return load_psm_config(folder / "psm.yaml", changes=[*changes, *MORE])
-
-
-MORE = ["labels.points={merge_um: 5, blur_um: 0.575}", "mask_network.augmentation.blur=0.9"]
+    return load_psm_config(folder / "psm.yaml", changes=[f"activation.{one}" for one in small])
 
 
 def test_every_numeric_setting_is_either_tried_or_explained(config):
     assert {*numeric_settings(config)} == TRIED | NO_EFFECT.keys()
 
 
-def stage_of(config, name, folder):
-    """The stage that trains with the settings ``name``; with points those of the second round of the mask network."""
-    if name == "activation":
-        return ActivationStage(activation_config(config), folder / "run")
-    return MaskRound(round_config(config, folder / "masks", folder / "network.pt"), folder / "run")
-
-
-def weights_after(stage, folder):
-    """All tensors of a method after the steps of a run."""
+def weights_after(config, folder):
+    """All tensors of the activation stage's method after the steps of a run."""
     folder.mkdir(exist_ok=True)
+    stage = ActivationStage(activation_config(config), folder / "run")
     torch.manual_seed(stage.config.seed)
     data, fabric = stage.read(print), Fabric(accelerator="cpu", devices=1)
     method = stage.build(data)
@@ -154,26 +124,16 @@ def weights_after(stage, folder):
 
 
 @pytest.fixture(scope="module")
-def plain(config, folder, tmp_path_factory):
-    """What a stage's method ends with, computed once for each."""
-    found = {}
-
-    def compute(name):
-        if name not in found:
-            found[name] = weights_after(stage_of(config, name, folder), tmp_path_factory.mktemp(name))
-        return found[name]
-
-    return compute
+def plain(config, tmp_path_factory):
+    """The tensors without a change."""
+    return weights_after(config, tmp_path_factory.mktemp("activation"))
 
 
-@pytest.mark.parametrize(
-    ("stage", "name"),
-    [*((stage, name) for stage, changes in TRAINED.items() for name in changes), ("activation", ""), ("labels", "")],
-)
-def test_a_numeric_setting_changes_the_updates(config, folder, plain, tmp_path, stage, name):
-    changed = with_setting(config, f"{stage}.{name}", TRAINED[stage][name]) if name else with_setting(config, "seed", 1)
-    found, expected = weights_after(stage_of(changed, stage, folder), tmp_path), plain(stage)
-    assert any(one.shape != expected[key].shape or not torch.equal(one, expected[key]) for key, one in found.items())
+@pytest.mark.parametrize("name", [*TRAINED, "seed"])
+def test_a_numeric_setting_changes_the_updates(config, plain, tmp_path, name):
+    key, value = ("seed", 1) if name == "seed" else (f"activation.{name}", TRAINED[name])
+    found = weights_after(with_setting(config, key, value), tmp_path)
+    assert any(one.shape != plain[key].shape or not torch.equal(one, plain[key]) for key, one in found.items())
 
 
 def masks_of(config, activation, folder):
@@ -210,14 +170,10 @@ def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
     assert one != other
 
 
-@pytest.mark.parametrize("name", SPLIT)
-@pytest.mark.parametrize("split", ["cut", "voronoi"])
-def test_a_numeric_setting_changes_the_labels(config, split, name):
+def test_the_smallest_area_changes_the_labels(config):
     pixels = stained(np.random.default_rng(0))
-    probability = cv2.GaussianBlur((pixels[..., 1] < 110).astype(np.float32), (0, 0), 2)
-    config = with_setting(config, "labels.split", split)
-    changed = with_setting(config, f"labels.{name}", SPLIT[name])
-    assert not np.array_equal(*(split_instances(probability, pixels, one) for one in (config, changed)))
+    changed = with_setting(config, "labels.min_area_um2", MIN_AREA_UM2)
+    assert not np.array_equal(*(split_instances(pixels[..., 1] < 110, pixels, one) for one in (config, changed)))
 
 
 @pytest.mark.parametrize("name", STAGES)

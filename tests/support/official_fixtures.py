@@ -18,7 +18,7 @@ from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.readout import Lattice, read_at
 from muse_pipeline.models.weights import backbone_weights, load_weights
 
-FOLDER = Path(os.environ.get("MUSE_SHARED", Path(__file__).parents[2] / "shared")) / "reference/muse"
+FOLDER = Path(os.environ.get("MUSE_SHARED", Path(__file__).parents[3] / "shared")) / "reference/muse"
 needs_fixtures = pytest.mark.skipif(
     not FOLDER.is_dir(), reason=f"no parity fixtures at {FOLDER}: set MUSE_SHARED to the folder that holds reference/"
 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import Bounds, Frame, SlideInfo
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
@@ -14,10 +15,24 @@ MPP = (0.25, 0.25)
 PROVENANCE = {
     "slide_id": "slide-1",
     "fingerprint": "0123abcd",
+    "slide_mpp": [0.25, 0.25],
+    "mpp_source": "the file",
+    "reader": "openslide",
+    "bounds": None,
     "model": {"name": "drawn", "sha256": "ab" * 32},
     "card": {"classes": [{"name": n, "color": list(c)} for n, c in zip(CLASSES, COLOURS, strict=True)]},
-    "n_repaired": 0,
+    "provider": "cpu",
+    "colour": None,
+    "n_windows": 1,
+    "full_windows": [],
+    "corrupt_fraction": 0.0,
+    "versions": {"muse-pipeline": "0.1.0"},
+    "tissue_sha256": None,
 }
+
+
+def drawn_provenance(**changes) -> Provenance:
+    return Provenance.from_dict(PROVENANCE | changes)
 
 
 def draw_nuclei(n, seed=0, side_px=40_000):
@@ -34,7 +49,8 @@ def draw_nuclei(n, seed=0, side_px=40_000):
 
 def write_example(path, nuclei, batch=50_000):
     positive_od = 0.2 if nuclei.dab_od.size else None
-    with NucleiWriter(path, CLASSES, PROVENANCE, 32, nuclei.embedding.shape[1], positive_od=positive_od) as writer:
+    made, dim = drawn_provenance(), nuclei.embedding.shape[1]
+    with NucleiWriter(path, CLASSES, made, 32, dim, positive_od=positive_od) as writer:
         for first in range(0, len(nuclei), batch):
             part = nuclei[first : first + batch]
             rings = rays_to_rings(part.xy, part.rays, MPP)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.files import write_json
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.inference.dab import POSITIVE_OD
 from muse_pipeline.nuclei.parquet import NucleiWriter
@@ -125,22 +126,34 @@ def write_nuclei(
         dab_od=None if positive is None else np.where(positive, 0.7, 0.05)[:, None],
     )
     rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
-    output = provenance(info, full_windows) | {"model": model} | ({"appearance": appearance} if appearance else {})
-    output["nuclear_size"] = {"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt}
-    output["class_sizes"] = {"doubt": class_doubt}
     positive_od = None if positive is None else POSITIVE_OD
-    output |= {} if positive is None else {"positive_od": positive_od}
-    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), output, n_rays=32, positive_od=positive_od) as writer:
+    made = provenance(
+        info,
+        full_windows=list(full_windows),
+        model=model,
+        appearance=appearance,
+        nuclear_size={"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt},
+        class_sizes={"by_class": {}, "doubt": class_doubt},
+        positive_od=positive_od,
+    )
+    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), made, n_rays=32, positive_od=positive_od) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
 
 
-def provenance(info: SlideInfo, full_windows=()) -> dict:
-    return {
+def provenance(info: SlideInfo, **changes) -> Provenance:
+    known = {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
         "slide_mpp": list(info.mpp),
         "mpp_source": info.mpp_source,
+        "reader": info.reader,
+        "bounds": None,
         "model": MODEL,
+        "provider": "cpu",
+        "colour": None,
+        "n_windows": 6,
+        "corrupt_fraction": 0.0,
+        "tissue_sha256": None,
         "card": {
             "name": "compact",
             "mpp": MPP,
@@ -155,8 +168,9 @@ def provenance(info: SlideInfo, full_windows=()) -> dict:
             "organs": ["breast"],
         },
         "versions": {"muse-pipeline": "0.1.0"},
-        "full_windows": list(full_windows),
+        "full_windows": [],
     }
+    return Provenance.from_dict(known | changes)
 
 
 def write_ledger(folder: Path, step: str, status="ok", reason="", file_name=None) -> None:

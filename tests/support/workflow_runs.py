@@ -16,7 +16,7 @@ import psutil
 import yaml
 from slide_files import write_pyramid
 
-SNAKEFILE = Path(__file__).parents[1] / "Snakefile"
+SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
 
 
 def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, seed: int = 0) -> None:

@@ -9,6 +9,7 @@ import yaml
 from drawn import ArraySlide
 from drawn_tissue import draw_labelled_tissue
 from labelled import draw_labelled_folder
+from nuclei_example import drawn_provenance
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.types import Frame
@@ -65,12 +66,8 @@ def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16, 
 def write_proposals(path: Path, xy: np.ndarray, slide_id: str = "S1", fingerprint: str = "0" * 16) -> Path:
     """A table of nuclei of one class at (N, 2) level-0 px."""
     n = len(xy)
-    output = {
-        "slide_id": slide_id,
-        "fingerprint": fingerprint,
-        "model": {"name": "drawn", "sha256": "ab" * 32},
-        "card": {"classes": [{"name": "Nucleus", "color": [1, 2, 3]}]},
-    }
+    card = {"classes": [{"name": "Nucleus", "color": [1, 2, 3]}]}
+    output = drawn_provenance(slide_id=slide_id, fingerprint=fingerprint, card=card)
     nuclei = Nuclei(
         xy=xy,
         frame=Frame.LEVEL0,

@@ -106,7 +106,7 @@ def test_label_free_mode_trains_exports_and_detects(translated):
     write_config(translated, mode="label-free", model="tiny.yaml")
     run = run_snakemake(translated)
     assert run.returncode == 0, run.stdout
-    card = read_provenance(translated / "results/a/nuclei.parquet")["card"]
+    card = read_provenance(translated / "results/a/nuclei.parquet").card
     assert card["name"] == "tiny" and [one["name"] for one in card["classes"]] == ["Nucleus"]
     assert len(read_nuclei(translated / "results/a/nuclei.parquet")) > 0
     assert load_checkpoint(translated / "results/training/tiny/checkpoint.pt").meta["images"] == ["a"]
@@ -126,8 +126,8 @@ def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
             features = json.load(file)["features"]
         assert len(features) == len(read_nuclei(slide / f"{name}.parquet")) > 100
         assert {each["properties"]["classification"]["name"] for each in features} == {"Nucleus"}
-    assert read_provenance(slide / "nuclei.parquet")["card"]["name"] == "label_free"
-    output = read_provenance(slide / "proposals.parquet")["proposer"]
+    assert read_provenance(slide / "nuclei.parquet").card["name"] == "label_free"
+    output = read_provenance(slide / "proposals.parquet").proposer
     assert (output["method"], output["settings"]["min_distance_um"]) == ("haematoxylin", 3.5)
     assert read_json(slide / "summary.json")["proposals"]["method"] == "haematoxylin"
     assert (slide / "overlays" / "proposals.png").is_file()

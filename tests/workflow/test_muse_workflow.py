@@ -142,7 +142,7 @@ def test_a_released_vit_goes_from_its_file_to_qupath_by_snakemake_alone(real_coh
     geojson = results / "cmu/nuclei.geojson.gz"
     assert muse("check-geojson", geojson)[0] == 0
     assert len(json.loads(gzip.decompress(geojson.read_bytes()))["features"]) > 20  # of four steps from noise
-    card = read_provenance(results / "cmu/nuclei.parquet")["card"]
+    card = read_provenance(results / "cmu/nuclei.parquet").card
     assert (card["source"]["backbone"], card["input_px"], card["embedding_dim"]) == ("muse_vit_s_16_224", 224, 384)
     assert (card["readout"], card["colour"]["method"]) == ("x/S*(S/4-1)", "identity")
 

@@ -23,7 +23,7 @@ from workflow_runs import (
     write_sheet,
 )
 
-PROFILES = Path(__file__).parents[1] / "profiles"
+PROFILES = Path(__file__).parents[2] / "profiles"
 # Short jobs in place of hours: ask soon and often. Everything else is the profile as users get it.
 IMPATIENT = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
 RESULTS = ("nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json")

@@ -150,7 +150,7 @@ def test_what_is_replaced_is_named_before_it_is(bare, untouched):
 
 @pytest.mark.slow
 def test_the_end_names_the_slides_that_pretraining_waits_for(untouched, bare):
-    smoke = Path(__file__).parents[1] / "config/train/muse_pretrain_smoke.yaml"
+    smoke = Path(__file__).parents[2] / "config/train/muse_pretrain_smoke.yaml"
     run = run_snakemake(untouched, "--config", f"pretrain={smoke}")
     assert run.returncode == 1
     waits = "; pretraining waits for broken: fix these slides or list them in `pretrain.exclude`. Which, and why: "

@@ -144,7 +144,7 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
 
 
 @pytest.mark.parametrize(
-    ("setting", "jobs"),  # each setting for itself: tests/test_reruns.py
+    ("setting", "jobs"),  # each setting for itself: tests/workflow/test_reruns.py
     [
         ("max_corrupt=0.5", {"image": 2, "detect": 3, "nuclei": 2}),
         ("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3, "nuclei": 2}),

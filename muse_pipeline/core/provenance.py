@@ -1,0 +1,342 @@
+"""Provenance of the nuclei of a slide, in the metadata of ``nuclei.parquet`` and in ``nuclei.provenance.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any
+
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import ConfigError, NucleiError
+from muse_pipeline.core.types import Bounds, NucleusClass
+
+Number = float | int
+OK, FLAGGED, OTHER_STAIN, NOT_KNOWN = "ok", "flagged", "other stain", "not known"
+DOUBTFUL = FLAGGED, OTHER_STAIN
+DARK = "dark background: not bright-field"
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A model or a file that the nuclei depend on."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Roi(NamedFile):
+    """File of the region of interest, and the area that it covers on the slide."""
+
+    area_mm2: Number
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of the check of a slide's appearance (see ``inference.appearance``).
+
+    Attributes:
+        verdict: "ok", "flagged", "other stain" or "not known".
+        reasons: the reasons in words; none for "ok".
+    """
+
+    verdict: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_brown(self) -> bool:
+        """True for a slide that resembles immunohistochemistry."""
+        return self.verdict == OTHER_STAIN and DARK not in self.reasons
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return to_json(self)
+
+    def sentences(self) -> list[str]:
+        """Warnings for the ledger: the reasons of a flagged slide, else none."""
+        return list(self.reasons) if self.verdict in DOUBTFUL else []
+
+
+@dataclass(frozen=True)
+class SizeRecord:
+    """Size of the nuclei of a slide, and the doubt that follows from it.
+
+    Attributes:
+        median_area_um2: median area; None without nuclei.
+        mean_class_probability: mean probability of the class of each; None without nuclei or for a model of one class.
+        doubt: warning in words; "" if the size is plausible.
+    """
+
+    median_area_um2: Number | None
+    mean_class_probability: Number | None
+    doubt: str
+
+
+@dataclass(frozen=True)
+class ClassSizes:
+    """Size of the nuclei of each class, and the doubt that follows from it; "" if there is none."""
+
+    by_class: dict[str, dict[str, Any]]
+    doubt: str
+
+
+@dataclass(frozen=True)
+class FeatureRecord:
+    """Features of the nuclei.
+
+    Attributes:
+        set: name of the set of features.
+        mpp: um per pixel of the image that they were measured in.
+        stains: source and vectors of the stains.
+        n_without_pixels: number of nuclei that hold no pixel centre.
+    """
+
+    set: str
+    mpp: Number
+    stains: dict[str, Any]
+    n_without_pixels: int = 0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Artefacts of the tissue.
+
+    Attributes:
+        mpp: um per pixel at which focus was judged.
+        cell_um: side of the cells of the map.
+        model_sha256: checksum of the model of the other kinds.
+        area_mm2: area of tissue by kind; empty if no artefacts were searched for.
+        asked: kinds that the user wanted to leave out of totals.
+        subtract: kinds that totals leave out.
+        n_nuclei: number of nuclei that totals leave out.
+        n_by_class: number of these nuclei by class.
+    """
+
+    mpp: Number
+    cell_um: Number
+    model_sha256: str
+    area_mm2: dict[str, Number]
+    asked: tuple[str, ...]
+    subtract: tuple[str, ...]
+    n_nuclei: int | None = None
+    n_by_class: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class RegionArea:
+    """Area of the tissue regions of one class; ``is_inside`` is True if their nuclei lie inside the border."""
+
+    name: str
+    color: tuple[int, int, int]
+    is_inside: bool
+    area_mm2: Number
+
+
+@dataclass(frozen=True)
+class Band:
+    """Areas within ``um`` of the border of the tissue regions, on either side."""
+
+    um: int
+    inside_mm2: Number
+    outside_mm2: Number
+
+    def side_mm2(self, side: str) -> Number:
+        """Area on one side, "inside" or "outside"."""
+        return self.inside_mm2 if side == "inside" else self.outside_mm2
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Tissue regions of a slide.
+
+    Attributes:
+        source: "model" or "drawn".
+        status: "ok" or "failed".
+        reason: reason of a failure, else "".
+        model: model of the regions; None for drawn ones or after a failure.
+        file: file of drawn regions; None for those of a model.
+        classes: area of each class; None after a failure, like the rest.
+        bands: areas along the border.
+        border_mm: length of the border.
+    """
+
+    source: str
+    status: str
+    reason: str
+    model: NamedFile | None = None
+    file: NamedFile | None = None
+    classes: tuple[RegionArea, ...] | None = None
+    bands: tuple[Band, ...] | None = None
+    border_mm: Number | None = None
+
+    @property
+    def origin(self) -> NamedFile | None:
+        """The model or the file that the regions come from; None after a failure."""
+        return self.file or self.model
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Origin of the nuclei of a slide, or of its proposals: slide, model, settings, versions and doubts.
+
+    Fields that are None by default are not in every file.
+
+    Attributes:
+        slide_id: name of the slide in the sheet.
+        fingerprint: a cheap checksum of the content of the slide's file.
+        slide_mpp: (x, y) size of a level-0 pixel in um.
+        mpp_source: source of the mpp, in words.
+        reader: name of the reader of the slide.
+        bounds: the scanner's non-empty rectangle, or None.
+        model: model that found the nuclei.
+        card: content of the model's card.
+        provider: provider that ran the model.
+        colour: (3, 4) map of colours before the model; None for proposers without one.
+        n_windows: number of windows.
+        full_windows: numbers of the windows that held more nuclei than the model can return.
+        corrupt_fraction: fraction of the tissue that cannot be decoded.
+        versions: versions of packages by name.
+        tissue_sha256: checksum of the tissue in which nuclei were kept.
+        refiner_sha256: checksum of the network that refined the outlines.
+        appearance: likeness of the slide to the model's training pictures.
+        positive_od: least optical density of a positive nucleus in immunohistochemistry.
+        proposer: settings of the proposer of proposals.
+        warnings: remarks of the proposer's guard.
+        guarded_windows: number of windows that were excluded from detection, by reason.
+        roi: region of interest.
+        regions: tissue regions.
+        quality: artefacts.
+        morphology: description of each cluster of shapes.
+        features: features of the nuclei.
+        n_repaired_outlines: number of outlines that were repaired.
+        nuclear_size: size of the nuclei.
+        class_sizes: size of the nuclei of each class.
+        n_nuclei: number of nuclei in totals; None until the table is complete.
+        n_by_class: number of these nuclei by class.
+        n_positive: number of positive nuclei in immunohistochemistry.
+    """
+
+    slide_id: str
+    fingerprint: str
+    slide_mpp: tuple[Number, Number]
+    mpp_source: str
+    reader: str
+    bounds: Bounds | None
+    model: NamedFile
+    card: dict[str, Any]
+    provider: str
+    colour: Any
+    n_windows: int
+    full_windows: tuple[int, ...]
+    corrupt_fraction: Number
+    versions: dict[str, Any]
+    tissue_sha256: str | None
+    refiner_sha256: str | None = None
+    appearance: Verdict | None = None
+    positive_od: Number | None = None
+    proposer: dict[str, Any] | None = None
+    warnings: tuple[str, ...] | None = None
+    guarded_windows: dict[str, int] | None = None
+    roi: Roi | None = None
+    regions: Regions | None = None
+    quality: Quality | None = None
+    morphology: tuple[dict[str, Any], ...] | None = None
+    features: FeatureRecord | None = None
+    n_repaired_outlines: int | None = None
+    nuclear_size: SizeRecord | None = None
+    class_sizes: ClassSizes | None = None
+    n_nuclei: int | None = None
+    n_by_class: dict[str, int] | None = None
+    n_positive: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Provenance:
+        """Inverse of ``to_dict``; later versions may write more fields.
+
+        Raises:
+            NucleiError: a field is missing or of the wrong type.
+        """
+        names = {field.name for field in fields(cls)}
+        try:
+            for one in values["card"]["classes"]:
+                parse_config(one, NucleusClass, "card: classes")
+            return parse_config({name: values[name] for name in values if name in names}, cls, "provenance")
+        except (ConfigError, KeyError, TypeError) as error:
+            raise NucleiError(f"not the provenance of nuclei: {error}; run the slide again") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary, without the fields that are None by default."""
+        return to_json(self)
+
+    @cached_property
+    def classes(self) -> tuple[NucleusClass, ...]:
+        """Classes of the model, by label."""
+        return tuple(NucleusClass(one["name"], tuple(one["color"])) for one in self.card["classes"])
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes of the model, by label."""
+        return [one.name for one in self.classes]
+
+    @property
+    def model_mpp(self) -> float:
+        """Resolution in um per pixel at which the model runs."""
+        return self.card["mpp"]
+
+    @property
+    def window_px(self) -> tuple[int, int]:
+        """Side of the model's windows, and of their halo, in pixels at ``model_mpp``."""
+        return self.card["input_px"], self.card["halo_px"]
+
+    @property
+    def threshold(self) -> float | None:
+        """Least score of the nuclei; None if the card does not state it."""
+        return self.card.get("threshold")
+
+    @property
+    def organs(self) -> list[str]:
+        """Organs in which the classes of the model are validated."""
+        return self.card.get("organs", [])
+
+    @property
+    def run_name(self) -> str:
+        """Text that identifies the slide and the model in the ids of the nuclei."""
+        return run_name(self.slide_id, self.model.sha256)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Likeness of the slide to the model's training pictures; "not known" if it was not judged."""
+        return self.appearance or Verdict(NOT_KNOWN)
+
+    @property
+    def size_doubt(self) -> str:
+        """Warning that follows from the size of the nuclei; "" without one."""
+        return self.nuclear_size.doubt if self.nuclear_size else ""
+
+    @property
+    def class_doubt(self) -> str:
+        """Warning that follows from the size of the nuclei of each class; "" without one."""
+        return self.class_sizes.doubt if self.class_sizes else ""
+
+    @property
+    def n_left_out(self) -> int:
+        """Number of nuclei that totals leave out, in addition to ``n_nuclei``."""
+        return self.quality.n_nuclei or 0 if self.quality else 0
+
+    @property
+    def left_out_mm2(self) -> float:
+        """Area of tissue in mm2 that totals leave out."""
+        return sum(self.quality.area_mm2.get(kind, 0.0) for kind in self.quality.subtract) if self.quality else 0
+
+
+def run_name(slide_id: str, sha256: str) -> str:
+    """Text that identifies a slide and the model with this checksum."""
+    return f"{slide_id}|{sha256}"
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses as dictionaries and tuples as lists; fields that are None by default are left out if they are."""
+    if is_dataclass(value):
+        found = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
+        return {name: to_json(one) for name, (one, default) in found.items() if one is not None or default is not None}
+    return [to_json(one) for one in value] if isinstance(value, tuple) else value

@@ -1,0 +1,54 @@
+"""Provenance of nuclei: files of version 0.1.0 are read, and written again with the same bytes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from nuclei_example import PROVENANCE
+
+from muse_pipeline.core.errors import NucleiError
+from muse_pipeline.core.provenance import NamedFile, Provenance
+
+# Nuclei with regions and artefacts, of immunohistochemistry, of a model of one class, and proposals.
+REGIONS, BROWN, CLUSTERS, PROPOSALS = Path(__file__).with_name("provenance.jsonl").read_text("utf-8").splitlines()
+
+
+@pytest.mark.parametrize("text", [REGIONS, BROWN, CLUSTERS, PROPOSALS])
+def test_a_file_of_today_is_written_again_with_the_same_bytes(text):
+    assert json.dumps(Provenance.from_dict(json.loads(text)).to_dict(), sort_keys=True, ensure_ascii=False) == text
+
+
+def test_facts_of_a_file_are_typed():
+    regions, brown, clusters, proposals = (
+        Provenance.from_dict(json.loads(text)) for text in (REGIONS, BROWN, CLUSTERS, PROPOSALS)
+    )
+    assert regions.model.name == "compact" and regions.class_names == ["Lymphocyte", "Epithelial", "Stroma"]
+    assert regions.run_name == f"plain|{regions.model.sha256}" and regions.slide_mpp == (0.5, 0.5)
+    assert regions.regions.origin == NamedFile("areas.geojson", regions.regions.file.sha256)
+    assert [band.um for band in regions.regions.bands] == [50, 100]
+    assert regions.quality.asked == ("blurred",) and regions.size_doubt.startswith("check the um per pixel")
+    assert brown.verdict.is_brown and brown.n_positive == brown.n_nuclei
+    assert clusters.verdict.verdict == "ok" and not clusters.class_doubt and len(clusters.morphology) == 4
+    assert proposals.proposer["method"] == "haematoxylin" and proposals.verdict.verdict == "not known"
+
+
+def test_fields_of_later_versions_are_ignored():
+    known = Provenance.from_dict(PROVENANCE)
+    assert Provenance.from_dict(PROVENANCE | {"of_later": 1}) == known
+    assert known.to_dict() == PROVENANCE and (known.n_left_out, known.left_out_mm2) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"name": "compact"}},
+        {"card": {}},
+        {"card": {"classes": [{"name": "A", "color": [1, 2, 300]}]}},
+        {"slide_mpp": [0.5]},
+        {"quality": {"subtract": "blurred"}},
+        {"full_windows": None},
+    ],
+)
+def test_what_is_no_provenance_is_named(changes):
+    with pytest.raises(NucleiError, match="not the provenance of nuclei"):
+        Provenance.from_dict(PROVENANCE | changes)
