@@ -3,7 +3,7 @@
     python -m experiments.changed_pictures.run --data DATA    # measures what is not recorded
     python -m experiments.changed_pictures.run --table        # prints the table
 
-Every crop is changed before its stains are fitted; outlines are not refined. DATA is a folder with tnbc-nuclei/ and
+Every crop is changed before its stains are fitted; outlines are not refined. DATA is a folder with
 nucls-cc0/, which `label_free` was not trained on.
 """
 
@@ -27,7 +27,7 @@ from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, optical_density
 
 RUNS = runs_of(__file__)
 MODEL, UNCHANGED = "label_free", "as they are"
-TITLES = {"tnbc": "TNBC", "nucls": "NuCLS"}
+TITLES = {"nucls": "NuCLS"}
 Change = Callable[[np.ndarray], np.ndarray]  # of (h, w, 3) uint8
 
 
