@@ -404,7 +404,7 @@ def render_table(runs: list[dict]) -> str:
         patients = [patient for part in parts for patient in part["patients"]]
         rows = {kind: [row for part in parts for row in part["counts"][network][kind]] for kind in OUTLINES}
         of = {kind: np.array(counts, float) for kind, counts in rows.items()}
-        for kind, counts in of.items():
+        for kind, counts in list(of.items())[1:]:  # without those of the network
             cells = [with_interval(measure, counts, patients) for measure in MEASURES.values()]
             lines.append(f"| {name}, {len(patients)} | {network} | {kind} | {' | '.join(cells)} |")
         changes = [change_from(measure, of["on edges"], of["refined"], patients) for measure in MEASURES.values()]
