@@ -31,7 +31,7 @@ from experiments.common.sites import export_fold, score_picture, split_sources
 from muse_pipeline.data.windows import continue_mirrored
 from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images

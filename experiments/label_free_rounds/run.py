@@ -24,7 +24,7 @@ from experiments.common.runs import TOP, run_arms, runs_of
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.export.onnx import export_onnx
-from muse_pipeline.inference.picture import detect_picture
+from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.psm.run import PsmRecipe
 from muse_pipeline.tissue.stain import fit_macenko

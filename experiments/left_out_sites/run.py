@@ -28,8 +28,8 @@ from experiments.common.sites import (
 )
 from muse_pipeline.evaluation.bootstrap import resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.statistics import image_colour

@@ -24,7 +24,7 @@ from experiments.common.sites import THRESHOLDS, export_fold, score_picture, spl
 from experiments.lfov.hidden_labels import REGION_PX, HiddenLabelsStage
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import image_paths

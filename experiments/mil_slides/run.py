@@ -24,7 +24,7 @@ import yaml
 from experiments.common.runs import TOP, add_run, is_recorded, read_runs, runs_of
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import write_png
-from muse_pipeline.evaluation.ranking import area_under_curve
+from muse_pipeline.evaluation.bootstrap import area_under_curve
 
 RUNS = runs_of(__file__)
 SNAKEFILE = TOP / "Snakefile"
