@@ -17,7 +17,7 @@ class MaskWindows(NamedTuple):
     """B windows and their nuclei, those just beyond the border included, padded to the fullest window.
 
     Attributes:
-        pictures: (B, 3, S, S) float32, -1 to 1, in the colours of ``synthesis.pictures``.
+        pictures: (B, 3, S, S) float32, -1 to 1, in the colours of ``synthesis.masks``.
         xy: (B, M, 2) float32 window px; padding lies at -1e6.
         rays: (B, M, R) float32 um, to the inner edge of the contour, NaN for padding.
         label: (B, M) int64, 0, and -1 for padding.
