@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -176,6 +176,17 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
+    """Copy of a dataclass of settings with other values of some, which their types must allow.
+
+    Raises:
+        ConfigError: a value has the wrong type or is outside its limits; the message begins with ``where``.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    converted = {name: _convert(value, hints[name], f"{where}: {name}") for name, value in changes.items()}
+    return dataclasses.replace(settings, **converted)
 
 
 def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
