@@ -203,7 +203,7 @@ def require_windows(config: DetectorConfig) -> None:
 def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     """Side of the window in px.
 
-    A network that ties positions to its window (``models.readout``) keeps the one that it was trained with, unless
+    A network that ties positions to its window (``models.base``) keeps the one that it was trained with, unless
     another is requested with ``any_window``.
 
     Args:

@@ -27,8 +27,7 @@ from muse_pipeline.losses.self_distillation import (
     n_processes,
     sinkhorn_targets,
 )
-from muse_pipeline.models.base import Backbone, Features
-from muse_pipeline.models.readout import Lattice, read_at
+from muse_pipeline.models.base import Backbone, Features, Lattice, read_at
 from muse_pipeline.training.method import Method
 
 
