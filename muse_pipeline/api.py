@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work, work_size_px
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import ArgumentError
@@ -180,20 +180,20 @@ def _run_steps(
 ) -> Path:
     """Run `muse tile`, `detect` and `stitch`; returns ``nuclei.parquet``, which also has nuclei beyond the box."""
     card, info = predictor.card, slide.info
-    path, shard, table = (folder / name for name in (store_name(card.mpp), "1-of-1.parquet", "nuclei.parquet"))
+    files, shard = SlideFiles(folder), folder / "1-of-1.parquet"
     near, seen = None, None
     if box is not None:
         grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
         low, high = (level0_to_work(corner, info.mpp, card.mpp) for corner in box_corners(box))
         near = low - SEAM_REACH_UM / card.mpp, high + SEAM_REACH_UM / card.mpp
         seen = grid.field_of_view(*near)
-    write_store(slide, info, tissue, path, mpp=card.mpp, threads=threads, within=seen)
+    write_store(slide, info, tissue, files.store(card.mpp), mpp=card.mpp, threads=threads, within=seen)
     try:
-        detect_in(open_store(path), predictor, tissue.colour, Shard(1, 1), shard, threads, within=near)
+        detect_in(open_store(files.store(card.mpp)), predictor, tissue.colour, Shard(1, 1), shard, threads, within=near)
     finally:
         close_shards()
-    stitch_shards([shard], info, tissue.kept, table, threads)
-    return table
+    stitch_shards([shard], info, tissue.kept, files.nuclei, threads)
+    return files.nuclei
 
 
 def _read_roi(roi: BaseGeometry | Path | str, info: SlideInfo) -> tuple[BaseGeometry, dict | None]:

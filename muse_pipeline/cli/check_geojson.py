@@ -1,6 +1,6 @@
 """Check whether and how QuPath imports GeoJSON files of any origin.
 
-The exit status is 0 if QuPath 0.4 to 0.7 import every object of every file as intended, else 2.
+The exit status is 0 if every file contains objects and QuPath 0.4 to 0.7 import all of them as intended, else 2.
 """
 
 from __future__ import annotations

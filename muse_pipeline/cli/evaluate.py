@@ -105,13 +105,14 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
 
 
 def _pair(args: argparse.Namespace):
+    from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.errors import ConfigError, NucleiError
-    from muse_pipeline.evaluation.pairing import NUCLEI, pair_folder, pair_one
+    from muse_pipeline.evaluation.pairing import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
-    if (args.nuclei / NUCLEI).is_file():
-        args.nuclei /= NUCLEI
+    if (table := SlideFiles(args.nuclei).nuclei).is_file():
+        args.nuclei = table
     if args.nuclei.is_dir():
         if args.truth is None and args.sheet is None:
             raise ConfigError("give --truth FOLDER, or --sheet with a column 'truth'")

@@ -11,7 +11,7 @@ from muse_pipeline.cli.output import add_ledger_argument
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse geojson``."""
-    parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="nuclei.parquet")
+    parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="table of nuclei (nuclei.parquet)")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of the same slide")
     add_frame_argument(parser)
     text = "also write parts of at most N nuclei, to be dropped onto QuPath one at a time"
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--measurements", nargs="*", default=[], metavar="COLUMN", help="further columns of the table, as h_mean"
     )
     add_threads_argument(parser)
-    add_output_argument(parser, "FILE", "nuclei.geojson.gz")
+    add_output_argument(parser, "FILE", "GeoJSON of the nuclei (nuclei.geojson.gz)")
     add_ledger_argument(parser)
 
 

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Map one slide, or a part of it."""
+    from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.files import remove
     from muse_pipeline.inference.region_maps import MapShard
     from muse_pipeline.steps import join_regions
@@ -55,12 +56,13 @@ def run(args: argparse.Namespace) -> None:
         names = [Shard(index + 1, args.join) for index in range(args.join or 0)]
         return [MapShard.load(args.output / SHARDS / f"{name}.npz") for name in names] or [_map(args, Shard(1, 1))]
 
-    join_regions(args.store, args.info or args.store.parent / "slide.json", args.output, find_shards)
+    join_regions(args.store, args.info or SlideFiles(args.store.parent).info, args.output, find_shards)
     remove(args.output / SHARDS)
 
 
 def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     """Run the model on one shard."""
+    from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.errors import ModelError
     from muse_pipeline.core.files import read_json
     from muse_pipeline.inference.model import choose_provider, find_region_model, precision_warnings
@@ -72,4 +74,4 @@ def _map(args: argparse.Namespace, shard: Shard) -> MapShard:
     provider = choose_provider(args.provider)
     predictor = RegionPredictor(find_region_model(args.model, provider), provider)
     args.warnings += precision_warnings(predictor.card, provider)
-    return map_regions(args.store, predictor, args.colour or args.store.parent / "colour.json", shard, args.threads)
+    return map_regions(args.store, predictor, args.colour or SlideFiles(args.store.parent).colour, shard, args.threads)

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the report, print a summary."""
+    from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.core.errors import SheetError
     from muse_pipeline.report.cohort import read_groups, read_rows
     from muse_pipeline.report.page import write_report
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
     if bool(args.group) != bool(args.sheet):
         raise SheetError("--group and --sheet belong together; give the column and your sheet of slides")
 
-    page, table = args.output or args.results / "report.html", args.table or args.results / "cohort.tsv"
+    files = CohortFiles(args.results)
+    page, table = args.output or files.report, args.table or files.table
     rows = read_rows(args.slides or find_sheet(args.results))
     groups = read_groups(args.sheet, args.group) if args.group else {}
     how = {"statistics": args.statistics, "groups": groups, "included": args.include_doubtful}
@@ -55,9 +57,10 @@ def find_sheet(results: Path) -> Path:
     Raises:
         SheetError: there is no sheet.
     """
+    from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.core.errors import SheetError
 
-    sheet = results / "sheet.json"
+    sheet = CohortFiles(results).sheet
     if not sheet.is_file():
         raise SheetError(f"{results}: has no sheet.json; give the output folder of a run, or a sheet with --slides")
     return sheet

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, name_version
-from muse_pipeline.cohort.layout import SlideFiles, withdraw_of_cohort, withdraw_results
+from muse_pipeline.cohort.layout import CohortFiles, SlideFiles, withdraw_of_cohort, withdraw_results
 from muse_pipeline.cohort.outcome import describe_nuclei
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import MuseError, OutputError, SlideError
@@ -106,7 +106,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     write_json(sheet, list({**earlier, **runs}.values()))
     stopped = _run_each(rows, plan, kept)
-    page, table = plan.output / "report.html", plan.output / "cohort.tsv"
+    page, table = CohortFiles(plan.output).report, CohortFiles(plan.output).table
     for line in write_report(plan.output, read_rows(sheet), page, table):
         print(line)
     withdraw_of_cohort(plan.output, [row.slide_id for row in rows if row.slide_id not in kept])
@@ -171,7 +171,7 @@ def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> N
     if isinstance(now, SlideUrl) or not SlideFiles(folder).nuclei.is_file():
         return
     try:
-        is_other = fingerprint_file(now) != read_info(folder / "slide.json").fingerprint
+        is_other = fingerprint_file(now) != read_info(SlideFiles(folder).info).fingerprint
     except (OSError, SlideError):  # reported when it is run
         return
     if is_other:

@@ -16,7 +16,7 @@ from muse_pipeline.cli.arguments import add_output_argument
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse spatialdata``."""
-    parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="nuclei.parquet")
+    parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="table of nuclei (nuclei.parquet)")
     parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="image of the slide")
     parser.add_argument("--patient", help="of the slide (default: as its name has it)")
     parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="of these nuclei, by `muse embed`")

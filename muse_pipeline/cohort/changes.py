@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline import __version__
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.files import read_json, sha256_of
 from muse_pipeline.core.provenance import NamedFile, Provenance
@@ -63,7 +64,7 @@ def find_changes(folder: Path, row: SheetRow, run: RunSettings) -> list[str] | N
         No phrase if the results were made with the same settings from the same file; None if there are no results.
     """
     try:
-        made = read_json(folder / "nuclei.provenance.json")
+        made = read_json(SlideFiles(folder).sidecar)
         provenance = Provenance.from_dict(made["provenance"])
         changes = [
             f"{name} {before} -> {now}"

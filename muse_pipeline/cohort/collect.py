@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import (
     ID_FORBIDDEN,
     ID_MAX_BYTES,
@@ -240,7 +241,7 @@ def _walk(folder: Path) -> list[Path]:
     found: list[Path] = []
     entered: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(parent) in entered or "slide.json" in files:
+        if os.path.realpath(parent) in entered or SlideFiles(Path(parent)).info.name in files:
             folders.clear()
             continue
         entered.add(os.path.realpath(parent))

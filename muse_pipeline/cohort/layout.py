@@ -16,6 +16,29 @@ DRAWN = (  # from the nuclei
     *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer", "compare"),
     *("nuclei.h5ad", "slide.spatialdata.zarr", "embeddings-*.parquet"),
 )
+# Names that stand beside the folders of the slides.
+BESIDE_SLIDES = frozenset(
+    {
+        "cohort.tsv",
+        "cohort.h5ad",
+        "roi.tsv",
+        "statistics.tsv",
+        "statistics.patients.tsv",
+        "report.html",
+        "sheet.json",
+        "model.json",
+        "run_config.yaml",
+        "preflight.json",
+        "pretraining.json",
+        "region_model.json",
+        "logs",
+        "benchmarks",
+        "training",
+        "pretraining",
+        "region_training",
+        "qupath",
+    }
+)
 OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # from the nuclei of every slide
 # Stores and shards are not listed: each records the slide that it was made from.
 REPLACED = (
@@ -103,6 +126,41 @@ class SlideFiles:
         """The nuclei for QuPath."""
         return self.folder / "nuclei.geojson.gz"
 
+    @property
+    def sidecar(self) -> Path:
+        """Provenance of the nuclei, beside the GeoJSON."""
+        return self.folder / "nuclei.provenance.json"
+
+    @property
+    def proposals(self) -> Path:
+        """The table of proposals."""
+        return self.folder / "proposals.parquet"
+
+    @property
+    def proposals_geojson(self) -> Path:
+        """The proposals for QuPath."""
+        return self.folder / "proposals.geojson.gz"
+
+    @property
+    def summary(self) -> Path:
+        """Summary of the slide for the report."""
+        return self.folder / "summary.json"
+
+    @property
+    def density(self) -> Path:
+        """Picture of the density of the nuclei."""
+        return self.folder / "density.png"
+
+    @property
+    def viewer(self) -> Path:
+        """The page that shows the slide and its nuclei."""
+        return self.folder / "viewer/index.html"
+
+    @property
+    def comparison(self) -> Path:
+        """The page that compares the nuclei with those of another run."""
+        return self.folder / "compare/index.html"
+
     def embeddings(self, model: str, nuclei: str = "") -> Path:
         """The features of a model for the nuclei, or for those in the file ``nuclei`` of another program."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
@@ -111,6 +169,26 @@ class SlideFiles:
     def anndata(self) -> Path:
         """The nuclei as AnnData."""
         return self.folder / "nuclei.h5ad"
+
+    @property
+    def regions(self) -> Path:
+        """Record of the tissue regions, or of why there are none."""
+        return self.folder / "regions.json"
+
+    @property
+    def region_outlines(self) -> Path:
+        """Tissue regions for QuPath."""
+        return self.folder / "regions.geojson"
+
+    @property
+    def region_picture(self) -> Path:
+        """Picture of the tissue regions."""
+        return self.folder / "regions.png"
+
+    @property
+    def region_map(self) -> Path:
+        """Probabilities of the classes of tissue."""
+        return self.folder / "regions.zarr"
 
     @property
     def artefacts(self) -> Path:
@@ -129,6 +207,45 @@ class SlideFiles:
     def log(self, name: str) -> Path:
         """Log of the steps."""
         return self.folder / f"logs/{name}.log"
+
+
+@dataclass(frozen=True)
+class CohortFiles:
+    """The files of the results of a cohort.
+
+    Attributes:
+        folder: output folder of the run.
+    """
+
+    folder: Path
+
+    def slide(self, slide_id: str) -> SlideFiles:
+        """The results of one slide."""
+        return SlideFiles(self.folder / slide_id)
+
+    def tables(self) -> dict[str, Path]:
+        """The table of nuclei of every slide that has one, by slide_id."""
+        return {path.parent.name: path for path in sorted(self.folder.glob("*/nuclei.parquet"))}
+
+    @property
+    def sheet(self) -> Path:
+        """The resolved sheet."""
+        return self.folder / "sheet.json"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+    @property
+    def table(self) -> Path:
+        """The table of all slides."""
+        return self.folder / "cohort.tsv"
+
+    @property
+    def anndata(self) -> Path:
+        """The slides as AnnData."""
+        return self.folder / "cohort.h5ad"
 
 
 def replaced_results(folder: Path) -> Iterator[Path]:

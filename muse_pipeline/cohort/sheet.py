@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
 from muse_pipeline.core.text import some_of
 from muse_pipeline.slides.mpp import require_mpp
@@ -33,29 +34,6 @@ _UTF16 = ("utf-16-le", "utf-16-be")
 # A slide_id is the name of a folder, the value of a Snakemake wildcard and part of shell commands.
 ID_MAX_BYTES = 120
 ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
-# Names that stand beside the folders of the slides.
-ID_RESERVED = frozenset(
-    {
-        "cohort.tsv",
-        "cohort.h5ad",
-        "roi.tsv",
-        "statistics.tsv",
-        "statistics.patients.tsv",
-        "report.html",
-        "sheet.json",
-        "model.json",
-        "run_config.yaml",
-        "preflight.json",
-        "pretraining.json",
-        "region_model.json",
-        "logs",
-        "benchmarks",
-        "training",
-        "pretraining",
-        "region_training",
-        "qupath",
-    }
-)
 MAX_SHARDS = 10_000
 
 
@@ -188,7 +166,7 @@ def id_problem(slide_id: str) -> str | None:
         (slide_id.startswith(("-", ".", " ")), "begins with a dash, a dot or a space"),
         (slide_id.endswith((".", " ")), "ends with a dot or a space"),
         (len(slide_id.encode(errors="replace")) > ID_MAX_BYTES, f"is longer than {ID_MAX_BYTES} bytes"),
-        (slide_id.casefold() in ID_RESERVED, "is the name of a file among the results"),
+        (slide_id.casefold() in BESIDE_SLIDES, "is the name of a file among the results"),
     )
     shown = repr(_show(slide_id))
     return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)

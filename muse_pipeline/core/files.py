@@ -4,98 +4,66 @@ from __future__ import annotations
 
 import errno
 import glob
-import gzip
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from muse_pipeline.core.errors import GeoJSONError, MuseError, OutputError
+from muse_pipeline.core.errors import MuseError, OutputError
 
 DAY_S = 86_400
-_REPLACED = "replaced."  # prefix of an older folder that is being replaced
+# EEXIST: a file where a folder should be. EFBIG: larger than files may be there.
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EFBIG}
 
 
 @contextmanager
 def complete_file(path: Path | str) -> Iterator[Path]:
-    """Give a temporary neighbour to write to; rename it to ``path`` if the block succeeds, else remove it.
+    """Give a temporary path to write to; rename it to ``path`` if the block succeeds, else remove it.
 
     Works for files and folders (an existing folder of that name is replaced by a folder, but never by a file).
-    Temporary files that killed processes left for the same path are removed first.
+    What killed processes left for the same path is removed when it is a day old.
 
     Raises:
         OutputError: the folder cannot be written to or the disk is full.
     """
     path = Path(path)
-    who = f"{platform.node()}-{os.getpid()}.partial"
-    partial, replaced = path.with_name(f".{path.name}.{who}"), path.with_name(f".{path.name}.{_REPLACED}{who}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in _abandoned(path):
-            remove(abandoned)
-        remove(partial)
-        yield partial
-        _make_way(path, partial, replaced)
-        partial.replace(path)
-        remove(replaced)
-    except MuseError:
-        raise
-    except PermissionError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
-    except (OSError, RuntimeError) as error:  # the latter is raised by torch
-        if disk := find_full_disk(error, [path.parent]):
-            remove(partial)
-            raise OutputError(f"{path}: cannot be written {disk}") from error
-        if not _concerns_output(error, {str(partial), str(path.parent)}):
-            raise
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
-    finally:
-        with suppress(OSError):  # if nothing can be removed, nothing was written
-            remove(partial)
-
-
-# EEXIST: a file where a folder should be. EFBIG: larger than files may be there.
-_NOT_WRITABLE = {errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EFBIG}
-
-
-def _concerns_output(error: OSError | RuntimeError, names: set[str]) -> bool:
-    """True if an error is about the path that is written, not about one that is read meanwhile."""
-    return isinstance(error, OSError) and (error.errno in _NOT_WRITABLE or error.filename in names)
-
-
-def _abandoned(path: Path) -> Iterator[Path]:
-    """Temporary files for ``path`` left by killed processes of this machine, or a day old if of another machine."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        host, _, pid = partial.name.removeprefix(f".{path.name}.").removesuffix(".partial").rpartition("-")
-        if host.removeprefix(_REPLACED) == platform.node() and pid.isdigit():
-            if not _is_at_work(int(pid)):
-                yield partial
-        elif time.time() - partial.stat().st_mtime > DAY_S:
+    hidden = f".{path.name}."
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for abandoned in path.parent.glob(f"{glob.escape(hidden)}*.partial"):
+                if time.time() - abandoned.stat().st_mtime > DAY_S:
+                    remove(abandoned)
+            folder = TemporaryDirectory(".partial", hidden, path.parent, ignore_cleanup_errors=True)
+            partial = Path(stack.enter_context(folder)) / path.name
             yield partial
+            _make_way(path, partial)
+            partial.replace(path)
+        except MuseError:
+            raise
+        except (OSError, RuntimeError) as error:  # the latter is raised by torch
+            if disk := find_full_disk(error, [path.parent]):
+                raise OutputError(f"{path}: cannot be written {disk}") from error
+            if not _concerns_output(error, path.parent, hidden):
+                raise
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
 
 
-def _is_at_work(pid: int) -> bool:
-    """True if the process is running (zombies excluded)."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+def _concerns_output(error: OSError | RuntimeError, folder: Path, hidden: str) -> bool:
+    """True if an error is about the path that is written, not about one that is read meanwhile."""
+    if not isinstance(error, OSError):
         return False
-    except psutil.AccessDenied:  # another user's
-        return True
+    name = str(error.filename)
+    return error.errno in _NOT_WRITABLE or name == str(folder) or name.startswith(str(folder / hidden))
 
 
-def _make_way(path: Path, partial: Path, replaced: Path) -> None:
+def _make_way(path: Path, partial: Path) -> None:
     """Move an older folder aside; removing it in place would leave it incomplete for a while, or for good if killed."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OutputError(f"{path}: is a device or a pipe; give the name of a file")
@@ -103,8 +71,7 @@ def _make_way(path: Path, partial: Path, replaced: Path) -> None:
         return
     if not partial.is_dir():
         raise OutputError(f"{path}: is a folder; add the name of a file")
-    remove(replaced)
-    path.rename(replaced)
+    path.rename(partial.with_name(f"{path.name}.replaced"))
 
 
 def require_own_folder(path: Path, is_ours: bool = False) -> None:
@@ -127,59 +94,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
-    """Open the text of a GeoJSON file: plain, gzip, or a zip with one of these, whatever its name.
-
-    Raises:
-        GeoJSONError: the file is missing, its compression is damaged, or the zip contains none or several.
-    """
-    try:
-        with ExitStack() as stack:
-            file = stack.enter_context(Path(path).open("rb"))
-            if file.peek(2).startswith(b"PK"):
-                archive = stack.enter_context(zipfile.ZipFile(file))
-                file = stack.enter_context(open_member(archive, _only_geojson(archive, path)))
-            if file.peek(2).startswith(b"\x1f\x8b"):
-                file = stack.enter_context(gzip.open(file))
-            yield file
-    except FileNotFoundError as error:
-        raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise GeoJSONError(f"{path}: the gzip compression is damaged ({error}); export it again") from error
-    except zipfile.BadZipFile as error:
-        raise GeoJSONError(f"{path}: the zip file cannot be unpacked ({error}); export it again") from error
-    except OSError as error:
-        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file") from error
-
-
-def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
-    """Open a file in a zip.
-
-    Raises:
-        zipfile.BadZipFile: the zip is damaged, compressed by an unknown method, or needs a password.
-    """
-    try:
-        return archive.open(name)
-    except (NotImplementedError, RuntimeError) as error:
-        raise zipfile.BadZipFile(str(error)) from error
-
-
-def list_geojson(archive: zipfile.ZipFile) -> list[str]:
-    """Names of the GeoJSON files in a zip, without those that macOS adds."""
-    suffixes = (".geojson", ".json", ".geojson.gz", ".json.gz")
-    names = [name for name in archive.namelist() if name.lower().endswith(suffixes)]
-    return [name for name in names if not name.startswith("__MACOSX/")]
-
-
-def _only_geojson(archive: zipfile.ZipFile, path: Path | str) -> str:
-    names = list_geojson(archive)
-    if len(names) != 1:
-        found = f"{len(names)} GeoJSON files ({', '.join(names[:3])})" if names else "no .geojson or .json file"
-        raise GeoJSONError(f"{path}: the zip contains {found}, expected one; unpack it and give that file")
-    return names[0]
 
 
 def sha256_of(path: Path | str) -> str:
@@ -227,69 +141,34 @@ def read_json(path: Path | str) -> Any:
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-PROBE_BYTES = 1 << 16
 PLENTY_BYTES = 1 << 30  # free: more than was removed of an unfinished output
 
 
-@dataclass(frozen=True)
-class FullDisk:
-    """The cause of a failed write, as the end of a message.
-
-    Attributes:
-        folder: folder on the full disk; None if no disk that was checked is full.
-        number: ENOSPC, or EDQUOT if the user's quota is exceeded.
-    """
-
-    folder: Path | None
-    number: int
-
-    def __str__(self) -> str:
-        """Free space at this moment: call it after the unfinished output is removed."""
-        reason = os.strerror(self.number)
-        return f"({reason}): {self._where()}; make room and run the same command again (finished results are kept)"
-
-    def _where(self) -> str:
-        if self.folder is None:
-            return "a disk that it writes or logs to is full"
-        disk = next(each for each in (self.folder, *self.folder.parents) if each.is_mount())
-        if self.number == errno.ENOSPC:
-            return f"{disk} has {_free_bytes(disk) / 1e6:,.1f} MB free"
-        return f"your quota on {disk} is exceeded, in bytes or in files"
-
-
-def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> FullDisk | None:
-    """The full disk that caused ``error``, or None if the cause was another.
+def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> str | None:
+    """The full disk that caused ``error``, as the end of a message, or None if the cause was another.
 
     A failed write does not name its disk, and errors of torch and tifffile do not even contain the reason. So the disks
-    are probed, before the unfinished output is removed.
+    are asked, before the unfinished output is removed.
 
     Args:
         error: the exception.
-        folders: one or more folders that were written to, the likeliest first; that of temporary files is probed too if
-            the error is about a full disk.
+        folders: one or more folders that were written to; that of temporary files is asked too.
     """
-    code = getattr(error, "errno", None)
-    if code not in {None, *FULL} or isinstance(error, (RecursionError, NotImplementedError)):
+    number = getattr(error, "errno", None) or next(filter(None, map(_write_error, folders)), None)
+    if number not in FULL:
         return None
-    asked = [_nearest(folder) for folder in (*folders, *(_temporary_folder() if code else []))]
-    unwritable = (FullDisk(folder, number) for folder in asked if (number := _write_error(folder)))
-    if (full := next(unwritable, None)) or code is None:
-        return full
-    fullest = min(asked, key=_free_bytes)  # the file that filled it may be removed already
-    is_another = code == errno.ENOSPC and _free_bytes(fullest) > PLENTY_BYTES  # that of a log
-    return FullDisk(None if is_another else fullest, code)
-
-
-def _temporary_folder() -> list[Path]:
-    with suppress(FileNotFoundError):  # every candidate disk is full
-        return [Path(tempfile.gettempdir())]
-    return []
-
-
-def _nearest(folder: Path) -> Path:
-    """The folder, or its nearest existing parent."""
-    folder = folder.resolve()
-    return next(each for each in (folder, *folder.parents) if each.is_dir())
+    asked = list(folders)
+    with suppress(FileNotFoundError):  # no disk has room for temporary files
+        asked.append(Path(tempfile.gettempdir()))
+    disks = [next(each for each in (path, *path.parents) if each.is_mount()) for path in map(Path.resolve, asked)]
+    fullest = min(disks, key=_free_bytes)
+    if number == errno.EDQUOT:
+        where = f"your quota on {disks[0]} is exceeded, in bytes or in files"
+    elif _free_bytes(fullest) > PLENTY_BYTES:  # that of a log
+        where = "a disk that it writes or logs to is full"
+    else:
+        where = f"{fullest} has {_free_bytes(fullest) / 1e6:,.1f} MB free"
+    return f"({os.strerror(number)}): {where}; make room and run the same command again (finished results are kept)"
 
 
 def _free_bytes(folder: Path) -> int:
@@ -300,7 +179,7 @@ def _write_error(folder: Path) -> int | None:
     """Error number of a disk that does not accept a few more bytes."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(PROBE_BYTES))
+            file.write(bytes(1 << 16))
     except OSError as error:
         return error.errno if error.errno in FULL else None
     return None

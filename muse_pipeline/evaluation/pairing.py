@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.cohort.sheet import read_table
 from muse_pipeline.core.errors import LabelError, NucleiError, SheetError
 from muse_pipeline.evaluation.truth import SUFFIXES
 
-NUCLEI = "nuclei.parquet"
 REGION_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in {".csv", ".tsv"})
 
 
@@ -83,9 +83,9 @@ def pair_folder(
         SheetError: the sheet is broken.
         ConfigError: the expression is invalid, or does not match a name.
     """
-    found = {path.parent.name: path for path in sorted(results.glob(f"*/{NUCLEI}"))}
+    found = CohortFiles(results).tables()
     if not found:
-        raise NucleiError(f"{results}: holds no <slide>/{NUCLEI}; give the output folder of a run, or one table")
+        raise NucleiError(f"{results}: holds no <slide>/nuclei.parquet; give the output folder of a run, or one table")
     rows = read_evaluation_sheet(sheet) if sheet else {}
     truths = _by_slide(truth, SUFFIXES, "--truth") | _named_files(rows, "truth", sheet)
     regions = _by_slide(region, REGION_SUFFIXES, "--region") | _named_files(rows, "region", sheet)

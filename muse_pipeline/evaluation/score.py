@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 from scipy.spatial import cKDTree
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import LabelError, NucleiError, StoreError
 from muse_pipeline.core.files import read_json
@@ -150,7 +151,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         outside_region=int((on_slide & ~in_region).sum()),
         outside_slide=truth.nuclei.xy[~on_slide],
         checked_against_slide=size_px is not None,
-        true_in_tissue=_count_in_tissue(pair.nuclei.with_name("tissue.npz"), counted.nuclei.xy, mpp),
+        true_in_tissue=_count_in_tissue(SlideFiles(pair.nuclei.parent).mask, counted.nuclei.xy, mpp),
         roi=provenance.roi.name if provenance.roi else None,
         found_far=int((judged & _far_from(counted.nuclei.xy * mpp, found.xy * mpp)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
@@ -191,7 +192,7 @@ def _choose_accepted(truth: Truth, matches: Matches) -> None:
 
 def _read_size(nuclei: Path) -> tuple[int, int] | None:
     """The size of the slide in px; None if no ``slide.json`` lies beside the table."""
-    info = nuclei.with_name("slide.json")
+    info = SlideFiles(nuclei.parent).info
     try:
         return tuple(read_json(info)["size_px"]) if info.is_file() else None
     except (ValueError, KeyError, TypeError) as error:

@@ -14,6 +14,7 @@ import shapely
 import zarr
 from PIL import Image, ImageDraw, ImageFont
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.core.files import complete_file, remove, write_json
@@ -26,7 +27,6 @@ from muse_pipeline.inference.region_outlines import classify, trace_regions
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
 from muse_pipeline.store.store import OME_VERSION, PYRAMID, Store, multiscale
 
-OUTLINES, PICTURE, MAP, RECORD = "regions.geojson", "regions.png", "regions.zarr", "regions.json"
 OK, FAILED = "ok", "failed"
 PICTURE_PX = 1500
 CHUNK_CELLS = 512
@@ -38,16 +38,17 @@ def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
 
     Nuclei are then written without regions, and the report shows the reason.
     """
-    for name in (OUTLINES, PICTURE, MAP, RECORD):
-        remove(folder / name)
+    files = SlideFiles(folder)
+    for path in (files.region_outlines, files.region_picture, files.region_map, files.regions):
+        remove(path)
     try:
         yield
     except Exception as error:
-        for name in (OUTLINES, PICTURE, MAP):
-            remove(folder / name)
+        for path in (files.region_outlines, files.region_picture, files.region_map):
+            remove(path)
         known = isinstance(error, MuseError)
         reason = one_line(error if known else f"unexpected {type(error).__name__}: {error}")
-        write_json(folder / RECORD, {"status": FAILED, "reason": reason, "slide_id": slide_id})
+        write_json(files.regions, {"status": FAILED, "reason": reason, "slide_id": slide_id})
         raise
 
 
@@ -72,11 +73,12 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
         for part in shapely.get_parts(shape)
         if part.geom_type == "Polygon" and part.area > 0
     ]
-    write_class_areas(folder / OUTLINES, areas, info, found.facts["model_sha256"])
-    draw_areas(folder / PICTURE, areas, classes, store)
-    write_map(folder / MAP, found)
+    files = SlideFiles(folder)
+    write_class_areas(files.region_outlines, areas, info, found.facts["model_sha256"])
+    draw_areas(files.region_picture, areas, classes, store)
+    write_map(files.region_map, found)
     record = {"status": OK, "reason": "", **_provenance(found), "classes": measure_areas(areas, classes, info.mpp)}
-    write_json(folder / RECORD, record)
+    write_json(files.regions, record)
     return record
 
 

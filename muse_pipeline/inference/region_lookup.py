@@ -11,12 +11,13 @@ import numpy as np
 import shapely
 import zarr
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json, sha256_of
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.inference.region_files import FAILED, MAP, OK, OUTLINES, RECORD
+from muse_pipeline.inference.region_files import FAILED, OK
 from muse_pipeline.inference.region_outlines import trace_regions
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.tissue.mask import KeptArea
@@ -194,20 +195,20 @@ def read_record(folder: Path) -> dict[str, Any]:
         StoreError: the file is missing or damaged.
     """
     try:
-        record = read_json(folder / RECORD)
+        record = read_json(SlideFiles(folder).regions)
         return {"status": record["status"], "reason": record["reason"], **record}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder}: has no readable {RECORD}; run `muse regions` for this slide") from error
+        raise StoreError(f"{folder}: has no readable regions.json; run `muse regions` for this slide") from error
 
 
 def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | FailedRegions:
-    record = read_record(folder)
+    files, record = SlideFiles(folder), read_record(folder)
     if record["status"] != OK:
         return FailedRegions(record["reason"])
     if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
-        raise StoreError(f"{folder / RECORD}: of another slide, tissue or region of interest; run `muse regions` again")
+        raise StoreError(f"{files.regions}: of another slide, tissue or region of interest; run `muse regions` again")
     classes = [NucleusClass(one["name"], tuple(one["color"])) for one in record["card"]["classes"]]
-    areas = read_class_areas(folder / OUTLINES, info) if any(one["n_areas"] for one in record["classes"]) else []
+    areas = read_class_areas(files.region_outlines, info) if any(one["n_areas"] for one in record["classes"]) else []
     shapes = np.array([area.shape for area in areas], object)
     tissue = [shapely.MultiPolygon([a.shape for a in areas if a.class_name == one.name]) for one in classes]
     entry = {"source": "model", "model": record["model"], "status": OK, "reason": ""}
@@ -220,7 +221,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
         outside=tissue[0],
         info=info,
         record=entry,
-        prob=ProbabilityMap(folder / MAP, info.mpp),
+        prob=ProbabilityMap(files.region_map, info.mpp),
     )
 
 

@@ -36,6 +36,7 @@ from muse_pipeline.nuclei.parquet import (
     REGION_PROB,
     ROW_GROUP,
     NucleiWriter,
+    OptionalColumns,
     Rows,
     left_out,
 )
@@ -172,13 +173,11 @@ def stitch_shards(
     meter = None if features is None else features.meter(info, kept, names)
     if meter:
         described["features"] = meter.describe()
-    columns = card.n_rays, card.embedding_dim, clusters is not None, shards.common.get("positive_od")
-    classes_of_regions = None if regions is None else [one.name for one in regions.classes]
-    more = {"regions": classes_of_regions, "features": meter.names if meter else ()}
-    more["artefacts"] = None if artefacts is None else artefacts.kinds
+    measures = Measures(clusters, regions, meter, artefacts)
+    optional = measures.optional(card.embedding_dim, shards.common.get("positive_od"))
     around = surrounded(nuclei_apart(), meter, row_um)
-    with NucleiWriter(output, names, Provenance.from_dict(described), *columns, **more) as writer:
-        size, *of_class = write_nuclei(writer, around, Measures(clusters, regions, meter, artefacts), info, threads)
+    with NucleiWriter(output, names, Provenance.from_dict(described), card.n_rays, optional) as writer:
+        size, *of_class = write_nuclei(writer, around, measures, info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
@@ -213,6 +212,17 @@ class Measures:
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
+
+    def optional(self, embedding_dim: int, positive_od: float | None) -> OptionalColumns:
+        """The columns that the table has for these sources, with those of the network and of the stain."""
+        return OptionalColumns(
+            embedding_dim=embedding_dim,
+            clusters=self.clusters is not None,
+            positive_od=positive_od,
+            regions=None if self.regions is None else [one.name for one in self.regions.classes],
+            features=self.meter.names if self.meter else (),
+            artefacts=None if self.artefacts is None else self.artefacts.kinds,
+        )
 
     def columns(
         self, nuclei: Nuclei, others: Nuclei | None, rings: np.ndarray, shapes: dict[str, np.ndarray]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.parquet import footer_checksum
@@ -57,7 +58,7 @@ def require_current(path: Path, corrected: CorrectedResult, info: SlideInfo, res
         )
     if results is None:
         return
-    nuclei = results / info.slide_id / "nuclei.parquet"
+    nuclei = SlideFiles(results / info.slide_id).nuclei
     if not nuclei.is_file():
         raise LabelError(f"{nuclei}: no such file; `results` must be the output folder of the run that was corrected")
     if corrected.checksums != {footer_checksum(nuclei)}:

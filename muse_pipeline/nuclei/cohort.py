@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs
 
+from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.files import read_json
@@ -20,12 +21,11 @@ def patients_of(results: Path | str) -> dict[str, str]:
     Raises:
         NucleiError: no slide has nuclei there.
     """
-    results = Path(results)
-    slides = sorted(path.parent.name for path in results.glob("*/nuclei.parquet"))
+    files = CohortFiles(Path(results))
+    slides = list(files.tables())
     if not slides:
         raise NucleiError(f"{results}: has no slides with nuclei.parquet; give the folder of the results of a run")
-    sheet = results / "sheet.json"
-    rows = {row["slide_id"]: row for row in read_json(sheet)} if sheet.is_file() else {}
+    rows = {row["slide_id"]: row for row in read_json(files.sheet)} if files.sheet.is_file() else {}
     return {slide: rows.get(slide, {}).get("patient") or patient_in_name(slide) for slide in slides}
 
 
@@ -42,9 +42,10 @@ def read_cohort(results: Path | str) -> pads.Dataset:
     Raises:
         NucleiError: no slide has nuclei there.
     """
+    files = CohortFiles(Path(results))
     kind, fragments, schemas = pads.ParquetFileFormat(), [], []
     for slide, patient in patients_of(results).items():
-        path = Path(results, slide, "nuclei.parquet")
+        path = files.slide(slide).nuclei
         with open_nuclei(path) as file:
             schemas.append(file.schema_arrow.remove_metadata())
         where = (pads.field("slide_id") == slide) & (pads.field("patient") == patient)

@@ -50,6 +50,31 @@ class Rows:
     bounds: np.ndarray
 
 
+@dataclass(frozen=True)
+class OptionalColumns:
+    """Columns that not every table of nuclei has.
+
+    Attributes:
+        embedding_dim: number of columns of ``embedding``, which is left out for 0.
+        clusters: True for the column ``cluster``.
+        positive_od: least ``dab_od`` of a positive nucleus, for the columns ``dab_od`` and ``positive``; None: without.
+        regions: names of the classes of tissue regions, for the columns ``region``, ``region_prob`` and
+            ``border_distance_um``; None: without.
+        features: names of further columns of numbers.
+        artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
+    """
+
+    embedding_dim: int = 0
+    clusters: bool = False
+    positive_od: float | None = None
+    regions: Sequence[str] | None = None
+    features: Sequence[str] = ()
+    artefacts: Sequence[str] | None = None
+
+
+NO_OPTIONAL = OptionalColumns()
+
+
 class NucleiWriter:
     """Writes ``nuclei.parquet``; the file appears when the ``with`` block ends without an error.
 
@@ -60,13 +85,7 @@ class NucleiWriter:
         classes: names of the classes, by label.
         provenance: slide, model, settings and versions.
         n_rays: number of columns of ``rays``.
-        embedding_dim: number of columns of ``embedding``, which is left out for 0.
-        clusters: add the column ``cluster``.
-        positive_od: least ``dab_od`` of a positive nucleus, for the columns ``dab_od`` and ``positive``; None: without.
-        regions: names of the classes of tissue regions, for the columns ``region``, ``region_prob`` and
-            ``border_distance_um``; None: without.
-        features: names of further columns of numbers.
-        artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
+        optional: columns besides those of every table.
 
     Attributes:
         provenance: metadata, which ``complete`` may fill in until the block ends. ``n_nuclei`` and ``n_by_class`` of
@@ -80,19 +99,12 @@ class NucleiWriter:
         classes: Sequence[str],
         provenance: Provenance,
         n_rays: int,
-        embedding_dim: int = 0,
-        clusters: bool = False,
-        positive_od: float | None = None,
-        regions: Sequence[str] | None = None,
-        features: Sequence[str] = (),
-        artefacts: Sequence[str] | None = None,
+        optional: OptionalColumns = NO_OPTIONAL,
     ):
-        self.regions, self.features, self.artefacts = regions, tuple(features), artefacts
         self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
-        self.positive_od = positive_od
+        self.optional = optional
         # The schema has the provenance so far, for readers that read no more; the file's own metadata are complete.
-        optional = clusters, positive_od is not None, regions is not None, self.features, artefacts is not None
-        self.schema = nuclei_schema(self.classes, n_rays, embedding_dim, *optional)
+        self.schema = nuclei_schema(self.classes, n_rays, optional)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
@@ -137,7 +149,7 @@ class NucleiWriter:
         self._n_nuclei += int((~is_left_out).sum())
         self._n_by_label += np.bincount(label[(label >= 0) & ~is_left_out], minlength=len(self.classes))
         self._n_left_out += np.bincount(label[(label >= 0) & is_left_out], minlength=len(self.classes))
-        if self.positive_od is not None:
+        if self.optional.positive_od is not None:
             self._n_positive += int(to_numpy(rows.table[POSITIVE]).sum())
         self._waiting.append(rows.table)
         if sum(map(len, self._waiting)) >= ROW_GROUP:
@@ -155,9 +167,9 @@ class NucleiWriter:
             self._write_row_groups(whole_only=False)
             counts = dict(zip(self.classes, self._n_by_label.tolist(), strict=True))
             self.complete(n_nuclei=self._n_nuclei, n_by_class=counts)
-            if self.positive_od is not None:
+            if self.optional.positive_od is not None:
                 self.complete(n_positive=self._n_positive)
-            if self.artefacts is not None:
+            if self.optional.artefacts is not None:
                 counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
                 n_left_out = self._n_rows - self._n_nuclei
                 self.complete(quality=replace(self.provenance.quality, n_nuclei=n_left_out, n_by_class=counts))
@@ -178,17 +190,17 @@ class NucleiWriter:
 
     def _to_table(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> pa.Table:
         names = bytes_to_arrow([name.encode() for name in self.classes], pa.string())
-        dab_od = nuclei.dab_od.ravel()
+        known, dab_od = self.optional, nuclei.dab_od.ravel()
         columns = [
             *map(to_arrow, (*nuclei.xy.T, nuclei.label)),
             pa.DictionaryArray.from_arrays(to_arrow(nuclei.label, valid=nuclei.label != _NO_CLASS), names),
             *map(to_arrow, (nuclei.score, *nuclei.prob.T)),
             *(to_arrow(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
-            *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if CLUSTER in self.schema.names else []),
-            *([] if self.positive_od is None else map(to_arrow, (dab_od, dab_od >= self.positive_od))),
-            *(self._region_columns(shapes) if self.regions is not None else []),
-            *([] if self.artefacts is None else [_name_or_null(shapes[QUALITY], self.artefacts)]),
-            *(_or_null(shapes[name]) for name in self.features),
+            *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if known.clusters else []),
+            *([] if known.positive_od is None else map(to_arrow, (dab_od, dab_od >= known.positive_od))),
+            *(self._region_columns(shapes) if known.regions is not None else []),
+            *([] if known.artefacts is None else [_name_or_null(shapes[QUALITY], known.artefacts)]),
+            *(_or_null(shapes[name]) for name in known.features),
             *(
                 pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), type=self.schema.field(name).type)
                 for name, values in (("rays", nuclei.rays), ("embedding", nuclei.embedding))
@@ -200,7 +212,7 @@ class NucleiWriter:
 
     def _region_columns(self, values: Mapping[str, np.ndarray]) -> list[pa.Array]:
         return [
-            _name_or_null(values[REGION], self.regions),
+            _name_or_null(values[REGION], self.optional.regions),
             *(_or_null(values[name]) for name in (REGION_PROB, BORDER)),
         ]
 
@@ -217,17 +229,9 @@ def _or_null(values: np.ndarray) -> pa.Array:
     return to_arrow(column, valid=np.isfinite(column))
 
 
-def nuclei_schema(
-    classes: Sequence[str],
-    n_rays: int,
-    embedding_dim: int = 0,
-    clusters: bool = False,
-    dab: bool = False,
-    regions: bool = False,
-    features: Sequence[str] = (),
-    quality: bool = False,
-) -> pa.Schema:
-    """Columns of ``nuclei.parquet``, optionally with embedding, clusters, DAB, regions, features and quality."""
+def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns = NO_OPTIONAL) -> pa.Schema:
+    """Columns of ``nuclei.parquet``."""
+    dim, regions = optional.embedding_dim, [(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())]
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -237,13 +241,13 @@ def nuclei_schema(
             ("score", pa.float32()),
             *((f"prob_{name}", pa.float32()) for name in classes),
             *((name, pa.float32()) for name in SHAPE_COLUMNS),
-            *([(CLUSTER, pa.int32())] if clusters else []),
-            *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if dab else []),
-            *([(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())] if regions else []),
-            *([(QUALITY, _NAME)] if quality else []),
-            *((name, pa.float32()) for name in features),
+            *([(CLUSTER, pa.int32())] if optional.clusters else []),
+            *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if optional.positive_od is not None else []),
+            *(regions if optional.regions is not None else []),
+            *([(QUALITY, _NAME)] if optional.artefacts is not None else []),
+            *((name, pa.float32()) for name in optional.features),
             ("rays", pa.list_(pa.float32(), n_rays)),
-            *([("embedding", pa.list_(pa.float32(), embedding_dim))] if embedding_dim else []),
+            *([("embedding", pa.list_(pa.float32(), dim))] if dim else []),
             ("geometry", pa.binary()),
         ]
     )

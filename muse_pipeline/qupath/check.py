@@ -20,7 +20,6 @@ import orjson
 import shapely
 
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.core.files import list_geojson, open_member
 from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
 from muse_pipeline.qupath.objects import read_object_type, with_children
 from muse_pipeline.qupath.parse import (
@@ -30,7 +29,9 @@ from muse_pipeline.qupath.parse import (
     LIST,
     is_geometry,
     iterate_items,
+    list_geojson,
     loads_lenient,
+    open_member,
 )
 from muse_pipeline.qupath.rules import (
     MOST_LEVELS,
@@ -200,6 +201,8 @@ def _check_text(file: BinaryIO, verdict: Verdict) -> None:
         verdict.add(Fault(str(error).removeprefix(f"{verdict.path}: "), VERSIONS), 0)
     except RecursionError:
         verdict.add(Fault("nested too deeply", VERSIONS), 0)
+    if not verdict.n_by_type and not verdict.first:
+        verdict.add(Fault("contains no objects"), 0)
     _judge_duplicates(seen_ids, verdict)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.core.files import open_geojson
 from muse_pipeline.qupath.objects import with_children
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
@@ -26,6 +29,58 @@ _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection"
 def is_geometry(item: Any) -> bool:
     """True for an object with the type of a geometry."""
     return isinstance(item, dict) and isinstance(kind := item.get("type"), str) and kind in GEOMETRIES
+
+
+@contextmanager
+def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
+    """Open the text of a GeoJSON file: plain, gzip, or a zip with one of these, whatever its name.
+
+    Raises:
+        GeoJSONError: the file is missing, its compression is damaged, or the zip contains none or several.
+    """
+    try:
+        with ExitStack() as stack:
+            file = stack.enter_context(Path(path).open("rb"))
+            if file.peek(2).startswith(b"PK"):
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                file = stack.enter_context(open_member(archive, _only_geojson(archive, path)))
+            if file.peek(2).startswith(b"\x1f\x8b"):
+                file = stack.enter_context(gzip.open(file))
+            yield file
+    except FileNotFoundError as error:
+        raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise GeoJSONError(f"{path}: the gzip compression is damaged ({error}); export it again") from error
+    except zipfile.BadZipFile as error:
+        raise GeoJSONError(f"{path}: the zip file cannot be unpacked ({error}); export it again") from error
+    except OSError as error:
+        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file") from error
+
+
+def open_member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
+    """Open a file in a zip.
+
+    Raises:
+        zipfile.BadZipFile: the zip is damaged, compressed by an unknown method, or needs a password.
+    """
+    try:
+        return archive.open(name)
+    except (NotImplementedError, RuntimeError) as error:
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+def list_geojson(archive: zipfile.ZipFile) -> list[str]:
+    """Names of the GeoJSON files in a zip, without those that macOS adds."""
+    names = [name for name in archive.namelist() if name.lower().endswith(GEOJSON_SUFFIXES[:-1])]
+    return [name for name in names if not name.startswith("__MACOSX/")]
+
+
+def _only_geojson(archive: zipfile.ZipFile, path: Path | str) -> str:
+    names = list_geojson(archive)
+    if len(names) != 1:
+        found = f"{len(names)} GeoJSON files ({', '.join(names[:3])})" if names else "no .geojson or .json file"
+        raise GeoJSONError(f"{path}: the zip contains {found}, expected one; unpack it and give that file")
+    return names[0]
 
 
 def iterate_features(path: Path | str) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
-from muse_pipeline.core.files import complete_file, open_geojson, sha256_of
+from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.masks import LARGEST_NUCLEUS_UM2
 from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
@@ -37,6 +37,7 @@ from muse_pipeline.qupath.objects import (
     shape_to_geojson,
     why_left_out,
 )
+from muse_pipeline.qupath.parse import open_geojson
 from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB

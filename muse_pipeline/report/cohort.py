@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
@@ -80,6 +81,11 @@ class SlideResult:
     partner: dict[str, Any] | None = None
     organ: str = ""
     included: Sequence[str] = ()
+
+    @property
+    def files(self) -> SlideFiles:
+        """Files of its results."""
+        return SlideFiles(self.folder)
 
     @cached_property
     def provenance(self) -> Provenance | None:
@@ -257,6 +263,7 @@ def judge_slide(
 ) -> SlideResult:
     """The outcome of the slide of one ``row``; "ok" only if every check passes."""
     folder = results / str(row["slide_id"])
+    files = SlideFiles(folder)
     progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
     done = {record.step for record in progress if record.status == "ok"}
     known = {
@@ -270,28 +277,28 @@ def judge_slide(
         "own": {name: cell for name, cell in row.items() if name not in COLUMNS},
         "organ": str(row.get("organ") or ""),
         "included": included,
-        "partner": read_outcome(folder / "partner") if row.get("partner") else None,
-        "info": _read_info(folder) if "inspect" in done else None,
+        "partner": read_outcome(files.partner) if row.get("partner") else None,
+        "info": _read_info(files) if "inspect" in done else None,
     }
-    tissue = _read_tissue(folder) if "tissue" in done else None
+    tissue = _read_tissue(files) if "tissue" in done else None
     known["tissue_mm2"] = tissue.area_mm2 if tissue else None
-    known["warnings"] = _gather_warnings(folder, known["info"], "tissue" in done)
+    known["warnings"] = _gather_warnings(files, known["info"], "tissue" in done)
     known["warnings"] += [warning for record in progress for warning in record.warnings]
     problem = first_problem(progress)
     if problem:
         return SlideResult(status="failed", step=problem.step, reason=problem.reason, **known)
     if tissue is None:
-        reason = f"{folder / 'tissue.npz'} cannot be read; run the workflow again"
+        reason = f"{files.mask} cannot be read; run the workflow again"
         return SlideResult(status="failed", step="report", reason=reason, **known)
-    if not (folder / "nuclei.geojson.gz").is_file():
-        return SlideResult(status="failed", step="geojson", reason=_missing("nuclei.geojson.gz"), **known)
+    if not files.geojson.is_file():
+        return SlideResult(status="failed", step="geojson", reason=_missing(files.geojson), **known)
     try:
         summary = summarise_slide(folder)
         provenance = Provenance.from_dict(summary["provenance"])
     except _UNREADABLE as error:
         reason = f"results in {folder} cannot be read ({one_line(error)}); run the workflow again"
         return SlideResult(status="failed", step="report", reason=reason, **known)
-    stale = _find_stale(known["info"], tissue, provenance, known["path"])
+    stale = _find_stale(files, known["info"], tissue, provenance, known["path"])
     if stale:
         return SlideResult(status="failed", step="report", reason=stale, **known)
     known["tissue_mm2"] = max(known["tissue_mm2"] - provenance.left_out_mm2, 0.0)
@@ -348,25 +355,25 @@ def class_names(slides: Iterable[SlideResult]) -> list[str]:
     return list(dict.fromkeys(each["name"] for slide in slides if slide.summary for each in slide.summary["classes"]))
 
 
-def _read_info(folder: Path) -> SlideInfo | None:
+def _read_info(files: SlideFiles) -> SlideInfo | None:
     try:
-        return read_info(folder / "slide.json")
+        return read_info(files.info)
     except _UNREADABLE:
         return None
 
 
-def _read_tissue(folder: Path) -> TissueMask | None:
+def _read_tissue(files: SlideFiles) -> TissueMask | None:
     try:
-        return TissueMask.load(folder / "tissue.npz")
+        return TissueMask.load(files.mask)
     except _UNREADABLE:
         return None
 
 
-def _gather_warnings(folder: Path, info: SlideInfo | None, tissue_done: bool) -> list[str]:
+def _gather_warnings(files: SlideFiles, info: SlideInfo | None, tissue_done: bool) -> list[str]:
     warnings = list(info.warnings) if info else []
     if tissue_done:
         try:
-            warnings += [str(warning) for warning in read_json(folder / "colour.json")["warnings"]]
+            warnings += [str(warning) for warning in read_json(files.colour)["warnings"]]
         except _UNREADABLE:
             warnings.append("colour.json cannot be read")
     return list(dict.fromkeys(warnings))
@@ -379,14 +386,16 @@ def _join_reasons(warnings: list[str], provenance: Provenance, organ: str) -> li
     return list(dict.fromkeys([*warnings, *verdict.sentences(), *doubts.values()]))
 
 
-def _missing(name: str) -> str:
-    return f"{name} is missing although its step ended well; run the workflow again"
+def _missing(path: Path) -> str:
+    return f"{path.name} is missing although its step ended well; run the workflow again"
 
 
-def _find_stale(info: SlideInfo | None, tissue: TissueMask, provenance: Provenance, path: str) -> str:
+def _find_stale(
+    files: SlideFiles, info: SlideInfo | None, tissue: TissueMask, provenance: Provenance, path: str
+) -> str:
     """The reason why finished results belong to other inputs; "" if they do not."""
     if info is None:
-        return _missing("slide.json")
+        return _missing(files.info)
     if provenance.fingerprint != info.fingerprint:
         return "its nuclei were found in another version of the slide's file; run the workflow again"
     if provenance.slide_mpp != info.mpp:

@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw, ImageFont
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work, work_to_level0, xy_to_xy_index
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import PNG
@@ -333,15 +334,12 @@ def _to_picture(
     return (np.split(xy, starts) if len(xy) else []), label[nucleus]
 
 
-PROPOSALS = "proposals.parquet"
-
-
 def find_proposals(folder: Path, info: SlideInfo) -> Path | None:
     """The proposals in a slide's ``folder`` that were found in this slide; None without such proposals.
 
     A run without proposals keeps those of earlier runs, which may be of another file of the slide's name.
     """
-    path = folder / PROPOSALS
+    path = SlideFiles(folder).proposals
     return path if path.is_file() and read_provenance(path).fingerprint == info.fingerprint else None
 
 

@@ -228,16 +228,16 @@ def _warnings(slide: SlideResult) -> Iterator[Markup]:
 def _pictures(slide: SlideResult, anchor: str, album: Album) -> Markup:
     overview, fields = [], []
     if slide.finished("tissue"):
-        overview.append(album.figure(slide.folder / "tissue.png", "Tissue found", _OVERVIEW_PX, anchor))
-    if slide.regions and (slide.folder / "regions.png").is_file():
-        overview.append(album.figure(slide.folder / "regions.png", "Tissue regions", _OVERVIEW_PX, anchor))
+        overview.append(album.figure(slide.files.picture, "Tissue found", _OVERVIEW_PX, anchor))
+    if slide.regions and slide.files.region_picture.is_file():
+        overview.append(album.figure(slide.files.region_picture, "Tissue regions", _OVERVIEW_PX, anchor))
     if slide.partner and not slide.lacks_partner:
         caption = f"Registered partner: {_residuals(slide.partner['residuals'])}"
-        overview.append(album.figure(slide.folder / "partner" / CHECKERBOARD, caption, _OVERVIEW_PX, anchor))
+        overview.append(album.figure(slide.files.partner / CHECKERBOARD, caption, _OVERVIEW_PX, anchor))
     if slide.n_nuclei:
         has_artefacts = any((slide.artefacts_mm2 or {}).values())
         caption = "Density of nuclei, artefacts outlined" if has_artefacts else "Density of nuclei"
-        overview.append(album.figure(slide.folder / "density.png", caption, _OVERVIEW_PX, anchor))
+        overview.append(album.figure(slide.files.density, caption, _OVERVIEW_PX, anchor))
     if slide.summary:
         for field in slide.summary["fields"]:
             caption = _field_caption(field, slide.info)
@@ -273,18 +273,15 @@ def _files(slide: SlideResult, album: Album) -> Markup:
     source = element("span", "Slide ", element("code", slide.path))
     if not slide.summary:
         return element("p", source, class_="files")
-    proposals = ["proposals.geojson.gz", "proposals.parquet"] if slide.summary.get("proposals") else []
-    regions = ["regions.geojson"] if slide.regions else []
-    artefacts = ["artefacts.geojson"] if slide.artefacts_mm2 else []
-    names = ["nuclei.geojson.gz", "nuclei.parquet", *proposals, *regions, *artefacts, "tissue.geojson"]
-    links = [
-        element("a", name, href=album.link(slide.folder / name)) for name in names if (slide.folder / name).is_file()
-    ]
-    pages = {"Open in the browser": "viewer/index.html", "Compare two results": "compare/index.html"}
+    files = slide.files
+    proposals = [files.proposals_geojson, files.proposals] if slide.summary.get("proposals") else []
+    regions = [files.region_outlines] if slide.regions else []
+    artefacts = [files.artefacts] if slide.artefacts_mm2 else []
+    results = [files.geojson, files.nuclei, *proposals, *regions, *artefacts, files.outline]
+    links = [element("a", path.name, href=album.link(path)) for path in results if path.is_file()]
+    pages = {"Open in the browser": files.viewer, "Compare two results": files.comparison}
     viewers = [
-        element("a", text, href=album.link(slide.folder / page), class_="viewer")
-        for text, page in pages.items()
-        if (slide.folder / page).is_file()
+        element("a", text, href=album.link(page), class_="viewer") for text, page in pages.items() if page.is_file()
     ]
     return element("p", *viewers, source, element("br"), "Results ", join(links, " · "), class_="files")
 

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from muse_pipeline import __version__
-from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_size_px, work_to_level0
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, read_json, write_json
@@ -58,11 +58,12 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     Raises:
         StoreError: the image store cannot be read.
     """
-    nuclei = folder / "nuclei.parquet"
+    files = SlideFiles(folder)
+    nuclei = files.nuclei
     provenance = read_provenance(nuclei)
-    store_path = folder / store_name(provenance.model_mpp)
+    store_path = files.store(provenance.model_mpp)
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
-    info = read_info(folder / "slide.json")
+    info = read_info(files.info)
     if proposals := find_proposals(folder, info):
         made_from["proposals"] = footer_checksum(proposals)
     known = _read_known(folder)
@@ -72,14 +73,14 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     of_same_nuclei = known and known["made_from"].get("nuclei") == made_from["nuclei"]
     seen = known if of_same_nuclei and known["has_pixels"] and store is None else None
     summary = {"made_from": made_from, **_describe(folder, info, provenance, store, seen, proposals, threads)}
-    write_json(folder / "summary.json", summary)
+    write_json(files.summary, summary)
     return summary
 
 
 def _read_known(folder: Path) -> dict[str, Any] | None:
     """An earlier summary, if its pictures are all there."""
     try:
-        known = read_json(folder / "summary.json")
+        known = read_json(SlideFiles(folder).summary)
         pictures = ["density.png", *(field["picture"] for field in known["fields"])]
         complete = all((folder / picture).is_file() for picture in pictures) and {"made_from", "has_pixels"} <= set(
             known
@@ -101,7 +102,8 @@ def _describe(
     """The summary; ``seen``, an earlier one of the same nuclei, has the results that need pixels which are gone."""
     cv2.setNumThreads(1)
     classes = provenance.classes
-    nuclei, tissue = folder / "nuclei.parquet", TissueMask.load(folder / "tissue.npz")
+    files = SlideFiles(folder)
+    nuclei, tissue = files.nuclei, TissueMask.load(files.mask)
     grid = count_nuclei(stream_positions(nuclei, "label", counted_only=True), info.size_px, info.mpp, len(classes))
     counts, ihc = grid.counts.sum((1, 2)), _count_positive(provenance)
 
@@ -109,7 +111,7 @@ def _describe(
         if not seen:
             backdrop = _read_backdrop(store) if store else _picture_mask(tissue.mask)
             areas = _read_artefacts(folder, info) if provenance.quality else []
-            draw_density(grid, tissue.mask, backdrop, folder / "density.png", areas, info.mpp)
+            draw_density(grid, tissue.mask, backdrop, files.density, areas, info.mpp)
 
     def draw_fields() -> list[dict[str, Any]]:
         if not store:
@@ -128,7 +130,7 @@ def _describe(
         **_describe_regions(nuclei, provenance, classes),
         "features": median_features(nuclei, provenance.class_names),
         "proposals": describe_proposals(proposals),
-        "thumbnail": make_thumbnail(folder / "tissue.png"),
+        "thumbnail": make_thumbnail(files.picture),
         "fields": fields,
         "has_pixels": store is not None,
         "full_windows_level0": _locate_windows(provenance, info),
@@ -141,7 +143,7 @@ def _describe(
 def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
     """Areas of artefacts of the slide in ``folder``."""
     with suppress(GeoJSONError):  # there is none
-        return read_class_areas(folder / "artefacts.geojson", info)
+        return read_class_areas(SlideFiles(folder).artefacts, info)
     return []
 
 
@@ -215,7 +217,7 @@ def _draw_fields(
     proposals: Path | None,
 ) -> list[dict[str, Any]]:
     """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at once."""
-    drawn, fields, nuclei = [], choose_fields(marks.grid), folder / "nuclei.parquet"
+    drawn, fields, nuclei = [], choose_fields(marks.grid), SlideFiles(folder).nuclei
     with complete_file(folder / "overlays") as partial:
         partial.mkdir()
         for number, field in enumerate(fields, 1):

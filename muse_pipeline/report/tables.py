@@ -70,7 +70,7 @@ def _html_row(
 
 def _thumbnail(slide: SlideResult, album: Album) -> Markup:
     """A small picture of the slide, linked to its viewer if there is one; an empty element without a picture."""
-    source, viewer = slide.summary["thumbnail"] if slide.summary else None, slide.folder / "viewer/index.html"
+    source, viewer = slide.summary["thumbnail"] if slide.summary else None, slide.files.viewer
     if source and viewer.is_file():
         picture = element("img", src=source, alt="Open in the browser", loading="lazy")
         return element("a", picture, href=album.link(viewer), class_="thumbnail")

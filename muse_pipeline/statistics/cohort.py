@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.sheet import is_missing, read_cells
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
@@ -51,10 +52,8 @@ def compare_cohort(
         SheetError: the sheet lacks one of the columns.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
-    doubts = {
-        slide: find_doubts(read_provenance(results / slide / "nuclei.parquet"), organ)
-        for slide, organ in organs.items()
-    }
+    files = CohortFiles(results)
+    doubts = {slide: find_doubts(read_provenance(files.slide(slide).nuclei), organ) for slide, organ in organs.items()}
     without = {slide: reason_left_out(doubts[slide], OF_NUCLEI, included) for slide in groups}
     groups = {slide: name for slide, name in groups.items() if not without[slide]}
     left_out = describe_left_out(without.values())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import COLUMNS
 from muse_pipeline.core.errors import NucleiError
@@ -37,7 +38,8 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
         NucleiError: no slide has nuclei, or a table is damaged.
         StoreError: a slide has no tissue mask.
     """
-    slides = [row for row in rows if (results / row["slide_id"] / "nuclei.parquet").is_file()]
+    files = CohortFiles(results)
+    slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
     if not slides:
         raise NucleiError(f"{results}: has no slides of the sheet with nuclei.parquet; run the slides first")
     measures, values = measure_slides(results, [row["slide_id"] for row in slides])
@@ -45,10 +47,8 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
         begin_anndata(elements)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
         _write_var(elements, measures)
-        _write_obs(elements, slides, _read_table(results / "cohort.tsv"))
-        known = {
-            row["slide_id"]: read_provenance(results / row["slide_id"] / "nuclei.parquet").to_dict() for row in slides
-        }
+        _write_obs(elements, slides, _read_table(files.table))
+        known = {row["slide_id"]: read_provenance(files.slide(row["slide_id"]).nuclei).to_dict() for row in slides}
         made = {slide: {name: each[name] for name in PROVENANCE if name in each} for slide, each in known.items()}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
     return len(slides)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import map_in_order
@@ -70,10 +71,11 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
         NucleiError: the table is missing or damaged.
         StoreError: the slide has no tissue mask.
     """
-    path = folder / "nuclei.parquet"
+    files = SlideFiles(folder)
+    path = files.nuclei
     provenance = read_provenance(path)
     classes, counts, n = provenance.class_names, provenance.n_by_class, provenance.n_nuclei
-    area_mm2 = _read_area(folder / "tissue.npz") - provenance.left_out_mm2
+    area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
     found = {_density("nuclei_per_mm2"): n / area_mm2 if area_mm2 else np.nan}
     for name in classes:
         n_of_class = counts[name]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.provenance import Provenance
@@ -24,7 +25,6 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.viewer.nuclei import NO_CLASS, iterate_batches
 from muse_pipeline.viewer.page import read_image, write_slide_page, write_viewer
 
-PAGE = "compare/index.html"
 NO_NAME = "no class"
 
 
@@ -54,11 +54,11 @@ def write_comparison(folder: Path, other: Path, threads: int = 1) -> Path:
     Raises:
         NucleiError: either result has no nuclei, or they are of different slides.
     """
-    provenances = [read_provenance(each / "nuclei.parquet") for each in (folder, other)]
+    provenances = [read_provenance(SlideFiles(each).nuclei) for each in (folder, other)]
     if provenances[0].fingerprint != provenances[1].fingerprint:
         raise NucleiError(f"{folder} and {other} are results of different slides; give two results of one slide")
     image = read_image(write_viewer(folder, threads).parent)
-    with complete_file(folder / "compare") as partial:
+    with complete_file(SlideFiles(folder).comparison.parent) as partial:
         (partial / "other").mkdir(parents=True)
         shared = image and {**image, "folder": "../../viewer/tiles"}
         write_slide_page(partial / "other", other, shared)
@@ -73,7 +73,7 @@ def write_comparison(folder: Path, other: Path, threads: int = 1) -> Path:
         page = own.joinpath("compare.html").read_text(encoding="utf-8")
         title = escape(f"{slide_id}: two results", quote=True)
         (partial / "index.html").write_text(page.replace("<!-- title -->", title), encoding="utf-8")
-    return folder / PAGE
+    return SlideFiles(folder).comparison
 
 
 def _describe(folder: Path, provenance: Provenance) -> dict[str, Any]:
@@ -83,9 +83,10 @@ def _describe(folder: Path, provenance: Provenance) -> dict[str, Any]:
 
 
 def _read_found(folder: Path) -> Found:
-    provenance, mpp = read_provenance(folder / "nuclei.parquet"), read_info(folder / "slide.json").mpp
+    files = SlideFiles(folder)
+    provenance, mpp = read_provenance(files.nuclei), read_info(files.info).mpp
     names = np.array([*provenance.class_names, NO_NAME], object)
-    batches = list(iterate_batches(folder / "nuclei.parquet", by_stain=False))
+    batches = list(iterate_batches(files.nuclei, by_stain=False))
     label = np.concatenate([batch.label for batch in batches]) if batches else np.zeros(0, np.uint8)
     return Found(
         np.concatenate([batch.xy for batch in batches]) * mpp if batches else np.zeros((0, 2)),

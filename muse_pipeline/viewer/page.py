@@ -15,7 +15,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline import __version__
-from muse_pipeline.cohort.layout import store_name
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.files import complete_file, read_json, remove
@@ -52,23 +52,24 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     Raises:
         NucleiError, StoreError: the nuclei or the store cannot be read.
     """
-    viewer, nuclei = folder / "viewer", folder / "nuclei.parquet"
+    files = SlideFiles(folder)
+    viewer, nuclei = files.viewer.parent, files.nuclei
     provenance = read_provenance(nuclei)
-    store_path = folder / store_name(provenance.model_mpp)
+    store_path = files.store(provenance.model_mpp)
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
-    if proposals := find_proposals(folder, read_info(folder / "slide.json")):
+    if proposals := find_proposals(folder, read_info(files.info)):
         made_from["proposals"] = footer_checksum(proposals)
     if _is_current(_read_known(viewer), made_from, store_path.exists()):
-        return viewer / "index.html"
+        return files.viewer
     store = open_store(store_path) if store_path.exists() else None
-    remove(folder / "compare")  # shows the nuclei of the viewer that is replaced
+    remove(files.comparison.parent)  # shows the nuclei of the viewer that is replaced
     with complete_file(viewer) as partial:
         partial.mkdir()
         image = {**write_tiles(store, partial / "tiles", threads), "folder": "tiles"} if store else None
         write_slide_page(partial, folder, image)
         known = {"made_from": made_from, "image": image}
         (partial / "made_from.json").write_text(json.dumps(known, sort_keys=True), encoding="utf-8")
-    return viewer / "index.html"
+    return files.viewer
 
 
 def _is_current(known: dict[str, Any] | None, made_from: dict[str, Any], has_store: bool) -> bool:
@@ -88,14 +89,15 @@ def write_slide_page(target: Path, folder: Path, image: dict[str, Any] | None) -
         folder: results of the slide.
         image: image from ``write_tiles``, with the "folder" of the tiles relative to the page; None for white.
     """
-    nuclei, info = folder / "nuclei.parquet", read_info(folder / "slide.json")
+    files = SlideFiles(folder)
+    nuclei, info = files.nuclei, read_info(files.info)
     provenance = read_provenance(nuclei)
     slide = _describe(info, provenance, footer_checksum(nuclei))
     slide |= {"image": image, "n_nuclei": provenance.n_nuclei, "n_left_out": provenance.n_left_out}
     slide |= _write_nuclei(nuclei, info, slide, target)
     proposals = find_proposals(folder, info)
     slide["proposals"] = _write_proposals(proposals, info, target) if proposals else None
-    slide["layers"] = list(_layers(folder, info))
+    slide["layers"] = list(_layers(files, info))
     _write_page(target, slide)
 
 
@@ -163,17 +165,17 @@ def _write_proposals(path: Path, info: SlideInfo, folder: Path) -> dict[str, Any
     return chunks.finish()
 
 
-def _layers(folder: Path, info: SlideInfo) -> Iterator[dict[str, Any]]:
+def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
     """Areas that can be drawn over the image: tissue, region of interest, tissue regions and artefacts by class."""
-    if (folder / "tissue.npz").is_file():
-        tissue = TissueMask.load(folder / "tissue.npz", info)
+    if files.mask.is_file():
+        tissue = TissueMask.load(files.mask, info)
         yield _layer(TISSUE, "#555555", trace_outline(tissue, info), info)
         if tissue.roi is not None:
             yield _layer(ROI, "#000000", tissue.roi, info)
-    for file, what in (("regions.geojson", "Region"), ("artefacts.geojson", "Artefact")):
+    for path, what in ((files.region_outlines, "Region"), (files.artefacts, "Artefact")):
         areas: list[ClassArea] = []
         with suppress(GeoJSONError):  # no file, or one without areas
-            areas = read_class_areas(folder / file, info)
+            areas = read_class_areas(path, info)
         for name in sorted({area.class_name for area in areas}):
             own = [area for area in areas if area.class_name == name]
             color = "#{:02x}{:02x}{:02x}".format(*own[0].color)

@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
 from muse_pipeline.core.errors import NucleiError, OutputError
 from muse_pipeline.viewer.compare import write_comparison
 from muse_pipeline.viewer.page import write_viewer
@@ -55,10 +56,9 @@ def compare_pages(results: Path, other: Path) -> list[str]:
     Raises:
         NucleiError: the runs have no slide in common, or as in ``compare.write_comparison``.
     """
-    if (results / "nuclei.parquet").is_file():
+    if SlideFiles(results).nuclei.is_file():
         return [write_comparison(results, other).relative_to(results).as_posix()]
-    names = sorted(path.parent.name for path in results.glob("*/nuclei.parquet"))
-    shared = [name for name in names if (other / name / "nuclei.parquet").is_file()]
+    shared = [name for name in CohortFiles(results).tables() if SlideFiles(other / name).nuclei.is_file()]
     if not shared:
         raise NucleiError(f"{results} and {other} have no slide with nuclei in common; give the outputs of two runs")
     pages = (write_comparison(results / name, other / name) for name in shared)
@@ -71,10 +71,10 @@ def find_pages(results: Path) -> list[str]:
     Raises:
         NucleiError: there are no pages.
     """
-    if (results / "nuclei.parquet").is_file():
+    if SlideFiles(results).nuclei.is_file():
         return [write_viewer(results).relative_to(results).as_posix()]
-    report = [results / "report.html"] if (results / "report.html").is_file() else []
-    pages = [*report, *sorted(results.glob("*/viewer/index.html"))]
+    report = CohortFiles(results).report
+    pages = [*([report] if report.is_file() else []), *sorted(results.glob("*/viewer/index.html"))]
     if not pages:
         raise NucleiError(f"{results}: has no report.html and no slide with nuclei; give the output folder of a run")
     return [quote(page.relative_to(results).as_posix()) for page in pages]

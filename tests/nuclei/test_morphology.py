@@ -7,7 +7,7 @@ from nuclei_example import MPP, draw_nuclei, drawn_provenance, slide_info
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei import shape as morphology
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
-from muse_pipeline.nuclei.parquet import CLUSTER, NucleiWriter, read_nuclei
+from muse_pipeline.nuclei.parquet import CLUSTER, NucleiWriter, OptionalColumns, read_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
@@ -79,7 +79,9 @@ def test_the_cluster_is_a_column_and_a_measurement_where_asked_for(tmp_path):
     number = np.arange(50) % 4 + 1
     polygons = rings_to_polygons(rays_to_rings(nuclei.xy, nuclei.rays, MPP))[0]
     for name, clusters in (("plain", False), ("clustered", True)):
-        with NucleiWriter(tmp_path / name, ("A", "B", "C"), drawn_provenance(), 32, clusters=clusters) as writer:
+        with NucleiWriter(
+            tmp_path / name, ("A", "B", "C"), drawn_provenance(), 32, OptionalColumns(clusters=clusters)
+        ) as writer:
             writer.write(nuclei, polygons, shapes | {CLUSTER: number})
         write_geojson(tmp_path / name, slide_info(), tmp_path / f"{name}.geojson.gz")
     assert CLUSTER not in pq.read_schema(tmp_path / "plain").names

@@ -14,6 +14,7 @@ from muse_pipeline.core.errors import FrameError, NucleiError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.parquet import (
     NucleiWriter,
+    OptionalColumns,
     iterate_nuclei,
     iterate_rows,
     nuclei_schema,
@@ -35,7 +36,7 @@ def test_round_trip(tmp_path):
 
 def test_every_column_is_explained():
     text = (Path(__file__).parents[2] / "docs/guide/outputs.md").read_text(encoding="utf-8")
-    columns = nuclei_schema(["<class>"], n_rays=32, embedding_dim=8, clusters=True).names
+    columns = nuclei_schema(["<class>"], 32, OptionalColumns(embedding_dim=8, clusters=True)).names
     assert [name for name in columns if f"`{name}`" not in text] == []
 
 

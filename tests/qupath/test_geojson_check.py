@@ -59,7 +59,6 @@ def test_imported_as_meant(tmp_path):
         verdict = check_geojson(write(tmp_path / "a.geojson", text=text))
         assert verdict.is_good, str(verdict)
         assert verdict.n_by_type == {"detection": 1}
-    assert check_geojson(write(tmp_path / "a.geojson")).is_good
     members = [gzip.compress(part.encode()) for part in ("[", json.dumps(feature()), "]")]
     (tmp_path / "a.geojson.gz").write_bytes(b"".join(members))
     assert check_geojson(tmp_path / "a.geojson.gz").is_good
@@ -506,6 +505,16 @@ def test_verb_passes_good_files(tmp_path, capsys):
     paths = [str(write(tmp_path / f"{name}.geojson", feature())) for name in "ab"]
     assert main(["check-geojson", *paths]) == 0
     assert capsys.readouterr().out.count("good: QuPath 0.4 to 0.7 imports 1 detection") == 2
+
+
+@pytest.mark.parametrize(
+    "text", ['{"type": "FeatureCollection", "features": []}', "[]", '[{"type": "FeatureCollection", "features": []}]']
+)
+def test_a_file_without_objects_is_not_good(tmp_path, capsys, text):
+    assert main(["check-geojson", str(write(tmp_path / "a.geojson", text=text))]) == 2
+    assert capsys.readouterr().out.endswith(
+        "a.geojson: bad: QuPath 0.4 to 0.7 imports no objects\n  contains no objects\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_process_whose_call_failed_serves_no_other():
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_process_ends_with_its_caller(n_threads):
-    """Also when the caller is killed; it is forked from one with a single thread, else from a server."""
+    """Also when the caller is killed; it is forked from one with a single thread, else started anew."""
     program = (
         "import os, signal, threading\n"
         "from muse_pipeline.slides import isolation\n"
@@ -103,20 +103,6 @@ def test_a_process_ends_with_its_caller(n_threads):
     run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
     with suppress(psutil.NoSuchProcess):
         psutil.Process(int(run.stdout)).wait(timeout=60)
-
-
-def test_the_socket_of_the_server_has_a_short_path_where_that_of_tmpdir_is_long(tmp_path):
-    program = (
-        "import threading\n"
-        "from muse_pipeline.slides import isolation\n"
-        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-        "print(isolation.call_isolated(len, 'a.svs'))\n"
-    )
-    long = tmp_path / ("x" * 103)
-    long.mkdir()
-    command = [sys.executable, "-c", program]
-    run = subprocess.run(command, env=os.environ | {"TMPDIR": str(long)}, capture_output=True, text=True, check=False)
-    assert (run.stdout, run.stderr) == ("5\n", "")
 
 
 def test_one_that_hangs_does_not_hold_up_the_others():

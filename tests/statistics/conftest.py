@@ -8,7 +8,7 @@ import shapely
 from nuclei_example import drawn_provenance
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.parquet import NucleiWriter, OptionalColumns
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -85,6 +85,8 @@ def write_slide(folder, area_um2, random, n_flagged=None, doubts=None):
         more["artefacts"] = ["blurred", "ink"]
         columns["quality"] = np.where(np.arange(20) < n_flagged, 0, 1).astype(np.int32)
         columns["area_um2"] = np.where(np.arange(20) < n_flagged, 1e6, columns["area_um2"])
-    with NucleiWriter(folder / "nuclei.parquet", CLASSES, drawn_provenance(**provenance), 4, **more) as writer:
+    with NucleiWriter(
+        folder / "nuclei.parquet", CLASSES, drawn_provenance(**provenance), 4, OptionalColumns(**more)
+    ) as writer:
         writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), columns)
     np.savez(folder / "tissue.npz", area_mm2=0.5)

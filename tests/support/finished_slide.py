@@ -17,7 +17,7 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.inference.dab import POSITIVE_OD
-from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.parquet import NucleiWriter, OptionalColumns
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
@@ -136,7 +136,8 @@ def write_nuclei(
         class_sizes={"by_class": {}, "doubt": class_doubt},
         positive_od=positive_od,
     )
-    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), made, n_rays=32, positive_od=positive_od) as writer:
+    optional = OptionalColumns(positive_od=positive_od)
+    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), made, 32, optional) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import Bounds, Frame, SlideInfo
-from muse_pipeline.nuclei.parquet import NucleiWriter
+from muse_pipeline.nuclei.parquet import NucleiWriter, OptionalColumns
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
@@ -49,8 +49,8 @@ def draw_nuclei(n, seed=0, side_px=40_000):
 
 def write_example(path, nuclei, batch=50_000):
     positive_od = 0.2 if nuclei.dab_od.size else None
-    made, dim = drawn_provenance(), nuclei.embedding.shape[1]
-    with NucleiWriter(path, CLASSES, made, 32, dim, positive_od=positive_od) as writer:
+    optional = OptionalColumns(embedding_dim=nuclei.embedding.shape[1], positive_od=positive_od)
+    with NucleiWriter(path, CLASSES, drawn_provenance(), 32, optional) as writer:
         for first in range(0, len(nuclei), batch):
             part = nuclei[first : first + batch]
             rings = rays_to_rings(part.xy, part.rays, MPP)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.config import parse_config
@@ -166,7 +167,7 @@ class BagsStage(PreparedStage):
                     f"{store.path}: has no tile of {self.config.window_px} px at {self.config.mpp:g} um/px that is "
                     "half tissue; leave the slide out of the labels or lower `window_px`"
                 )
-            fit = read_colour(settings.stores / slide.slide_id / "colour.json").macenko
+            fit = read_colour(SlideFiles(settings.stores / slide.slide_id).colour).macenko
             features = compute_features(
                 backbone.eval(), store, corners, self.config.window_px, colour_of_fit(reference, fit)
             )

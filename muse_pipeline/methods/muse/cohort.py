@@ -237,7 +237,7 @@ def _patient(row: SheetRow) -> str:
 
 def _source(row: SheetRow, folder: Path, config: MuseConfig | UnitConfig) -> NucleusSource:
     store = store_name(store_mpp(config))
-    source = NucleusSource(store=folder / store, proposals=folder / "proposals.parquet", patient_name=row.patient)
+    source = NucleusSource(store=folder / store, proposals=SlideFiles(folder).proposals, patient_name=row.patient)
     if isinstance(config, UnitConfig):
         return source
     if row.regions and reads_regions(config):

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError
 from muse_pipeline.core.files import cache_name, sha256_of
@@ -20,7 +21,6 @@ from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.region_files import RECORD
 from muse_pipeline.inference.region_lookup import FailedRegions, load_regions, read_record
 from muse_pipeline.labels.pictures import read_picture
 from muse_pipeline.labels.read import patients_in, read_labelled_images, require_words
@@ -33,7 +33,6 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import fit_macenko
 
 MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
-COLOUR = "colour.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +158,7 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions:
         patient=source.patient_of(store.slide_id),
         mpp=store.mpp,
         size_px=store.size_px,
-        stain=read_colour(source.colour or source.store.parent / COLOUR).macenko,
+        stain=read_colour(source.colour or SlideFiles(source.store.parent).colour).macenko,
         weight=source.weight,
         store=store,
         folder=_index(source, store, folder, regions),
@@ -213,9 +212,9 @@ class RegionWeights:
             ConfigError: the region model has no such class.
             StoreError: the slide has no region map.
         """
-        folder = source.store.parent
-        info = read_info(folder / "slide.json")
-        found = load_regions(source.regions or folder, info, TissueMask.load(folder / "tissue.npz", info).kept)
+        files = SlideFiles(source.store.parent)
+        info = read_info(files.info)
+        found = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
         if isinstance(found, FailedRegions):
             self.say(f"{info.slide_id}: its tissue is drawn alike, because it has no regions ({found.reason})")
             return np.ones(len(xy))
@@ -251,7 +250,7 @@ def _file_of_regions(source: NucleusSource) -> Path:
     """
     if source.regions is None:
         read_record(source.store.parent)
-        return source.store.parent / RECORD
+        return SlideFiles(source.store.parent).regions
     if not source.regions.is_file():
         raise ConfigError(f"{source.regions}: no such file of areas; correct `regions` in the config")
     return source.regions
@@ -264,7 +263,7 @@ def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
         StoreError: a slide has none.
     """
     return {
-        f"source {number}: {RECORD}": sha256_of(_file_of_regions(source))
+        f"source {number}: regions.json": sha256_of(_file_of_regions(source))
         for number, source in enumerate(sources)
         if source.store is not None and source.regions is None
     }
