@@ -153,7 +153,7 @@ class TridentStage(MuseStage):
         return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
 
     def open_data(self, say: Say) -> PairedData:
-        """Open the images and their partners (``data.read_paired_data``)."""
+        """Open the images and their partners (``read_paired_data``)."""
         return read_paired_data(self.config, self.folder / INDEX, say)
 
     def build(self, data: PairedData) -> Method:
