@@ -36,16 +36,10 @@ rule all:
     input:
         report="<results>/report.html",
         all_well=ALL_WELL,
-        steps=of_every_slide(
-            "slide.json", "tissue.npz", "colour.json", "nuclei.parquet", "nuclei.geojson.gz", "summary.json"
-        ),
-        tables=of_every_slide("nuclei.csv.gz") if config["csv"] else [],
+        steps=of_every_slide("slide.json", "tissue.npz", "colour.json", "nuclei.parquet"),
+        outputs=outputs_of_all,
         proposals=of_every_slide("proposals.parquet", "proposals.geojson.gz") if config["proposals"] else [],
-        artefacts=of_every_slide("artefacts.geojson") if config["quality"] else [],
-        embeddings=embeddings_of_all,
-        anndata=of_every_slide("nuclei.h5ad") if config["anndata"] else [],
         cohort="<results>/cohort.h5ad" if config["anndata"] else [],
-        spatialdata=of_every_slide("slide.spatialdata.zarr") if config["spatialdata"] else [],
         statistics="<results>/statistics.tsv" if config["statistics"] else [],
         images=every_store if config["keep_stores"] else [],
         shards=lambda wildcards: PLAN.every_shard() if config["keep_stores"] else [],
@@ -66,7 +60,6 @@ onstart:
     else:
         print_what_is_replaced()
         FINISHED.extend(filter(has_results, SLIDES))
-        record_settings()
         forget_unasked_steps()
         forget_old_failures()
     TERMINAL.start()

@@ -28,7 +28,7 @@ from muse_pipeline.evaluation.reliability import (
     count_calibration,
     draw_reliability,
 )
-from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.statistics import image_colour

@@ -22,9 +22,9 @@ from scale import APART, measure_once, pictures, read
 
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.inference.card import ClassReference
+from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.doubts import MIN_NUCLEI, judge_classes
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes

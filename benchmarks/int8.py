@@ -25,8 +25,8 @@ from leave_one_site_out import VALIDATION, score_picture, split_sources
 from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.export.parity import TOLERANCES, compare
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images

@@ -22,8 +22,8 @@ import numpy as np
 from muse_pipeline.evaluation.bootstrap import resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource, image_paths

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings

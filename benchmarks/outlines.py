@@ -22,7 +22,7 @@ from outline_scores import OutlineScores, score_outlines
 from muse_pipeline.evaluation.detection import RADIUS_UM
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.colour_input import colour_of_fit
-from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.methods.detector.config import DetectorConfig

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.models.activation import ActivationNetwork, find_stages, load_activation
 from muse_pipeline.nuclei.masks import rings_to_labels

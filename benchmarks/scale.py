@@ -20,10 +20,10 @@ import numpy as np
 from grown_outlines import bowl_mpp
 
 from muse_pipeline.core.files import write_json
+from muse_pipeline.inference.detect import detect_picture
+from muse_pipeline.inference.doubts import MIN_NUCLEI, NuclearSize
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.stitch import MIN_NUCLEI, NuclearSize
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.slides.base import open_slide

@@ -16,12 +16,12 @@ import shapely
 
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.detect import detect_overlapping
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_overlapping
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.nms import cut_apart
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.nuclei.touching import cut_apart
 from muse_pipeline.tissue.stain import fit_macenko
 
 MPP, LEAST_UM2 = 0.5, 1e-3

@@ -28,8 +28,7 @@ from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.viewer.page import write_viewer
-from muse_pipeline.viewer.pyramid import TILE_PX
+from muse_pipeline.viewer.page import TILE_PX, write_viewer
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/support"))

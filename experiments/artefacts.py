@@ -39,6 +39,7 @@ from draw_artefacts import (
 )
 
 from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.artefacts import (
@@ -55,6 +56,7 @@ from muse_pipeline.inference.artefacts import (
 )
 from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.pipeline import make_image
+from muse_pipeline.settings import RunSettings
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -243,7 +245,7 @@ def take_to_store(folder: Path, image: np.ndarray) -> tuple[SlideFiles, TissueMa
     slide, files = folder / "slide.tif", SlideFiles(folder / "results")
     write_slide(slide, image, MPP)
     files.folder.mkdir()
-    make_image(slide, files, "slide", MPP)
+    make_image(slide, SheetRow("slide", str(slide)), files, MPP, RunSettings())
     return files, TissueMask.load(files.mask)
 
 

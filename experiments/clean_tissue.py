@@ -24,7 +24,8 @@ from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_nuclei
-from muse_pipeline.pipeline import run_slide
+from muse_pipeline.pipeline import Models, run_slide
+from muse_pipeline.settings import RunSettings
 from muse_pipeline.store.store import open_store
 
 RUNS = Path(__file__).parent / "clean_tissue"
@@ -88,8 +89,9 @@ def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, fl
     with tempfile.TemporaryDirectory() as folder:
         files = SlideFiles(Path(folder) / "crop")
         files.folder.mkdir()
+        settings = RunSettings({"features": "none", "viewer": False})
         with redirect_stdout(None):
-            run_slide(SheetRow("crop", str(path), mpp=mpp), files, predictor, features="none", viewer=False)
+            run_slide(SheetRow("crop", str(path), mpp=mpp), files, Models(predictor), settings)
         xy, store = read_nuclei(files.nuclei).xy, open_store(files.store(MPP))
         column, row = (xy * store.slide_mpp / CELL_UM).astype(int).T
         masks = find_masks(store, read_colour(files.colour).macenko)

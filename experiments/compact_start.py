@@ -28,7 +28,7 @@ from unit_real import aji, compare, detection_f1, network_finder, read_nucls, re
 from muse_pipeline.core.files import read_json
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.statistics import image_colour

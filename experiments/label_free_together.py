@@ -30,8 +30,8 @@ from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.run import finetune

@@ -26,7 +26,7 @@ from muse_proof import pretrain
 from muse_pipeline.core.files import read_json
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.picture import detect_image
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import image_paths

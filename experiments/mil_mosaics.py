@@ -24,8 +24,7 @@ from torch.nn import functional
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
-from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
-from muse_pipeline.evaluation.ranking import area_under_curve
+from muse_pipeline.evaluation.bootstrap import area_under_curve, percentile_interval, resample_sums
 from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.labels.tissue import TissueSource

@@ -24,7 +24,7 @@ import yaml
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import write_png
-from muse_pipeline.evaluation.ranking import area_under_curve
+from muse_pipeline.evaluation.bootstrap import area_under_curve
 
 RUNS = Path(__file__).parent / "mil_slides"
 SNAKEFILE = Path(__file__).parents[1] / "Snakefile"

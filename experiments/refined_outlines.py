@@ -37,6 +37,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.export.onnx import write_graph
 from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.detect import detect_overlapping
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.outlines import (
     BLOCK,
@@ -48,7 +49,6 @@ from muse_pipeline.inference.outlines import (
     OutlineRefiner,
     sample_along_rays,
 )
-from muse_pipeline.inference.picture import detect_overlapping
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.masks import march_rays
 from muse_pipeline.nuclei.rays import polygons_to_rays, rays_to_rings

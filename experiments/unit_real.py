@@ -29,8 +29,8 @@ from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, over
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.losses.painted import paint
 from muse_pipeline.methods.unit.config import LossWeights, UnitConfig, stage_config

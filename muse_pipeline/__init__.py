@@ -14,7 +14,7 @@ _PUBLIC = {
     "SlideImage": "muse_pipeline.slides.slide_image",
     "Tissue": "muse_pipeline.api",
     "read_nuclei": "muse_pipeline.geodataframe",
-    "read_cohort": "muse_pipeline.nuclei.cohort",
+    "read_cohort": "muse_pipeline.statistics.cohort",
     "write_geojson": "muse_pipeline.geodataframe",
     "read_geojson": "muse_pipeline.qupath.read",
     "check_geojson": "muse_pipeline.qupath.check",

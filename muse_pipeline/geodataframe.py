@@ -31,8 +31,7 @@ from muse_pipeline.nuclei.parquet import (
     read_provenance,
     read_within,
 )
-from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
-from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureRenderer
+from muse_pipeline.qupath.write import BATCH, COLUMNS, OPTIONAL, FeatureFile, FeatureRenderer, encode, split_name
 
 NEW_CLASS_RGB = (128, 128, 128)
 Box = tuple[float, float, float, float]

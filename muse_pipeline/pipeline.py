@@ -8,37 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name, withdraw_drawn
+from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
-from muse_pipeline.steps import anndata, detect, embed, fetch, geojson, inspect, overlay, regions, stitch, tile, tissue
+from muse_pipeline.outputs.artefacts import subtracted
+from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
+from muse_pipeline.outputs.removal import withdraw_outputs
+from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, stitch, tile, tissue
 
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+    from muse_pipeline.settings import RunSettings
 
 Begin = Callable[[str], None]  # called with the name of every step before it starts
 
 
-def run_slide(
-    row: SheetRow,
-    files: SlideFiles,
-    predictor: Predictor,
-    *,
-    region_model: RegionPredictor | None = None,
-    embedder: Embedder | None = None,
-    features: str = "basic",
-    quality: Sequence[str] | None = None,
-    n_shards: int = 1,
-    threads: int = 1,
-    viewer: bool = True,
-    csv: bool = False,
-    h5ad: bool = False,
-    begin: Begin = str,
-) -> None:
+@dataclass(frozen=True)
+class Models:
+    """The networks of a run.
+
+    Attributes:
+        predictor: the detection model.
+        regions: model of tissue regions, for slides whose row has no file of drawn ones; or None.
+        embedder: network that gives every nucleus a vector of features, or None.
+    """
+
+    predictor: Predictor
+    regions: RegionPredictor | None = None
+    embedder: Embedder | None = None
+
+
+def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSettings, begin: Begin = str) -> None:
     """Run all steps of a slide, each with its ledger.
 
     If a region model fails, the slide has no regions but has its nuclei; ``regions.json`` states the reason.
@@ -46,16 +52,8 @@ def run_slide(
     Args:
         row: the slide.
         files: result files of the slide.
-        predictor: the detection model.
-        region_model: model of tissue regions; not used if the row has a file of drawn ones.
-        embedder: model that gives every nucleus a vector of features.
-        features: set of features to measure of every nucleus.
-        quality: the artefacts whose nuclei and areas are left out of the totals; None if no artefacts are searched for.
-        n_shards: number of shards of the detection; it changes no result.
-        threads: number of threads of the steps that use several; it changes no result.
-        viewer: True to write the page that shows the slide in a browser.
-        csv: True to write the nuclei as CSV.
-        h5ad: True to write the nuclei as AnnData.
+        models: networks of the run.
+        settings: settings of the run.
         begin: function called with the name of every step before it starts.
 
     Raises:
@@ -63,115 +61,96 @@ def run_slide(
     """
     from muse_pipeline.slides.remote import is_url
 
-    mpp, roi = predictor.card.mpp, row.roi and Path(row.roi)
+    mpp, threads = models.predictor.card.mpp, settings.threads
     if is_url(row.path):
         with _step(files, "fetch", begin):
             fetch(row.path, files.fetched, threads)
     slide = files.fetched if is_url(row.path) else Path(row.path)
-    make_image(slide, files, row.slide_id, mpp, slide_mpp=row.mpp, roi=roi, threads=threads, begin=begin)
+    make_image(slide, row, files, mpp, settings, begin)
     areas = row.regions and Path(row.regions)
-    if region_model is not None and not areas:
+    if models.regions is not None and not areas:
         areas = files.folder
         with suppress(Exception), _step(files, "regions", begin) as warnings:
-            warnings.extend(regions(files.store(mpp), region_model, files.info, files.colour, areas, threads))
-    for name in shard_names(n_shards):
+            warnings.extend(regions(files.store(mpp), models.regions, files.info, files.colour, areas, threads))
+    names = shard_names(row.shards or settings.shards)
+    for name in names:
         with _step(files, "detect", begin, f"detect-{name}") as warnings:
-            warnings.extend(detect(files.store(mpp), predictor, files.colour, name, files.shard(name), threads))
-    shards = [files.shard(name) for name in shard_names(n_shards)]
-    pixels = {"features": features, "quality": quality, "store": files.store(mpp)}
-    make_nuclei(shards, files, viewer=viewer, regions=areas, **pixels, threads=threads, begin=begin)
-    add_files(row, files, embedder=embedder, csv=csv, h5ad=h5ad, threads=threads, begin=begin)
+            found = detect(files.store(mpp), models.predictor, files.colour, name, files.shard(name), threads)
+            warnings.extend(found)
+    finished = FinishedSlide(files, settings, row.patient, models.embedder, threads)
+    make_nuclei([files.shard(name) for name in names], finished, areas, begin)
+    write_outputs(finished, list_outputs(settings), begin)
 
 
-def add_files(
-    row: SheetRow,
-    files: SlideFiles,
-    *,
-    embedder: Embedder | None = None,
-    csv: bool = False,
-    h5ad: bool = False,
-    viewer: bool = False,
-    threads: int = 1,
-    begin: Begin = str,
-) -> None:
-    """Write the CSV, the embeddings, the AnnData file and the viewer that a finished slide lacks, if requested."""
-    from muse_pipeline.inference.embed import is_embedded
-    from muse_pipeline.nuclei.parquet import write_csv
-
-    if csv and not files.csv.is_file():
-        begin("csv")
-        write_csv(files.nuclei, files.csv)
-    embeddings = embedder and files.embeddings(embedder.card.name)
-    if embeddings and not is_embedded(embeddings, embedder):
-        files.anndata.unlink(missing_ok=True)  # it lacks them
-        with _step(files, "embed", begin):
-            embed(files.folder, embedder, threads=threads)
-    if h5ad and not files.anndata.is_file():
-        begin("anndata")
-        anndata(files.nuclei, files.anndata, row.patient, embeddings)
-    if viewer:
-        with _step(files, "overlay", begin):
-            overlay(files.folder, threads)
+def write_outputs(slide: FinishedSlide, outputs: Sequence[type[Output]], begin: Begin = str) -> None:
+    """Write the outputs of a finished slide that are not there, each with the ledger of its step."""
+    missing = [output for output in outputs if not output.by_stitch and not output.is_written(slide)]
+    for step, group in groupby(missing, key=lambda output: output.step):
+        with _step(slide.files, step, begin) as warnings:
+            for output in group:
+                warnings.extend(output.write(slide) or ())
 
 
 def make_image(
-    slide: Path,
-    files: SlideFiles,
-    slide_id: str,
-    mpp: float,
-    *,
-    source: str | None = None,
-    slide_mpp: float | None = None,
-    roi: Path | None = None,
-    threads: int = 1,
-    max_corrupt: float = 0.01,
-    begin: Begin = str,
+    slide: Path, row: SheetRow, files: SlideFiles, mpp: float, settings: RunSettings, begin: Begin = str
 ) -> None:
-    """Run the steps from a slide's file to its image at ``mpp``; ``steps.py`` describes the other arguments."""
+    """Run the steps from a slide's file to its image at ``mpp``.
+
+    Args:
+        slide: the slide, or the folder of its copy.
+        row: the slide's row of the sheet.
+        files: result files of the slide.
+        mpp: um per pixel of the image.
+        settings: settings of the run.
+        begin: function called with the name of every step before it starts.
+    """
+    from muse_pipeline.slides.remote import is_url
+
+    source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
     _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
         import muse_pipeline.store.write  # noqa: F401 - the process that `inspect` starts has its libraries too
 
-        inspect(slide, slide_id, slide_mpp, source, files.info)
+        inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):
         tissue(slide, files.info, roi, files.mask, files.picture, files.outline, files.colour)
     with _step(files, "tile", begin, f"tile-{store_name(mpp)}"):
-        tile(slide, files.info, files.mask, files.store(mpp), mpp, threads, max_corrupt)
+        tile(slide, files.info, files.mask, files.store(mpp), mpp, settings.threads, settings.max_corrupt)
 
 
 def make_nuclei(
-    shards: Sequence[Path],
-    files: SlideFiles,
-    *,
-    csv: bool = False,
-    frame: str = "qupath",
-    max_features: int | None = None,
-    draw: bool = True,
-    viewer: bool = True,
-    measurements: Sequence[str] = (),
-    regions: Path | None = None,
-    features: str = "none",
-    quality: Sequence[str] | None = None,
-    store: Path | None = None,
-    threads: int = 1,
-    begin: Begin = str,
+    shards: Sequence[Path], slide: FinishedSlide, regions: Path | None = None, begin: Begin = str, draw: bool = True
 ) -> None:
-    """Run the steps from a slide's shards to its pictures and its ``viewer``; without ``draw`` to its GeoJSON."""
-    _forget_steps(files, "stitch", "geojson", "embed", *(["overlay"] if draw else []))
+    """Run the steps from a slide's shards to its nuclei and the outputs that are written with them.
+
+    Args:
+        shards: files of all shards of the slide.
+        slide: the slide.
+        regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
+        begin: function called with the name of every step before it starts.
+        draw: False to leave out the outputs that show proposals, which another job writes then.
+    """
+    files, settings = slide.files, slide.settings
+    _forget_steps(files, "stitch", *(output.step for output in list_outputs() if draw or not output.shows_proposals))
     with _step(files, "stitch", begin) as warnings:
-        csv_file = files.csv if csv else None
-        pixels = {"features": features, "store": store, "colour": files.colour}
-        if quality is not None:
-            pixels |= {"artefacts": files.artefacts, "subtract": quality}
-        warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, csv_file, threads, regions, **pixels))
-        if quality is None:
-            files.artefacts.unlink(missing_ok=True)  # of an earlier table
-        withdraw_drawn(files.folder)
-    with _step(files, "geojson", begin):
-        geojson(files.nuclei, files.info, files.geojson, frame, max_features, threads, measurements)
-    if draw:
-        with _step(files, "overlay", begin):
-            overlay(files.folder, threads, viewer)
+        pixels = _choose_pixels(shards, slide)
+        warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, slide.threads, regions, pixels))
+        withdraw_outputs(files.folder, settings)
+    outputs = list_outputs(settings, "nuclei")
+    write_outputs(slide, [output for output in outputs if draw or not output.shows_proposals], begin)
+
+
+def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | None:
+    """The image in which the nuclei in ``shards`` were found, with what is to be measured; None if nothing is."""
+    from muse_pipeline.inference.card import ModelCard
+    from muse_pipeline.inference.shards import read_shard_facts
+
+    files, features, kinds = slide.files, slide.settings["features"], subtracted(slide.settings)
+    if features == "none" and kinds is None:
+        return None
+    card = ModelCard.from_json(read_shard_facts(shards[0])["common"]["card"], str(shards[0]))
+    artefacts = None if kinds is None else files.artefacts
+    return Pixels(files.store(card.mpp), files.colour, features, artefacts, kinds or ())
 
 
 @contextmanager

@@ -7,6 +7,7 @@ small slide.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,8 +128,16 @@ def tile(
     with open_slide(slide, known.reader) as opened:
         require_unchanged(opened, known)
         # The mask is as large as the slide, and write_store releases it early: no variable here may hold it.
-        how = {"mpp": mpp, "threads": threads, "max_corrupt": max_corrupt, "codec": codec}
-        write_store(opened, known, TissueMask.load(mask, known), output, **how)
+        write_store(
+            opened,
+            known,
+            TissueMask.load(mask, known),
+            output,
+            mpp=mpp,
+            threads=threads,
+            max_corrupt=max_corrupt,
+            codec=codec,
+        )
 
 
 def regions(
@@ -221,9 +230,37 @@ def detect_in(
 
     card = predictor.card
     verdict = judge_appearance(card.appearance, stained)
-    how = {"threads": threads, "progress": progress, "appearance": verdict, "within": within}
-    detect_shard(store, predictor, colour_of_fit(card.colour, stained.macenko), shard, output, **how)
+    detect_shard(
+        store,
+        predictor,
+        colour_of_fit(card.colour, stained.macenko),
+        shard,
+        output,
+        threads=threads,
+        progress=progress,
+        appearance=verdict,
+        within=within,
+    )
     return verdict
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The image of a slide, and what is measured in it of every nucleus.
+
+    Attributes:
+        store: the image that the nuclei were found in.
+        colour: path of the slide's stains.
+        features: set of features to measure.
+        artefacts: GeoJSON to write the artefacts in the image to, whose nuclei are flagged; None to find none.
+        subtract: the artefacts whose nuclei and areas are left out of totals.
+    """
+
+    store: Path
+    colour: Path
+    features: str = "none"
+    artefacts: Path | None = None
+    subtract: Sequence[str] = SUBTRACTED
 
 
 def stitch(
@@ -231,14 +268,9 @@ def stitch(
     info: Path,
     mask: Path,
     output: Path,
-    csv: Path | None = None,
     threads: int = 1,
     regions: Path | None = None,
-    features: str = "none",
-    store: Path | None = None,
-    colour: Path | None = None,
-    artefacts: Path | None = None,
-    subtract: Sequence[str] = SUBTRACTED,
+    pixels: Pixels | None = None,
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei; returns warnings.
 
@@ -247,41 +279,31 @@ def stitch(
         info: path of slide.json.
         mask: path of tissue.npz.
         output: path of the table.
-        csv: path of the same table as CSV.
         threads: number of threads that draw outlines.
         regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
-        features: set of features to measure; all but "none" need ``store`` and ``colour``.
-        store: the image that the nuclei were found in.
-        colour: path of the slide's stains.
-        artefacts: GeoJSON to write the artefacts in ``store`` to, whose nuclei are flagged; needs ``colour`` too.
-        subtract: the artefacts whose nuclei and areas are left out of totals.
+        pixels: image of the slide with what is measured in it; None for outlines alone.
     """
     import pyarrow as pa
 
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
     from muse_pipeline.inference.stitch import stitch_shards
-    from muse_pipeline.nuclei.parquet import write_csv
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
 
     return_large_arrays()
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
     known = read_info(info)
-    image = _open_image(store, known) if artefacts or features != "none" else None
+    image = _open_image(pixels.store, known) if pixels else None
     found = TissueMask.load(mask, known)
-    flagged = _find_artefacts(shards, image, found, colour, threads, subtract) if artefacts else None
+    flagged = _find_artefacts(shards, image, found, pixels, threads) if pixels and pixels.artefacts else None
     if flagged:
-        flagged.write_outlines(artefacts, known)
+        flagged.write_outlines(pixels.artefacts, known)
     kept = found.kept
     del found  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
-    settings = None if features == "none" else _feature_settings(features, image, colour)
+    settings = _feature_settings(pixels, image) if pixels and pixels.features != "none" else None
     provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings, flagged)
-    if output.suffix == ".parquet":  # of an earlier table, where it is not written anew
-        output.with_suffix(".csv.gz").unlink(missing_ok=True)
-    if csv:
-        write_csv(output, csv)
     doubts = [provenance.size_doubt, provenance.class_doubt]
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
     n_without = provenance.features.n_without_pixels if provenance.features else 0
@@ -296,7 +318,7 @@ def stitch(
 
 
 def _find_artefacts(
-    shards: Sequence[Path], image: Store, found: TissueMask, colour: Path, threads: int, subtract: Sequence[str]
+    shards: Sequence[Path], image: Store, found: TissueMask, pixels: Pixels, threads: int
 ) -> ArtefactMap:
     from muse_pipeline.core.provenance import OTHER_STAIN
     from muse_pipeline.inference.artefacts import find_artefacts, seek_no_artefacts
@@ -304,8 +326,9 @@ def _find_artefacts(
     from muse_pipeline.inference.shards import read_shard_facts
 
     if read_shard_facts(shards[0])["common"].get("appearance", {}).get("verdict") == OTHER_STAIN:
-        return seek_no_artefacts(image, subtract)
-    return find_artefacts(image, found, read_colour(colour, image.fingerprint).macenko, threads, subtract)
+        return seek_no_artefacts(image, pixels.subtract)
+    fit = read_colour(pixels.colour, image.fingerprint).macenko
+    return find_artefacts(image, found, fit, threads, pixels.subtract)
 
 
 def _open_image(store: Path, info: SlideInfo) -> Store:
@@ -324,11 +347,11 @@ def _open_image(store: Path, info: SlideInfo) -> Store:
     return image
 
 
-def _feature_settings(chosen: str, image: Store, colour: Path) -> FeatureSettings:
+def _feature_settings(pixels: Pixels, image: Store) -> FeatureSettings:
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.colour_input import read_colour
 
-    return FeatureSettings(chosen, image, read_colour(colour, image.fingerprint).macenko)
+    return FeatureSettings(pixels.features, image, read_colour(pixels.colour, image.fingerprint).macenko)
 
 
 def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> None:
@@ -354,7 +377,7 @@ def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> No
 def image_mpp(folder: Path) -> float:
     """Pixel size, in um, of the image of a finished slide; that of the finest if there are several."""
     from muse_pipeline.core.errors import StoreError
-    from muse_pipeline.store.codec import LOSSLESS
+    from muse_pipeline.store.sharding import LOSSLESS
     from muse_pipeline.store.store import open_store
 
     images = map(open_store, folder.glob("image-*.zarr"))
@@ -414,13 +437,6 @@ def embed(
     return output
 
 
-def anndata(nuclei: Path, output: Path, patient: str | None = None, embeddings: Path | None = None) -> None:
-    """Write the nuclei of a slide as AnnData; without ``patient``, it is the patient in the slide's name."""
-    from muse_pipeline.scverse.anndata import write_anndata
-
-    write_anndata(nuclei, output, patient, embeddings)
-
-
 def _known_nuclei(
     files: SlideFiles, slide_id: str, foreign: tuple[Path, Nuclei] | None
 ) -> tuple[Nuclei, list[str], str, NamedFile]:
@@ -434,43 +450,3 @@ def _known_nuclei(
         return nuclei, ["Nucleus"], slide_id, NamedFile(path.name, sha256_of(path))
     known = read_provenance(files.nuclei)
     return read_nuclei(files.nuclei), known.class_names, known.slide_id, known.model
-
-
-def geojson(
-    nuclei: Path,
-    info: Path,
-    output: Path,
-    frame: str = "qupath",
-    max_features: int | None = None,
-    threads: int = 1,
-    measurements: Sequence[str] = (),
-) -> None:
-    """Write a table of nuclei as GeoJSON for QuPath, with its provenance beside it.
-
-    Args:
-        nuclei: path of the table.
-        info: path of slide.json.
-        output: path of the GeoJSON.
-        frame: origin of positions, "qupath" or "openslide".
-        max_features: number of nuclei above which parts of at most so many are written too.
-        threads: number of threads that write.
-        measurements: columns of numbers that are added to the measurements in QuPath.
-    """
-    from muse_pipeline.qupath.write import write_geojson
-    from muse_pipeline.slides.inspect import read_info
-
-    how = {"frame": frame, "max_features": max_features, "threads": threads, "measurements": measurements}
-    write_geojson(nuclei, read_info(info), output, **how)
-
-
-def overlay(folder: Path, threads: int = 1, viewer: bool = True) -> None:
-    """Draw density and outlines of a finished slide, write its ``viewer``, and summarise it for the report."""
-    from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.report.slide_summary import summarise_slide
-
-    return_large_arrays()
-    if viewer:
-        from muse_pipeline.viewer.page import write_viewer
-
-        write_viewer(folder, threads)
-    summarise_slide(folder, threads)

@@ -1,6 +1,5 @@
 """Values that the project contains twice agree."""
 
-import argparse
 import re
 import tomllib
 from pathlib import Path
@@ -11,9 +10,7 @@ import yaml
 
 from muse_pipeline import __version__
 from muse_pipeline.cli.main import VERBS
-from muse_pipeline.cli.run import add_arguments
 from muse_pipeline.cohort.sheet import COLUMNS
-from muse_pipeline.core.types import MODEL_OF_MODE
 
 TOP = Path(__file__).parents[1]
 PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -80,13 +77,6 @@ def test_every_rule_is_one_verb_with_docstring_log_and_benchmark():
         assert verb in VERBS
         assert f"muse {verb} " in body or name == "report"
         assert {"log:", "benchmark:", "conda:", "shell:"} <= {line.strip() for line in body.splitlines()}, name
-
-
-def test_a_mode_means_the_same_model_on_both_ways():
-    assert load("workflow/schemas/config.schema.yaml")["properties"]["mode"]["enum"] == list(MODEL_OF_MODE)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    assert parser._option_string_actions["--mode"].choices == tuple(MODEL_OF_MODE)
 
 
 def test_citations():

@@ -16,7 +16,7 @@ from viewer_tab import Tab
 from muse_pipeline.cli.main import main as muse
 from muse_pipeline.report.cohort import gather_cohort, read_rows
 from muse_pipeline.report.page import write_page
-from muse_pipeline.viewer.compare import write_comparison
+from muse_pipeline.viewer.serve import write_comparison
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES = Path(__file__).parents[1] / "docs/images"

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from muse_pipeline.core.pictures import read_rgb
+from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.report.overlays import add_caption, draw_outlines

@@ -30,14 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the file."""
     if not args.nuclei.is_dir():
-        from muse_pipeline.steps import anndata
+        from muse_pipeline.scverse.anndata import write_anndata
 
-        anndata(args.nuclei, args.output, args.patient, args.embeddings)
+        write_anndata(args.nuclei, args.output, args.patient, args.embeddings)
         return
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.report.cohort import read_rows
-    from muse_pipeline.statistics.cohort_file import write_cohort
+    from muse_pipeline.statistics.cohort import write_cohort
 
     rows = [row.cells() for row in read_sheet(args.sheet)] if args.sheet else read_rows(args.nuclei / "sheet.json")
     print(f"{args.output}: {count_noun(write_cohort(args.nuclei, rows, args.output), 'slide')}")

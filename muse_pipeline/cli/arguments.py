@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from shutil import get_terminal_size
+from typing import Any
 
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.types import ACCELERATORS, DOUBTS, FEATURE_SETS, GEOJSON_FRAMES, SUBTRACTED
+from muse_pipeline.core.setting import Setting, plain
+from muse_pipeline.core.types import ACCELERATORS, DOUBTS
 
 LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
 
@@ -73,17 +76,6 @@ def add_threads_argument(parser: argparse.ArgumentParser, what: str = "processor
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=f"{what} (default: %(default)s)")
 
 
-def add_features_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--features``, the set of features to measure, and ``--store``, the image that they are measured in."""
-    parser.add_argument(
-        "--features",
-        choices=FEATURE_SETS,
-        default="none",
-        help="numbers of every nucleus: shape and stains, or texture and neighbours too (default: %(default)s)",
-    )
-    parser.add_argument("--store", type=Path, metavar="STORE", help="image of the nuclei; needed by --features")
-
-
 def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--include-doubtful``, the kinds of doubtful numbers that totals and statistics keep."""
     parser.add_argument(
@@ -95,49 +87,48 @@ def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_quality_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--quality`` and ``--subtract``, the artefacts that totals leave out, for ``read_quality``."""
-    parser.add_argument(
-        "--quality",
-        action="store_true",
-        help="find areas out of focus, folds, air bubbles and ink, and leave nuclei out of focus out of the totals",
-    )
-    parser.add_argument(
-        "--subtract",
-        nargs="*",
-        metavar="KIND",
-        help=f"--quality with the artefacts that totals leave out, or none (default: {' '.join(SUBTRACTED)})",
-    )
+def add_setting_arguments(parser: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
+    """Add the options of settings of a run, for ``read_settings``."""
+    for setting in settings:
+        _add_option(parser, setting)
+        for name in setting.parts:
+            what = f"{setting.option} with this {name}; may be empty"
+            parser.add_argument(f"--{name}", nargs="*", metavar=setting.metavar, help=what)
 
 
-def read_quality(args: argparse.Namespace) -> tuple[str, ...] | None:
-    """The artefacts that totals leave out; None if no artefacts are searched for.
+def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
+    text, types = plain(setting.text), setting.types
+    if "boolean" in types:
+        text = f"do not {text}" if setting.default else text
+        action = "store_false" if setting.default else "store_true"
+        parser.add_argument(setting.option, dest=setting.name, action=action, help=text)
+    elif "array" in types:
+        parser.add_argument(setting.option, nargs="*", default=setting.default, metavar=setting.metavar, help=text)
+    else:
+        default = "" if setting.default is None else " (default: %(default)s)"
+        parser.add_argument(
+            setting.option,
+            type=_NUMBERS.get(types[0]) if types else None,
+            choices=setting.schema.get("enum"),
+            default=setting.default,
+            metavar=setting.metavar,
+            help=text.replace("%", "%%") + default,
+        )
 
-    Raises:
-        ConfigError: one of them cannot be left out.
-    """
-    from muse_pipeline.cohort.settings import choose_subtracted
 
-    if args.subtract is None:
-        return SUBTRACTED if args.quality else None
-    return choose_subtracted(args.subtract)
+def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
+    """Values of the settings whose options ``add_setting_arguments`` added, by name."""
+    values = {}
+    for setting in settings:
+        parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}
+        values[setting.name] = parts or getattr(args, setting.name)
+    return values
 
 
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--shard`` to a verb whose shards `muse stitch` joins."""
     parser.add_argument(
         "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
-    )
-
-
-def add_frame_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--frame``, the origin of positions in GeoJSON."""
-    parser.add_argument(
-        "--frame",
-        choices=GEOJSON_FRAMES,
-        default=GEOJSON_FRAMES[0],
-        help="GeoJSON counts from the corner of the scanner's bounds, as QuPath does, or of level 0 "
-        "(default: %(default)s)",
     )
 
 
@@ -191,3 +182,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+_NUMBERS = {"integer": at_least_one, "number": fraction}  # of settings that have an option

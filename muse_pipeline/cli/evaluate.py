@@ -13,8 +13,9 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_frame_argument, at_least_one, fraction, positive
+from muse_pipeline.cli.arguments import add_setting_arguments, at_least_one, fraction, positive
 from muse_pipeline.cli.output import add_json_argument, show_result
+from muse_pipeline.settings import list_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="class of the model for every class of the truth: Tumour=Epithelial; Immune=Lymphocyte,Stroma: either is "
         "right; Debris=null: its class does not count",
     )
-    add_frame_argument(parser)
+    add_setting_arguments(parser, [list_settings()["frame"]])
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
     )

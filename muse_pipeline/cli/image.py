@@ -8,7 +8,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, fraction, positive
+from muse_pipeline.cli.arguments import (
+    add_output_argument,
+    add_setting_arguments,
+    add_threads_argument,
+    positive,
+    read_settings,
+)
+from muse_pipeline.settings import list_settings
+
+SETTINGS = [list_settings()["max_corrupt"]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,26 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="URL", help="of a fetched SLIDE: make sure that it is this one")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
     parser.add_argument("--image-mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the image")
+    add_setting_arguments(parser, SETTINGS)
     add_threads_argument(parser)
-    parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
-    )
     add_output_argument(parser, "FOLDER", "results of the slide: RESULTS/<slide_id>")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the three steps."""
     from muse_pipeline.cohort.layout import SlideFiles
+    from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.pipeline import make_image
+    from muse_pipeline.settings import RunSettings
 
-    make_image(
-        args.slide,
-        SlideFiles(args.output),
-        args.slide_id,
-        args.image_mpp,
-        source=args.source,
-        slide_mpp=args.mpp,
-        roi=args.roi,
-        threads=args.threads,
-        max_corrupt=args.max_corrupt,
-    )
+    settings = RunSettings(read_settings(args, SETTINGS), args.threads)
+    row = SheetRow(args.slide_id, args.source or str(args.slide), args.mpp, roi=args.roi and str(args.roi))
+    make_image(args.slide, row, SlideFiles(args.output), args.image_mpp, settings)

@@ -1,4 +1,4 @@
-"""Join a slide's shards, write GeoJSON and draw pictures: `stitch`, `geojson` and `overlay` in one process.
+"""Join a slide's shards and write the outputs of its nuclei: `stitch`, `geojson`, `overlay` and others in one process.
 
 The job `nuclei` of the workflow.
 """
@@ -9,50 +9,31 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import (
-    add_features_arguments,
-    add_frame_argument,
     add_output_argument,
-    add_quality_arguments,
+    add_setting_arguments,
     add_threads_argument,
-    at_least_one,
-    read_quality,
+    read_settings,
 )
+from muse_pipeline.settings import list_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse nuclei``."""
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
-    parser.add_argument("--csv", action="store_true", help="also write the table as CSV")
-    add_frame_argument(parser)
-    text = "also write parts of at most N nuclei, to be dropped onto QuPath one at a time"
-    parser.add_argument("--max-features", type=at_least_one, metavar="N", help=text)
-    parser.add_argument("--no-pictures", action="store_true", help="leave `overlay` out")
-    parser.add_argument("--no-viewer", action="store_true", help="see `muse overlay`")
+    parser.add_argument("--no-pictures", action="store_true", help="leave out what shows proposals too, as `overlay`")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
-    add_features_arguments(parser)
-    add_quality_arguments(parser)
-    parser.add_argument("--measurements", nargs="*", default=[], metavar="COLUMN", help="see `muse geojson`")
+    add_setting_arguments(parser, list_settings("nuclei").values())
     add_threads_argument(parser)
     add_output_argument(parser, "FOLDER", "results of the slide: RESULTS/<slide_id>")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the three steps."""
+    """Run the steps."""
     from muse_pipeline.cohort.layout import SlideFiles
+    from muse_pipeline.outputs.base import FinishedSlide
     from muse_pipeline.pipeline import make_nuclei
+    from muse_pipeline.settings import RunSettings
 
-    make_nuclei(
-        args.shards,
-        SlideFiles(args.output),
-        csv=args.csv,
-        frame=args.frame,
-        max_features=args.max_features,
-        draw=not args.no_pictures,
-        viewer=not args.no_viewer,
-        measurements=args.measurements,
-        regions=args.regions,
-        features=args.features,
-        quality=read_quality(args),
-        store=args.store,
-        threads=args.threads,
-    )
+    settings = RunSettings(read_settings(args, list_settings("nuclei").values()), args.threads)
+    slide = FinishedSlide(SlideFiles(args.output), settings, threads=args.threads)
+    make_nuclei(args.shards, slide, args.regions, draw=not args.no_pictures)

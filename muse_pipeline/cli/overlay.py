@@ -9,20 +9,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from muse_pipeline.cli.arguments import add_setting_arguments
 from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.outputs.viewer import Viewer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse overlay``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="results of one slide: RESULTS/<slide_id>")
-    parser.add_argument(
-        "--no-viewer", action="store_true", help="do not write the page for the browser, viewer/index.html"
-    )
+    add_setting_arguments(parser, Viewer.all_settings())
     add_ledger_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw the pictures, write the summary."""
-    from muse_pipeline.steps import overlay
+    from muse_pipeline.report.slide_summary import summarise_slide
+    from muse_pipeline.viewer.page import write_viewer
 
-    overlay(args.folder, viewer=not args.no_viewer)
+    if args.viewer:
+        write_viewer(args.folder)
+    summarise_slide(args.folder)

@@ -17,19 +17,27 @@ from typing import TYPE_CHECKING, Any
 
 from muse_pipeline.cli.arguments import (
     add_output_argument,
-    add_provider_argument,
-    add_quality_arguments,
+    add_setting_arguments,
     at_least_one,
     path_or_url,
     positive,
-    read_quality,
+    read_settings,
 )
+from muse_pipeline.core.setting import Setting
 from muse_pipeline.core.text import some_of
-from muse_pipeline.core.types import FEATURE_SETS
+from muse_pipeline.outputs.base import list_outputs
+from muse_pipeline.settings import list_settings
 
 if TYPE_CHECKING:
     from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.core.types import SlideInfo
+
+
+def run_settings() -> list[Setting]:
+    """The settings of a run that are options of the verb."""
+    known = list_settings()
+    outputs = [setting for output in list_outputs() for setting in output.all_settings()]
+    return [*(known[name] for name in ("mode", "model", "provider", "features", "max_corrupt", "shards")), *outputs]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,36 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the files")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
     parser.add_argument(
-        "--mode",
-        choices=("supervised", "label-free"),
-        default="supervised",
-        help='label-free: by a model trained without labels, all of one class "Nucleus" (default: %(default)s)',
-    )
-    parser.add_argument("--model", help="a built-in model or an .onnx file (default: the mode's: compact, label_free)")
-    parser.add_argument(
         "--regions",
         metavar="MODEL|GEOJSON",
         help="add the tissue region of every nucleus: mapped with this model, or areas with classes drawn in QuPath",
     )
-    add_provider_argument(parser)
-    parser.add_argument(
-        "--no-viewer", action="store_true", help="write no viewer/index.html, the slide and its nuclei for the browser"
-    )
-    parser.add_argument(
-        "--features",
-        choices=FEATURE_SETS,
-        default="basic",
-        help="numbers of every nucleus: shape and stains, or texture and neighbours too (default: %(default)s)",
-    )
-    add_quality_arguments(parser)
-    parser.add_argument(
-        "--embedding", action="store_true", help="also give every nucleus a vector of the model's features"
-    )
-    parser.add_argument(
-        "--anndata", action="store_true", help="also write nuclei.h5ad and cohort.h5ad; implies --features all"
-    )
-    parser.add_argument("--csv", action="store_true", help="also write nuclei.csv.gz")
-    parser.add_argument("--shards", type=at_least_one, default=1, metavar="N", help="number of shards of the detection")
+    add_setting_arguments(parser, run_settings())
     parser.add_argument(
         "--threads",
         type=at_least_one,
@@ -83,19 +66,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Find the slides and the model, run the unfinished slides, name those that failed."""
     started = time.monotonic()
-    from muse_pipeline.cli.run_slides import Plan, describe_costs, run_slides
+    from muse_pipeline.cli.run_slides import describe_costs, plan_run, run_slides
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.cohort.lock import lock_results
-    from muse_pipeline.cohort.settings import require_quality_mpp
     from muse_pipeline.core.environment import all_processor_seconds, count_cores
     from muse_pipeline.core.errors import ConfigError, SlideError
     from muse_pipeline.core.types import MODEL_OF_MODE
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+    from muse_pipeline.pipeline import Models
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
     from muse_pipeline.qupath.regions import read_class_areas, read_roi
-    from muse_pipeline.scverse.elements import require_h5py
+    from muse_pipeline.settings import RunSettings, require_available
     from muse_pipeline.slides.mpp import require_mpp
     from muse_pipeline.slides.signature import require_file
 
@@ -110,31 +93,24 @@ def run(args: argparse.Namespace) -> None:
     provider = choose_provider(args.provider)
     path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
     predictor = Predictor(path, provider)
-    by_model = args.regions and not drawn
-    region_model = RegionPredictor(find_region_model(args.regions, provider), provider) if by_model else None
     card = predictor.card
     if args.mode == "label-free" and len(card.classes) > 1:
         names = ", ".join(one.name for one in card.classes)
         raise ConfigError(
             f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; give one of the two"
         )
+    model_of_regions = find_region_model(args.regions, provider) if args.regions and not drawn else None
+    place = {"output": str(args.output), "mpp": card.mpp, "regions": model_of_regions and str(model_of_regions)}
+    settings = RunSettings(read_settings(args, run_settings()) | place, args.threads or count_cores())
+    require_available(settings)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     _require_to_last(rows, args.output)
-    threads = args.threads or count_cores()
-    quality = read_quality(args)
-    if quality is not None:
-        require_quality_mpp(card.mpp)
-    if args.anndata:
-        require_h5py()
-    more = {
-        "features": "all" if args.anndata else args.features,
-        "quality": quality,
-        "viewer": not args.no_viewer,
-        "embedder": Embedder(path, provider) if args.embedding else None,
-        "h5ad": args.anndata,
-        "csv": args.csv,
-    }
-    plan = Plan(args.output, predictor, region_model, n_shards=args.shards, threads=threads, **more)
+    models = Models(
+        predictor,
+        RegionPredictor(model_of_regions, provider) if model_of_regions else None,
+        Embedder(path, provider) if settings.embedding else None,
+    )
+    plan = plan_run(rows, models, settings)
     with lock_results(args.output, "muse run"):
         failed, without_regions, ran = run_slides(rows, plan)
     if args.profile:
@@ -174,8 +150,8 @@ def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], An
 
 def _require_to_last(rows: list[SheetRow], output: Path) -> None:
     """Raise an error if a file would be removed before it is read, as an earlier run's outline given as --roi."""
-    from muse_pipeline.cohort.layout import replaced_results
     from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.outputs.removal import replaced_results
     from muse_pipeline.slides.remote import is_url
 
     homes = {(output / row.slide_id).resolve() for row in rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,69 +12,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, name_version
-from muse_pipeline.cohort.layout import CohortFiles, SlideFiles, withdraw_of_cohort, withdraw_results
+from muse_pipeline import __version__
+from muse_pipeline.cohort.changes import describe_changes, read_changes
+from muse_pipeline.cohort.layout import CohortFiles, SlideFiles, withdraw_of_cohort
 from muse_pipeline.cohort.outcome import describe_nuclei
+from muse_pipeline.cohort.plan import Plan
+from muse_pipeline.cohort.settings import write_if_changed
 from muse_pipeline.cohort.sheet import SheetRow
-from muse_pipeline.core.errors import MuseError, OutputError, SlideError
-from muse_pipeline.core.files import remove, write_json
+from muse_pipeline.core.errors import MuseError, NucleiError, OutputError, SlideError
+from muse_pipeline.core.files import read_json, remove, write_json
 from muse_pipeline.core.text import count_noun, one_line, time_text
-from muse_pipeline.inference.embed import Embedder
-from muse_pipeline.inference.predictor import Predictor, RegionPredictor
-from muse_pipeline.pipeline import Begin, add_files, run_slide
+from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.outputs.base import FinishedSlide, Output, file_patterns, list_outputs
+from muse_pipeline.outputs.removal import withdraw_results
+from muse_pipeline.pipeline import Begin, Models, run_slide, write_outputs
 from muse_pipeline.report.cohort import SlideResult, judge_slide, read_rows
 from muse_pipeline.report.costs import cost_lines
 from muse_pipeline.report.page import write_report
+from muse_pipeline.settings import RunSettings, list_settings
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import fingerprint_file
-from muse_pipeline.statistics.cohort_file import write_cohort
+from muse_pipeline.statistics.cohort import write_cohort
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The settings of a run of slides.
+class SlidesPlan:
+    """A run of slides.
 
     Attributes:
         output: folder of the results, laid out as the workflow's.
-        predictor: the model, one session for all slides.
-        region_model: the model of tissue regions, or None.
-        features: set of features that are measured of every nucleus.
-        quality: the artefacts that totals leave out, as in ``pipeline.run_slide``.
-        n_shards: number of shards of a slide's detection, unless its row has a number.
-        threads: threads of the steps that use them.
-        viewer: True to write the page of every slide for the browser.
-        embedder: model that gives every nucleus a vector of features, or None.
-        h5ad: True to write nuclei and cohort as AnnData too.
-        csv: True to write nuclei as CSV too.
+        models: networks of the run, one session each for all slides.
+        settings: settings of the run.
+        jobs: the jobs of the workflow that a slide's results are equal to, with what each depends on.
     """
 
     output: Path
-    predictor: Predictor
-    region_model: RegionPredictor | None = None
-    features: str = "basic"
-    quality: tuple[str, ...] | None = None
-    n_shards: int = 1
-    threads: int = 1
-    viewer: bool = True
-    embedder: Embedder | None = None
-    h5ad: bool = False
-    csv: bool = False
+    models: Models
+    settings: RunSettings
+    jobs: Plan
 
-    @property
-    def settings(self) -> RunSettings:
-        """The settings that the results record."""
-        model, regions = self.predictor, self.region_model
-        named = name_version(regions.card.name, regions.sha256) if regions else "none"
-        how = {"features": self.features, "quality": self.quality, "regions": named}
-        return RunSettings(model.card.name, model.sha256, model.provider, **how)
+    def slide(self, row: SheetRow) -> FinishedSlide:
+        """The slide as outputs read it."""
+        files = SlideFiles(self.output / row.slide_id)
+        return FinishedSlide(files, self.settings, row.patient, self.models.embedder, self.settings.threads)
 
     def shards_of(self, row: SheetRow) -> int:
         """Number of shards of the slide's detection."""
-        return row.shards or self.n_shards
+        return row.shards or self.settings.shards
 
 
-def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], list[SheetRow]]:
+def plan_run(rows: list[SheetRow], models: Models, settings: RunSettings) -> SlidesPlan:
+    """The plan of a run of these slides."""
+    predictor = models.predictor
+    model = {"name": predictor.card.name, "sha256": predictor.sha256, "provider": predictor.provider}
+    cells = {row.slide_id: {**row.cells(), "shards": row.shards or settings.shards} for row in rows}
+    jobs = Plan(settings, cells, model, settings=list_settings())
+    return SlidesPlan(Path(settings.output), models, settings, jobs)
+
+
+def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[str], list[SheetRow]]:
     """Run every slide that is not finished with the same settings, and print a line for each; failures do not stop it.
 
     The report covers every slide that has results in the folder, including those of earlier runs.
@@ -97,10 +95,15 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
             _require_no_other_slide(plan.output / row.slide_id, before, row.path)
     if others := earlier.keys() - {row.slide_id for row in rows}:
         print(f"slides of earlier runs that are in the report too: {len(others)}")
-    changes = {row.slide_id: find_changes(plan.output / row.slide_id, row, plan.settings) for row in rows}
-    for line in describe_changes({name: found for name, found in changes.items() if found}):
+    changes = {row.slide_id: find_changes(row, plan) for row in rows}
+    replaced = {name: found.values() for name, found in changes.items() if found}
+    for line in describe_changes(replaced):
         print(line)
-    kept = {row.slide_id: result for row in rows if changes[row.slide_id] == [] and (result := _finished(row, plan))}
+    kept = {
+        row.slide_id: result
+        for row in rows
+        if _only_of_outputs(changes[row.slide_id]) and (result := _finished(row, plan))
+    }
     runs = {row.slide_id: {**row.cells(), "shards": plan.shards_of(row)} for row in rows}
     for name in kept:  # whose ledgers are of so many
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
@@ -111,7 +114,7 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
         print(line)
     withdraw_of_cohort(plan.output, [row.slide_id for row in rows if row.slide_id not in kept])
     cohort = plan.output / "cohort.h5ad"
-    if plan.h5ad and any(row["slide_id"] not in stopped for row in runs.values()):
+    if plan.settings.anndata and any(row["slide_id"] not in stopped for row in runs.values()):
         print(f"{cohort}: {count_noun(write_cohort(plan.output, read_rows(sheet), cohort), 'slide')}")
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}
@@ -120,13 +123,59 @@ def run_slides(rows: list[SheetRow], plan: Plan) -> tuple[list[str], list[str], 
     return failed, without_regions, [row for row in rows if row.slide_id not in kept]
 
 
-def _finished(row: SheetRow, plan: Plan) -> SlideResult | None:
+def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
+    """A phrase for every setting by which a slide's finished results differ from this run; None if there are none.
+
+    Missing outputs are no difference: they are added.
+    """
+    files = SlideFiles(plan.output / row.slide_id)
+    if not files.nuclei.is_file():
+        return None
+    now = {name: value for name, value in plan.jobs.nuclei_settings(row.slide_id).items() if name != "shards"}
+    changes = read_changes(files.record("nuclei"), now)
+    if changes is None:
+        return {"": "settings that are not recorded"}
+    try:
+        before = read_provenance(files.nuclei).versions["muse-pipeline"]
+    except NucleiError:
+        return None
+    if before != __version__:
+        changes["muse-pipeline"] = f"muse-pipeline {before} -> {__version__}"
+    switches = {output.switch.name for output in list_outputs() if output.switch and not output.by_stitch}
+    return {name: phrase for name, phrase in changes.items() if name not in switches}
+
+
+def _only_of_outputs(changes: dict[str, str] | None) -> bool:
+    """True if changes concern no nucleus, so that outputs alone are written again."""
+    return changes is not None and changes.keys() <= {
+        each.name for output in list_outputs() for each in output.settings
+    }
+
+
+def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[type[Output]]:
+    """The requested outputs of a finished slide that are missing, or were written with other settings."""
+    slide = plan.slide(row)
+    records = plan.jobs.job_settings(row.slide_id)
+    changed = {job: read_changes(slide.files.record(job), now) for job, now in records.items()}
+    return [
+        output
+        for output in list_outputs(plan.settings)
+        if not output.by_stitch
+        and (
+            not output.is_written(slide)
+            or (output.job != "nuclei" and changed[output.job] != {})
+            or any(each.name in changed["nuclei"] for each in output.settings)
+        )
+    ]
+
+
+def _finished(row: SheetRow, plan: SlidesPlan) -> SlideResult | None:
     """The result of a slide whose steps have all ended well, whatever its number of shards; else None."""
     result = judge_slide(plan.output, {**row.cells(), "shards": None})
     return None if result.status == "failed" else result
 
 
-def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) -> set[str]:
+def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: dict[str, SlideResult]) -> set[str]:
     """Run the slides that are not ``kept``, complete the others, print a line for each; returns the ids that failed."""
     from tqdm import tqdm
 
@@ -148,16 +197,16 @@ def _run_each(rows: list[SheetRow], plan: Plan, kept: dict[str, SlideResult]) ->
     return stopped
 
 
-def describe_costs(rows: list[SheetRow], plan: Plan, seconds: float, processor_seconds: float) -> Iterator[str]:
+def describe_costs(rows: list[SheetRow], plan: SlidesPlan, seconds: float, processor_seconds: float) -> Iterator[str]:
     """The time spent per step of a run of these slides, which took so many seconds in all, as lines."""
     return cost_lines([_judge(row, plan) for row in rows], seconds, processor_seconds)
 
 
-def _judge(row: SheetRow, plan: Plan) -> SlideResult:
+def _judge(row: SheetRow, plan: SlidesPlan) -> SlideResult:
     return judge_slide(plan.output, {**row.cells(), "shards": plan.shards_of(row)})
 
 
-def _describe_end(row: SheetRow, plan: Plan, seconds: float) -> str:
+def _describe_end(row: SheetRow, plan: SlidesPlan, seconds: float) -> str:
     """The result of a slide in words: its nuclei and time, or the step that failed and the reason."""
     result = _judge(row, plan)
     if result.status == "failed":
@@ -188,24 +237,14 @@ def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
     return {row["slide_id"]: row for row in rows if (sheet.parent / row["slide_id"]).is_dir()}
 
 
-def run_logged(row: SheetRow, plan: Plan, bar) -> str:
+def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
     """Run one slide, with the output of its steps in its log; returns the reason of a failure, or ""."""
-    files = SlideFiles(plan.output / row.slide_id)
-    how = {
-        "region_model": plan.region_model,
-        "embedder": plan.embedder,
-        "features": plan.features,
-        "quality": plan.quality,
-        "n_shards": plan.shards_of(row),
-        "threads": plan.threads,
-        "viewer": plan.viewer,
-        "h5ad": plan.h5ad,
-        "csv": plan.csv,
-    }
+    files = plan.slide(row).files
 
     def run(begin: Begin) -> None:
         withdraw_results(files.folder)
-        run_slide(row, files, plan.predictor, **how, begin=begin)
+        run_slide(row, files, plan.models, plan.settings, begin)
+        _record_settings(row, plan)
 
     try:
         return _log_steps(row, files.log("run"), bar, run)
@@ -213,14 +252,30 @@ def run_logged(row: SheetRow, plan: Plan, bar) -> str:
         remove(files.fetched)
 
 
-def add_logged(row: SheetRow, plan: Plan, bar) -> str:
-    """Write the files that a finished slide lacks, with the output in its log; returns why it failed, or ""."""
-    files = SlideFiles(plan.output / row.slide_id)
-    viewer = plan.viewer and not (files.folder / "viewer").is_dir()
-    if not (plan.embedder or plan.h5ad or plan.csv or viewer):
+def add_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
+    """Write the outputs that a finished slide lacks, with the output in its log; returns why it failed, or ""."""
+    if not (outdated := _outdated_outputs(row, plan)):
         return ""
-    how = {"embedder": plan.embedder, "csv": plan.csv, "h5ad": plan.h5ad, "viewer": viewer, "threads": plan.threads}
-    return _log_steps(row, files.log("add"), bar, lambda begin: add_files(row, files, **how, begin=begin))
+    slide = plan.slide(row)
+
+    def run(begin: Begin) -> None:
+        for path in [path for pattern in file_patterns(outdated) for path in slide.files.folder.glob(pattern)]:
+            remove(path)
+        write_outputs(slide, outdated, begin)
+        _record_settings(row, plan)
+
+    return _log_steps(row, slide.files.log("add"), bar, run)
+
+
+def _record_settings(row: SheetRow, plan: SlidesPlan) -> None:
+    """Record the settings of the jobs that the results are equal to, for later runs, of the workflow too."""
+    files, models = plan.slide(row).files, plan.models
+    failed = models.regions is not None and not row.regions and read_json(files.regions)["status"] != "ok"
+    written = {"image", "nuclei", *([] if failed else ["regions"]), *(each.job for each in list_outputs(plan.settings))}
+    for job, settings in plan.jobs.job_settings(row.slide_id).items():
+        if job in written or job.startswith("detect-"):
+            now = {**settings, "regions": "failed"} if failed and job == "nuclei" else settings
+            write_if_changed(files.record(job), json.dumps(now, sort_keys=True, ensure_ascii=False))
 
 
 def _log_steps(row: SheetRow, log_file: Path, bar, run: Callable[[Begin], None]) -> str:

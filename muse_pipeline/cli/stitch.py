@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_features_arguments, add_output_argument, add_threads_argument
+from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
 from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.core.types import FEATURE_SETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder of `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
     )
-    add_features_arguments(parser)
     parser.add_argument(
-        "--artefacts",
-        type=Path,
-        metavar="GEOJSON",
-        help="find artefacts, write them here and flag their nuclei; needs --store and --colour",
+        "--features", choices=FEATURE_SETS, default="none", help="see `muse run`; needs --store (default: %(default)s)"
     )
+    parser.add_argument("--store", type=Path, metavar="STORE", help="image of the nuclei")
     parser.add_argument(
-        "--colour", type=Path, metavar="JSON", help="stains, of `muse tissue`; needed by --features and --artefacts"
+        "--artefacts", type=Path, metavar="GEOJSON", help="find artefacts, write them here, flag nuclei; needs --store"
     )
+    parser.add_argument("--colour", type=Path, metavar="JSON", help="stains, of `muse tissue`; needed with --store")
     add_threads_argument(parser)
     add_output_argument(parser, "PARQUET")
     parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")
@@ -44,12 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Stitch one slide."""
     from muse_pipeline.core.errors import ConfigError
-    from muse_pipeline.steps import stitch
+    from muse_pipeline.nuclei.parquet import write_csv
+    from muse_pipeline.steps import Pixels, stitch
 
-    if args.features != "none" and not (args.store and args.colour):
-        raise ConfigError(f"--features {args.features} is measured in pixels; give --store and --colour too")
-    if args.artefacts and not (args.store and args.colour):
-        raise ConfigError("--artefacts are found in pixels; give --store and --colour too")
-    pixels = {"features": args.features, "store": args.store, "colour": args.colour, "artefacts": args.artefacts}
-    results = args.info, args.tissue, args.output, args.csv, args.threads, args.regions
-    args.warnings += stitch(args.shards, *results, **pixels)
+    pixels = None
+    if args.features != "none" or args.artefacts:
+        if not (args.store and args.colour):
+            raise ConfigError("--features and --artefacts are found in pixels; give --store and --colour too")
+        pixels = Pixels(args.store, args.colour, args.features, args.artefacts)
+    args.warnings += stitch(args.shards, args.info, args.tissue, args.output, args.threads, args.regions, pixels)
+    if args.output.suffix == ".parquet":  # of an earlier table
+        args.output.with_suffix(".csv.gz").unlink(missing_ok=True)
+    if args.csv:
+        write_csv(args.output, args.csv)

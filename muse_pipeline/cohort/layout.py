@@ -1,21 +1,15 @@
-"""The results of a run: the names of a slide's files, and the files of an earlier run that a new one removes."""
+"""The results of a run: the names of a slide's files, and of those of the cohort."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from muse_pipeline.core.errors import OutputError
-from muse_pipeline.core.files import remove
 from muse_pipeline.core.text import slug
 
 # The files of a table of nuclei or proposals; others in the folder, such as a QuPath project, are the user's.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
-DRAWN = (  # from the nuclei
-    *("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png", "viewer", "compare"),
-    *("nuclei.h5ad", "slide.spatialdata.zarr", "embeddings-*.parquet"),
-)
 # Names that stand beside the folders of the slides.
 BESIDE_SLIDES = frozenset(
     {
@@ -40,17 +34,6 @@ BESIDE_SLIDES = frozenset(
     }
 )
 OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # from the nuclei of every slide
-# Stores and shards are not listed: each records the slide that it was made from.
-REPLACED = (
-    *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
-    *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in TABLE_FILES),
-    *DRAWN,
-    "artefacts.geojson",
-    *(f"regions.{kind}" for kind in ("geojson", "png", "zarr", "json")),
-    "logs/settings",
-    *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "regions", "propose-*", "detect-*")),
-    *(f"ledger/{step}.json" for step in ("stitch", "stitch-*", "geojson", "geojson-*", "overlay", "embed")),
-)
 
 
 def store_name(mpp: float) -> str:
@@ -200,6 +183,10 @@ class SlideFiles:
         """The folder of the registered partner: its transform, pictures and stores."""
         return self.folder / "partner"
 
+    def record(self, job: str) -> Path:
+        """The settings that a job was run with."""
+        return self.folder / f"logs/settings/{job}.json"
+
     def ledger(self, step: str) -> Path:
         """Ledger of a step."""
         return self.folder / f"ledger/{step}.json"
@@ -248,33 +235,9 @@ class CohortFiles:
         return self.folder / "cohort.h5ad"
 
 
-def replaced_results(folder: Path) -> Iterator[Path]:
-    """Files of an earlier run in a slide's folder that a new run removes before it starts."""
-    return (path for pattern in REPLACED for path in folder.glob(pattern))
-
-
-def withdraw_drawn(folder: Path) -> None:
-    """Remove what was made from earlier nuclei of a slide."""
-    for outdated in [path for pattern in DRAWN for path in folder.glob(pattern)]:
-        remove(outdated)
-
-
 def withdraw_of_cohort(results: Path, slides: Collection[str]) -> None:
     """Remove files of the cohort with numbers of earlier nuclei of ``slides``: the nuclei are newer, or missing."""
     tables = [SlideFiles(results / slide).nuclei for slide in slides]
     for path in (results / name for name in OF_COHORT):
         if path.exists() and not all(each.exists() and each.stat().st_mtime <= path.stat().st_mtime for each in tables):
             path.unlink()
-
-
-def withdraw_results(folder: Path) -> None:
-    """Remove the results of an earlier run, so that none is mistaken for one of this run.
-
-    Raises:
-        OutputError: a file cannot be removed.
-    """
-    for outdated in list(replaced_results(folder)):
-        try:
-            remove(outdated)
-        except OSError as error:
-            raise OutputError(f"{outdated}: cannot be removed ({error.strerror}); give another --output") from error

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, read_json, write_json
 from muse_pipeline.core.text import one_line
 
-# Steps that are optional, or whose work the report does: no gap if they never ran.
-OPTIONAL = ("fetch", "regions", "propose", "overlay", "embed")
+# Steps that are optional, or whose work the report does: no gap if they never ran. So are those of other outputs.
+OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log, run again"
-STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay", "embed")
+STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,25 @@ class StepRecord:
 
 
 def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
-    """The records of all ``STEPS`` of the slide whose results are in ``folder``, in their order.
+    """The records of all ``STEPS`` of the slide whose results are in ``folder``, in their order, and of its outputs.
 
     A missing record has a reason: an earlier step failed, there was ``no_model``, or the step was never started or
     killed from outside.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
     records: list[StepRecord] = []
-    for step in STEPS:
+    for step in order_steps({*STEPS, *(str(entry["step"]) for entry in entries if entry.get("step"))}):
         shards = [entry for entry in entries if entry.get("step") == step]
         if step in OPTIONAL and not shards:
             continue
         stopped_at = next((record for record in records if record.status != "ok" and record.step != "regions"), None)
         records.append(_merge_shards(step, shards) if shards else _explain_absence(step, stopped_at, no_model))
     return records
+
+
+def order_steps(steps: Collection[str]) -> list[str]:
+    """The steps in the order in which they run: ``STEPS``, then those of other outputs by name."""
+    return [*(step for step in STEPS if step in steps), *sorted(set(steps) - set(STEPS))]
 
 
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:

@@ -7,23 +7,12 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cohort.layout import DRAWN, TABLE_FILES
+from muse_pipeline.cohort.layout import TABLE_FILES
 from muse_pipeline.core.files import read_json, remove
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import count_noun
 
 NO_REASON = "was killed or could not write (is there no memory, time or disk left?)"
-
-
-def steps_of(rule: str, store: str) -> list[str]:
-    """The ledgers of a job that runs several steps; none for other jobs, whose ledger is among their logs.
-
-    Args:
-        rule: rule of the job.
-        store: name of the store that nuclei are found in.
-    """
-    steps = {"image": ["inspect", "tissue", f"tile-{store}"], "nuclei": ["stitch", "geojson", "overlay"]}
-    return steps.get(rule, [])
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
@@ -56,7 +45,7 @@ def failed_steps(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("ledger/*.json") if _status(path) not in {"ok", "interrupted"}}
 
 
-def withdraw_failed(folder: Path, store: str) -> None:
+def withdraw_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
     """Remove stale nuclei and proposals of a failed slide; the failed steps decide which.
 
     No file of a failed slide may pass for a result, and Snakemake would consider the slide done. The copy of a slide is
@@ -65,25 +54,21 @@ def withdraw_failed(folder: Path, store: str) -> None:
     Args:
         folder: folder of the slide.
         store: name of the store that nuclei are found in.
+        outputs: patterns of the files that are made from nuclei.
     """
     shutil.rmtree(folder / "fetched", ignore_errors=True)
     steps = failed_steps(folder)
     for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{store}"}
     proposing = {step for step in steps if "propos" in step}
     nuclei, proposals = ([f"{table}.{kind}" for kind in TABLE_FILES] for table in ("nuclei", "proposals"))
-    withdrawn = [*nuclei, *DRAWN, "artefacts.geojson"] if steps - for_others - proposing else []
+    withdrawn = [*nuclei, *outputs] if steps - for_others - proposing else []
     withdrawn += proposals if steps - for_others else []
     for outdated in [path for name in withdrawn for path in folder.glob(name)]:
         remove(outdated)
 
 
 def forget_unasked_steps(
-    folder: Path,
-    stores: Collection[Path],
-    is_remote: bool,
-    has_proposals: bool,
-    has_regions: bool,
-    has_embedding: bool,
+    folder: Path, stores: Collection[Path], steps: Iterable[str] = (), has_proposals: bool = False
 ) -> None:
     """Remove the ledgers of steps that are no longer requested: their failures would stay in the report.
 
@@ -92,14 +77,11 @@ def forget_unasked_steps(
     Args:
         folder: folder of the slide.
         stores: stores that are requested.
-        is_remote: True if the slide is fetched.
+        steps: steps that are not requested.
         has_proposals: True if proposals are requested.
-        has_regions: True if a region model is requested.
-        has_embedding: True if embeddings are requested.
     """
-    for step, is_asked in (("fetch", is_remote), ("regions", has_regions), ("embed", has_embedding)):
-        if not is_asked:
-            (folder / f"ledger/{step}.json").unlink(missing_ok=True)
+    for step in steps:
+        (folder / f"ledger/{step}.json").unlink(missing_ok=True)
     for ledger in folder.glob("ledger/tile-*.json"):
         if folder / ledger.stem.removeprefix("tile-") not in stores:
             ledger.unlink(missing_ok=True)

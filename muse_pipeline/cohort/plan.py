@@ -17,6 +17,7 @@ from typing import Any
 from muse_pipeline.cohort.changes import name_version, version_of_file
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.core.errors import SheetError
+from muse_pipeline.core.setting import Setting
 
 SMALL_BYTES = 8 << 20
 PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose main file does not contain all pixels
@@ -33,6 +34,7 @@ class Plan:
         model: description of the model by `muse model`.
         pretraining: settings of a pretraining run that the model starts from, or {}.
         is_trained: True if the model is trained by this run.
+        settings: the settings of a run, by name.
     """
 
     config: Mapping[str, Any]
@@ -40,6 +42,7 @@ class Plan:
     model: Mapping[str, Any] = field(default_factory=dict)
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     is_trained: bool = False
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def slides(self) -> list[str]:
@@ -113,18 +116,10 @@ class Plan:
         mapped = self.folder(slide) if self.config.get("regions") else None
         return option("--regions", self.row(slide).get("regions") or mapped)
 
-    def features_option(self, slide: str) -> list[Any]:
-        """The set of features and the image, as options of `stitch`; nothing if no pixels are measured."""
-        chosen = self.config.get("features", "none")
-        options = ["--features", chosen] if chosen != "none" else []
-        options += self.quality_option
-        return [*options, "--store", f"{self.folder(slide)}/{self.store}"] if options else []
-
-    @property
-    def quality_option(self) -> list[str]:
-        """The artefacts that totals leave out, as an option of `nuclei` and `changes`."""
-        quality = self.config.get("quality")
-        return ["--subtract", *quality["subtract"]] if quality else []
+    def options(self, job: str) -> list[str]:
+        """The settings that a job reads, as options of its command; those with their defaults are left out."""
+        read = [each for each in self.settings.values() if each.job == job]
+        return [word for each in read for word in each.arguments(self.config[each.name])]
 
     def embeddings_file(self, slide: str) -> str:
         """The file of the features that the model gives the nuclei of the slide."""
@@ -187,7 +182,6 @@ class Plan:
         A killed run with other settings leaves old nuclei beside missing shards, and Snakemake does not recreate the
         inputs of a file that is up to date.
         """
-        own = ("csv", "frame", "max_features", "viewer", "features", "quality", "measurements")
         drawn = self.row(slide).get("regions")
         return {
             **self.image_settings(slide),
@@ -195,12 +189,27 @@ class Plan:
             "shards": self.row(slide)["shards"],
             "proposals": bool(self.config["proposals"]),
             "regions": version_of_file(drawn or self.config["regions"]),
-            **{name: self.config[name] for name in own},
+            **{name: self.config[name] for name, each in self.settings.items() if each.job == "nuclei"},
+        }
+
+    def job_settings(self, slide: str) -> dict[str, dict[str, Any]]:
+        """The settings that every job of a slide depends on, by the name of the job's record."""
+        shards = shard_names(self.row(slide)["shards"])
+        return {
+            "image": self.image_settings(slide),
+            **{f"detect-{name}": self.detection_settings(slide) for name in shards},
+            **({"regions": self.regions_settings(slide)} if self.config["regions"] else {}),
+            "nuclei": self.nuclei_settings(slide),
+            "embed": self.detection_settings(slide),
+            **dict.fromkeys(("anndata", "spatialdata"), self.scverse_settings(slide)),
         }
 
     def scverse_settings(self, slide: str) -> dict[str, Any]:
         """All settings that the files for scanpy and SpatialData depend on."""
-        return {"patient": self.row(slide).get("patient"), "embeddings": self.embeddings(slide)}
+        return {
+            "patient": self.row(slide).get("patient"),
+            "embeddings": [Path(path).name for path in self.embeddings(slide)],
+        }
 
     def proposals_settings(self, slide: str) -> dict[str, Any]:
         """All settings that the proposals of a slide depend on, those of earlier jobs included."""

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,90 +17,21 @@ from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, OutputError, SheetError
 from muse_pipeline.core.text import slug
-from muse_pipeline.core.types import ARTEFACTS, MODEL_OF_MODE, SUBTRACTED
 
 PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
 NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # in YAML, in any case
 
 
-def complete_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, completed with everything that follows from other settings.
-
-    Args:
-        config: settings that are valid by the schema, with its defaults.
+def require_plain_output(settings: Mapping[str, Any]) -> None:
+    """Check the name of the output folder.
 
     Raises:
-        ConfigError: Snakemake reads the name of the output folder as a pattern, or two settings contradict.
+        ConfigError: Snakemake reads it as a pattern.
     """
-    settings = at_home(dict(config))
-    for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
-        if settings[name] is not None:
-            settings[name] = int(settings[name])
     if patterns := sorted(PATTERNS.intersection(settings["output"])):
         raise ConfigError(
             f"config: output: {settings['output']} has {' '.join(patterns)} in it, which rules take for patterns; "
             "rename it"
-        )
-    settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
-    if settings.get("anndata") or settings.get("spatialdata"):
-        settings["features"] = "all"
-    if settings.get("spatialdata") and not settings["keep_stores"]:
-        raise ConfigError("config: spatialdata links to the images, which keep_stores: false deletes; set it to true")
-    if settings.get("quality"):
-        chosen = SUBTRACTED if settings["quality"] is True else settings["quality"]["subtract"]
-        settings["quality"] = {"subtract": list(choose_subtracted(chosen))}
-        require_quality_mpp(settings["mpp"])
-    if settings["pretrain"]:
-        settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
-    return settings
-
-
-def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
-    """The artefacts whose nuclei and areas totals leave out, from the kinds that a user names; "blur" is "blurred".
-
-    Raises:
-        ConfigError: there is no such kind, or it would remove nuclei of clean tissue and cannot be subtracted.
-    """
-    chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in kinds))
-    for kind in chosen:
-        if kind not in ARTEFACTS:
-            raise ConfigError(f"quality: there is no artefact '{kind}' to subtract; choose of {', '.join(SUBTRACTED)}")
-        if kind not in SUBTRACTED:
-            raise ConfigError(
-                f"quality: '{kind}' is shown and cannot be subtracted, because it takes more than 0.5 % of the nuclei "
-                f"of some clean tissue with it; choose of {', '.join(SUBTRACTED)}"
-            )
-    return chosen
-
-
-def require_quality_mpp(mpp: float) -> None:
-    """Reject images in which focus cannot be judged.
-
-    Raises:
-        ConfigError: the pixels are coarser than 0.5 um/px, or no whole number of them is as large.
-    """
-    if round(0.5 / mpp) < 1 or abs(0.5 / mpp - round(0.5 / mpp)) > 1e-6:
-        raise ConfigError(
-            f"quality: focus is judged at 0.5 um/px, and {mpp:g} um/px does not divide it; leave quality out, or take "
-            "a model for 0.5 or 0.25 um/px"
-        )
-
-
-def require_available(settings: Mapping[str, Any]) -> None:
-    """Check, before anything runs, that the packages and models for the settings are there.
-
-    Raises:
-        ConfigError: a package is not installed, or there is no such region model.
-    """
-    if settings["anndata"] and not find_spec("h5py"):
-        raise ConfigError(
-            "config: anndata: needs the package 'h5py', which is not installed; install the extra `anndata`, or leave "
-            "anndata out"
-        )
-    if settings["regions"] and not Path(settings["regions"]).is_file():
-        raise ConfigError(
-            f"config: regions: there is no file {settings['regions']}; give the ONNX file of a region model, or the "
-            "YAML file of a run that trains one"
         )
 
 
@@ -116,15 +46,6 @@ def require_columns(settings: Mapping[str, Any]) -> None:
             read_cells(Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"}))
     except SheetError as error:
         raise ConfigError(f"config: statistics: {error}") from error
-
-
-def at_home(value: Any) -> Any:
-    """A setting with ~ expanded to the user's home, as in a shell; also in nested settings and lists."""
-    if isinstance(value, dict):
-        return {name: at_home(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [at_home(each) for each in value]
-    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111 - URLs stay as they are
 
 
 def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:

@@ -24,10 +24,11 @@ class Registry(Generic[T]):
         kind: noun for messages.
         package: package of the modules.
         entry: module that registers the plug-in, if plug-ins are packages.
+        group: group of entry points by which other packages add plug-ins; "" if they cannot.
     """
 
-    def __init__(self, kind: str, package: str, entry: str = ""):
-        self.kind, self.package, self._entry = kind, package, f".{entry}" if entry else ""
+    def __init__(self, kind: str, package: str, entry: str = "", group: str = ""):
+        self.kind, self.package, self._entry, self._group = kind, package, f".{entry}" if entry else "", group
         self._entries: dict[str, T] = {}
         self._loaded = False
         self._lacking: dict[str, ModuleNotFoundError] = {}
@@ -71,6 +72,11 @@ class Registry(Generic[T]):
             folder = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(folder.__path__):
                 self._import(module.name)
+            if self._group:
+                from importlib.metadata import entry_points
+
+                for point in entry_points(group=self._group):
+                    point.load()
 
     def _import(self, module: str) -> None:
         name = f"{self.package}.{module}{self._entry}"

@@ -1,6 +1,9 @@
-"""Haematoxylin and eosin of nuclei: optical densities over the nucleus, its rim and the ring around it.
+"""Stains of nuclei: optical densities over the nucleus, its rim and the ring around it, and texture within the nucleus.
 
 Densities are whole multiples of ``STEP``: their sums are exact and do not depend on how a slide is divided into images.
+Texture is that of haematoxylin: gradient, histogram and the features of Haralick, Shanmugam & Dinstein, "Textural
+features for image classification", IEEE Trans Syst Man Cybern 1973. Each nucleus has one symmetric matrix, of the pairs
+of adjacent pixels in all four directions.
 """
 
 from __future__ import annotations
@@ -82,3 +85,106 @@ def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
         each[row] = low + (high - low) * (rank - below)
         found.append(each)
     return found
+
+
+LEVEL_OD, N_LEVELS = 0.05, 32  # densities above 1.6 are of the last level, negative ones of the first
+
+
+def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
+    """The features of the group *texture*, (N,) each; NaN where they are not defined.
+
+    Args:
+        nuclei: pixels of the nuclei.
+        density: (h, w) haematoxylin of the image, in ``STEP``; it is continued beyond the edges.
+        mpp: um per pixel.
+    """
+    y, x = np.divmod(nuclei.pixel, density.shape[1])
+    values = density.ravel().take(nuclei.pixel)
+    level = (values * (STEP / LEVEL_OD)).astype(np.int32).clip(0, N_LEVELS - 1)
+    gradient_mean, gradient_sd = mean_and_sd(nuclei, _gradient(density, x, y) * (STEP / mpp))
+    return {
+        "texture_gradient_mean": gradient_mean,
+        "texture_gradient_sd": gradient_sd,
+        "texture_entropy": _entropy(nuclei, level),
+        **_haralick(nuclei, level, x, y),
+        "texture_clumped_fraction": _clumped_fraction(nuclei, values),
+    }
+
+
+def _gradient(density: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(M,) magnitude of the central differences at pixels (x, y), per pixel."""
+    padded = cv2.copyMakeBorder(density, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    width, values = padded.shape[1], padded.ravel()
+    pixel = (y + 1) * width + x + 1
+    right, left, below, above = (values.take(pixel + step) for step in (1, -1, width, -width))
+    return np.hypot(right - left, below - above) / 2
+
+
+def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
+    n = len(nuclei.n)
+    counts = np.bincount(nuclei.owner * N_LEVELS + level, minlength=n * N_LEVELS).reshape(n, N_LEVELS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = counts / nuclei.n[:, None]
+        return np.where(nuclei.n > 0, -np.nansum(share * np.log2(share), 1), np.nan)
+
+
+def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums over all pairs of adjacent pixels of a nucleus."""
+    n, owner = len(nuclei.n), nuclei.owner
+    cell, stride = _cells(nuclei, x, y)
+    level_of_cell = np.full(cell.max(initial=0) + stride + 2, -1, np.int32)
+    level_of_cell[cell] = level
+    row_of_matrix = owner * N_LEVELS
+    totals = np.zeros((6, n))
+    counts = np.zeros(n * N_LEVELS**2, np.int64)
+    inverse_of = 1 / (1 + np.arange(N_LEVELS) ** 2)
+    for step in (1, stride - 1, stride, stride + 1):
+        other = level_of_cell.take(cell + step)
+        known = other >= 0
+        first, second = level * known, other * known
+        apart = np.abs(first - second)
+        of_pair = known, first + second, first * first + second * second, first * second, apart * apart
+        totals += [nuclei.sum(values) for values in (*of_pair, inverse_of.take(apart) * known)]
+        entry = (row_of_matrix + np.maximum(first, second)) * N_LEVELS + np.minimum(first, second)
+        counts += np.bincount(entry[known], minlength=len(counts))
+    n_pairs, sums, squares, products, differences, inverse = totals
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = sums / (2 * n_pairs)
+        variance = squares / (2 * n_pairs) - mean**2  # of both pixels of a pair: the matrix is symmetric
+        correlation = np.where(variance > 1e-9, (products / n_pairs - mean**2) / variance, np.nan)
+        return {
+            "texture_contrast": differences / n_pairs,
+            "texture_correlation": correlation,
+            "texture_homogeneity": inverse / n_pairs,
+            "texture_asm": _sum_of_squares(counts.reshape(n, N_LEVELS, N_LEVELS)) / n_pairs**2,
+        }
+
+
+def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers (M,) of pixels (x, y) in consecutive boxes, and the cells in a row of each box.
+
+    Boxes have a margin to the right and below, so the cells next to a pixel lie in the same box or are margin.
+    """
+    known = np.flatnonzero(nuclei.n)
+    if not len(known):
+        return np.zeros(0, int), 1
+    first, last = nuclei.start[known], nuclei.start[known + 1] - 1
+    left, right = np.minimum.reduceat(x, first), np.maximum.reduceat(x, first)
+    stride = int((right - left).max()) + 2
+    n_rows = y[last] - y[first] + 2
+    shift = (np.cumsum(n_rows) - n_rows - y[first]) * stride - left
+    return np.repeat(shift, nuclei.n[known]) + y * stride + x, stride
+
+
+def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
+    """(n,) sums of squares of symmetric matrices, from the counts (n, L, L) of both triangles in the lower one."""
+    diagonal = np.einsum("nii->ni", counts)
+    whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (counts.reshape(len(counts), -1), diagonal))
+    return (whole + on_diagonal) / 2
+
+
+def _clumped_fraction(nuclei: Pixels, values: np.ndarray) -> np.ndarray:
+    mean, sd = mean_and_sd(nuclei, values)
+    dense, total = values > np.repeat(mean + sd, nuclei.n), nuclei.sum(values)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(total > 0, nuclei.sum(values * dense) / total, np.nan)

@@ -4,12 +4,17 @@ Another stain and an um per pixel that is implausible, by itself or by the size 
 slide. The others concern the counts of its classes only: nuclei of a class are larger than those that the model learnt
 as that class, such as tumour mistaken for lymphocytes, or the classes were not validated in the organ. The limits come
 from breast tissue that `compact` was trained on, and other tissue, see docs/guide/confidence.md.
+
+At a wrong um per pixel, the commonest mistake, nuclei have another size, and the model is less sure of their classes.
+Either alone also occurs at the right scale: nuclei of lymph nodes are small, those of an unfamiliar organ unsure. Hence
+the plausible range of the median area narrows as the mean class probability falls.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,12 @@ from muse_pipeline.slides.mpp import describe_implausible
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
 MIN_NUCLEI = 100  # of a class or of a slide: fewer may all come from one part of it
+SMALLEST = (0.78, 0.94), (20.0, 12.0)  # mean class probability -> least median area in um2
+LARGEST = (0.85, 0.92), (48.0, 75.0)  # likewise the largest
+SMALLEST_ALONE = 14.0  # of models of one class; their nuclei at double the scale are not clearly larger
+CHECK = "check the um per pixel"  # begins the warning
+_BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
+_STEPS = 1_000_000  # of a probability
 MARGIN = 1.2  # of the largest median area of training, where the model is as sure of the class as in training
 
 
@@ -98,3 +109,56 @@ def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, 
                 f"{limit:.1f} um2 at a mean class probability of {probability:.2f})"
             )
     return f"check the classes: {'; '.join(reasons)}" if reasons else ""
+
+
+@dataclass(frozen=True)
+class NuclearSize:
+    """Nuclei of one slide.
+
+    Attributes:
+        n_nuclei: number of nuclei.
+        median_area_um2: median area; None without nuclei.
+        mean_class_probability: mean probability of the class of each; None without nuclei or for a model of one class.
+    """
+
+    n_nuclei: int
+    median_area_um2: float | None = None
+    mean_class_probability: float | None = None
+
+    def describe_doubt(self, mpp: tuple[float, float]) -> str:
+        """A warning if the size is implausible at ``mpp`` = (x, y) um per level-0 pixel; "" if it is plausible."""
+        if self.n_nuclei < MIN_NUCLEI:
+            return ""
+        area, probability = self.median_area_um2, self.mean_class_probability
+        if probability is None:
+            least, most, unsure = SMALLEST_ALONE, np.inf, ""
+        else:
+            least, most = (np.interp(probability, *limit) for limit in (SMALLEST, LARGEST))
+            unsure = f", mean class probability {probability:.2f}"
+        if least <= area <= most:
+            return ""
+        size = "small" if area < least else "large"
+        return f"{CHECK}, {np.mean(mpp):.4g}: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"
+
+
+class SizeSample:
+    """Collects nuclei in integers, so that the result depends neither on their order nor on their division."""
+
+    def __init__(self) -> None:
+        self._n_by_area = np.zeros(round(_LARGEST_UM2 / _BIN_UM2), np.int64)
+        self._probability = 0
+
+    def add(self, area_um2: np.ndarray, prob: np.ndarray) -> None:
+        """Add nuclei by area (N,) and class probabilities (N, C)."""
+        bins = (area_um2 / _BIN_UM2).astype(np.int64).clip(0, len(self._n_by_area) - 1)
+        self._n_by_area += np.bincount(bins, minlength=len(self._n_by_area))
+        if prob.shape[1] > 1:
+            self._probability += int(np.rint(prob.max(1).astype(float) * _STEPS).astype(np.int64).sum())
+
+    def measure(self) -> NuclearSize:
+        """The median area, to 0.1 um2, and the mean class probability."""
+        n = int(self._n_by_area.sum())
+        if not n:
+            return NuclearSize(0)
+        median = round(float(np.searchsorted(self._n_by_area.cumsum(), (n + 1) // 2)) * _BIN_UM2, 1)
+        return NuclearSize(n, median, round(self._probability / n / _STEPS, 4) if self._probability else None)

@@ -21,7 +21,6 @@ from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.masks import LARGEST_NUCLEUS_UM2
-from muse_pipeline.qupath.feature_file import FeatureFile, encode, split_name
 from muse_pipeline.qupath.objects import (
     IGNORED,
     OBJECT_TYPES,
@@ -39,6 +38,7 @@ from muse_pipeline.qupath.objects import (
 )
 from muse_pipeline.qupath.parse import open_geojson
 from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
+from muse_pipeline.qupath.write import FeatureFile, encode, split_name
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import partial
+from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
-from muse_pipeline.core.files import remove, write_json
+from muse_pipeline.core.files import complete_file, remove, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import NucleusClass, SlideInfo
@@ -34,7 +38,61 @@ from muse_pipeline.nuclei.parquet import (
     read_provenance,
 )
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
-from muse_pipeline.qupath.feature_file import SEPARATOR, FeatureFile, encode, split_name
+
+SEPARATOR = b",\n"
+_HEAD = b'{"type":"FeatureCollection","features":['
+_TAIL = b"\n]}\n"
+_GZIP_LEVEL = 1  # of libdeflate: docs/results.md, "Writers"
+
+
+class FeatureFile:
+    """Writes batches of features, one feature a line; the file appears when the ``with`` block ends well.
+
+    Raises:
+        GeoJSONError: QuPath would not open a file of that name.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._suffix = path, split_name(path)[1]
+
+    def __enter__(self) -> FeatureFile:
+        with ExitStack() as stack:
+            partial = stack.enter_context(complete_file(self._path))
+            self._file = stack.enter_context(partial.open("wb"))
+            self._file.write(encode(_HEAD, self._suffix))
+            self._before = encode(SEPARATOR[1:], self._suffix)
+            stack.push(self._end)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, batch: bytes) -> None:
+        """Append features that are joined by ``SEPARATOR`` and were passed through ``encode``."""
+        self._file.write(self._before)
+        self._file.write(batch)
+        self._before = encode(SEPARATOR, self._suffix)
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def _end(self, *error: Any) -> None:
+        if error[0] is None:
+            self._file.write(encode(_TAIL, self._suffix))
+
+
+def encode(text: bytes, suffix: str) -> bytes:
+    """The text as stored in a file with that suffix: unchanged, or as a gzip member without name and time."""
+    if suffix == ".geojson":
+        return text
+    return imagecodecs.gzip_encode(text, _GZIP_LEVEL)
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """The name of a file before ``.geojson``, and the suffix from there on."""
+    for suffix in (".geojson.gz", ".geojson"):
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix), suffix
+    raise GeoJSONError(f"{path}: QuPath opens .geojson and .geojson.gz; choose such a name")
+
 
 BATCH = 8_192
 
@@ -314,3 +372,14 @@ def _render_measurements(table: pa.Table) -> list[np.ndarray]:
 
 def _constant(text: bytes, n: int) -> np.ndarray:
     return np.tile(np.frombuffer(text, np.uint8), (n, 1))
+
+
+IMPORT_SCRIPT = "import_nuclei.groovy"
+
+
+def copy_import_script(folder: Path | str) -> Path:
+    """Copy the import script into ``folder``, from where QuPath opens it; returns its path."""
+    target = Path(folder) / IMPORT_SCRIPT
+    with as_file(files("muse_pipeline.qupath") / IMPORT_SCRIPT) as source, complete_file(target) as partial:
+        shutil.copyfile(source, partial)
+    return target

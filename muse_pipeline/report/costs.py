@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from muse_pipeline.cohort.ledgers import STEPS, StepRecord
+from muse_pipeline.cohort.ledgers import StepRecord, order_steps
 from muse_pipeline.core.text import memory_text, time_text
 from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.html import Markup, element
@@ -44,7 +44,8 @@ class Cost:
 def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
     """The costs of the steps that ran, in their order, over the slides in which they ran, and their sum ``WHOLE``."""
     ran = [(record, slide) for slide in slides for record in slide.progress if record.seconds is not None]
-    costs = [_add_up(step, found) for step in STEPS if (found := [one for one in ran if one[0].step == step])]
+    steps = order_steps({record.step for record, _ in ran})
+    costs = [_add_up(step, [one for one in ran if one[0].step == step]) for step in steps]
     return [*costs, _add_up(WHOLE, ran)] if ran else []
 
 

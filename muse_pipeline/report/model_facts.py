@@ -10,8 +10,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import NucleusClass
 from muse_pipeline.inference.outlines import TRAINING_DATA
-from muse_pipeline.report.html import Markup, css_word, element, join
-from muse_pipeline.report.pictures import Album
+from muse_pipeline.report.html import Album, Markup, css_word, element, join
 from muse_pipeline.report.slide_card import definitions, swatch
 
 

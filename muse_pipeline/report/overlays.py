@@ -20,8 +20,15 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.regions import ClassArea
-from muse_pipeline.report.density import CELL_UM, DensityGrid, Field, choose_fields, count_nuclei
-from muse_pipeline.report.nuclei_file import read_outlines, stream_positions
+from muse_pipeline.report.density import (
+    CELL_UM,
+    DensityGrid,
+    Field,
+    choose_fields,
+    count_nuclei,
+    read_outlines,
+    stream_positions,
+)
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.overview import map_strips
 

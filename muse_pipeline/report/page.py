@@ -11,7 +11,7 @@ from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import area_text, count_text, density_text, time_text
-from muse_pipeline.qupath.import_script import copy_import_script
+from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report.cohort import (
     SlideResult,
     by_model,
@@ -23,10 +23,9 @@ from muse_pipeline.report.cohort import (
     summarise_cohort,
 )
 from muse_pipeline.report.costs import cost_table
-from muse_pipeline.report.html import Markup, element, frame_document
+from muse_pipeline.report.html import EMBEDDED_SLIDES, Album, Markup, element, frame_document
 from muse_pipeline.report.model_facts import model_facts, pretraining_facts
 from muse_pipeline.report.notices import AMBER, RED, find_notices, rank, summarise_failures, summarise_flags
-from muse_pipeline.report.pictures import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.plots import cohort_plots
 from muse_pipeline.report.slide_card import add_up, class_bar, definitions, slide_card
 from muse_pipeline.report.statistics import statistics_section

@@ -23,9 +23,8 @@ from muse_pipeline.inference import dab
 from muse_pipeline.registration.outcome import CHECKERBOARD
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
-from muse_pipeline.report.html import Markup, element, join
+from muse_pipeline.report.html import Album, Markup, element, join
 from muse_pipeline.report.notices import RED, find_notices
-from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.regions import region_table
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068

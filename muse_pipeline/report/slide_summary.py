@@ -24,9 +24,15 @@ from muse_pipeline.inference import dab
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
-from muse_pipeline.report.annotations import count_in_annotations
-from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
-from muse_pipeline.report.nuclei_file import median_features, stream_positions
+from muse_pipeline.report.density import (
+    DensityGrid,
+    Field,
+    choose_fields,
+    count_nuclei,
+    median_features,
+    stream_positions,
+)
+from muse_pipeline.report.html import make_thumbnail
 from muse_pipeline.report.overlays import (
     LONG_SIDE_PX,
     describe_proposals,
@@ -36,8 +42,7 @@ from muse_pipeline.report.overlays import (
     field_size_px,
     find_proposals,
 )
-from muse_pipeline.report.pictures import make_thumbnail
-from muse_pipeline.report.regions import count_in_regions
+from muse_pipeline.report.regions import count_in_annotations, count_in_regions
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store, open_store

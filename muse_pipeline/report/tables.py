@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cohort.ledgers import STEPS
+from muse_pipeline.cohort.ledgers import STEPS, order_steps
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import area_text, count_text, density_text, one_line, time_text
 from muse_pipeline.report.cohort import SlideResult, class_names
-from muse_pipeline.report.html import Markup, element
+from muse_pipeline.report.html import Album, Markup, element
 from muse_pipeline.report.notices import find_notices, rank
-from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.regions import region_values
 from muse_pipeline.report.slide_card import pills, share_cell
 
@@ -99,7 +98,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     ran = {record.step for slide in slides for record in slide.progress}
-    steps = [step for step in STEPS if step not in {"regions", "embed"} - ran]
+    steps = order_steps(ran | {step for step in STEPS if step != "regions"})
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}

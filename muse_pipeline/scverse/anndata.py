@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.scverse.columns import Batch, NucleiTable, class_colors
-from muse_pipeline.scverse.elements import Array, Elements, keys_of, open_hdf5
+from muse_pipeline.scverse.elements import Array, Batch, Elements, NucleiTable, class_colors, keys_of, open_hdf5
 
 
 def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: Path | None = None) -> None:

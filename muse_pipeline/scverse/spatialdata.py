@@ -19,8 +19,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.arrow import bytes_to_arrow
 from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.scverse.anndata import write_elements
-from muse_pipeline.scverse.columns import NucleiTable
-from muse_pipeline.scverse.elements import ZarrElements
+from muse_pipeline.scverse.elements import NucleiTable, ZarrElements
 from muse_pipeline.store.store import PYRAMID, open_store
 
 IMAGE, OUTLINES, TABLE = "slide", "nuclei", "table"

@@ -19,8 +19,7 @@ import zarr
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import one_line
-from muse_pipeline.store.codec import CODECS, LOSSLESS
-from muse_pipeline.store.sharding import ShardFiles
+from muse_pipeline.store.sharding import CODECS, LOSSLESS, ShardFiles
 
 CHUNK_PX = 512
 SHARD_PX = 4096
@@ -116,7 +115,7 @@ class Store:
         size_px: (width, height) of the work lattice.
         slide_id: the slide's name in the sheet.
         fingerprint: the slide's checksum.
-        codec: one of ``codec.CODECS``.
+        codec: one of ``sharding.CODECS``.
     """
 
     def __init__(

@@ -30,9 +30,8 @@ from muse_pipeline.store.chunks import (
     tissue_in_chunks,
     tissue_on_lattice,
 )
-from muse_pipeline.store.codec import LOSSLESS, array_codecs, encode
 from muse_pipeline.store.resample import AreaReader
-from muse_pipeline.store.sharding import NewShardFile, shard_path, z_order
+from muse_pipeline.store.sharding import LOSSLESS, NewShardFile, array_codecs, encode, shard_path, z_order
 from muse_pipeline.store.store import (
     BACKGROUND,
     CHUNK_PX,
@@ -95,7 +94,7 @@ def write_store(
 
     Undecodable chunks are white and listed in the store's attributes. With ``within``, two corners (x, y) in work
     pixels, only the chunks that touch this rectangle are written. ``open_image`` makes the image of ``slide`` at
-    ``mpp``; ``codec`` is one of ``codec.CODECS``; ``facts`` are added to the store's attributes.
+    ``mpp``; ``codec`` is one of ``sharding.CODECS``; ``facts`` are added to the store's attributes.
 
     Raises:
         MppError: the slide is too coarse for ``mpp``.

@@ -18,11 +18,12 @@ from workflow_runs import draw_stained_slide
 
 from muse_pipeline import pipeline
 from muse_pipeline.cli import run_slides
-from muse_pipeline.cohort.layout import OF_COHORT, withdraw_of_cohort, withdraw_results
+from muse_pipeline.cohort.layout import OF_COHORT, withdraw_of_cohort
 from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.outputs.removal import withdraw_results
 from muse_pipeline.report.costs import COLUMNS
 
 
@@ -61,7 +62,8 @@ def mixed(tmp_path):
 
 def times_in(folder):
     """Times of a slide's results; the report may draw again what is drawn."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "settings"]
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):

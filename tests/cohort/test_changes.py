@@ -1,6 +1,7 @@
 """What a run changes of finished results: each setting is compared with what the results record."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,25 @@ import numpy as np
 import pytest
 from slide_files import write_pyramid
 
+from muse_pipeline.cli import run_slides
 from muse_pipeline.cli.main import main
-from muse_pipeline.cohort import changes
-from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, read_changes, version_of_file
+from muse_pipeline.cli.run_slides import find_changes, plan_run
+from muse_pipeline.cohort.changes import describe_changes, read_changes, version_of_file
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.files import read_json, sha256_of
 from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.pipeline import Models
+from muse_pipeline.settings import RunSettings
 from muse_pipeline.slides.remote import SlideUrl
 
 MODEL = sha256_of(find_model("compact"))
-RUN = RunSettings("compact", MODEL, "cpu")
 RING = [[100, 100], [500, 100], [500, 300], [100, 300], [100, 100]]
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models(Predictor(find_model("compact")))
 
 
 @pytest.fixture(scope="module")
@@ -32,46 +41,53 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
-def changes_of(finished: Path, run: RunSettings = RUN, **cells) -> list[str] | None:
-    row = SheetRow("S", str(finished / "S.tif"))
-    return find_changes(finished / "results/S", replace(row, **cells), run)
+@pytest.fixture
+def changes_of(models):
+    def find(folder: Path, settings: dict | None = None, **cells) -> list[str] | None:
+        row = replace(SheetRow("S", str(folder / "S.tif")), **cells)
+        plan = plan_run([row], models, RunSettings({"output": str(folder / "results"), **(settings or {})}))
+        changes = find_changes(row, plan)
+        return changes if changes is None else list(changes.values())
+
+    return find
 
 
-def test_the_same_settings_change_nothing(finished):
+def test_the_same_settings_change_nothing(finished, changes_of):
     assert changes_of(finished) == []
     assert changes_of(finished, patient="P1", split="test", shards=3) == []  # no nucleus depends on these
+    assert changes_of(finished, {"csv": True, "viewer": False, "embedding": True}) == []  # outputs are added
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "change"),
+    ("setting", "value", "change"),
     [
-        ("model_sha256", "0" * 64, f"model compact ({MODEL[:8]}) -> compact (00000000)"),
-        ("provider", "openvino", "provider cpu -> openvino"),
         ("frame", "openslide", "frame qupath -> openslide"),
         ("features", "all", "features basic -> all"),
-        ("quality", ("blurred",), "quality false -> {subtract: [blurred]}"),
-        ("quality", (), "quality false -> {subtract: []}"),
+        ("max_corrupt", 0.5, "max_corrupt 0.01 -> 0.5"),
+        ("quality", True, 'quality false -> {"subtract": ["blurred"]}'),
+        ("quality", {"subtract": []}, 'quality false -> {"subtract": []}'),
     ],
 )
-def test_a_setting_of_the_run_is_named(finished, name, value, change):
-    assert changes_of(finished, replace(RUN, **{name: value})) == [change]
+def test_a_setting_of_the_run_is_named(finished, changes_of, setting, value, change):
+    assert changes_of(finished, {setting: value}) == [change]
 
 
-def test_a_model_that_is_still_to_be_trained_is_another_if_its_name_is(finished):
-    mine = f"model compact ({MODEL[:8]}) -> mine (still to be trained)"
-    assert changes_of(finished, RunSettings("mine", None, "cpu")) == [mine]
-    assert changes_of(finished, RunSettings("compact", None, "cpu")) == []
+def test_another_model_is_named(finished):
+    row, predictor = SheetRow("S", str(finished / "S.tif")), Predictor(find_model("label_free"))
+    plan = plan_run([row], Models(predictor), RunSettings({"output": str(finished / "results")}))
+    assert list(find_changes(row, plan).values()) == [
+        f"model compact ({MODEL[:8]}) -> label_free ({predictor.sha256[:8]})"
+    ]
 
 
-def test_a_cell_of_the_row_is_named(finished):
+def test_a_cell_of_the_row_is_named(finished, changes_of):
     roi = finished / "roi.json"
     assert changes_of(finished, mpp=0.5) == ["mpp of the file -> 0.5"]
     assert changes_of(finished, roi=str(roi)) == [f"roi none -> roi.json ({sha256_of(roi)[:8]})"]
-    assert changes_of(finished, mpp=0.25, roi=str(roi))[0] == "mpp of the file -> 0.25"
     assert len(changes_of(finished, mpp=0.25, roi=str(roi))) == 2
 
 
-def test_what_was_given_then_and_is_not_now_is_named(finished, tmp_path):
+def test_what_was_given_then_and_is_not_now_is_named(finished, changes_of, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     roi, slide = tmp_path / "roi.json", str(tmp_path / "S.tif")
     assert main(["run", slide, "-o", str(tmp_path / "results"), "--mpp", "0.4", "--roi", str(roi)]) == 0
@@ -84,41 +100,61 @@ def test_what_was_given_then_and_is_not_now_is_named(finished, tmp_path):
     ]
 
 
-def test_another_version_of_the_package_is_named(finished, monkeypatch):
-    before = changes.__version__
-    monkeypatch.setattr(changes, "__version__", "99.0")
+def test_another_version_of_the_package_is_named(finished, changes_of, monkeypatch):
+    before = run_slides.__version__
+    monkeypatch.setattr(run_slides, "__version__", "99.0")
     assert changes_of(finished) == [f"muse-pipeline {before} -> 99.0"]
 
 
-def test_a_moved_and_a_changed_slide_are_named(finished, tmp_path):
+def test_a_moved_and_a_changed_slide_are_named(finished, changes_of, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     assert changes_of(tmp_path) == ["slide files at another location"]
-    sidecar = tmp_path / "results/S/nuclei.provenance.json"
-    sidecar.write_text(json.dumps({**read_json(sidecar), "slide_path": str(tmp_path / "S.tif")}))
-    assert changes_of(tmp_path) == []
-    (tmp_path / "link.tif").symlink_to(tmp_path / "S.tif")
+    (tmp_path / "link.tif").symlink_to(finished / "S.tif")
     assert changes_of(tmp_path, path=str(tmp_path / "link.tif")) == []
+    assert main(["run", str(tmp_path / "S.tif"), "-o", str(tmp_path / "results")]) == 0
     with (tmp_path / "S.tif").open("ab") as file:
         file.write(b" ")
     assert changes_of(tmp_path) == ["changed slide files"]
 
 
-def test_a_slide_at_a_url_is_known_by_it(finished, tmp_path):
+def test_a_slide_at_a_url_is_known_by_it(finished, changes_of, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    sidecar, url = tmp_path / "results/S/nuclei.provenance.json", "https://host/S.tif"
-    sidecar.write_text(json.dumps({**read_json(sidecar), "slide_path": url}))
-    assert changes_of(tmp_path, path=SlideUrl(f"{url}?sig=1")) == []
-    assert changes_of(tmp_path, path=SlideUrl("https://host/T.tif")) == ["slide files at another location"]
+    record, url = tmp_path / "results/S/logs/settings/nuclei.json", "https://host/S.tif"
+    state = read_json(record) | {"slide": url, "slide files": "e3b0c442"}
+    for path in (SlideUrl(f"{url}?sig=1"), SlideUrl("https://host/T.tif")):
+        record.write_text(json.dumps(state))
+        changes = changes_of(tmp_path, path=path)
+        assert ("slide files at another location" in changes) == ("T.tif" in path)
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"provenance": {}}', "[]"])
-def test_unfinished_results_are_distinguished_from_the_same_ones(finished, tmp_path, content):
+@pytest.mark.parametrize("content", [None, "", '{"provenance": '])
+def test_results_without_a_record_are_made_again(finished, changes_of, tmp_path, content):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    sidecar = tmp_path / "results/S/nuclei.provenance.json"
-    sidecar.unlink()
+    record = tmp_path / "results/S/logs/settings/nuclei.json"
+    record.unlink()
     if content is not None:
-        sidecar.write_text(content)
+        record.write_text(content)
+    assert changes_of(tmp_path) == ["settings that are not recorded"]
+    (tmp_path / "results/S/nuclei.parquet").unlink()
     assert changes_of(tmp_path) is None
+
+
+def test_a_changed_setting_of_an_output_writes_that_output_alone(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    run = ["run", str(finished / "S.tif"), "-o", str(tmp_path / "results")]
+    folder = tmp_path / "results/S"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+    for path in folder.iterdir():
+        os.utime(path, ns=(before.get(path.name, 1), before.get(path.name, 1)))
+    assert main([*run, "--frame", "openslide", "--csv"]) == 0
+    shown = capsys.readouterr().out
+    assert "  frame qupath -> openslide: 1 slide (S)" in shown and "unchanged, skipped" in shown
+    now = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+    changed = {name for name, time in now.items() if before.get(name) != time}
+    assert changed == {"nuclei.geojson.gz", "nuclei.provenance.json", "nuclei.csv.gz"}
+    assert read_json(folder / "nuclei.provenance.json")["frame"] == "openslide"
+    assert main([*run, "--frame", "openslide", "--csv"]) == 0
+    assert "replaces" not in capsys.readouterr().out
 
 
 def test_lines_name_each_change_once_with_its_slides():
@@ -139,12 +175,12 @@ def test_the_settings_of_a_job_are_compared_with_its_record(tmp_path):
     record.write_text('{"mpp": ')  # a full disk
     assert read_changes(record, now) is None
     record.write_text(json.dumps({"slide files": "0f", "mpp": 0.5, "csv": False}))
-    assert read_changes(record, now) == []
-    assert read_changes(record, {**now, "mpp": "of the file", "csv": True}) == [
-        "mpp 0.5 -> of the file",
-        "csv false -> true",
-    ]
-    assert read_changes(record, {**now, "slide files": "1a"}) == ["changed slide files"]
+    assert read_changes(record, now) == {}
+    assert read_changes(record, {**now, "mpp": "of the file", "csv": True}) == {
+        "mpp": "mpp 0.5 -> of the file",
+        "csv": "csv false -> true",
+    }
+    assert read_changes(record, {**now, "slide files": "1a"}) == {"slide files": "changed slide files"}
 
 
 def test_a_file_is_named_with_its_checksum(tmp_path):

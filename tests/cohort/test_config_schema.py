@@ -9,6 +9,7 @@ from snakemake.utils import validate
 
 from muse_pipeline.cohort import settings
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.settings import complete
 
 SCHEMA = Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml"
 README = "config/README.md explains the settings"
@@ -23,7 +24,7 @@ def complaint(typed=None, **changes) -> str:
 def test_a_config_without_mistakes_has_every_default():
     config = {"slides": "slides.tsv"}
     validate(config, str(SCHEMA))
-    assert settings.complete_settings(config)["model"] == "compact"
+    assert complete(config)["model"] == "compact"
 
 
 @pytest.mark.parametrize(

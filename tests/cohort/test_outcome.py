@@ -11,9 +11,9 @@ from muse_pipeline.cohort.outcome import (
     find_failure,
     forget_unasked_steps,
     read_entries,
-    steps_of,
     withdraw_failed,
 )
+from muse_pipeline.outputs.base import file_patterns
 
 STORE = "image-500nm.zarr"
 NUCLEI = {
@@ -67,7 +67,7 @@ def test_a_failed_step_costs_what_follows_from_it_and_nothing_of_the_users(folde
     note(folder, step, status)
     note(folder, "inspect")
     assert failed_steps(folder) == {step}
-    withdraw_failed(folder, STORE)
+    withdraw_failed(folder, STORE, file_patterns())
     kept = {name for name in left(folder) if not name.startswith("ledger")}
     assert kept == (NUCLEI | PROPOSALS | OWN) - lost
 
@@ -78,14 +78,13 @@ def test_an_interrupted_step_has_not_failed(folder):
 
 
 def test_the_first_failure_of_a_job_explains_it(folder):
-    ledgers = [folder / f"ledger/{step}.json" for step in steps_of("image", STORE)]
+    ledgers = [folder / f"ledger/{step}.json" for step in ("inspect", "tissue", f"tile-{STORE}")]
     note(folder, "inspect")
     assert find_failure(read_entries(ledgers)) is None
     note(folder, "tissue", "failed")
     note(folder, f"tile-{STORE}", None)
     assert find_failure(read_entries(ledgers)) == ("tissue", "why")
     assert [entry["step"] for entry in read_entries(ledgers)] == ["inspect", "tissue"]
-    assert steps_of("detect", STORE) == []
 
 
 def test_steps_that_are_not_asked_for_any_more_are_forgotten(folder):
@@ -98,10 +97,9 @@ def test_steps_that_are_not_asked_for_any_more_are_forgotten(folder):
         note(folder, "propose-2-of-2", None),
     ]
     everything = {folder / STORE, folder / "image-250nm.zarr"}
-    forget_unasked_steps(folder, everything, is_remote=True, has_proposals=True, has_regions=True, has_embedding=True)
+    forget_unasked_steps(folder, everything, has_proposals=True)
     assert all(ledger.exists() for ledger in kept + gone)
-    none = dict.fromkeys(("is_remote", "has_proposals", "has_regions", "has_embedding"), False)
-    forget_unasked_steps(folder, {folder / STORE}, **none)
+    forget_unasked_steps(folder, {folder / STORE}, ["fetch", "regions", "embed"])
     assert ([ledger.exists() for ledger in kept], [ledger.exists() for ledger in gone]) == ([True] * 3, [False] * 5)
     assert (folder / "proposals.parquet").exists()
 

@@ -7,12 +7,10 @@ import pytest
 
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
 from muse_pipeline.core.errors import SheetError
+from muse_pipeline.settings import list_settings
 
-CONFIG = {
-    **{"output": "results", "slides": "slides.tsv", "mpp": 0.5, "max_corrupt": 0.01, "model": "compact"},
-    **{"csv": False, "frame": "qupath", "max_features": None, "viewer": True, "features": "basic", "quality": False},
-    **{"measurements": [], "regions": None, "proposals": None},
-}
+SETTINGS = list_settings()
+CONFIG = {**{name: each.default for name, each in SETTINGS.items()}, "model": "compact", "slides": "slides.tsv"}
 MODEL = {"model": "compact-fp32", "name": "compact", "sha256": "0" * 64, "provider": "cpu"}
 
 
@@ -30,7 +28,7 @@ def slide(tmp_path):
 @pytest.fixture
 def plan(slide):
     rows = {"a": row(slide, mpp=0.25), "far": row("https://host/b.svs", shards=2), "gone": row("/none/c.svs")}
-    return Plan(CONFIG, rows, MODEL)
+    return Plan(CONFIG, rows, MODEL, settings=SETTINGS)
 
 
 def test_files_of_a_slide_and_of_all(plan):

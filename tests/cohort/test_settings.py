@@ -6,55 +6,16 @@ import pytest
 import yaml
 from snakemake.cli import parse_config
 
+from muse_pipeline import settings as run_settings
 from muse_pipeline.cohort import settings
 from muse_pipeline.core.errors import ConfigError, OutputError
+from muse_pipeline.settings import list_settings
 
-CONFIG = {
-    **{"output": "results", "mode": "supervised", "model": None, "mpp": 0.5, "shards": 1, "max_features": None},
-    **{"pretrain": None, "proposals": None, "train_data": None, "regions": None, "slides": "slides.tsv"},
-    **{"extra_mpps": [], "pretrain_store": {"codec": "zstd"}},
-}
+CONFIG = {setting.name: setting.default for setting in list_settings().values()}
 
 
 def complete(**changes):
-    return settings.complete_settings({**CONFIG, **changes})
-
-
-def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/ann")
-    assert complete()["model"] == "compact"
-    assert complete(mode="label-free")["model"] == "label_free"
-    assert complete(mode="label-free", model="~/my.onnx")["model"] == "/home/ann/my.onnx"
-    assert complete(max_features=1e5, shards=2.0) == {**complete(), "max_features": 100_000, "shards": 2}
-    assert complete(pretrain={"run": "~/b.yaml"})["proposals"] == {"method": "haematoxylin"}
-    assert complete(pretrain={"run": "~/b.yaml"})["pretrain"] == {"run": "/home/ann/b.yaml"}
-    assert settings.at_home(["s3://bucket//a"]) == ["s3://bucket//a"]
-
-
-def test_quality_needs_an_image_in_which_focus_can_be_judged():
-    assert complete(quality=True, mpp=0.25)["quality"]
-    with pytest.raises(ConfigError, match=r"focus is judged at 0\.5 um/px, and 0\.3 um/px does not divide it"):
-        complete(quality=True, mpp=0.3)
-
-
-def test_quality_subtracts_what_is_out_of_focus_and_nothing_else():
-    for setting in (True, {"subtract": ["blurred"]}, {"subtract": ["blur"]}):
-        assert complete(quality=setting)["quality"] == {"subtract": ["blurred"]}
-    assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
-    with pytest.raises(ConfigError, match=r"'ink' is shown and cannot be subtracted, because it takes more"):
-        complete(quality={"subtract": ["blurred", "ink"]})
-    with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose of blurred"):
-        complete(quality={"subtract": ["dust"]})
-
-
-def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
-    (tmp_path / "tumour.onnx").touch()
-    settings.require_available({"anndata": True, "regions": str(tmp_path / "tumour.onnx")})
-    with pytest.raises(ConfigError, match=r"regions: there is no file nosuch\.onnx; give the ONNX file"):
-        settings.require_available({"anndata": False, "regions": "nosuch.onnx"})
-    monkeypatch.setattr(settings, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"anndata: needs the package 'h5py', .* install the extra `anndata`"):
-        settings.require_available({"anndata": True, "regions": None})
+    return run_settings.complete({**CONFIG, **changes})
 
 
 def test_columns_of_statistics_must_be_in_the_sheet(tmp_path):
@@ -67,7 +28,7 @@ def test_columns_of_statistics_must_be_in_the_sheet(tmp_path):
 
 def test_an_output_that_is_a_pattern_is_rejected():
     with pytest.raises(ConfigError, match=r"output: res\{x\}\* has \* \{ \} in it"):
-        complete(output="res{x}*")
+        settings.require_plain_output({"output": "res{x}*"})
 
 
 @pytest.mark.parametrize(
@@ -97,8 +58,8 @@ def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_pat
     of_run = complete(regions="tumour.yaml", output="results")
     assert settings.region_run(of_run) == "tumour.yaml"
     for labels, expected in (
-        ("slide_labels: {folds: 2}", {"slides": "slides.tsv", "stores": "results"}),
-        ("slide_labels:", {"slides": "slides.tsv", "stores": "results"}),
+        ("slide_labels: {folds: 2}", {"slides": "config/slides.tsv", "stores": "results"}),
+        ("slide_labels:", {"slides": "config/slides.tsv", "stores": "results"}),
         ("slide_labels: {slides: others.tsv}", {"stores": "results"}),
         ("sources: []", {}),
     ):

@@ -12,8 +12,8 @@ from drawn_tissue import draw_labelled_tissue
 from muse_pipeline.core.errors import CheckpointError, LabelError, ModelError
 from muse_pipeline.export.onnx import export_onnx, load_detector
 from muse_pipeline.export.parity import check_parity
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.tissue.stain import IDENTITY
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint

@@ -7,9 +7,8 @@ import shapely
 from skimage.feature import graycomatrix, graycoprops
 from skimage.measure import regionprops_table
 
-from muse_pipeline.features.densities import STEP, measure_densities, split_stain, stain_tables
-from muse_pipeline.features.shape import measure_form
-from muse_pipeline.features.texture import measure_texture
+from muse_pipeline.features.densities import STEP, measure_densities, measure_texture, split_stain, stain_tables
+from muse_pipeline.features.measure import measure_form
 from muse_pipeline.features.zones import find_zones
 from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes

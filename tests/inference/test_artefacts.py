@@ -18,7 +18,7 @@ from slide_files import write_pyramid
 
 from muse_pipeline import read_nuclei
 from muse_pipeline.cohort.layout import SlideFiles
-from muse_pipeline.cohort.settings import require_quality_mpp
+from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Bounds
@@ -40,7 +40,9 @@ from muse_pipeline.inference.artefacts import (
 from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.inference.region_maps import tissue_on_cells
 from muse_pipeline.nuclei.parquet import write_csv
+from muse_pipeline.outputs.artefacts import require_quality_mpp
 from muse_pipeline.pipeline import make_image
+from muse_pipeline.settings import RunSettings
 from muse_pipeline.statistics.slides import measure_slide
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -107,7 +109,7 @@ def test_most_of_a_fold_is_found_and_little_else(tmp_path):
     write_demo(tmp_path, area_mm2, mpp=MPP, threads=2)
     files = SlideFiles(tmp_path / "results")
     files.folder.mkdir()
-    make_image(tmp_path / "demo.svs", files, "demo", MPP)
+    make_image(tmp_path / "demo.svs", SheetRow("demo", "demo.svs"), files, MPP, RunSettings())
     image, fold = open_store(files.store(MPP)), plan_tissue(area_mm2, seed=0).layout.fold
     found = find_artefacts(image, TissueMask.load(files.mask), read_colour(files.colour).macenko, threads=2)
     y, x = (np.indices(found.kind.shape, np.float32) + 0.5) * CELL_UM
@@ -153,7 +155,7 @@ def test_a_slide_out_of_focus_everywhere_is_flagged_everywhere():
 def test_clean_tissue_is_in_focus(shared_data, tmp_path, pictures, mpp):
     files, path = SlideFiles(tmp_path / "results"), min(shared_data.glob(pictures))
     files.folder.mkdir()
-    make_image(path, files, "crop", MPP, slide_mpp=mpp)
+    make_image(path, SheetRow("crop", str(path), mpp), files, MPP, RunSettings())
     image = open_store(files.store(MPP))
     n_cells = tuple(-(-side // round(CELL_UM / MPP)) for side in image.size_px[::-1])
     blurred = settle_areas(find_blurred(*measure_focus(image, n_cells)), MIN_AREAS_MM2[0])

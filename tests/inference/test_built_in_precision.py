@@ -12,8 +12,8 @@ from muse_pipeline.core import environment
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.inference import model as model_file
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, precision_warnings, read_card
-from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
 

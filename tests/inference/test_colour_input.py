@@ -10,8 +10,8 @@ from muse_pipeline.core.errors import ConfigError, StoreError
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import MAX_GAIN_RATIO, colour_of_fit, read_colour
+from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model, read_card
-from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, fit_macenko, stain_map
 

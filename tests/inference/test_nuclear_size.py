@@ -9,9 +9,17 @@ import pytest
 from muse_pipeline.core.types import DOUBTS
 from muse_pipeline.export.onnx import recard
 from muse_pipeline.inference.card import ClassReference
-from muse_pipeline.inference.doubts import MIN_NUCLEI, OF_CLASSES, OF_NUCLEI, find_doubts, judge_classes
+from muse_pipeline.inference.doubts import (
+    CHECK,
+    MIN_NUCLEI,
+    OF_CLASSES,
+    OF_NUCLEI,
+    NuclearSize,
+    SizeSample,
+    find_doubts,
+    judge_classes,
+)
 from muse_pipeline.inference.model import find_model, read_card
-from muse_pipeline.inference.stitch import CHECK, NuclearSize, SizeSample
 
 MPP = 0.25, 0.25
 

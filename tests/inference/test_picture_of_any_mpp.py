@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference import picture as image
+from muse_pipeline.inference import detect as image
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.nuclei.table import Nuclei
 

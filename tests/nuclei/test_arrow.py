@@ -90,7 +90,7 @@ def test_writing_and_drawing_nuclei_loads_neither_pandas_nor_scipy(tmp_path):
         "from nuclei_example import draw_nuclei, slide_info, write_example\n"
         "table = write_example(folder / 'nuclei.parquet', draw_nuclei(50))\n"
         "write_geojson(table, slide_info(), folder / 'n.geojson.gz')\n"
-        "from muse_pipeline.report.nuclei_file import read_outlines, stream_positions\n"
+        "from muse_pipeline.report.density import read_outlines, stream_positions\n"
         "n = sum(len(xy) for xy, _ in stream_positions(table, 'label'))\n"
         "assert len(read_outlines(table, (0, 0), (1e6, 1e6), 'label')[0]) == n\n"
         "print(sorted({'pandas', 'scipy'} & sys.modules.keys()))"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import shapely
 
+from muse_pipeline.nuclei.nms import cut_apart
 from muse_pipeline.nuclei.rays import rays_to_rings
-from muse_pipeline.nuclei.touching import cut_apart
 
 N_RAYS = 32
 NO_XY, NO_RAYS = np.zeros((0, 2)), np.zeros((0, N_RAYS), np.float32)

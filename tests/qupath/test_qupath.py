@@ -13,8 +13,7 @@ from nuclei_example import draw_nuclei, slide_info, write_example
 from PIL import Image
 
 import muse_pipeline.qupath
-from muse_pipeline.qupath.import_script import copy_import_script
-from muse_pipeline.qupath.write import write_geojson
+from muse_pipeline.qupath.write import copy_import_script, write_geojson
 
 
 def find_qupath():

@@ -17,9 +17,9 @@ from muse_pipeline.report.cohort import (
     read_rows,
     summarise_cohort,
 )
+from muse_pipeline.report.html import Album
 from muse_pipeline.report.notices import summarise_failures, summarise_flags
 from muse_pipeline.report.page import write_page
-from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.slide_card import slide_card
 from muse_pipeline.report.tables import write_table
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp

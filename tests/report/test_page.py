@@ -14,9 +14,8 @@ from PIL import Image
 
 from muse_pipeline.report import page
 from muse_pipeline.report.cohort import gather_cohort, read_rows
-from muse_pipeline.report.html import Markup, element
+from muse_pipeline.report.html import Album, Markup, element
 from muse_pipeline.report.page import write_page
-from muse_pipeline.report.pictures import Album
 from muse_pipeline.report.slide_card import slide_card
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

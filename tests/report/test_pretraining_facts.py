@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from muse_pipeline.core.files import write_json
+from muse_pipeline.report.html import Album
 from muse_pipeline.report.model_facts import pretraining_facts
-from muse_pipeline.report.pictures import Album
 
 SENTENCE = "Without labels: yes. 61.0 % of nuclei <at 0.5> are found again."
 

@@ -13,9 +13,8 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.viewer.compare import Found, find_differences, write_comparison
 from muse_pipeline.viewer.page import write_viewer
-from muse_pipeline.viewer.serve import compare_pages
+from muse_pipeline.viewer.serve import Found, compare_pages, find_differences, write_comparison
 
 NAMES = list(CLASSES)
 N_OTHER, N_LOST = 7, 5

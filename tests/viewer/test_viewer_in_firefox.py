@@ -12,7 +12,7 @@ from PIL import Image
 from uneven_slide import read_slide
 from viewer_tab import fragment, is_color
 
-from muse_pipeline.viewer.compare import write_comparison
+from muse_pipeline.viewer.serve import write_comparison
 
 
 @pytest.mark.slow

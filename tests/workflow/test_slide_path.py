@@ -16,7 +16,8 @@ from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.pipeline import make_image, run_slide
+from muse_pipeline.pipeline import Models, make_image, run_slide
+from muse_pipeline.settings import RunSettings
 
 ALWAYS = tuple(step for step in STEPS if step not in {"fetch", "regions", "propose", "embed"})
 
@@ -34,7 +35,8 @@ def whole(slide) -> Path:
     begun: list[str] = []
     folder = slide.parent / "whole/S"
     predictor = Predictor(find_model("compact"))
-    run_slide(SheetRow("S", str(slide)), SlideFiles(folder), predictor, n_shards=2, threads=2, begin=begun.append)
+    settings = RunSettings({"shards": 2}, threads=2)
+    run_slide(SheetRow("S", str(slide)), SlideFiles(folder), Models(predictor), settings, begun.append)
     assert begun == ["inspect", "tissue", "tile", "detect", "detect", "stitch", "geojson", "overlay"]
     return folder
 
@@ -63,10 +65,6 @@ def test_the_jobs_of_the_workflow_give_the_same_bytes_and_ledgers(slide, whole, 
     nuclei = [
         "nuclei",
         str(folder / "shards/1-of-1.parquet"),
-        "--features",
-        "basic",
-        "--store",
-        str(folder / "image-500nm.zarr"),
         "--output",
         str(folder),
     ]
@@ -86,7 +84,7 @@ def test_without_pictures_there_is_no_step_that_draws(whole, tmp_path):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     shards = [str(path) for path in sorted((whole / "shards").iterdir())]
-    assert main(["nuclei", *shards, "--no-pictures", "--csv", "--output", str(folder)]) == 0
+    assert main(["nuclei", *shards, "--no-pictures", "--csv", "--features", "none", "--output", str(folder)]) == 0
     assert (folder / "nuclei.geojson.gz").read_bytes() == (whole / "nuclei.geojson.gz").read_bytes()
     assert (folder / "nuclei.csv.gz").is_file()
     assert not list(folder.glob("*.png")) and not (folder / "ledger/overlay.json").exists()
@@ -100,7 +98,7 @@ def test_a_step_that_fails_ends_the_path_and_leaves_no_older_ledger_behind_it(tm
     files.ledger("tissue").parent.mkdir(parents=True)
     files.ledger("tissue").write_text('{"step": "tissue", "status": "ok"}')  # of an earlier run
     with pytest.raises(SlideError, match="is not a slide"):
-        make_image(tmp_path / "broken.svs", files, "S", 0.5)
+        make_image(tmp_path / "broken.svs", SheetRow("S", "broken.svs"), files, 0.5, RunSettings())
     inspect, tissue, *_ = read_progress(files.folder)
     assert (inspect.status, tissue.status) == ("failed", "missing")
     assert tissue.reason == "not reached because inspect failed"

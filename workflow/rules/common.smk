@@ -5,8 +5,8 @@ filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.j
 run reads), each rewritten only when its content changes; OUTPUT is locked while a run is under way. What is wrong ends
 the run in one sentence (sys.exit): below an exception Snakemake would name the lines of this file.
 
-What rules ask of config and sheet is Python with tests of its own, in muse_pipeline.cohort; nothing else of the package
-is imported here, and steps are run by its command line.
+What rules ask of config and sheet is Python with tests of its own, in muse_pipeline.cohort, settings and outputs;
+nothing else of the package is imported here, and steps are run by its command line.
 """
 
 import atexit
@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from functools import cache
 from pathlib import Path
 
 import yaml
@@ -28,12 +27,14 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
-from muse_pipeline.cohort.changes import RunSettings, describe_changes, find_changes, read_changes
+from muse_pipeline.cohort.changes import describe_changes, read_changes
 from muse_pipeline.cohort.layout import store_name, withdraw_of_cohort
 from muse_pipeline.cohort.lock import find_other_run, lock_results
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
-from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import ConfigError, OutputError, SheetError
+from muse_pipeline.core.setting import schema_of
+from muse_pipeline.outputs.base import file_patterns, list_outputs
+from muse_pipeline.settings import MODEL_OF_MODE, complete, list_settings, require_available
 
 # The `muse` beside this Snakemake is the one that runs, whether or not their environment is activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -109,13 +110,17 @@ def check_config():
     """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema, before anything is written."""
     typed = dict(entry.split("=", 1) for entry in workflow.config_settings.config_args or ())
     try:
-        validate(config, "../schemas/config.schema.yaml")
+        with tempfile.TemporaryDirectory() as folder:  # outputs of other packages add settings to those of the file
+            schema = Path(folder, "config.schema.json")
+            schema.write_text(json.dumps(schema_of(list_settings().values())), encoding="utf-8")
+            validate(config, str(schema))
     except WorkflowError as error:
         sys.exit(settings.explain_schema_error(error.__context__, typed))
     or_exit(settings.require_as_typed, config, typed)
-    config.update(or_exit(settings.complete_settings, config))
+    config.update(or_exit(complete, config))
+    or_exit(settings.require_plain_output, config)
     if workflow.is_main_process:
-        or_exit(settings.require_available, config)
+        or_exit(require_available, config)
     if config["statistics"] and workflow.is_main_process:
         or_exit(settings.require_columns, config)
     if config["proposals"] and workflow.is_main_process:
@@ -158,36 +163,33 @@ def if_changed(name):
             return []
         asked, slide = job_rule.params.made_with(wildcards), wildcards.get("slide")
         changes = read_changes(Path(made.made_with), json.loads(asked))
-        if changes is None and slide and not Path(made.made_with).parent.exists():
-            changes = changes_by_provenance(slide)
-            if changes == []:
-                UNRECORDED[made.made_with] = asked
-        if changes != []:
+        if changes is None:
+            changes = {"": "settings that are not recorded"}
+        if changes:
             workflow.dag.forcefiles.add(str(made[0]))
-            CHANGES[slide].update(dict.fromkeys(changes or ["settings that are not recorded"]))
+            CHANGES[slide].update(dict.fromkeys(changes.values()))
         return []
 
     return force
 
 
-def record_settings():
-    """Record the settings of results that `muse run` made and that stay."""
-    for path, asked in UNRECORDED.items():
-        or_exit(settings.write_if_changed, Path(path), asked)
-
-
-@cache
-def changes_by_provenance(slide):
-    """What the run changes of a slide that `muse run` finished, which records no settings of jobs."""
-    quality = tuple(config["quality"]["subtract"]) if config["quality"] else None
-    how = config["frame"], config["features"], quality, None
-    run = RunSettings(MODEL["name"], MODEL.get("sha256"), MODEL["provider"], *how)
-    return find_changes(Path(PLAN.folder(slide)), SheetRow.from_dict(ROWS[slide]), run)
-
-
 def of_every_slide(*names, slides=None):
     """An input function: the files called ``names`` of every slide, or of some."""
     return lambda wildcards: PLAN.files(*names, slides=slides)
+
+
+def files_of(output):
+    """The files of an output, as outputs of a rule."""
+    paths = [
+        (f"<results>/{{slide}}/{name.rstrip('/')}", name.endswith("/")) for name in output.file_names(MODEL["name"])
+    ]
+    return [directory(path) if is_folder else path for path, is_folder in paths]
+
+
+def outputs_of_all(wildcards):
+    """The files of every output that the config asks for, of every slide."""
+    names = [name.rstrip("/") for output in list_outputs(config) for name in output.file_names(MODEL["name"])]
+    return PLAN.files(*names)
 
 
 def intermediate(path):
@@ -221,11 +223,10 @@ if workflow.is_main_process:  # the jobs of a cluster read what the main process
 
 MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
-PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING))
+PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING), list_settings())
 SLIDES, STORE = PLAN.slides, PLAN.store
 CHANGES = defaultdict(dict)  # slide -> what the run changes of its results, each once and in order
 FINISHED = []  # slides that have nuclei of an earlier run
-UNRECORDED = {}  # path of a record -> the settings of results that stay
 
 
 # A slide is any folder's name, not one of SLIDES: matching thousands of alternatives would take minutes; the plan objects.

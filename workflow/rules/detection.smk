@@ -1,12 +1,14 @@
 """From images to nuclei.
 
-Takes a slide's image store and the model; gives <results>/{slide}/shards/*.parquet, nuclei.parquet, nuclei.geojson.gz
-with its provenance beside it, nuclei.csv.gz if the config asks for it, summary.json, density.png and overlays.
+Takes a slide's image store and the model; gives <results>/{slide}/shards/*.parquet, nuclei.parquet and the outputs
+that are written with it (muse_pipeline/outputs): nuclei.geojson.gz with its provenance, summary.json and others.
 """
 
 # Proposals are drawn too, and their failure must cost no nuclei: the pictures are then a job of their own.
 DRAWS_AT_ONCE = not config["proposals"]
 MEASURES_PIXELS = config["features"] != "none" or config["quality"]
+WRITTEN_WITH_NUCLEI = [each for each in list_outputs(config, "nuclei") if DRAWS_AT_ONCE or not each.shows_proposals]
+DRAWN_LATER = [each for each in list_outputs(config, "nuclei") if each not in WRITTEN_WITH_NUCLEI]
 
 
 def model_file(wildcards):
@@ -64,14 +66,7 @@ rule nuclei:
         changed=if_changed("nuclei"),
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
-        geojson="<results>/{slide}/nuclei.geojson.gz",
-        provenance="<results>/{slide}/nuclei.provenance.json",
-        csv=["<results>/{slide}/nuclei.csv.gz"] if config["csv"] else [],
-        artefacts=["<results>/{slide}/artefacts.geojson"] if config["quality"] else [],
-        summary=["<results>/{slide}/summary.json"] if DRAWS_AT_ONCE else [],
-        density=["<results>/{slide}/density.png"] if DRAWS_AT_ONCE else [],
-        overlays=directory("<results>/{slide}/overlays") if DRAWS_AT_ONCE else [],
-        viewer=directory("<results>/{slide}/viewer") if DRAWS_AT_ONCE and config["viewer"] else [],
+        outputs=[path for output in WRITTEN_WITH_NUCLEI for path in files_of(output)],
         made_with="<results>/{slide}/logs/settings/nuclei.json",
     log:
         "<results>/{slide}/logs/nuclei.log",
@@ -83,19 +78,12 @@ rule nuclei:
     params:
         made_with=settings_of(of_slide(PLAN.nuclei_settings)),
         folder=subpath(output.nuclei, parent=True),
-        csv=["--csv"] if config["csv"] else [],
-        frame=config["frame"],
-        max_features=option("--max-features", config["max_features"]),
         pictures=[] if DRAWS_AT_ONCE else ["--no-pictures"],
-        viewer=[] if config["viewer"] else ["--no-viewer"],
         regions=of_slide(PLAN.regions_option),
-        features=of_slide(PLAN.features_option),
-        measurements=["--measurements", *config["measurements"]] if config["measurements"] else [],
+        options=PLAN.options("nuclei"),
     shell:
         r"""
-        muse nuclei {input.shards:q} {params.csv:q} {params.max_features:q} {params.pictures:q} {params.viewer:q} \
-            {params.regions:q} {params.features:q} {params.measurements:q} \
-            --frame {params.frame} \
+        muse nuclei {input.shards:q} {params.pictures:q} {params.regions:q} {params.options:q} \
             --threads {threads} \
             --output {params.folder:q} >{log:q} 2>&1
         echo {params.made_with:q} >{output.made_with:q}

@@ -6,7 +6,7 @@ fails, naming them, if there are slides that cannot run.
 
 PREFLIGHT_LOG = Path(OUTPUT, "logs/preflight.log")
 # A model that is still to be trained costs about what its mode's does.
-PREFLIGHT_MODEL = settings.MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
+PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 
 
 def preflight_alone():

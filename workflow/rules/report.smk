@@ -31,7 +31,7 @@ def report_failures():
     with table.open(encoding="utf-8", newline="") as file:
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
     for slide in failed:
-        outcome.withdraw_failed(Path(PLAN.folder(slide)), STORE)
+        outcome.withdraw_failed(Path(PLAN.folder(slide)), STORE, file_patterns())
     return run.stdout
 
 
@@ -82,15 +82,11 @@ def what_failed():
 def forget_unasked_steps():
     """Remove what steps noted that are not asked for any more."""
     asked = {Path(store) for store in every_store(None)}
+    written = {output.step for output in list_outputs(config)}
+    unasked = {output.step for output in list_outputs()} - written | ({"regions"} if not config["regions"] else set())
     for slide in SLIDES:
-        outcome.forget_unasked_steps(
-            Path(PLAN.folder(slide)),
-            asked,
-            PLAN.is_remote(slide),
-            bool(config["proposals"]),
-            bool(config["regions"]),
-            config["embedding"],
-        )
+        steps = unasked if PLAN.is_remote(slide) else {*unasked, "fetch"}
+        outcome.forget_unasked_steps(Path(PLAN.folder(slide)), asked, steps, bool(config["proposals"]))
 
 
 if not DRAWS_AT_ONCE:
@@ -105,10 +101,7 @@ if not DRAWS_AT_ONCE:
             proposals="<results>/{slide}/proposals.parquet",
             changed=if_changed("overlay"),
         output:
-            summary="<results>/{slide}/summary.json",
-            density="<results>/{slide}/density.png",
-            overlays=directory("<results>/{slide}/overlays"),
-            viewer=directory("<results>/{slide}/viewer") if config["viewer"] else [],
+            drawn=[path for output in DRAWN_LATER for path in files_of(output)],
             made_with="<results>/{slide}/logs/settings/overlay.json",
         log:
             text="<results>/{slide}/logs/overlay.log",
@@ -119,7 +112,7 @@ if not DRAWS_AT_ONCE:
             "../../envs/infer.yaml"
         params:
             made_with=settings_of(viewer=config["viewer"]),
-            folder=subpath(output.summary, parent=True),
+            folder=subpath(input.nuclei, parent=True),
             viewer=[] if config["viewer"] else ["--no-viewer"],
         shell:
             r"""

@@ -96,11 +96,18 @@ def slide_jobs():
     return [job for job in jobs if not job.is_group() and "slide" in job.wildcards.keys()]
 
 
+# The steps of jobs that run several; the ledger of another job is among its logs.
+STEPS_OF_JOBS = {
+    "image": ["inspect", "tissue", f"tile-{STORE}"],
+    "nuclei": ["stitch", *dict.fromkeys(output.step for output in WRITTEN_WITH_NUCLEI if not output.by_stitch)],
+}
+
+
 def entries_of(job):
     """What the steps of a job noted of their ends."""
     folder = Path(PLAN.folder(job.wildcards.slide), "ledger")
     own = [ledger] if (ledger := getattr(job.log, "ledger", None)) else []
-    steps = outcome.steps_of(job.rule.name, STORE)
+    steps = STEPS_OF_JOBS.get(job.rule.name, [])
     return outcome.read_entries([*(folder / f"{step}.json" for step in steps), *map(Path, own)])
 
 

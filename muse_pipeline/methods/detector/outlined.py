@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import complete_file, require_own_folder
+from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.picture import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.outlines import PLAUSIBLE_AREA_UM2
 from muse_pipeline.labels.pictures import LabelledImage

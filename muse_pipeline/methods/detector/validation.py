@@ -10,8 +10,8 @@ import torch
 
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.inference.card import ColourReference, ModelCard
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
-from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import nuclei_of_windows
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour

@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_json, sha256_of, write_json
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.stream import seed_of_step
-from muse_pipeline.evaluation.ranking import area_interval, area_under_curve
+from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
 from muse_pipeline.labels.tissue import TissueSource
 from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide_store
 from muse_pipeline.methods.mil.config import MilConfig

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.coords import CELL_PX
-from muse_pipeline.evaluation.ranking import area_under_curve
+from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 from muse_pipeline.losses.gm_mil import EXPONENT
 from muse_pipeline.models.region import RegionNetwork

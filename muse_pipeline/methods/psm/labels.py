@@ -16,8 +16,8 @@ from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import MODEL as REFINER
-from muse_pipeline.inference.picture import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig

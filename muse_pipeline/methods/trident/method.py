@@ -139,7 +139,7 @@ class Trident(Method):
     Args:
         backbone: backbone of the H&E branches.
         partner: encoder of the partner: a backbone for pictures, a ``VectorEncoder`` for vectors; None if
-            ``settings.branches`` is 1.
+            the setting ``branches`` is 1.
         settings: settings of the alignment.
     """
 

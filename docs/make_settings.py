@@ -1,0 +1,54 @@
+"""Write what is made from the settings of a run: the config, its schema and the table of config/README.md.
+
+    python docs/make_settings.py
+
+``muse_pipeline/settings.py`` and the modules of ``muse_pipeline/outputs`` describe the settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from muse_pipeline.core.setting import schema_of
+from muse_pipeline.settings import list_groups, list_settings
+
+ROOT = Path(__file__).parents[1]
+NOTE = "made by docs/make_settings.py"
+BEGIN, END = f"<!-- settings: {NOTE} -->\n", "<!-- end of settings -->\n"
+
+
+def make_config() -> str:
+    """Content of ``config/config.yaml``."""
+    groups = ["\n".join(setting.yaml_line() for setting in group) for group in list_groups()]
+    head = "# Settings of a run with their defaults, explained in config/README.md. Leave out what suits you."
+    return "\n\n".join([head, *groups]) + "\n"
+
+
+def make_schema() -> str:
+    """Content of ``workflow/schemas/config.schema.yaml``."""
+    return f"# {NOTE[0].upper()}{NOTE[1:]}.\n" + yaml.safe_dump(schema_of(list_settings().values()), sort_keys=False)
+
+
+def make_table(page: str) -> str:
+    """``page`` with the table of all settings in place of the one it has."""
+    before, rest = page.split(BEGIN)
+    rows = [setting.table_row() for setting in list_settings().values()]
+    table = "\n".join(["| setting | default | what |", "|---|---|---|", *rows])
+    return f"{before}{BEGIN}\n{table}\n\n{END}{rest.split(END)[1]}"
+
+
+def make_files() -> dict[Path, str]:
+    """Content of each file, by its path."""
+    readme = ROOT / "config/README.md"
+    return {
+        ROOT / "config/config.yaml": make_config(),
+        ROOT / "workflow/schemas/config.schema.yaml": make_schema(),
+        readme: make_table(readme.read_text(encoding="utf-8")),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in make_files().items():
+        path.write_text(text, encoding="utf-8")

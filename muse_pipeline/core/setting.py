@@ -1,0 +1,96 @@
+"""The settings of a run: each is described once, and every form that users meet is made from the description."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a run.
+
+    Its part of the JSON schema, its line in ``config/config.yaml``, its row in ``config/README.md`` and its option on
+    the command line are made from it.
+
+    Attributes:
+        name: name in a config; that of the option has hyphens.
+        default: value in a config that does not name the setting.
+        schema: JSON schema of the values.
+        text: short description, which begins with a small letter.
+        details: further sentences of the description, in Markdown.
+        job: job of the workflow that reads the setting and runs again for another value; "" for settings of the plan.
+        metavar: placeholder of the option's value.
+
+    Example:
+        >>> csv = Setting("csv", False, {"type": "boolean"}, "write `nuclei.csv.gz`, the nuclei as a table")
+        >>> csv.yaml_line()
+        'csv: false # write nuclei.csv.gz, the nuclei as a table'
+        >>> csv.arguments(True)
+        ['--csv']
+    """
+
+    name: str
+    default: Any
+    schema: Mapping[str, Any]
+    text: str
+    details: str = ""
+    job: str = ""
+    metavar: str | None = None
+
+    @property
+    def types(self) -> list[str]:
+        """Types of the values in JSON; none for a setting with a list of choices."""
+        types = self.schema.get("type", [])
+        return [types] if isinstance(types, str) else list(types)
+
+    @property
+    def option(self) -> str:
+        """Option of the command line, such as ``--max-features``; ``--no-viewer`` for a flag that is on by default."""
+        return f"--{'no-' if self.default is True else ''}{self.name.replace('_', '-')}"
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """Schemas of the settings within a setting that is a flag or an object; each is an option of its own."""
+        return self.schema.get("properties", {}) if "boolean" in self.types else {}
+
+    def arguments(self, value: Any) -> list[str]:
+        """Arguments of a command for a value of the setting; none for the default."""
+        if value == self.default:
+            return []
+        if isinstance(value, bool):
+            return [self.option]
+        if isinstance(value, Mapping):
+            return [word for name, items in value.items() for word in (f"--{name.replace('_', '-')}", *map(str, items))]
+        return [self.option, *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
+
+    def yaml_line(self) -> str:
+        """The setting with its default, as a line of a config file."""
+        return f"{self.name}: {self._default_text} # {plain(self.text)}"
+
+    def table_row(self) -> str:
+        """The setting as a row of a Markdown table."""
+        sentences = ". ".join(filter(None, [self.text, self.details]))
+        return f"| `{self.name}` | `{self._default_text}` | {sentences} |"
+
+    @property
+    def _default_text(self) -> str:
+        return self.default if isinstance(self.default, str) else json.dumps(self.default)
+
+
+def plain(text: str) -> str:
+    """A text without the backticks of Markdown."""
+    return text.replace("`", "")
+
+
+def schema_of(settings: Iterable[Setting]) -> dict[str, Any]:
+    """JSON schema of a config with these settings."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Settings of a run",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {one.name: {**one.schema, "default": one.default} for one in settings},
+    }

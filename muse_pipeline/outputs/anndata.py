@@ -1,0 +1,35 @@
+"""The nuclei for scanpy and squidpy."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
+
+
+@OUTPUTS.register("anndata")
+class AnnData(Output):
+    """``nuclei.h5ad``."""
+
+    name = job = "anndata"
+    files = ("nuclei.h5ad",)
+    switch = Setting(
+        "anndata",
+        False,
+        {"type": "boolean"},
+        "write `nuclei.h5ad` of every slide and `cohort.h5ad` of the cohort too, for scanpy",
+        "Implies `features: all` and needs the extra `anndata` "
+        "([docs/guide/features.md](../docs/guide/features.md#anndata-and-spatialdata))",
+        job="anndata",
+    )
+    rank = 70
+    features = "all"
+    package, extra = "h5py", "anndata"
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.scverse.anndata import write_anndata
+
+        write_anndata(slide.files.nuclei, slide.files.anndata, slide.patient, slide.embeddings)

@@ -1,0 +1,80 @@
+"""Areas out of focus, folds, air bubbles and ink, for QuPath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.types import ARTEFACTS, SUBTRACTED
+from muse_pipeline.outputs.base import OUTPUTS, Output
+
+
+@OUTPUTS.register("artefacts")
+class Artefacts(Output):
+    """``artefacts.geojson``, and the column ``quality`` of the nuclei, with which it is written."""
+
+    name = "artefacts"
+    files = ("artefacts.geojson",)
+    switch = Setting(
+        "quality",
+        False,
+        {
+            "type": ["boolean", "object"],
+            "additionalProperties": False,
+            "properties": {"subtract": {"type": "array", "items": {"type": "string"}}},
+            "required": ["subtract"],
+        },
+        "find areas out of focus, folds, air bubbles and ink, and leave nuclei out of focus out of the totals",
+        "Writes `artefacts.geojson` and the column `quality` of every nucleus. `true` is short for "
+        "`{subtract: [blurred]}`, and `{subtract: []}` leaves nothing out "
+        "([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
+        job="nuclei",
+        metavar="KIND",
+    )
+    step = "stitch"
+    by_stitch = True
+
+
+def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The artefacts that totals leave out; None if a run with these settings finds none.
+
+    Raises:
+        ConfigError: one of them cannot be left out.
+    """
+    quality = settings["quality"]
+    if not quality:
+        return None
+    return SUBTRACTED if quality is True else choose_subtracted(quality["subtract"])
+
+
+def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
+    """The artefacts whose nuclei and areas totals leave out, from the kinds that a user names; "blur" is "blurred".
+
+    Raises:
+        ConfigError: there is no such kind, or it would remove nuclei of clean tissue and cannot be subtracted.
+    """
+    chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in kinds))
+    for kind in chosen:
+        if kind not in ARTEFACTS:
+            raise ConfigError(f"quality: there is no artefact '{kind}' to subtract; choose of {', '.join(SUBTRACTED)}")
+        if kind not in SUBTRACTED:
+            raise ConfigError(
+                f"quality: '{kind}' is shown and cannot be subtracted, because it takes more than 0.5 % of the nuclei "
+                f"of some clean tissue with it; choose of {', '.join(SUBTRACTED)}"
+            )
+    return chosen
+
+
+def require_quality_mpp(mpp: float) -> None:
+    """Reject images in which focus cannot be judged.
+
+    Raises:
+        ConfigError: the pixels are coarser than 0.5 um/px, or no whole number of them is as large.
+    """
+    if round(0.5 / mpp) < 1 or abs(0.5 / mpp - round(0.5 / mpp)) > 1e-6:
+        raise ConfigError(
+            f"quality: focus is judged at 0.5 um/px, and {mpp:g} um/px does not divide it; leave quality out, or take "
+            "a model for 0.5 or 0.25 um/px"
+        )

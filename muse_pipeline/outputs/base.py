@@ -1,0 +1,139 @@
+"""The contract of an output, and the outputs by name.
+
+A new output is one module beside the others, or in a package of its own with an entry point in the group
+``muse_pipeline.outputs``. Its settings then are settings of a run: in a config, in ``config/README.md`` and on the
+command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.core.registry import Registry
+from muse_pipeline.core.setting import Setting
+
+if TYPE_CHECKING:
+    from muse_pipeline.inference.embed import Embedder
+
+OUTPUTS: Registry[type[Output]] = Registry("output", "muse_pipeline.outputs", group="muse_pipeline.outputs")
+
+
+@dataclass(frozen=True)
+class FinishedSlide:
+    """A slide whose nuclei are found, as outputs read it.
+
+    Attributes:
+        files: results of the slide.
+        settings: settings of the run, by name.
+        patient: patient of the slide; None takes the one in the slide's name.
+        embedder: network that gives every nucleus a vector of features; None if no output needs it.
+        threads: number of threads; it changes no result.
+    """
+
+    files: SlideFiles
+    settings: Mapping[str, Any]
+    patient: str | None = None
+    embedder: Embedder | None = None
+    threads: int = 1
+
+    @cached_property
+    def store(self) -> Path:
+        """The image in which the nuclei were found."""
+        from muse_pipeline.nuclei.parquet import read_provenance
+
+        return self.files.store(read_provenance(self.files.nuclei).model_mpp)
+
+    @property
+    def embeddings(self) -> Path | None:
+        """The file of the nuclei's embeddings, if the run writes one."""
+        return self.files.embeddings(self.embedder.card.name) if self.embedder else None
+
+
+class Output:
+    """Files that a run writes for every slide from its nuclei.
+
+    Attributes:
+        name: name of the output.
+        files: names of the files in the folder of the slide, which are there when it is written; folders end with "/".
+        patterns: patterns of further files.
+        switch: setting that requests the output; None if every run writes it.
+        settings: other settings of the output.
+        rank: place among the outputs; those with a smaller number are written first.
+        step: step whose ledger records the output; its name by default.
+        job: job of the workflow that writes it.
+        by_stitch: True if it is written while the nuclei are joined, because a column of them depends on it.
+        shows_proposals: True if it shows the nuclei that are found without labels too.
+        features: set of features that it needs; "" if it needs none.
+        needs_image: True if it needs the image of the slide after the run too.
+        package: package that it needs besides the required ones; "" if it needs none.
+        extra: extra of muse-pipeline that installs the package.
+    """
+
+    name: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
+    patterns: ClassVar[tuple[str, ...]] = ()
+    switch: ClassVar[Setting | None] = None
+    settings: ClassVar[tuple[Setting, ...]] = ()
+    rank: ClassVar[int] = 50
+    step: ClassVar[str] = ""
+    job: ClassVar[str] = "nuclei"
+    by_stitch: ClassVar[bool] = False
+    shows_proposals: ClassVar[bool] = False
+    features: ClassVar[str] = ""
+    needs_image: ClassVar[bool] = False
+    package: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.step = cls.step or cls.name
+
+    @classmethod
+    def all_settings(cls) -> tuple[Setting, ...]:
+        """The switch and the other settings."""
+        return (*([cls.switch] if cls.switch else []), *cls.settings)
+
+    @classmethod
+    def is_requested(cls, settings: Mapping[str, Any]) -> bool:
+        """True if a run with these settings writes the output."""
+        return cls.switch is None or bool(settings.get(cls.switch.name, cls.switch.default))
+
+    @classmethod
+    def file_names(cls, model: str) -> tuple[str, ...]:
+        """Names of the files of a run with the model called ``model``."""
+        return cls.files
+
+    @classmethod
+    def removed_patterns(cls) -> tuple[str, ...]:
+        """Patterns of the files that are removed when the nuclei change."""
+        return (*(name.rstrip("/") for name in cls.files), *cls.patterns)
+
+    @classmethod
+    def is_written(cls, slide: FinishedSlide) -> bool:
+        """True if the files are there; they are removed when the nuclei change."""
+        return all((slide.files.folder / name).exists() for name in cls.files)
+
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> Sequence[str] | None:
+        """Write the files; returns warnings about the slide, if there are any."""
+        raise NotImplementedError
+
+
+def list_outputs(settings: Mapping[str, Any] | None = None, job: str | None = None) -> list[type[Output]]:
+    """All outputs in the order in which they are written; those that ``settings`` request, those of one job."""
+    outputs = sorted((OUTPUTS[name] for name in OUTPUTS.names()), key=lambda output: (output.rank, output.name))
+    return [
+        output
+        for output in outputs
+        if (settings is None or output.is_requested(settings)) and job in (None, output.job)
+    ]
+
+
+def file_patterns(outputs: Iterable[type[Output]] | None = None) -> list[str]:
+    """Patterns of the files that are removed with the nuclei they were made from, of some outputs or of all."""
+    return [pattern for output in outputs or list_outputs() for pattern in output.removed_patterns()]

@@ -1,0 +1,63 @@
+"""The nuclei for QuPath."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.types import GEOJSON_FRAMES
+from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
+
+
+@OUTPUTS.register("geojson")
+class GeoJson(Output):
+    """``nuclei.geojson.gz`` with its provenance beside it."""
+
+    name = "geojson"
+    files = ("nuclei.geojson.gz", "nuclei.provenance.json")
+    patterns = ("nuclei.part-[0-9][0-9][0-9].geojson.gz",)
+    settings = (
+        Setting(
+            "frame",
+            "qupath",
+            {"enum": list(GEOJSON_FRAMES)},
+            "origin of positions in GeoJSON: the corner of the scanner's bounds, as in QuPath, or that of level 0",
+            "`qupath` or `openslide`; they differ where the scanner declares bounds",
+            job="nuclei",
+        ),
+        Setting(
+            "max_features",
+            None,
+            {"type": ["integer", "null"], "minimum": 1},
+            "write parts of at most so many nuclei too, to be dropped onto QuPath one at a time",
+            "They are called `nuclei.part-001.geojson.gz` and so on",
+            job="nuclei",
+            metavar="N",
+        ),
+        Setting(
+            "measurements",
+            [],
+            {"type": "array", "items": {"type": "string", "minLength": 1}},
+            "columns of `nuclei.parquet` that nuclei have in QuPath too, as `[h_mean, shape_circularity]`",
+            job="nuclei",
+            metavar="COLUMN",
+        ),
+    )
+    rank = 20
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.qupath.write import write_geojson
+        from muse_pipeline.slides.inspect import read_info
+
+        files, chosen = slide.files, slide.settings
+        write_geojson(
+            files.nuclei,
+            read_info(files.info),
+            files.geojson,
+            frame=chosen["frame"],
+            max_features=chosen["max_features"],
+            threads=slide.threads,
+            measurements=chosen["measurements"],
+        )

@@ -1,0 +1,280 @@
+"""The settings of a run, each described once.
+
+The schema of the config, ``config/config.yaml``, the table in ``config/README.md`` and the options of the verbs are
+made from them (``docs/make_settings.py``). The settings of an output are described in its module. No numerical package
+is imported here, because Snakemake and the parser of the command line load this module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, MODEL_OF_MODE
+from muse_pipeline.outputs.artefacts import require_quality_mpp, subtracted
+from muse_pipeline.outputs.base import list_outputs
+
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")
+
+_TEXT = {"type": "string", "minLength": 1}
+_TEXTS = {"type": "array", "items": _TEXT}
+_MPP = {"type": "number", "exclusiveMinimum": 0, "maximum": 2}
+
+COHORT = (
+    Setting("slides", "config/slides.tsv", {"type": "string"}, "the sheet of slides"),
+    Setting(
+        "output",
+        "results",
+        _TEXT,
+        "folder of the results, with a folder per slide",
+        'None of `{}<>*?"` may be in its path',
+    ),
+)
+MODEL = (
+    Setting(
+        "mode",
+        "supervised",
+        {"enum": list(MODEL_OF_MODE)},
+        "`label-free` takes a model that is trained without labels and has one class, Nucleus",
+        "A `model` that is named must have one class then",
+        job="detect",
+    ),
+    Setting(
+        "model",
+        None,
+        {
+            **{"type": ["string", "object", "null"], "minLength": 1},
+            **{"properties": {"name": _TEXT}, "required": ["name"]},
+        },
+        "a built-in model or an `.onnx` file; `null` is the model of the mode, `compact` or `label_free`",
+        "A name with or without its precision (`compact-fp32`, `compact-int8`); a path ending in `.onnx`; or a "
+        "training run, which is done first: a path ending in `.yaml`, or its settings themselves",
+        job="detect",
+        metavar="MODEL",
+    ),
+    Setting(
+        "pretrain",
+        None,
+        {
+            **{"type": ["string", "object", "null"], "minLength": 1},
+            "properties": {
+                **{"run": _TEXT, "name": _TEXT, "exclude": _TEXTS, "held_splits": _TEXTS},
+                "compare": {"type": ["string", "boolean", "null"], "minLength": 1},
+            },
+            **{"if": {"not": {"required": ["run"]}}, "then": {"required": ["name"]}},
+        },
+        "a run that pretrains a backbone on the slides first, without labels",
+        "A path ending in `.yaml`, or `{run: PATH, ...}`, or the run's settings themselves ([below](#pretraining))",
+    ),
+    Setting(
+        "train_data",
+        None,
+        {"type": ["string", "null"]},
+        "folder of the paths in the files of these runs; `null` is the folder of each file",
+        "For settings that stand in the config, `null` is the folder that Snakemake is started in",
+    ),
+    Setting(
+        "provider",
+        "cpu",
+        {"enum": list(PROVIDERS)},
+        "what runs the model; `auto` is `cuda` if it starts on this machine, else `cpu`",
+        "`cuda` and `tensorrt` need the extra `gpu`, `openvino` the extra `openvino`, `torch` (PyTorch on the "
+        "accelerator that it finds) and `torch-cpu` the extra `train`. A provider that does not start is rejected at "
+        "once where the jobs run on this machine; there is no silent fallback. `auto` is chosen once, by the machine "
+        "that plans the run, and results record the choice. Nuclei found on a GPU differ in the last digits",
+        job="detect",
+    ),
+)
+NUCLEI = (
+    Setting(
+        "proposals",
+        None,
+        {"type": ["object", "null"], "required": ["method"], "properties": {"method": _TEXT}},
+        "nuclei found without labels beside those of the model, as `{method: haematoxylin}`",
+        "Written to `proposals.parquet` and `proposals.geojson.gz`; "
+        "[docs/guide/label-free.md](../docs/guide/label-free.md) has the methods and their settings",
+    ),
+    Setting(
+        "regions",
+        None,
+        {"type": ["string", "null"], "minLength": 1},
+        "a region model (`.onnx`), or the run that trains one (`.yaml`): the tissue region of every nucleus",
+        "Writes `regions.geojson` too ([docs/guide/regions.md](../docs/guide/regions.md)). A training or a model that "
+        "fails costs regions alone, and the run ends with an error",
+    ),
+    Setting(
+        "features",
+        "basic",
+        {"enum": list(FEATURE_SETS)},
+        "numbers of every nucleus: `basic` has shape and stains, `all` has texture and neighbours too",
+        "See [docs/guide/features.md](../docs/guide/features.md)",
+        job="nuclei",
+    ),
+)
+COHORT_FILES = (
+    Setting(
+        "statistics",
+        None,
+        {
+            **{"type": ["object", "null"], "additionalProperties": False},
+            **{"properties": {"group": _TEXT, "patient": _TEXT}, "required": ["group"]},
+        },
+        "groups of patients to compare, as `{group: label, patient: patient}`, columns of the sheet",
+        "Writes `statistics.tsv` and a section of the report "
+        "([docs/guide/features.md](../docs/guide/features.md#groups-of-patients))",
+        job="report",
+    ),
+    Setting(
+        "include_doubtful",
+        [],
+        {"type": "array", "items": {"enum": list(DOUBTS)}},
+        "kinds of doubt whose numbers stay in totals and statistics: `stain`, `scale`, `classes`, `organ`",
+        "See [docs/guide/confidence.md](../docs/guide/confidence.md#what-totals-leave-out)",
+        job="report",
+    ),
+)
+IMAGES = (
+    Setting("mpp", 0.5, _MPP, "um per pixel of the image that the model reads; must be that of the model", job="image"),
+    Setting("extra_mpps", [], {"type": "array", "items": _MPP}, "um per pixel of further images, as `[0.25]`"),
+    Setting(
+        "pretrain_store",
+        {"codec": "zstd"},
+        {
+            **{"type": "object", "additionalProperties": False},
+            "properties": {"codec": {"enum": ["zstd", "jpeg"], "default": "zstd"}},
+        },
+        "`{codec: jpeg}` compresses the image that only pretraining reads with loss",
+        "Its quality is 90 ([size](../docs/guide/store.md#for-pretraining)); an image that detection or `extra_mpps` "
+        "need stays lossless and is rejected here",
+    ),
+    Setting("keep_stores", True, {"type": "boolean"}, "keep images and shards when nothing needs them any more"),
+    Setting(
+        "max_corrupt",
+        0.01,
+        {"type": "number", "minimum": 0, "maximum": 1},
+        "fraction of a slide's tissue that may be unreadable; with more the slide is rejected",
+        job="image",
+        metavar="F",
+    ),
+    Setting(
+        "shards",
+        1,
+        {"type": "integer", "minimum": 1},
+        "number of shards of a slide's detection, one job each; it changes no result",
+        "For several GPUs or nodes to share a slide (`profiles/slurm-gpu`), or the cores of this machine to share a "
+        "large one; with `profiles/slurm` a slide is one job, which runs them one after another and asks for more time",
+        job="detect",
+        metavar="N",
+    ),
+)
+
+
+def list_groups() -> list[tuple[Setting, ...]]:
+    """All settings, in the groups of ``config/config.yaml``."""
+    outputs = tuple(setting for output in list_outputs() for setting in output.all_settings())
+    return [COHORT, MODEL, NUCLEI, outputs, COHORT_FILES, IMAGES]
+
+
+def list_settings(*jobs: str) -> dict[str, Setting]:
+    """All settings by name, or those that jobs of the workflow read."""
+    return {each.name: each for group in list_groups() for each in group if not jobs or each.job in jobs}
+
+
+class RunSettings(Mapping[str, Any]):
+    """Settings of a run, by name or as attributes; those that are not given have their defaults.
+
+    Args:
+        values: settings by name.
+        threads: number of threads of the steps that use several; it changes no result.
+
+    Raises:
+        ConfigError: there is no such setting, or two settings contradict.
+
+    Example:
+        >>> settings = RunSettings({"csv": True})
+        >>> settings.csv, settings.features
+        (True, 'basic')
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None = None, threads: int = 1):
+        known = list_settings()
+        if unknown := [name for name in values or {} if name not in known]:
+            raise ConfigError(f"unknown setting '{unknown[0]}'; known: {', '.join(known)}")
+        self._values = complete({name: each.default for name, each in known.items()} | dict(values or {}))
+        self.threads = threads
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, completed with everything that follows from other settings.
+
+    Args:
+        config: settings that are valid by the schema, with its defaults.
+
+    Raises:
+        ConfigError: two settings contradict.
+    """
+    settings = _at_home(dict(config))
+    for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
+        if settings[name] is not None:
+            settings[name] = int(settings[name])
+    settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
+    for output in list_outputs(settings):
+        settings["features"] = output.features or settings["features"]
+        if output.needs_image and not settings["keep_stores"]:
+            raise ConfigError(
+                f"config: {output.name} links to the images, which keep_stores: false deletes; set it to true"
+            )
+    if (kinds := subtracted(settings)) is not None:
+        settings["quality"] = {"subtract": list(kinds)}
+        require_quality_mpp(settings["mpp"])
+    if settings["pretrain"]:
+        settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
+    return settings
+
+
+def require_available(settings: Mapping[str, Any]) -> None:
+    """Check, before anything runs, that the packages and models for the settings are there.
+
+    Raises:
+        ConfigError: a package is not installed, or there is no such region model.
+    """
+    for output in list_outputs(settings):
+        if output.package and not find_spec(output.package):
+            raise ConfigError(
+                f"config: {output.name}: needs the package '{output.package}', which is not installed; install the "
+                f"extra `{output.extra}`, or leave {output.name} out"
+            )
+    if settings["regions"] and not Path(settings["regions"]).is_file():
+        raise ConfigError(
+            f"config: regions: there is no file {settings['regions']}; give the ONNX file of a region model, or the "
+            "YAML file of a run that trains one"
+        )
+
+
+def _at_home(value: Any) -> Any:
+    """A setting with ~ expanded to the user's home, as in a shell; also in nested settings and lists."""
+    if isinstance(value, dict):
+        return {name: _at_home(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_at_home(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111 - URLs stay as they are

@@ -1,0 +1,103 @@
+"""The settings of a run: what is made from their descriptions, and what follows from their values."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from muse_pipeline import settings
+from muse_pipeline.cli.arguments import add_setting_arguments, read_settings
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.types import SUBTRACTED
+from muse_pipeline.outputs.artefacts import subtracted
+from muse_pipeline.settings import RunSettings, list_settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def complete(**changes):
+    return dict(RunSettings(changes))
+
+
+def test_the_config_its_schema_and_its_table_are_made_from_the_settings():
+    spec = importlib.util.spec_from_file_location("make_settings", ROOT / "docs/make_settings.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path, text in module.make_files().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run `python docs/make_settings.py`"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("csv", True), ("viewer", False), ("features", "none"), ("max_features", 1000), ("max_corrupt", 0.25)],
+        *[("measurements", ["h_mean", "area"]), ("quality", True), ("quality", {"subtract": []})],
+        *[("quality", {"subtract": ["blurred"]}), ("frame", "openslide"), ("shards", 3), ("model", "compact-int8")],
+    ],
+)
+def test_a_value_passes_the_command_line(name, value):
+    setting = list_settings()[name]
+    parser = argparse.ArgumentParser()
+    add_setting_arguments(parser, [setting])
+    assert read_settings(parser.parse_args(setting.arguments(value)), [setting]) == {name: value}
+    assert read_settings(parser.parse_args(setting.arguments(setting.default)), [setting]) == {name: setting.default}
+
+
+@pytest.mark.parametrize("arguments", [["--shards", "0"], ["--max-corrupt", "1.5"], ["--features", "some"]])
+def test_a_value_out_of_its_range_is_rejected_on_the_command_line(arguments, capsys):
+    parser = argparse.ArgumentParser()
+    add_setting_arguments(parser, list_settings().values())
+    with pytest.raises(SystemExit):
+        parser.parse_args(arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_settings_are_read_by_name_and_as_attributes():
+    run = RunSettings({"csv": True}, threads=3)
+    assert (run.csv, run["csv"], run.features, run.threads, len(run)) == (True, True, "basic", 3, len(list_settings()))
+    with pytest.raises(AttributeError):
+        _ = run.colour
+    with pytest.raises(ConfigError, match=r"unknown setting 'colour'; known: slides, output"):
+        RunSettings({"colour": "red"})
+
+
+def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert complete()["model"] == "compact"
+    assert complete(mode="label-free")["model"] == "label_free"
+    assert complete(mode="label-free", model="~/my.onnx")["model"] == "/home/ann/my.onnx"
+    assert complete(max_features=1e5, shards=2.0) == {**complete(), "max_features": 100_000, "shards": 2}
+    assert complete(pretrain={"run": "~/b.yaml"})["proposals"] == {"method": "haematoxylin"}
+    assert complete(pretrain={"run": "~/b.yaml"})["pretrain"] == {"run": "/home/ann/b.yaml"}
+    assert complete(slides="s3://bucket//a")["slides"] == "s3://bucket//a"
+    assert complete(anndata=True)["features"] == complete(spatialdata=True)["features"] == "all"
+    with pytest.raises(ConfigError, match="spatialdata links to the images, which keep_stores: false deletes"):
+        complete(spatialdata=True, keep_stores=False)
+
+
+def test_quality_needs_an_image_in_which_focus_can_be_judged():
+    assert complete(quality=True, mpp=0.25)["quality"]
+    with pytest.raises(ConfigError, match=r"focus is judged at 0\.5 um/px, and 0\.3 um/px does not divide it"):
+        complete(quality=True, mpp=0.3)
+
+
+def test_quality_subtracts_what_is_out_of_focus_and_nothing_else():
+    for setting in (True, {"subtract": ["blurred"]}, {"subtract": ["blur"]}):
+        assert complete(quality=setting)["quality"] == {"subtract": ["blurred"]}
+    assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
+    assert subtracted({"quality": True}) == SUBTRACTED and subtracted({"quality": False}) is None
+    with pytest.raises(ConfigError, match=r"'ink' is shown and cannot be subtracted, because it takes more"):
+        complete(quality={"subtract": ["blurred", "ink"]})
+    with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose of blurred"):
+        complete(quality={"subtract": ["dust"]})
+
+
+def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
+    (tmp_path / "tumour.onnx").touch()
+    settings.require_available(RunSettings({"anndata": True, "regions": str(tmp_path / "tumour.onnx")}))
+    with pytest.raises(ConfigError, match=r"regions: there is no file nosuch\.onnx; give the ONNX file"):
+        settings.require_available(RunSettings({"regions": "nosuch.onnx"}))
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"anndata: needs the package 'h5py', .* install the extra `anndata`"):
+        settings.require_available(RunSettings({"anndata": True}))

@@ -1,0 +1,89 @@
+"""An output in one file, added by another package: both ways of running write it, and again what depends on it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_output import install
+from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+
+from muse_pipeline.cohort.ledgers import read_progress
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.outputs.base import list_outputs
+from muse_pipeline.settings import list_settings
+
+
+@pytest.mark.parametrize("output", list_outputs(), ids=lambda output: output.name)
+def test_an_output_keeps_its_contract(output):
+    assert output.files or output.patterns
+    assert all(isinstance(setting, Setting) and setting.job for setting in output.all_settings())
+    assert all(list_settings()[setting.name] == setting for setting in output.all_settings())
+    assert not any(Path(name).is_absolute() or ".." in name for name in (*output.files, *output.patterns))
+    assert output.is_requested({}) == (output.switch is None or bool(output.switch.default))
+    assert not output.removed_patterns() or not any(name.endswith("/") for name in output.removed_patterns())
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    """A folder with a slide, a sheet, and a package that adds an output."""
+    folder = tmp_path_factory.mktemp("toy")
+    draw_stained_slide(folder / "a.tif", size_px=500, n_nuclei=60)
+    write_sheet(folder / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    write_config(folder, toy=True, toy_title="A slide")
+    (folder / "packages").mkdir()
+    install(folder / "packages")
+    return folder
+
+
+@pytest.fixture
+def with_toy(cohort, monkeypatch):
+    """Environment of processes that find the package."""
+    paths = [str(cohort / "packages"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+def muse(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "muse_pipeline.cli.main", *arguments]
+    return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=True, text=True).stdout
+
+
+def warnings_in(report: Path) -> str:
+    with report.open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file, dialect="excel-tab")
+    return row["warnings"]
+
+
+def test_an_output_of_one_file_runs_both_ways(cohort, with_toy):
+    options = "a.tif", "-o", "by_hand", "--no-viewer"
+    muse(cohort, "run", *options, "--toy", "--toy-title", "A slide")
+    written = cohort / "by_hand/a/toy.txt"
+    title, n = written.read_text(encoding="utf-8").splitlines()
+    assert title == "A slide" and int(n) > 30
+    assert "toy.txt has no classes" in warnings_in(cohort / "by_hand/cohort.tsv")
+    (record,) = (each for each in read_progress(cohort / "by_hand/a") if each.step == "toy")
+    assert (record.status, record.warnings) == ("ok", ("toy.txt has no classes",))
+    before = (cohort / "by_hand/a/nuclei.parquet").stat().st_mtime_ns
+    shown = muse(cohort, "run", *options, "--toy", "--toy-title", "Another")
+    assert "  toy_title A slide -> Another: 1 slide (a)" in shown and "unchanged, skipped" in shown
+    assert written.read_text(encoding="utf-8") == f"Another\n{n}\n"
+    assert (cohort / "by_hand/a/nuclei.parquet").stat().st_mtime_ns == before
+
+    run = run_snakemake(cohort)
+    assert run.returncode == 0, run.stdout
+    assert (cohort / "results/a/toy.txt").read_text(encoding="utf-8") == f"A slide\n{n}\n"
+    assert "toy.txt has no classes" in warnings_in(cohort / "results/cohort.tsv")
+    plans = {
+        "toy_title=Another": {"nuclei": 1, "report": 1, "all": 1},
+        "toy=False": {"nuclei": 1, "report": 1, "all": 1},
+        "csv=False": {},
+    }
+    for change, jobs in plans.items():
+        assert planned_jobs(run_snakemake(cohort, "--dry-run", "--config", change).stdout) == jobs, change
+    (cohort / "results/a/toy.txt").unlink()
+    assert planned_jobs(run_snakemake(cohort, "--dry-run").stdout)["nuclei"] == 1
+    assert "toy_titel" in run_snakemake(cohort, "--dry-run", "--config", "toy_titel=x").stdout
