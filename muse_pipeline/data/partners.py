@@ -28,7 +28,7 @@ from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.read import read_geojson
-from muse_pipeline.registration.outcome import FAILED, read_outcome
+from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
 KINDS, UNITS = ("store", "images", "nuclei", "vectors"), ("px", "um")
