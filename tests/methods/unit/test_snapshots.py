@@ -9,9 +9,7 @@ from test_unit import draw_tissue, train, write_config
 from muse_pipeline.methods.unit.config import THRESHOLD
 from muse_pipeline.methods.unit.data import read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
-from muse_pipeline.methods.unit.synthesis.folder import write_masks
-from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
-from muse_pipeline.methods.unit.validation import (
+from muse_pipeline.methods.unit.monitors import (
     MEASURE,
     RENDERED,
     STABLE,
@@ -21,6 +19,8 @@ from muse_pipeline.methods.unit.validation import (
     SnapshotScorer,
     detection_f1,
 )
+from muse_pipeline.methods.unit.synthesis.folder import write_masks
+from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.recipe import load_run
