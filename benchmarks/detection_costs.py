@@ -19,7 +19,7 @@ import numpy as np
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_size_px
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.detect import detect_shard, plan_windows
+from muse_pipeline.inference.detect import ModelFinder, detect_shard, plan_windows
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.inspect import read_info
@@ -75,8 +75,8 @@ def time_without_network(predictor: Predictor, files: SlideFiles, threads: int) 
     """Processor seconds of detection by a blind session."""
     store = open_store(files.store(predictor.card.mpp))
     with tempfile.TemporaryDirectory() as folder:
-        started = time.process_time()
-        detect_shard(store, predictor, IDENTITY, Shard(1, 1), Path(folder) / "shard.parquet", threads=threads)
+        started, finder = time.process_time(), ModelFinder(predictor, IDENTITY)
+        detect_shard(store, finder, Shard(1, 1), Path(folder) / "shard.parquet", threads=threads)
         return time.process_time() - started
 
 

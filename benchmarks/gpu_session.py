@@ -155,8 +155,8 @@ def speed(predictor: Predictor, pixels: np.ndarray, owned: float, repeats: int) 
     row = {"mm2/s": mm2 / median_seconds(lambda: predictor.run(predictor.outputs, pixels, IDENTITY), repeats)}
     if predictor.device and ON_GPU:
         session = predictor.session
-        for program in session._programs.values():
-            captured = program._graph
+        for program in session.programs.values():
+            captured = program.captured
             if len(program.inputs["pixels"]) == len(pixels) and captured is not None:
                 row["mm2/s, captured graph"] = mm2 / median_seconds(captured.replay, repeats)
                 with torch.inference_mode():

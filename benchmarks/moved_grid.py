@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
-from muse_pipeline.inference.detect import detect_shard
+from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
@@ -61,7 +61,8 @@ def detect_twice(folder: Path, predictor: Predictor, threads: int) -> tuple[Nucl
     for offset_px in (0, half):
         with tempfile.TemporaryDirectory() as temporary:
             shard, nuclei = Path(temporary) / "1-of-1.parquet", Path(temporary) / "nuclei.parquet"
-            detect_shard(store, predictor, colour, Shard(1, 1), shard, threads=threads, offset_px=offset_px)
+            choice = WindowChoice(offset_px=offset_px)
+            detect_shard(store, ModelFinder(predictor, colour), Shard(1, 1), shard, threads=threads, choice=choice)
             stitch_shards([shard], info, tissue.kept, nuclei)
             found.append(read_nuclei(nuclei))
     return found[0], found[1]

@@ -25,6 +25,7 @@ from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.geodataframe import Box, box_corners, read_nuclei
+from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard
 from muse_pipeline.inference.doubts import find_doubts
 from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
 from muse_pipeline.inference.predictor import Predictor
@@ -33,7 +34,6 @@ from muse_pipeline.nuclei.nms import REACH_UM
 from muse_pipeline.nuclei.seams import SLACK_UM
 from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
-from muse_pipeline.steps import detect_in
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.sharding import close_shards
 from muse_pipeline.store.store import open_store
@@ -189,7 +189,8 @@ def _run_steps(
         seen = grid.field_of_view(*near)
     write_store(slide, info, tissue, files.store(card.mpp), mpp=card.mpp, threads=threads, within=seen)
     try:
-        detect_in(open_store(files.store(card.mpp)), predictor, tissue.colour, Shard(1, 1), shard, threads, within=near)
+        finder, choice = ModelFinder.of_slide(predictor, tissue.colour), WindowChoice(within=near)
+        detect_shard(open_store(files.store(card.mpp)), finder, Shard(1, 1), shard, threads=threads, choice=choice)
     finally:
         close_shards()
     stitch_shards([shard], info, tissue.kept, files.nuclei, threads)

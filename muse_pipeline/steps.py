@@ -16,9 +16,7 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import SUBTRACTED
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from muse_pipeline.core.provenance import NamedFile, Verdict
+    from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.core.types import SlideInfo
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.artefacts import ArtefactMap
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from muse_pipeline.slides.remote import SlideUrl
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import Store
-    from muse_pipeline.tissue.colour import SlideColour
     from muse_pipeline.tissue.mask import TissueMask
 
 
@@ -188,60 +185,19 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
     """Find the nuclei of one shard of a store, ``1-of-1`` for all of it; returns warnings."""
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.colour_input import read_colour
+    from muse_pipeline.inference.detect import ModelFinder, detect_shard
     from muse_pipeline.inference.model import name_model, precision_warnings
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import open_store
 
     part, image = Shard.parse(shard), open_store(store)
     image.require_lossless()
-    stained = read_colour(colour, image.fingerprint)
+    finder = ModelFinder.of_slide(predictor, read_colour(colour, image.fingerprint))
     device = f" ({predictor.device})" if predictor.device else ""
     print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}{device}")
     with print_load("finding nuclei", threads), show_progress("windows") as progress:
-        verdict = detect_in(image, predictor, stained, part, output, threads, progress)
-    return [*precision_warnings(predictor.card, predictor.provider), *verdict.sentences()]
-
-
-def detect_in(
-    store: Store,
-    predictor: Predictor,
-    stained: SlideColour,
-    shard: Shard,
-    output: Path,
-    threads: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-    within: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Verdict:
-    """Find the nuclei of one shard of an open store; returns the verdict on the slide's appearance.
-
-    Args:
-        store: image of the slide.
-        predictor: the detection model.
-        stained: stains of the slide.
-        shard: shard whose windows are run.
-        output: file of the shard.
-        threads: number of windows run at the same time.
-        progress: function called with (batches done, batches in all).
-        within: two corners (x, y) in work pixels; only windows whose cores touch this rectangle are run.
-    """
-    from muse_pipeline.inference.appearance import judge_appearance
-    from muse_pipeline.inference.colour_input import colour_of_fit
-    from muse_pipeline.inference.detect import detect_shard
-
-    card = predictor.card
-    verdict = judge_appearance(card.appearance, stained)
-    detect_shard(
-        store,
-        predictor,
-        colour_of_fit(card.colour, stained.macenko),
-        shard,
-        output,
-        threads=threads,
-        progress=progress,
-        appearance=verdict,
-        within=within,
-    )
-    return verdict
+        detect_shard(image, finder, part, output, threads=threads, progress=progress)
+    return [*precision_warnings(predictor.card, predictor.provider), *finder.appearance.sentences()]
 
 
 @dataclass(frozen=True)
@@ -287,7 +243,7 @@ def stitch(
 
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
-    from muse_pipeline.inference.stitch import stitch_shards
+    from muse_pipeline.inference.stitch import ColumnSources, stitch_shards
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
 
@@ -303,7 +259,7 @@ def stitch(
     del found  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
     settings = _feature_settings(pixels, image) if pixels and pixels.features != "none" else None
-    provenance = stitch_shards(list(shards), known, kept, output, threads, areas, settings, flagged)
+    provenance = stitch_shards(list(shards), known, kept, output, threads, ColumnSources(areas, settings, flagged))
     doubts = [provenance.size_doubt, provenance.class_doubt]
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
     n_without = provenance.features.n_without_pixels if provenance.features else 0
@@ -427,7 +383,7 @@ def embed(
     columns = {}
     if features:
         meter = FeatureSettings("all", image, fit).meter(info, TissueMask.load(files.mask, info).kept, classes)
-        origin["features"] = meter.describe()
+        origin["features"] = to_json(meter.describe())
         columns = measure_slide(meter, clip_to_slide(nuclei, info))
     output = files.embeddings(card.name, foreign[0].name if foreign else "")
     origin |= {"fingerprint": info.fingerprint, "embedder": embedder.describe()}

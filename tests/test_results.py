@@ -1,22 +1,56 @@
-"""The tables of docs/results/ are those of the committed runs."""
+"""The experiments: the tables of docs/results/ are those of the recorded runs, and every script can be imported."""
 
+import ast
+import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 TOP = Path(__file__).parents[1]
+SCRIPTS = sorted(path.relative_to(TOP) for path in (TOP / "experiments").rglob("*.py"))
+ELSEWHERE = "histomicstk_nuclei"  # runs in an environment of its own
+RECORDED = sorted((TOP / "experiments").glob("*/runs.jsonl"))
+IMPORT_ALL = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
 
 
-EXPERIMENTS = sorted(path for path in (TOP / "experiments").glob("*.py") if path.with_suffix("").is_dir())
+@pytest.mark.parametrize("runs", RECORDED, ids=lambda path: path.parent.name)
+def test_a_table_is_what_its_experiment_prints(runs, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run", "--table"])
+    runpy.run_module(f"experiments.{runs.parent.name}.run", run_name="__main__")
+    printed = capsys.readouterr().out.strip()
+    pages = [page.read_text(encoding="utf-8") for page in (TOP / "docs").rglob("*.md")]
+    tables = [part for part in printed.split("\n\n") if part.startswith("|")]
+    assert tables
+    assert all(table.count("\n") > 1 and any(table in page for page in pages) for table in tables)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
-def test_a_table_is_what_its_experiment_prints(experiment, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(experiment.parent)
-    monkeypatch.setattr(sys, "argv", [str(experiment), "--table"])
-    runpy.run_path(str(experiment), run_name="__main__")
-    table = capsys.readouterr().out
-    assert table.count("\n") > 2
-    assert any(table in page.read_text(encoding="utf-8") for page in (TOP / "docs/results").glob("*.md"))
+@pytest.mark.parametrize("folder", ["experiments", "benchmarks"])
+def test_every_script_can_be_imported(folder):
+    names = [".".join(path.with_suffix("").parts) for path in SCRIPTS if path.stem != ELSEWHERE]
+    if folder == "benchmarks":  # scripts beside each other
+        names = sorted(path.stem for path in (TOP / folder).glob("*.py"))
+    command = [sys.executable, "-c", IMPORT_ALL, *names]
+    where = TOP / folder if folder == "benchmarks" else TOP
+    done = subprocess.run(command, check=False, cwd=where, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+def test_an_experiment_imports_no_other(script):
+    found = ast.walk(ast.parse((TOP / script).read_text(encoding="utf-8")))
+    modules = {
+        node.module.split(".")[1] for node in found if getattr(node, "module", None) and "experiments." in node.module
+    }
+    assert modules <= {"common", script.parts[1]}
+
+
+def test_commands_of_pages_name_scripts_that_exist():
+    for page in (TOP / "docs").rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"python -m (experiments\.[\w.]+)", text):
+            assert (TOP / name.replace(".", "/")).with_suffix(".py").is_file(), f"{page}: {name}"
+        for name in re.findall(r"(?:experiments|benchmarks)/[\w/]+\.py", text):
+            assert (TOP / name).is_file(), f"{page}: {name}"

@@ -1,4 +1,4 @@
-"""Register a slide's partner and write it as a store in the slide's frame: `register` and `tile --transform` in one.
+"""Register a slide's partner as `muse register` does, and write it as a store in the slide's frame.
 
 The job `partner` of the workflow. A partner that cannot be used is recorded in partner.json and is no error.
 """
@@ -28,18 +28,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Register the partner, write its store, record the result."""
-    from muse_pipeline.registration.outcome import TRANSFORM, record_outcome
-    from muse_pipeline.registration.partner import register_files, tile_partner
-    from muse_pipeline.registration.record import read_registered, summary_text
+    from muse_pipeline.registration.partner import open_pair_of_files, write_partner_store
+    from muse_pipeline.registration.record import (
+        RECORD,
+        TRANSFORM,
+        read_registered,
+        record_outcome,
+        summary_text,
+        write_registration,
+    )
+    from muse_pipeline.registration.register import register_partner
+    from muse_pipeline.registration.transform import read_given
     from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.tissue.mask import TissueMask
 
     info, folder = read_info(args.info), args.output.parent
-    how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
     with record_outcome(args.partner, args.output, info.slide_id) as facts:
         is_known = args.start is not None and args.start.suffix.lower() == ".json"
         partner_mpp = read_registered(args.start).partner["mpp"][0] if is_known else None
-        start = {"start": args.start, "partner_mpp": partner_mpp}
-        content = register_files(args.slide, info, args.partner, folder, **start, threads=args.threads)
-        print(summary_text(content))
-        tile_partner(args.partner, folder / TRANSFORM, info, args.tissue, args.output, **how)
+        with open_pair_of_files(args.slide, info, args.partner, partner_mpp, args.threads) as pair:
+            start = read_given(args.start, info, pair.partner_info) if args.start else None
+            content = write_registration(pair, register_partner(pair, start), folder)
+            print(summary_text(content))
+            registered, tissue = read_registered(folder / TRANSFORM), TissueMask.load(args.tissue, info)
+            write_partner_store(pair, registered, tissue, args.output, mpp=args.mpp, max_corrupt=args.max_corrupt)
         facts["residuals"] = content["residuals"]
+    if "residuals" not in facts:
+        print(f"{args.partner}: cannot be used; {folder / RECORD} contains the reason")

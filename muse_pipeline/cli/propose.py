@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.config import parse_yaml
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.inference.colour_input import read_colour
-    from muse_pipeline.proposals.propose import propose_shard
+    from muse_pipeline.proposals.propose import fit_proposer, propose_shard
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import open_store
@@ -43,14 +43,5 @@ def run(args: argparse.Namespace) -> None:
     settings = parse_yaml(args.settings, "--settings")
     colour = read_colour(args.colour, store.fingerprint)
     with show_progress("windows") as progress:
-        args.warnings += propose_shard(
-            store,
-            args.method,
-            settings,
-            colour,
-            shard,
-            args.output,
-            threads=args.threads,
-            progress=progress,
-            info=info,
-        )
+        proposer = fit_proposer(store, args.method, settings, colour, info)
+        args.warnings += propose_shard(store, proposer, shard, args.output, threads=args.threads, progress=progress)

@@ -42,21 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Register the partner, print a summary."""
-    from muse_pipeline.registration.partner import register_files
-    from muse_pipeline.registration.record import summary_text
-    from muse_pipeline.registration.register import LIMIT_UM
+    from muse_pipeline.registration.partner import open_pair_of_files
+    from muse_pipeline.registration.record import summary_text, write_registration
+    from muse_pipeline.registration.register import LIMIT_UM, register_partner
+    from muse_pipeline.registration.transform import read_given
     from muse_pipeline.slides.inspect import inspect_slide
     from muse_pipeline.slides.isolation import call_isolated
 
-    content = register_files(
-        args.slide,
-        call_isolated(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp),
-        args.partner,
-        args.output,
-        partner_mpp=args.partner_mpp,
-        start=args.start,
-        frame=args.frame,
-        limit_um=args.max_residual or LIMIT_UM,
-        threads=args.threads,
-    )
-    print(summary_text(content))
+    info = call_isolated(inspect_slide, args.slide, args.slide_id or args.slide.stem, args.mpp)
+    with open_pair_of_files(args.slide, info, args.partner, args.partner_mpp, args.threads) as pair:
+        start = read_given(args.start, pair.info, pair.partner_info, args.frame) if args.start else None
+        found = register_partner(pair, start, args.max_residual or LIMIT_UM)
+        print(summary_text(write_registration(pair, found, args.output)))

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the report, print a summary."""
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.core.errors import SheetError
-    from muse_pipeline.report.cohort import read_groups, read_rows
+    from muse_pipeline.report.cohort import gather_cohort, read_groups, read_rows
     from muse_pipeline.report.page import write_report
 
     if bool(args.group) != bool(args.sheet):
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> None:
     page, table = args.output or files.report, args.table or files.table
     rows = read_rows(args.slides or find_sheet(args.results))
     groups = read_groups(args.sheet, args.group) if args.group else {}
-    how = {"statistics": args.statistics, "groups": groups, "included": args.include_doubtful}
-    for line in write_report(args.results, rows, page, table, args.pretraining, args.no_model, **how):
+    slides = gather_cohort(args.results, rows, args.no_model, groups, args.include_doubtful)
+    for line in write_report(slides, args.results, page, table, args.pretraining, args.statistics, args.no_model):
         print(line)
 
 

@@ -26,7 +26,7 @@ from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.outputs.base import FinishedSlide, Output, file_patterns, list_outputs
 from muse_pipeline.outputs.removal import withdraw_results
 from muse_pipeline.pipeline import Begin, Models, run_slide, write_outputs
-from muse_pipeline.report.cohort import SlideResult, judge_slide, read_rows
+from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide, read_rows
 from muse_pipeline.report.costs import cost_lines
 from muse_pipeline.report.page import write_report
 from muse_pipeline.settings import RunSettings, list_settings
@@ -110,7 +110,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     write_json(sheet, list({**earlier, **runs}.values()))
     stopped = _run_each(rows, plan, kept)
     page, table = CohortFiles(plan.output).report, CohortFiles(plan.output).table
-    for line in write_report(plan.output, read_rows(sheet), page, table):
+    for line in write_report(gather_cohort(plan.output, read_rows(sheet)), plan.output, page, table):
         print(line)
     withdraw_of_cohort(plan.output, [row.slide_id for row in rows if row.slide_id not in kept])
     cohort = plan.output / "cohort.h5ad"

@@ -1,7 +1,6 @@
 """Write a slide's tissue as a sparse OME-Zarr image at one mpp.
 
 Glass is left out, undecodable areas are white and listed; the store appears under its name when it is complete.
-With --transform, SLIDE is the partner of the slide of --info and is written in that slide's frame.
 """
 
 from __future__ import annotations
@@ -19,12 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
     parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz of `muse tissue`")
     parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image (default 0.5)")
-    parser.add_argument(
-        "--transform",
-        type=Path,
-        metavar="JSON",
-        help="transform.json of `muse register`: SLIDE is the partner of the slide of --info and --tissue",
-    )
     add_threads_argument(parser)
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
@@ -41,16 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read the slide, write the store."""
-    from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.steps import tile
 
-    if args.transform and args.codec != "zstd":
-        raise ConfigError("--codec jpeg: partners are written losslessly; leave it out with --transform")
-    if args.transform:
-        from muse_pipeline.registration.partner import tile_partner
-        from muse_pipeline.slides.inspect import read_info
-
-        how = {"mpp": args.mpp, "threads": args.threads, "max_corrupt": args.max_corrupt}
-        tile_partner(args.slide, args.transform, read_info(args.info), args.tissue, args.output, **how)
-    else:
-        tile(args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec)
+    tile(args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec)

@@ -88,13 +88,13 @@ class FeatureRecord:
         set: name of the set of features.
         mpp: um per pixel of the image that they were measured in.
         stains: source and vectors of the stains.
-        n_without_pixels: number of nuclei that hold no pixel centre.
+        n_without_pixels: number of nuclei that hold no pixel centre; None if it was not counted.
     """
 
     set: str
     mpp: Number
     stains: dict[str, Any]
-    n_without_pixels: int = 0
+    n_without_pixels: int | None = None
 
 
 @dataclass(frozen=True)

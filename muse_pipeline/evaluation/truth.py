@@ -16,10 +16,10 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.errors import GeoJSONError, LabelError
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.formats import require_distinct
 from muse_pipeline.labels.sources import decimal_point, read_lines, split_unit
 from muse_pipeline.nuclei.class_names import find_class, map_class
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
-from muse_pipeline.nuclei.nms import require_distinct
 from muse_pipeline.nuclei.rays import interior_centres
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.objects import list_counts

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from muse_pipeline.core.coords import level0_to_work
+from muse_pipeline.core.provenance import FeatureRecord
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.features.catalogue import features_of
 from muse_pipeline.features.densities import measure_densities, measure_texture, split_stain, stain_tables
@@ -70,11 +70,11 @@ class FeatureMeter:
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> FeatureRecord:
         """Description of the features for the provenance of the table."""
         source = "textbook" if self.settings.fit is None else "slide"
         stains = {"source": source, "vectors": np.round(self._stains, 6).tolist()}
-        return {"set": self.settings.chosen, "mpp": self.store.mpp, "stains": stains}
+        return FeatureRecord(self.settings.chosen, self.store.mpp, stains)
 
     def measure(
         self, nuclei: Nuclei, others: Nuclei, rings: np.ndarray, shapes: dict[str, np.ndarray]

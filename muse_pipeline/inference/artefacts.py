@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ import shapely
 
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
+from muse_pipeline.core.provenance import Quality
 from muse_pipeline.core.types import ARTEFACTS, SUBTRACTED, SlideInfo
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import BUILT_IN
@@ -91,11 +91,10 @@ class ArtefactMap:
         column, row = (np.asarray(xy) * self.slide_mpp / CELL_UM).astype(int).clip(0, last).T
         return self.kind[row, column].astype(np.int32)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Quality:
         """The description for the provenance of the table."""
-        left_out = [kind for kind in self.subtract if not (self.soft and kind == KINDS[0])]
-        found = {"area_mm2": self.area_mm2, "asked": list(self.subtract), "subtract": left_out}
-        return {"mpp": MPP, "cell_um": CELL_UM, "model_sha256": self.model_sha256, **found}
+        left_out = tuple(kind for kind in self.subtract if not (self.soft and kind == KINDS[0]))
+        return Quality(MPP, CELL_UM, self.model_sha256, self.area_mm2, tuple(self.subtract), left_out)
 
     def write_outlines(self, path: Path, info: SlideInfo) -> None:
         """Write the areas as annotations for QuPath, classified by kind."""

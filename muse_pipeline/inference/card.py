@@ -139,7 +139,7 @@ class ModelCard(Card):
         classes: class index -> name and colour.
         threshold: score below which the graph leaves a slot empty.
         n_rays: rays per outline.
-        readout: rule that ties the dense map to positions (``models.readout``), "x/4-0.5" for our own networks.
+        readout: rule that ties the dense map to positions (``models.base``), "x/4-0.5" for our own networks.
         appearance: appearance of the training pictures; None if not measured.
         temperature: divisor of the logits of the graph's class probabilities, applied before these are written; 1
             leaves them as they are.
@@ -234,7 +234,7 @@ class EmbedderCard(Card):
     """Contract of a model that gives every nucleus a vector of features.
 
     Attributes:
-        readout: rule that ties the dense map to positions (``models.readout``).
+        readout: rule that ties the dense map to positions (``models.base``).
         embedding_dim: channels of the dense map.
         kind: "embedder".
     """

@@ -21,6 +21,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Verdict
 from muse_pipeline.core.types import Frame
+from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.dab import LN_10, POSITIVE_OD, mean_within, recolour_brown, split_stains
@@ -32,6 +33,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.chunks import tissue_on_lattice
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.store import Store, tissue_pixel_px
+from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
@@ -82,7 +84,25 @@ class Guard:
     remarks: tuple[str, ...] = ()
 
 
-def find_in_shard(
+@dataclass(frozen=True)
+class WindowChoice:
+    """Windows of a slide that are searched.
+
+    Attributes:
+        guard: check that keeps windows from the detector.
+        within: two corners (x, y) in work pixels; only batches with a core that touches this rectangle are run.
+        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
+    """
+
+    guard: Guard | None = None
+    within: tuple[np.ndarray, np.ndarray] | None = None
+    offset_px: int = 0
+
+
+EVERY_WINDOW = WindowChoice()
+
+
+def detect_shard(
     store: Store,
     finder: Detector,
     shard: Shard,
@@ -90,9 +110,7 @@ def find_in_shard(
     *,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    offset_px: int = 0,
-    guard: Guard | None = None,
-    within: tuple[np.ndarray, np.ndarray] | None = None,
+    choice: WindowChoice = EVERY_WINDOW,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard and write them to ``output``.
 
@@ -103,9 +121,7 @@ def find_in_shard(
         output: path of the shard's file.
         threads: number of windows that are read and run at the same time; it never changes a result.
         progress: function called with (batches done, batches in all).
-        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
-        guard: check that keeps windows from the finder.
-        within: two corners (x, y) in work pixels; only batches with a core that touches this rectangle are run.
+        choice: windows that are searched.
 
     Returns:
         The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
@@ -114,10 +130,10 @@ def find_in_shard(
         ModelError: the store's mpp is not the card's, or the model cannot be run.
         StoreError: the store was replaced meanwhile.
     """
-    card = finder.card
+    card, guard = finder.card, choice.guard
     _require_mpp(store, card)
-    grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
-    batches = _find_batches(store, grid, card.batch, shard, within)
+    grid = WindowGrid(store.size_px, card.input_px, card.halo_px, choice.offset_px)
+    batches = _find_batches(store, grid, card.batch, shard, choice.within)
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
     full, guarded = [], defaultdict(list)  # windows
@@ -221,7 +237,10 @@ PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxrun
 
 @dataclass(frozen=True)
 class ModelFinder(Detector):
-    """A model on one slide, as ``find_in_shard`` calls it.
+    """A model on one slide, as ``detect_shard`` calls it.
+
+    On a slide that looks like immunohistochemistry the model also runs on recoloured pixels, for brown nuclei, and the
+    brown of every nucleus is measured (``inference.dab``).
 
     Attributes:
         predictor: the model.
@@ -234,6 +253,13 @@ class ModelFinder(Detector):
     predictor: Predictor
     colour: np.ndarray
     appearance: Verdict | None = None
+
+    @classmethod
+    def of_slide(cls, predictor: Predictor, stained: SlideColour) -> ModelFinder:
+        """The model on a slide with these stains."""
+        card = predictor.card
+        verdict = judge_appearance(card.appearance, stained)
+        return cls(predictor, colour_of_fit(card.colour, stained.macenko), verdict)
 
     @property
     def trim(self) -> bool:
@@ -304,32 +330,6 @@ def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, i
         (*grid.part_xy(window, part), part.width, part.height) for window, part in zip(windows, parts, strict=True)
     ]
     return np.array(positions, int).reshape(-1, 4)
-
-
-def detect_shard(
-    store: Store,
-    predictor: Predictor,
-    colour: np.ndarray,
-    shard: Shard,
-    output: Path,
-    *,
-    threads: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-    offset_px: int = 0,
-    appearance: Verdict | None = None,
-    within: tuple[np.ndarray, np.ndarray] | None = None,
-) -> dict[str, Any]:
-    """Find the nuclei of one shard with a model and write them to ``output``, as ``find_in_shard`` does.
-
-    On a slide that looks like immunohistochemistry the model also runs on recoloured pixels, for brown nuclei, and the
-    brown of every nucleus is measured (``inference.dab``).
-
-    Raises:
-        ModelError: the store's mpp is not the card's.
-    """
-    finder = ModelFinder(predictor, colour, appearance)
-    how = {"threads": threads, "progress": progress, "offset_px": offset_px, "within": within}
-    return find_in_shard(store, finder, shard, output, **how)
 
 
 def detect_picture(predictor: Predictor, pixels: np.ndarray, mpp: float, stain: MacenkoFit | None) -> Nuclei:

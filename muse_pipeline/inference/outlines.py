@@ -2,7 +2,7 @@
 
 The refining network reads the surroundings of one nucleus: the densities at 17 radii around the end of each of
 16 rays, relative to the mean and the spread of all of them. It returns the change of length of each ray, up to 3 um.
-It was trained on outlines drawn by hand (`experiments/refined_outlines.py`).
+It was trained on outlines drawn by hand (`experiments/refined_outlines/`).
 """
 
 from __future__ import annotations

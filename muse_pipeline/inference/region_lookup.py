@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json, sha256_of
+from muse_pipeline.core.provenance import Band, NamedFile, RegionArea, Regions
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_files import FAILED, OK
@@ -41,6 +42,19 @@ class RegionColumns:
     border_um: np.ndarray
 
 
+@dataclass(frozen=True)
+class RegionClass(NucleusClass):
+    """A class of tissue regions of a slide.
+
+    Attributes:
+        tissue: tissue of the class, in level-0 px.
+        is_inside: True if its nuclei lie inside the border.
+    """
+
+    tissue: shapely.Geometry
+    is_inside: bool
+
+
 class SlideRegions:
     """The regions of one slide.
 
@@ -50,38 +64,34 @@ class SlideRegions:
     Args:
         classes: classes of the regions.
         areas: polygons of the classes; the smallest counts where drawn ones overlap.
-        tissue: tissue of each class, in level-0 px.
-        inside: (K,) bool, True for classes that are inside.
         border: lines of the border, in level-0 px.
         outside: all tissue that is not inside, in level-0 px.
         info: the slide.
-        record: origin of the regions, for the table of nuclei.
+        origin: model or file of the regions, for the table of nuclei.
         prob: map of the probabilities of the classes; None for drawn areas.
     """
 
     def __init__(
         self,
-        classes: Sequence[NucleusClass],
+        classes: Sequence[RegionClass],
         areas: Sequence[ClassArea],
-        tissue: Sequence[shapely.Geometry],
-        inside: Sequence[bool],
         border: shapely.Geometry,
         outside: shapely.Geometry,
         info: SlideInfo,
-        record: dict[str, Any],
+        origin: Regions,
         prob: ProbabilityMap | None = None,
     ):
-        self.classes, self.record, self.mpp, self._prob = tuple(classes), record, np.array(info.mpp), prob
+        self.classes, self.origin, self.mpp, self._prob = tuple(classes), origin, np.array(info.mpp), prob
         index = {one.name: number for number, one in enumerate(classes)}
         ordered = sorted(areas, key=lambda area: area.shape.area)
         self._shapes = np.array([area.shape for area in ordered], object)
         self._label = np.array([index[area.class_name] for area in ordered], np.int32)
-        self._inside = np.array([*inside, False])  # the last: of no region
+        self._inside = np.array([*(one.is_inside for one in classes), False])  # the last: of no region
         self._bounds = shapely.bounds(self._shapes)
         shapely.prepare(self._shapes)
         for shape in self._shapes:  # so that threads find the index of a prepared polygon and do not build it
             shapely.contains_xy(shape, 0.0, 0.0)
-        self._border, self._tissue, self._outside = _scale(border, self.mpp), tissue, outside
+        self._border, self._outside = _scale(border, self.mpp), outside
         self._tree = shapely.STRtree(_segments(self._border))
         self._tree.query(shapely.Point(0, 0))
 
@@ -109,25 +119,20 @@ class SlideRegions:
         found[owner] = distance
         return np.where(self._inside[region], -found, found)
 
-    def describe(self) -> dict[str, Any]:
-        """Provenance, and the mm2 of every class and of the bands along the border, for the table of nuclei."""
+    def describe(self) -> Regions:
+        """Origin of the regions, and the mm2 of every class and of the bands along the border."""
         mm2 = self.mpp.prod() / 1e6
-        inner = shapely.union_all([each for each, is_in in zip(self._tissue, self._inside, strict=False) if is_in])
+        inner = shapely.union_all([one.tissue for one in self.classes if one.is_inside])
         bands = []
         for um in BANDS_UM:
             band = _scale(shapely.buffer(self._border, um), 1 / self.mpp)
-            sides = {"inside_mm2": band & inner, "outside_mm2": band & self._outside}
-            bands.append({"um": um, **{side: round(float(shape.area * mm2), 6) for side, shape in sides.items()}})
+            bands.append(Band(um, *(round(float((band & side).area * mm2), 6) for side in (inner, self._outside))))
         classes = [
-            {
-                "name": one.name,
-                "color": list(one.color),
-                "is_inside": bool(self._inside[number]),
-                "area_mm2": round(float(self._tissue[number].area * mm2), 6),
-            }
-            for number, one in enumerate(self.classes)
+            RegionArea(one.name, tuple(one.color), one.is_inside, round(float(one.tissue.area * mm2), 6))
+            for one in self.classes
         ]
-        return {**self.record, "classes": classes, "bands": bands, "border_mm": round(self._border.length / 1000, 3)}
+        border_mm = round(self._border.length / 1000, 3)
+        return replace(self.origin, classes=tuple(classes), bands=tuple(bands), border_mm=border_mm)
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,9 @@ class FailedRegions:
         nan = np.full(len(xy), np.nan, np.float32)
         return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Regions:
         """The failure and its reason, for the table of nuclei."""
-        return {"source": "model", "status": FAILED, "reason": self.reason}
+        return Regions("model", FAILED, self.reason)
 
 
 class ProbabilityMap:
@@ -207,20 +212,19 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
         return FailedRegions(record["reason"])
     if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
         raise StoreError(f"{files.regions}: of another slide, tissue or region of interest; run `muse regions` again")
-    classes = [NucleusClass(one["name"], tuple(one["color"])) for one in record["card"]["classes"]]
     areas = read_class_areas(files.region_outlines, info) if any(one["n_areas"] for one in record["classes"]) else []
     shapes = np.array([area.shape for area in areas], object)
-    tissue = [shapely.MultiPolygon([a.shape for a in areas if a.class_name == one.name]) for one in classes]
-    entry = {"source": "model", "model": record["model"], "status": OK, "reason": ""}
+    classes = []
+    for number, one in enumerate(record["card"]["classes"]):
+        tissue = shapely.MultiPolygon([area.shape for area in areas if area.class_name == one["name"]])
+        classes.append(RegionClass(one["name"], tuple(one["color"]), tissue, number > 0))
     return SlideRegions(
         classes=classes,
         areas=areas,
-        tissue=tissue,
-        inside=[number > 0 for number in range(len(classes))],
         border=shared_lines(shapes),
-        outside=tissue[0],
+        outside=classes[0].tissue,
         info=info,
-        record=entry,
+        origin=Regions("model", OK, "", model=NamedFile(record["model"]["name"], record["model"]["sha256"])),
         prob=ProbabilityMap(files.region_map, info.mpp),
     )
 
@@ -235,16 +239,13 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         of_class[area.class_name].append((area.shape & tissue) - taken)
         taken |= area.shape
     lines = shapely.union_all([shapely.boundary(area.shape) for area in drawn])
-    entry = {"source": "drawn", "file": {"name": path.name, "sha256": sha256_of(path)}, "status": OK, "reason": ""}
     return SlideRegions(
-        classes=classes,
+        classes=[RegionClass(one.name, one.color, shapely.union_all(of_class[one.name]), True) for one in classes],
         areas=drawn,
-        tissue=[shapely.union_all(of_class[one.name]) for one in classes],
-        inside=[True] * len(classes),
         border=shapely.intersection(lines, tissue),
         outside=shapely.difference(tissue, taken),
         info=info,
-        record=entry,
+        origin=Regions("drawn", OK, "", file=NamedFile(path.name, sha256_of(path))),
     )
 
 

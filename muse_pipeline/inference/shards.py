@@ -69,7 +69,7 @@ class ShardWriter:
             self._flush()
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Write the remaining reports, and ``facts``, as ``find_in_shard`` collects them."""
+        """Write the remaining reports, and ``facts``, as ``detect_shard`` collects them."""
         self._flush()
         self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(facts, sort_keys=True)})
 

@@ -54,15 +54,31 @@ AT_ONCE = 2048  # nuclei whose outlines a thread holds at once
 AHEAD = ROW_GROUP // AT_ONCE  # so that the threads do not wait for a row group to be written
 
 
+@dataclass(frozen=True)
+class ColumnSources:
+    """Sources of optional columns of a table of nuclei; None leaves the columns out.
+
+    Attributes:
+        regions: regions of the slide, from ``region_lookup.load_regions``.
+        features: settings of the features to measure of every nucleus.
+        artefacts: artefacts for the column ``quality``, with those that totals leave out.
+    """
+
+    regions: SlideRegions | FailedRegions | None = None
+    features: FeatureSettings | None = None
+    artefacts: ArtefactMap | None = None
+
+
+OUTLINES_ALONE = ColumnSources()
+
+
 def stitch_shards(
     paths: list[Path],
     info: SlideInfo,
     kept: KeptArea,
     output: Path,
     threads: int = 1,
-    regions: SlideRegions | FailedRegions | None = None,
-    features: FeatureSettings | None = None,
-    artefacts: ArtefactMap | None = None,
+    sources: ColumnSources = OUTLINES_ALONE,
 ) -> Provenance:
     """Join all shards of a slide into ``nuclei.parquet``.
 
@@ -72,9 +88,7 @@ def stitch_shards(
         kept: area in which nuclei are kept.
         output: path of the table.
         threads: number of threads that draw and measure outlines, besides one for files; it does not change the bytes.
-        regions: regions of the slide, from ``region_lookup.load_regions``; None leaves their columns out.
-        features: settings of the features to measure of every nucleus; None for the outline only.
-        artefacts: artefacts for the column ``quality``, with those that totals leave out; None leaves the column out.
+        sources: sources of optional columns.
 
     Returns:
         The provenance that is written into the table.
@@ -88,7 +102,6 @@ def stitch_shards(
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
     row_um = grid.core_px * card.mpp + 2 * SLACK_UM
     names = [one.name for one in card.classes]
-    described = describe(shards, card, info) | _describe_areas(kept, regions, artefacts)
 
     def nuclei_in_tissue() -> Iterator[Nuclei]:
         for nuclei in in_batches(resolve_stream(shards.paths, grid, card.mpp)):
@@ -101,15 +114,12 @@ def stitch_shards(
 
     # Nuclei of a model without classes are clustered by size and form: a first pass fits the clusters to the slide.
     clusters = fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
-    if clusters:
-        described["morphology"] = clusters.describe()
-    meter = None if features is None else features.meter(info, kept, names)
-    if meter:
-        described["features"] = meter.describe()
-    measures = Measures(clusters, regions, meter, artefacts)
+    meter = None if sources.features is None else sources.features.meter(info, kept, names)
+    measures = Measures(clusters, sources.regions, meter, sources.artefacts)
+    made_from = replace(describe(shards, card, info, kept), **measures.describe())
     optional = measures.optional(card.embedding_dim, shards.common.get("positive_od"))
     around = surrounded(nuclei_apart(), meter, row_um)
-    with NucleiWriter(output, names, Provenance.from_dict(described), card.n_rays, optional) as writer:
+    with NucleiWriter(output, names, made_from, card.n_rays, optional) as writer:
         size, *of_class = write_nuclei(writer, around, measures, info, threads)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
@@ -123,20 +133,6 @@ def stitch_shards(
     return writer.provenance
 
 
-def _describe_areas(
-    kept: KeptArea, regions: SlideRegions | FailedRegions | None, artefacts: ArtefactMap | None
-) -> dict[str, Any]:
-    """Tissue, region of interest, tissue regions and artefacts, for the provenance."""
-    described: dict[str, Any] = {"tissue_sha256": kept.tissue_sha256}
-    if kept.roi_file is not None:
-        described["roi"] = kept.roi_file
-    if regions is not None:
-        described["regions"] = regions.describe()
-    if artefacts is not None:
-        described["quality"] = artefacts.describe()
-    return described
-
-
 @dataclass(frozen=True)
 class Measures:
     """Sources of the columns that nuclei have besides their outlines; None for columns that are left out."""
@@ -145,6 +141,15 @@ class Measures:
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
+
+    def describe(self) -> dict[str, Any]:
+        """Fields of ``Provenance`` for the sources that there are."""
+        return {
+            "morphology": tuple(self.clusters.describe()) if self.clusters else None,
+            "regions": None if self.regions is None else self.regions.describe(),
+            "features": replace(self.meter.describe(), n_without_pixels=0) if self.meter else None,
+            "quality": None if self.artefacts is None else self.artefacts.describe(),
+        }
 
     def optional(self, embedding_dim: int, positive_od: float | None) -> OptionalColumns:
         """The columns that the table has for these sources, with those of the network and of the stain."""
@@ -339,10 +344,10 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "proposer", "warnings")  # of shards that have them
 
 
-def describe(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, Any]:
-    """Fields of ``Provenance``: slide, model, settings and versions, but nothing that differs between equal runs."""
+def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:
+    """Slide, tissue, model, settings and versions, but nothing that differs between equal runs."""
     common = shards.common
-    return {
+    described = {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
         "slide_mpp": list(info.mpp),
@@ -359,7 +364,10 @@ def describe(shards: ShardSet, card: ModelCard, info: SlideInfo) -> dict[str, An
         **{name: common[name] for name in KEPT_FACTS if name in common},
         **({"guarded_windows": _count_guarded(shards)} if "warnings" in common else {}),
         "versions": find_versions(PACKAGES) | common["versions"],
+        "tissue_sha256": kept.tissue_sha256,
+        **({"roi": kept.roi_file} if kept.roi_file is not None else {}),
     }
+    return Provenance.from_dict(described)
 
 
 def _count_guarded(shards: ShardSet) -> dict[str, int]:

@@ -124,7 +124,7 @@ class Program:
         outputs = {port.name for port in session.get_outputs()}
         self.outputs = {name: fixed[name].to(session.device) for name in outputs & fixed.keys()}
         self._find_last_uses(outputs)
-        self._graph = None
+        self.captured = None
 
     def _find_last_uses(self, kept: set[str]) -> None:
         seen = set(kept)
@@ -147,17 +147,17 @@ class Program:
         with torch.cuda.stream(stream):
             self.run(self.inputs)
         torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        self.captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.captured):
             self._captured = self.run(self.inputs)
 
     def replay(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of ``run`` for inputs that are not on the device yet."""
         for name, values in given.items():
             self.inputs[name].copy_(values)
-        if self._graph is None:
+        if self.captured is None:
             return self.run(self.inputs)
-        self._graph.replay()
+        self.captured.replay()
         return self._captured
 
 
@@ -191,7 +191,7 @@ class TorchSession:
         self._metadata = {entry.key: entry.value for entry in model.metadata_props}
         self._inputs = [_port(port) for port in model.graph.input if port.name not in self.initial]
         self._outputs = [_port(port) for port in model.graph.output]
-        self._programs: dict[tuple, Program] = {}
+        self.programs: dict[tuple, Program] = {}
         self._lock = threading.Lock()
         if device.type == "cpu":
             torch.set_num_threads(1)  # callers are threads themselves
@@ -227,13 +227,13 @@ class TorchSession:
 
     def _program(self, given: dict[str, Tensor]) -> Program:
         key = tuple((name, tuple(values.shape)) for name, values in given.items())
-        if key not in self._programs:
-            if len(self._programs) >= KEPT_PROGRAMS:
-                del self._programs[next(iter(self._programs))]
-            program = self._programs[key] = Program(self, given)
+        if key not in self.programs:
+            if len(self.programs) >= KEPT_PROGRAMS:
+                del self.programs[next(iter(self.programs))]
+            program = self.programs[key] = Program(self, given)
             if self.device.type == "cuda":
                 program.capture()
-        return self._programs[key]
+        return self.programs[key]
 
 
 def _port(port: onnx.ValueInfoProto) -> Port:

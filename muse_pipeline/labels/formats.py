@@ -26,6 +26,8 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, remove_spikes, require_nucleus_size
 
+SAME_UM, FEW_COPIES = 0.5, 0.01  # side of a cell that no two nuclei share; share of nuclei that may be marked twice
+
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
@@ -317,6 +319,27 @@ def require_size(path: Path, mask: np.ndarray, size_px: tuple[int, int]) -> None
         raise LabelError(
             f"{path}: is {mask.shape[1]} x {mask.shape[0]} px and its picture {size_px[0]} x {size_px[1]} px; "
             "give masks of the pictures' size"
+        )
+
+
+def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> None:
+    """Reject true nuclei of a file of which more than a few are there more than once.
+
+    Args:
+        path: path of the file, for the message.
+        xy: (N, 2) positions of the nuclei.
+        mpp: (x, y) um per pixel.
+
+    Raises:
+        LabelError: at least two nuclei, and more than 1 % of all, coincide with an earlier one.
+    """
+    _, first = np.unique(xy * mpp // SAME_UM, axis=0, return_index=True)
+    copies = np.delete(np.arange(len(xy)), first)
+    if len(copies) > max(1, FEW_COPIES * len(xy)):
+        x, y = xy[copies[0]]
+        raise LabelError(
+            f"{path}: {len(copies):,} of its {len(xy):,} nuclei lie on another one, the first at x {x:.1f}, y {y:.1f}; "
+            "delete the copies, as of an export that was pasted twice"
         )
 
 

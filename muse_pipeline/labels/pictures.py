@@ -20,6 +20,7 @@ from muse_pipeline.labels.formats import (
     read_instances,
     read_masks,
     read_text,
+    require_distinct,
 )
 from muse_pipeline.labels.outlines import outline_points
 from muse_pipeline.labels.regions import fill_polygon
@@ -32,7 +33,6 @@ from muse_pipeline.labels.sources import (
     all_pictures,
     image_paths,
 )
-from muse_pipeline.nuclei.nms import require_distinct
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, is_square

@@ -16,11 +16,10 @@ from muse_pipeline.core.coords import level0_to_work, qupath_offset_px, work_to_
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.types import Frame, Slide, SlideInfo
 from muse_pipeline.labels.corrections import read_corrected_result, require_current
-from muse_pipeline.labels.formats import Annotations, read_annotated, read_text
+from muse_pipeline.labels.formats import Annotations, read_annotated, read_text, require_distinct
 from muse_pipeline.labels.pictures import LabelledImage, complete_outlines, require_agreement
 from muse_pipeline.labels.regions import RegionWindow, cut_regions
 from muse_pipeline.labels.sources import SUFFIXES, TEXT_SUFFIXES, LabelFiles, LabelSource, read_split
-from muse_pipeline.nuclei.nms import require_distinct
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide

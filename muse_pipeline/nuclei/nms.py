@@ -1,14 +1,12 @@
-"""Pairs of close nuclei: duplicates are suppressed among results and rejected among labels, overlaps are divided."""
+"""Pairs of close nuclei: duplicates are suppressed, overlaps are divided."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import shapely
 
-from muse_pipeline.core.errors import LabelError
 from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -38,30 +36,6 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     x, y = np.ascontiguousarray(xy[order].T)
     near = (x[first] - x[second]) ** 2 + (y[first] - y[second]) ** 2 <= radius**2
     return np.sort(order[np.stack([first[near], second[near]], axis=1)], axis=1)
-
-
-SAME_UM, FEW_COPIES = 0.5, 0.01  # side of a cell that no two nuclei share; share of nuclei that may be marked twice
-
-
-def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> None:
-    """Reject true nuclei of a file of which more than a few are there more than once.
-
-    Args:
-        path: path of the file, for the message.
-        xy: (N, 2) positions of the nuclei.
-        mpp: (x, y) um per pixel.
-
-    Raises:
-        LabelError: at least two nuclei, and more than 1 % of all, coincide with an earlier one.
-    """
-    _, first = np.unique(xy * mpp // SAME_UM, axis=0, return_index=True)
-    copies = np.delete(np.arange(len(xy)), first)
-    if len(copies) > max(1, FEW_COPIES * len(xy)):
-        x, y = xy[copies[0]]
-        raise LabelError(
-            f"{path}: {len(copies):,} of its {len(xy):,} nuclei lie on another one, the first at x {x:.1f}, y {y:.1f}; "
-            "delete the copies, as of an export that was pasted twice"
-        )
 
 
 SAME_SHARE = 0.4  # of the smaller outline; see docs/results.md

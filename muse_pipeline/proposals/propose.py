@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.detect import Guard, find_in_shard
+from muse_pipeline.inference.detect import Detector, Guard, WindowChoice, detect_shard
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import judge_slide, judge_window, name_guarded, sample_slide
 from muse_pipeline.proposals.dab import DabFinder
@@ -21,33 +22,25 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
 
 
-def propose_shard(
-    store: Store,
-    method: str,
-    settings: dict[str, Any],
-    colour: SlideColour,
-    shard: Shard,
-    output: Path,
-    *,
-    threads: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-    info: SlideInfo | None = None,
-) -> list[str]:
-    """Find nuclei without labels in one shard and write them to ``output``.
+@dataclass(frozen=True)
+class FittedProposer:
+    """A proposer that is fitted to a slide; ``guard`` excludes windows from it, if it has one."""
+
+    finder: Detector
+    guard: Guard | None
+
+
+def fit_proposer(
+    store: Store, method: str, settings: dict[str, Any], colour: SlideColour, info: SlideInfo | None = None
+) -> FittedProposer:
+    """Fit a proposer to a slide.
 
     Args:
         store: the slide's image.
         method: name of a proposer.
         settings: settings of the proposer, default where missing. ``classes: dab`` adds classes by brown stain.
         colour: colour statistics of the slide.
-        shard: run of windows to search.
-        output: the shard's file, for ``muse stitch``.
-        threads: number of windows searched at the same time; the result does not depend on it.
-        progress: function called with (windows done, windows in all).
         info: the slide, for proposers that read other files about it.
-
-    Returns:
-        Warnings for the ledger: those of the guard, and one if there are no nuclei.
 
     Raises:
         ConfigError: the method or a setting is unknown or unusable.
@@ -58,12 +51,36 @@ def propose_shard(
     if by_dab:
         finder = DabFinder.fit(sample, method, partial(proposer.fit, settings=chosen))
         remarks = judge_slide(finder.paint.sample(sample)) + finder.cut.remarks()
-        guard = Guard(finder.judge_window, tuple(remarks))
-    else:
-        finder = proposer.fit(sample, chosen)
-        guarded = getattr(proposer, "GUARDED", True)  # not imported detections
-        guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if guarded else None
-    facts = find_in_shard(store, finder, shard, output, threads=threads, progress=progress, guard=guard)
+        return FittedProposer(finder, Guard(finder.judge_window, tuple(remarks)))
+    is_guarded = getattr(proposer, "GUARDED", True)  # not imported detections
+    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if is_guarded else None
+    return FittedProposer(proposer.fit(sample, chosen), guard)
+
+
+def propose_shard(
+    store: Store,
+    proposer: FittedProposer,
+    shard: Shard,
+    output: Path,
+    *,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Find nuclei without labels in one shard and write them to ``output``.
+
+    Args:
+        store: the slide's image.
+        proposer: proposer of the nuclei.
+        shard: run of windows to search.
+        output: the shard's file, for ``muse stitch``.
+        threads: number of windows searched at the same time; the result does not depend on it.
+        progress: function called with (windows done, windows in all).
+
+    Returns:
+        Warnings for the ledger: those of the guard, and one if there are no nuclei.
+    """
+    guard, choice = proposer.guard, WindowChoice(guard=proposer.guard)
+    facts = detect_shard(store, proposer.finder, shard, output, threads=threads, progress=progress, choice=choice)
     warnings = list(guard.remarks) if guard else []
     warnings += name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
     if facts["n_windows"] and not pq.read_metadata(output).num_rows:

@@ -1,95 +1,127 @@
-"""Register a partner from its file, and write it as a store in the frame of its slide."""
+"""Open a partner beside its slide, and write it as a store in the slide's frame: the same lattice, mpp and chunks."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from muse_pipeline.core.files import write_json
-from muse_pipeline.core.types import GEOJSON_FRAMES, SlideInfo
-from muse_pipeline.registration.checkerboard import write_checkerboard
-from muse_pipeline.registration.given import read_given
-from muse_pipeline.registration.outcome import CHECKERBOARD, RESIDUALS, TRANSFORM
-from muse_pipeline.registration.partner_store import write_partner_store
-from muse_pipeline.registration.record import describe, read_registered, write_residuals
-from muse_pipeline.registration.register import LIMIT_UM, inspect_partner, open_pair, register_partner
+import cv2
+import numpy as np
+
+from muse_pipeline.core.coords import work_size_px
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.types import Slide, SlideInfo
+from muse_pipeline.registration.match import WarpedReader, grid_um
+from muse_pipeline.registration.record import RegisteredPartner
+from muse_pipeline.registration.refine import Pair
+from muse_pipeline.registration.register import inspect_partner, open_pair
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.isolation import call_isolated
+from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
+from muse_pipeline.tissue.overview import strips
 
 
-def register_files(
-    slide: Path,
-    info: SlideInfo,
-    partner: Path,
-    folder: Path,
-    *,
-    partner_mpp: float | None = None,
-    start: Path | None = None,
-    frame: str = GEOJSON_FRAMES[0],
-    limit_um: float = LIMIT_UM,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Register a partner to its slide; write transform.json, residuals.tsv and checkerboard.png.
+@contextmanager
+def open_pair_of_files(
+    slide: Path, info: SlideInfo, partner: Path, partner_mpp: float | None = None, threads: int = 1
+) -> Iterator[Pair]:
+    """Open a slide and its partner, and find the tissue of both.
 
     Args:
         slide: file of the H&E slide.
         info: header of the H&E slide.
         partner: file of the partner.
-        folder: folder of the written files.
         partner_mpp: um per level-0 pixel of the partner, if its file does not state it.
-        start: landmarks, a matrix or a transform.json to refine; None to search.
-        frame: frame of the coordinates in ``start``, "qupath" or "openslide".
-        limit_um: largest residual of a tile that is kept.
         threads: number of threads that compare tiles.
 
-    Returns:
-        The content of transform.json.
+    Yields:
+        The pair, which is closed when the block ends.
 
     Raises:
         MppError: the size of the partner's pixels is not stated anywhere.
-        RegistrationError: the partner does not fit, or ``start`` cannot be read.
+        RegistrationError: a slide has no tissue.
         SlideError: the partner cannot be read.
     """
     partner_info = call_isolated(inspect_partner, partner, partner_mpp)
-    given = read_given(start, info, partner_info, frame) if start else None
     with open_slide(slide, info.reader) as opened, open_slide(partner, partner_info.reader) as opened_partner:
-        pair = open_pair(opened, info, opened_partner, partner_info, threads)
-        found = register_partner(pair, given, limit_um)
-        write_checkerboard(folder / CHECKERBOARD, pair, found)
-    write_residuals(folder / RESIDUALS, found)
-    content = describe(found)
-    write_json(folder / TRANSFORM, content)
-    return content
+        yield open_pair(opened, info, opened_partner, partner_info, threads)
 
 
-def tile_partner(
-    partner: Path,
-    transform: Path,
-    info: SlideInfo,
-    tissue: Path,
-    output: Path,
+@dataclass(frozen=True, eq=False)
+class PartnerTissue(TissueMask):
+    """The tissue of a slide, limited to the area in which its partner can be trusted.
+
+    Attributes:
+        trusted: (h, w) bool, True in tiles that are kept and on the partner.
+    """
+
+    trusted: np.ndarray | None = None
+
+    @property
+    def dilated(self) -> np.ndarray:
+        """The mask in which nuclei of the slide are kept, within ``trusted``."""
+        return super().dilated & self.trusted
+
+
+def write_partner_store(
+    pair: Pair,
+    registered: RegisteredPartner,
+    tissue: TissueMask,
+    path: Path,
     *,
     mpp: float = 0.5,
-    threads: int = 1,
     max_corrupt: float = 0.01,
 ) -> None:
-    """Write a registered partner as a store, by ``partner_store.write_partner_store``.
+    """Write a partner as `muse tile` writes its slide, in the slide's frame.
+
+    The label ``tissue`` is 1 where nuclei of the slide are kept, the tile is kept and the partner was scanned; pixels
+    elsewhere must not be used, and are white beyond the partner.
 
     Args:
-        partner: file of the partner.
-        transform: transform.json of ``register_files``.
-        info: the H&E slide.
-        tissue: tissue.npz of the H&E slide.
-        output: the store.
+        pair: the slide and its partner.
+        registered: transform of the partner.
+        tissue: tissue of the H&E slide.
+        path: folder of the store.
         mpp: um per pixel.
-        threads: number of chunks read at a time.
         max_corrupt: share of the tissue that may be undecodable.
+
+    Raises:
+        RegistrationError: the transform is of other slides.
+        SlideError: too much of the partner cannot be decoded.
     """
-    registered = read_registered(transform)
-    partner_mpp = tuple(registered.partner["mpp"])
-    partner_info = replace(inspect_partner(partner, partner_mpp[0]), mpp=partner_mpp)
-    how = {"mpp": mpp, "threads": threads, "max_corrupt": max_corrupt}
-    with open_slide(partner, partner_info.reader) as opened:
-        write_partner_store(opened, partner_info, registered, info, TissueMask.load(tissue, info), output, **how)
+    info, partner_info = pair.info, pair.partner_info
+    registered.require(info, partner_info)
+
+    def open_warped(slide: Slide, _: SlideInfo, image_mpp: float) -> WarpedReader:
+        size_px = work_size_px(info.size_px, info.mpp, image_mpp)
+        reader = AreaReader(slide, partner_info, max(image_mpp, *partner_info.mpp))  # a coarser partner is magnified
+        return WarpedReader(reader, registered.transform, size_px, image_mpp)
+
+    facts = {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}
+    write_store(
+        pair.partner,
+        info,
+        trusted_tissue(tissue, registered),
+        path,
+        mpp=mpp,
+        threads=pair.threads,
+        max_corrupt=max_corrupt,
+        open_image=open_warped,
+        facts={"partner": facts},
+    )
+
+
+def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:
+    """The slide's tissue where the partner can be trusted; one pixel of the mask is removed at its border."""
+    trusted = np.empty(tissue.mask.shape, np.uint8)
+    height, width = trusted.shape
+    for rows in strips(height):
+        pixels = grid_um(np.array([0.0, rows.start]), 1.0, (width, rows.stop - rows.start))
+        trusted[rows] = registered.is_kept(pixels * tissue.mask_mpp)
+    trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
+    known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
+    return PartnerTissue(**{**known, "mask": tissue.mask & trusted}, trusted=trusted)

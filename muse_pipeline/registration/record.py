@@ -1,23 +1,95 @@
-"""Records of a registration: write transform.json and residuals.tsv, and read transform.json."""
+"""Records of a registration: transform.json, residuals.tsv, checkerboard.png, and partner.json with its outcome.
+
+The checkerboard shows slide and partner in alternating squares, across which well registered nuclei and edges of tissue
+continue.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from muse_pipeline import __version__
-from muse_pipeline.core.errors import RegistrationError
-from muse_pipeline.core.files import complete_file, read_json
+from muse_pipeline.core.errors import MuseError, RegistrationError
+from muse_pipeline.core.files import complete_file, find_full_disk, read_json, remove, write_json
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.registration.match import PixelReader, grid_um, sample
+from muse_pipeline.registration.refine import Pair
 from muse_pipeline.registration.register import ABOVE_LIMIT, KEPT, NO_MATCH, OUTSIDE, Registration, TileResiduals
 from muse_pipeline.registration.transform import Transform
+
+TRANSFORM, RESIDUALS, CHECKERBOARD, RECORD = "transform.json", "residuals.tsv", "checkerboard.png", "partner.json"
+OK, FAILED = "ok", "failed"
 
 FORMAT = 1
 DIRECTION = "slide to partner: partner_xy = matrix @ (x + bend_x, y + bend_y, 1)"
 COLUMNS = ("x", "y", "side", "status", "residual_um", "measured", "correlation")
+
+WIDTH_PX = 1500
+N_SQUARES = 16  # across the longer side of the slide
+FIELD_SQUARES = 6
+GAP_PX, TEXT_PX = 12, 34
+LEFT_OUT_RGB = (215, 60, 40)
+
+
+@contextmanager
+def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[str, Any]]:
+    """Write partner.json beside ``store`` when the block ends; a partner that fails leaves that and an empty folder.
+
+    Training continues without the pairs of such a slide, so only a full disk ends the block with an error.
+
+    Args:
+        partner: file of the partner.
+        store: store that the block writes.
+        slide_id: id of the H&E slide.
+
+    Yields:
+        A dictionary to which the block adds entries of the record.
+    """
+    folder = store.parent
+    remove(folder / RECORD)
+    facts: dict[str, Any] = {"slide_id": slide_id, "partner": str(partner)}
+    try:
+        yield facts
+        outcome = {"status": OK, "reason": ""}
+    except Exception as error:
+        if isinstance(error, OSError) and find_full_disk(error, [folder]):
+            raise
+        known = isinstance(error, MuseError)
+        outcome = {"status": FAILED, "reason": one_line(error if known else f"{type(error).__name__}: {error}")}
+        for path in (store, *(folder / name for name in (TRANSFORM, RESIDUALS, CHECKERBOARD))):
+            remove(path)
+        store.mkdir(parents=True)
+    write_json(folder / RECORD, {**outcome, **facts})
+
+
+def read_outcome(folder: Path) -> dict[str, Any] | None:
+    """The content of partner.json; None where there is none."""
+    try:
+        return read_json(folder / RECORD)
+    except (OSError, ValueError):
+        return None
+
+
+def write_registration(pair: Pair, found: Registration, folder: Path) -> dict[str, Any]:
+    """Write checkerboard.png, residuals.tsv and transform.json.
+
+    Returns:
+        The content of transform.json.
+    """
+    write_checkerboard(folder / CHECKERBOARD, pair, found)
+    write_residuals(folder / RESIDUALS, found)
+    content = describe(found)
+    write_json(folder / TRANSFORM, content)
+    return content
 
 
 def describe(found: Registration) -> dict[str, Any]:
@@ -157,3 +229,66 @@ def _identify(info: SlideInfo) -> dict[str, Any]:
         "size_px": list(info.size_px),
         "mpp": list(info.mpp),
     }
+
+
+def write_checkerboard(path: Path, pair: Pair, found: Registration) -> None:
+    """Write the whole slide, with rejected tiles framed in red, above its best, a middling and its worst tile."""
+    whole = _draw_slide(pair, found)
+    fields = _draw_fields(pair, found, (whole.shape[1] - 2 * GAP_PX) // 3)
+    rows = [whole, *([fields] if fields is not None else [])]
+    width = max(row.shape[1] for row in rows)
+    rows = [
+        cv2.copyMakeBorder(row, 0, GAP_PX, 0, width - row.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3)
+        for row in rows
+    ]
+    with complete_file(path) as partial:
+        write_png(partial, np.concatenate(rows))
+
+
+def _draw_slide(pair: Pair, found: Registration) -> np.ndarray:
+    picture = pair.low.picture
+    um = max(picture.size_um) / WIDTH_PX
+    size = tuple(max(round(side / um), 1) for side in picture.size_um)
+    readers = (picture, pair.partner_low.picture) if um >= picture.mpp.min() else pair.readers(max(um, pair.finest_um))
+    board = _checker(readers, found, np.zeros(2), um, size, max(max(size) // N_SQUARES, 1))
+    half = found.tiles.side_um / 2
+    for centre in found.tiles.centre_um[~found.tiles.is_kept]:
+        corners = [tuple(np.round((centre + sign * half) / um).astype(int).tolist()) for sign in (-1, 1)]
+        cv2.rectangle(board, *corners, LEFT_OUT_RGB, 1)
+    return board
+
+
+def _draw_fields(pair: Pair, found: Registration, side_px: int) -> np.ndarray | None:
+    """Three tiles side by side, each with its residual; None if none was measured and kept."""
+    tiles, um = found.tiles, found.tiles.side_um / side_px
+    measured = np.flatnonzero(tiles.is_kept & tiles.is_measured)
+    if not len(measured):
+        return None
+    ranked = measured[np.argsort(tiles.residual_um[measured], kind="stable")]
+    fields = []
+    for name, tile in zip(("best", "middle", "worst"), ranked[[0, len(ranked) // 2, -1]], strict=True):
+        readers = pair.readers(max(um, pair.finest_um))
+        corner = tiles.centre_um[tile] - tiles.side_um / 2
+        field = _checker(readers, found, corner, um, (side_px, side_px), max(side_px // FIELD_SQUARES, 1))
+        field = cv2.copyMakeBorder(field, TEXT_PX, 0, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255,) * 3)
+        text = f"{name} tile kept: {tiles.residual_um[tile]:.1f} um"
+        cv2.putText(field, text, (0, TEXT_PX - 11), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (40, 40, 40), 1, cv2.LINE_AA)
+        fields.append(field)
+    return np.concatenate(fields, axis=1)
+
+
+def _checker(
+    readers: tuple[PixelReader, PixelReader],
+    found: Registration,
+    corner_um: np.ndarray,
+    um: float,
+    size: tuple[int, int],
+    square_px: int,
+) -> np.ndarray:
+    """(h, w, 3) uint8: the slide, and the partner in every other square."""
+    at = grid_um(corner_um, um, size)
+    board, partner = sample(readers[0], at), sample(readers[1], found.transform.to_partner(at))
+    row, column = np.indices(board.shape[:2]) // square_px
+    is_partner = (row + column) % 2 == 1
+    board[is_partner] = partner[is_partner]
+    return board

@@ -11,8 +11,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.registration.match import Matches, Power, lattice, match_tiles
-from muse_pipeline.registration.sample import PixelReader
+from muse_pipeline.registration.match import Matches, PixelReader, Power, lattice, match_tiles
 from muse_pipeline.registration.search import LowPower
 from muse_pipeline.registration.transform import BEND_NODE_UM, Bend, Transform
 from muse_pipeline.store.resample import MAX_COARSER, AreaReader

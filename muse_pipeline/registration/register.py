@@ -11,9 +11,8 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.core.errors import MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.registration.match import tiles_on_tissue
+from muse_pipeline.registration.match import Picture, tiles_on_tissue
 from muse_pipeline.registration.refine import Pair, Power, choose_placement, refine
-from muse_pipeline.registration.sample import Picture
 from muse_pipeline.registration.search import LowPower, find_placements
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.slides.inspect import inspect_slide

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.fft
 
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.registration.sample import Picture, nuclear_density
+from muse_pipeline.registration.match import Picture, nuclear_density
 from muse_pipeline.registration.transform import Transform
 
 CANVAS_PX = 192  # the longer side of a slide at the search's resolution

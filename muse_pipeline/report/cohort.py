@@ -25,7 +25,7 @@ from muse_pipeline.inference.doubts import (
     find_doubts,
     reason_left_out,
 )
-from muse_pipeline.registration.outcome import FAILED, read_outcome
+from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT

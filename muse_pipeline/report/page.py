@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.files import complete_file
@@ -19,7 +18,6 @@ from muse_pipeline.report.cohort import (
     counted,
     describe_model,
     describe_total,
-    gather_cohort,
     summarise_cohort,
 )
 from muse_pipeline.report.costs import cost_table
@@ -33,30 +31,25 @@ from muse_pipeline.report.tables import OPEN_SLIDES, slide_table, write_roi_tabl
 
 
 def write_report(
+    slides: Sequence[SlideResult],
     results: Path,
-    rows: Sequence[dict[str, Any]],
     page: Path,
     table: Path,
     pretraining: Path | None = None,
-    no_model: str = "",
     statistics: Path | None = None,
-    groups: Mapping[str, str] | None = None,
-    included: Sequence[str] = (),
+    no_model: str = "",
 ) -> list[str]:
     """Write page, tables and the import script for QuPath; returns lines that summarise the cohort.
 
     Args:
+        slides: outcomes of all slides, from ``gather_cohort``.
         results: folder with a folder per slide.
-        rows: rows of the resolved sheet.
         page: path of report.html.
         table: path of cohort.tsv; roi.tsv is written beside it.
         pretraining: folder of a pretraining run that belongs to the cohort.
-        no_model: reason why slides were not detected, if there was no model.
         statistics: path of statistics.tsv of ``muse statistics``.
-        groups: group of each slide that has one, by which the plots compare slides.
-        included: kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals.
+        no_model: reason why slides were not detected, if there was no model.
     """
-    slides = gather_cohort(results, rows, no_model, groups, included)
     write_table(slides, table)
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics)

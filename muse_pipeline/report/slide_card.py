@@ -20,7 +20,7 @@ from muse_pipeline.core.text import (
 )
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
-from muse_pipeline.registration.outcome import CHECKERBOARD
+from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
 from muse_pipeline.report.html import Album, Markup, element, join

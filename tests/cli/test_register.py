@@ -1,4 +1,4 @@
-"""``muse register`` and ``muse tile --transform`` on files."""
+"""``muse register`` and ``muse partner`` on files."""
 
 import json
 
@@ -51,31 +51,25 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert muse("register", *pair, "-o", again, "--start", tmp_path / "transform.json", "--threads", "2")[0] == 0
     assert read_json(again / "transform.json")["residuals"]["kept"] >= kept - 1
 
-    info, store = tmp_path / "slide.json", tmp_path / "image-600nm.zarr"
+    info = tmp_path / "slide.json"
     assert muse("inspect", folder / "he.tif", "--output", info)[0] == 0
     outputs = ["--mask", tmp_path / "t.npz", "--picture", tmp_path / "t.png", "--outline", tmp_path / "t.geojson"]
     assert muse("tissue", folder / "he.tif", "--info", info, *outputs, "--colour", tmp_path / "c.json")[0] == 0
-    tile = ["--info", info, "--tissue", tmp_path / "t.npz", "--mpp", "0.6", "--transform", tmp_path / "transform.json"]
-    status, _, error = muse("tile", folder / "ihc.png", *tile, "-o", store)
-    assert status == 0, error
-    assert open_store(store).tissue[0].any()
-
     of_workflow = tmp_path / "S1" / "partner"
-    how = [folder / "he.tif", folder / "ihc.png", *tile[:-2], "-o", of_workflow / "image-600nm.zarr"]
-    status, output, error = muse("partner", *how, "--start", tmp_path / "transform.json")
+    made_from = [folder / "he.tif", folder / "ihc.png", "--info", info, "--tissue", tmp_path / "t.npz", "--mpp", "0.6"]
+    partner = ["partner", *made_from, "-o", of_workflow / "image-600nm.zarr"]
+    status, output, error = muse(*partner, "--start", tmp_path / "transform.json")
     assert status == 0 and "tiles" in output, error
     record = read_json(of_workflow / "partner.json")
     assert record["status"] == "ok" and record["residuals"]["kept"] >= kept - 1
     assert open_store(of_workflow / "image-600nm.zarr").tissue[0].any()
     assert (of_workflow / "checkerboard.png").is_file()
-    status, _, error = muse("partner", *how)  # nothing states the um per pixel of the picture
+    status, output, error = muse(*partner)  # nothing states the um per pixel of the picture
     record = read_json(of_workflow / "partner.json")
     assert (status, record["status"]) == (0, "failed") and "--partner-mpp" in record["reason"], error
+    assert "partner.json contains the reason" in output
     assert sorted(path.name for path in of_workflow.iterdir()) == ["image-600nm.zarr", "partner.json"]
     assert not any((of_workflow / "image-600nm.zarr").iterdir())
-
-    status, _, error = muse("tile", folder / "glass.png", *tile, "-o", tmp_path / "other.zarr")
-    assert status == 2 and "run `muse register` for these slides" in error
 
 
 @pytest.mark.parametrize(
@@ -97,10 +91,12 @@ def test_a_partner_that_cannot_be_used_is_one_sentence_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_a_foreign_transform_is_one_sentence(muse, files, tmp_path):
+def test_a_foreign_transform_is_recorded(muse, files, tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({"matrix": [[1, 0, 0], [0, 1, 0]]}))
     (tmp_path / "slide.json").write_text("{}")
     muse("inspect", files[0] / "he.tif", "--output", tmp_path / "slide.json")
-    arguments = ["--info", tmp_path / "slide.json", "--tissue", tmp_path / "none.npz", "-o", tmp_path / "x.zarr"]
-    status, _, error = muse("tile", files[0] / "ihc.png", *arguments, "--transform", tmp_path / "t.json")
-    assert status == 2 and "is not a transform.json" in error
+    store = tmp_path / "partner" / "x.zarr"
+    arguments = ["--info", tmp_path / "slide.json", "--tissue", tmp_path / "none.npz", "-o", store]
+    pair = [files[0] / "he.tif", files[0] / "ihc.png"]
+    assert muse("partner", *pair, *arguments, "--start", tmp_path / "t.json")[0] == 0
+    assert "is not a transform.json" in read_json(store.parent / "partner.json")["reason"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_evaluated_slides import TRUTH, write_result
 
-from benchmarks.temperature import fit_temperature, log_loss
+from experiments.calibration.run import fit_temperature, log_loss
 from muse_pipeline.core.files import read_json
 from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
 from muse_pipeline.inference.predictor import temper

@@ -14,7 +14,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.appearance import BROWN
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.dab import DARKEST, POSITIVE_OD, mean_within, recolour_brown, split_stains
-from muse_pipeline.inference.detect import detect_shard
+from muse_pipeline.inference.detect import ModelFinder, detect_shard
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
@@ -41,7 +41,7 @@ def find_nuclei(stored, predictor, folder, verdict, n_shards=1):
     shards = [folder / f"{i}-of-{n_shards}.parquet" for i in range(1, n_shards + 1)]
     colour = colour_of_fit(predictor.card.colour, None)
     for index, path in enumerate(shards, 1):
-        detect_shard(store, predictor, colour, Shard(index, n_shards), path, appearance=verdict)
+        detect_shard(store, ModelFinder(predictor, colour, verdict), Shard(index, n_shards), path)
     stitch_shards(shards, info, tissue.kept, folder / "nuclei.parquet")
     return folder / "nuclei.parquet"
 

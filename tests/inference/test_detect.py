@@ -17,7 +17,7 @@ from muse_pipeline.core.provenance import NamedFile
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import count_detections
 from muse_pipeline.evaluation.truth import read_points
-from muse_pipeline.inference.detect import ModelFinder, detect_shard, find_in_shard, no_nuclei
+from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard, no_nuclei
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
@@ -142,10 +142,11 @@ def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
 
     finder = Recorder(tiled_slide.predictor, tiled_slide.colour)
     runs = []
-    find_in_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "all.parquet")
+    detect_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "all.parquet")
     every, runs = runs, []
     low, high = np.array([1000, 1000]), np.array([1100, 2000])
-    facts = find_in_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", within=(low, high))
+    within = WindowChoice(within=(low, high))
+    facts = detect_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", choice=within)
     cores = [np.array(batch) + finder.card.halo_px for batch in every]
     touching = [((core < high) & (core + 960 > low)).all(1).any() for core in cores]
     assert runs == [batch for batch, touches in zip(every, touching, strict=True) if touches]
@@ -161,7 +162,7 @@ def test_what_windows_of_a_row_share_is_decoded_once(tiled_slide, tmp_path, monk
     monkeypatch.setattr(ShardFiles, "read_chunk", lambda self, *at: decoded.append(at) or read_chunk(self, *at))
     monkeypatch.setattr(Store, "_chunk", lambda self, *at: read.append(at) or of_store(self, *at))
     store = open_store(tiled_slide.store.path)
-    find_in_shard(store, Blind(tiled_slide.predictor, tiled_slide.colour), Shard(1, 1), tmp_path / "all.parquet")
+    detect_shard(store, Blind(tiled_slide.predictor, tiled_slide.colour), Shard(1, 1), tmp_path / "all.parquet")
     assert max(Counter(read).values()) == 4  # windows that meet in a chunk
     assert max(Counter(decoded).values()) == 1
 
@@ -187,12 +188,12 @@ def test_a_missing_or_doubled_shard_is_rejected(tiled_slide, tmp_path):
 def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path):
     mixed = tmp_path / "2-of-2.parquet"
     first = tmp_path / "1-of-2.parquet"
-    where = (tiled_slide.store, tiled_slide.predictor)
-    detect_shard(*where, tiled_slide.colour, Shard(1, 2), first)
-    detect_shard(*where, tiled_slide.colour * 1.1, Shard(2, 2), mixed)
+    finder = ModelFinder(tiled_slide.predictor, tiled_slide.colour)
+    detect_shard(tiled_slide.store, finder, Shard(1, 2), first)
+    detect_shard(tiled_slide.store, replace(finder, colour=tiled_slide.colour * 1.1), Shard(2, 2), mixed)
     with pytest.raises(StoreError, match="another store or model"):
         stitch_shards([first, mixed], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
-    detect_shard(*where, tiled_slide.colour, Shard(2, 2), mixed)
+    detect_shard(tiled_slide.store, finder, Shard(2, 2), mixed)
     other = replace(tiled_slide.info, fingerprint="another")
     with pytest.raises(StoreError, match=r"another version of slide .*; run `muse detect` for it again"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
@@ -227,7 +228,8 @@ def test_a_model_of_another_mpp_is_rejected(tiled_slide, tmp_path):
     try:
         predictor.card = replace(card, mpp=0.25)
         with pytest.raises(ModelError, match=r"stored at 0.5 um/px.*works at 0.25"):
-            detect_shard(tiled_slide.store, predictor, tiled_slide.colour, Shard(1, 1), tmp_path / "s.parquet")
+            finder = ModelFinder(predictor, tiled_slide.colour)
+            detect_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "s.parquet")
     finally:
         predictor.card = card
     assert not list(tmp_path.iterdir())
@@ -244,5 +246,6 @@ def test_a_store_that_another_job_replaces_meanwhile_is_noticed(tiled_slide, tmp
         shutil.rmtree(tmp_path / "old")
 
     with pytest.raises(StoreError, match="was replaced while it was read"):
-        detect_shard(store, tiled_slide.predictor, tiled_slide.colour, Shard(1, 8), output, progress=replace_store)
+        finder = ModelFinder(tiled_slide.predictor, tiled_slide.colour)
+        detect_shard(store, finder, Shard(1, 8), output, progress=replace_store)
     assert not output.exists()

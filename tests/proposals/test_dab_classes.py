@@ -19,7 +19,7 @@ from muse_pipeline.proposals.base import BLURRED, SlideSample
 from muse_pipeline.proposals.dab import DabCut, DabFinder
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
-from muse_pipeline.proposals.propose import propose_shard
+from muse_pipeline.proposals.propose import fit_proposer, propose_shard
 from muse_pipeline.store.grid import Shard
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import TEXTBOOK
@@ -93,7 +93,8 @@ def test_shards_never_show_and_the_table_states_how_classes_were_made(stored, tm
     for n_shards in (1, 3):
         shards = [tmp_path / f"{i}-of-{n_shards}.parquet" for i in range(1, n_shards + 1)]
         for index, path in enumerate(shards, 1):
-            assert propose_shard(store, method, {"classes": "dab"}, SlideColour(), Shard(index, n_shards), path) == []
+            proposer = fit_proposer(store, method, {"classes": "dab"}, SlideColour())
+            assert propose_shard(store, proposer, Shard(index, n_shards), path) == []
         tables.append(tmp_path / f"{n_shards}.parquet")
         stitch_shards(shards, info, tissue.kept, tables[-1])
     assert tables[0].read_bytes() == tables[1].read_bytes()
@@ -112,7 +113,7 @@ def test_classes_that_are_not_there_are_one_sentence(stored, tmp_path):
         ("imported", "dab", "method haematoxylin or otsu"),
     ):
         with pytest.raises(ConfigError, match=output):
-            propose_shard(store, method, {"classes": classes}, SlideColour(), Shard(1, 1), tmp_path / "1-of-1.parquet")
+            fit_proposer(store, method, {"classes": classes}, SlideColour())
 
 
 @pytest.mark.parametrize("method", FITS)

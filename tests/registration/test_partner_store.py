@@ -1,5 +1,7 @@
 """The partner's store: in the slide's frame, and honest about where there is no partner."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawn_pair import Warp, draw_partner, draw_section, open_drawn, stain_he
@@ -7,7 +9,7 @@ from drawn_pair import Warp, draw_partner, draw_section, open_drawn, stain_he
 from muse_pipeline.core.errors import RegistrationError
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.dab import split_stains
-from muse_pipeline.registration.partner_store import write_partner_store
+from muse_pipeline.registration.partner import write_partner_store
 from muse_pipeline.registration.record import describe, read_registered
 from muse_pipeline.registration.register import open_pair, register_partner
 from muse_pipeline.store.store import open_store
@@ -28,17 +30,18 @@ def made(tmp_path_factory):
     partner = partner[:, partner.shape[1] // 2 :]  # upside down: the slide's left is the partner's right
     slide, info = open_drawn(he, 0.5, "he")
     other, other_info = open_drawn(partner, 0.7, "partner")
-    found = register_partner(open_pair(slide, info, other, other_info, 2))
+    pair = open_pair(slide, info, other, other_info, 2)
+    found = register_partner(pair)
     write_json(folder / "transform.json", describe(found))
     registered = read_registered(folder / "transform.json")
     tissue = find_tissue(slide, info).tissue
     write_store(slide, info, tissue, folder / "he.zarr")
-    write_partner_store(other, other_info, registered, info, tissue, folder / "partner.zarr", threads=2)
-    return section, registered, found, open_store(folder / "he.zarr"), open_store(folder / "partner.zarr")
+    write_partner_store(pair, registered, tissue, folder / "partner.zarr")
+    return section, registered, pair, found, open_store(folder / "he.zarr"), open_store(folder / "partner.zarr")
 
 
 def test_the_marker_is_brown_at_the_nuclei_that_carry_it(made):
-    section, _, _, he, partner = made
+    section, _, _, _, he, partner = made
     assert (partner.size_px, partner.mpp, partner.fingerprint) == (he.size_px, he.mpp, he.fingerprint)
     tissue, tissue_px = partner.tissue
     at = np.floor(section.xy_um / 0.5).astype(int)
@@ -52,7 +55,7 @@ def test_the_marker_is_brown_at_the_nuclei_that_carry_it(made):
 
 
 def test_what_the_partner_does_not_show_is_no_tissue(made):
-    _, registered, found, he, partner = made
+    _, registered, _, found, he, partner = made
     tissue, tissue_px = partner.tissue
     assert not (tissue & ~he.tissue[0]).any()
     share = tissue.sum() / he.tissue[0].sum()
@@ -69,10 +72,8 @@ def test_what_the_partner_does_not_show_is_no_tissue(made):
 
 
 def test_a_transform_of_other_slides_is_rejected(made, tmp_path):
-    _, registered, _, _, _ = made
-    pixels = np.full((100, 100, 3), 200, np.uint8)
-    slide, info = open_drawn(pixels, 0.5, "third")
-    other = type(info)(**{**vars(info), "fingerprint": "1" * 16})
+    _, registered, pair, _, _, _ = made
+    other = replace(pair, info=replace(pair.info, fingerprint="1" * 16))
     with pytest.raises(RegistrationError, match="run `muse register` for these slides"):
-        write_partner_store(slide, info, registered, other, find_tissue(slide, info).tissue, tmp_path / "x.zarr")
+        write_partner_store(other, registered, find_tissue(pair.slide, pair.info).tissue, tmp_path / "x.zarr")
     assert not (tmp_path / "x.zarr").exists()

@@ -3,8 +3,7 @@
 import numpy as np
 from drawn_pair import Warp, draw_partner, draw_section, stain_he
 
-from muse_pipeline.registration.match import Power, lattice, match_tiles, tiles_on_tissue
-from muse_pipeline.registration.sample import Picture
+from muse_pipeline.registration.match import Picture, Power, lattice, match_tiles, tiles_on_tissue
 from muse_pipeline.registration.transform import Transform
 
 POWER = Power(2.0, 256.0, 16.0)

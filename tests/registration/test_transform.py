@@ -6,8 +6,7 @@ from drawn import ArraySlide
 
 from muse_pipeline.core.errors import RegistrationError
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.registration.given import read_given
-from muse_pipeline.registration.transform import Bend, Transform
+from muse_pipeline.registration.transform import Bend, Transform, read_given
 
 MATRIX = np.array([[0.0, -1.1, 300.0], [1.1, 0.0, -20.0]])  # turned by 90 degrees clockwise, as y points down
 PIXELS = np.zeros((40, 50, 3), np.uint8)

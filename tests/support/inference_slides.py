@@ -10,7 +10,7 @@ import numpy as np
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
-from muse_pipeline.inference.detect import detect_shard
+from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
@@ -34,9 +34,11 @@ class TiledSlide:
     def detect(self, folder: Path, n_shards: int = 1, threads: int = 1, offset_px: int = 0) -> list[Path]:
         """Every shard of the slide."""
         paths = [folder / f"{Shard(i, n_shards)}.parquet" for i in range(1, n_shards + 1)]
+        finder = ModelFinder(self.predictor, self.colour)
         for index, path in enumerate(paths, 1):
             shard = Shard(index, n_shards)
-            detect_shard(self.store, self.predictor, self.colour, shard, path, threads=threads, offset_px=offset_px)
+            choice = WindowChoice(offset_px=offset_px)
+            detect_shard(self.store, finder, shard, path, threads=threads, choice=choice)
         return paths
 
     def nuclei(self, folder: Path, **how) -> Path:

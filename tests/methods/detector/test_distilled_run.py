@@ -2,16 +2,12 @@
 
 import dataclasses
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-sys.path.append(str(Path(__file__).parents[3] / "experiments"))
-from hidden_labels import HiddenLabelsStage
-
+from experiments.lfov.hidden_labels import HiddenLabelsStage
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.methods.detector.run import describe_config, finetune, load_detector_config
 from muse_pipeline.methods.detector.start import read_start

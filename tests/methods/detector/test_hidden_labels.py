@@ -1,13 +1,8 @@
 """The trial of labels on a small square: the labels that are kept."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[3] / "experiments"))
-from hidden_labels import hide_labels
-
+from experiments.lfov.hidden_labels import hide_labels
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei

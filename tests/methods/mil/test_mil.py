@@ -2,10 +2,8 @@
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +13,7 @@ import yaml
 from drawn_patches import CONFIG, draw_patches
 from every_setting import APPEARANCE, CARD, NAMES, REPORTS, SCHEDULE, Kind, keep_untrained, parts_of_step
 
+from experiments.mil_rungs import run as rungs
 from muse_pipeline.cli.main import main
 from muse_pipeline.data.region_windows import RegionBatch, RegionWindows
 from muse_pipeline.inference.colour_input import colour_of_fit
@@ -400,12 +399,8 @@ def test_several_classes_have_a_map_each(patches, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # two minutes on an idle core
 def test_a_student_maps_better_than_its_teacher(tmp_path):
-    path = Path(__file__).parents[3] / "experiments" / "mil_rungs.py"
-    spec = importlib.util.spec_from_file_location("mil_rungs", path)
-    rungs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rungs)
     data = rungs.draw_data(tmp_path / "data", 0)
-    scores = [rungs.run_arm(arm, 0, data, tmp_path, 1) for arm in ("teacher", "weighted")]
+    scores = [rungs.run_arm(arm, 0, data, tmp_path) for arm in ("teacher", "weighted")]
     teacher, student = (float(rungs.f1(np.sum(score["counts"], 0))) for score in scores)
     assert student >= teacher + 3 and rungs.max_fall(scores[1]["curve"]) <= 2
 

@@ -1,14 +1,9 @@
 """The controls of the pretraining proof break what they are about, and nothing else."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
 
-sys.path.append(str(Path(__file__).parents[3] / "experiments"))
-from muse_controls import EncoderAlone, EndsSampler, RandomPointsImage, shuffle_identities
-
+from experiments.muse_proof.controls import EncoderAlone, EndsSampler, RandomPointsImage, shuffle_identities
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.data.views import ViewBatches, ViewSettings

@@ -1,16 +1,11 @@
 """The experiment on factors: what its pictures show, and what each arm must learn, with linear encoders and in full."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-sys.path.append(str(Path(__file__).parents[3] / "experiments"))
-from trident_factors import STEPS, draw_pictures, run_arm
-
+from experiments.trident_factors.run import STEPS, draw_pictures, run_arm
 from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.methods.trident.method import Level
 

@@ -1,15 +1,10 @@
 """The experiment on few labels: which crops are labelled, how they are read, and what is compared."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parents[3] / "experiments"))
-from unit_few_labels import NUCLEUS, compare_runs, divide_crops, write_source
-from unit_real import aji
-
+from experiments.common.crops import aji
+from experiments.unit_few_labels.run import NUCLEUS, compare_runs, divide_crops, write_source
 from muse_pipeline.labels.read import read_labelled_images
 
 PATIENTS = {f"{patient:02}_{crop}": f"{patient:02}" for patient in range(7) for crop in range(4)}

@@ -1,0 +1,120 @@
+"""Clean tissue of twelve sets, each crop run by itself as a user runs it: how many nuclei each artefact takes.
+
+    python -m experiments.clean_tissue.run --data DATA    # measures what is not recorded
+    python -m experiments.clean_tissue.run --table        # prints the table
+
+Up to 40 crops of each set, evenly spread over its files. A nucleus is counted for every kind of artefact that it lies
+in, though the column ``quality`` has one. CMU-1-Small-Region, BRCA-M2C, TNBC and ORION were in the training of the
+model ``artefacts``, as backgrounds of drawn artefacts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.cohort.sheet import SheetRow
+from muse_pipeline.inference.artefacts import CELL_UM, KINDS, MPP, find_masks
+from muse_pipeline.inference.colour_input import read_colour
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.parquet import read_nuclei
+from muse_pipeline.pipeline import Models, run_slide
+from muse_pipeline.settings import RunSettings
+from muse_pipeline.store.store import open_store
+
+RUNS = runs_of(__file__)
+N_CROPS = 40
+
+
+class Crops(NamedTuple):
+    """Pictures of a set, and their um per pixel; None: that of the file."""
+
+    pattern: str
+    mpp: float | None
+
+
+SETS = {
+    "brca-m2c": Crops("images/*.png", 0.5),
+    "tnbc-nuclei": Crops("images/*.png", 0.25),
+    "nucls-cc0": Crops("images/*.png", 0.25),
+    "orion-crc-tiles": Crops("images/*.tif", 0.5),
+    "camelyon16-patches": Crops("[nt]*/*.png", 0.25),
+    "ebhi-seg-colon": Crops("images/*.jpg", 0.5),
+    "nuinsseg-oesophagus": Crops("images/*.jpg", 0.2),
+    "oral-scc": Crops("images/*.jpg", 0.5),
+    "osteosarcoma-ut": Crops("images/*.jpg", 0.5),
+    "oesophagus-tcga-unlabelled": Crops("images/*.jpg", 0.2485),
+    "dsb2018-brightfield": Crops("images/*.png", 0.25),
+    "wsi-cmu-small-region": Crops("*.svs", None),
+}
+
+
+def main() -> None:
+    """Measure what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with the folders of SETS")
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    if args.table:
+        print(table())
+        return
+    predictor = Predictor(find_model("compact"))
+    for name, crops in SETS.items():
+        if not is_recorded(RUNS, set=name):
+            found = {path.name: measure(path, crops.mpp, predictor) for path in choose(args.data / name, crops)}
+            add_run(RUNS, {"set": name, "mpp": crops.mpp, "crops": found})
+            print(name, sum_up(found), flush=True)
+
+
+def choose(folder: Path, crops: Crops) -> list[Path]:
+    """At most ``N_CROPS`` pictures, evenly spread."""
+    paths = sorted(folder.glob(crops.pattern))
+    if folder.name == "dsb2018-brightfield":  # a third are smears of single cells
+        lines = (folder / "manifest.csv").read_text().splitlines()
+        smears = {line.split(",")[0] for line in lines if "smear" in line}
+        paths = [path for path in paths if path.stem not in smears]
+    return paths[:: -(-len(paths) // N_CROPS)]
+
+
+def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, float]:
+    """Nuclei of a picture, and how many of them lie in each kind of artefact."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = SlideFiles(Path(folder) / "crop")
+        files.folder.mkdir()
+        settings = RunSettings({"features": "none", "viewer": False})
+        with redirect_stdout(None):
+            run_slide(SheetRow("crop", str(path), mpp=mpp), files, Models(predictor), settings)
+        xy, store = read_nuclei(files.nuclei).xy, open_store(files.store(MPP))
+        column, row = (xy * store.slide_mpp / CELL_UM).astype(int).T
+        masks = find_masks(store, read_colour(files.colour).macenko)
+        return {
+            "nuclei": len(xy),
+            **{kind: int(mask[row, column].sum()) for kind, mask in zip(KINDS, masks, strict=True)},
+        }
+
+
+def sum_up(crops: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Over the crops of a set."""
+    return {name: sum(each[name] for each in crops.values()) for name in ("nuclei", *KINDS)}
+
+
+def table() -> str:
+    """Markdown of all sets."""
+    lines = [f"| set | crops | nuclei | {' | '.join(KINDS)} |", "|---|---|---|" + "---|" * len(KINDS)]
+    recorded = {run["set"]: run["crops"] for run in read_runs(RUNS)}
+    for name in SETS:
+        crops = recorded[name]
+        total = sum_up(crops)
+        shares = " | ".join(f"{100 * total[kind] / total['nuclei']:.1f} %" for kind in KINDS)
+        lines.append(f"| {name} | {len(crops)} | {total['nuclei']:,} | {shares} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Crops of TNBC, NuCLS and DSB-2018 with instances, finders of nuclei in them, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.pictures import read_rgb
+from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
+from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
+from muse_pipeline.inference.detect import detect_picture
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
+from muse_pipeline.tissue.stain import fit_macenko
+
+MPP, MIN_PX, RAYS = 0.25, 20, 32
+BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # of the median nucleus of DSB-2018, which states no um per pixel
+SNAP_UM = 1.5  # as in the card of `label_free`
+Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
+
+
+def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
+    """A model, its outlines painted, the most certain on top; ``threshold`` counts where it is above the card's."""
+
+    def find(pixels: np.ndarray) -> np.ndarray:
+        nuclei = detect_picture(predictor, pixels, MPP, fit_macenko(pixels.reshape(-1, 3)))
+        nuclei = nuclei[nuclei.score >= threshold]
+        nuclei = nuclei[np.argsort(nuclei.score, kind="stable")]
+        return rings_to_labels(rays_to_rings(nuclei.xy, nuclei.rays, (MPP, MPP)), pixels.shape[:2])
+
+    return find
+
+
+def find_by_otsu(pixels: np.ndarray) -> np.ndarray:
+    """What is dark in haematoxylin."""
+    return cut_mask(fit_otsu([pixels], MPP)(pixels), haematoxylin(pixels, blend_stains(find_stains(pixels))), MPP)
+
+
+def find_stains(pixels: np.ndarray) -> np.ndarray | None:
+    """(2, 3) stains of a picture, if they are plausible."""
+    fit = fit_macenko(pixels.reshape(-1, 3))
+    return fit and fit.stains
+
+
+def score(find: Find, data: Path) -> dict:
+    """Per crop: matched, found and true nuclei, and the two areas whose ratio is the AJI."""
+    tables: dict[str, dict] = {}
+    for name, read in {"TNBC": read_tnbc, "NuCLS": read_nucls}.items():
+        crops = {crop: [patient, *compare(find(pixels), true)] for crop, patient, pixels, true in read(data)}
+        tables[name] = crops
+    return {"columns": ["patient", "matched", "found", "true", "shared", "covered"], "crops": tables}
+
+
+def read_tnbc(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Name, patient, pixels and instances of each crop."""
+    folder, crops = data / "tnbc-nuclei", []
+    for path in sorted((folder / "images").glob("*.png")):
+        mask = cv2.imread(str(folder / "masks" / path.name), cv2.IMREAD_GRAYSCALE)
+        _, labels, facts, _ = cv2.connectedComponentsWithStats((mask > 127).astype(np.uint8))
+        kept = facts[:, cv2.CC_STAT_AREA] >= MIN_PX
+        kept[0] = False
+        crops.append((path.stem, path.stem.split("_")[0], read_rgb(path), labels * kept[labels]))
+    return crops
+
+
+def read_nucls(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Likewise; patients are not named."""
+    folder = data / "nucls-cc0"
+    return [
+        (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "instances" / path.name), -1).astype(np.int32))
+        for path in sorted((folder / "images").glob("*.png"))
+    ]
+
+
+def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Name, the name once more in place of a patient, pixels and instances of each crop."""
+    folder = data / "dsb2018-brightfield"
+    return [
+        (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "labels" / path.name), -1).astype(np.int32))
+        for path in sorted((folder / "images").glob("*.png"))
+    ]
+
+
+def compare(found: np.ndarray, true: np.ndarray) -> list[float]:
+    """See ``score``."""
+    found_xy, true_xy = (label_image_to_nuclei(one, (MPP, MPP), RAYS).xy for one in (found, true))
+    matched = (match_points(found_xy, np.ones(len(found_xy)), true_xy, RADIUS_UM / MPP) >= 0).sum()
+    return [int(matched), len(found_xy), len(true_xy), *map(float, jaccard_areas(overlap_labels(found, true)))]
+
+
+def detection_f1(sums: np.ndarray) -> np.ndarray:
+    """(..., 5) -> (...)."""
+    return 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2])
+
+
+def aji(sums: np.ndarray) -> np.ndarray:
+    """(..., 5) -> (...)."""
+    return jaccard_ratio(sums[..., 3:])
+
+
+def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
+    """(N, 5) sums of crops, their patients, and the number of seeds."""
+    if not runs:
+        return None
+    values = np.mean([[row[1:] for row in run["crops"][name].values()] for run in runs], 0)
+    return values, [row[0] for row in runs[0]["crops"][name].values()], len(runs)
+
+
+def bowl_mpp(mask: np.ndarray) -> float:
+    """The um per pixel at which the median nucleus has the radius that is asked for."""
+    area = np.bincount(mask.ravel())[1:]
+    return BOWL_RADIUS_UM / float(np.sqrt(np.median(area[area > BOWL_LEAST_PX]) / np.pi))

@@ -1,0 +1,134 @@
+"""Classes of nuclei read from frozen features with few labels, and the table of arms that differ in the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from experiments.common.runs import by_arm_and_seed
+from muse_pipeline.data.labelled_points import PointSet, point_features
+from muse_pipeline.evaluation.bootstrap import compare_scores
+from muse_pipeline.evaluation.detection import confusion_by_patient
+from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.statistics import image_colour, mean_stains
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.probing.protocols import train_linear_probe
+from muse_pipeline.training.knn import classify_by_neighbours
+from muse_pipeline.training.start import load_backbone
+
+PROTOCOLS = ("kNN", "linear")
+K, WINDOW_PX, N_LABELLED, N_DRAWS = 20, 224, 5, 5
+
+
+def count_predictions(
+    name: str, checkpoint: Path | None, known: Sequence[LabelledImage], judged: Sequence[LabelledImage], seed: int
+) -> dict:
+    """Nuclei of each judged patient by true and predicted class, with the labels of ``N_LABELLED`` known pictures.
+
+    Args:
+        name: of the backbone.
+        checkpoint: its weights; random ones without.
+        known: pictures of which some are drawn, ``N_DRAWS`` times.
+        judged: pictures whose nuclei are classified.
+        seed: of random weights.
+
+    Returns:
+        ``patients``, P names, and ``counts``: for each protocol (P, C * C), summed over the draws.
+    """
+    n_classes = 1 + max(int(image.nuclei.label.max(initial=0)) for image in judged)
+    backbone, reference = load_frozen(name, checkpoint, known, seed)
+    (bank, labelled), (query, points) = (read_points(backbone, images, reference) for images in (known, judged))
+    mean, std = bank.mean(0), bank.std(0) + 1e-6
+    bank, query, truth = (bank - mean) / std, (query - mean) / std, points.label.numpy()
+    picture, counts = labelled.positions()[0], dict.fromkeys(PROTOCOLS, 0)
+    for draw in range(N_DRAWS):
+        chosen = np.isin(picture, np.random.default_rng(draw).choice(len(known), N_LABELLED, replace=False))
+        features, label = bank[chosen], labelled.label[chosen]
+        predicted = {
+            "kNN": classify_by_neighbours(features, label, query, n_classes, [K])[0],
+            "linear": train_linear_probe(features, label, n_classes, seed=draw).classify(query)[-1],
+        }
+        for protocol, classes in predicted.items():
+            patients, found = confusion_by_patient(truth, classes.numpy(), points.patient, n_classes)
+            counts[protocol] = counts[protocol] + found
+    return {
+        "patients": list(patients),
+        "counts": {protocol: found.reshape(len(patients), -1).tolist() for protocol, found in counts.items()},
+    }
+
+
+def load_frozen(
+    name: str, checkpoint: Path | None, known: Sequence[LabelledImage], seed: int
+) -> tuple[Backbone, ColourReference]:
+    """A backbone with the weights of a checkpoint, else random ones, and the colour that images are taken to."""
+    torch.manual_seed(seed)
+    backbone = BACKBONES[name]()
+    if checkpoint is None:
+        return backbone, mean_stains([image.stain for image in known], "macenko")
+    colour = load_backbone(backbone, checkpoint).meta["colour"]
+    return backbone, ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
+
+
+def read_points(
+    backbone: Backbone, images: Sequence[LabelledImage], reference: ColourReference
+) -> tuple[torch.Tensor, PointSet]:
+    """(N, D) features of the nuclei of ``images``, and these nuclei."""
+    points = PointSet(images, np.stack([image_colour(image, reference) for image in images]), WINDOW_PX)
+    return point_features(backbone, points, torch.device("cpu")), points
+
+
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """(...) mean F1 in % of classes and S seeds, of counts (..., S, C, C) by true and predicted class."""
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    return 100 * (2 * right / np.maximum(counts.sum(-1) + counts.sum(-2), 1)).mean((-2, -1))
+
+
+def render_arms(recorded: Sequence[dict], titles: Mapping[str, str], baseline: str) -> str:
+    """F1 by arm, and the difference from the baseline's runs of the same seeds with its interval over patients.
+
+    Args:
+        recorded: Runs.
+        titles: of the arms.
+        baseline: name of an arm.
+    """
+    runs = by_arm_and_seed(recorded)
+    header = ["backbone", "runs", *(f"{name} F1" for name in PROTOCOLS)]
+    header += [f"{name}, less {baseline.capitalize()}" for name in PROTOCOLS]
+    rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for arm, title in titles.items():
+        seeds = sorted(seed for name, seed in runs if name == arm)
+        if not seeds:
+            continue
+        cells = [f"{macro_f1(stack_counts(runs, arm, seeds, name).sum(0)):.1f}" for name in PROTOCOLS]
+        both = [seed for seed in seeds if (baseline, seed) in runs]
+        cells += [compare(runs, arm, baseline, both, name) if both and arm != baseline else "" for name in PROTOCOLS]
+        rows.append(f"| {title} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def stack_counts(runs: Mapping, arm: str, seeds: Sequence[int], protocol: str) -> np.ndarray:
+    """(P, S, C, C) counts of the runs of an arm; (P, 1, C, C) where every run judges patients of its own."""
+    counts = [np.array(runs[arm, seed]["counts"][protocol]) for seed in seeds]
+    found = np.concatenate(counts)[:, None] if _patients_differ(runs, arm, seeds) else np.stack(counts, 1)
+    n_classes = round(found.shape[-1] ** 0.5)
+    return found.reshape(*found.shape[:2], n_classes, n_classes)
+
+
+def compare(runs: Mapping, arm: str, baseline: str, seeds: Sequence[int], protocol: str) -> str:
+    """Difference from the baseline, with its 95 % interval."""
+    before, after = (stack_counts(runs, one, seeds, protocol) for one in (baseline, arm))
+    patients = runs[arm, seeds[0]]["patients"]
+    if _patients_differ(runs, arm, seeds):
+        patients = [f"{seed} {name}" for seed in seeds for name in runs[arm, seed]["patients"]]
+    found = compare_scores(before, after, patients, macro_f1)
+    low, high = found["interval"]
+    return f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _patients_differ(runs: Mapping, arm: str, seeds: Sequence[int]) -> bool:
+    return any(runs[arm, seed]["patients"] != runs[arm, seeds[0]]["patients"] for seed in seeds)

@@ -1,0 +1,97 @@
+"""Scores of outlines: detection F1, AJI, Dice of matched nuclei and boundary F1 within 0.5 um."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from experiments.common.crops import MPP, aji, compare, detection_f1, read_dsb2018, read_nucls, read_tnbc
+from muse_pipeline.evaluation.detection import RADIUS_UM
+from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
+
+BOUNDARY_UM = 0.5
+
+
+@dataclass(frozen=True)
+class OutlineScores:
+    """Scores of one picture.
+
+    Attributes:
+        dice: (M,) Dice of each matched pair.
+        aji: aggregated Jaccard index of the picture (Kumar et al., IEEE TMI 2017).
+    """
+
+    dice: np.ndarray
+    aji: float
+
+
+def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> OutlineScores:
+    """Compare two label pictures (h, w), 0 background.
+
+    Pairs for Dice are matched one-to-one by the Hungarian method on intersection over union, and count if they touch
+    and their centroids lie within ``radius_px``.
+    """
+    overlaps = overlap_labels(predicted, true)
+    pairs = overlaps.match()
+    rows, columns = overlaps.found[pairs], overlaps.true[pairs]
+    apart = np.hypot(*(_centroids(predicted)[rows] - _centroids(true)[columns]).T)
+    dice = 2 * overlaps.shared[pairs] / (overlaps.found_area[rows] + overlaps.true_area[columns])
+    return OutlineScores(dice[apart <= radius_px], jaccard_ratio(jaccard_areas(overlaps)))
+
+
+def _centroids(labels: np.ndarray) -> np.ndarray:
+    """(N, 2) as (row, column), in ascending order of the labels."""
+    ids = np.unique(labels[labels > 0])
+    return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
+
+
+def count_boundaries(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> tuple[int, int, int, int]:
+    """Pixels on the boundaries of two label pictures (h, w), and how many of them lie near the other's.
+
+    Returns:
+        predicted within ``radius_px`` of a true one, predicted, true within ``radius_px`` of a predicted one, true.
+    """
+    borders = [_on_boundary(labels) for labels in (predicted, true)]
+    near = [border & (_distance_to(other) <= radius_px) for border, other in zip(borders, borders[::-1], strict=True)]
+    return tuple(int(mask.sum()) for pair in zip(near, borders, strict=True) for mask in pair)
+
+
+def boundary_f1(counts: np.ndarray) -> np.ndarray:
+    """The boundary F1 (...) of counts (..., 4) of ``count_boundaries``, summed over pictures."""
+    found, n_found, recalled, n_true = np.moveaxis(np.asarray(counts, float), -1, 0)
+    precision, recall = found / np.maximum(n_found, 1), recalled / np.maximum(n_true, 1)
+    return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+
+
+def _on_boundary(labels: np.ndarray) -> np.ndarray:
+    """Pixels of nuclei that have a pixel of another number above, below or beside them."""
+    padded = np.pad(labels, 1, mode="edge")
+    height, width = labels.shape
+    around = [padded[y : y + height, x : x + width] for x, y in ((0, 1), (2, 1), (1, 0), (1, 2))]
+    return (labels > 0) & np.any([labels != other for other in around], 0)
+
+
+def _distance_to(mask: np.ndarray) -> np.ndarray:
+    """Distance of every pixel to the nearest one of ``mask``; infinite where there is none."""
+    if not mask.any():
+        return np.full(mask.shape, np.inf)
+    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def count_crop(found: np.ndarray, true: np.ndarray) -> list[float]:
+    """The 11 sums of a crop that ``MEASURES`` are made of."""
+    dice = score_outlines(found, true, RADIUS_UM / MPP).dice
+    return [*compare(found, true), dice.sum(), len(dice), *count_boundaries(found, true, BOUNDARY_UM / MPP)]
+
+
+MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of counts (..., 11)
+    "detection F1": lambda counts: detection_f1(counts[..., :5]),
+    "AJI": lambda counts: aji(counts[..., :5]),
+    "Dice": lambda counts: counts[..., 5] / np.maximum(counts[..., 6], 1),
+    "boundary F1": lambda counts: boundary_f1(counts[..., 7:]),
+}
+SETS = {"tnbc": read_tnbc, "nucls": read_nucls, "dsb2018": read_dsb2018}  # all at 0.25 um/px

@@ -1,0 +1,73 @@
+"""Training without one site of BRCA-M2C, and the scores of pictures of that site."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
+from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import DetectorStage
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.training.run import Options
+
+SITES = ("A7", "A8", "AC")
+THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
+SITED = "TCGA-"
+VALIDATION = "val"
+
+
+def split_sources(config: DetectorConfig, fold: str) -> tuple[tuple[LabelSource, ...], tuple[LabelSource, ...]]:
+    """Sources to train on and to score on: all sites but one and that one, or the official split without its leak."""
+    sited = [source for source in config.sources if any(source.images.glob(f"{SITED}*"))]
+    if fold != VALIDATION:
+        others = tuple(f"{SITED}{other}-" for other in SITES if other != fold)
+        return tuple(excluding(s, f"{SITED}{fold}-") for s in sited), tuple(excluding(s, *others) for s in sited)
+    held = tuple(dataclasses.replace(source, split=source.images.parent / "val.txt") for source in sited)
+    patients = {path.name[:12] for source in held for path in image_paths(source)}
+    train = (dataclasses.replace(source, split=source.images.parent / "train.txt") for source in sited)
+    return tuple(excluding(source, *sorted(patients)) for source in train), held
+
+
+def excluding(source: LabelSource, *words: str) -> LabelSource:
+    """The source without pictures whose name holds one of ``words``."""
+    return dataclasses.replace(source, exclude=(*source.exclude, *words))
+
+
+def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:
+    """The source with ``n`` of its pictures."""
+    names = [path.name for path in image_paths(source)]
+    names.sort(key=lambda name: hashlib.sha256(f"{draw}{name}".encode()).digest())
+    return excluding(source, *names[n:])
+
+
+def train_fold(
+    config: DetectorConfig,
+    fold: str,
+    folder: Path,
+    accelerator: str,
+    n_pictures: int | None = None,
+    draw: int = 0,
+    stage: type[DetectorStage] = DetectorStage,
+) -> Path:
+    """Train without the fold's pictures, on all others or on a few drawn ones; the checkpoint."""
+    sources, _ = split_sources(config, fold)
+    if n_pictures is not None:
+        sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
+    train = dataclasses.replace(config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1))
+    return stage(train, folder).run(Options(accelerator=accelerator))
+
+
+def export_fold(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint as a graph in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    export_onnx(checkpoint, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def score_picture(predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float) -> DetectionCounts:
+    """Counts of one picture, whose frame is the window's for labels and the work lattice's for predictions."""
+    return count_detections(predicted, dataclasses.replace(true, frame=predicted.frame), n_classes, mpp)

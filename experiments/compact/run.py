@@ -1,0 +1,208 @@
+"""The recipe of `compact` without one site of BRCA-M2C: its scores there, and what its stages add.
+
+    python -m experiments.compact.run --data DATA --seeds 0    # trains what is not recorded
+    python -m experiments.compact.run --table                  # prints the tables
+
+Every run leaves out a site, NuCLS as labels, and the patients 01, 02 and 04 of TNBC, and is scored on them; "scratch",
+"muse" and "grown" read nothing of TNBC. "scratch" is trained from random weights by `config/train/compact.yaml` for
+2,500 steps (half an hour of one core), "muse" from the backbone of `muse_proof`. "hand" goes on from "scratch" for
+1,500 steps by `config/train/compact_outlines.yaml`, with outlines drawn by hand; "grown" likewise on BRCA-M2C alone,
+with outlines grown around its points. "filled" goes on from "hand", its teacher, for 2,000 steps by
+`config/train/compact_distilled.yaml`. "narrow" is trained from random weights by `config/train/compact_narrow.yaml`
+for 5,000 steps with "hand" as teacher, and "narrow_filled", the network that is shipped, goes on from it for 2,000
+steps with "filled" as teacher. Outlines are those of the network. DATA is a folder with brca-m2c/, nucls-cc0/ and
+tnbc-nuclei/, for "muse" also camelyon16-patches/. A stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from experiments.common.breast import pretrain
+from experiments.common.crops import aji, compare, detection_f1, network_finder, read_nucls, read_tnbc
+from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
+from experiments.common.sites import export_fold, score_picture, split_sources
+from muse_pipeline.data.windows import continue_mirrored
+from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
+from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.inference.detect import detect_image
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.statistics import image_colour
+from muse_pipeline.methods.detector import data as detector_data
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.training.run import Options
+
+RUNS = runs_of(__file__)
+FIRST, SECOND, THIRD, NARROW = (
+    TOP / f"config/train/compact{suffix}.yaml" for suffix in ("", "_outlines", "_distilled", "_narrow")
+)
+SITES, SHIPPED = ("A7", "A8", "AC"), "narrow_filled"
+TITLES = {
+    "scratch": "random weights",
+    "muse": "MUSE's backbone",
+    "grown": "outlines grown around points",
+    "hand": "outlines drawn by hand",
+    "filled": "with its own teacher, windows filled",
+    "narrow": "narrow",
+    SHIPPED: "narrow, as shipped",
+}
+COMPARED = {  # sites of each pair of arms
+    ("scratch", "muse"): ("A7",),
+    ("grown", "hand"): SITES,
+    ("hand", "filled"): SITES,
+    ("filled", SHIPPED): SITES,
+}
+ARMS = [f"{arm}-{site}" for arm in TITLES for site in SITES if arm != "muse" or site == "A7"]
+UNREAD = ("01", "02", "04")  # patients of TNBC
+WITHOUT_UNREAD = f"sources.2.exclude={[f'{patient}_' for patient in UNREAD]}"
+TEACHERS = {"narrow": "hand", "filled": "hand", SHIPPED: "filled"}
+CLASSES = {  # of counts (..., C + 1, 3)
+    "mean class F1": lambda counts: DetectionCounts(counts).mean_class_f1,
+    "detection F1": lambda counts: DetectionCounts(counts).f1[..., 0],
+}
+OUTLINES = {"AJI": lambda counts: 100 * aji(counts), "detection F1": lambda counts: 100 * detection_f1(counts)}
+SCORED = {"site": ("the site", CLASSES), "tnbc": ("TNBC", OUTLINES), "nucls": ("NuCLS", OUTLINES)}
+
+
+def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
+    """Train and score an arm: see ``score``."""
+    cv2.setNumThreads(1)
+    data, work = args.data.resolve(), args.work.resolve()
+    return score(train(arm, seed, data, work), arm.split("-")[1], data, work / f"{arm}-{seed}")
+
+
+def train(arm: str, seed: int, data: Path, work: Path) -> Path:
+    """The checkpoint of an arm, trained unless it exists."""
+    kind, site = arm.split("-")
+    if kind in ("scratch", "muse"):
+        recipe, changes = FIRST, ("schedule.steps=2500", "export.threshold=0.4")
+        if kind == "muse":
+            changes = *changes, f"checkpoint={pretrain(site, seed, data, work.parent / 'muse_proof')}"
+    elif kind in ("grown", "hand"):
+        recipe, changes = SECOND, (WITHOUT_UNREAD, "schedule.steps=1500", "export.snap_um=0")
+        changes = *changes, f"checkpoint={train(f'scratch-{site}', seed, data, work)}"
+    else:
+        recipe, changes = teach(kind, site, seed, data, work)
+    config = load_detector_config(recipe, data, (f"seed={seed}", "export.refine=false", *changes))
+    known, _ = split_sources(config, site)
+    if kind == "grown":
+        known = tuple(dataclasses.replace(source, grow_outlines=True) for source in known)
+    elif kind not in ("scratch", "muse"):
+        known = (*known, *(source for source in config.sources if source.format == "masks"))  # TNBC
+    detector_data.continue_mirrored = continue_mirrored if kind.endswith("filled") else continue_smallest
+    config = dataclasses.replace(config, sources=known)
+    return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
+
+
+def teach(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
+    """Recipe and changes of an arm that has a teacher."""
+    teacher = train(f"{TEACHERS[kind]}-{site}", seed, data, work)
+    changes = WITHOUT_UNREAD, "export.snap_um=0", f"distillation.teachers=[{teacher}]"
+    if kind == "narrow":
+        return NARROW, (*changes, "schedule.steps=5000", "distillation.share=0.5", "sources.2.weight=3")
+    start = train(f"narrow-{site}", seed, data, work) if kind == SHIPPED else teacher
+    recipe = NARROW if kind == SHIPPED else THIRD
+    return recipe, (*changes, "schedule.steps=2000", f"checkpoint={start}", "sources.2.weight=2")
+
+
+def continue_smallest(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
+    """``continue_mirrored`` for pictures smaller than half a window; windows are white around others."""
+    return image if 2 * min(image.pixels.shape[:2]) >= window_px else continue_mirrored(image, window_px, mpp)
+
+
+def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
+    """For each of ``SCORED``: ``patients``, a name per picture, and ``counts`` of each picture."""
+    config = load_detector_config(FIRST, data, ())
+    predictor = Predictor(export_fold(checkpoint, folder))
+    _, judged = split_sources(config, site)
+    return {
+        "site": score_site(predictor, judged, config),
+        "tnbc": score_outlines(predictor, read_tnbc(data)),
+        "nucls": score_outlines(predictor, read_nucls(data)),
+    }
+
+
+def score_site(predictor: Predictor, sources: Sequence[LabelSource], config: DetectorConfig) -> dict:
+    """Hits, false and missed of any nucleus and of each class, (C + 1, 3), in each picture of the sources."""
+    names = config.class_names
+    pictures = read_labelled_images(sources, names, config.mpp, config.n_rays)
+    counts = []
+    for picture in pictures:
+        found = detect_image(predictor, picture.pixels, image_colour(picture, predictor.card.colour))
+        counts.append(score_picture(found, picture.nuclei, len(names), config.mpp).values.tolist())
+    return {"patients": [picture.patient for picture in pictures], "counts": counts}
+
+
+def score_outlines(predictor: Predictor, crops: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
+    """The counts of ``crops.compare`` in each crop."""
+    find = network_finder(predictor)
+    counts = [compare(find(pixels), true) for _, _, pixels, true in crops]
+    return {"patients": [crop[1] for crop in crops], "counts": counts}
+
+
+def render(recorded: list[dict]) -> str:
+    """The scores of the recipe, and what its stages change."""
+    runs = by_arm_and_seed(recorded)
+    measures = [f"{title}: {measure}" for title, of in SCORED.values() for measure in of]
+    header = f" | {' | '.join(measures)} |\n" + "|---" * (1 + len(measures))
+    rows = [render_scores(runs[f"{SHIPPED}-{site}", 0]) for site in SITES]
+    means = [f"**{np.mean([values[n] for values, _ in rows]):.1f}**" for n in range(len(measures))]
+    table = ["| left out" + header + "|"]
+    table += [f"| {site} | {' | '.join(cells)} |" for site, (_, cells) in zip(SITES, rows, strict=True)]
+    table.append(f"| mean | {' | '.join(means)} |")
+    changes = ["| change | left out" + header + "|---|"]
+    for pair, sites in COMPARED.items():
+        first, second = (TITLES[arm] for arm in pair)
+        for site in sites:
+            changes.append(f"| {first} -> {second} | {site} | {' | '.join(render_changes(runs, pair, site))} |")
+    return "\n".join([*table, "", *changes])
+
+
+def render_scores(run: Mapping[str, dict]) -> tuple[list[float], list[str]]:
+    """Scores of a run in percent, and the same with 95 % intervals over patients."""
+    values, cells = [], []
+    for name, (_, measures) in SCORED.items():
+        counts, patients = counts_of(run, name)
+        for measure in measures.values():
+            low, high = percentile_interval(measure(resample_sums(counts, patients)), patients)
+            values.append(float(measure(counts.sum(0))))
+            cells.append(f"{values[-1]:.1f} ({low:.1f} to {high:.1f})")
+    return values, cells
+
+
+def render_changes(runs: Mapping[tuple[str, int], dict], pair: tuple[str, str], site: str) -> list[str]:
+    """Differences in percent between two arms, with 95 % intervals over patients."""
+    cells = []
+    for name, (_, measures) in SCORED.items():
+        (before, patients), (after, _) = (counts_of(runs[f"{arm}-{site}", 0], name) for arm in pair)
+        for measure in measures.values():
+            cells.append(render_change(before, after, patients, measure))
+    return cells
+
+
+def render_change(before: np.ndarray, after: np.ndarray, patients: list[str], measure: Callable) -> str:
+    """One difference with its interval."""
+    found = compare_scores(before, after, patients, measure)
+    low, high = found["interval"]
+    return f"{found['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def counts_of(run: Mapping[str, dict], name: str) -> tuple[np.ndarray, list[str]]:
+    """Counts and patients of the scored pictures; of TNBC those of the patients ``UNREAD``."""
+    patients, counts = np.array(run[name]["patients"]), np.array(run[name]["counts"], float)
+    kept = np.isin(patients, UNREAD) if name == "tnbc" else np.full(len(patients), True)
+    return counts[kept], patients[kept].tolist()
+
+
+if __name__ == "__main__":
+    run_arms(__doc__, RUNS, ARMS, run_arm, render, reads_data=True, seeds=(0,))

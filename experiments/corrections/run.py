@@ -1,0 +1,231 @@
+"""What corrections on one slide teach `compact`, and what they cost it elsewhere.
+
+    python -m experiments.corrections.run --data DATA --threads 2      # trains what is not recorded
+    python -m experiments.corrections.run --table                      # prints the table
+
+A slide of skin stands for a laboratory's slide. Nobody corrected it by hand; the script does by a rule: what `compact`
+finds in the epithelium, which `corrections/areas.geojson` outlines, is Epithelial; what it finds in keratin is deleted;
+of the rest, small round nuclei are Lymphocyte and all others Stroma. Four regions are trained on, eight others are
+scored, and so are ten crops of breast from the training data of `compact`, which are only scored. DATA is a folder with
+wsi-cmu-small-region/ and brca-m2c/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import shapely
+import torch
+
+from experiments.common.runs import TOP, add_run, is_recorded, read_runs, runs_of
+from muse_pipeline.cli.main import main as muse
+from muse_pipeline.core.files import write_json
+from muse_pipeline.evaluation.bootstrap import compare_scores
+from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.labels.statistics import colour_reference
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.start import Start, load_trained
+from muse_pipeline.methods.detector.validation import Scorer
+from muse_pipeline.qupath.read import read_geojson
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from muse_pipeline.training.run import Options
+
+RUNS = runs_of(__file__)
+AREAS = Path(__file__).with_name("areas.geojson")
+RECIPE = TOP / "config/train/my_labels.yaml"
+SLIDE = "CMU-1-Small-Region"
+LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # at most; axes of 3 to 2
+CONTEXT_PX = 512  # of scored regions
+STEPS = 500
+# What is changed in the recipe, and whether the colour reference is that of the corrected slide and not of `compact`.
+ARMS = {
+    "before": (["distillation=null", "schedule.learning_rate=5e-4", "export.colour_share=1"], True),
+    "colour-share": (["distillation=null", "schedule.learning_rate=5e-4"], True),
+    "recipe": ([], False),
+}
+TITLES = {
+    "before": "no teacher, twice the learning rate, neither export settings nor colour reference of `compact`",
+    "colour-share": "likewise, with the export settings of `compact` (`colour_share: 0.4`)",
+    "recipe": "`config/train/my_labels.yaml`",
+}
+
+
+def main() -> None:
+    """Train and score the runs that have no JSON yet, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with wsi-cmu-small-region/ and brca-m2c/")
+    parser.add_argument("--work", type=Path, default=Path("runs/corrections"), help="for runs (default: %(default)s)")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="print the table of the runs that exist")
+    args = parser.parse_args()
+    if args.table:
+        print(render_table())
+        return
+    if args.data is None:
+        parser.error("give --data DATA, or --table")
+    torch.set_num_threads(args.threads)
+    corrected = write_corrections(args.data.resolve(), args.work.resolve())
+    for seed in args.seeds:
+        for arm in args.arms:
+            if not is_recorded(RUNS, arm=arm, seed=seed):
+                scores = run_arm(arm, seed, args.data.resolve(), args.work.resolve(), args.threads)
+                add_run(RUNS, {"arm": arm, "seed": seed, "steps": STEPS, "corrected": corrected, **scores})
+
+
+def write_corrections(data: Path, work: Path) -> dict[str, int]:
+    """Find nuclei, correct them and write them with the regions of either part, as QuPath exports them.
+
+    Returns:
+        How many nuclei of the corrected regions changed their class, were deleted, and stayed as they were.
+    """
+    found = work / "found"
+    if not (found / SLIDE / "nuclei.geojson.gz").is_file():
+        slide = data / "wsi-cmu-small-region" / f"{SLIDE}.svs"
+        muse(["run", str(slide), "--model", "compact-fp32", "--output", str(found)])
+    features = json.loads(gzip.decompress((found / SLIDE / "nuclei.geojson.gz").read_bytes()))["features"]
+    areas = read_geojson(AREAS)
+    of_class = {name: shapely.union_all(areas.geometry[areas.class_name == name]) for name in set(areas.class_name)}
+    regions = {
+        part: areas.geometry[[str(name).startswith(part) for name in areas.name]] for part in ("corrected", "held out")
+    }
+    kept, counts = [], Counter()
+    for feature in features:
+        centre = shapely.geometry.shape(feature["geometry"]).centroid
+        name = correct_class(feature, centre, of_class)
+        known = feature["properties"]["classification"]["name"]
+        if shapely.union_all(regions["corrected"]).contains(centre):
+            counts["deleted" if name is None else "kept" if name == known else "reclassified"] += 1
+        if name is not None:
+            feature["properties"]["classification"] = {"name": name}
+            kept.append(feature)
+    for part, outlines in regions.items():
+        drawn = [json.loads(shapely.to_geojson(outline)) for outline in outlines]
+        properties = {"objectType": "annotation", "classification": {"name": "Region*"}}
+        drawn = [{"type": "Feature", "geometry": outline, "properties": properties} for outline in drawn]
+        (work / part).mkdir(parents=True, exist_ok=True)
+        write_json(work / part / f"{SLIDE}.geojson", {"type": "FeatureCollection", "features": [*kept, *drawn]})
+    return dict(counts)
+
+
+def correct_class(feature: dict, centre: shapely.Point, areas: dict[str, shapely.Geometry]) -> str | None:
+    """The class of a found nucleus by the rule; None for what is none."""
+    if areas["Keratin"].contains(centre):
+        return None
+    if areas["Epithelium"].contains(centre):
+        return "Epithelial"
+    measurements = feature["properties"]["measurements"]
+    is_round = measurements["Eccentricity"] < LYMPHOCYTE_ECCENTRICITY
+    return "Lymphocyte" if is_round and measurements["Area um^2"] < LYMPHOCYTE_UM2 else "Stroma"
+
+
+def run_arm(arm: str, seed: int, data: Path, work: Path, threads: int) -> dict:
+    """Train one arm, or go on with it, and score `compact` and the model that leaves the run."""
+    changes, own_colours = ARMS[arm]
+    places = {"slides": data / "wsi-cmu-small-region", "labels": work / "corrected"}
+    changes = [*changes, f"seed={seed}", f"schedule.steps={STEPS}", "schedule.save_every=100"]
+    changes.append("training_data=regions of CMU-1-Small-Region (CC0-1.0)")
+    changes += [f"sources.0.{name}={json.dumps(str(path))}" for name, path in places.items()]
+    config = load_detector_config(RECIPE, changes=changes)
+    if own_colours:
+        start = with_own_colours(config, work / "own-colours.pt")
+        config = dataclasses.replace(config, checkpoint=start)
+    compact = find_checkpoint(Path("compact"))
+    tuned = finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=threads, say=print))
+    sources = {
+        "corrected": config.sources[0],
+        "held out": dataclasses.replace(config.sources[0], labels=work / "held out"),
+        "elsewhere": breast_crops(data),
+    }
+    scores = {name: score(compact, tuned, read([source], config)) for name, source in sources.items()}
+    return {"changes": ARMS[arm][0], **scores}
+
+
+def score(before: Path, after: Path, images: list[LabelledImage]) -> dict:
+    """Hits, false and missed of any nucleus and of each class in each image, and mean class F1, of two checkpoints."""
+    found = {"images": [image.name for image in images]}
+    for when, checkpoint in (("before", before), ("after", after)):
+        network, config, known = load_trained(checkpoint)
+        scorer = Scorer(network, config, Start(checkpoint, known, True).colour)
+        counts = [scorer.count(scorer.find(image), image.nuclei, image.region).values for image in images]
+        f1 = float(DetectionCounts(np.sum(counts, 0)).mean_class_f1)
+        found[when] = {"mean class F1": round(f1, 2), "counts": np.stack(counts).tolist()}
+    return found
+
+
+def with_own_colours(config: DetectorConfig, path: Path) -> Path:
+    """A copy of the checkpoint whose colour reference is that of the corrected slide."""
+    known = load_checkpoint(find_checkpoint(config.checkpoint))
+    colour = dataclasses.asdict(colour_reference(read(config.sources, config), config.colour))
+    save_checkpoint(path, dataclasses.replace(known, meta={**known.meta, "colour": colour}))
+    return path
+
+
+def breast_crops(data: Path) -> LabelSource:
+    """Ten of the pictures that `compact` was trained on."""
+    folder = data / "brca-m2c"
+    words = {"1": "Lymphocyte", "2": "Epithelial", "3": "Stroma"}
+    return LabelSource(
+        folder / "labels",
+        "row column class",
+        images=folder / "images",
+        mpp=0.5,
+        class_map=words,
+        split=folder / "val.txt",
+    )
+
+
+def read(sources: Sequence[LabelSource], config: DetectorConfig) -> list[LabelledImage]:
+    """The labelled images of sources."""
+    return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays, CONTEXT_PX)
+
+
+def render_table() -> str:
+    """Mean class F1 over seeds, and its difference from `compact` with an interval over regions and patients."""
+    runs = read_runs(RUNS)
+    header = "| | seeds | corrected regions | held-out regions | change (95 %) | breast | change (95 %) |"
+    rows = [header, "|---|---|---|---|---|---|---|"]
+    for arm in ARMS:
+        of_arm = [run for run in runs if run["arm"] == arm]
+        if not of_arm:
+            continue
+        seen, *cells = [compare(of_arm, what) for what in ("corrected", "held out", "elsewhere")]
+        if len(rows) == 2:
+            before = " | | ".join(f"{cell['before']:.1f}" for cell in cells)
+            rows.append(f"| `compact` as it is | | {seen['before']:.1f} | {before} | |")
+        changes = " | ".join(
+            f"{cell['after']:.1f} ({', '.join(f'{one:.1f}' for one in cell['by_seed'])}) | {cell['difference']:+.1f} "
+            f"({cell['interval'][0]:+.1f} to {cell['interval'][1]:+.1f})"
+            for cell in cells
+        )
+        rows.append(f"| {TITLES[arm]} | {len(of_arm)} | {seen['after']:.1f} | {changes} |")
+    return "\n".join(rows)
+
+
+def compare(runs: list[dict], what: str) -> dict:
+    """Before and after of runs with different seeds, on the same images."""
+    before, after = (np.stack([run[what][when]["counts"] for run in runs], 1) for when in ("before", "after"))
+    result = compare_scores(before, after, runs[0][what]["images"], mean_over_seeds)
+    return {**result, "by_seed": DetectionCounts(after.sum(0)).mean_class_f1}
+
+
+def mean_over_seeds(counts: np.ndarray) -> np.ndarray:
+    """(..., seeds, classes + 1, 3) counts -> (...) mean class F1."""
+    return DetectionCounts(counts).mean_class_f1.mean(-1)
+
+
+if __name__ == "__main__":
+    main()

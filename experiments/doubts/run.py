@@ -1,0 +1,132 @@
+"""How often a wrong um per pixel is noticed by nuclear size and class probability, and a right one doubted.
+
+    python -m experiments.doubts.run --data ../shared/data --model compact --json scale.json
+
+Every picture is given its own um per pixel and multiples of it, half and double among them. A slide is all pictures of
+one slide (of a patient in TNBC; NuCLS as a whole). DSB-2018 states no um per pixel: its nuclei are taken to have a
+median radius of 3.6 um, and it is left out of the sums. Slides of immunohistochemistry are not judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from experiments.common.crops import bowl_mpp
+from muse_pipeline.core.files import write_json
+from muse_pipeline.inference.detect import detect_picture
+from muse_pipeline.inference.doubts import MIN_NUCLEI, NuclearSize
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.tissue.stain import fit_macenko
+
+FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # given over true um per pixel
+LONGEST_PX = 7000  # of a picture at the model's um per pixel
+APART = "DSB-2018"
+SLIDES = ("wsi-cmu-small-region/CMU-1-Small-Region.svs", "wsi-openslide-crops/OS-1-detail.ome.tif")
+
+
+def main() -> None:
+    """Detect, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="compact")
+    parser.add_argument("--json", type=Path, help="what was measured; read again where it is there")
+    args = parser.parse_args()
+    found = measure_once(args.json, lambda: measure_all(args.data, Predictor(find_model(args.model))))
+    for line in tables(found):
+        print(line)
+
+
+def measure_once(path: Path | None, measure: Callable[[], Iterator[dict]]) -> list[dict]:
+    """The content of a JSON file if it exists, else what ``measure`` finds, written to ``path`` if it is given."""
+    if path and path.is_file():
+        return json.loads(path.read_text())
+    found = list(measure())
+    if path:
+        write_json(path, found)
+    return found
+
+
+def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
+    """Areas and class probabilities of every picture at every factor."""
+    for group, slide, pixels, mpp in pictures(data):
+        stain = fit_macenko(pixels.reshape(-1, 3)[::4])
+        for factor in FACTORS:
+            given = mpp * factor
+            if given * max(pixels.shape) / predictor.card.mpp > LONGEST_PX:
+                continue
+            nuclei = detect_picture(predictor, pixels, given, stain)
+            rings = rays_to_rings(nuclei.xy, nuclei.rays, (given, given))
+            area = measure_shapes(rings, (given, given))["area_um2"].astype(float).round(2).tolist()
+            prob = nuclei.prob.max(1).astype(float).round(4).tolist() if nuclei.prob.shape[1] > 1 else []
+            yield {"group": group, "slide": slide, "factor": factor, "mpp": mpp, "area": area, "prob": prob}
+
+
+def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
+    """Collection, slide, pixels and true um per pixel."""
+    for path in sorted((data / "brca-m2c/images").iterdir()):
+        yield "BRCA-M2C", path.name.split("_")[0], read(path), 0.5
+    for path in sorted((data / "nucls-cc0/images").glob("*.png")):
+        yield "NuCLS", "all", read(path), 0.25
+    for path in sorted((data / "tnbc-nuclei/images").glob("*.png")):
+        yield "TNBC", path.name[:2], read(path), 0.25
+    for path in sorted((data / "camelyon16-patches").glob("*/*.png")):
+        yield "CAMELYON16", path.name.rsplit("_", 2)[0], read(path), 0.25
+    for path in sorted((data / "dsb2018-brightfield/images").glob("*.png")):
+        mask = cv2.imread(str(data / "dsb2018-brightfield/labels" / path.name), cv2.IMREAD_UNCHANGED)
+        if mask.max() >= 5:
+            yield APART, path.stem, read(path), bowl_mpp(mask)
+    for name in SLIDES:
+        info = inspect_slide(data / name, "slide")
+        with open_slide(data / name, info.reader) as slide:
+            yield "slides", Path(name).name, slide.read_region((0, 0), 0, info.size_px), float(np.mean(info.mpp))
+
+
+def tables(found: list[dict]) -> Iterator[str]:
+    """Warnings by factor, of pictures and of slides with enough nuclei."""
+    together = defaultdict(lambda: {"area": [], "prob": []})
+    for one in found:
+        for name in ("area", "prob"):
+            together[one["group"], one["slide"], one["factor"]][name] += one[name]
+    slides = [{"group": key[0], "factor": key[2], **values} for key, values in together.items()]
+    for title, entries in (("pictures", found), ("slides", slides)):
+        yield f"{title} of {MIN_NUCLEI} nuclei or more: warned of, by given over true um per pixel"
+        yield f"{'':12}" + "".join(f"{factor:>11g}" for factor in FACTORS)
+        groups = list(dict.fromkeys(one["group"] for one in entries))
+        for name, chosen in [("all", [g for g in groups if g != APART]), *((group, [group]) for group in groups)]:
+            yield f"{name:12}" + "".join(f"{count(entries, chosen, factor):>11}" for factor in FACTORS)
+
+
+def count(entries: list[dict], groups: list[str], factor: float) -> str:
+    """How many are warned of, of how many."""
+    sizes = [size_of(one) for one in entries if one["factor"] == factor and one["group"] in groups]
+    enough = [size for size in sizes if size.n_nuclei >= MIN_NUCLEI]
+    return f"{sum(bool(size.describe_doubt((0.5, 0.5))) for size in enough)} of {len(enough)}"
+
+
+def size_of(entry: dict) -> NuclearSize:
+    """As ``stitch`` measures it."""
+    if not entry["area"]:
+        return NuclearSize(0)
+    probability = float(np.mean(entry["prob"])) if entry["prob"] else None
+    return NuclearSize(len(entry["area"]), float(np.median(entry["area"])), probability)
+
+
+def read(path: Path) -> np.ndarray:
+    """(h, w, 3) uint8 RGB."""
+    return np.ascontiguousarray(cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""How well features alone tell the classes of BRCA-M2C on a site that the linear model was not fitted to.
+
+    python -m experiments.nucleus_features.run --data DATA       # measures and fits what is not recorded
+    python -m experiments.nucleus_features.run --table           # prints the table of docs/results.md
+
+Outlines are those that `compact` draws; its classes are not used, but it was trained on these pictures, so outlines may
+fit better than elsewhere. A labelled point belongs to the outline that detection matches to it within 3 um. For each of
+the sites A7, A8 and AC a logistic regression is fitted to the standardised features of the nuclei of the other two.
+Embeddings are those of `label_free`, which read the pixels of these pictures and no label; those of `compact`, trained
+on these labels, would tell nothing. Intervals are bootstraps over patients. DATA is a folder with brca-m2c/.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from muse_pipeline.cohort.patients import patient_in_name
+from muse_pipeline.core.types import Frame
+from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
+from muse_pipeline.evaluation.detection import match_points
+from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
+from muse_pipeline.features.measure import FeatureSettings
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.detect import detect_image
+from muse_pipeline.inference.embed import Embedder
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.read import read_labelled_images
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tissue.mask import KeptArea
+from muse_pipeline.tissue.stain import fit_macenko
+
+RUNS = runs_of(__file__)
+CLASSES, MPP, RADIUS_UM = ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 3.0
+SITES = ("A7", "A8", "AC")
+NOT_WITHOUT_CLASSES = "neighbours_fraction", "neighbours_same"  # of the classes that `compact` gives
+SHAPE = tuple(each.name for each in (*FIRST_COLUMNS, *features_of("basic", CLASSES)) if each.group == "shape")
+ALL = tuple(
+    each.name
+    for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))
+    if not each.name.startswith((*NOT_WITHOUT_CLASSES, "neighbours_tissue"))
+)
+EMBEDDING = tuple(f"embedding_{number}" for number in range(48))
+SETS = {
+    "shape": SHAPE,
+    "basic": tuple(name for name in ALL if not name.startswith(("texture", "neighbours"))),
+    "all": ALL,
+    "embedding": EMBEDDING,
+    "both": (*ALL, *EMBEDDING),
+}
+COLUMNS = (*ALL, *EMBEDDING)
+
+
+class Picture:
+    """A picture that is read as a store is; white beyond its edges."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels, self.mpp = np.pad(pixels, [(128, 128), (128, 128), (0, 0)], constant_values=255), MPP
+        self.size_px = pixels.shape[1::-1]
+
+    def keep_chunks(self, n: int) -> None:
+        """Nothing is decoded."""
+
+    def read_planes(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """As ``Store.read_planes``, within 128 px of the picture."""
+        x, y = int(xy[0]) + 128, int(xy[1]) + 128
+        return np.ascontiguousarray(self.pixels[y : y + size[1], x : x + size[0]].transpose(2, 0, 1))
+
+
+def embed_picture(pixels: np.ndarray, embedder: Embedder, colour: np.ndarray, xy: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns ``EMBEDDING`` of nuclei at ``xy`` (N, 2), from a window with the picture in its middle."""
+    window = np.full((embedder.card.input_px,) * 2 + (3,), 255, np.uint8)
+    corner = (np.array(window.shape[1::-1]) - pixels.shape[1::-1]) // 2
+    window[corner[1] :, corner[0] :][: len(pixels), : pixels.shape[1]] = pixels
+    vectors = embedder(window, colour, xy + corner).astype(np.float16)
+    return dict(zip(EMBEDDING, vectors.T, strict=True))
+
+
+def measure_picture(image: LabelledImage, predictor: Predictor, embedder: Embedder) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, COLUMNS) and labels (N,) of the labelled nuclei that were detected."""
+    fit = fit_macenko(image.pixels.reshape(-1, 3))
+    found = detect_image(predictor, image.pixels, colour_of_fit(predictor.card.colour, fit))
+    taken = match_points(found.xy * MPP, found.score, image.nuclei.xy * MPP, RADIUS_UM)
+    height, width = image.pixels.shape[:2]
+    everywhere = np.full((height // 16 + 1, width // 128 + 1), 255, np.uint8)
+    kept = KeptArea(everywhere, width // 16 + 1, np.array([8.0, 8.0]), None)
+    meter = FeatureSettings("all", Picture(image.pixels), fit).meter(SimpleNamespace(mpp=(MPP, MPP)), kept, CLASSES)
+    nuclei = Nuclei(found.xy, Frame.LEVEL0, rays=found.rays, label=found.label)
+    rings = rays_to_rings(nuclei.xy, nuclei.rays, (MPP, MPP))
+    shapes = measure_shapes(rings, (MPP, MPP))
+    columns = shapes | meter.measure(nuclei, nuclei[:0], rings, shapes)
+    columns |= embed_picture(image.pixels, embedder, colour_of_fit(embedder.card.colour, fit), found.xy)
+    known = np.flatnonzero((taken >= 0) & (image.nuclei.label[taken] >= 0))
+    return np.stack([columns[name][known] for name in COLUMNS], 1), image.nuclei.label[taken[known]]
+
+
+def measure(data: Path) -> dict[str, np.ndarray]:
+    """Features, labels, patients and sites of all labelled nuclei, and how many there are with those not detected."""
+    folder = data / "brca-m2c"
+    words = {str(number): name for number, name in enumerate(CLASSES, 1)}
+    how = {"format": "row column class", "mpp": MPP, "class_map": words}
+    source = LabelSource(images=folder / "images", labels=folder / "labels", **how)
+    predictor, embedder = Predictor(find_model("compact")), Embedder(find_model("label_free"))
+    parts, n_labelled = [], 0
+    for image in read_labelled_images([source], CLASSES, MPP, predictor.card.n_rays):
+        values, label = measure_picture(image, predictor, embedder)
+        n_labelled += len(image.nuclei)
+        parts.append((values, label, [patient_in_name(image.name)] * len(label)))
+    values, label, patients = (np.concatenate(each) for each in zip(*parts, strict=True))
+    sites = np.array([patient.split("-")[1] for patient in patients])
+    return {"values": values, "label": label, "patients": patients, "sites": sites, "n_labelled": n_labelled}
+
+
+def confusion_by_patient(measured: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Per left-out site (patients, 3, 3) counts of true and predicted classes."""
+    values = measured["values"][:, [COLUMNS.index(name) for name in names]]
+    values = np.where(np.isfinite(values), values, np.nanmedian(values, 0))
+    found = {}
+    for site in SITES:
+        test = measured["sites"] == site
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+        model.fit(values[~test], measured["label"][~test])
+        predicted, label = model.predict(values[test]), measured["label"][test]
+        names_of_patients, member = np.unique(measured["patients"][test], return_inverse=True)
+        counts = np.zeros((len(names_of_patients), 3, 3), int)
+        np.add.at(counts, (member, label, predicted), 1)
+        found[site] = counts
+    return found
+
+
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of the classes of (..., 3, 3) counts, in percent."""
+    hits = np.einsum("...ii->...i", counts)
+    return 100 * (2 * hits / np.maximum(counts.sum(-1) + counts.sum(-2), 1)).mean(-1)
+
+
+def run(data: Path) -> None:
+    """Measure, fit and record every set of features."""
+    missing = {name: columns for name, columns in SETS.items() if not is_recorded(RUNS, features_of=name)}
+    if not missing:
+        return
+    measured = measure(data)
+    for name, columns in missing.items():
+        found = confusion_by_patient(measured, columns)
+        entry = {"features_of": name, "features": list(columns), "n_labelled": int(measured["n_labelled"]), "sites": {}}
+        entry["sites"] = {site: counts.tolist() for site, counts in found.items()}
+        add_run(RUNS, entry)
+
+
+def print_table() -> None:
+    """The table of docs/results.md."""
+    print("| features | columns | A7 | A8 | AC | all | against shape |\n|---|---|---|---|---|---|---|")
+    before, recorded = None, {run["features_of"]: run for run in read_runs(RUNS)}
+    for name in SETS:
+        entry = recorded[name]
+        by_site = {site: np.array(counts) for site, counts in entry["sites"].items()}
+        counts = np.concatenate(list(by_site.values()))
+        groups = [str(number) for number in range(len(counts))]
+        draws = macro_f1(resample_sums(counts, groups))
+        low, high = percentile_interval(draws, groups)
+        cells = [f"{macro_f1(each.sum(0)):.1f}" for each in by_site.values()]
+        score, change = macro_f1(counts.sum(0)), ""
+        if before is None:
+            before = score, draws
+        else:
+            ends = percentile_interval(draws - before[1], groups)
+            change = f"{score - before[0]:+.1f} ({ends[0]:+.1f} to {ends[1]:+.1f})"
+        total = f"{score:.1f} ({low:.1f} to {high:.1f})"
+        print(f"| `{name}` | {len(entry['features'])} | {' | '.join(cells)} | {total} | {change} |")
+    n = int(counts.sum())
+    print(f"\n{n:,} of {entry['n_labelled']:,} labelled nuclei of {len(counts)} patients.")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    if args.data:
+        run(args.data)
+    if args.table:
+        print_table()

@@ -1,0 +1,147 @@
+"""The built-in models beside HistomicsTK at its defaults, on pictures that none of them was trained on.
+
+    python -m experiments.peers.run --data DATA                            # scores what is not recorded
+    python -m experiments.peers.run --data DATA --histomicstk PYTHON       # and HistomicsTK, by the Python that has it
+    python -m experiments.peers.run --table                                # prints the table
+
+Models run as they are delivered. `compact` was trained on TNBC and NuCLS, and its refining network on DSB-2018, so its
+outlines are scored as the network draws them; `label_free` was trained on pixels of DSB-2018. HistomicsTK gets the
+pictures at 0.5 um/px. NuInsSeg's masks are binary: instances are the components that are single nuclei, and what lies
+in others is not counted. DATA is a folder with tnbc-nuclei/, nucls-cc0/, dsb2018-brightfield/ and
+nuinsseg-oesophagus/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from experiments.common.crops import (
+    MPP,
+    aji,
+    compare,
+    detection_f1,
+    network_finder,
+    read_dsb2018,
+    read_nucls,
+    read_tnbc,
+)
+from experiments.common.intervals import with_interval
+from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from muse_pipeline.core.pictures import read_rgb, write_png
+from muse_pipeline.inference.model import find_model
+from muse_pipeline.inference.predictor import Predictor
+
+RUNS = runs_of(__file__)
+TITLES = {
+    "tnbc": "breast, TNBC",
+    "nucls": "breast, NuCLS",
+    "dsb2018": "several organs in violet stains, DSB-2018",
+    "nuinsseg": "oesophagus, NuInsSeg",
+}
+MODELS = {
+    "compact": ("dsb2018", "nuinsseg"),
+    "label_free": ("tnbc", "nucls", "nuinsseg"),
+}  # and the sets they never read
+PEER = "HistomicsTK"
+Crop = tuple[str, str, np.ndarray, np.ndarray, np.ndarray | None]  # name, patient, pixels, instances, what is ignored
+
+
+def main() -> None:
+    """Score what is not recorded, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--histomicstk", metavar="PYTHON", help="Python with the package histomicstk")
+    parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
+    args = parser.parse_args()
+    if args.table:
+        print(render_table(read_runs(RUNS)))
+        return
+    for name in TITLES:
+        finders = {model: network_finder(as_drawn(model)) for model, unread in MODELS.items() if name in unread}
+        missing = [model for model in finders if not is_recorded(RUNS, set=name, model=model)]
+        is_peer_missing = args.histomicstk and not is_recorded(RUNS, set=name, model=PEER)
+        crops = read_crops(args.data, name) if missing or is_peer_missing else []
+        for model in missing:
+            add_run(RUNS, {"set": name, "model": model, **score([finders[model](crop[2]) for crop in crops], crops)})
+        if is_peer_missing:
+            add_run(RUNS, {"set": name, "model": PEER, **score(run_histomicstk(args.histomicstk, crops), crops)})
+
+
+def as_drawn(model: str) -> Predictor:
+    """A built-in model; `compact` without its refining network."""
+    predictor = Predictor(find_model(model))
+    if predictor.refiner:
+        predictor.card, predictor.refiner = dataclasses.replace(predictor.card, refine=False), None
+    return predictor
+
+
+def read_crops(data: Path, name: str) -> list[Crop]:
+    """The crops of a set at 0.25 um/px."""
+    if name != "nuinsseg":
+        read = {"tnbc": read_tnbc, "nucls": read_nucls, "dsb2018": read_dsb2018}[name]
+        return [(*crop, None) for crop in read(data)]
+    folder, crops = data / "nuinsseg-oesophagus", []
+    for path in sorted((folder / "images").glob("*.jpg")):
+        instances, ignored = (
+            cv2.imread(str(folder / kind / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+            for kind in ("instances", "ignore")
+        )
+        patient = path.stem.rstrip("abc")  # pictures of one source have a letter
+        crops.append((path.stem, patient, read_rgb(path), instances.astype(np.int32), ignored > 0))
+    return crops
+
+
+def score(found: list[np.ndarray], crops: list[Crop]) -> dict:
+    """Patients, and what ``crops.compare`` counts in each crop."""
+    counts = []
+    for labels, (_, _, _, true, ignored) in zip(found, crops, strict=True):
+        counts.append(compare(labels if ignored is None else drop_ignored(labels, ignored), true))
+    return {"patients": [crop[1] for crop in crops], "counts": counts}
+
+
+def drop_ignored(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Label image without the nuclei that lie in ``ignored`` for the most part."""
+    area = np.bincount(labels.ravel())
+    inside = np.bincount(labels[ignored], minlength=len(area))
+    return np.where((inside > 0.5 * area)[labels], 0, labels)
+
+
+def run_histomicstk(python: str, crops: list[Crop]) -> list[np.ndarray]:
+    """Label image of each crop."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in", Path(folder) / "out"
+        source.mkdir()
+        for name, _, pixels, *_ in crops:
+            size = tuple(round(side * MPP / 0.5) for side in pixels.shape[1::-1])
+            write_png(source / f"{name}.png", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        script = Path(__file__).with_name("histomicstk_nuclei.py")
+        subprocess.run([python, script, source, target], check=True)
+        found = []
+        for name, _, pixels, *_ in crops:
+            labels = cv2.imread(str(target / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+            whole = cv2.resize(labels, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            found.append(whole.astype(np.int32))
+        return found
+
+
+def render_table(runs: list[dict]) -> str:
+    """Detection F1 and AJI with intervals over patients."""
+    rows = ["| pictures | crops | model | detection F1 (95 %) | AJI (95 %) |", "|---|---|---|---|---|"]
+    for name, title in TITLES.items():
+        for run in (run for run in runs if run["set"] == name):
+            counts = np.array(run["counts"], float)
+            cells = [with_interval(measure, counts, run["patients"]) for measure in (detection_f1, aji)]
+            rows.append(f"| {title} | {len(counts)} | {run['model']} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    cv2.setNumThreads(1)
+    main()

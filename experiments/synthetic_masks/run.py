@@ -1,0 +1,106 @@
+"""Synthesised masks beside the published examples that they imitate.
+
+    python -m experiments.synthetic_masks.run                 # measures what is not recorded
+    python -m experiments.synthetic_masks.run --table         # prints the table
+
+Every seed is 600 masks of 256 px at 0.25 um/px, as the examples are, and the time that one core takes for 200 of them
+at 0.25 and at 0.5 um/px. Nuclei at the border and contour pixels do not count, as in the examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import cv2
+import numpy as np
+
+from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from muse_pipeline.synthesis.masks import synthesise_mask
+from muse_pipeline.synthesis.settings import TissueSettings
+from muse_pipeline.synthesis.statistics import (
+    QUANTILES,
+    REFERENCE,
+    REFERENCE_MPP,
+    REFERENCE_PX,
+    REFERENCE_TOTALS,
+    summarise,
+    within_reference,
+)
+
+RUNS = runs_of(__file__)
+MASKS, TIMED = 600, 200
+SPEED_MPP = (0.25, 0.5)
+TITLES = {"area_um2": "area, um2", "major_um": "long axis, um", "minor_um": "short axis, um", "ratio": "short / long"}
+TOTALS = {"nuclei": "nuclei", "epithelial": "epithelial fraction", "covered": "fraction covered"}
+
+
+def main() -> None:
+    """Measure the seeds that have no JSON yet, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--table", action="store_true", help="print the table of the seeds that exist")
+    args = parser.parse_args()
+    if args.table:
+        print(render_table(read_runs(RUNS)))
+        return
+    cv2.setNumThreads(1)
+    for seed in args.seeds:
+        if not is_recorded(RUNS, seed=seed):
+            add_run(RUNS, measure_seed(seed))
+
+
+def measure_seed(seed: int) -> dict:
+    """Statistics of the masks of a seed, and masks per second of one core's time."""
+    tissue = TissueSettings()
+    masks = [synthesise_mask(index, seed, REFERENCE_PX, REFERENCE_MPP, tissue) for index in range(MASKS)]
+    within = {name: round(value, 3) for name, value in within_reference(masks, REFERENCE_MPP).items()}
+    speed = {str(mpp): time_masks(seed, mpp, tissue) for mpp in SPEED_MPP}
+    return {"seed": seed, "statistics": summarise(masks, REFERENCE_MPP), "within": within, "masks_per_second": speed}
+
+
+def time_masks(seed: int, mpp: float, tissue: TissueSettings) -> int:
+    """Masks of 256 px per second of processor time, of one thread."""
+    started = time.thread_time()
+    for index in range(TIMED):
+        synthesise_mask(index, seed, 256, mpp, tissue)
+    return round(TIMED / (time.thread_time() - started))
+
+
+def render_table(runs: list[dict]) -> str:
+    """Quantiles as means over seeds, and what lies within the published 5 to 95 %."""
+    quantiles = " / ".join(f"p{q}" for q in QUANTILES)
+    rows = [f"| | published, {quantiles} | synthesised, {quantiles} | within p5 to p95 |", "|---|---|---|---|"]
+    for kind, measures in REFERENCE.items():
+        for name, published in measures.items():
+            found = np.mean([run["statistics"][kind][name] for run in runs], 0)
+            row = f"{kind}: {TITLES[name]}", published, found, mean_within(runs, f"{kind}, {name}")
+            rows.append(render_row(*row))
+    for name, (least, most) in REFERENCE_TOTALS.items():
+        found = np.mean([run["statistics"][name] for run in runs], 0)
+        published = f"{least:g} to {most:g}, of six"
+        rows.append(render_row(f"per mask: {TOTALS[name]}", published, found, mean_within(runs, f"masks, {name}")))
+    speed = " and ".join(
+        f"{np.mean([run['masks_per_second'][str(mpp)] for run in runs]):.0f} at {mpp:g} um/px" for mpp in SPEED_MPP
+    )
+    n_seeds, n_masks = len(runs), sum(run["statistics"]["masks"] for run in runs)
+    return "\n".join(
+        [*rows, "", f"{n_masks:,} masks of {n_seeds} seeds. Masks of 256 px per second of one core: {speed}."]
+    )
+
+
+def mean_within(runs: list[dict], name: str) -> float | None:
+    """The fraction within the published range, over seeds; None where no range was published."""
+    return float(np.mean([run["within"][name] for run in runs])) if name in runs[0]["within"] else None
+
+
+def render_row(title: str, published: str | tuple, found: np.ndarray, within: float | None) -> str:
+    """One row; a quantile that was not published is a dash."""
+    if not isinstance(published, str):
+        published = " / ".join("–" if value is None else f"{value:g}" for value in published)
+    share = "" if within is None else f"{100 * within:.0f} %"
+    return f"| {title} | {published} | {' / '.join(f'{value:.3g}' for value in found)} | {share} |"
+
+
+if __name__ == "__main__":
+    main()
