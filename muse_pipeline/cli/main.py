@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
+from types import ModuleType
 from typing import NoReturn
 
 from muse_pipeline.cli.arguments import text_columns
 from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
 
-# As `muse --help` lists them, in the order of the work; each verb is a module beside this file.
+# As `muse --help` lists them, in the order of the work; each verb is a module beside this file, unless in MODULES.
 GROUPS = {
     "before a run": "doctor inspect sheet preflight",
     "a run and its results": "run view statistics",
@@ -29,6 +30,7 @@ MORE = {  # as `muse help all` lists them too
     "more about models": "pretrain-config import-checkpoint psm synthesize probe compare card proposer",
     "tools": "check-geojson demo-slide",
 }
+MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # of verbs that share one
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
@@ -171,14 +173,19 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
     chosen = [verb for verb in VERBS if arguments and verb == arguments[0]]
     summaries = {}
     for verb in chosen or " ".join(groups.values()).split():
-        module = importlib.import_module(f"muse_pipeline.cli.{verb.replace('-', '_')}")
-        text = module.__doc__ or _read_docstring(module.__file__)
+        module = import_verb(verb)
+        text = getattr(module, "DESCRIPTIONS", {}).get(verb) or module.__doc__ or _read_docstring(module.__file__)
         summaries[verb] = text.strip().splitlines()[0]
         subparser = subparsers.add_parser(verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, writes=getattr(module, "WRITES", WRITES))
     parser.description = _list_verbs(summaries, groups)
     return parser
+
+
+def import_verb(verb: str) -> ModuleType:
+    """The module with the arguments and the work of a verb."""
+    return importlib.import_module(f"muse_pipeline.cli.{MODULES.get(verb, verb).replace('-', '_')}")
 
 
 def _read_docstring(file: str) -> str:

@@ -17,9 +17,31 @@ from muse_pipeline.cli.arguments import (
     zero_or_more,
 )
 
+# Descriptions of the verbs of one method, by verb; a config that names no method is of the method in METHODS.
+DESCRIPTIONS = {
+    "finetune": """Train a nucleus detector on labelled images, as a config describes.
 
-def add_arguments(parser: argparse.ArgumentParser, example: str = "schedule.steps=100") -> None:
-    """Arguments of ``muse train`` and of its other names."""
+Like `muse train` with `method: detector`. Writes into the run folder: checkpoint.pt, the resolved config.yaml,
+provenance.json, metrics.jsonl and curves.png. The same command continues a run that was stopped.
+""",
+    "pretrain": """Pretrain a backbone on tissue without labels, as a config describes (MUSE).
+
+Like `muse train` with `method: muse`. Writes into the run folder: checkpoint.pt (a backbone, for `muse finetune` and
+`muse compare`), the resolved config.yaml, provenance.json, metrics.jsonl, curves.png and views.png. The same command
+continues a run that was stopped; a run that collapses ends with an error. See docs/guide/pretraining.md.
+""",
+    "psm": """Train a nucleus detector on tissue without labels, as a config describes (PSM), and export it.
+
+Like `muse train` with `method: psm`. Each stage has a folder of its own under stages/; finished stages are kept, and
+the same command continues a run that was stopped. At the end <name>.onnx is in the run folder. See
+docs/guide/label-free.md.
+""",
+}
+METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse train`` and of the verbs of one method."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/")
     add_output_argument(parser, "FOLDER", "folder of the run")
     parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
@@ -46,17 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser, example: str = "schedule.step
         action="store_true",
         help="discard what the folder contains of a run of other settings, data or weights, instead of rejecting it",
     )
-    add_config_arguments(parser, example)
+    add_config_arguments(parser, "schedule.steps=100")
 
 
-def run(args: argparse.Namespace, default: str | None = None) -> None:
-    """Train; ``default`` is the method of a config that names none."""
+def run(args: argparse.Namespace) -> None:
+    """Train one model."""
     from muse_pipeline.cli.output import TrainingOutput
     from muse_pipeline.training.devices import is_first_process
     from muse_pipeline.training.recipe import load_run, train_run
     from muse_pipeline.training.run import Options
 
-    recipe, config = load_run(args.config, args.data, args.set, default)
+    recipe, config = load_run(args.config, args.data, args.set, METHODS.get(args.verb))
     output = TrainingOutput()
     options = Options(
         accelerator=args.accelerator,

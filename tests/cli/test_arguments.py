@@ -7,7 +7,7 @@ import json
 import pytest
 
 from muse_pipeline.cli import arguments
-from muse_pipeline.cli.main import VERBS, main
+from muse_pipeline.cli.main import VERBS, import_verb, main
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_a_number_out_of_range_is_named(capsys, verb, option, value):
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_option_is_the_same_in_every_verb(verb):
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"muse_pipeline.cli.{verb.replace('-', '_')}").add_arguments(parser)
+    import_verb(verb).add_arguments(parser)
     options = parser._option_string_actions
     assert ("-o" in options) == ("--output" in options)
     for name, metavar in (("--threads", "N"), ("--sheet", "TSV"), ("--json", "FILE"), ("--set", "KEY=VALUE")):

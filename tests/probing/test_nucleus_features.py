@@ -6,7 +6,7 @@ import torch
 
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.models.base import Backbone, Features, optical_density
-from muse_pipeline.probing.features import Variation, choose_nuclei, nucleus_features, stain_change
+from muse_pipeline.probing.compare_tissue import Variation, choose_nuclei, nucleus_features, stain_change
 from muse_pipeline.probing.neighbours import recognised, stability
 from muse_pipeline.tissue.stain import IDENTITY, ROUNDED_TEXTBOOK
 
