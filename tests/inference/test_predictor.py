@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
-from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard, NucleusClass
+from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import GraphRunner, Predictor
@@ -119,8 +119,9 @@ def test_what_is_to_become_a_model_is_given_how(tmp_path, name, remedy):
 
 
 def test_a_window_that_does_not_suit_the_stride_is_rejected():
-    with pytest.raises(ValueError, match="stride"):
-        ModelCard("m", 0.5, 1000, 64, 32, 1, 10, (NucleusClass("a", (0, 0, 0)),), 0.4, 32, "x/4-0.5", "MIT", "none")
+    card = Predictor(find_model("compact")).card
+    with pytest.raises(ValueError, match="does not suit a stride of"):
+        dataclasses.replace(card, input_px=1000, halo_px=64, stride_px=32)
 
 
 def test_white_glass_holds_no_nuclei():
