@@ -71,21 +71,20 @@ class ClassReference:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Contract between a model file and the code that runs it; base of the cards of each kind of model.
+    """Contract between a model file and the code that runs it: the base of the cards, one for each kind of model.
 
     Attributes:
         name: name of the model.
         mpp: um per pixel of its input.
         input_px: side of the square window.
-        halo_px: border of a window whose results belong to its neighbours.
+        halo_px: border of a window that belongs to its neighbours.
         stride_px: total stride of the network; windows start at multiples of it.
         batch: windows per call of the graph.
         licence: SPDX name of the weights' licence.
         training_data: data that the weights were trained on, with licences.
         colour: fit of the ``colour`` input.
         precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
-        source: checkpoint's checksum, command or backbone, and package versions; for int8 the windows that it was
-            calibrated on.
+        source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         does: purpose of a model of this kind, as a predicate.
         verb: command that runs it.
         otherwise: second half of the error for a model of another kind, which ``verb`` runs.
