@@ -17,6 +17,7 @@ from inspect import getdoc
 from typing import Any
 
 from muse_pipeline.cli.main import GROUPS, MORE, build_parser
+from muse_pipeline.core.config import Between
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.training.recipe import RECIPES
 
@@ -99,13 +100,15 @@ def print_settings(kind: type, documented: set[type], level: str) -> None:
     """Print the table of a dataclass, then those of the dataclasses within it that no table describes yet."""
     documented.add(kind)
     texts, hints = read_attributes(kind), typing.get_type_hints(kind)
+    limits = typing.get_type_hints(kind, include_extras=True)
     print("\n| setting | default | what |\n|---|---|---|")
     inner = []
     for field in dataclasses.fields(kind):
         classes = [each for each in find_dataclasses(hints[field.name]) if each not in inner]
         inner += classes
         links = "".join(f" See [{each.__name__}](#{each.__name__.lower()})." for each in classes)
-        print(f"| `{field.name}` | {describe_default(field)} | {as_cell(texts[field.name])}{links} |")
+        text = as_cell(texts[field.name]) + "".join(f" A number {limit}." for limit in find_limits(limits[field.name]))
+        print(f"| `{field.name}` | {describe_default(field)} | {text}{links} |")
     for each in inner:
         if each not in documented:
             print(f"\n{level} {each.__name__}\n\n{as_cell(getdoc(each).split('Attributes:')[0])}")
@@ -130,6 +133,12 @@ def find_dataclasses(hint: Any) -> Iterator[type]:
         yield hint
     for each in typing.get_args(hint):
         yield from find_dataclasses(each)
+
+
+def find_limits(hint: Any) -> Iterator[Between]:
+    """Limits of a number in a type annotation; those of several numbers once."""
+    found = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Between)]
+    yield from found or dict.fromkeys(limit for each in typing.get_args(hint) for limit in find_limits(each))
 
 
 def describe_default(field: dataclasses.Field) -> str:

@@ -6,7 +6,8 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -17,6 +18,61 @@ from muse_pipeline.core.text import one_line
 
 C = TypeVar("C")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3, without a point, as text
+
+
+@dataclass(frozen=True)
+class Between:
+    """Limits of a number, as metadata of a setting's type: ``Annotated[float, Between(0, 1)]``.
+
+    Attributes:
+        least: smallest value.
+        most: largest value; an infinite limit allows any finite number.
+        is_open: whether values must be above ``least``.
+    """
+
+    least: float
+    most: float = math.inf
+    is_open: bool = False
+
+    def require(self, value: float, where: str) -> None:
+        """Reject a number outside the limits, or not finite; ``where`` names the setting.
+
+        Raises:
+            ConfigError: the message gives the limits.
+        """
+        is_above = value > self.least if self.is_open else value >= self.least
+        if not (math.isfinite(value) and is_above and value <= self.most):
+            kind = "whole number" if isinstance(value, int) else "number"
+            raise ConfigError(f"{where} is {value}; give a {kind} {self}")
+
+    def __str__(self) -> str:
+        if math.isinf(self.most):
+            return f"above {self.least:g}" if self.is_open else f"of {self.least:g} or more"
+        return f"from {self.least:g} to {f'{self.most:,}' if isinstance(self.most, int) else f'{self.most:g}'}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Words that a setting may have, as metadata of its type."""
+
+    choices: tuple[str, ...]
+
+    def require(self, value: str, where: str) -> None:
+        """Reject other words; ``where`` names the setting.
+
+        Raises:
+            ConfigError: the message lists the choices.
+        """
+        if value not in self.choices:
+            *others, last = self.choices
+            raise ConfigError(f"{where} '{value}' is unknown; choose {', '.join(others)} or {last}")
+
+
+Fraction = Annotated[float, Between(0, 1)]
+NotNegative = Annotated[float, Between(0)]
+Positive = Annotated[float, Between(0, is_open=True)]
+Count = Annotated[int, Between(1)]
+Mpp = Annotated[float, Between(0.01, 100)]
 WEIGHTS = "weights"
 Weights = Annotated[Path, WEIGHTS]  # a checkpoint, relative to the config's folder, or a built-in model's name
 WORDS = {
@@ -103,7 +159,7 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
         raise ConfigError(
             f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name: value`"
         )
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
@@ -120,6 +176,17 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
+    """Copy of a dataclass of settings with other values of some, which their types must allow.
+
+    Raises:
+        ConfigError: a value has the wrong type or is outside its limits; the message begins with ``where``.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    converted = {name: _convert(value, hints[name], f"{where}: {name}") for name, value in changes.items()}
+    return dataclasses.replace(settings, **converted)
 
 
 def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
@@ -147,71 +214,18 @@ def _is_weights(hint: Any) -> bool:
     return WEIGHTS in getattr(hint, "__metadata__", ()) or any(map(_is_weights, typing.get_args(hint)))
 
 
-def require_between(settings: Any, where: str, **limits: tuple[float, float]) -> None:
-    """Reject numbers outside their limits; settings that are None are skipped.
-
-    Args:
-        settings: dataclass.
-        where: section of the settings, as prefix of the message; "" at the top.
-        limits: (lowest, highest) value by setting; an infinite limit allows any finite number.
-
-    Raises:
-        ConfigError: a number is outside its limits or not a number.
-    """
-    for name, (least, most) in limits.items():
-        if (value := getattr(settings, name)) is not None:
-            require_number(value, name, where, least, most)
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if typing.get_origin(hint) is not Annotated:
+        return _convert_type(value, hint, where)
+    kind, *rules = typing.get_args(hint)
+    converted = _convert_type(value, kind, where)
+    for rule in rules:
+        if isinstance(rule, Between | OneOf):
+            rule.require(converted, where)
+    return converted
 
 
-def require_number(value: float, name: str, where: str, least: float, most: float) -> None:
-    """Reject a number called ``name`` outside its limits; see ``require_between``.
-
-    Raises:
-        ConfigError: the number is outside its limits or not a number.
-    """
-    if math.isfinite(value) and least <= value <= most:
-        return
-    end = f"{most:,}" if isinstance(most, int) else f"{most:g}"
-    wanted = f"from {least:g} to {end}" if math.isfinite(most) else f"of {least:g} or more"
-    kind = "whole number" if isinstance(value, int) else "number"
-    raise ConfigError(f"{_section(where)}{name} is {value}; give a {kind} {wanted}")
-
-
-def require_positive(settings: Any, where: str, *names: str) -> None:
-    """Reject numbers that are not finite and above 0; see ``require_between``.
-
-    Raises:
-        ConfigError: a number is 0 or less, or not a number.
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{_section(where)}{name} is {value}; give a number above 0")
-
-
-def require_one_of(settings: Any, where: str, /, **choices: Collection[str]) -> None:
-    """Reject unknown values of settings with fixed choices; settings that are None are skipped.
-
-    Args:
-        settings: object with the settings as attributes.
-        where: section of the settings, as in ``require_between``.
-        choices: allowed values by setting.
-
-    Raises:
-        ConfigError: a value is not among the choices.
-    """
-    for name, known in choices.items():
-        value = getattr(settings, name)
-        if value is not None and value not in known:
-            *others, last = known
-            raise ConfigError(f"{_section(where)}{name} '{value}' is unknown; choose {', '.join(others)} or {last}")
-
-
-def _section(where: str) -> str:
-    return f"{where}: " if where else ""
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one line per kind of setting
+def _convert_type(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one line per kind of setting
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -228,7 +242,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one l
             raise ConfigError(f"{where}: expected {len(inner)} values, found {len(value)}")
         return tuple(_convert(v, h, where) for v, h in zip(value, inner, strict=True))
     if origin is dict and isinstance(value, dict):
-        return {_convert(k, arguments[0], where): _convert(v, arguments[1], where) for k, v in value.items()}
+        return {_convert(k, arguments[0], where): _convert(v, arguments[1], f"{where}: {k}") for k, v in value.items()}
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

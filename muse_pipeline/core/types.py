@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
+from muse_pipeline.core.config import OneOf
 from muse_pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 GEOJSON_FRAMES = ("qupath", "openslide")  # see ``coords.qupath_offset_px``
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # of trainings
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # of weights and activations of an exported model
+ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
 FEATURE_SETS = ("none", "basic", "all")  # of numbers per nucleus (see ``features.catalogue``)
 DOUBTS = ("stain", "scale", "classes", "organ")  # that leave numbers out of totals (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from muse_pipeline.core.config import require_between
+from muse_pipeline.core.config import Between, Fraction, NotNegative
 
 WHITE = 255.0
 MIN_BLUR_RADIUS_PX = 3
@@ -41,22 +41,15 @@ class Augmentation:
         noise: largest standard deviation of pixel noise, in grey levels.
     """
 
-    scale: float = 1.25
-    free_rotation: float = 0.5
-    stain_gain: float = 0.2
-    stain_mix: float = 0.05
-    shift: float = 0.03
-    partial_colour: float = 0.3
-    blur: float = 0.3
-    blur_um: float = 0.6
-    noise: float = 6.0
-
-    def __post_init__(self) -> None:
-        for name in ("free_rotation", "partial_colour", "blur"):
-            require_between(self, "augmentation", **{name: (0, 1)})
-        for name in ("stain_gain", "stain_mix", "shift", "blur_um", "noise"):
-            require_between(self, "augmentation", **{name: (0, math.inf)})
-        require_between(self, "augmentation", scale=(1, 10))
+    scale: Annotated[float, Between(1, 10)] = 1.25
+    free_rotation: Fraction = 0.5
+    stain_gain: NotNegative = 0.2
+    stain_mix: NotNegative = 0.05
+    shift: NotNegative = 0.03
+    partial_colour: Fraction = 0.3
+    blur: Fraction = 0.3
+    blur_um: NotNegative = 0.6
+    noise: NotNegative = 6.0
 
 
 class WeakView(NamedTuple):

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.readout import read_at
+from muse_pipeline.models.base import Backbone, read_at
 
 AUTHORS_CELL_PX = 224
 

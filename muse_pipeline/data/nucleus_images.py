@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
-from muse_pipeline.core.config import require_between
+from muse_pipeline.core.config import Mpp, Positive
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.data.unlabelled import Picture
@@ -44,12 +44,12 @@ class NucleusSource:
     regions: Path | None = None
     patient_name: str | None = None
     images: Path | None = None
-    mpp: float | None = None
+    mpp: Mpp | None = None
     detector: str = "label_free"
     labelled: LabelSource | None = None
     exclude: tuple[str, ...] = ()
     patient: str | int | None = None
-    weight: float = 1.0
+    weight: Positive = 1.0
 
     def __post_init__(self) -> None:
         given = [name for name in ("store", "images", "labelled") if getattr(self, name) is not None]
@@ -70,9 +70,6 @@ class NucleusSource:
                 )
         if self.labelled is not None and self.labelled.weight != 1:
             raise ConfigError(f"{self.location}: `weight` is given below `labelled`; give it beside `labelled`")
-        require_between(self, "a source of pretraining", mpp=(0.01, 100))
-        if not 0 < self.weight < float("inf"):
-            raise ConfigError(f"{self.location}: weight must be > 0 (got {self.weight})")
         require_patient_rule(self.patient, self.location)
 
     @property

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.core.config import require_one_of, require_positive
+from muse_pipeline.core.config import OneOf, Positive
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, GeoJSONError, LabelError, MppError, NucleiError, StoreError
 from muse_pipeline.core.files import cache_name, complete_file
@@ -58,16 +59,14 @@ class PartnerSource:
     nuclei: Path | None = None
     vectors: Path | None = None
     columns: tuple[str, ...] = ()
-    unit: str = "px"
-    radius_um: float = 20.0
+    unit: Annotated[str, OneOf(UNITS)] = "px"
+    radius_um: Positive = 20.0
 
     def __post_init__(self) -> None:
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(f"`{name}`" for name in given) or "none"
             raise ConfigError(f"partner: found {found}; give one of {', '.join(f'`{name}`' for name in KINDS)}")
-        require_one_of(self, "partner", unit=UNITS)
-        require_positive(self, "partner", "radius_um")
 
     @property
     def location(self) -> Path:
@@ -347,7 +346,7 @@ def _is_inside(xy: np.ndarray, image: NucleusImage) -> np.ndarray:
 
 
 def _share_at_nuclei(xy: np.ndarray, image: NucleusImage) -> float:
-    """Share of the spots in tissue that lie at a nucleus; 0 if many are outside or few are in tissue."""
+    """Fraction of the spots in tissue that lie at a nucleus; 0 if many are outside or few are in tissue."""
     if _is_inside(xy, image).mean() < LEAST_INSIDE:
         return 0.0
     distance_um = cKDTree(image.nuclei.xy).query(xy)[0] * image.mpp

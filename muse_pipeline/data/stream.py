@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from muse_pipeline.core.config import Between
 
 
 class Prefetched:
@@ -44,6 +46,7 @@ class Prefetched:
 
 
 MAX_SEED = 1 << 40  # with which a seed of any step fits into 64 bits
+Seed = Annotated[int, Between(0, MAX_SEED)]
 SEED_STRIDE = 1_000_003  # numbers of two seeds do not meet below a million batches
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.core.config import require_between
+from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.errors import ConfigError, MppError, StoreError
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.data.stream import seed_of_step
@@ -32,12 +32,11 @@ class UnlabelledSource:
 
     images: Path | None = None
     store: Path | None = None
-    mpp: float | None = None
+    mpp: Mpp | None = None
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.store is None):
             raise ConfigError("a source of unlabelled tissue names neither `images` nor `store`, or both; give one")
-        require_between(self, "a source of unlabelled tissue", mpp=(0.01, 100))
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:

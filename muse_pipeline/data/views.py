@@ -11,14 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.config import Between, Count, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, part_way, vary_colour, vary_view_sharpness
 from muse_pipeline.data.nucleus_images import NucleusImage
@@ -47,26 +47,20 @@ class ViewSettings:
         draws: largest number of draws of the two global views.
     """
 
-    global_px: int = 224
-    local_px: int = 96
-    n_local: int = 4
+    global_px: Annotated[int, Between(1, MAX_SIDE_PX)] = 224
+    local_px: Annotated[int, Between(1, MAX_SIDE_PX)] = 96
+    n_local: Annotated[int, Between(0, 64)] = 4
     mpp: tuple[float, float] = (0.25, 0.5)
-    mpp_mode: str = "independent"
-    min_matches: int = 4
-    max_matches: int = 64
-    draws: int = 10
+    mpp_mode: Annotated[str, OneOf(MPP_MODES)] = "independent"
+    min_matches: Annotated[int, Between(0)] = 4
+    max_matches: Count = 64
+    draws: Count = 10
 
     def __post_init__(self) -> None:
-        for name in ("global_px", "local_px"):
-            require_between(self, "views", **{name: (1, MAX_SIDE_PX)})
-        for name in ("max_matches", "draws"):
-            require_between(self, "views", **{name: (1, INFINITE)})
-        require_between(self, "views", n_local=(0, 64), min_matches=(0, INFINITE))
         if not 0.01 <= self.mpp[0] <= self.mpp[1] <= 10:
             raise ConfigError(
                 f"views: mpp is {list(self.mpp)}; give the finest and the coarsest um/px, as in [0.25, 0.5]"
             )
-        require_one_of(self, "views", mpp_mode=MPP_MODES)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch.export import Dim
 
-from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.config import parse_config, replace_settings
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import ConfigError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
@@ -159,7 +159,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
         ConfigError: the network cannot be exported for the window that the settings name.
     """
     detector, config, checkpoint = load_trained(path)
-    export = dataclasses.replace(config.export, **replace_outlines(changes))
+    export = replace_settings(config.export, replace_outlines(changes), "export")
     config = dataclasses.replace(config, name=name or config.name, export=export)
     input_px = export_window(config, detector.backbone)
     detector.backbone.fix_size(input_px, input_px)

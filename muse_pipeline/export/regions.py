@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.config import parse_config, replace_settings
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
 from muse_pipeline.core.files import sha256_of
@@ -59,7 +59,8 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
     known = {one.name for one in dataclasses.fields(RegionExport)}
     if unknown := sorted(changes.keys() - known):
         raise ConfigError(f"export: a region model has no '{unknown[0]}'; leave the option out")
-    model = dataclasses.replace(model, name=name or model.name, export=dataclasses.replace(model.export, **changes))
+    export = replace_settings(model.export, changes, "export")
+    model = dataclasses.replace(model, name=name or model.name, export=export)
     network = RegionNetwork(model.backbone, len(model.classes), model.fusion)
     load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
     try:

@@ -121,7 +121,7 @@ class ModelCard(Card):
         classes: class index -> name and colour.
         threshold: score below which the graph leaves a slot empty.
         n_rays: rays per outline.
-        readout: rule that ties the dense map to positions (``models.readout``), "x/4-0.5" for our own networks.
+        readout: rule that ties the dense map to positions (``models.base``), "x/4-0.5" for our own networks.
         colour: fit of the ``colour`` input.
         appearance: appearance of the training pictures; None if not measured.
         temperature: divisor of the logits of the graph's class probabilities, applied before these are written; 1
@@ -260,7 +260,7 @@ class EmbedderCard(Card):
         halo_px: border of a window whose nuclei are read in its neighbours.
         stride_px: total stride of the network; windows start at multiples of it.
         batch: windows per call of the graph.
-        readout: rule that ties the dense map to positions (``models.readout``).
+        readout: rule that ties the dense map to positions (``models.base``).
         embedding_dim: channels of the dense map.
         licence: SPDX name of the weights' licence.
         training_data: data that the weights were trained on, with licences.

@@ -29,7 +29,7 @@ from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 
 DENSE = "dense"  # output of the graph
-HALF_PIXEL = "x/4-0.5"  # see ``models.readout``
+HALF_PIXEL = "x/4-0.5"  # see ``models.base``
 
 
 WINDOW_HALO_PX = 192  # of networks that take windows of any sides: less leaves traces of the grid
@@ -86,7 +86,7 @@ def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
 
 
 def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
-    """A map (D, h, w) read bilinearly at positions (N, 2) in the window: (N, D); as ``models.readout.read_at``."""
+    """A map (D, h, w) read bilinearly at positions (N, 2) in the window: (N, D); as ``models.base.read_at``."""
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)

@@ -14,7 +14,7 @@ import shapely
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.cohort.sheet import is_missing, read_sheet
-from muse_pipeline.core.config import require_between
+from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
@@ -58,7 +58,7 @@ class TissueSource:
     slides: Path | None = None
     areas: Path | None = None
     masks: Path | None = None
-    mpp: float | None = None
+    mpp: Mpp | None = None
     class_map: dict[str, str] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
     patient: str | int | None = None
@@ -75,7 +75,6 @@ class TissueSource:
             raise ConfigError("`slides` and `areas` belong together; give both")
         if self.slides is None and self.mpp is None:
             raise ConfigError(f"{self.location}: `mpp` is missing; give um per pixel of the pictures")
-        require_between(self, str(self.location), mpp=(0.01, 100))
         require_patient_rule(self.patient, self.location)
 
     @property

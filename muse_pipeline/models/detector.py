@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
-from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.base import Backbone, read_at
 from muse_pipeline.models.heads import NucleusHead, NucleusMaps, pick
-from muse_pipeline.models.readout import read_at
 
 
 class NucleusDetector(nn.Module):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.models.base import Backbone, Features, Stage, recoloured
-from muse_pipeline.models.readout import ALIGNED_CORNERS
+from muse_pipeline.models.base import ALIGNED_CORNERS, Backbone, Features, Stage, recoloured
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

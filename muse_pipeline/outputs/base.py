@@ -89,8 +89,8 @@ class Output:
     package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.step = cls.step or cls.name
 
     @classmethod

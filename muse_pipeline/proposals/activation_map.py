@@ -8,11 +8,10 @@ a sample of a slide: a map does not depend on the borders of tiles and needs no 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,9 +20,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import MppError
-from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.stream import Seed
 from muse_pipeline.models.activation import ActivationNetwork, load_activation
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 
@@ -131,16 +130,12 @@ class ClusterSettings:
         seed: seed of the sample and of the starts.
     """
 
-    features: str = "stain"
-    beta: float = 1.0
-    map_weight: float = 0.5
-    n_clusters: int = 2
-    foreground: str = "haematoxylin"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_between(self, "clusters", beta=(0, 1e3), map_weight=(0, 1e3), n_clusters=(2, 20), seed=(0, MAX_SEED))
-        require_one_of(self, "clusters", features=FEATURES, foreground=FOREGROUNDS)
+    features: Annotated[str, OneOf(FEATURES)] = "stain"
+    beta: Annotated[float, Between(0, 1e3)] = 1.0
+    map_weight: Annotated[float, Between(0, 1e3)] = 0.5
+    n_clusters: Annotated[int, Between(2, 20)] = 2
+    foreground: Annotated[str, OneOf(FOREGROUNDS)] = "haematoxylin"
+    seed: Seed = 0
 
 
 PRESETS = {  # of the releases, to compare with; a config writes them out (docs/guide/label-free.md)
@@ -278,14 +273,10 @@ class MaskSettings:
     """
 
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    min_area_um2: float = 12.5
-    max_hole_um2: float = 4.0
-    min_density: float = 0.3
-    max_share: float = 0.6
-
-    def __post_init__(self) -> None:
-        require_between(self, "masks", min_area_um2=(0, math.inf), max_hole_um2=(0, math.inf))
-        require_between(self, "masks", min_density=(0, 10), max_share=(0, 1))
+    min_area_um2: NotNegative = 12.5
+    max_hole_um2: NotNegative = 4.0
+    min_density: Annotated[float, Between(0, 10)] = 0.3
+    max_share: Fraction = 0.6
 
 
 class PseudoMask(NamedTuple):

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.core.config import require_between, require_number
+from muse_pipeline.core.config import Between
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.detect import Detector
@@ -161,17 +161,14 @@ class HaematoxylinSettings:
         max_radius_um: longest ray of an outline; the background of a nucleus is measured within it.
     """
 
-    radii_um: tuple[float, ...] = (3.0, 4.0, 5.0)
-    min_distance_um: float = 3.0
-    strictness: float = 0.7
-    max_radius_um: float = 10.0
+    radii_um: tuple[Annotated[float, Between(0.5, 20)], ...] = (3.0, 4.0, 5.0)
+    min_distance_um: Annotated[float, Between(0.5, 50)] = 3.0
+    strictness: Annotated[float, Between(0.05, 5)] = 0.7
+    max_radius_um: Annotated[float, Between(6, 20)] = 10.0
 
     def __post_init__(self) -> None:
         if not self.radii_um:
             raise ValueError("radii_um is empty; give one radius in um or more")
-        for radius in self.radii_um:
-            require_number(radius, "radii_um", "haematoxylin", 0.5, 20)
-        require_between(self, "haematoxylin", min_distance_um=(0.5, 50), strictness=(0.05, 5), max_radius_um=(6, 20))
 
 
 @PROPOSERS.register("haematoxylin")

@@ -8,12 +8,12 @@ import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
-from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.config import Between, OneOf
 from muse_pipeline.core.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
@@ -53,16 +53,14 @@ class ImportSettings:
     """
 
     file: str
-    unit: str = "px"
+    unit: Annotated[str, OneOf(UNITS)] = "px"
     x: str = "x"
     y: str = "y"
     dataset: str = "prediction"
-    frame: str = "qupath"
-    radius_um: float = 4.0
+    frame: Annotated[str, OneOf(GEOJSON_FRAMES)] = "qupath"
+    radius_um: Annotated[float, Between(0.5, 20)] = 4.0
 
     def __post_init__(self) -> None:
-        require_one_of(self, "imported", unit=UNITS, frame=GEOJSON_FRAMES)
-        require_between(self, "imported", radius_um=(0.5, 20))
         if SLIDE not in self.file and (word := re.search(r"\{.*?\}", self.file)):
             raise ConfigError(f"imported: unknown field {word[0]} in 'file'; write {SLIDE} for the slide's id")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-from muse_pipeline.core.config import require_between
+from muse_pipeline.core.config import Between
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.detect import Detector
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
@@ -35,11 +35,8 @@ class OtsuSettings:
         max_nucleus_um2: largest component that is kept; larger ones are folds, dirt or smears.
     """
 
-    strictness: float = 1.0
-    max_nucleus_um2: float = 400.0
-
-    def __post_init__(self) -> None:
-        require_between(self, "otsu", strictness=(0.05, 5), max_nucleus_um2=(10, 10_000))
+    strictness: Annotated[float, Between(0.05, 5)] = 1.0
+    max_nucleus_um2: Annotated[float, Between(10, 10_000)] = 400.0
 
 
 @PROPOSERS.register("otsu")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 
-from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.config import Between, Fraction, OneOf
 
 KINDS = ("Epithelial", "Stroma")  # numbers 0 and 1; the second is every nucleus that is not on the rim of a gland
 EPITHELIAL, STROMA = range(2)
@@ -29,13 +30,10 @@ class Population:
         spindles: fraction of slender nuclei, whose ratio is uniform between 0.13 and 0.25.
     """
 
-    major_um: float
-    major_spread: float
+    major_um: Annotated[float, Between(1, 100)]
+    major_spread: Annotated[float, Between(0, 2)]
     ratio: tuple[float, float]
-    spindles: float = 0.05
-
-    def __post_init__(self) -> None:
-        require_between(self, "population", major_um=(1, 100), major_spread=(0, 2), spindles=(0, 1))
+    spindles: Fraction = 0.05
 
     def draw_axes(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Full long and short axes of n nuclei, (n, 2) um."""
@@ -80,7 +78,7 @@ class TissueSettings:
 
     epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))
     stroma: Population = field(default_factory=lambda: Population(7.8, 0.28, (2.5, 1.5), 0.03))
-    glands_per_mm2: float = 110.0
+    glands_per_mm2: Annotated[float, Between(0, 1000)] = 110.0
     gland_radius_um: tuple[float, float] = (22.5, 55.0)
     gland_wobble: float = 0.15
     rim_spacing: tuple[float, float] = (0.9, 1.3)
@@ -88,15 +86,10 @@ class TissueSettings:
     rim_tilt_deg: float = 20.0
     clear_band: float = 0.5
     clear_band_um: tuple[float, float] = (3.75, 15.0)
-    stroma_per_mm2: float = 3800.0
-    sparsest: float = 1.0
+    stroma_per_mm2: Annotated[float, Between(1, 30_000)] = 3800.0
+    sparsest: Annotated[float, Between(0.01, 1)] = 1.0
     roughness: tuple[float, float] = (0.04, 0.08)
-    max_overlap: float = 0.1
+    max_overlap: Annotated[float, Between(0, 0.5)] = 0.1
     min_area_um2: float = 10.0
-    magnification: float = 1.0
-    placement: str = "structured"
-
-    def __post_init__(self) -> None:
-        require_between(self, "tissue", glands_per_mm2=(0, 1000), stroma_per_mm2=(1, 30_000), max_overlap=(0, 0.5))
-        require_between(self, "tissue", magnification=(1, 3), sparsest=(0.01, 1))
-        require_one_of(self, "tissue", placement=PLACEMENTS)
+    magnification: Annotated[float, Between(1, 3)] = 1.0
+    placement: Annotated[str, OneOf(PLACEMENTS)] = "structured"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from muse_pipeline.core.config import OneOf
 from muse_pipeline.core.errors import ProviderError
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.losses.self_distillation import n_processes
@@ -16,7 +17,7 @@ from muse_pipeline.losses.self_distillation import n_processes
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = ("32-true", "bf16-mixed")
+Precision = Annotated[str, OneOf(("32-true", "bf16-mixed"))]
 
 
 def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) -> Fabric:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from muse_pipeline.core.config import require_between, require_one_of
-from muse_pipeline.core.types import MODEL_PRECISIONS
+from muse_pipeline.core.config import Between, Count, Fraction
+from muse_pipeline.core.types import ModelPrecision
 from muse_pipeline.inference.card import REGIONS, ColourReference, NucleusClass
 from muse_pipeline.models.region import FUSION, RegionNetwork
 from muse_pipeline.training.checkpoint import Checkpoint
@@ -27,16 +26,11 @@ class RegionExport:
         colour_share: strength of the stain normalisation at run time, 0 to 1.
     """
 
-    input_px: int = 1280
-    halo_px: int = 128
-    batch: int = 1
-    precision: str = "fp32"
-    colour_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_one_of(self, "export", precision=MODEL_PRECISIONS)
-        require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
-        require_between(self, "export", colour_share=(0, 1))
+    input_px: Count = 1280
+    halo_px: Annotated[int, Between(0)] = 128
+    batch: Count = 1
+    precision: ModelPrecision = "fp32"
+    colour_share: Fraction = 1.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from muse_pipeline.core.config import require_between, require_positive
+from muse_pipeline.core.config import Count, Fraction, NotNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,17 @@ class Schedule:
         validate_every: steps between validations, where the config names ``validation`` or ``held`` sources.
     """
 
-    steps: int
-    learning_rate: float = 2e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.05
-    last_weight_decay: float | None = None
-    clip: float = 5.0
-    accumulate: int = 1
-    reference_batches: int | None = None
-    save_every: int = 500
-    log_every: int = 50
-    validate_every: int = 500
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "reference_batches", "save_every", "log_every", "validate_every"):
-            require_between(self, "schedule", **{name: (1, math.inf)})
-        require_positive(self, "schedule", "learning_rate", "clip")  # gradients times 0 train nothing
-        require_between(self, "schedule", weight_decay=(0, math.inf), last_weight_decay=(0, math.inf), warmup=(0, 1))
+    steps: Count
+    learning_rate: Positive = 2e-3
+    warmup: Fraction = 0.05
+    weight_decay: NotNegative = 0.05
+    last_weight_decay: NotNegative | None = None
+    clip: Positive = 5.0
+    accumulate: Count = 1
+    reference_batches: Count | None = None
+    save_every: Count = 500
+    log_every: Count = 50
+    validate_every: Count = 500
 
     def for_batches(self, n_batches: int) -> Schedule:
         """The schedule with the learning rate of a run that takes ``n_batches`` per step."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.readout import HALF_PIXEL
+from muse_pipeline.models.base import HALF_PIXEL
 
 with torch.device("meta"):  # no weights, or collecting the tests would fill gigabytes with random numbers
     OURS = [name for name in BACKBONES.names() if BACKBONES[name]().lattice is HALF_PIXEL]

@@ -1,12 +1,11 @@
 """The stream of unlabelled windows: seeded by its step, on tissue, and stores are read window by window only."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError, StoreError
 from muse_pipeline.data.unlabelled import Picture, UnlabelledSource, UnlabelledWindows, WindowSampler, open_unlabelled
 
@@ -65,7 +64,7 @@ def test_no_tissue_and_no_source_are_reported():
     with pytest.raises(ConfigError, match="give one"):
         UnlabelledSource()
     with pytest.raises(ConfigError, match="mpp is 0"):
-        UnlabelledSource(images=Path("pictures"), mpp=0.0)
+        parse_config({"images": "pictures", "mpp": 0}, UnlabelledSource, "c.yaml")
     with pytest.raises(ConfigError, match="give `sources`"):
         open_unlabelled((), 0.5)
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.data.views import View, ViewSampler, ViewSet, ViewSettings
@@ -198,4 +199,4 @@ def test_images_are_drawn_by_weight_and_area():
 )
 def test_settings_that_cannot_be_are_rejected(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        ViewSettings(**wrong)
+        parse_config(wrong, ViewSettings, "c.yaml: views")

@@ -16,7 +16,7 @@ from muse_pipeline.export.onnx import export_onnx, load_detector
 from muse_pipeline.export.parity import check_parity
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.models.readout import HALF_PIXEL, read_at
+from muse_pipeline.models.base import HALF_PIXEL, read_at
 from muse_pipeline.tissue.stain import IDENTITY
 
 

@@ -22,7 +22,7 @@ from muse_pipeline.inference.embed import Embedder, embed_nuclei
 from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.readout import read_at
+from muse_pipeline.models.base import read_at
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.write import nucleus_ids
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from muse_pipeline.models import muse as decoder
+from muse_pipeline.models.base import ALIGNED_CORNERS, HALF_PIXEL
 from muse_pipeline.models.muse_vit import muse_vit_s_16_224
-from muse_pipeline.models.readout import ALIGNED_CORNERS, HALF_PIXEL
 
 VARIANT, NAME = "vit_s_16_224", "muse_vit_s_16_224"
 LIMIT_STD = 1e-4

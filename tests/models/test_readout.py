@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from muse_pipeline.models.readout import ALIGNED_CORNERS, HALF_PIXEL, read_at
+from muse_pipeline.models.base import ALIGNED_CORNERS, HALF_PIXEL, read_at
 
 
 def ramp(rows, columns):

@@ -91,7 +91,7 @@ def test_k_means_finds_groups_and_survives_values_that_are_all_alike():
 
 def test_an_unknown_choice_is_reported():
     with pytest.raises(ConfigError, match="features 'jot'"):
-        ClusterSettings(features="jot")
+        parse_config({"features": "jot"}, ClusterSettings, "clusters")
 
 
 def test_the_presets_can_be_written_as_the_docs_state():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError, LeftOutWarning
 from muse_pipeline.core.types import Bounds, SlideInfo
 from muse_pipeline.nuclei.table import Nuclei
@@ -123,7 +124,7 @@ def test_wrong_files_are_rejected_in_words(tmp_path):
     with pytest.raises(LabelError, match="no such file"):
         read(tmp_path / "{slide}.csv")
     with pytest.raises(ConfigError, match="unit"):
-        ImportSettings("a.csv", unit="mm")
+        parse_config({"file": "a.csv", "unit": "mm"}, ImportSettings, "imported")
 
 
 def test_tissue_in_an_export_of_all_objects_is_no_nucleus(tmp_path):

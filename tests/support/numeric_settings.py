@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_type_hints
 
 
 def numeric_settings(config: Any, prefix: str = "") -> Iterator[str]:
     """Names of the numbers, switches and groups of numbers in a dataclass and below it; of tuples of them the first."""
+    hints = get_type_hints(type(config))  # without limits
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
         if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
             yield from numeric_settings(value[0], f"{name}.0.")
         elif dataclasses.is_dataclass(value):
             yield from numeric_settings(value, f"{name}.")
-        elif re.search(r"\b(int|float|bool)\b", field.type):
+        elif re.search(r"\b(int|float|bool)\b", str(hints[field.name])):
             yield name
 
 

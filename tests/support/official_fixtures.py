@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features
-from muse_pipeline.models.readout import Lattice, read_at
+from muse_pipeline.models.base import Backbone, Features, Lattice, read_at
 from muse_pipeline.models.weights import backbone_weights, load_weights
 
 FOLDER = Path(os.environ.get("MUSE_SHARED", Path(__file__).parents[3] / "shared")) / "reference/muse"

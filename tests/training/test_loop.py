@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import CheckpointError, ConfigError, DivergedError
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.loop import Monitor, Turn, train
@@ -297,7 +298,7 @@ def test_a_run_of_more_batches_per_step_learns_at_the_scaled_rate(tmp_path):
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"accumulate": 0}, {"clip": math.nan}, {"learning_rate": -1.0}])
 def test_a_schedule_that_cannot_be_is_rejected(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        Schedule(**{"steps": 5, **wrong})
+        parse_config({"steps": 5, **wrong}, Schedule, "c.yaml: schedule")
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "{}", "\0\0"])

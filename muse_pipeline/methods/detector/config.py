@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.core.types import MODEL_PRECISIONS
+from muse_pipeline.core.types import ModelPrecision
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.stream import Seed
 from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass, replace_outlines
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
 from muse_pipeline.labels.sources import LabelSource
@@ -21,7 +20,7 @@ from muse_pipeline.methods.detector.distillation import DistillationSettings
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import read_weights
-from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.schedule import Schedule
 
 
@@ -45,29 +44,24 @@ class ExportSettings:
         refine: whether the built-in network refines outlines, instead of ``snap_um``.
     """
 
-    input_px: int | None = None
-    halo_px: int = 32
-    batch: int = 1
-    capacity: int = 8192
-    threshold: float = 0.4
-    precision: str = "fp32"
+    input_px: Count | None = None
+    halo_px: Annotated[int, Between(0)] = 32
+    batch: Count = 1
+    capacity: Count = 8192
+    threshold: Fraction = 0.4
+    precision: ModelPrecision = "fp32"
     embedding: bool = False
     any_window: bool = False
-    colour_share: float = 1.0
-    snap_um: float = 0.0
+    colour_share: Fraction = 1.0
+    snap_um: Annotated[float, Between(0, MAX_SNAP_UM)] = 0.0
     refine: bool = False
 
     def __post_init__(self) -> None:
-        require_one_of(self, "export", precision=MODEL_PRECISIONS)
-        require_between(self, "export", input_px=(1, math.inf), halo_px=(0, math.inf), batch=(1, math.inf))
-        require_between(
-            self, "export", capacity=(1, math.inf), threshold=(0, 1), colour_share=(0, 1), snap_um=(0, MAX_SNAP_UM)
-        )
         if self.refine and self.snap_um:
             raise ConfigError("export: refine and snap_um exclude each other; set refine to false or snap_um to 0")
 
 
-COLOURS = ("macenko", "identity")
+ColourMethod = Annotated[str, OneOf(("macenko", "identity"))]
 CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
 # No validation depends on these of the export's.
 UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
@@ -109,7 +103,7 @@ class DetectorConfig:
 
     name: str
     backbone: str
-    mpp: float
+    mpp: Mpp
     classes: tuple[NucleusClass, ...]
     sources: tuple[LabelSource, ...]
     schedule: Schedule
@@ -120,22 +114,18 @@ class DetectorConfig:
     trust_pickle: bool = False
     validation: tuple[LabelSource, ...] = ()
     head: str = "dense"
-    n_rays: int = 32
-    colour: str = "macenko"
-    window_px: int = 256
+    n_rays: Annotated[int, Between(3, 360)] = 32
+    colour: ColourMethod = "macenko"
+    window_px: Count = 256
     distillation: DistillationSettings | None = None
-    batch: int = 16
-    backbone_rate: float = 1.0
-    seed: int = 0
-    precision: str = "32-true"
+    batch: Count = 16
+    backbone_rate: NotNegative = 1.0
+    seed: Seed = 0
+    precision: Precision = "32-true"
     augmentation: Augmentation = field(default_factory=Augmentation)
     export: ExportSettings = field(default_factory=ExportSettings)
     metrics: dict[str, float] = field(default_factory=dict)
     method: str = "detector"
-
-    def __post_init__(self) -> None:
-        require_between(self, "", mpp=(0.01, 100), n_rays=(3, 360), window_px=(1, math.inf))
-        require_between(self, "", batch=(1, math.inf), seed=(0, MAX_SEED), backbone_rate=(0, math.inf))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -174,7 +164,6 @@ def require_known_names(config: DetectorConfig) -> None:
     """
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
         registry[name]
-    require_one_of(config, "", precision=PRECISIONS, colour=COLOURS)
     if not config.sources:
         raise ConfigError("sources: there is none; name labelled pictures or slides")
     names = config.class_names
@@ -214,7 +203,7 @@ def require_windows(config: DetectorConfig) -> None:
 def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     """Side of the window in px.
 
-    A network that ties positions to its window (``models.readout``) keeps the one that it was trained with, unless
+    A network that ties positions to its window (``models.base``) keeps the one that it was trained with, unless
     another is requested with ``any_window``.
 
     Args:

@@ -1,13 +1,17 @@
-"""The contract of every criterion, the loss of a nucleus head on labels. One per head, under the head's name."""
+"""Criteria, the losses of nucleus heads on labels: one per head, under the head's name."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.data.targets import Assignment, assign, cells_around, dense_targets
+from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
+from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
 
 RAY_WEIGHT = 2.0  # of outlines against every other term of a loss on dense maps
 RIM_UM = 3.0  # nuclei cut by the border of an annotated region have no label: nothing so near to it is background
@@ -41,3 +45,121 @@ def unannotated_cells(batch: LabelledBatch) -> Tensor:
 def mean_over(values: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean; 0 where nothing has weight."""
     return (values * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+GAUSSIAN_UM = 1.25
+
+
+@CRITERIA.register("dense")
+class DenseCriterion(Criterion):
+    """Every cell within a cell of a centre is a target for it; the others are background.
+
+    Args:
+        mpp: um per pixel of the windows.
+        class_weights: (C,) weights of the classes in the cross-entropy.
+    """
+
+    def __init__(self, mpp: float, class_weights: Tensor):
+        super().__init__()
+        self.sigma_px = GAUSSIAN_UM / mpp
+        self.register_buffer("class_weights", class_weights)
+
+    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Four terms; rays count double, all others once."""
+        cells = tuple(maps.centre.shape[-2:])
+        target = dense_targets(batch.xy, cells, CELL_PX, self.sigma_px)
+        inside, background = known_cells(maps, batch)
+        weight = target.weight * inside
+        window, row, column = weight[:, 0].nonzero(as_tuple=True)  # the few cells with a target
+        at = window, slice(None), row, column
+        nucleus, weight = target.nucleus[window, row, column], weight[window, 0, row, column]
+        label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
+        cross_entropy = functional.cross_entropy(
+            maps.label[at], label.clamp(min=0), self.class_weights, reduction="none"
+        )
+        ray_error = (maps.rays[at] - rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
+        terms = {
+            "centre": penalty_reduced_focal(
+                maps.centre, target.centre, torch.where(target.centre >= 1, inside, background)
+            ),
+            "offset": mean_over((maps.offset[at] - target.offset[at]).abs().mean(1), weight),
+            "label": mean_over(cross_entropy, weight * (label >= 0)),
+            "rays": mean_over(ray_error, weight * rays[:, 0].isfinite()),
+        }
+        return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}
+
+
+DISTANCE_COST = 0.1 * 4  # per um: 0.1 per px at 0.25 um/px
+OFFSET_WEIGHT = 5e-3 * 4**2  # per um2: 5e-3 per px2 at 0.25 um/px
+BACKGROUND_WEIGHT = 0.4
+REACH_CELLS = 2  # candidates of a nucleus: 5 x 5 cells, 4 to 6 um to either side at 0.5 um/px
+
+
+@CRITERIA.register("point")
+class PointCriterion(Criterion):
+    """Supervision of MUSE's point head: one proposal for each nucleus, the others are background.
+
+    The terms are the squared error of matched points, cross-entropy over types and background, and L1 rays. Distances
+    and weights follow DPA-P2PNet, to which the paper refers: costs and squared errors are in pixels at 0.25 um/px, here
+    converted to um. One thing is ours: the cross-entropy, summed over proposals, is divided by the weight of the nuclei
+    and not of all proposals, of which 98 in 100 are background; types are learnt much sooner that way.
+
+    Args:
+        mpp: um per pixel of the windows.
+        class_weights: (C,) weights of the classes in the cross-entropy.
+    """
+
+    def __init__(self, mpp: float, class_weights: Tensor):
+        super().__init__()
+        self.cell_um = CELL_PX * mpp
+        self.register_buffer("class_weights", class_weights)
+
+    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
+        """Three terms, each weighted as it is summed."""
+        inside, background = known_cells(maps, batch)
+        pairs = self.match(maps, batch, inside)
+        label = batch.label[pairs.window, pairs.nucleus]
+        known = label >= 0
+        at = pairs.window, slice(None), pairs.cell
+        offset, rays = (values.flatten(2)[at] for values in (maps.offset, maps.rays))  # (P, 2), (P, R)
+        type_error = functional.cross_entropy(maps.label.flatten(2)[at], label.clamp(min=0), reduction="none") * known
+        centre = maps.centre.flatten(1)  # (B, h * w)
+        weight = torch.where(known, self.class_weights[label.clamp(min=0)], 1.0)
+        background = BACKGROUND_WEIGHT * background.flatten(1)
+        background[pairs.window, pairs.cell] = 0
+        hit = weight * (functional.softplus(-centre[pairs.window, pairs.cell]) + type_error)
+        miss = background * functional.softplus(centre)
+        squared_um = (offset - self._true_offset(maps, batch, pairs)).square().sum(1) * self.cell_um**2
+        true_rays = batch.rays[pairs.window, pairs.nucleus]
+        ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
+        terms = {
+            "offset": OFFSET_WEIGHT * mean_over(squared_um, torch.ones_like(squared_um)),
+            "type": (hit.sum() + miss.sum()) / weight.sum().clamp(min=len(centre)),
+            "rays": mean_over(ray_error, true_rays[:, 0].isfinite().to(ray_error)),
+        }
+        return {"loss": sum(terms.values()), **terms}
+
+    @torch.no_grad()
+    def match(self, maps: NucleusMaps, batch: LabelledBatch, inside: Tensor) -> Assignment:
+        """The proposal of each nucleus, by distance and by the probability of its type (of any, where unknown)."""
+        rows, columns = maps.centre.shape[-2:]
+        cell, allowed = cells_around(batch.xy, (rows, columns), CELL_PX, REACH_CELLS)  # (B, M, K)
+        own = cell.shape[2] // 2  # a nucleus outside of the window has no cell of its own, and no proposal
+        allowed = allowed & allowed[..., own, None] & (_gather(inside, cell)[..., 0] > 0)
+        point = _gather(maps.offset, cell) + torch.stack((cell % columns, cell // columns), -1) + 0.5
+        distance_um = (point - (batch.xy / CELL_PX)[:, :, None]).norm(dim=3) * self.cell_um
+        prob = torch.cat((maps.label.softmax(1), torch.ones_like(maps.centre)), 1) * maps.centre.sigmoid()
+        label = batch.label.remainder(prob.shape[1])[..., None, None].expand(-1, -1, cell.shape[2], 1)  # -1: the last
+        prob = _gather(prob, cell).gather(3, label)[..., 0]
+        return assign(DISTANCE_COST * distance_um - prob, cell, allowed)
+
+    def _true_offset(self, maps: NucleusMaps, batch: LabelledBatch, pairs: Assignment) -> Tensor:
+        columns = maps.centre.shape[-1]
+        anchor = torch.stack((pairs.cell % columns, pairs.cell // columns), 1) + 0.5
+        return batch.xy[pairs.window, pairs.nucleus] / CELL_PX - anchor
+
+
+def _gather(maps: Tensor, cell: Tensor) -> Tensor:
+    """(B, D, h, w) at (B, M, K) cells -> (B, M, K, D)."""
+    flat = cell.flatten(1)[:, None].expand(-1, maps.shape[1], -1)
+    return maps.flatten(2).gather(2, flat).unflatten(2, cell.shape[1:]).permute(0, 2, 3, 1)

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.config import Fraction, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.criterion import RAY_WEIGHT, mean_over, unannotated_cells
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
+
+AREAS = ("everywhere", "outside")
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,10 @@ class DistillationSettings:
     """
 
     teachers: tuple[Weights, ...]
-    share: float = 0.7
-    where: str = "everywhere"
+    share: Fraction = 0.7
+    where: Annotated[str, OneOf(AREAS)] = "everywhere"
 
     def __post_init__(self) -> None:
-        require_between(self, "distillation", share=(0, 1))
-        require_one_of(self, "distillation", where=("everywhere", "outside"))
         if not self.teachers:
             raise ConfigError("distillation: teachers names none; give a checkpoint, or leave `distillation` out")
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
-from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.stream import Seed
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.labels.tissue import TissueSource
 from muse_pipeline.models.region import FUSION, RegionNetwork
-from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.region_model import RegionExport
 from muse_pipeline.training.schedule import Schedule
 
@@ -40,18 +40,15 @@ class StudentSettings:
         schedule: length and learning rate of each round; those of the teacher when not given.
     """
 
-    rounds: int = 3
-    swap: str = "none"
-    tolerance: float = 0.01
-    distillation: float = 1.0
-    cross_entropy: float = 2.0
+    rounds: Annotated[int, Between(0, 20)] = 3
+    swap: Annotated[str, OneOf(SWAPS)] = "none"
+    tolerance: Fraction = 0.01
+    distillation: NotNegative = 1.0
+    cross_entropy: NotNegative = 2.0
     weighted: bool = True
     schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
-        require_one_of(self, "student", swap=SWAPS)
-        require_between(self, "student", rounds=(0, 20), tolerance=(0, 1))
-        require_between(self, "student", distillation=(0, math.inf), cross_entropy=(0, math.inf))
         if self.rounds and not self.distillation and not self.cross_entropy:
             raise ConfigError("student: `distillation` and `cross_entropy` are both 0; give one a positive weight")
 
@@ -86,16 +83,12 @@ class SlideLabelSettings:
     backbone: str = "muse_compact_24"
     checkpoint: Weights | None = Path("compact")
     trust_pickle: bool = False
-    folds: int = 3
+    folds: Annotated[int, Between(2, 20)] = 3
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=300, learning_rate=1e-3, save_every=100))
-    bags: int = 4
-    hidden: int = 64
-    tiles_per_slide: int = 64
-    least_probability: float = 0.9
-
-    def __post_init__(self) -> None:
-        require_between(self, "slide_labels", folds=(2, 20), bags=(1, math.inf), hidden=(1, math.inf))
-        require_between(self, "slide_labels", tiles_per_slide=(1, math.inf), least_probability=(0, 1))
+    bags: Count = 4
+    hidden: Count = 64
+    tiles_per_slide: Count = 64
+    least_probability: Fraction = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,22 +96,22 @@ class NetworkSettings:
     """Settings of every stage that trains a region network (``MilConfig`` describes them)."""
 
     backbone: str
-    mpp: float
+    mpp: Mpp
     classes: tuple[NucleusClass, ...]
     sources: tuple[TissueSource, ...] = ()
     schedule: Schedule
     validation: tuple[TissueSource, ...] = ()
     checkpoint: Weights | None = None
     trust_pickle: bool = False
-    selection: str = "labels"
+    selection: Annotated[str, OneOf(SELECTIONS)] = "labels"
     fusion: tuple[float, float, float] = FUSION
-    teacher: str = "dice"
+    teacher: Annotated[str, OneOf(TEACHERS)] = "dice"
     student: StudentSettings = field(default_factory=StudentSettings)
-    colour: str = "macenko"
-    window_px: int = 256
-    batch: int = 16
-    seed: int = 0
-    precision: str = "32-true"
+    colour: Annotated[str, OneOf(COLOURS)] = "macenko"
+    window_px: Count = 256
+    batch: Count = 16
+    seed: Seed = 0
+    precision: Precision = "32-true"
     augmentation: Augmentation = field(default_factory=Augmentation)
     name: str
     licence: str
@@ -128,8 +121,6 @@ class NetworkSettings:
     export: RegionExport = field(default_factory=RegionExport)
 
     def __post_init__(self) -> None:
-        require_one_of(self, "", teacher=TEACHERS, selection=SELECTIONS, colour=COLOURS, precision=PRECISIONS)
-        require_between(self, "", mpp=(0.01, 100), window_px=(1, math.inf), batch=(1, math.inf), seed=(0, MAX_SEED))
         if self.selection == "masks" and not any(source.masks for source in self.validation):
             raise ConfigError("selection 'masks' needs `validation` sources with `masks`; add them or select by labels")
         names = self.class_names

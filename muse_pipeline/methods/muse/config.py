@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.config import Count, Fraction, Positive, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.stream import Seed
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import require_window
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.schedule import Schedule
 
 
@@ -61,21 +60,16 @@ class MuseConfig:
     views: ViewSettings = field(default_factory=ViewSettings)
     distillation: SelfDistillationSettings = field(default_factory=SelfDistillationSettings)
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05))
-    grey: float = 0.1
-    balance: float = 0.5
-    region_weights: dict[str, float] = field(default_factory=dict)
-    min_nuclei: int = 50
-    batch: int = 16
-    seed: int = 0
-    precision: str = "32-true"
+    grey: Fraction = 0.1
+    balance: Fraction = 0.5
+    region_weights: dict[str, Positive] = field(default_factory=dict)
+    min_nuclei: Count = 50
+    batch: Count = 16
+    seed: Seed = 0
+    precision: Precision = "32-true"
     method: str = "muse"
 
     def __post_init__(self) -> None:
-        require_between(self, "", grey=(0, 1), balance=(0, 1), min_nuclei=(1, math.inf), seed=(0, MAX_SEED))
-        require_between(self, "", batch=(1, math.inf))
-        for name, weight in self.region_weights.items():
-            if not 0 < weight < math.inf:
-                raise ConfigError(f"region_weights: {name} must be > 0 (got {weight:g})")
         if not self.sources:
             raise ConfigError("sources: there is none; name tissue with nucleus positions")
 
@@ -95,7 +89,6 @@ def require_sound(config: MuseConfig) -> None:
     Raises:
         ConfigError: a setting is wrong.
     """
-    require_one_of(config, "", precision=PRECISIONS)
     with torch.device("meta"):  # no weights yet
         backbone = BACKBONES[config.backbone]()
     sides = [config.views.global_px] + [config.views.local_px] * (config.views.n_local > 0)

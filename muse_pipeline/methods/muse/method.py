@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
 from muse_pipeline.losses.koleo import koleo
@@ -26,8 +27,7 @@ from muse_pipeline.losses.self_distillation import (
     n_processes,
     sinkhorn_targets,
 )
-from muse_pipeline.models.base import Backbone, Features
-from muse_pipeline.models.readout import Lattice, read_at
+from muse_pipeline.models.base import Backbone, Features, Lattice, read_at
 from muse_pipeline.training.method import Method
 
 
@@ -65,6 +65,8 @@ class Projector(nn.Module):
 BALANCES = ("centring", "sinkhorn")
 CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
 MAX_WIDTH = 1 << 18  # four times DINO's prototypes
+Width = Annotated[int, Between(2, MAX_WIDTH)]
+Temperature = Annotated[float, Between(1e-3, 10)]
 HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
 
 
@@ -90,36 +92,24 @@ class SelfDistillationSettings:
             are those of its own batches, as in DINO.
     """
 
-    nucleus_weight: float = 1.0
-    image_weight: float = 1.0
-    koleo_weight: float = 0.0
-    balance: str = "centring"
-    n_prototypes: int = 8192
-    hidden: int = 2048
-    bottleneck: int = 256
-    student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
-    teacher_warmup: float = 0.3
-    momentum: float = 0.996
-    frozen: float = 0.01
-    jitter_um: float = 0.0
+    nucleus_weight: NotNegative = 1.0
+    image_weight: NotNegative = 1.0
+    koleo_weight: NotNegative = 0.0
+    balance: Annotated[str, OneOf(BALANCES)] = "centring"
+    n_prototypes: Width = 8192
+    hidden: Width = 2048
+    bottleneck: Width = 256
+    student_temperature: Temperature = 0.1
+    teacher_temperature: tuple[Temperature, Temperature] = (0.04, 0.07)
+    teacher_warmup: Fraction = 0.3
+    momentum: Fraction = 0.996
+    frozen: Fraction = 0.01
+    jitter_um: NotNegative = 0.0
     average_statistics: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("nucleus_weight", "image_weight", "koleo_weight", "jitter_um"):
-            require_between(self, "distillation", **{name: (0, math.inf)})
-        for name in ("n_prototypes", "hidden", "bottleneck"):
-            require_between(self, "distillation", **{name: (2, MAX_WIDTH)})
-        for name in ("teacher_warmup", "momentum", "frozen"):
-            require_between(self, "distillation", **{name: (0, 1)})
-        require_between(self, "distillation", student_temperature=(1e-3, 10))
-        require_one_of(self, "distillation", balance=BALANCES)
         if not self.nucleus_weight and not self.image_weight:
             raise ConfigError("distillation: nucleus_weight and image_weight are both 0; nothing would be learnt")
-        if not all(1e-3 <= one <= 10 for one in self.teacher_temperature):
-            raise ConfigError(
-                f"distillation: teacher_temperature is {list(self.teacher_temperature)}; give from 0.001 to 10"
-            )
 
 
 class Level(nn.Module):
@@ -171,7 +161,7 @@ class Level(nn.Module):
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Share of the prototypes that come first for some row, over the last hundred steps or so."""
+        """Fraction of the prototypes that come first for some row, over the last hundred steps or so."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from muse_pipeline.core.config import require_between
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.stream import MAX_SEED
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, UnlabelledWindows, open_unlabelled
 from muse_pipeline.losses.psm import rotation_similarity
 from muse_pipeline.methods.psm.config import ActivationSettings
@@ -58,10 +55,6 @@ class ActivationConfig(ActivationSettings):
     mpp: float = 0.5
     seed: int = 0
     precision: str = "32-true"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED), window_px=(1, math.inf))
 
 
 class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.stream import Seed
 from muse_pipeline.data.unlabelled import UnlabelledSource
-from muse_pipeline.methods.detector.config import COLOURS, ExportSettings
+from muse_pipeline.methods.detector.config import ColourMethod, ExportSettings
 from muse_pipeline.proposals.activation_map import MaskSettings
-from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.schedule import Schedule
 
 MASKS = ("otsu", "activation")
@@ -31,11 +31,8 @@ class ActivationSettings:
 
     backbone: str = "shallow_cnn"
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50))
-    window_px: int = 128
-    batch: int = 8
-
-    def __post_init__(self) -> None:
-        require_between(self, "activation", window_px=(1, math.inf), batch=(2, math.inf))
+    window_px: Count = 128
+    batch: Annotated[int, Between(2)] = 8
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,7 @@ class LabelSettings:
         min_area_um2: smaller instances are left out.
     """
 
-    min_area_um2: float = 12.0
-
-    def __post_init__(self) -> None:
-        require_between(self, "labels", min_area_um2=(0, math.inf))
+    min_area_um2: NotNegative = 12.0
 
 
 @dataclass(frozen=True)
@@ -72,16 +66,13 @@ class DetectorSettings:
     backbone: str = "muse_compact_48"
     head: str = "dense"
     n_rays: int = 32
-    colour: str = "macenko"
+    colour: ColourMethod = "macenko"
     window_px: int = 256
     batch: int = 4
-    precision: str = "bf16-mixed"
+    precision: Precision = "bf16-mixed"
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=1500, save_every=250))
     augmentation: Augmentation = field(default_factory=Augmentation)
     export: ExportSettings = field(default_factory=ExportSettings)
-
-    def __post_init__(self) -> None:
-        require_one_of(self, "detector", precision=PRECISIONS, colour=COLOURS)
 
 
 @dataclass(frozen=True)
@@ -94,11 +85,8 @@ class SelfTrainingSettings:
             that each round finds more.
     """
 
-    rounds: int = 1
-    threshold: float = 0.35
-
-    def __post_init__(self) -> None:
-        require_between(self, "self_training", rounds=(0, 10), threshold=(0, 1))
+    rounds: Annotated[int, Between(0, 10)] = 1
+    threshold: Fraction = 0.35
 
 
 @dataclass(frozen=True)
@@ -130,12 +118,12 @@ class PsmConfig:
     licence: str
     training_data: str
     limits: str = ""
-    mpp: float = 0.5
-    masks: str = "otsu"
+    mpp: Mpp = 0.5
+    masks: Annotated[str, OneOf(MASKS)] = "otsu"
     mask_settings: MaskSettings = field(default_factory=MaskSettings)
-    windows_per_store: int = 64
-    store_window_px: int = 512
-    seed: int = 0
+    windows_per_store: Count = 64
+    store_window_px: Annotated[int, Between(64, 4096)] = 512
+    seed: Seed = 0
     activation: ActivationSettings = field(default_factory=ActivationSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
@@ -144,9 +132,6 @@ class PsmConfig:
     method: str = "psm"
 
     def __post_init__(self) -> None:
-        require_between(self, "", mpp=(0.01, 100), seed=(0, MAX_SEED), windows_per_store=(1, math.inf))
-        require_between(self, "", store_window_px=(64, 4096))
-        require_one_of(self, "", masks=MASKS)
         unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # which any mask is judged by
         if self.masks != "activation" and (changed := dict(unread.items() - vars(MaskSettings()).items())):
             raise ConfigError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
-from muse_pipeline.core.config import require_between, require_one_of
+from muse_pipeline.core.config import Between, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairedSource, PartnerSource
@@ -19,6 +19,7 @@ from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 
 LOSSES = ("vicreg", "infonce", "barlow twins")
+Width = Annotated[int, Between(2, 1 << 16)]
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,20 @@ class AlignmentSettings:
         max_nuclei: largest number of nuclei of a batch that are compared, drawn from all.
     """
 
-    branches: int = 3
-    loss: str = "vicreg"
-    image_weight: float = 1.0
-    nucleus_weight: float = 0.0
-    invariance: float = 25.0
-    variance: float = 25.0
-    covariance: float = 1.0
-    temperature: float = 0.5
-    off_diagonal: float = 5e-3
-    hidden: int = 1024
-    width: int = 1024
-    max_nuclei: int = 4096
+    branches: Annotated[int, Between(1, 3)] = 3
+    loss: Annotated[str, OneOf(LOSSES)] = "vicreg"
+    image_weight: NotNegative = 1.0
+    nucleus_weight: NotNegative = 0.0
+    invariance: NotNegative = 25.0
+    variance: NotNegative = 25.0
+    covariance: NotNegative = 1.0
+    temperature: Annotated[float, Between(1e-3, 10)] = 0.5
+    off_diagonal: NotNegative = 5e-3
+    hidden: Width = 1024
+    width: Width = 1024
+    max_nuclei: Annotated[int, Between(2, 1 << 20)] = 4096
 
     def __post_init__(self) -> None:
-        require_one_of(self, "alignment", loss=LOSSES)
-        require_between(self, "alignment", branches=(1, 3), temperature=(1e-3, 10), max_nuclei=(2, 1 << 20))
-        for name in ("image_weight", "nucleus_weight", "invariance", "variance", "covariance", "off_diagonal"):
-            require_between(self, "alignment", **{name: (0, math.inf)})
-        for name in ("hidden", "width"):
-            require_between(self, "alignment", **{name: (2, 1 << 16)})
         if not self.image_weight and not self.nucleus_weight:
             raise ConfigError("alignment: image_weight and nucleus_weight are both 0; nothing would be learnt")
         if self.branches == 3 and self.loss == "barlow twins":
@@ -103,13 +98,10 @@ class TridentConfig(MuseConfig):
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     partner_backbone: str | None = None
     distillation: SelfDistillationSettings | None = None
-    weight: float = 0.004
+    weight: NotNegative = 0.004
     views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
+    batch: Annotated[int, Between(2)] = 16
     method: str = "trident"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_between(self, "", weight=(0, math.inf), batch=(2, math.inf))
 
     def pair(self, source: NucleusSource, partner: Path | None) -> PairedSource:
         """A slide of a cohort as a source, with the store of its partner if it has one."""

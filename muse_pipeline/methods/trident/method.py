@@ -13,8 +13,7 @@ from muse_pipeline.losses.barlow_twins import barlow_twins
 from muse_pipeline.losses.infonce import infonce
 from muse_pipeline.losses.vicreg import covariance, invariance, variance
 from muse_pipeline.methods.trident.config import AlignmentSettings
-from muse_pipeline.models.base import Backbone, Features
-from muse_pipeline.models.readout import read_at
+from muse_pipeline.models.base import Backbone, Features, read_at
 from muse_pipeline.training.devices import gather_rows
 from muse_pipeline.training.method import Method
 

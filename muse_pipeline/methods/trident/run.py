@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from muse_pipeline.core.errors import CollapsedError
+from muse_pipeline.core.errors import CollapsedError, ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.pairs import PairBatch, PairBatches
+from muse_pipeline.data.partners import Partner, PartnerSource, failure_of, open_partner
+from muse_pipeline.data.spots import SpotVectors
+from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
 from muse_pipeline.methods.trident.config import TridentConfig, require_sound_pairs
-from muse_pipeline.methods.trident.data import PairedData, read_paired_data
 from muse_pipeline.methods.trident.method import Trident, VectorEncoder
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
@@ -26,6 +30,77 @@ from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.run import Say
 from muse_pipeline.training.stages import Stage
+
+
+@dataclass(frozen=True, eq=False)
+class PairedData(PretrainData):
+    """Images that hold enough nuclei, and their partners.
+
+    Attributes:
+        partners: partner of each image, None for none; all of them pictures, or all vectors of the same columns.
+    """
+
+    partners: list[Partner | None]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of vectors; none if partners are pictures."""
+        return next((one.names for one in self.partners if isinstance(one, SpotVectors)), ())
+
+
+def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedData:
+    """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``).
+
+    Raises:
+        ConfigError: no image has a partner, or two tables have other columns.
+        MuseError: a source or a partner cannot be used.
+    """
+    data = read_pretrain_data(
+        config.sources, config.views.mpp[0], config.min_nuclei, folder, say, config.region_weights
+    )
+    wanted = [source.partner if config.alignment.branches > 1 else None for source in data.sources]
+    partners = [
+        None if source is None else open_partner(source, image, folder)
+        for source, image in zip(wanted, data.images, strict=True)
+    ]
+    _require_partners(wanted, partners)
+    _report_failures(wanted, say)
+    tables = [one for one in partners if isinstance(one, SpotVectors)]
+    if other := next((one for one in tables if one.names != tables[0].names), None):
+        only = sorted(set(other.names) ^ set(tables[0].names)) or list(other.names)
+        raise ConfigError(
+            f"sources: the vectors of two partners have different columns (first: '{only[0]}'); name the columns that "
+            "all tables have in `columns`, in one order"
+        )
+    parts = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    return PairedData(**parts, partners=partners)
+
+
+def _require_partners(sources: list, partners: list[Partner | None]) -> None:
+    """Reject a source whose folder has a file for none of its pictures, and slides none of which has a partner."""
+    for source in dict.fromkeys(source for source in sources if source and source.store is None):
+        of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
+        if all(partner is None for partner in of_source):
+            raise ConfigError(
+                f"{source.location}: has no file for any of {len(of_source)} pictures; partners have the names of "
+                "their pictures"
+            )
+    failures = [failure for source in filter(None, sources) if (failure := _failure(source))]
+    if failures and not any(partners):
+        raise ConfigError(
+            f"sources: no slide has a partner that could be registered ({count_noun(len(failures), 'failure')}, first: "
+            f"{failures[0]}); correct the partners, or set `alignment.branches` to 1"
+        )
+
+
+def _report_failures(sources: list[PartnerSource | None], say: Say) -> None:
+    for source in filter(None, sources):
+        if failure := _failure(source):
+            say(f"{source.store.parent.parent.name}: trained without its partner: {failure}")
+
+
+def _failure(source: PartnerSource) -> str:
+    return failure_of(source.store) if source.store else ""
 
 
 @RECIPES.register("trident")
@@ -78,7 +153,7 @@ class TridentStage(MuseStage):
         return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
 
     def open_data(self, say: Say) -> PairedData:
-        """Open the images and their partners (``data.read_paired_data``)."""
+        """Open the images and their partners (``read_paired_data``)."""
         return read_paired_data(self.config, self.folder / INDEX, say)
 
     def build(self, data: PairedData) -> Method:

@@ -7,22 +7,22 @@ a re-implementation or project page by others; "ours" is a choice of this projec
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
 import torch
 
-from muse_pipeline.core.config import Weights, require_between, require_one_of
+from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.stream import MAX_SEED
+from muse_pipeline.data.stream import Seed
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.methods.detector.config import (
-    COLOURS,
+    ColourMethod,
     DetectorConfig,
     ExportSettings,
     export_window,
@@ -31,7 +31,7 @@ from muse_pipeline.methods.detector.config import (
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.synthesis.masks import require_drawable
 from muse_pipeline.synthesis.settings import TissueSettings
-from muse_pipeline.training.devices import PRECISIONS
+from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.schedule import Schedule
 
 ADVERSARIAL = ("least squares", "logistic")
@@ -54,18 +54,15 @@ class GeneratorSettings:
         dropout: dropout probability of the code.
     """
 
-    base: int = 64  # code: min(16384 / resolution, 512) channels, which is 64 at 256 px
+    base: Annotated[int, Between(1, 1024)] = 64  # code: min(16384 / resolution, 512) channels, which is 64 at 256 px
     most: int = 512  # code
-    levels: int = 6  # code: from 256 to 4 px
+    levels: Annotated[int, Between(1, 8)] = 6  # code: from 256 to 4 px
     noise_dim: int = 512  # code
     style_dim: int = 512  # code
     code_dim: int = 1024  # code
-    mapping_layers: int = 8  # code ("paper256")
+    mapping_layers: Annotated[int, Between(1, 16)] = 8  # code ("paper256")
     skip_stride: int = 4  # code: SKIP_RESOLUTION 64 of 256 px
-    dropout: float = 0.5  # code
-
-    def __post_init__(self) -> None:
-        require_between(self, "generator", base=(1, 1024), levels=(1, 8), mapping_layers=(1, 16), dropout=(0, 1))
+    dropout: Fraction = 0.5  # code
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,8 @@ class ReaderSettings:
     """
 
     backbone: str = "muse_compact_48"  # ours; code: ResNet-50 with a feature pyramid and group norm
-    n_rays: int = 32  # ours; code: Mask R-CNN
+    n_rays: Annotated[int, Between(4, 256)] = 32  # ours; code: Mask R-CNN
     widths: tuple[int, int] = (128, 64)  # code
-
-    def __post_init__(self) -> None:
-        require_between(self, "reader", n_rays=(4, 256))
 
 
 @dataclass(frozen=True)
@@ -98,13 +92,9 @@ class DiscriminatorSettings:
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)  # code, of masks; of pictures ours (code: StyleGAN2's residual one)
-    loss: str = "least squares"  # code, of masks
-    r1_gamma: float = 1.0  # code, of pictures
-    r1_every: int = 16  # ours, as StyleGAN2
-
-    def __post_init__(self) -> None:
-        require_between(self, "discriminator", r1_gamma=(0, math.inf), r1_every=(1, math.inf))
-        require_one_of(self, "discriminator", loss=ADVERSARIAL)
+    loss: Annotated[str, OneOf(ADVERSARIAL)] = "least squares"  # code, of masks
+    r1_gamma: NotNegative = 1.0  # code, of pictures
+    r1_every: Count = 16  # ours, as StyleGAN2
 
 
 @dataclass(frozen=True)
@@ -116,11 +106,8 @@ class AdaSettings:
         pictures: real pictures that take the probability from 0 to 1.
     """
 
-    target: float = 0.6  # ADA paper
-    pictures: int = 500_000  # ADA paper
-
-    def __post_init__(self) -> None:
-        require_between(self, "ada", target=(-1, 1), pictures=(1, math.inf))
+    target: Annotated[float, Between(-1, 1)] = 0.6  # ADA paper
+    pictures: Count = 500_000  # ADA paper
 
 
 @dataclass(frozen=True)
@@ -138,19 +125,13 @@ class LossWeights:
             from a quarter of the first stage on.
     """
 
-    picture_gan: float = 1.0  # code
-    mask_gan: float = 1.0  # code; secondary: 2
-    cycle: float = 10.0  # code and secondary
-    instances: float = 6.0  # code; secondary: 2
-    diversity: float = 0.0  # ours; the paper has none
-    diversity_limit: float = 0.5  # ours
-    painted: tuple[float, float] = (0.0, 0.0)  # ours; the paper has none
-
-    def __post_init__(self) -> None:
-        for name in ("picture_gan", "mask_gan", "cycle", "instances", "diversity", "diversity_limit"):
-            require_between(self, "weights", **{name: (0, math.inf)})
-        if min(self.painted) < 0:
-            raise ConfigError(f"weights: painted is {self.painted}; give two numbers of 0 or more")
+    picture_gan: NotNegative = 1.0  # code
+    mask_gan: NotNegative = 1.0  # code; secondary: 2
+    cycle: NotNegative = 10.0  # code and secondary
+    instances: NotNegative = 6.0  # code; secondary: 2
+    diversity: NotNegative = 0.0  # ours; the paper has none
+    diversity_limit: NotNegative = 0.5  # ours
+    painted: tuple[NotNegative, NotNegative] = (0.0, 0.0)  # ours; the paper has none
 
 
 @dataclass(frozen=True)
@@ -162,11 +143,8 @@ class SecondStageSettings:
         learning_rate: peak.
     """
 
-    steps: int = 25_000  # secondary
-    learning_rate: float = 1e-4  # code
-
-    def __post_init__(self) -> None:
-        require_between(self, "second", steps=(1, math.inf), learning_rate=(1e-9, 1))
+    steps: Count = 25_000  # secondary
+    learning_rate: Annotated[float, Between(1e-9, 1)] = 1e-4  # code
 
 
 @dataclass(frozen=True)
@@ -219,36 +197,31 @@ class UnitConfig:
     sources: tuple[UnlabelledSource, ...] = ()
     limits: str = ""
     second: SecondStageSettings = field(default_factory=SecondStageSettings)
-    mpp: float = 0.5  # ours; code: 0.25
-    window_px: int = 256  # code
-    batch: int = 12  # code; secondary: 24
+    mpp: Mpp = 0.5  # ours; code: 0.25
+    window_px: Annotated[int, Between(16, 4096)] = 256  # code
+    batch: Count = 12  # code; secondary: 24
     masks: Path | None = None
-    n_masks: int = 10_800  # code
-    mask_px: int = 320  # code: windows are 0.8 of a tile
+    n_masks: Annotated[int, Between(1, 1_000_000)] = 10_800  # code
+    mask_px: Annotated[int, Between(16, 4096)] = 320  # code: windows are 0.8 of a tile
     tissue: TissueSettings = field(default_factory=TissueSettings)
     checkpoint: Weights | None = None  # not certain: the authors' ladder starts from an unnamed weight file
-    colour: str = "macenko"  # ours; the paper has none
+    colour: ColourMethod = "macenko"  # ours; the paper has none
     augmentation: Augmentation = field(default_factory=Augmentation)  # ours; the paper has none
-    discriminator_rate: float = 1.0  # code
+    discriminator_rate: Annotated[float, Between(0, 100)] = 1.0  # code
     betas: tuple[float, float] = (0.0, 0.99)  # secondary; older code: (0.9, 0.999)
-    eps: float = 1e-8  # secondary
+    eps: Fraction = 1e-8  # secondary
     weights: LossWeights = field(default_factory=LossWeights)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     reader: ReaderSettings = field(default_factory=ReaderSettings)
     pictures: DiscriminatorSettings = field(default_factory=lambda: DiscriminatorSettings(loss="logistic"))  # code
     mask_discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     ada: AdaSettings | None = None  # code: on; ours: needed below some 5,000 tiles alone
-    seed: int = 0
-    precision: str = "32-true"
+    seed: Seed = 0
+    precision: Precision = "32-true"
     calibrate: bool = True
     export: ExportSettings = field(default_factory=lambda: ExportSettings(threshold=0.2))
     metrics: dict[str, float] = field(default_factory=dict)
     method: str = "unit"
-
-    def __post_init__(self) -> None:
-        require_between(self, "", window_px=(16, 4096), batch=(1, math.inf), n_masks=(1, 1_000_000), mpp=(0.01, 100))
-        require_between(self, "", mask_px=(self.window_px, 4096), seed=(0, MAX_SEED))
-        require_between(self, "", eps=(0, 1), discriminator_rate=(0, 100))
 
 
 @dataclass(frozen=True)
@@ -310,7 +283,8 @@ def require_sound(config: UnitConfig) -> None:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
         ConfigError: a setting is wrong.
     """
-    require_one_of(config, "", precision=PRECISIONS, colour=COLOURS)
+    if config.mask_px < config.window_px:
+        raise ConfigError(f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows")
     with torch.device("meta"):  # no weights yet
         backbone = BACKBONES[config.reader.backbone]()
     require_window(config.window_px, backbone, config.reader.backbone)

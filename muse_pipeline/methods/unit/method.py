@@ -17,7 +17,7 @@ from muse_pipeline.losses.cycle import cycle_loss
 from muse_pipeline.losses.diversity_sensitive import diversity_loss
 from muse_pipeline.losses.painted import painted_loss
 from muse_pipeline.losses.unit import translation_objective
-from muse_pipeline.methods.detector.dense_criterion import DenseCriterion
+from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.models.co_modulated import CoModulatedGenerator

@@ -25,9 +25,8 @@ from muse_pipeline.methods.unit.config import (
 )
 from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
-from muse_pipeline.methods.unit.monitors import TranslationAlarm, TranslationPictures
+from muse_pipeline.methods.unit.monitors import SnapshotChoice, SnapshotScorer, TranslationAlarm, TranslationPictures
 from muse_pipeline.methods.unit.pictures import RendererSettings
-from muse_pipeline.methods.unit.validation import SnapshotChoice, SnapshotScorer
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, steps_done
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.provenance import Inputs

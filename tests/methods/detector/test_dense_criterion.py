@@ -5,7 +5,7 @@ import math
 import torch
 
 from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.methods.detector.dense_criterion import DenseCriterion
+from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.models.heads import NucleusMaps
 
 SIDE = 16

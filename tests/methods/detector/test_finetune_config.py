@@ -117,6 +117,8 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("export.halo_px=-32", "export: halo_px is -32"),
         ("export.batch=0", "export: batch is 0"),
         ("augmentation.scale=0.5", r"augmentation: scale is 0\.5; give a number from 1 to 10"),
+        ("precision=16-mixed", "precision '16-mixed' is unknown; choose 32-true or bf16-mixed"),
+        ("colour=reinhard", "colour 'reinhard' is unknown; choose macenko or identity"),
         ("augmentation.noise=.nan", "augmentation: noise is nan"),
         ("distillation={teachers: [a], share: 80}", r"distillation: share is 80\.0; give a number from 0 to 1"),
         ("classes.0.color=[1, 2, 999]", r"class 'Dark': color \(1, 2, 999\) is not \(r, g, b\)"),
@@ -142,8 +144,6 @@ def test_a_wrong_change_is_one_sentence(folder, change, message):
     [
         ("backbone=muse_vit_s_16_225", "unknown backbone .* did you mean 'muse_vit_s_16_224'"),
         ("head=dens", "unknown head 'dens'; did you mean 'dense'"),
-        ("precision=16-mixed", "precision '16-mixed' is unknown; choose 32-true or bf16-mixed"),
-        ("colour=reinhard", "colour 'reinhard' is unknown; choose macenko or identity"),
         ("classes.1.name=Dark", "Dark is named more than once"),
         ("classes=[]", "classes: there is none"),
         ("classes.1.name=''", "classes: there is none, or one without a name"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.methods.detector.point_criterion import BACKGROUND_WEIGHT, OFFSET_WEIGHT, PointCriterion
+from muse_pipeline.methods.detector.criterion import BACKGROUND_WEIGHT, OFFSET_WEIGHT, PointCriterion
 from muse_pipeline.models.heads import NucleusMaps
 
 SIDE = 16

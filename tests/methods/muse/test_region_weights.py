@@ -171,5 +171,5 @@ def test_a_slide_whose_region_model_failed_is_drawn_alike(mapped, tmp_path):
 def test_a_class_that_the_map_has_not_is_named(mapped, tmp_path):
     with pytest.raises(ConfigError, match=r"has no class Tumor; its classes are Stroma, Tumour"):
         open_data(config_of(mapped, tmp_path, {"Tumor": 3.0}), tmp_path)
-    with pytest.raises(ConfigError, match=r"region_weights: Tumour must be > 0 \(got 0\)"):
+    with pytest.raises(ConfigError, match=r"region_weights: Tumour is 0\.0; give a number above 0"):
         config_of(mapped, tmp_path, {"Tumour": 0})

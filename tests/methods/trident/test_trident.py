@@ -14,7 +14,7 @@ from muse_pipeline.losses.vicreg import covariance, invariance, variance
 from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.methods.trident.method import VectorEncoder, measure_spread
 from muse_pipeline.methods.trident.run import SpreadAlarm
-from muse_pipeline.models.readout import read_at
+from muse_pipeline.models.base import read_at
 from muse_pipeline.training.loop import GRACE, IN_A_ROW
 from muse_pipeline.training.schedule import Schedule
 

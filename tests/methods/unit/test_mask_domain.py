@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.methods.detector.dense_criterion import DenseCriterion
-from muse_pipeline.methods.unit.masks import MaskDomain, turn_picture, turn_xy
+from muse_pipeline.methods.detector.criterion import DenseCriterion
+from muse_pipeline.methods.unit.data import MaskDomain, turn_picture, turn_xy
 from muse_pipeline.models.co_modulated import CoModulatedGenerator
 from muse_pipeline.models.reader import MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei

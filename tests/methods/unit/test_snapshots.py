@@ -9,7 +9,7 @@ from test_unit import draw_tissue, train, write_config
 from muse_pipeline.methods.unit.config import THRESHOLD
 from muse_pipeline.methods.unit.data import read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
-from muse_pipeline.methods.unit.validation import (
+from muse_pipeline.methods.unit.monitors import (
     MEASURE,
     RENDERED,
     STABLE,
