@@ -52,7 +52,7 @@ TITLES = {
     "muse": "MUSE's backbone",
     "grown": "grown outlines",
     "hand": "drawn outlines",
-    "filled": "taught, windows filled",
+    "filled": "own teacher, windows filled",
     "narrow": "narrow",
     SHIPPED: "narrow, windows filled",
 }
@@ -92,7 +92,7 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
         recipe, changes = SECOND, (WITHOUT_UNREAD, "schedule.steps=1500", "export.snap_um=0")
         changes = *changes, f"checkpoint={train(f'scratch-{site}', seed, data, work)}"
     else:
-        recipe, changes = teach(kind, site, seed, data, work)
+        recipe, changes = distil(kind, site, seed, data, work)
     config = load_detector_config(recipe, data, (f"seed={seed}", "export.refine=false", *changes))
     known, _ = split_sources(config, site)
     if kind == "grown":
@@ -104,7 +104,7 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
 
 
-def teach(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
+def distil(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
     """Recipe and changes of an arm that has a teacher."""
     teacher = train(f"{TEACHERS[kind]}-{site}", seed, data, work)
     changes = WITHOUT_UNREAD, "export.snap_um=0", f"distillation.teachers=[{teacher}]"
