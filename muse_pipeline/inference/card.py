@@ -69,14 +69,38 @@ class ClassReference:
     mean_class_probability: tuple[float, float, float]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Card:
-    """Base of the cards: frozen dataclasses, one for each kind of model.
+    """Contract between a model file and the code that runs it: the base of the cards, one for each kind of model.
 
     Attributes:
+        name: name of the model.
+        mpp: um per pixel of its input.
+        input_px: side of the square window.
+        halo_px: border of a window that belongs to its neighbours.
+        stride_px: total stride of the network; windows start at multiples of it.
+        batch: windows per call of the graph.
+        licence: SPDX name of the weights' licence.
+        training_data: data that the weights were trained on, with licences.
+        colour: fit of the ``colour`` input.
+        precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
+        source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         does: purpose of a model of this kind, as a predicate.
         verb: command that runs it.
         otherwise: second half of the error for a model of another kind, which ``verb`` runs.
     """
+
+    name: str
+    mpp: float
+    input_px: int
+    halo_px: int
+    stride_px: int
+    batch: int
+    licence: str
+    training_data: str
+    colour: ColourReference = field(default_factory=ColourReference)
+    precision: str = "fp32"
+    source: dict[str, str] = field(default_factory=dict)
 
     does: ClassVar[str]
     verb: ClassVar[str]
@@ -106,61 +130,39 @@ def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
     return {"refine": False, **given} if "snap_um" in given else given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelCard(Card):
-    """Contract between a model file and the code that runs it.
+    """Contract of a model that finds nuclei.
 
     Attributes:
-        name: name of the model.
-        mpp: um per pixel of its input.
-        input_px: side of the square window.
-        halo_px: border of a window whose nuclei belong to its neighbours.
-        stride_px: total stride of the network; windows start at multiples of it.
-        batch: windows per call of the graph.
         capacity: slots for nuclei per window (K).
         classes: class index -> name and colour.
         threshold: score below which the graph leaves a slot empty.
         n_rays: rays per outline.
         readout: rule that ties the dense map to positions (``models.base``), "x/4-0.5" for our own networks.
-        colour: fit of the ``colour`` input.
         appearance: appearance of the training pictures; None if not measured.
         temperature: divisor of the logits of the graph's class probabilities, applied before these are written; 1
             leaves them as they are.
         snap_um: largest move of outlines to the nearest edge of the stained nucleus (``nuclei.edges``); 0 leaves them
             as they are.
         refine: True if the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
-        precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
         embedding_dim: D of the graph's output ``embedding``; 0 without this output.
-        licence: SPDX name of the weights' licence.
-        training_data: data that the weights were trained on, with licences.
-        source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         metrics: measured figures by name, each with its split in the name.
         limits: limits of the model's use, in words.
         organs: organs in which the classes were validated.
         nuclei: nuclei of each class in training; none if they were not measured.
     """
 
-    name: str
-    mpp: float
-    input_px: int
-    halo_px: int
-    stride_px: int
-    batch: int
     capacity: int
     classes: tuple[NucleusClass, ...]
     threshold: float
     n_rays: int
     readout: str
-    licence: str
-    training_data: str
-    colour: ColourReference = field(default_factory=ColourReference)
     appearance: AppearanceReference | None = None
     temperature: float = 1.0
     snap_um: float = 0.0
     refine: bool = False
-    precision: str = "fp32"
     embedding_dim: int = 0
-    source: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     limits: str = ""
     organs: tuple[str, ...] = ()
@@ -191,42 +193,20 @@ class ModelCard(Card):
 REGIONS = "regions"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RegionCard(Card):
     """Contract of a model that maps tissue regions.
 
     Attributes:
-        name: name of the model.
-        mpp: um per pixel of its input.
-        input_px: side of the square window.
-        halo_px: border of a window whose map belongs to its neighbours.
-        stride_px: total stride of the network; windows start at multiples of it.
         cell_px: input pixels per cell of the map.
-        batch: windows per call of the graph.
         classes: channel of the map -> name and colour; the first is all tissue of no other class.
-        licence: SPDX name of the weights' licence.
-        training_data: data that the weights were trained on, with licences.
-        colour: fit of the ``colour`` input.
-        precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
-        source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
         metrics: measured figures by name, each with its split in the name.
         limits: limits of the model's use, in words.
         kind: "regions"; the card of a detector has no kind.
     """
 
-    name: str
-    mpp: float
-    input_px: int
-    halo_px: int
-    stride_px: int
     cell_px: int
-    batch: int
     classes: tuple[NucleusClass, ...]
-    licence: str
-    training_data: str
-    colour: ColourReference = field(default_factory=ColourReference)
-    precision: str = "fp32"
-    source: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     limits: str = ""
     kind: str = REGIONS
@@ -249,40 +229,18 @@ class RegionCard(Card):
 EMBEDDER = "embedder"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EmbedderCard(Card):
     """Contract of a model that gives every nucleus a vector of features.
 
     Attributes:
-        name: name of the model.
-        mpp: um per pixel of its input.
-        input_px: side of the square window.
-        halo_px: border of a window whose nuclei are read in its neighbours.
-        stride_px: total stride of the network; windows start at multiples of it.
-        batch: windows per call of the graph.
         readout: rule that ties the dense map to positions (``models.base``).
         embedding_dim: channels of the dense map.
-        licence: SPDX name of the weights' licence.
-        training_data: data that the weights were trained on, with licences.
-        colour: fit of the ``colour`` input.
-        precision: type of weights and activations inside the graph.
-        source: checkpoint's checksum, backbone and package versions.
         kind: "embedder".
     """
 
-    name: str
-    mpp: float
-    input_px: int
-    halo_px: int
-    stride_px: int
-    batch: int
     readout: str
     embedding_dim: int
-    licence: str
-    training_data: str
-    colour: ColourReference = field(default_factory=ColourReference)
-    precision: str = "fp32"
-    source: dict[str, str] = field(default_factory=dict)
     kind: str = EMBEDDER
 
     does = "gives features of nuclei"

@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from nuclei_example import PROVENANCE
 
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import DOUBTS
 from muse_pipeline.export.onnx import recard
 from muse_pipeline.inference.card import ClassReference
@@ -103,15 +105,19 @@ def test_a_class_is_doubted_where_its_nuclei_are_larger_than_in_training(area, p
 
 def test_classes_are_validated_in_the_organs_of_the_card_alone():
     assert (*OF_NUCLEI, *OF_CLASSES) == DOUBTS
-    card = vars(read_card(find_model("compact")))
-    known = {"card": card, "model": {"name": "compact"}}
+    card = json.loads(read_card(find_model("compact")).to_json())
+    facts = PROVENANCE | {"card": card, "model": {**PROVENANCE["model"], "name": "compact"}}
+    known = Provenance.from_dict(facts)
     assert all(not find_doubts(known, organ) for organ in ("", "breast", "Breast"))
     for organ in ("kidney", "brest"):
         where = f"the classes are not validated in {organ}: those of compact are in breast alone"
         assert find_doubts(known, organ) == {"organ": where}
-    no_organs = {**known, "card": {**card, "organs": ()}}
+    no_organs, one_class = (
+        Provenance.from_dict(facts | {"card": {**card, **changes}})
+        for changes in ({"organs": []}, {"classes": card["classes"][:1]})
+    )
     assert "in no organ that its card names" in find_doubts(no_organs, "kidney")["organ"]
-    assert find_doubts({**known, "card": {"classes": card["classes"][:1]}}, "kidney") == {}
+    assert find_doubts(one_class, "kidney") == {}
 
 
 @pytest.mark.parametrize(("mpp", "is_doubted"), [(0.25, False), (0.5, True)])

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
-from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard, NucleusClass
+from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import GraphRunner, Predictor
@@ -120,7 +120,7 @@ def test_what_is_to_become_a_model_is_given_how(tmp_path, name, remedy):
 
 def test_a_window_that_does_not_suit_the_stride_is_rejected():
     with pytest.raises(ValueError, match="stride"):
-        ModelCard("m", 0.5, 1000, 64, 32, 1, 10, (NucleusClass("a", (0, 0, 0)),), 0.4, 32, "x/4-0.5", "MIT", "none")
+        dataclasses.replace(read_card(find_model("compact")), input_px=1001)
 
 
 def test_white_glass_holds_no_nuclei():
