@@ -23,7 +23,7 @@ LAYERS = (
     {"cohort", "tissue"},
     {"store"},
     {"nuclei", "registration"},
-    {"qupath", "models", "losses", "synthesis", "features"},
+    {"qupath", "models", "losses", "features"},
     {"inference", "scverse"},
     {"labels"},
     {"data"},

@@ -18,8 +18,8 @@ from muse_pipeline.labels.statistics import image_colour, mean_stains
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.probing.protocols import train_linear_probe
+from muse_pipeline.training.checkpoint import load_backbone
 from muse_pipeline.training.knn import classify_by_neighbours
-from muse_pipeline.training.start import load_backbone
 
 PROTOCOLS = ("kNN", "linear")
 K, WINDOW_PX, N_LABELLED, N_DRAWS = 20, 224, 5, 5

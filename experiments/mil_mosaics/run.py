@@ -33,7 +33,7 @@ from muse_pipeline.methods.mil.config import MilConfig, NetworkSettings, StageCo
 from muse_pipeline.methods.mil.data import read_region_data
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko, optical_density, stain_map
-from muse_pipeline.training.ema import AveragedNetwork
+from muse_pipeline.training.method import AveragedNetwork
 from muse_pipeline.training.recipe import RECIPES, train_run
 from muse_pipeline.training.run import Options
 from muse_pipeline.training.schedule import Schedule

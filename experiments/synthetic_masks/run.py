@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
-from muse_pipeline.synthesis.masks import synthesise_mask
-from muse_pipeline.synthesis.settings import TissueSettings
-from muse_pipeline.synthesis.statistics import (
+from muse_pipeline.methods.unit.synthesis.masks import synthesise_mask
+from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis.statistics import (
     QUANTILES,
     REFERENCE,
     REFERENCE_MPP,

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Import one checkpoint."""
-    from muse_pipeline.training.import_checkpoint import import_checkpoint
+    from muse_pipeline.training.checkpoint import import_checkpoint
 
     name = import_checkpoint(args.checkpoint, args.output, args.backbone, args.trust_pickle)
     print(f"{args.output}: {name}")

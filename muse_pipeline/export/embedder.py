@@ -20,8 +20,7 @@ from muse_pipeline.inference.embed import DENSE, embedding_halo
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.checkpoint import load_backbone_weights, read_weights
-from muse_pipeline.training.import_checkpoint import recognise_backbone
+from muse_pipeline.training.checkpoint import load_backbone_weights, read_weights, recognise_backbone
 
 WINDOW_PX = 1024  # of networks that take windows of any sides
 

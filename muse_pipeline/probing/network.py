@@ -18,9 +18,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.weights import backbone_weights, read_pickle
-from muse_pipeline.training.checkpoint import is_ours, parse_checkpoint
-from muse_pipeline.training.import_checkpoint import recognise_backbone
-from muse_pipeline.training.start import load_backbone
+from muse_pipeline.training.checkpoint import is_ours, load_backbone, parse_checkpoint, recognise_backbone
 
 SEED = 2025  # the authors'
 NAMES_OF_RUNS = ("checkpoint.pt", "best.pt")  # names in every run folder: the folder's name is used instead

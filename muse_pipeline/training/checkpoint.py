@@ -1,14 +1,16 @@
 """Checkpoints of this package, in the layout of MUSE's authors, whose own loader accepts our backbones.
 
 ``teacher`` is a flat state dict with keys ``module.backbone.*``; ``head`` is the nucleus head's; ``meta`` is JSON.
+Runs start from the weights of such a file, or of one that MUSE's authors released, which can also be imported.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,24 @@ from torch import Tensor, nn
 
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import CheckpointError
-from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import NucleusHead
-from muse_pipeline.models.weights import PREFIX, backbone_weights, load_weights, read_pickle, require_finite
+from muse_pipeline.models.vit import PATCH_PX
+from muse_pipeline.models.weights import (
+    POSITIONS,
+    PREFIX,
+    backbone_weights,
+    describe_misfit,
+    load_weights,
+    matching_backbones,
+    nearest_backbone,
+    positions_grid,
+    read_pickle,
+    require_finite,
+)
 
 FORMAT = "muse_pipeline 3"
 OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # another layout; heads of rays, not of their inverse squares
@@ -249,3 +264,114 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"step", "batches", "method", "optimisers"} <= state.keys():
         raise CheckpointError(f"{path}: not a resume point of this version; delete it to train from the start")
     return state
+
+
+def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
+    """Write a released file as a checkpoint of this package that holds a backbone alone.
+
+    The positional table stays as it was released, which the file records: their loader resamples the table of any file,
+    and ours that of this one, so both make the same network of it.
+
+    Args:
+        path: the released file.
+        output: path of the new checkpoint.
+        name: name of the backbone; by default recognised by names, shapes, positions and the file's name.
+        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
+
+    Returns:
+        The backbone's name.
+
+    Raises:
+        CheckpointError: the file cannot be read, is imported already, or fits no registered backbone, or two.
+    """
+    state = read_pickle(path, trust_pickle)
+    if is_ours(state):
+        raise CheckpointError(f"{path}: is a checkpoint of this pipeline already; use it as it is")
+    weights = backbone_weights(state, path)
+    name = name or recognise_backbone(weights, path)
+    backbone = BACKBONES[name]()
+    load_weights(backbone, weights, path, always_resample=True)
+    meta = {
+        "kind": "backbone",
+        "backbone": name,
+        "resample_positions": True,
+        "source": {"file": path.name, "sha256": sha256_of(path)},
+    }
+    raw = {POSITIONS: weights[POSITIONS].float()} if POSITIONS in weights else {}
+    save_checkpoint(output, Checkpoint({**backbone.state_dict(), **raw}, {}, meta))
+    return name
+
+
+def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
+    """The registered name that the weights belong to.
+
+    Networks of one architecture differ in the window they were trained with (224 or 512 px): the end of the file's name
+    distinguishes them (``vit_s_16-224.pth``, ``vit_s_16_512.pth``), else the grid of its positions.
+
+    Raises:
+        CheckpointError: no network fits exactly, or several do.
+    """
+    names = matching_backbones(weights)
+    if not names:
+        near = nearest_backbone(weights)
+        misfit = describe_misfit(weights, BACKBONES[near]().state_dict())
+        raise CheckpointError(
+            f"{path}: fits no known backbone; against the nearest, {near}, it is {misfit}; known: "
+            f"{', '.join(BACKBONES.names())}"
+        )
+    grid = positions_grid(weights)
+    by_name = re.search(r"[-_](\d+)$", path.stem)
+    sides = [by_name[1]] if by_name else []
+    sides += [str(grid * PATCH_PX)] if grid else []
+    for side in sides:
+        if chosen := [name for name in names if name.endswith(f"_{side}")]:
+            names = chosen
+            break
+    if len(names) > 1:
+        raise CheckpointError(f"{path}: fits {' and '.join(names)}; choose with --backbone")
+    return names[0]
+
+
+def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) -> Checkpoint:
+    """Put a checkpoint's weights into a backbone, in place; names and shapes must be exactly the network's.
+
+    Args:
+        backbone: backbone of any registered kind.
+        path: a checkpoint of this package or a released MUSE file.
+        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
+
+    Returns:
+        The contents of the file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
+    checkpoint = read_weights(path, trust_pickle)
+    load_backbone_weights(backbone, checkpoint, path)
+    return checkpoint
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Training data of the weights that a run starts from, as far as their checkpoints list it.
+
+    Attributes:
+        images: names of pictures and slides.
+        patients: patients of these images, and of the validations that chose weights.
+        learnt_patients: patients of these images alone.
+    """
+
+    images: frozenset[str] = frozenset()
+    patients: frozenset[str] = frozenset()
+    learnt_patients: frozenset[str] = frozenset()
+
+
+def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
+    """Training data of the checkpoints that a run starts from and of its teachers.
+
+    Raises:
+        CheckpointError: one cannot be read.
+    """
+    checkpoints = [read_weights(path, trust_pickle) for path in paths]
+    names = [field.name for field in fields(Seen)]
+    return Seen(**{name: frozenset().union(*(getattr(each, name) for each in checkpoints)) for name in names})

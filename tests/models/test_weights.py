@@ -12,9 +12,13 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.muse_vit import MuseVit
 from muse_pipeline.models.vit import resample_positions, square_grid
 from muse_pipeline.models.weights import POSITIONS, PREFIX, load_weights
-from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from muse_pipeline.training.import_checkpoint import recognise_backbone
-from muse_pipeline.training.start import load_backbone
+from muse_pipeline.training.checkpoint import (
+    Checkpoint,
+    load_backbone,
+    load_checkpoint,
+    recognise_backbone,
+    save_checkpoint,
+)
 
 VIT, SMALL = "muse_vit_s_16_224", "muse_compact_16"
 

@@ -9,8 +9,7 @@ from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.criterion import CRITERIA
 from muse_pipeline.methods.detector.distillation import DistillationTerm
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.ema import AveragedNetwork
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import AveragedNetwork, Method
 from muse_pipeline.training.schedule import Schedule, build_adamw
 
 

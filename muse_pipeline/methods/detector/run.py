@@ -43,6 +43,7 @@ from muse_pipeline.training.checkpoint import (
     load_checkpoint,
     load_detector_weights,
     save_checkpoint,
+    seen_before,
     steps_done,
 )
 from muse_pipeline.training.loop import Monitor
@@ -50,7 +51,6 @@ from muse_pipeline.training.provenance import Inputs, source_files
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run, require_training_data
 from muse_pipeline.training.run import Options, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage
-from muse_pipeline.training.start import seen_before
 
 
 def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:

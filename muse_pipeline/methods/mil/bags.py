@@ -27,9 +27,9 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.store.store import Store, open_store
+from muse_pipeline.training.checkpoint import load_backbone
 from muse_pipeline.training.run import Say, plain_settings
 from muse_pipeline.training.stages import PreparedStage
-from muse_pipeline.training.start import load_backbone
 
 MIN_TISSUE = 0.5  # share of a tile
 BATCH = 16

@@ -17,8 +17,7 @@ from muse_pipeline.methods.mil.validation import SCORES
 from muse_pipeline.models.region import RegionMaps, RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
-from muse_pipeline.training.ema import AveragedNetwork
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import AveragedNetwork, Method
 
 THRESHOLD = 0.5
 

@@ -27,14 +27,13 @@ from muse_pipeline.methods.muse.validation import SCORE, HeldScore, read_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
-from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
+from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, save_checkpoint, seen_before
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
 from muse_pipeline.training.run import Options, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage
-from muse_pipeline.training.start import Seen, load_backbone, seen_before
 
 INDEX = "nuclei"
 

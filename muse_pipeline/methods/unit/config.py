@@ -28,9 +28,9 @@ from muse_pipeline.methods.detector.config import (
     export_window,
     require_window,
 )
+from muse_pipeline.methods.unit.synthesis.masks import require_drawable
+from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.synthesis.masks import require_drawable
-from muse_pipeline.synthesis.settings import TissueSettings
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.schedule import Schedule
 

@@ -21,13 +21,12 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.unit.config import UnitConfig
+from muse_pipeline.methods.unit.synthesis.folder import SETTINGS, read_masks, write_masks
+from muse_pipeline.methods.unit.synthesis.masks import LEAST_DIAMETER_PX, InstanceMask, fills, stylise
 from muse_pipeline.models.base import recoloured
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.store import open_store
-from muse_pipeline.synthesis.folder import SETTINGS, read_masks, write_masks
-from muse_pipeline.synthesis.masks import LEAST_DIAMETER_PX, InstanceMask, fills
-from muse_pipeline.synthesis.pictures import stylise
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK, MacenkoFit, fit_macenko
@@ -39,7 +38,7 @@ class MaskWindows(NamedTuple):
     """B windows and their nuclei, those just beyond the border included, padded to the fullest window.
 
     Attributes:
-        pictures: (B, 3, S, S) float32, -1 to 1, in the colours of ``synthesis.pictures``.
+        pictures: (B, 3, S, S) float32, -1 to 1, in the colours of ``synthesis.masks``.
         xy: (B, M, 2) float32 window px; padding lies at -1e6.
         rays: (B, M, R) float32 um, to the inner edge of the contour, NaN for padding.
         label: (B, M) int64, 0, and -1 for padding.

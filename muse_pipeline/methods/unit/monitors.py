@@ -20,10 +20,10 @@ from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.methods.unit.config import THRESHOLD, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.methods.unit.method import UnitTraining, to_unit
+from muse_pipeline.methods.unit.synthesis.masks import draw_page
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.proposals.otsu_mask import fit_otsu
-from muse_pipeline.synthesis.pictures import draw_page
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.schedule import Schedule

@@ -17,12 +17,11 @@ from muse_pipeline.core.files import complete_file, require_own_folder, write_js
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.methods.unit.config import GeneratorSettings
+from muse_pipeline.methods.unit.synthesis.folder import read_masks
+from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, draw_page, fills, stylise, synthesise_mask
+from muse_pipeline.methods.unit.synthesis.settings import KINDS, TissueSettings
 from muse_pipeline.models.co_modulated import CoModulatedGenerator
 from muse_pipeline.nuclei.masks import write_instances
-from muse_pipeline.synthesis.folder import read_masks
-from muse_pipeline.synthesis.masks import InstanceMask, fills, synthesise_mask
-from muse_pipeline.synthesis.pictures import draw_page, stylise
-from muse_pipeline.synthesis.settings import KINDS, TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
 
 FACTS, PAGE = "pictures.json", "page.png"

@@ -27,13 +27,19 @@ from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, che
 from muse_pipeline.methods.unit.method import UnitTraining
 from muse_pipeline.methods.unit.monitors import SnapshotChoice, SnapshotScorer, TranslationAlarm, TranslationPictures
 from muse_pipeline.methods.unit.pictures import RendererSettings
-from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, steps_done
+from muse_pipeline.training.checkpoint import (
+    Checkpoint,
+    load_backbone,
+    load_checkpoint,
+    save_checkpoint,
+    seen_before,
+    steps_done,
+)
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.run import Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
-from muse_pipeline.training.start import load_backbone, seen_before
 
 TRANSLATION, READER = "translation", "reader"
 

@@ -7,11 +7,11 @@ import torch
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.data import MaskDomain, turn_picture, turn_xy
+from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, fills, synthesise_mask
+from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
 from muse_pipeline.models.co_modulated import CoModulatedGenerator
 from muse_pipeline.models.reader import MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
-from muse_pipeline.synthesis.masks import InstanceMask, fills, synthesise_mask
-from muse_pipeline.synthesis.settings import TissueSettings
 
 MPP, N_RAYS = 0.5, 16
 

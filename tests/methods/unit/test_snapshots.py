@@ -19,8 +19,8 @@ from muse_pipeline.methods.unit.monitors import (
     SnapshotScorer,
     detection_f1,
 )
-from muse_pipeline.synthesis.folder import write_masks
-from muse_pipeline.synthesis.settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis.folder import write_masks
+from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.recipe import load_run

@@ -1,16 +1,20 @@
-"""One synthesised mask: outlines of planned nuclei drawn as instances, each connected, none below the least size."""
+"""One synthesised mask: outlines of planned nuclei drawn as instances, each connected, none below the least size.
+
+Pictures of masks have the colours that UNITPathSSL's networks use.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from muse_pipeline.core.errors import ArgumentError
-from muse_pipeline.synthesis.layout import Plan, plan_tissue
-from muse_pipeline.synthesis.settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis.layout import Plan, plan_tissue
+from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, STROMA, TissueSettings
 
 N_VERTICES = 24
 HARMONICS = np.arange(2, 8)
@@ -22,6 +26,13 @@ _EXCESS_PX = 1.2  # of polygons filled with 4-connected outlines
 _ANGLES = np.linspace(0, 2 * np.pi, N_VERTICES, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (2, V)
 _WAVES = np.concatenate([wave(_ANGLES * HARMONICS[:, None]) / HARMONICS[:, None] ** 2 for wave in (np.cos, np.sin)])
+CONTOUR = 255
+FILL, FILL_DEVIATION, FILL_RANGE = 110.0, 30.0, (40.0, 190.0)  # measured in the authors' figure
+GRAIN_UM = (0.5, 0.75)  # sigma of the noise in fills
+CHANNEL = {STROMA: 1, EPITHELIAL: 2}  # contours are channel 0
+GUTTER_PX = 6
+
+
 _WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # an amplitude of 1 has a mean square of 1
 
 
@@ -158,3 +169,37 @@ def fills(instances: np.ndarray) -> np.ndarray:
     inner = np.where(contours(instances), 0, instances)
     lost = np.setdiff1d(instances, inner)
     return np.where(np.isin(instances, lost), instances, inner)
+
+
+def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndarray:
+    """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with smooth noise.
+
+    Args:
+        mask: the mask with its instances.
+        mpp: um per pixel.
+        rng: generator of the noise.
+    """
+    sigma_px = rng.uniform(*GRAIN_UM) / mpp
+    noise = cv2.GaussianBlur(rng.standard_normal(mask.instances.shape, np.float32), (0, 0), sigma_px)
+    fill = (FILL + FILL_DEVIATION / noise.std() * noise).clip(*FILL_RANGE).astype(np.uint8)
+    kind = np.append(len(CHANNEL), mask.kinds)[mask.instances]
+    edge = contours(mask.instances)
+    picture = np.zeros((*mask.instances.shape, 3), np.uint8)
+    for number, channel in CHANNEL.items():
+        picture[..., channel] = fill * ((kind == number) & ~edge)
+    picture[..., 0] = CONTOUR * edge
+    return picture
+
+
+def draw_page(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Pictures (h, w, 3) of one size in rows on white; the last row may be shorter."""
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    page = np.full(
+        (rows * (height + GUTTER_PX) + GUTTER_PX, columns * (width + GUTTER_PX) + GUTTER_PX, 3), 255, np.uint8
+    )
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        top, left = GUTTER_PX + row * (height + GUTTER_PX), GUTTER_PX + column * (width + GUTTER_PX)
+        page[top : top + height, left : left + width] = picture
+    return page

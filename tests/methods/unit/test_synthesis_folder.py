@@ -10,15 +10,14 @@ from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.methods.unit.synthesis.folder import fit_tissue, read_masks, write_masks
+from muse_pipeline.methods.unit.synthesis.masks import synthesise_mask
+from muse_pipeline.methods.unit.synthesis.settings import KINDS, TissueSettings
+from muse_pipeline.methods.unit.synthesis.statistics import summarise
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.synthesis.fit import fit_tissue
-from muse_pipeline.synthesis.folder import read_masks, write_masks
-from muse_pipeline.synthesis.masks import synthesise_mask
-from muse_pipeline.synthesis.settings import KINDS, TissueSettings
-from muse_pipeline.synthesis.statistics import summarise
 
 SMALL = ("--n", "7", "--seed", "5", "--mpp", "0.5", "--size-px", "96")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from muse_pipeline.synthesis.masks import InstanceMask, contours
-from muse_pipeline.synthesis.settings import EPITHELIAL, KINDS
+from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, contours
+from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, KINDS
 
 QUANTILES = (5, 25, 50, 75, 95)
 MEASURES = ("area_um2", "major_um", "minor_um", "ratio")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.synthesis.settings import EPITHELIAL, STROMA, TissueSettings
+from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, STROMA, TissueSettings
 
 MARGIN_UM = 8.0  # nuclei this far outside still reach into the field
 RIM_POINTS = 128

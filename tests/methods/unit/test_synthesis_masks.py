@@ -9,11 +9,20 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.errors import ArgumentError, ConfigError
-from muse_pipeline.synthesis.layout import Plan, plan_tissue
-from muse_pipeline.synthesis.masks import contours, draw_rings, fills, paint, synthesise_mask
-from muse_pipeline.synthesis.pictures import CONTOUR, FILL_RANGE, draw_page, stylise
-from muse_pipeline.synthesis.settings import EPITHELIAL, KINDS, STROMA, TissueSettings
-from muse_pipeline.synthesis.statistics import (
+from muse_pipeline.methods.unit.synthesis.layout import Plan, plan_tissue
+from muse_pipeline.methods.unit.synthesis.masks import (
+    CONTOUR,
+    FILL_RANGE,
+    contours,
+    draw_page,
+    draw_rings,
+    fills,
+    paint,
+    stylise,
+    synthesise_mask,
+)
+from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, KINDS, STROMA, TissueSettings
+from muse_pipeline.methods.unit.synthesis.statistics import (
     MEASURES,
     REFERENCE,
     REFERENCE_MPP,

@@ -1,0 +1,211 @@
+"""A folder of synthesised masks: instances and points in the layout of a label source, without pictures.
+
+`muse synthesize masks --fit` fits the tissue to the sizes, eccentricities and density of detected nuclei.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from muse_pipeline.core.environment import find_versions
+from muse_pipeline.core.errors import LabelError, NucleiError
+from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
+from muse_pipeline.core.pictures import list_pictures, write_png
+from muse_pipeline.core.process import map_in_order
+from muse_pipeline.methods.unit.synthesis.masks import (
+    InstanceMask,
+    draw_page,
+    require_drawable,
+    stylise,
+    synthesise_mask,
+)
+from muse_pipeline.methods.unit.synthesis.settings import KINDS, Population, TissueSettings
+from muse_pipeline.methods.unit.synthesis.statistics import border_instances, summarise
+from muse_pipeline.nuclei.arrow import to_numpy
+from muse_pipeline.nuclei.masks import INSTANCES, POINTS, read_label_image, write_instances
+from muse_pipeline.nuclei.parquet import open_nuclei, read_provenance
+
+SETTINGS, PAGE = "masks.json", "page.png"
+PAGE_COLUMNS, PAGE_PX = 6, 1600  # the page has 4 rows, fewer where masks are large
+SUMMARISED = 500  # masks that statistics are taken of
+COLUMNS = ("x", "y", "major_axis_um", "minor_axis_um")
+LEAST_NUCLEI = 100
+BOX_UM = 64.0  # density is that of the median box of this side that holds a nucleus
+TRIAL_PX, TRIAL_MPP, TRIALS, ROUNDS = 512, 0.5, 8, 4
+MOST_PER_MM2 = 30_000.0  # that settings may have
+
+
+def write_masks(
+    folder: Path,
+    n: int,
+    tissue: TissueSettings,
+    *,
+    seed: int,
+    mpp: float,
+    size_px: int,
+    threads: int = 1,
+    fit: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
+    """Write masks 0 to n - 1 of a seed, ``masks.json`` and ``page.png``; the bytes do not depend on ``threads``.
+
+    Args:
+        folder: output folder, which is made; an earlier set in it is replaced.
+        n: number of masks.
+        tissue: settings of the tissue that is drawn.
+        seed: seed of the set.
+        mpp: um per pixel.
+        size_px: side of a mask.
+        threads: masks under way at a time.
+        fit: description of the data that ``tissue`` was fitted to, for the record.
+        progress: callback with (done, total).
+
+    Returns:
+        The contents of ``masks.json``.
+
+    Raises:
+        ArgumentError: nuclei cannot be drawn at this mpp and size.
+        OutputError: the folder holds something else, or cannot be written to.
+    """
+    require_drawable(size_px, mpp, tissue)
+    require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
+    draw = partial(_draw_into, seed=seed, size_px=size_px, mpp=mpp, tissue=tissue)
+    with complete_file(folder) as unfinished:
+        unfinished.mkdir()
+        first: list[InstanceMask] = []
+        for index, mask in enumerate(map_in_order(lambda i: draw(unfinished, i), range(n), threads)):
+            if index < SUMMARISED:
+                first.append(mask)
+            progress(index + 1, n)
+        facts = {
+            "n": n,
+            "seed": seed,
+            "mpp": mpp,
+            "size_px": size_px,
+            "tissue": asdict(tissue),
+            "fit": fit,
+            "statistics": summarise(first, mpp),
+            "versions": find_versions(("muse-pipeline", "numpy", "opencv-python-headless")),
+        }
+        write_json(unfinished / SETTINGS, facts)
+        write_png(unfinished / PAGE, _draw_examples(first, mpp, size_px))
+    return facts
+
+
+def _draw_into(folder: Path, index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
+    mask = synthesise_mask(index, seed, size_px, mpp, tissue)
+    write_instances(folder, f"mask-{index:06}", None, mask.instances, [KINDS[kind] for kind in mask.kinds])
+    return mask
+
+
+def _draw_examples(masks: Sequence[InstanceMask], mpp: float, size_px: int) -> np.ndarray:
+    columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
+    shown = masks[: 4 * columns]
+    return draw_page([stylise(mask, mpp, np.random.default_rng(i)) for i, mask in enumerate(shown)], columns)
+
+
+def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
+    """Read the masks of a folder that ``write_masks`` made, and their um per pixel.
+
+    Raises:
+        LabelError: the folder is not of masks, or a file of it is missing or damaged.
+    """
+    if not (folder / SETTINGS).is_file():
+        raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
+    masks = []
+    for path in list_pictures(folder / INSTANCES):
+        words = [
+            line.split("\t")[-1] for line in (folder / POINTS / f"{path.stem}.tsv").read_text("utf-8").splitlines()
+        ]
+        kinds = np.array([KINDS.index(word) for word in words[1:]], np.uint8)
+        masks.append(InstanceMask(read_label_image(path).astype(np.uint16), kinds))
+    return masks, float(read_json(folder / SETTINGS)["mpp"])
+
+
+class Fit(NamedTuple):
+    """Settings fitted to tissue.
+
+    Attributes:
+        tissue: the fitted settings.
+        wanted_per_mm2: density of the tissue.
+        reached_per_mm2: density of masks; less where no more nuclei fit without overlap.
+    """
+
+    tissue: TissueSettings
+    wanted_per_mm2: float
+    reached_per_mm2: float
+
+
+def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
+    """Fit sizes, eccentricities and density to tables of nuclei; glands stay as they are.
+
+    Both kinds get the same sizes, since proposals have no classes. The long axis gets the median of the tables and the
+    spread of their quartiles; the ratio of axes the Beta distribution of their mean and variance. The density is
+    matched by trial masks, because the number of nuclei left out as overlapping depends on everything else.
+
+    Args:
+        paths: ``nuclei.parquet`` or ``proposals.parquet`` with outlines, one or more.
+        tissue: all other settings.
+
+    Raises:
+        NucleiError: a table cannot be read, or there are too few nuclei with outlines.
+    """
+    tables = [_read(path) for path in paths]
+    axes = np.concatenate([table[:, 2:] for table in tables])
+    axes = axes[(axes > 0).all(1)]
+    if len(axes) < LEAST_NUCLEI:
+        raise NucleiError(
+            f"{paths[0]}: has {len(axes)} nuclei with outlines, where a fit needs {LEAST_NUCLEI}; give the table of a "
+            "slide with more tissue"
+        )
+    population = fit_population(axes)
+    fitted = replace(tissue, epithelial=population, stroma=population)
+    per_box = np.median(np.concatenate([_count_boxes(table[:, :2]) for table in tables]))
+    return _match_density(fitted, float(per_box) / BOX_UM**2 * 1e6)
+
+
+def fit_population(axes_um: np.ndarray) -> Population:
+    """The population of nuclei with full long and short axes (N, 2) in um."""
+    low, median, high = np.percentile(np.log(axes_um[:, 0]), (25, 50, 75))
+    ratio = (axes_um[:, 1] / axes_um[:, 0]).clip(0.01, 0.99)
+    mean, precision = ratio.mean(), ratio.mean() * (1 - ratio.mean()) / ratio.var() - 1
+    beta = round(float(mean * precision), 3), round(float((1 - mean) * precision), 3)
+    return Population(round(float(np.exp(median)), 3), round(float((high - low) / 1.349), 3), beta, spindles=0.0)
+
+
+def _read(path: Path) -> np.ndarray:
+    """(N, 4) ``COLUMNS``, positions in um."""
+    mpp = read_provenance(path).slide_mpp
+    with open_nuclei(path) as file:
+        table = file.read(columns=list(COLUMNS))
+    return np.stack([to_numpy(table[name]).astype(float) for name in COLUMNS], 1) * (*mpp, 1, 1)
+
+
+def _count_boxes(xy_um: np.ndarray) -> np.ndarray:
+    """Nuclei of each box that holds one."""
+    return np.unique(np.floor(xy_um / BOX_UM), axis=0, return_counts=True)[1]
+
+
+def _match_density(tissue: TissueSettings, wanted: float) -> Fit:
+    """Scale glands and stroma until masks have ``wanted`` nuclei per mm2, or no more fit."""
+    for _ in range(ROUNDS):
+        factor = wanted / density_per_mm2(tissue)
+        scaled = {name: getattr(tissue, name) * factor for name in ("glands_per_mm2", "stroma_per_mm2")}
+        scaled["glands_per_mm2"] = min(scaled["glands_per_mm2"], TissueSettings.glands_per_mm2)
+        tissue = replace(
+            tissue, **{name: round(float(np.clip(value, 1, MOST_PER_MM2)), 1) for name, value in scaled.items()}
+        )
+    return Fit(tissue, round(wanted), round(density_per_mm2(tissue)))
+
+
+def density_per_mm2(tissue: TissueSettings) -> float:
+    """Nuclei per mm2 of synthesised masks; those at the border count half."""
+    masks = [synthesise_mask(index, 0, TRIAL_PX, TRIAL_MPP, tissue) for index in range(TRIALS)]
+    n = sum(len(mask.kinds) - len(border_instances(mask.instances)) / 2 for mask in masks)
+    return n / (TRIALS * (TRIAL_PX * TRIAL_MPP) ** 2 / 1e6)
