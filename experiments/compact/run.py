@@ -50,11 +50,11 @@ SITES, SHIPPED = ("A7", "A8", "AC"), "narrow_filled"
 TITLES = {
     "scratch": "random weights",
     "muse": "MUSE's backbone",
-    "grown": "outlines grown around points",
-    "hand": "outlines drawn by hand",
-    "filled": "with its own teacher, windows filled",
+    "grown": "grown outlines",
+    "hand": "drawn outlines",
+    "filled": "own teacher, windows filled",
     "narrow": "narrow",
-    SHIPPED: "narrow, as shipped",
+    SHIPPED: "narrow, windows filled",
 }
 COMPARED = {  # sites of each pair of arms
     ("scratch", "muse"): ("A7",),
@@ -92,7 +92,7 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
         recipe, changes = SECOND, (WITHOUT_UNREAD, "schedule.steps=1500", "export.snap_um=0")
         changes = *changes, f"checkpoint={train(f'scratch-{site}', seed, data, work)}"
     else:
-        recipe, changes = teach(kind, site, seed, data, work)
+        recipe, changes = distil(kind, site, seed, data, work)
     config = load_detector_config(recipe, data, (f"seed={seed}", "export.refine=false", *changes))
     known, _ = split_sources(config, site)
     if kind == "grown":
@@ -104,7 +104,7 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
 
 
-def teach(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
+def distil(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
     """Recipe and changes of an arm that has a teacher."""
     teacher = train(f"{TEACHERS[kind]}-{site}", seed, data, work)
     changes = WITHOUT_UNREAD, "export.snap_um=0", f"distillation.teachers=[{teacher}]"
@@ -160,7 +160,10 @@ def render(recorded: list[dict]) -> str:
     table = ["| left out" + header + "|"]
     table += [f"| {site} | {' | '.join(cells)} |" for site, (_, cells) in zip(SITES, rows, strict=True)]
     table.append(f"| mean | {' | '.join(means)} |")
-    changes = ["| change | left out" + header + "|---|"]
+    changes = [
+        "| change | left out | mean class F1 | detection F1 | TNBC: AJI | NuCLS: AJI |",
+        "|---|---|---|---|---|---|",
+    ]
     for pair, sites in COMPARED.items():
         first, second = (TITLES[arm] for arm in pair)
         for site in sites:
@@ -185,7 +188,7 @@ def render_changes(runs: Mapping[tuple[str, int], dict], pair: tuple[str, str], 
     cells = []
     for name, (_, measures) in SCORED.items():
         (before, patients), (after, _) = (counts_of(runs[f"{arm}-{site}", 0], name) for arm in pair)
-        for measure in measures.values():
+        for measure in measures.values() if name == "site" else (measures["AJI"],):
             cells.append(render_change(before, after, patients, measure))
     return cells
 

@@ -1,4 +1,4 @@
-"""What corrections on one slide teach `compact`, and what they cost it elsewhere.
+"""Gain of corrections on one slide for `compact` there, and their cost elsewhere.
 
     python -m experiments.corrections.run --data DATA --threads 2      # trains what is not recorded
     python -m experiments.corrections.run --table                      # prints the table

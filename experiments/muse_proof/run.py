@@ -1,4 +1,4 @@
-"""What nucleus-guided pretraining teaches: runs with one thing changed, read at the nuclei of a left-out site.
+"""Nucleus-guided pretraining: runs with one thing changed, read at the nuclei of a left-out site.
 
     python -m experiments.muse_proof.run --data ../shared/data    # trains what is not recorded, ten minutes each
     python -m experiments.muse_proof.run --table                  # prints the table

@@ -1,4 +1,4 @@
-"""Whether a second stain teaches an H&E backbone a class of nuclei that H&E hardly shows, from slides to features.
+"""A second stain as the partner of H&E that hardly shows a class of nuclei, from slides to features.
 
     python -m experiments.trident_restain.run            # runs what is not recorded
     python -m experiments.trident_restain.run --table    # prints the table

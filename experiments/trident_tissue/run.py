@@ -1,4 +1,4 @@
-"""What a free partner teaches an H&E backbone of real tissue: the nuclei that the built-in `label_free` finds.
+"""A free partner of an H&E backbone on real tissue: the nuclei that the built-in `label_free` finds.
 
     python -m experiments.trident_tissue.run --data ../shared/data    # trains what is not recorded
     python -m experiments.trident_tissue.run --table                  # prints the table

@@ -91,8 +91,8 @@ def add_setting_arguments(parser: argparse.ArgumentParser, settings: Iterable[Se
     """Add the options of settings of a run, for ``read_settings``."""
     for setting in settings:
         _add_option(parser, setting)
-        for name in setting.parts:
-            what = f"{setting.option} with this {name}; may be empty"
+        for name, schema in setting.parts.items():
+            what = f"{setting.option} with these {schema['description']}"
             parser.add_argument(f"--{name}", nargs="*", metavar=setting.metavar, help=what)
 
 

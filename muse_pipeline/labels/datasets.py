@@ -1,15 +1,114 @@
-"""Labelled pictures of open datasets, each read by its layout (``labels.layouts``)."""
+"""Labelled pictures of open datasets, each read by its layout.
+
+A layout is one file in ``labels.layouts``: a class registered under the label format that it reads. Layouts follow the
+public documentation of the datasets (``docs/guide/open-data.md``) and are tested on synthetic files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
 
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.formats import Annotations, class_index
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.layouts.base import Sample
-from muse_pipeline.labels.pictures import LabelledImage, label_image
+from muse_pipeline.labels.pictures import AnnotatedPicture, LabelledImage, label_image
 from muse_pipeline.labels.sources import LabelSource, check_source, read_split
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a dataset, not read yet.
+
+    Attributes:
+        name: name that begins with the fold, the split or the organ, which ``exclude`` and ``split`` can choose by.
+        patient: patient of the picture; if a dataset has no patients, the smallest group that it keeps separate.
+        files: files that contain the picture and its labels.
+        index: index of the picture in files that contain many.
+    """
+
+    name: str
+    patient: str
+    files: tuple[Path, ...]
+    index: int = 0
+
+
+class Layout(ABC):
+    """Finds and reads the pictures of a dataset.
+
+    Args:
+        folder: folder of the unpacked dataset, or a folder that contains it.
+    """
+
+    title: ClassVar[str]
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @abstractmethod
+    def samples(self) -> list[Sample]:
+        """Every picture, by path; no pixel is read.
+
+        Raises:
+            LabelError: the folder does not contain the dataset, or a file is missing.
+        """
+
+    @abstractmethod
+    def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
+        """One picture with its nuclei (frame: window).
+
+        Args:
+            sample: one of ``samples``.
+            source: source with the class map and the um per pixel.
+            classes: names of the model's classes.
+            n_rays: number of rays per nucleus.
+
+        Raises:
+            LabelError: a file is damaged or of another shape, a class is unknown, or the um per pixel are unknown.
+        """
+
+    def find(self, pattern: str) -> list[Path]:
+        """The files that match ``pattern`` at any depth, by path.
+
+        Raises:
+            LabelError: no file matches.
+        """
+        found = sorted(path for path in self.folder.rglob(pattern) if not path.name.startswith("."))
+        if not found:
+            raise LabelError(
+                f"{self.folder}: holds no '{pattern}'; give the folder of the unpacked {self.title} dataset, laid out "
+                "as in docs/guide/open-data.md"
+            )
+        return found
+
+    def choose(self, candidates: Iterable[Path | None], missing: str) -> Path:
+        """The first candidate that is a file; ``missing`` names what is missing if there is none.
+
+        Raises:
+            LabelError: no candidate is a file.
+        """
+        found = next((path for path in candidates if path is not None and path.is_file()), None)
+        if found is None:
+            raise LabelError(f"{self.folder}: has no {missing}; unpack all files of {self.title} there")
+        return found
+
+
+def name_nuclei(
+    annotations: Annotations, words: Sequence[str], source: LabelSource, classes: tuple[str, ...]
+) -> Annotations:
+    """The same nuclei with the classes of ``words``, one word per nucleus.
+
+    Raises:
+        LabelError: a word is not in the class map, or refers to no class of the model.
+    """
+    labels = [class_index(word, source, classes, annotations.where(index)) for index, word in enumerate(words)]
+    annotations.nuclei.label = np.array(labels, np.int32)
+    return annotations
 
 
 def read_dataset(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:

@@ -23,7 +23,13 @@ class Artefacts(Output):
         {
             "type": ["boolean", "object"],
             "additionalProperties": False,
-            "properties": {"subtract": {"type": "array", "items": {"type": "string"}}},
+            "properties": {
+                "subtract": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "artefacts whose nuclei and areas the totals leave out, or none",
+                }
+            },
             "required": ["subtract"],
         },
         "find areas out of focus, folds, air bubbles and ink, and leave nuclei out of focus out of the totals",

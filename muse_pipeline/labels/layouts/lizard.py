@@ -10,9 +10,9 @@ from scipy.io import loadmat
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.text import one_line
+from muse_pipeline.labels.datasets import Layout, Sample, name_nuclei
 from muse_pipeline.labels.formats import measure_instances
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.layouts.base import Layout, Sample, name_nuclei
 from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
 from muse_pipeline.labels.sources import LabelSource, read_lines
 

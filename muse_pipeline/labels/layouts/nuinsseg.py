@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.labels.datasets import Layout, Sample
 from muse_pipeline.labels.formats import read_instances
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.layouts.base import Layout, Sample
 from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.nuclei.masks import read_mask

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from muse_pipeline.core.types import Frame
+from muse_pipeline.labels.datasets import Layout, Sample
 from muse_pipeline.labels.formats import read_annotated
 from muse_pipeline.labels.layouts import LAYOUTS
-from muse_pipeline.labels.layouts.base import Layout, Sample
 from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
 from muse_pipeline.labels.sources import LabelSource
 
