@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="discard what the folder contains of a run of other settings, data or weights, instead of rejecting it",
     )
-    add_config_arguments(parser, f"{'detector.' * parser.prog.endswith(' psm')}schedule.steps=100")
+    add_config_arguments(parser, "detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 
 
 def run(args: argparse.Namespace) -> None:
