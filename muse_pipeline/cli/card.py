@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     if args.pictures:
         facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])
         print(f"measured {facts['appearance'].n_pictures} pictures")
-    card = recard(model, args.output, **facts)
+    card = recard(model, args.output, facts)
     print(f"{args.output}: {', '.join([card.name, *_changeable(card)])}")
 
 

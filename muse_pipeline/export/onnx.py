@@ -211,7 +211,7 @@ def describe_model(
     )
 
 
-def recard(model: Path, output: Path, **facts: AppearanceReference | float | bool | str | list[str]) -> ModelCard:
+def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
     """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; the graph is unchanged.
 
     Raises:

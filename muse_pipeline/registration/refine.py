@@ -138,8 +138,9 @@ def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, f
     if clear.sum() < LEAST_TILES:
         return None
     source, target = matches.centre_um[clear], matches.partner_um(measured_with)[clear]
-    how = {"method": cv2.RANSAC, "ransacReprojThreshold": BEND_ROOM_UM, "maxIters": 5000, "confidence": 0.999}
-    matrix, agrees = cv2.estimateAffine2D(source, target, **how)
+    matrix, agrees = cv2.estimateAffine2D(
+        source, target, method=cv2.RANSAC, ransacReprojThreshold=BEND_ROOM_UM, maxIters=5000, confidence=0.999
+    )
     if matrix is None or agrees.sum() < LEAST_TILES or not is_plausible(matrix):
         return None
     return Transform(matrix), float(agrees.sum()) / int(matches.is_seen.sum())

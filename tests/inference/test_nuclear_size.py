@@ -133,7 +133,8 @@ def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(tiled_slide,
 
 def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(tiled_slide, muse, tmp_path):
     model = tmp_path / "small.onnx"
-    recard(find_model("compact"), model, nuclei={"Epithelial": ClassReference(9, (5.0, 6.0, 7.0), (0.5, 0.9, 1.0))})
+    reference = ClassReference(9, (5.0, 6.0, 7.0), (0.5, 0.9, 1.0))
+    recard(find_model("compact"), model, {"nuclei": {"Epithelial": reference}})
     status, out, _ = muse("run", tiled_slide.folder / "demo.svs", "--model", model, "-o", tmp_path / "results")
     assert status == 0 and "nuclei of 1 slide; 1 slide left out of the counts of classes: doubtful classes" in out
     doubt = 'check the classes: nuclei of the class "Epithelial" are too large for it (median area '
