@@ -329,7 +329,7 @@ def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():
     def describe(blurred_mm2, subtract):
         areas = {"blurred": blurred_mm2, "ink": 0.5}
         found = ArtefactMap(np.zeros((1, 1), np.int8), areas, (0.5, 0.5), "", subtract=subtract, tissue_mm2=2.0)
-        return found.describe()["subtract"], found.describe()["asked"], found.soft
+        return list(found.describe().subtract), list(found.describe().asked), found.soft
 
     assert describe(0.9, ("blurred",)) == (["blurred"], ["blurred"], "")
     subtract, asked, soft = describe(1.2, ("blurred",))

@@ -148,7 +148,7 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
     onnx.save(model, tmp_path / "odd.onnx")
     status, printed, errors = muse(*command, tmp_path / "odd.onnx")
     assert status == 2 and "1 of 1 slides have no tissue regions, because their model failed (S)" in errors
-    assert "regions drawn (" in printed and "-> odd (" in printed  # what the run replaces
+    assert "regions model.onnx (" in printed and "-> odd.onnx (" in printed  # what the run replaces
     again = pandas.read_parquet(results / "S/nuclei.parquet")
     assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(table.drop(columns=COLUMNS))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from toy_output import install
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
 from muse_pipeline.cohort.ledgers import read_progress
@@ -26,6 +26,16 @@ def test_an_output_keeps_its_contract(output):
     assert not any(Path(name).is_absolute() or ".." in name for name in (*output.files, *output.patterns))
     assert output.is_requested({}) == (output.switch is None or bool(output.switch.default))
     assert not output.removed_patterns() or not any(name.endswith("/") for name in output.removed_patterns())
+
+
+def install(folder: Path) -> None:
+    """Make ``folder`` a place of installed packages with the output in it, for processes that have it on their path."""
+    shutil.copy(Path(__file__).parents[1] / "support/toy_output.py", folder)
+    about = folder / "toy_output-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-output\nVersion: 1.0\n", encoding="utf-8")
+    entry = "[muse_pipeline.outputs]\ntoy = toy_output:Toy\n"
+    (about / "entry_points.txt").write_text(entry, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

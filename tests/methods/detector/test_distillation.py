@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch, WeakView
 from muse_pipeline.methods.detector.distillation import DistillationSettings, DistillationTerm
@@ -90,7 +91,7 @@ def test_its_share_of_the_loss_is_what_was_asked_for(share):
     student, batch = detector(1), batch_of()
     term = DistillationTerm(share, [detector(0)])
     plain = DetectorTraining(student, "dense", 0.5, torch.ones(2)).losses(batch, "model", 0)
-    both = DetectorTraining(student, "dense", 0.5, torch.ones(2), None, term).losses(batch, "model", 0)
+    both = DetectorTraining(student, "dense", 0.5, torch.ones(2), term).losses(batch, "model", 0)
     expected = (1 - share) * plain["loss"] + share * both["distillation"]
     assert both["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -98,7 +99,7 @@ def test_its_share_of_the_loss_is_what_was_asked_for(share):
 def test_a_student_comes_nearer_and_the_teacher_stays():
     teacher = detector(0, backbone="muse_compact_32")  # a larger one
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    method = DetectorTraining(detector(1), "dense", 0.5, torch.ones(2), None, DistillationTerm(1.0, [teacher])).train()
+    method = DetectorTraining(detector(1), "dense", 0.5, torch.ones(2), DistillationTerm(1.0, [teacher])).train()
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=3e-3)
     seen = []
@@ -114,10 +115,10 @@ def test_a_student_comes_nearer_and_the_teacher_stays():
 
 
 def test_a_run_goes_on_without_its_teachers_being_saved_with_it():
-    method = DetectorTraining(detector(1), "dense", 0.5, torch.ones(2), None, DistillationTerm(0.5, [detector(0)]))
+    method = DetectorTraining(detector(1), "dense", 0.5, torch.ones(2), DistillationTerm(0.5, [detector(0)]))
     state = method.state_dict()
     assert not any("teachers" in name for name in state)
-    again = DetectorTraining(detector(2), "dense", 0.5, torch.ones(2), None, DistillationTerm(0.5, [detector(0)]))
+    again = DetectorTraining(detector(2), "dense", 0.5, torch.ones(2), DistillationTerm(0.5, [detector(0)]))
     again.load_state_dict(state)
     assert torch.equal(again.network.head.out.weight, method.network.head.out.weight)
     del state["network.head.out.bias"]
@@ -128,7 +129,9 @@ def test_a_run_goes_on_without_its_teachers_being_saved_with_it():
 def test_settings_that_teach_nothing_are_rejected():
     with pytest.raises(ConfigError, match="distillation: teachers names none"):
         DistillationSettings(())
-    with pytest.raises(ConfigError, match=r"distillation: share is 1\.5; give a number from 0 to 1"):
-        DistillationSettings((), share=1.5)
-    with pytest.raises(ConfigError, match="distillation: where 'inside' is unknown; choose everywhere or outside"):
-        DistillationSettings(("a.pt",), where="inside")
+    for name, value, reason in (
+        ("share", 1.5, r"share is 1\.5; give a number from 0 to 1"),
+        ("where", "inside", "where 'inside' is unknown; choose everywhere or outside"),
+    ):
+        with pytest.raises(ConfigError, match=rf"distillation: {reason}"):
+            parse_config({"teachers": ["a.pt"], name: value}, DistillationSettings, "distillation")

@@ -512,7 +512,7 @@ WRONG = {
     damaged_chunks: "is damaged",
     no_sources: "sources: there is none",
     two_kinds: "names one of `store`, `images` and `labelled`",
-    weightless: "weight must be > 0 (got 0.0)",
+    weightless: "sources: weight is 0.0; give a number above 0",
     wrong_rule: "is not a regular expression",
     empty_rule: "not a number of leading characters",
     no_checkpoint: "no such checkpoint",

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from muse_pipeline.core.config import replace_settings
 from muse_pipeline.core.errors import ArgumentError, ConfigError
 from muse_pipeline.methods.unit.synthesis.layout import Plan, plan_tissue
 from muse_pipeline.methods.unit.synthesis.masks import (
@@ -212,7 +213,7 @@ def test_what_cannot_be_drawn_is_named(mpp, size_px, found):
 
 def test_settings_out_of_range_are_named():
     with pytest.raises(ConfigError, match="placement 'rows' is unknown"):
-        replace(TISSUE, placement="rows")
+        replace_settings(TISSUE, {"placement": "rows"}, "tissue")
 
 
 def test_outlines_are_rough_and_of_the_planned_size():
