@@ -79,13 +79,12 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
             warnings.extend(found)
     finished = FinishedSlide(files, settings, row.patient, models.embedder, threads)
     make_nuclei([files.shard(name) for name in names], finished, areas, begin)
-    write_outputs(finished, list_outputs(settings), begin)
+    write_outputs(finished, [output for output in list_outputs(settings) if output.job != "nuclei"], begin)
 
 
 def write_outputs(slide: FinishedSlide, outputs: Sequence[type[Output]], begin: Begin = str) -> None:
-    """Write the outputs of a finished slide that are not there, each with the ledger of its step."""
-    missing = [output for output in outputs if not output.by_stitch and not output.is_written(slide)]
-    for step, group in groupby(missing, key=lambda output: output.step):
+    """Write outputs of a finished slide, each with the ledger of its step."""
+    for step, group in groupby(outputs, key=lambda output: output.step):
         with _step(slide.files, step, begin) as warnings:
             for output in group:
                 warnings.extend(output.write(slide) or ())
@@ -136,7 +135,7 @@ def make_nuclei(
         pixels = _choose_pixels(shards, slide)
         warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, slide.threads, regions, pixels))
         withdraw_outputs(files.folder, settings)
-    outputs = list_outputs(settings, "nuclei")
+    outputs = [output for output in list_outputs(settings, "nuclei") if not output.by_stitch]
     write_outputs(slide, [output for output in outputs if draw or not output.shows_proposals], begin)
 
 

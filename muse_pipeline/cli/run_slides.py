@@ -23,7 +23,7 @@ from muse_pipeline.core.errors import MuseError, NucleiError, OutputError, Slide
 from muse_pipeline.core.files import read_json, remove, write_json
 from muse_pipeline.core.text import count_noun, one_line, time_text
 from muse_pipeline.nuclei.parquet import read_provenance
-from muse_pipeline.outputs.base import FinishedSlide, Output, file_patterns, list_outputs
+from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
 from muse_pipeline.outputs.removal import withdraw_results
 from muse_pipeline.pipeline import Begin, Models, run_slide, write_outputs
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide, read_rows
@@ -259,8 +259,6 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
     slide = plan.slide(row)
 
     def run(begin: Begin) -> None:
-        for path in [path for pattern in file_patterns(outdated) for path in slide.files.folder.glob(pattern)]:
-            remove(path)
         write_outputs(slide, outdated, begin)
         _record_settings(row, plan)
 

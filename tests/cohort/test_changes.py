@@ -155,6 +155,9 @@ def test_a_changed_setting_of_an_output_writes_that_output_alone(finished, tmp_p
     assert read_json(folder / "nuclei.provenance.json")["frame"] == "openslide"
     assert main([*run, "--frame", "openslide", "--csv"]) == 0
     assert "replaces" not in capsys.readouterr().out
+    written = (folder / "nuclei.geojson.gz").read_bytes()
+    assert main([*run, "--frame", "openslide", "--measurements", "nosuch"]) == 2
+    assert (folder / "nuclei.geojson.gz").read_bytes() == written
 
 
 def test_lines_name_each_change_once_with_its_slides():
