@@ -83,7 +83,8 @@ def forget_unasked_steps():
     """Remove what steps noted that are not asked for any more."""
     asked = {Path(store) for store in every_store(None)}
     written = {output.step for output in list_outputs(config)}
-    unasked = {output.step for output in list_outputs()} - written | ({"regions"} if not config["regions"] else set())
+    unasked = {output.step for output in list_outputs() if not output.by_stitch} - written
+    unasked |= set() if config["regions"] else {"regions"}
     for slide in SLIDES:
         steps = unasked if PLAN.is_remote(slide) else {*unasked, "fetch"}
         outcome.forget_unasked_steps(Path(PLAN.folder(slide)), asked, steps, bool(config["proposals"]))
