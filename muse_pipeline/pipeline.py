@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
+from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.outputs.artefacts import subtracted
 from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
 from muse_pipeline.outputs.removal import withdraw_outputs
@@ -84,6 +85,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
 
 def write_outputs(slide: FinishedSlide, outputs: Sequence[type[Output]], begin: Begin = str) -> None:
     """Write outputs of a finished slide, each with the ledger of its step."""
+    return_large_arrays()
     for step, group in groupby(outputs, key=lambda output: output.step):
         with _step(slide.files, step, begin) as warnings:
             for output in group:

@@ -9,10 +9,8 @@ nucls-cc0/, which `label_free` was not trained on.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +18,7 @@ import numpy as np
 from experiments.common.crops import MPP, aji, compare, detection_f1, network_finder
 from experiments.common.intervals import change_from, with_interval
 from experiments.common.outlines import SETS
-from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from experiments.common.runs import add_run, is_recorded, read_data, runs_of
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, optical_density
@@ -33,16 +31,11 @@ Change = Callable[[np.ndarray], np.ndarray]  # of (h, w, 3) uint8
 
 def main() -> None:
     """Measure the sets that are not recorded, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
-    args = parser.parse_args()
-    if args.table:
-        print(render_table(read_runs(RUNS)))
+    if (data := read_data(__doc__, RUNS, render_table)) is None:
         return
     for name in TITLES:
         if not is_recorded(RUNS, set=name):
-            add_run(RUNS, {"model": MODEL, "set": name, **measure(SETS[name](args.data))})
+            add_run(RUNS, {"model": MODEL, "set": name, **measure(SETS[name](data))})
 
 
 def measure(crops: list[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:

@@ -9,14 +9,11 @@ dsb2018-brightfield/.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
 from experiments.common.crops import aji, compare, detection_f1, network_finder, read_dsb2018
 from experiments.common.intervals import with_interval
-from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from experiments.common.runs import add_run, is_recorded, read_data, runs_of
 from muse_pipeline.inference import colour_input
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
@@ -28,14 +25,9 @@ MODEL, LIMITS = "compact-fp32", (np.inf, 40, 30, 18, 10, 1)
 
 def main() -> None:
     """Measure the limits that are not recorded, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
-    args = parser.parse_args()
-    if args.table:
-        print(render_table(read_runs(RUNS)))
+    if (data := read_data(__doc__, RUNS, render_table)) is None:
         return
-    crops, predictor = read_dsb2018(args.data), Predictor(find_model(MODEL))
+    crops, predictor = read_dsb2018(data), Predictor(find_model(MODEL))
     predictor.refiner = None
     find = network_finder(predictor)
     fits = [fit_macenko(pixels.reshape(-1, 3)) for _, _, pixels, _ in crops]

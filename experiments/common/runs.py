@@ -33,6 +33,20 @@ def add_run(path: Path, run: dict) -> None:
         file.write(json.dumps(run) + "\n")
 
 
+def read_data(description: str, runs: Path, render_table: Callable[[list[dict]], str]) -> Path | None:
+    """Read the command line: the folder of ``--data``, or None once ``--table`` has printed the recorded runs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
+    args = parser.parse_args()
+    if args.table:
+        print(render_table(read_runs(runs)))
+        return None
+    if args.data is None:
+        parser.error("--data is missing")
+    return args.data
+
+
 def run_arms(
     description: str,
     runs: Path,

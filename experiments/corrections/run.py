@@ -63,7 +63,7 @@ TITLES = {
 
 
 def main() -> None:
-    """Train and score the runs that have no JSON yet, or print the table."""
+    """Train and score the runs that are not recorded, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with wsi-cmu-small-region/ and brca-m2c/")
     parser.add_argument("--work", type=Path, default=Path("runs/corrections"), help="for runs (default: %(default)s)")

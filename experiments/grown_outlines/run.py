@@ -12,7 +12,6 @@ of 3.6 um, which makes "large" of them 4.5; most are stained with one dye, so th
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from experiments.common.crops import bowl_mpp
-from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from experiments.common.runs import add_run, is_recorded, read_data, runs_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.outlines import BLUR_UM, SMOOTHING, grow_regions, measure_haematoxylin, outline_points
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, march_rays
@@ -37,16 +36,11 @@ LABELS = {"nucls-cc0": "instances", "dsb2018-brightfield": "labels"}
 
 def main() -> None:
     """Measure the sets that are not recorded, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
-    args = parser.parse_args()
-    if args.table:
-        print(render_table(read_runs(RUNS)))
+    if (data := read_data(__doc__, RUNS, render_table)) is None:
         return
     for name in LABELS:
         if not is_recorded(RUNS, set=name):
-            add_run(RUNS, {"set": name, **describe(name, *measure(args.data / name))})
+            add_run(RUNS, {"set": name, **describe(name, *measure(data / name))})
 
 
 def describe(name: str, true: np.ndarray, *found: np.ndarray) -> dict:

@@ -56,7 +56,7 @@ CONFIG = {
 
 
 def main() -> None:
-    """Run and score the folds that have no JSON yet, or print the table."""
+    """Run and score the folds that are not recorded, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/mil_slides"), help="for slides (default: %(default)s)")
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(N_FOLDS)))

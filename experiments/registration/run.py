@@ -64,7 +64,7 @@ LARGE_UM, LARGE_MPP = (12500.0, 12000.0), 1.0  # drawn at 1 um/px, written at ha
 
 
 def main() -> None:
-    """Register the pairs that have no JSON yet, or print the table."""
+    """Register the pairs that are not recorded, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with wsi-cmu-small-region/")
     parser.add_argument(

@@ -36,7 +36,7 @@ TOTALS = {"nuclei": "nuclei", "epithelial": "epithelial fraction", "covered": "f
 
 
 def main() -> None:
-    """Measure the seeds that have no JSON yet, or print the table."""
+    """Measure the seeds that are not recorded, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--table", action="store_true", help="print the table of the seeds that exist")

@@ -34,7 +34,7 @@ BASELINE = "siamese"
 
 
 def main() -> None:
-    """Train and score the runs that have no JSON yet, or print the table."""
+    """Train and score the runs that are not recorded, or print the table."""
     run_arms(__doc__, RUNS, TITLES, run_arm, render_table, reads_data=True)
 
 

@@ -62,7 +62,7 @@ Crop = tuple[str, str, np.ndarray, np.ndarray]  # name, patient, pixels and inst
 
 
 def main() -> None:
-    """Train and score the runs that have no JSON yet, or print the tables."""
+    """Train and score the runs that are not recorded, or print the tables."""
     cv2.setNumThreads(1)
     run_arms(__doc__, RUNS, ARMS, run_arm, render_tables, reads_data=True)
 

@@ -9,23 +9,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_setting_arguments
+from muse_pipeline.cli.arguments import add_setting_arguments, read_settings
 from muse_pipeline.cli.output import add_ledger_argument
-from muse_pipeline.outputs.viewer import Viewer
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.outputs.base import list_outputs
+
+
+def drawing_settings() -> list[Setting]:
+    """The settings of the outputs that show proposals."""
+    return [setting for output in list_outputs() if output.shows_proposals for setting in output.all_settings()]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse overlay``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="results of one slide: RESULTS/<slide_id>")
-    add_setting_arguments(parser, Viewer.all_settings())
+    add_setting_arguments(parser, drawing_settings())
     add_ledger_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw the pictures, write the summary."""
-    from muse_pipeline.report.slide_summary import summarise_slide
-    from muse_pipeline.viewer.page import write_viewer
+    from muse_pipeline.cohort.layout import SlideFiles
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.outputs.base import FinishedSlide
+    from muse_pipeline.settings import RunSettings
 
-    if args.viewer:
-        write_viewer(args.folder)
-    summarise_slide(args.folder)
+    return_large_arrays()
+    settings = RunSettings(read_settings(args, drawing_settings()))
+    slide = FinishedSlide(SlideFiles(args.folder), settings)
+    for output in list_outputs(settings):
+        if output.shows_proposals:
+            args.warnings += output.write(slide) or ()

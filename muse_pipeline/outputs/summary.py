@@ -25,8 +25,6 @@ class Summary(Output):
     @override
     @classmethod
     def write(cls, slide: FinishedSlide) -> None:
-        from muse_pipeline.core.process import return_large_arrays
         from muse_pipeline.report.slide_summary import summarise_slide
 
-        return_large_arrays()
         summarise_slide(slide.files.folder, slide.threads)

@@ -112,12 +112,12 @@ if not DRAWS_AT_ONCE:
         conda:
             "../../envs/infer.yaml"
         params:
-            made_with=settings_of(viewer=config["viewer"]),
+            made_with=settings_of(**{setting.name: config[setting.name] for setting in OF_DRAWN}),
             folder=subpath(input.nuclei, parent=True),
-            viewer=[] if config["viewer"] else ["--no-viewer"],
+            options=[word for setting in OF_DRAWN for word in setting.arguments(config[setting.name])],
         shell:
             r"""
-            muse overlay {params.folder:q} {params.viewer:q} \
+            muse overlay {params.folder:q} {params.options:q} \
                 --ledger {log.ledger:q} >{log.text:q} 2>&1
             echo {params.made_with:q} >{output.made_with:q}
             """
