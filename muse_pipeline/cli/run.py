@@ -104,20 +104,21 @@ def run(args: argparse.Namespace) -> None:
     settings = RunSettings(read_settings(args, run_settings()) | place, args.threads or count_cores())
     require_available(settings)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
-    _require_to_last(rows, args.output)
+    output = Path(settings.output)  # where ~ is expanded
+    _require_to_last(rows, output)
     models = Models(
         predictor,
         RegionPredictor(model_of_regions, provider) if model_of_regions else None,
         Embedder(path, provider) if settings.embedding else None,
     )
     plan = plan_run(rows, models, settings)
-    with lock_results(args.output, "muse run"):
+    with lock_results(output, "muse run"):
         failed, without_regions, ran = run_slides(rows, plan)
     if args.profile:
         print(*describe_costs(ran, plan, time.monotonic() - started, all_processor_seconds()), sep="\n")
     for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because their model failed")):
         if names:
-            page = args.output / "report.html"
+            page = output / "report.html"
             raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
 
 

@@ -136,13 +136,24 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
     if changes is None:
         return {"": "settings that are not recorded"}
     try:
-        before = read_provenance(files.nuclei).versions["muse-pipeline"]
+        provenance = read_provenance(files.nuclei)
     except NucleiError:
         return None
+    before = provenance.versions["muse-pipeline"]
+    if changes.keys() == {"slide files"} and _has_content(row, provenance.fingerprint):
+        changes = {}  # copied or restored, with another date
     if before != __version__:
         changes["muse-pipeline"] = f"muse-pipeline {before} -> {__version__}"
     switches = {output.switch.name for output in list_outputs() if output.switch and not output.by_stitch}
     return {name: phrase for name, phrase in changes.items() if name not in switches}
+
+
+def _has_content(row: SheetRow, fingerprint: str) -> bool:
+    """True if the file of a slide has the content of which results were made."""
+    try:
+        return fingerprint_file(row.path) == fingerprint
+    except (OSError, SlideError):  # reported when it is run
+        return False
 
 
 def _only_of_outputs(changes: dict[str, str] | None) -> bool:
@@ -244,7 +255,7 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
     def run(begin: Begin) -> None:
         withdraw_results(files.folder)
         run_slide(row, files, plan.models, plan.settings, begin)
-        _record_settings(row, plan)
+        _record_settings(files, _settings_of_run(row, plan))
 
     try:
         return _log_steps(row, files.log("run"), bar, run)
@@ -256,24 +267,35 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
     """Write the outputs that a finished slide lacks, with the output in its log; returns why it failed, or ""."""
     if not (outdated := _outdated_outputs(row, plan)):
         return ""
-    slide = plan.slide(row)
+    slide, jobs = plan.slide(row), {"nuclei", *(output.job for output in outdated)}
+    shards = read_json(slide.files.record("nuclei"))["shards"]
 
     def run(begin: Begin) -> None:
+        for job in jobs:  # results of a run that ends midway are of no recorded settings
+            remove(slide.files.record(job))
         write_outputs(slide, outdated, begin)
-        _record_settings(row, plan)
+        settings = plan.jobs.job_settings(row.slide_id)
+        settings["nuclei"]["shards"] = shards
+        _record_settings(slide.files, {job: settings[job] for job in jobs & settings.keys()})
 
     return _log_steps(row, slide.files.log("add"), bar, run)
 
 
-def _record_settings(row: SheetRow, plan: SlidesPlan) -> None:
-    """Record the settings of the jobs that the results are equal to, for later runs, of the workflow too."""
+def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any]]:
+    """The settings of every job that the results of a slide are equal to."""
+    settings = plan.jobs.job_settings(row.slide_id)
+    unwritten = {output.job for output in list_outputs()} - {output.job for output in list_outputs(plan.settings)}
     files, models = plan.slide(row).files, plan.models
-    failed = models.regions is not None and not row.regions and read_json(files.regions)["status"] != "ok"
-    written = {"image", "nuclei", *([] if failed else ["regions"]), *(each.job for each in list_outputs(plan.settings))}
-    for job, settings in plan.jobs.job_settings(row.slide_id).items():
-        if job in written or job.startswith("detect-"):
-            now = {**settings, "regions": "failed"} if failed and job == "nuclei" else settings
-            write_if_changed(files.record(job), json.dumps(now, sort_keys=True, ensure_ascii=False))
+    if models.regions is not None and not row.regions and read_json(files.regions)["status"] != "ok":
+        settings["nuclei"]["regions"] = "failed"
+        unwritten.add("regions")
+    return {job: values for job, values in settings.items() if job not in unwritten}
+
+
+def _record_settings(files: SlideFiles, settings: dict[str, dict[str, Any]]) -> None:
+    """Record the settings of jobs, for later runs, of the workflow too."""
+    for job, values in settings.items():
+        write_if_changed(files.record(job), json.dumps(values, sort_keys=True, ensure_ascii=False))
 
 
 def _log_steps(row: SheetRow, log_file: Path, bar, run: Callable[[Begin], None]) -> str:

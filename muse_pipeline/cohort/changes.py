@@ -53,6 +53,8 @@ def read_changes(record: Path, now: Mapping[str, Any]) -> dict[str, str] | None:
         before = read_json(record)
     except (OSError, ValueError):  # the job was killed, or results are another program's
         return None
+    if not isinstance(before, dict):
+        return None
     return {
         name: PHRASES.get(name) or f"{name} {_word(before.get(name))} -> {_word(value)}"
         for name, value in now.items()

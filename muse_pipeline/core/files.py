@@ -38,8 +38,9 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for abandoned in path.parent.glob(f"{glob.escape(hidden)}*.partial"):
-                if time.time() - abandoned.stat().st_mtime > DAY_S:
-                    remove(abandoned)
+                with suppress(FileNotFoundError):  # another process has renamed or removed it
+                    if time.time() - abandoned.stat().st_mtime > DAY_S:
+                        remove(abandoned)
             folder = TemporaryDirectory(".partial", hidden, path.parent, ignore_cleanup_errors=True)
             partial = Path(stack.enter_context(folder)) / path.name
             yield partial

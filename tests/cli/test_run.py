@@ -287,6 +287,15 @@ def test_all_cores_are_used_unless_it_is_given(muse, tmp_path, monkeypatch):
     assert used == [count_cores(), 3]
 
 
+def test_results_and_lock_are_in_one_folder(muse, tmp_path, monkeypatch):
+    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert muse("run", "glass.tif", "-o", "~/x")[0] == 0
+    assert {path.name for path in (tmp_path / "home/x").iterdir()} >= {".lock", "glass", "report.html"}
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_slide_whose_folder_is_deleted_leaves_the_report(muse, tmp_path):
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     sheet = [{"slide_id": "gone", "path": "/gone.svs", "shards": 1}]

@@ -117,6 +117,33 @@ def test_a_moved_and_a_changed_slide_are_named(finished, changes_of, tmp_path):
     assert changes_of(tmp_path) == ["changed slide files"]
 
 
+def test_a_file_with_another_date_is_the_same_slide(finished, changes_of, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    assert main(["run", str(tmp_path / "S.tif"), "-o", str(tmp_path / "results")]) == 0
+    os.utime(tmp_path / "S.tif", (1, 1))
+    assert changes_of(tmp_path) == []
+    assert changes_of(tmp_path, mpp=0.4) == ["changed slide files", "mpp of the file -> 0.4"]
+
+
+def test_a_run_that_ends_midway_leaves_no_record_of_outputs(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    record = tmp_path / "results/S/logs/settings/nuclei.json"
+    shutil.rmtree(tmp_path / "results/S/image-500nm.zarr")  # as of a run without stores: embedding fails
+    run = ["run", str(finished / "S.tif"), "-o", str(tmp_path / "results"), "--frame", "openslide"]
+    assert main([*run, "--embedding"]) == 2
+    assert read_json(tmp_path / "results/S/nuclei.provenance.json")["frame"] == "openslide" and not record.exists()
+
+
+def test_outputs_that_are_added_leave_the_records_of_shards(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    records = tmp_path / "results/S/logs/settings"
+    names = {path.name for path in records.iterdir()}
+    run = ["run", str(finished / "S.tif"), "-o", str(tmp_path / "results"), "--csv", "--shards", "2"]
+    assert main(run) == 0
+    assert {path.name for path in records.iterdir()} == names
+    assert (read_json(records / "nuclei.json")["shards"], read_json(records / "nuclei.json")["csv"]) == (1, True)
+
+
 def test_a_slide_at_a_url_is_known_by_it(finished, changes_of, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     record, url = tmp_path / "results/S/logs/settings/nuclei.json", "https://host/S.tif"
@@ -127,7 +154,7 @@ def test_a_slide_at_a_url_is_known_by_it(finished, changes_of, tmp_path):
         assert ("slide files at another location" in changes) == ("T.tif" in path)
 
 
-@pytest.mark.parametrize("content", [None, "", '{"provenance": '])
+@pytest.mark.parametrize("content", [None, "", '{"provenance": ', "[]"])
 def test_results_without_a_record_are_made_again(finished, changes_of, tmp_path, content):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     record = tmp_path / "results/S/logs/settings/nuclei.json"
