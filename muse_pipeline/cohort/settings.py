@@ -17,7 +17,6 @@ from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, OutputError, SheetError
 from muse_pipeline.core.text import slug
-from muse_pipeline.outputs.geojson import require_measurements
 
 PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
 NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # in YAML, in any case
@@ -123,7 +122,6 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
 
     Raises:
         ConfigError: the model maps regions, works at another mpp, or the mode has one class and the model several.
-        GeoJSONError: nuclei of the model's classes have no such measurement.
     """
     if model.get("kind") == "regions":
         raise ConfigError(
@@ -140,7 +138,6 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
             f"config: mode label-free is for models of one class, and model '{model['name']}' has "
             f"{', '.join(model['classes'])}; leave one of the two settings out"
         )
-    require_measurements(settings["measurements"], settings["features"], model["classes"])
 
 
 def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, str]:

@@ -8,7 +8,7 @@ from snakemake.cli import parse_config
 
 from muse_pipeline import settings as run_settings
 from muse_pipeline.cohort import settings
-from muse_pipeline.core.errors import ConfigError, GeoJSONError, OutputError
+from muse_pipeline.core.errors import ConfigError, OutputError
 from muse_pipeline.settings import list_settings
 
 CONFIG = {setting.name: setting.default for setting in list_settings().values()}
@@ -50,15 +50,6 @@ def test_the_model_must_fit(model, mode, sentence):
     else:
         with pytest.raises(ConfigError, match=sentence):
             check()
-
-
-def test_nuclei_must_have_the_measurements():
-    model = {"name": "m", "mpp": 0.5, "classes": ["A", "B"]}
-    names = ["h_mean", "prob_A", "dab_od", "region_prob", "solidity"]
-    settings.require_fitting_model(complete(measurements=names), model)
-    for features, name in (("none", "h_mean"), ("basic", "texture_asm"), ("all", "prob_C"), ("all", "class")):
-        with pytest.raises(GeoJSONError, match=f"has no column '{name}' of numbers"):
-            settings.require_fitting_model(complete(measurements=[name], features=features), model)
 
 
 def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patt
 from muse_pipeline.core.errors import ConfigError, GeoJSONError, OutputError, SheetError
 from muse_pipeline.core.setting import schema_of
 from muse_pipeline.outputs.base import file_patterns, list_outputs
+from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.outputs.removal import withdraw_unrequested
 from muse_pipeline.settings import MODEL_OF_MODE, complete, list_settings, require_available
 
@@ -104,6 +105,7 @@ def resolve_model():
     how = [*settings.training_data(config), *later] if TRAINING else []
     model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
     or_exit(settings.require_fitting_model, config, model)
+    or_exit(require_measurements, config["measurements"], config["features"], model["classes"])
     return model
 
 
