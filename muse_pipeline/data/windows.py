@@ -87,7 +87,7 @@ class LabelledWindows:
         pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
         view = chosen.to(self.device), centre.to(self.device), linear.to(self.device)
         xy, label, rays, shares = self.nuclei.move(*view, self.window_px)
-        batch = LabelledBatch(pixels, colour, xy, label, rays, shares=shares)
+        batch = LabelledBatch(pixels, colour, xy, label, rays, shares=shares if shares.shape[2] else None)
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
             depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
@@ -210,7 +210,7 @@ class NucleiStack:
         xy: (T, 2) picture px.
         label: (T,), -1 unknown.
         rays: (T, R) um, NaN unknown.
-        shares: (T, C) expected shares of the classes; 0 for nuclei outside of class areas. None without areas.
+        shares: (T, C) expected shares of the classes, 0 for nuclei outside of class areas; (T, 0) without areas.
     """
 
     def __init__(self, pictures: list[Nuclei], device: torch.device):
@@ -220,14 +220,14 @@ class NucleiStack:
         )
         self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)
         self.first = self.n.cumsum(0) - self.n
-        self.xy, self.label, self.rays, self.shares = xy.float(), label.long(), rays, None
-        if n_classes := max(nuclei.prob.shape[1] for nuclei in pictures):
-            rows = [nuclei.prob if nuclei.prob.size else np.zeros((len(nuclei), n_classes)) for nuclei in pictures]
-            self.shares = torch.from_numpy(np.concatenate(rows)).float().to(device)
+        self.xy, self.label, self.rays = xy.float(), label.long(), rays
+        n_classes = max(nuclei.prob.shape[1] for nuclei in pictures)
+        rows = [nuclei.prob if nuclei.prob.size else np.zeros((len(nuclei), n_classes)) for nuclei in pictures]
+        self.shares = torch.from_numpy(np.concatenate(rows)).float().to(device)
 
     def move(
         self, chosen: Tensor, centre: Tensor, linear: Tensor, size_px: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The nuclei in windows or within a few px of them, padded to the fullest window.
 
         Args:
@@ -237,7 +237,7 @@ class NucleiStack:
             size_px: side of a window.
 
         Returns:
-            xy (B, M', 2) window px, -1e6 where nothing is; label (B, M'); rays (B, M', R); shares (B, M', C) or None.
+            xy (B, M', 2) window px, -1e6 where nothing is; label (B, M'); rays (B, M', R); shares (B, M', C).
         """
         window, rank = _number(self.n[chosen])
         row = self.first[chosen][window] + rank
@@ -250,10 +250,8 @@ class NucleiStack:
         label = torch.full(shape, -1, device=row.device)
         rays = torch.full((*shape, self.rays.shape[1]), torch.nan, device=row.device)
         xy[at], label[at], rays[at] = moved[inside], self.label[row], self.rays[row]
-        shares = None
-        if self.shares is not None:
-            shares = torch.zeros((*shape, self.shares.shape[1]), device=row.device)
-            shares[at] = self.shares[row]
+        shares = torch.zeros((*shape, self.shares.shape[1]), device=row.device)
+        shares[at] = self.shares[row]
         rays = move_nuclei(xy, rays, centre, linear, size_px)[1]  # of those alone that are seen
         return xy, label, rays, shares
 

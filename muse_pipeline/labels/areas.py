@@ -100,7 +100,7 @@ class ClassAreas:
 
 
 def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
-    """(C,) expected shares of all classes among the nuclei of an area: ``purity`` on ``classes``, the rest elsewhere."""
+    """(C,) expected shares of the classes in an area: ``purity`` in equal parts on ``classes``, the rest elsewhere."""
     shares = np.full(n_classes, (1 - purity) / max(n_classes - len(classes), 1), np.float32)
     shares[list(classes)] = purity / len(classes)
     return shares
@@ -264,7 +264,7 @@ class AreaLabeller:
         left, top, right, bottom = (edge - window.origin[axis % 2] for axis, edge in enumerate(window.cell))
         left, top = max(left - SURROUND_PX, 0), max(top - SURROUND_PX, 0)
         nuclei = self.find(pixels[top : bottom + SURROUND_PX, left : right + SURROUND_PX], stain)
-        return replace(nuclei, xy=nuclei.xy + (left, top))
+        return replace(nuclei, xy=nuclei.xy + np.array([left, top]))
 
     def label(self, nuclei: Nuclei, areas: ClassAreas, owner: np.ndarray) -> tuple[Nuclei, np.ndarray]:
         """The nuclei in areas with their expected classes, and the area (N,) of each.

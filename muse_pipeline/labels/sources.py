@@ -31,8 +31,8 @@ class LabelSource:
             dataset, its folder, with the pictures.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
             classes as in QuPath), "instances" (label PNG, TIFF or NPY, pictures only), "masks" (the same, with white
-            nuclei) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector`` finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
-            (``docs/guide/open-data.md``).
+            nuclei) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector`` finds); or an open
+            dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma" (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.
         mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.

@@ -48,7 +48,7 @@ class LabelSummary:
     warnings: tuple[str, ...]
 
     def text(self) -> str:
-        """A line per patient, of the first ``LISTED`` and of all others together, a total, the areas and the warnings."""
+        """A line per patient, of the first ``LISTED`` and of all others together, a total, areas and warnings."""
         of_patient = defaultdict(list)
         for index, patient in enumerate(self.patients):
             of_patient[patient].append(index)
