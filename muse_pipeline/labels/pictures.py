@@ -74,7 +74,7 @@ class LabelledImage:
         stated_mpp: um per pixel in the config; None if the file gave it.
         n_left_out: nuclei of the same label file outside every region, left out as set in the config; counted once.
         areas: class areas that label the classes of the nuclei in ``region``, which a detector found: their positions
-            are no labels, and ``nuclei.prob`` has the expected shares of the classes. Empty for drawn nuclei.
+            are no labels, and ``prob`` of ``nuclei`` has the expected shares of the classes. Empty for drawn nuclei.
     """
 
     name: str
