@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from workflow_runs import draw_stained_slide
+from workflow_runs import draw_stained_slide, write_config, write_sheet
 
 from muse_pipeline.cohort.study import find_workflow, write_study
 from muse_pipeline.core.errors import OutputError
@@ -93,3 +93,22 @@ def test_the_wheel_alone_runs_slides_and_a_study_with_the_same_bytes(wheel, tmp_
         expected = (tmp_path / "by_source/a" / name).read_bytes()
         assert (tmp_path / "by_wheel/a" / name).read_bytes() == expected, name
         assert (tmp_path / "study/results/a" / name).read_bytes() == expected, name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
+    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    write_config(tmp_path)
+    lines = (
+        'configfile: "config.yaml"',
+        "module muse:",
+        f"    snakefile: {str(TOP / 'Snakefile')!r}",
+        "    config: config",
+    )
+    (tmp_path / "Snakefile").write_text("\n".join([*lines, "use rule * from muse", ""]))
+    shutil.copytree(TOP / "config", tmp_path / "config")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--workflow-profile", str(TOP / "profiles/default")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and (tmp_path / "results/report.html").is_file(), run.stdout + run.stderr
