@@ -126,6 +126,7 @@ BAD_INPUT = {
     "probe": ["{missing}"],
     "compare": ["{missing}", "--before", "untrained", "--after", "{noise}", "-o", "{out}"],
     "sheet": ["{missing}", "--output", "{out}"],
+    "workflow": ["{out}", "--slides", "{missing}"],
     "demo-slide": ["{out}", "--area-mm2", "-1"],
     "synthesize": ["masks", "--fit", "{missing}", "--output", "{out}"],
 }
