@@ -12,9 +12,6 @@ from PIL import Image
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.report.overlays import nice_length
 
-_LABEL_PX, _PLOT_PX, _ROW_PX, _AXIS_PX = 330, 560, 26, 40
-_MARGIN = 1.08
-
 
 def write_compare_page(result: dict[str, Any], folder: Path) -> None:
     """Write the page.
@@ -25,18 +22,19 @@ def write_compare_page(result: dict[str, Any], folder: Path) -> None:
     """
     from muse_pipeline.report.html import write_html
 
-    with_labels, without_labels = result["with_labels"], result["without_labels"]
-    accuracies = [(_name(row), row) for row in with_labels["rows"]] if with_labels else []
-    scores = [(row["measure"].capitalize(), row["score"]) for row in without_labels["rows"]] if without_labels else []
+    accuracies, scores = [], []
+    if labels := result["with_labels"]:
+        accuracies = [(_name(row), row["accuracy"], row["balanced_accuracy"]) for row in labels["rows"]]
+    if tissue := result["without_labels"]:
+        scores = [(row["measure"].capitalize(), row["score"]) for row in tissue["rows"]]
     write_html(
         folder / "compare.html",
         "compare.html",
         result=result,
         accuracies=accuracies,
-        accuracy_chart=difference_chart([(name, row["accuracy"]) for name, row in accuracies]),
         scores=scores,
-        score_chart=difference_chart(scores),
-        pictures=[_read_picture(part["picture"], folder) if part else None for part in (with_labels, without_labels)],
+        axes=[_axis([score for _, score, *_ in rows]) for rows in (accuracies, scores)],
+        pictures=[_read_picture(part["picture"], folder) if part else None for part in (labels, tissue)],
     )
 
 
@@ -56,31 +54,9 @@ def _read_picture(picture: dict[str, str] | None, folder: Path) -> dict[str, Any
     return {"caption": picture["caption"], "source": source, "width": width, "height": height}
 
 
-def difference_chart(rows: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Positions in px of every difference, in points, and of its interval, over an axis with zero in the middle.
-
-    Args:
-        rows: name of a measure, and its score from ``evaluation.bootstrap.compare_scores``.
-    """
-    ends = [end for _, score in rows for end in (score["difference"], *(score["interval"] or ()))]
-    reach = max(1.0, _MARGIN * max(map(abs, ends), default=0.0))
-
-    def x(points: float) -> float:
-        return round(_LABEL_PX + _PLOT_PX * (0.5 + points / reach / 2), 1)
-
+def _axis(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Half the length of an axis of differences, in points, with zero in the middle, and its ticks."""
+    ends = [end for score in scores for end in (score["difference"], *(score["interval"] or ()))]
+    reach = max(1.0, 1.08 * max(map(abs, ends), default=0.0))
     step = nice_length(reach / 1.5)
-    ticks = [n * step for n in range(-int(reach / step), int(reach / step) + 1)]
-    return {
-        "height": _AXIS_PX + _ROW_PX * len(rows),
-        "ticks": [(x(tick), f"{tick:+g}" if tick else "0") for tick in ticks],
-        "rows": [
-            {
-                "label": label,
-                "score": score,
-                "x": x(score["difference"]),
-                "ends": [x(end) for end in score["interval"] or ()],
-                "y": _ROW_PX * (index + 0.5),
-            }
-            for index, (label, score) in enumerate(rows)
-        ],
-    }
+    return {"reach": reach, "ticks": [n * step for n in range(-int(reach / step), int(reach / step) + 1)]}

@@ -10,7 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.ext import Extension
 from markupsafe import Markup
@@ -56,8 +55,8 @@ def css_color(color: Sequence[int] | str) -> str:
 
 def ink_on(color: Sequence[int]) -> str:
     """Black or white, whichever has the higher contrast on ``color`` by WCAG 2."""
-    linear = ((np.divide(color, 255) + 0.055) / 1.055) ** 2.4
-    return "#000" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > EQUAL_CONTRAST else "#fff"
+    red, green, blue = (((channel / 255 + 0.055) / 1.055) ** 2.4 for channel in color)
+    return "#000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > EQUAL_CONTRAST else "#fff"
 
 
 def density(n: int, mm2: float | None) -> str:
@@ -85,7 +84,7 @@ def _make_environment() -> Environment:
     )
     texts = text.area_text, text.count_noun, text.count_text, text.density_text, text.memory_text, text.percent_text
     environment.filters |= {each.__name__: each for each in (*texts, text.time_text, density, css_color, ink_on)}
-    environment.globals |= {"version": __version__, "inline": _inline, "digest": _digest}
+    environment.globals |= {"version": __version__, "inline": _inline, "digest": _digest, "zip": zip}
     return environment
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,19 +32,6 @@ _MIX_WIDTH, _MIX_HEIGHT = 1150, 130
 MOST_COLUMNS = 50  # of the class mix, each with the slide's name
 _NAME_LETTERS, _LETTER = 18, 7  # of such a name, and the width of a letter
 _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of variance 1
-
-
-@dataclass(frozen=True, eq=False)
-class Quantity:
-    """One number per slide.
-
-    Attributes:
-        title: title with the unit.
-        values: (S,) values, NaN for a slide without one.
-    """
-
-    title: str
-    values: np.ndarray
 
 
 def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
@@ -85,9 +71,9 @@ def _plots_of_model(entries: Sequence[ShownSlide], groups: Sequence[str]) -> dic
     counts = [slide.class_counts for slide in slides]
     of_classes = {name: _numbers([each.get(name) for each in counts]) for name in names if any(counts)}
     area, total = _numbers([slide.tissue_mm2 for slide in slides]), _numbers([slide.n_nuclei for slide in slides])
-    densities = [Quantity("All nuclei, per mm²", _divide(total, area))]
-    densities += [Quantity(f"{name}, per mm²", _divide(n, area)) for name, n in of_classes.items()]
-    shares = [Quantity(f"{name}, % of nuclei", 100 * _divide(n, total)) for name, n in of_classes.items()]
+    densities = [("All nuclei, per mm²", _divide(total, area))]
+    densities += [(f"{name}, per mm²", _divide(n, area)) for name, n in of_classes.items()]
+    shares = [(f"{name}, % of nuclei", 100 * _divide(n, total)) for name, n in of_classes.items()]
     quantities = {
         "densities": densities,
         "shares": shares,
@@ -98,7 +84,9 @@ def _plots_of_model(entries: Sequence[ShownSlide], groups: Sequence[str]) -> dic
         "mix": _class_mix(entries, np.stack(list(of_classes.values()), 1), groups) if of_classes else None,
         **{
             name: [
-                _strip_plot(each, entries, groups) for each in found if np.isfinite(each.values).sum() >= LEAST_SLIDES
+                _strip_plot(title, values, entries, groups)
+                for title, values in found
+                if np.isfinite(values).sum() >= LEAST_SLIDES
             ]
             for name, found in quantities.items()
         },
@@ -115,7 +103,7 @@ def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return part / np.where(whole > 0, whole, np.nan)
 
 
-def _region_areas(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
+def _region_areas(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]:
     """Percentage of the regions' total area in each region."""
     found = [
         {one["name"]: one["area_mm2"] for one in slide.regions["classes"]}
@@ -126,10 +114,10 @@ def _region_areas(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
     totals = [sum(areas.values()) for areas in found]
     for name in dict.fromkeys(name for areas in found for name in areas):
         shares = [100 * areas[name] / total if total else None for areas, total in zip(found, totals, strict=True)]
-        yield Quantity(f"{name}, % of the regions' area", _numbers(shares))
+        yield f"{name}, % of the regions' area", _numbers(shares)
 
 
-def _features(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
+def _features(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]:
     measured = [
         {
             name: value
@@ -141,7 +129,7 @@ def _features(slides: Sequence[SlideResult]) -> Iterator[Quantity]:
     units = {each.name: each.unit for each in every_feature(class_names(slides))}
     for name in dict.fromkeys(name for features in measured for name in features if name != ORIENTATION):
         unit = {"um": ", µm", "um2": ", µm²", "1": ""}.get(units.get(name, "1"), f", {units.get(name)}")
-        yield Quantity(f"{name}{unit}", _numbers([features.get(name) for features in measured]))
+        yield f"{name}{unit}", _numbers([features.get(name) for features in measured])
 
 
 def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
@@ -161,12 +149,17 @@ def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
     return score
 
 
-def _strip_plot(quantity: Quantity, entries: Sequence[ShownSlide], groups: Sequence[str]) -> dict[str, Any]:
+def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], groups: Sequence[str]) -> dict[str, Any]:
     """A row of dots for every group, over an axis, and the outliers."""
-    values, of_slide = quantity.values, [entry.slide.group for entry in entries]
+    of_slide = [entry.slide.group for entry in entries]
     names = [name for name in (*groups, "") if name in of_slide]
     ticks = _ticks(float(np.nanmin(values)), float(np.nanmax(values)))
-    place = _Axis(ticks[0], ticks[-1])
+
+    def place(value: np.ndarray) -> list[float]:
+        return np.round(_LEFT + (_RIGHT - _LEFT) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1).tolist()
+
+    # the height within a row differs, so that dots of equal values do not cover each other
+    dots = list(zip(place(values), np.round(7 + (_ROW - 14) * (np.arange(len(values)) * 0.618034 % 1), 1), strict=True))
     score = abs(find_outliers(values, of_slide))
     far = [i for i in np.argsort(-score, kind="stable").tolist() if score[i] > FAR]
     linked = set(range(len(entries)) if len(entries) <= MOST_LINKED else far)
@@ -175,24 +168,17 @@ def _strip_plot(quantity: Quantity, entries: Sequence[ShownSlide], groups: Seque
         own = [i for i, of in enumerate(of_slide) if of == name and np.isfinite(values[i])]
         if not own:
             continue
-        low, middle, high = (place(value) for value in np.percentile(values[own], (25, 50, 75)))
-        dots = {i: (place(values[i]), _spread(i, top)) for i in own}
-        rows.append(
-            {
-                "color": group_color(groups, name),
-                "top": top,
-                "path": "".join(f"M{x:g} {y:g}h0" for i, (x, y) in dots.items() if i not in linked),
-                "dots": [(entries[i], _text(values[i]), *dots[i], score[i] > FAR) for i in own if i in linked],
-                "low": low,
-                "width": round(max(high - low, 1), 1),
-                "median": middle,
-            }
-        )
+        low, median, high = place(np.percentile(values[own], (25, 50, 75)))
+        xy = {i: (dots[i][0], round(top + float(dots[i][1]), 1)) for i in own}
+        path = "".join(f"M{x:g} {y:g}h0" for i, (x, y) in xy.items() if i not in linked)
+        circles = [(entries[i], _text(values[i]), *xy[i], score[i] > FAR) for i in own if i in linked]
+        box = {"low": low, "width": round(max(high - low, 1), 1), "median": median}
+        rows.append({"color": group_color(groups, name), "top": top, "path": path, "dots": circles, **box})
     return {
-        "title": quantity.title,
+        "title": title,
         "range": _describe(values),
         "height": _ROW * len(names) + _AXIS,
-        "ticks": [(place(tick), f"{tick:,.10g}") for tick in ticks],
+        "ticks": [(x, f"{tick:,.10g}") for x, tick in zip(place(np.array(ticks)), ticks, strict=True)],
         "rows": rows,
         "outliers": [(entries[i], _text(values[i])) for i in far[:MOST_NAMED]],
         "n_more": len(far[MOST_NAMED:]),
@@ -209,15 +195,6 @@ def _text(value: float) -> str:
     return count_text(round(value)) if abs(value) >= 1000 else f"{value:.3g}"
 
 
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-
-    def __call__(self, value: float) -> float:
-        return round(_LEFT + (_RIGHT - _LEFT) * (value - self.low) / (self.high - self.low), 1)
-
-
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers, at most six, the first at most the lowest and the last at least the highest value."""
     reach = max(high - low, 1e-9 * max(abs(high), 1), 1e-12)
@@ -225,11 +202,6 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each * 4 >= reach * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
-
-
-def _spread(i: int, top: int) -> float:
-    """Vertical offset within the row, so that dots of equal values do not cover each other."""
-    return round(top + 7 + (_ROW - 14) * (i * 0.618034 % 1), 1)
 
 
 def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
