@@ -1,7 +1,7 @@
 """Figures of all slides side by side: densities, class mix, features, regions; outliers are named.
 
-``plots.html`` draws them as inline SVG. Dots that are not linked use one path, so that plots of thousands of slides
-stay small.
+The template draws them as inline SVG. Dots that are not linked use one path, so that plots of thousands of slides stay
+small.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of var
 
 
 def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
-    """The plots of every model's slides for ``plots.html``; none for a model of fewer than ``LEAST_SLIDES``."""
+    """The content of ``templates/plots.html`` by model; None without a model of ``LEAST_SLIDES`` slides or more."""
     added = {id(slide) for slide in counted(entry.slide for entry in entries)}
     entries = [entry for entry in entries if id(entry.slide) in added]
     models = by_model(entry.slide for entry in entries)

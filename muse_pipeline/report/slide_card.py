@@ -22,7 +22,7 @@ _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
 
 
 def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
-    """All facts about a slide for ``slide_card.html``: outcome, figures, pictures, warnings, steps, provenance."""
+    """The content of ``templates/slide_card.html``: all facts about a slide, its pictures, warnings and files."""
     slide = shown.slide
     names = class_names([slide])
     artefacts, left_out = _artefacts(slide)

@@ -22,7 +22,7 @@ _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/�
 
 
 def read_statistics(table: Path) -> dict[str, Any]:
-    """The comparisons in ``statistics.tsv`` and ``statistics.patients.tsv`` beside it, for ``statistics.html``.
+    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv`` beside it.
 
     Raises:
         ConfigError: a file is missing or damaged.
