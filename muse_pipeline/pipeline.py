@@ -151,7 +151,8 @@ def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | Non
         return None
     card = ModelCard.from_json(read_shard_facts(shards[0])["common"]["card"], str(shards[0]))
     artefacts = None if kinds is None else files.artefacts
-    return Pixels(files.store(card.mpp), files.colour, features, artefacts, kinds or ())
+    expand_um = (slide.settings["cells"] or {}).get("expand_um")
+    return Pixels(files.store(card.mpp), files.colour, features, artefacts, kinds or (), expand_um)
 
 
 @contextmanager

@@ -210,6 +210,7 @@ class Pixels:
         features: set of features to measure.
         artefacts: GeoJSON to write the artefacts in the image to, whose nuclei are flagged; None to find none.
         subtract: the artefacts whose nuclei and areas are left out of totals.
+        expand_um: distance by which nuclei grow to cells; None for nuclei alone.
     """
 
     store: Path
@@ -217,6 +218,7 @@ class Pixels:
     features: str = "none"
     artefacts: Path | None = None
     subtract: Sequence[str] = SUBTRACTED
+    expand_um: float | None = None
 
 
 def stitch(
@@ -307,7 +309,8 @@ def _feature_settings(pixels: Pixels, image: Store) -> FeatureSettings:
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.colour_input import read_colour
 
-    return FeatureSettings(pixels.features, image, read_colour(pixels.colour, image.fingerprint).macenko)
+    fit = read_colour(pixels.colour, image.fingerprint).macenko
+    return FeatureSettings(pixels.features, image, fit, pixels.expand_um)
 
 
 def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> None:

@@ -89,12 +89,14 @@ class FeatureRecord:
         mpp: um per pixel of the image that they were measured in.
         stains: source and vectors of the stains.
         n_without_pixels: number of nuclei that hold no pixel centre; None if it was not counted.
+        expand_um: distance by which nuclei grow to cells; None without cells.
     """
 
     set: str
     mpp: Number
     stains: dict[str, Any]
     n_without_pixels: int | None = None
+    expand_um: Number | None = None
 
 
 @dataclass(frozen=True)

@@ -46,16 +46,17 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
         planes: (3, h, w) uint8 image.
         tables: (2, 3, 256) from ``stain_tables``.
     """
-    parts = zones.nucleus, zones.rim, zones.ring
+    parts = [zones.nucleus, zones.rim, zones.ring, *([zones.cytoplasm] if zones.cytoplasm else [])]
     values = [[plane.take(part.pixel)[:, None] for plane in planes] for part in parts]
     found = {}
     for stain, table in zip("he", tables, strict=True):
-        nucleus, rim, ring = (split_stain(each, table).ravel() for each in values)
+        nucleus, rim, ring, *cytoplasm = (split_stain(each, table).ravel() for each in values)
         mean, sd = mean_and_sd(zones.nucleus, nucleus)
         measures = {"mean": mean, "sd": sd, "rim_mean": _mean(zones.rim, rim), "ring_mean": _mean(zones.ring, ring)}
         ranked = _percentiles(nucleus, zones.nucleus.n)
         measures |= {f"p{percent}": each for percent, each in zip(PERCENTILES, ranked, strict=True)}
         found |= {f"{stain}_{name}": each * STEP for name, each in measures.items()}
+        found |= {f"cytoplasm_{stain}_mean": _mean(zones.cytoplasm, each) * STEP for each in cytoplasm}
     return found
 
 

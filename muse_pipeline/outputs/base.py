@@ -104,6 +104,15 @@ class Output:
         return cls.switch is None or bool(settings.get(cls.switch.name, cls.switch.default))
 
     @classmethod
+    def complete(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Settings that follow from those of a run that requests the output.
+
+        Raises:
+            ConfigError: the output cannot be written with these settings.
+        """
+        return {}
+
+    @classmethod
     def file_names(cls, model: str) -> tuple[str, ...]:
         """Names of the files of a run with the model called ``model``."""
         return cls.files
