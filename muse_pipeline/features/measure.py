@@ -10,7 +10,7 @@ import numpy as np
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.provenance import FeatureRecord
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.features.catalogue import CELL, features_of
+from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL, features_of
 from muse_pipeline.features.cells import find_cells, measure_area
 from muse_pipeline.features.densities import measure_densities, measure_texture, split_stain, stain_tables
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
@@ -45,9 +45,11 @@ class FeatureSettings:
     fit: MacenkoFit | None
     expand_um: float | None = None
 
-    def meter(self, info: SlideInfo, kept: KeptArea, classes: Sequence[str]) -> FeatureMeter:
-        """The meter of nuclei of these classes in the tissue of the slide."""
-        return FeatureMeter(self, info, kept, classes)
+    def meter(
+        self, info: SlideInfo, kept: KeptArea, classes: Sequence[str], brown: np.ndarray | None = None
+    ) -> FeatureMeter:
+        """The meter of nuclei of these classes in the tissue of the slide; ``brown`` as in ``FeatureMeter``."""
+        return FeatureMeter(self, info, kept, classes, brown)
 
 
 class FeatureMeter:
@@ -58,24 +60,35 @@ class FeatureMeter:
         info: header of the slide.
         kept: tissue of the slide.
         classes: names of the classes of nuclei.
+        brown: (3, 3) stains of immunohistochemistry, DAB second, whose cells have DAB too; None for other stains.
 
     Attributes:
         names: names of the columns.
         reach_um: distance from a nucleus within which other nuclei count.
     """
 
-    def __init__(self, settings: FeatureSettings, info: SlideInfo, kept: KeptArea, classes: Sequence[str]):
+    def __init__(
+        self,
+        settings: FeatureSettings,
+        info: SlideInfo,
+        kept: KeptArea,
+        classes: Sequence[str],
+        brown: np.ndarray | None = None,
+    ):
         self.settings, self.info, self.kept, self.classes = settings, info, kept, tuple(classes)
         self.store = settings.store
         self.store.keep_chunks(CACHED_CHUNKS)
         features = features_of(settings.chosen, classes)
         self.names, self.groups = tuple(each.name for each in features), {each.group for each in features}
         if settings.expand_um:
-            self.names += (*(each.name for each in CELL), CELL_RAYS)
+            with_dab = brown is not None
+            self.names += (*(each.name for each in (*CELL, *(DAB_OF_CELL if with_dab else ()))), CELL_RAYS)
         self.margin_um = max(RING_UM, settings.expand_um or 0)  # around nuclei
         self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
+        if brown is not None and settings.expand_um:
+            self._tables = np.concatenate([self._tables, stain_tables(brown)[1:2]])
 
     def describe(self) -> FeatureRecord:
         """Description of the features for the provenance of the table."""
@@ -154,8 +167,8 @@ class FeatureMeter:
         density = split_stain(planes, self._tables[0]) if "texture" in self.groups else None
         parts = []
         for group in zones:
-            around = {"ring": group.ring} | ({"cytoplasm": group.cytoplasm} if group.cytoplasm else {})
-            free = {name: each.where(~taken.take(each.pixel)) for name, each in around.items()}
+            around = {name: getattr(group, name) for name in ("ring", "cytoplasm", "membrane")}
+            free = {name: each and each.where(~taken.take(each.pixel)) for name, each in around.items()}
             parts.append(measure_densities(replace(group, **free), planes, self._tables))
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)

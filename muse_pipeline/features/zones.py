@@ -62,12 +62,14 @@ class Zones:
         rim: pixels of the nucleus that the outline loses when every ray is shortened by ``RIM_UM``.
         ring: pixels that the outline gains when every ray is lengthened by ``RING_UM``.
         cytoplasm: pixels of the cell outside the nucleus; None if cells are not measured.
+        membrane: pixels of the cytoplasm that the cell loses when every ray is shortened by ``RIM_UM``; None likewise.
     """
 
     nucleus: Pixels
     rim: Pixels
     ring: Pixels
     cytoplasm: Pixels | None = None
+    membrane: Pixels | None = None
 
 
 def find_zones(
@@ -90,9 +92,11 @@ def find_zones(
     """
     rays = np.asarray(rays_um, float)
     outlines = [rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM]
-    outlines += [] if cells_um is None else [np.asarray(cells_um, float)]
-    own, *others = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
-    return Zones(_fill(own), *(_fill(own, each) for each in others))
+    if cells_um is not None:
+        outlines += [np.asarray(cells_um, float), np.maximum(cells_um - RIM_UM, rays)]
+    own, core, outer, *cell = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
+    of_cell = (_fill(own, cell[0]), _fill(*cell)) if cell else ()
+    return Zones(_fill(own), _fill(own, core), _fill(own, outer), *of_cell)
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:

@@ -53,9 +53,14 @@ class Cells(Output):
     @override
     @classmethod
     def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL
+        from muse_pipeline.nuclei.parquet import open_nuclei
         from muse_pipeline.qupath.write import write_cells
         from muse_pipeline.slides.inspect import read_info
 
         files, chosen = slide.files, slide.settings
+        with open_nuclei(files.nuclei) as file:
+            measured = [each.name for each in (*CELL, *DAB_OF_CELL) if each.name in file.schema_arrow.names]
+        columns = [*measured, *chosen["measurements"]]
         output = files.folder / cls.files[0]
-        write_cells(files.nuclei, read_info(files.info), output, chosen["frame"], slide.threads, chosen["measurements"])
+        write_cells(files.nuclei, read_info(files.info), output, chosen["frame"], slide.threads, columns)

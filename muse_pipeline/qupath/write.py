@@ -25,7 +25,6 @@ from muse_pipeline.core.files import complete_file, remove, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import NucleusClass, SlideInfo
-from muse_pipeline.features.catalogue import CELL
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy, wkb_to_rings
 from muse_pipeline.nuclei.parquet import (
     BORDER,
@@ -169,7 +168,7 @@ def write_cells(
         output: path that ends in ``.geojson.gz`` or ``.geojson``.
         frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
         threads: number of threads that render and compress; it does not change the bytes.
-        measurements: columns of numbers that are added to those of cells.
+        measurements: columns of numbers that are added to the measurements in QuPath.
 
     Raises:
         GeoJSONError: the output's name or an option cannot be used, or there is no such column.
@@ -181,7 +180,7 @@ def write_cells(
         schema = file.schema_arrow
     if CELL_RAYS not in schema.names:
         raise NucleiError(f"{nuclei_path}: has no cells; run the slide again with the setting `cells`")
-    columns = list_columns(schema, [*(feature.name for feature in CELL), *measurements])
+    columns = list_columns(schema, measurements)
     renderer = FeatureRenderer(provenance.classes, provenance.run_name, qupath_offset_px(info.bounds, frame))
 
     def render(table: pa.Table) -> bytes:

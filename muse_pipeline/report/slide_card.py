@@ -24,6 +24,7 @@ from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
 from muse_pipeline.report.html import Album, Markup, element, join
+from muse_pipeline.report.ihc import score
 from muse_pipeline.report.notices import RED, find_notices
 from muse_pipeline.report.regions import region_table
 
@@ -122,6 +123,7 @@ def _facts(slide: SlideResult) -> Markup:
         "Tissue": _tissue(slide) if slide.tissue_mm2 is not None else None,
         "Density": f"{density_text(slide.nuclei_per_mm2)} /mm²" if slide.nuclei_per_mm2 else None,
         "Positive": _positive(slide.positive) if slide.positive and slide.n_nuclei else None,
+        "Scores": _scores(slide.intensities["slide"]) if slide.intensities and slide.n_nuclei else None,
         "Artefacts": _artefacts(slide) if slide.artefacts_mm2 is not None else None,
         "Region of interest": _roi(slide.roi) if slide.roi else None,
     }
@@ -154,6 +156,13 @@ def _positive(positive: dict[str, Any]) -> Markup:
     n = positive["n_positive"] + positive["n_negative"]
     number = element("small", f"{count_text(positive['n_positive'])} of {count_text(n)}")
     return element("span", f"{positive['percent_positive']:.1f} % ", number)
+
+
+def _scores(compartments: dict[str, Any]) -> Markup:
+    """H-score and Allred score of nuclei, and of cytoplasm and membranes if cells were measured."""
+    found = {name: score(counts) for name, counts in compartments.items() if sum(counts)}
+    texts = [f"H-score {each['h_score']:.0f}, Allred {each['allred']} ({name})" for name, each in found.items()]
+    return element("span", "; ".join(texts))
 
 
 def _explain_classes(slide: SlideResult) -> Markup | None:

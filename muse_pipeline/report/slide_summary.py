@@ -33,6 +33,7 @@ from muse_pipeline.report.density import (
     stream_positions,
 )
 from muse_pipeline.report.html import make_thumbnail
+from muse_pipeline.report.ihc import count_intensities
 from muse_pipeline.report.overlays import (
     LONG_SIDE_PX,
     describe_proposals,
@@ -48,7 +49,7 @@ from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.mask import TissueMask
 
-FORMAT = 4  # of a summary; one of another is made again
+FORMAT = 5  # of a summary; one of another is made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store
 
 
@@ -131,6 +132,7 @@ def _describe(
             for each, n in zip(classes, counts, strict=False)
         ],
         "immunohistochemistry": ihc,
+        "intensities": ihc and count_intensities(nuclei, provenance, tissue.annotations),
         "annotations": count_in_annotations(nuclei, tissue.annotations, classes, with_positive=ihc is not None),
         **_describe_regions(nuclei, provenance, classes),
         "features": median_features(nuclei, provenance.class_names),

@@ -12,6 +12,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import area_text, count_text, density_text, one_line, time_text
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.html import Album, Markup, element
+from muse_pipeline.report.ihc import score_values
 from muse_pipeline.report.notices import find_notices, rank
 from muse_pipeline.report.regions import region_values
 from muse_pipeline.report.slide_card import pills, share_cell
@@ -96,6 +97,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write the table; a missing value is an empty cell, and the columns depend on classes and regions only."""
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
+    columns += dict.fromkeys(name for slide in slides for name in _ihc_values(slide) if name not in columns)
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     ran = {record.step for slide in slides for record in slide.progress}
     steps = order_steps(ran | {step for step in STEPS if step != "regions"})
@@ -110,9 +112,15 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write a row for every annotation of a region of interest; without annotations, an older table is removed."""
-    rows = [_annotation(slide, each) for slide in slides if slide.summary for each in slide.summary["annotations"]]
+    rows = []
+    for slide in (slide for slide in slides if slide.summary):
+        parts = slide.summary["annotations"]
+        counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
+        rows += [_annotation(slide, *pair) for pair in zip(parts, counts, strict=True)]
     if rows:
-        _write(path, [*_OF_ANNOTATION, *_class_columns(slides)], rows)
+        columns = [*_OF_ANNOTATION, *_class_columns(slides)]
+        columns += dict.fromkeys(name for row in rows for name in row if name not in columns)
+        _write(path, columns, rows)
     else:
         path.unlink(missing_ok=True)
 
@@ -153,6 +161,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "mean_class_probability": size.mean_class_probability if size else None,
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
         **_artefact_values(slide),
+        **_ihc_values(slide),
         **region_values(slide.regions),
         **{f"seconds_{record.step}": record.seconds for record in slide.progress},
         **{f"processor_seconds_{record.step}": record.processor_seconds for record in slide.progress},
@@ -174,7 +183,16 @@ def _artefact_values(slide: SlideResult) -> dict[str, float]:
     return {**areas, "nuclei_in_artefacts": slide.n_left_out}
 
 
-def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
+def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:
+    """Scores of immunohistochemistry, of the slide and of its tissue regions; none for other stains."""
+    found = slide.intensities or {}
+    values = score_values(found.get("slide"))
+    for region, counts in found.get("regions", {}).items():
+        values |= score_values(counts, region)
+    return values
+
+
+def _annotation(slide: SlideResult, each: dict[str, Any], counts: dict[str, Any] | None) -> dict[str, Any]:
     n, n_positive = each["n_nuclei"], each.get("n_positive")
     positive = {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
     return {
@@ -188,7 +206,7 @@ def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
         "nuclei": n,
         "nuclei_per_mm2": _per_mm2(n, each["tissue_mm2"]),
         **positive,
-        "percent_positive": _percent(n_positive, n),
+        **({"percent_positive": _percent(n_positive, n)} | score_values(counts)),
         **_class_values(each["n_by_class"], n, each["tissue_mm2"]),
     }
 

@@ -135,7 +135,7 @@ def test_columns_of_cells(table_file):
 
 def test_qupath_imports_cells_with_their_nuclei(tiled_slide, table_file, tmp_path):
     output = tmp_path / "cells.geojson.gz"
-    write_cells(table_file, tiled_slide.info, output, measurements=["h_mean"])
+    write_cells(table_file, tiled_slide.info, output, measurements=[*(each.name for each in CELL), "h_mean"])
     verdict = check_geojson(output)
     assert verdict.is_good and verdict.n_by_type == {"cell": pq.read_metadata(table_file).num_rows}
     features = json.loads(gzip.decompress(output.read_bytes()))["features"]
