@@ -203,11 +203,15 @@ def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
         GeoJSONError: there is no such column of numbers.
     """
     columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in schema.names)]
-    return columns + [name for name in _numbers(schema, measurements) if name not in columns]
+    return columns + [name for name in require_numbers(schema, measurements) if name not in columns]
 
 
-def _numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
-    """The names, if they are columns of floating-point numbers."""
+def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
+    """The names, each once, if they are columns of floating-point numbers.
+
+    Raises:
+        GeoJSONError: one of them is not.
+    """
     known = [field.name for field in schema if pa.types.is_floating(field.type)]
     for name in names:
         if name not in known:
