@@ -125,6 +125,7 @@ def _facts(slide: SlideResult) -> Markup:
         "Positive": _positive(slide.positive) if slide.positive and slide.n_nuclei else None,
         "Scores": _scores(slide.intensities["slide"]) if slide.intensities and slide.n_nuclei else None,
         "Artefacts": _artefacts(slide) if slide.artefacts_mm2 is not None else None,
+        "Cores": _cores(slide.summary["tma"]) if slide.summary and slide.summary.get("tma") else None,
         "Region of interest": _roi(slide.roi) if slide.roi else None,
     }
     if info:
@@ -163,6 +164,12 @@ def _scores(compartments: dict[str, Any]) -> Markup:
     found = {name: score(counts) for name, counts in compartments.items() if sum(counts)}
     texts = [f"H-score {each['h_score']:.0f}, Allred {each['allred']} ({name})" for name, each in found.items()]
     return element("span", "; ".join(texts))
+
+
+def _cores(tma: dict[str, Any]) -> Markup:
+    """Number of cores of a tissue microarray, and the missing ones."""
+    missing = element("small", f"missing: {', '.join(tma['missing'])}") if tma["missing"] else None
+    return element("span", f"{tma['n_cores']} ", missing)
 
 
 def _explain_classes(slide: SlideResult) -> Markup | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,28 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}
-    rows = (
-        {**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}} for slide in slides
-    )
-    _write(path, [*columns, *own.values()], rows)
+    rows = []
+    for slide in slides:
+        rows.append({**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}})
+        rows += _core_rows(slide)
+    columns += ["core"] if any("core" in row for row in rows) else []
+    known = [*columns, *own.values()]
+    _write(path, known, ({name: row[name] for name in known if name in row} for row in rows))
+
+
+def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
+    """A row for every core of a tissue microarray, those that are missing last."""
+    found = (slide.summary or {}).get("tma")
+    if found is None:
+        return
+    of_slide = {"status": slide.status, "path": slide.path, "patient": one_line(slide.patient)}
+    parts, n = slide.summary["annotations"], found["n_cores"]
+    counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
+    for each, by_intensity in list(zip(parts, counts, strict=True))[len(parts) - n :]:
+        row = _annotation(slide, each, by_intensity) | of_slide
+        yield row | {"slide_id": f"{slide.slide_id}:{each['name']}", "core": each["name"]}
+    for name in found["missing"]:
+        yield of_slide | {"slide_id": f"{slide.slide_id}:{name}", "core": name, "status": "missing"}
 
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
