@@ -9,7 +9,8 @@ import numpy as np
 
 from muse_pipeline.core.errors import SlideError
 
-WORK_UM = 32.0  # per pixel of the mask that is searched
+WORK_UM = 16.0  # per pixel of the mask that is searched
+MOST_UM = 2000.0  # radius of a core
 LEAST_COVER = 0.1  # share of the disc of a core that is tissue; with less it is missing
 LEAST_CORES = 4
 TURN = 0.45  # tangent of the largest angle between the grid and the slide
@@ -102,9 +103,10 @@ def _find_radius(tissue: np.ndarray) -> float:
     depth = cv2.distanceTransform(np.pad(solid, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     n, label = cv2.connectedComponents(np.pad(solid, 1))
     largest = np.array([depth[label == number].max() for number in range(1, n)] or [0.0])
-    if largest.max() < 3:
+    radius = float(np.median(largest[largest >= largest.max() / 2]))
+    if not 3 <= radius <= MOST_UM / WORK_UM:
         raise _no_grid(0)
-    return float(np.median(largest[largest > largest.max() / 2]))
+    return radius
 
 
 def _disc(radius: float) -> np.ndarray:
