@@ -72,10 +72,10 @@ def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
     turn -= np.float32(2 * np.pi) * (turn > np.pi)
     margin = n_rays // 4 + 1  # a vertex turns by less than a right angle
     around = np.arange(-margin, n_rays + margin)
-    place = np.maximum.accumulate(around + turn[:, around % n_rays] / step, axis=1)
+    position = np.maximum.accumulate(around + turn[:, around % n_rays] / step, axis=1)
     row = 4 * n_rays * np.arange(n)[:, None]
     asked = np.arange(n_rays) + row
-    found = np.interp(asked.ravel(), (place + row).ravel(), reach[:, around % n_rays].ravel())
+    found = np.interp(asked.ravel(), (position + row).ravel(), reach[:, around % n_rays].ravel())
     return np.maximum(found.reshape(n, n_rays).astype(np.float32), rays)
 
 
@@ -137,8 +137,10 @@ class _Facing(NamedTuple):
             return done
         x, y = (self.start + done * self.growth) * self.direction - self.apart
         distance, angle = cv2.cartToPolar(x[None], y[None])
-        place = angle * np.float32(rays.shape[1] / (2 * np.pi)), self.other[None].astype(np.float32)
-        outline, end = (cv2.remap(each, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP) for each in (rays, grown))
+        position = angle * np.float32(rays.shape[1] / (2 * np.pi)), self.other[None].astype(np.float32)
+        outline, end = (
+            cv2.remap(each, *position, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP) for each in (rays, grown)
+        )
         return done - ((distance - outline) / np.maximum(end - outline, _LEAST))[0]
 
 

@@ -48,7 +48,7 @@ class Cells(Output):
                 f"number above 0 and up to {MOST_UM}"
             )
         features = "basic" if settings["features"] == "none" else settings["features"]
-        return {"cells": {"expand_um": expand_um}, "features": features}
+        return {"cells": {"expand_um": float(expand_um)}, "features": features}
 
     @override
     @classmethod

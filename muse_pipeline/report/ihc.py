@@ -41,8 +41,8 @@ def count_intensities(nuclei: Path, provenance: Provenance, annotations: Sequenc
     limits = provenance.intensities_od or INTENSITIES_OD
     columns = {name: column for name, column in COMPARTMENTS.items() if column in known}
     regions = [one.name for one in provenance.regions.classes or ()] if REGION in known else []
-    places = 1 + len(annotations) + len(regions)
-    counts = np.zeros((places, len(columns), 4), int)
+    n_areas = 1 + len(annotations) + len(regions)
+    counts = np.zeros((n_areas, len(columns), 4), int)
     names = ["x", "y", *columns.values(), *([REGION] if regions else [])]
     shapely.prepare([each.geometry for each in annotations])
     for table in iterate_counted(nuclei, names):
@@ -54,8 +54,8 @@ def count_intensities(nuclei: Path, provenance: Provenance, annotations: Sequenc
         for which, column in enumerate(columns.values()):
             density = to_numpy(table[column])
             level = np.searchsorted(limits, density, side="right")
-            for place, chosen in enumerate(inside):
-                counts[place, which] += np.bincount(level[chosen & np.isfinite(density)], minlength=4)
+            for area, chosen in enumerate(inside):
+                counts[area, which] += np.bincount(level[chosen & np.isfinite(density)], minlength=4)
     found = [dict(zip(columns, each, strict=True)) for each in counts.tolist()]
     last = 1 + len(annotations)
     return {"slide": found[0], "annotations": found[1:last], "regions": dict(zip(regions, found[last:], strict=True))}
@@ -80,16 +80,17 @@ def score(counts: Sequence[int]) -> dict[str, float | int | None]:
     }
 
 
-def score_values(found: dict[str, Sequence[int]] | None, place: str = "") -> dict[str, float | int | None]:
-    """Columns of a table for one place: scores of every compartment, and counts of nuclei by intensity.
+def score_values(found: dict[str, Sequence[int]] | None, area: str = "") -> dict[str, float | int | None]:
+    """Columns of a table for one area: scores of every compartment, and counts of nuclei by intensity.
 
     Args:
         found: counts by compartment from ``count_intensities``; None if there are none.
-        place: name of a tissue region, at the end of the names of the columns.
+        area: name of a tissue region, at the end of the names of the columns.
     """
     values: dict[str, float | int | None] = {}
-    end = f"_in_{one_line(place)}" if place else ""
-    for compartment, counts in (found or {}).items():
+    end = f"_in_{one_line(area)}" if area else ""
+    for compartment in filter(found.__contains__, COMPARTMENTS) if found else ():
+        counts = found[compartment]
         start = "" if compartment == "nucleus" else f"{compartment}_"
         values |= {f"{start}{name}{end}": value for name, value in score(counts).items()}
         values |= {f"{start}n_{level}plus{end}": n for level, n in enumerate(counts) if level}

@@ -24,7 +24,7 @@ from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
 from muse_pipeline.report.html import Album, Markup, element, join
-from muse_pipeline.report.ihc import score
+from muse_pipeline.report.ihc import COMPARTMENTS, score
 from muse_pipeline.report.notices import RED, find_notices
 from muse_pipeline.report.regions import region_table
 
@@ -161,7 +161,7 @@ def _positive(positive: dict[str, Any]) -> Markup:
 
 def _scores(compartments: dict[str, Any]) -> Markup:
     """H-score and Allred score of nuclei, and of cytoplasm and membranes if cells were measured."""
-    found = {name: score(counts) for name, counts in compartments.items() if sum(counts)}
+    found = {name: score(compartments[name]) for name in COMPARTMENTS if sum(compartments.get(name, ()))}
     texts = [f"H-score {each['h_score']:.0f}, Allred {each['allred']} ({name})" for name, each in found.items()]
     return element("span", "; ".join(texts))
 

@@ -1,4 +1,4 @@
-"""The cores of a tissue microarray: round pieces of tissue of one size on a grid, found in the tissue mask."""
+"""The cores of a tissue microarray: round discs of tissue of one size on a grid, found in the tissue mask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEAR = 0.35  # of the distance between two cores, from where the grid expects on
 
 @dataclass(frozen=True)
 class Core:
-    """A place of the grid.
+    """A core, or where the grid has none.
 
     Attributes:
         name: letter of the row and number of the column, as "B-7".
@@ -40,7 +40,7 @@ class CoreGrid:
         n_rows: number of rows.
         n_columns: number of columns.
         radius_um: radius of the cores.
-        cores: every place of the grid.
+        cores: all positions of the grid.
     """
 
     n_rows: int
@@ -58,7 +58,7 @@ def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> CoreGrid:
     """Find the cores in a tissue mask (h, w) bool with pixels of ``mask_mpp`` (2,) um.
 
     Raises:
-        SlideError: the tissue is not a grid of round pieces of one size.
+        SlideError: the tissue is not a grid of round discs of one size.
     """
     height, width = (max(round(n * mpp / WORK_UM), 1) for n, mpp in zip(mask.shape, mask_mpp[::-1], strict=True))
     tissue = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
@@ -66,12 +66,12 @@ def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> CoreGrid:
     cover = cv2.filter2D(tissue, -1, _disc(radius), borderType=cv2.BORDER_CONSTANT)
     found = _find_peaks(cover, radius)
     column, row = np.round(found).astype(int).T
-    place, origin, steps = _fit_grid(found, cover[row, column], radius)
-    used = (place > _NOWHERE).all(1)
-    shape = place[used].max(0) + 1 if used.any() else np.zeros(2, int)
+    index, origin, steps = _fit_grid(found, cover[row, column], radius)
+    used = (index > _NOWHERE).all(1)
+    shape = index[used].max(0) + 1 if used.any() else np.zeros(2, int)
     if used.sum() < LEAST_CORES or shape.min() < 2 or used.sum() < shape.prod() / 3:
         raise _no_grid(int(used.sum()))
-    centres = {tuple(index): xy for index, xy in zip(place[used].tolist(), found[used].tolist(), strict=True)}
+    centres = {tuple(index): xy for index, xy in zip(index[used].tolist(), found[used].tolist(), strict=True)}
     cores = []
     for row in range(shape[1]):
         for column in range(shape[0]):
@@ -98,7 +98,7 @@ def _no_grid(n: int) -> SlideError:
 
 
 def _find_radius(tissue: np.ndarray) -> float:
-    """The radius of the cores, in pixels: the median of the largest circles within pieces of tissue."""
+    """The radius of the cores, in pixels: the median of the largest circles within connected tissue."""
     solid = cv2.morphologyEx((tissue > 0.5).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     depth = cv2.distanceTransform(np.pad(solid, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     n, label = cv2.connectedComponents(np.pad(solid, 1))
@@ -118,7 +118,7 @@ def _disc(radius: float) -> np.ndarray:
 
 
 def _find_peaks(cover: np.ndarray, radius: float) -> np.ndarray:
-    """(N, 2) float64 pixels (x, y) where a disc covers more tissue than around it, one in each place."""
+    """(N, 2) float64 pixels (x, y) where a disc covers more tissue than around it, one per core."""
     smooth = cv2.GaussianBlur(cover, (0, 0), radius / 4)
     window = (_disc(1.5 * radius) > 0).astype(np.uint8)
     peaks = (smooth == cv2.dilate(smooth, window)) & (cover > 2 * LEAST_COVER)
@@ -128,25 +128,25 @@ def _find_peaks(cover: np.ndarray, radius: float) -> np.ndarray:
 
 def _fit_grid(found: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Column and row (N, 2) of each position, ``_NOWHERE`` for others; origin (2,) and steps (2, 2) of the grid."""
-    place = np.full(found.shape, _NOWHERE)
+    index = np.full(found.shape, _NOWHERE)
     steps = np.array([_step(found, radius, axis) for axis in (0, 1)])
     if len(found) < LEAST_CORES or not np.isfinite(steps).all():
-        return place, np.zeros(2), steps
-    for seed in np.argsort(-cover, kind="stable")[:_SEEDS]:  # the grid of a piece beside the others stays small
+        return index, np.zeros(2), steps
+    for seed in np.argsort(-cover, kind="stable")[:_SEEDS]:  # the grid of debris beside the others stays small
         grown = _grow_grid(found, steps, int(seed))
-        if (grown > _NOWHERE).all(1).sum() > (place > _NOWHERE).all(1).sum():
-            place = grown
+        if (grown > _NOWHERE).all(1).sum() > (index > _NOWHERE).all(1).sum():
+            index = grown
     for axis in (0, 1, 0, 1):
-        _trim(place[:, axis], cover)
-    place[(place == _NOWHERE).any(1)] = _NOWHERE
-    used = np.flatnonzero((place > _NOWHERE).all(1))
-    place[used] -= place[used].min(0)
-    model = np.linalg.lstsq(np.column_stack([np.ones(len(used)), place[used]]), found[used], rcond=None)[0]
-    return place, model[0], model[1:]
+        _trim(index[:, axis], cover)
+    index[(index == _NOWHERE).any(1)] = _NOWHERE
+    used = np.flatnonzero((index > _NOWHERE).all(1))
+    index[used] -= index[used].min(0)
+    model = np.linalg.lstsq(np.column_stack([np.ones(len(used)), index[used]]), found[used], rcond=None)[0]
+    return index, model[0], model[1:]
 
 
 def _trim(line: np.ndarray, cover: np.ndarray) -> None:
-    """Take out, in place, the first and last rows or columns ``line`` (N,) that have debris alone."""
+    """Take out, in index, the first and last rows or columns ``line`` (N,) that have debris alone."""
     for pick in (np.min, np.max):
         used = line > _NOWHERE
         while used.any() and cover[on := line == pick(line[used])].max() < 0.5:
@@ -170,23 +170,23 @@ def _step(found: np.ndarray, radius: float, axis: int) -> np.ndarray:
 
 def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
     """Column and row (N, 2) of the positions that are reached from a first one in steps of the grid."""
-    place = np.full(found.shape, _NOWHERE)
-    place[seed], waiting = 0, [seed]
+    index = np.full(found.shape, _NOWHERE)
+    index[seed], waiting = 0, [seed]
     moves = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2)])  # over one that is missing
     reach = NEAR * np.linalg.norm(steps, axis=1).min()
     taken = {(0, 0)}
     while waiting:
         here = waiting.pop(0)
         for move in moves:
-            there = place[here] + move
+            there = index[here] + move
             distance = np.linalg.norm(found - found[here] - move @ steps, axis=1)
             nearest = int(distance.argmin())
-            is_free = place[nearest, 0] == _NOWHERE and tuple(there.tolist()) not in taken
+            is_free = index[nearest, 0] == _NOWHERE and tuple(there.tolist()) not in taken
             if distance[nearest] < reach * max(abs(move)) and is_free:
-                place[nearest] = there
+                index[nearest] = there
                 taken.add(tuple(there.tolist()))
                 waiting.append(nearest)
-    return place
+    return index
 
 
 def _share_within(grid: CoreGrid, tissue: np.ndarray) -> float:

@@ -11,7 +11,7 @@ MASK_MPP = np.array([8.0, 8.0])
 
 
 def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um=0, missing=(), torn=(), seed=0):
-    """A mask of 8 um per pixel, and the centre (rows, columns, 2) of every place in um."""
+    """A mask of 8 um per pixel, and the centre (rows, columns, 2) of every core in um."""
     random = np.random.default_rng(seed)
     size_um = np.array([columns + 1.5, rows + 1.5]) * pitch_um
     mask = np.zeros(np.ceil(size_um[::-1] / 8).astype(int), np.uint8)
@@ -31,7 +31,7 @@ def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um
     return mask.astype(bool), centres
 
 
-def places(found):
+def centres_of(found):
     """(rows, columns, 2) of the centres."""
     return np.array([core.centre_um for core in found.cores]).reshape(found.n_rows, found.n_columns, 2)
 
@@ -55,7 +55,7 @@ def test_cores_of_a_drawn_microarray(drawing):
     whole = np.ones(centres.shape[:2], bool)
     for row, column in {*drawing.get("missing", ()), *drawing.get("torn", ())}:
         whole[row, column] = False
-    off = np.linalg.norm(places(found) - centres, axis=-1)
+    off = np.linalg.norm(centres_of(found) - centres, axis=-1)
     assert off[whole].max() < 70 and off.max() < 260
     assert found.radius_um == pytest.approx(drawing.get("radius_um", 300), rel=0.15)
     assert [core.name for core in found.cores[:2]] == ["A-1", "A-2"]
@@ -68,13 +68,13 @@ def test_debris_beside_the_grid_is_no_core():
     pixels[:20, 300:420] = 1
     found = find_cores(pixels.astype(bool), MASK_MPP)
     assert (found.n_rows, found.n_columns) == (5, 8) and len(found.present) == 39
-    assert np.abs(places(found) - centres).max() < 60
+    assert np.abs(centres_of(found) - centres).max() < 60
 
 
-@pytest.mark.parametrize("kind", ["empty", "one piece", "noise"])
+@pytest.mark.parametrize("kind", ["empty", "one section", "noise"])
 def test_other_tissue_is_named(kind):
     mask = np.zeros((600, 900), np.uint8)
-    if kind == "one piece":
+    if kind == "one section":
         cv2.ellipse(mask, (450, 300), (400, 290), 20, 0, 360, 1, -1)
     if kind == "noise":
         random = np.random.default_rng(0)
