@@ -60,7 +60,7 @@ def test_the_cohort_has_a_row_per_core(slide, tmp_path):
 def test_the_report_shows_the_cores(slide, tmp_path):
     write_page([slide], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<dt>Cores</dt><dd><span>2 <small>missing: B-1</small></span></dd>" in text
+    assert "<dt>Cores</dt>" in text and "2 <small>missing: B-1</small>" in text
     assert "<bdi>A-1</bdi>" in text
 
 
