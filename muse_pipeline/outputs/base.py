@@ -63,7 +63,7 @@ class Output:
         patterns: patterns of further files.
         switch: setting that requests the output; None if every run writes it.
         settings: other settings of the output.
-        rank: place among the outputs; those with a smaller number are written first.
+        rank: position among the outputs; those with a smaller number are written first.
         step: step whose ledger records the output; its name by default.
         job: job of the workflow that writes it.
         by_stitch: True if it is written while the nuclei are joined, because a column of them depends on it.

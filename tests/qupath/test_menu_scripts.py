@@ -69,7 +69,7 @@ def test_the_folders_of_every_qupath_are_found(tmp_path, monkeypatch, muse):
     (tmp_path / "QuPath/v0.5").mkdir(parents=True)
     (tmp_path / "QuPath/v0.6").mkdir()
     assert find_script_folders(tmp_path) == [tmp_path / f"QuPath/v0.{n}/scripts/muse" for n in (5, 6)]
-    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
     status, _, error = muse("qupath-script")
     assert status == 2 and "has no folder of QuPath 0.4 or later; start QuPath once, or give --output" in error
     status, _, error = muse("qupath-script", "--output", tmp_path, "--config", tmp_path / "no.yaml")
