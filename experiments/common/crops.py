@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -91,6 +91,13 @@ def compare(found: np.ndarray, true: np.ndarray) -> list[float]:
     found_xy, true_xy = (label_image_to_nuclei(one, (MPP, MPP), RAYS).xy for one in (found, true))
     matched = (match_points(found_xy, np.ones(len(found_xy)), true_xy, RADIUS_UM / MPP) >= 0).sum()
     return [int(matched), len(found_xy), len(true_xy), *map(float, jaccard_areas(overlap_labels(found, true)))]
+
+
+def score_outlines(predictor: Predictor, crops: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
+    """The counts of ``crops.compare`` in each crop."""
+    find = network_finder(predictor)
+    counts = [compare(find(pixels), true) for _, _, pixels, true in crops]
+    return {"patients": [crop[1] for crop in crops], "counts": counts}
 
 
 def detection_f1(sums: np.ndarray) -> np.ndarray:

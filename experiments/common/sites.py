@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.inference.detect import detect_image
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource, image_paths
+from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.nuclei.table import Nuclei
@@ -71,3 +76,14 @@ def export_fold(checkpoint: Path, folder: Path) -> Path:
 def score_picture(predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float) -> DetectionCounts:
     """Counts of one picture, whose frame is the window's for labels and the work lattice's for predictions."""
     return count_detections(predicted, dataclasses.replace(true, frame=predicted.frame), n_classes, mpp)
+
+
+def score_site(predictor: Predictor, sources: Sequence[LabelSource], config: DetectorConfig) -> dict:
+    """Hits, false and missed of any nucleus and of each class, (C + 1, 3), in each picture of the sources."""
+    names = config.class_names
+    pictures = read_labelled_images(sources, names, config.mpp, config.n_rays)
+    counts = []
+    for picture in pictures:
+        found = detect_image(predictor, picture.pixels, image_colour(picture, predictor.card.colour))
+        counts.append(score_picture(found, picture.nuclei, len(names), config.mpp).values.tolist())
+    return {"patients": [picture.patient for picture in pictures], "counts": counts}

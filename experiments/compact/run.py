@@ -18,27 +18,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from experiments.common.breast import pretrain
-from experiments.common.crops import aji, compare, detection_f1, network_finder, read_nucls, read_tnbc
+from experiments.common.crops import aji, detection_f1, read_nucls, read_tnbc, score_outlines
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
-from experiments.common.sites import export_fold, score_picture, split_sources
+from experiments.common.sites import export_fold, score_site, split_sources
 from muse_pipeline.data.windows import continue_mirrored
 from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector import data as detector_data
-from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
 from muse_pipeline.training.run import Options
 
@@ -130,24 +125,6 @@ def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
         "tnbc": score_outlines(predictor, read_tnbc(data)),
         "nucls": score_outlines(predictor, read_nucls(data)),
     }
-
-
-def score_site(predictor: Predictor, sources: Sequence[LabelSource], config: DetectorConfig) -> dict:
-    """Hits, false and missed of any nucleus and of each class, (C + 1, 3), in each picture of the sources."""
-    names = config.class_names
-    pictures = read_labelled_images(sources, names, config.mpp, config.n_rays)
-    counts = []
-    for picture in pictures:
-        found = detect_image(predictor, picture.pixels, image_colour(picture, predictor.card.colour))
-        counts.append(score_picture(found, picture.nuclei, len(names), config.mpp).values.tolist())
-    return {"patients": [picture.patient for picture in pictures], "counts": counts}
-
-
-def score_outlines(predictor: Predictor, crops: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
-    """The counts of ``crops.compare`` in each crop."""
-    find = network_finder(predictor)
-    counts = [compare(find(pixels), true) for _, _, pixels, true in crops]
-    return {"patients": [crop[1] for crop in crops], "counts": counts}
 
 
 def render(recorded: list[dict]) -> str:
