@@ -43,7 +43,6 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
     if not shown:
         return None
     groups = sorted({slide.group for slides in shown for slide in slides if slide.group})
-    of_model = {slide.model.sha256: slides for slides in shown for slide in slides[:1]}
     return {
         "groups": [{"name": group, "color": group_color(groups, group)} for group in groups],
         "far": FAR,
@@ -51,9 +50,11 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
         "models": [
             {
                 "name": describe_model(slides) if len(models) > 1 else "",
-                **_plots_of_model([entry for entry in entries if entry.slide.model.sha256 == sha256], groups),
+                **_plots_of_model(
+                    [each for each in entries if each.slide.model.sha256 == slides[0].model.sha256], groups
+                ),
             }
-            for sha256, slides in of_model.items()
+            for slides in shown
         ],
     }
 
