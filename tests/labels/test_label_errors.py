@@ -48,12 +48,9 @@ def test_text(tmp_path, text, message):
 
 
 def test_a_point_less_than_a_pixel_outside_is_moved_inside_with_a_count(tmp_path):
-    source = make_source(
-        tmp_path, "P.geojson", geojson(GOOD, (point(60, 90.9), "Dark"), (point(-0.4, 60), "Pale")), "geojson"
-    )
-    with pytest.warns(
-        MuseWarning, match=r"P\.geojson: 2 nuclei lie less than a pixel outside the picture; moved inside"
-    ):
+    content = geojson(GOOD, (point(60, 90.9), "Dark"), (point(-0.4, 60), "Pale"))
+    source = make_source(tmp_path, "P.geojson", content, "geojson")
+    with pytest.warns(MuseWarning, match=r"geojson: 2 nuclei lie less than a pixel outside the picture; moved inside"):
         (image,) = read(source)
     assert len(image.nuclei) == 3 and (image.nuclei.xy >= 0).all() and (image.nuclei.xy < (120, 90)).all()
 

@@ -92,9 +92,9 @@ class DetectorConfig:
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
         distillation: trained networks as teachers; none when not given.
-        mixing: average of the trained weights with those of ``checkpoint``, a detector with the run's classes, as
-            held-out labels choose it; steps and learning rate then follow the number of labelled nuclei. None when not
-            given.
+        mixing: average of the trained weights with those of ``checkpoint``, as held-out labels choose it, where that is
+            a detector with the run's classes; steps and learning rate then follow the number of labelled nuclei. None
+            when not given.
         batch: windows per batch and device.
         backbone_rate: factor of the learning rate of the backbone.
         seed: seed of weights and windows.

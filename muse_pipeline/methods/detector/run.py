@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.inference.appearance import merge_references
@@ -65,6 +64,7 @@ from muse_pipeline.training.checkpoint import (
     seen_before,
     steps_done,
 )
+from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.provenance import Inputs, source_files
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run, require_training_data
@@ -143,9 +143,6 @@ def _files_read(inputs: Inputs) -> list[Path]:
     return [*inputs.checkpoints, *sorted(files)]
 
 
-NEEDS_START = "`checkpoint` must be a detector with the run's head, classes, rays and um per pixel; remove `mixing`"
-
-
 class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     """Trains backbone and head on labelled windows."""
 
@@ -157,7 +154,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     @property
     def is_mixed(self) -> bool:
         """True if the run's weights are averaged with those of its start."""
-        return self.config.mixing is not None
+        return self.config.mixing is not None and self.start is not None and self.start.is_whole
 
     @cached_property
     def start(self) -> Start | None:
@@ -173,8 +170,6 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         require_known_names(self.config)
         require_training_data(self.config.training_data)
         require_windows(self.config)
-        if self.config.mixing is not None and self.config.checkpoint is None:
-            raise ConfigError(f"mixing: {NEEDS_START}")
 
     def inputs(self) -> Inputs:
         """The files of ``read_inputs``."""
@@ -193,12 +188,16 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         self.check()
         self.inputs().require_checkpoints()
         self.run_folder.require_own()
-        if not self.start.is_whole:
-            raise ConfigError(f"mixing: {NEEDS_START}")
+        if not self.is_mixed:
+            options.say("mixing: the run starts from no detector with its head, classes, rays and mpp: no average")
+            return super().run(options)
         self._data = data = read_detector_data(self.config, self.start)
         self.config = self._follow(data.images)
         data = self._data = dataclasses.replace(data, config=self.config)
         if not data.held:
+            if is_first_process():  # before the first training: the labels may be wrong
+                self.folder.mkdir(parents=True, exist_ok=True)
+                data.describe(self.run_folder, options.say)
             for number, (images, held) in enumerate(split_images(data.images, self.config.mixing.folds), 1):
                 config = dataclasses.replace(self._follow(images), mixing=None)
                 part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
@@ -240,7 +239,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     def describe(self, data: DetectorData, say: Say) -> None:
         """Print and write a summary of the labels, and keep pictures for the check of the export."""
         keep_pictures(data.images, self.run_folder.pictures)
-        data.describe(self.run_folder, say)
+        if not self._held_out:
+            data.describe(self.run_folder, say)
         origin = self.start.describe() if self.start else "random weights"
         if teachers := find_teachers(self.config):
             origin += f", with {count_noun(len(teachers), 'teacher')}"
@@ -267,7 +267,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if data.held:
             best = load_checkpoint(self.run_folder.best)
             trained = dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed
-        if self.config.mixing is None:
+        if not self.is_mixed:
             return trained
         tried = [(load_checkpoint(path), held) for path, held in self._held_out] or [(trained, data.held)]
         counts = np.concatenate([count_held(data, self.start, *each) for each in tried], 1)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.methods.detector import run as module
@@ -198,6 +197,7 @@ def test_with_validation_nothing_else_is_held_out(folder, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["checkpoint=null", "n_rays=16"])
-def test_an_average_needs_a_start_with_the_same_classes(folder, tmp_path, change):
-    with pytest.raises(ConfigError, match="mixing: `checkpoint` must be a detector with the run's head, classes"):
-        finetune(configured(folder, change), tmp_path, CPU)
+def test_without_a_start_of_the_same_classes_nothing_is_averaged(folder, tmp_path, change):
+    checkpoint, output = run(configured(folder, change), tmp_path)
+    assert "mixing: the run starts from no detector with its head" in output[0]
+    assert "mixing" not in checkpoint.meta and not (tmp_path / "stages").exists()
