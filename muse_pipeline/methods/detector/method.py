@@ -23,7 +23,7 @@ class DetectorTraining(Method):
         class_weights: (C,) weights of the classes in the cross-entropy.
         distillation: trained networks as teachers beside the labels; None without.
         backbone_rate: factor of the learning rate of the backbone.
-        class_shift: (C,) additions to the class logits in the criterion (``mixing.class_shift``); none by default.
+        class_shift: (C,) additions to the class logits in the criterion (``validation.class_shift``); none by default.
     """
 
     def __init__(

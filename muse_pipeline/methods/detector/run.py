@@ -267,9 +267,11 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if data.held:
             best = load_checkpoint(self.run_folder.best)
             trained = dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed
-        if not self.is_mixed:
+        tried = [(load_checkpoint(path), held) for path, held in self._held_out]
+        if self.is_mixed and data.held:
+            tried = [(trained, data.held)]
+        if not tried:
             return trained
-        tried = [(load_checkpoint(path), held) for path, held in self._held_out] or [(trained, data.held)]
         counts = np.concatenate([count_held(data, self.start, *each) for each in tried], 1)
         choice = choose_share(counts)
         mixed = mix_weights(self.start.checkpoint, trained, choice["share"])
