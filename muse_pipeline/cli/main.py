@@ -20,15 +20,15 @@ from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputErro
 
 # As `muse --help` lists them, in the order of the work; each verb is a module beside this file, unless in MODULES.
 GROUPS = {
-    "before a run": "doctor inspect sheet preflight",
+    "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
-    "further files of a slide": "embed anndata spatialdata",
+    "further files of a slide": "embed anndata spatialdata bins",
     "a model of your own": "outline finetune pretrain train export evaluate",
 }
 MORE = {  # as `muse help all` lists them too
     "single steps of a run": ("fetch tissue register tile image regions propose detect stitch geojson overlay report"),
     "more about models": "pretrain-config import-checkpoint psm synthesize probe compare card proposer",
-    "tools": "check-geojson demo-slide",
+    "tools": "qupath-script check-geojson demo-slide",
 }
 MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # of verbs that share one
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")

@@ -33,7 +33,7 @@ from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, name_problem
 
-SLIDE_SUFFIXES = TIFF_SUFFIXES | {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"}
+SLIDE_SUFFIXES = TIFF_SUFFIXES | {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm", ".czi"}
 NOT_SLIDES = frozenset(  # text, tables, results, and parts of slides of many files
     {".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".geojson", ".xml", ".html", ".pdf", ".log", ".yaml", ".yml"}
     | {".h5ad", ".parquet", ".opt", ".ini", ".dat"}
@@ -158,7 +158,12 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     rows = list(rows)
     if path.exists():
         raise SheetError(f"{path}: exists already; give --add to add the slides that it lacks, or choose another name")
-    columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
+    columns = [
+        "slide_id",
+        "path",
+        *(name for name in ("mpp", "patient", "roi") if any(vars(row)[name] for row in rows)),
+    ]
+    columns += dict.fromkeys(name for row in rows for name in row.own)
     with complete_file(path) as partial:
         partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
 
@@ -194,9 +199,10 @@ def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
 def _cells_of(rows: Iterable[SheetRow], columns: Sequence[str], path: Path) -> Iterator[list[Any]]:
     home = path.parent.resolve()
     for row in rows:
-        slide = Path(row.path)
-        shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
-        cells = {"slide_id": row.slide_id, "path": shown, "mpp": row.mpp}
+        cells = row.cells()
+        for name in ("path", "roi"):
+            if cells[name] and Path(cells[name]).is_relative_to(home):
+                cells[name] = Path(cells[name]).relative_to(home)
         yield [cells.get(name) for name in columns]
 
 

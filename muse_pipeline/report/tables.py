@@ -1,84 +1,18 @@
-"""All slides in one table."""
+"""Tables of all slides and of all annotations, as tab-separated text."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.ledgers import STEPS, order_steps
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.text import area_text, count_text, density_text, one_line, time_text
+from muse_pipeline.core.text import one_line
 from muse_pipeline.report.cohort import SlideResult, class_names
-from muse_pipeline.report.html import Album, Markup, element
-from muse_pipeline.report.notices import find_notices, rank
+from muse_pipeline.report.ihc import score_values
 from muse_pipeline.report.regions import region_values
-from muse_pipeline.report.slide_card import pills, share_cell
-
-OPEN_SLIDES = 100  # of a larger cohort the table shows so many rows at once, and a card is shown when it is opened
-
-
-def slide_table(slides: Sequence[tuple[str, SlideResult]], album: Album) -> Markup:
-    """The table of (anchor, slide) in the given order; a script in the page filters and sorts its rows."""
-    names = class_names(slide for _, slide in slides if slide.positive is None)
-    with_positive = any(slide.positive for _, slide in slides)
-    with_groups = any(slide.group for _, slide in slides)
-    texts = ["Slide", "Status", *(["Group"] if with_groups else [])]
-    numbers = ["Tissue mm²", "Nuclei", "Nuclei/mm²", *names, *(["Positive"] if with_positive else []), "Time"]
-    head = [element("th", label, scope="col") for label in texts]
-    head += [element("th", label, scope="col", class_="number") for label in numbers]
-    rows = [
-        _html_row(anchor, slide, album, names, with_positive, with_groups, is_hidden=i >= OPEN_SLIDES)
-        for i, (anchor, slide) in enumerate(slides)
-    ]
-    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows), class_="sortable")
-    return element("div", table, class_="scroll slides")
-
-
-def _html_row(
-    anchor: str,
-    slide: SlideResult,
-    album: Album,
-    names: Sequence[str],
-    with_positive: bool,
-    with_groups: bool,
-    is_hidden: bool,
-) -> Markup:
-    n, tissue_mm2 = slide.n_nuclei, slide.tissue_mm2
-    counts = slide.class_counts
-    notices, link = find_notices(slide), element("a", element("bdi", slide.slide_id), href=f"#{anchor}")
-    positive = share_cell(slide.positive["n_positive"] if slide.positive else None, n or 0, None)
-    return element(
-        "tr",
-        element("th", element("span", _thumbnail(slide, album), link, class_="named"), scope="row"),
-        element("td", pills(slide), data_value=rank(slide)),
-        element("td", element("bdi", slide.group), class_="group") if with_groups else None,
-        _number(area_text(tissue_mm2), tissue_mm2),
-        _number(count_text(n), n),
-        _number(density_text(slide.nuclei_per_mm2), slide.nuclei_per_mm2),
-        *(share_cell(counts.get(name), n or 0, tissue_mm2, slide.classes_left_out) for name in names),
-        positive if with_positive else None,
-        _number(time_text(slide.seconds or None), slide.seconds),
-        data_slide=anchor,
-        data_status=slide.status,
-        data_level=notices[0].level if notices else None,
-        hidden=is_hidden,
-    )
-
-
-def _thumbnail(slide: SlideResult, album: Album) -> Markup:
-    """A small picture of the slide, linked to its viewer if there is one; an empty element without a picture."""
-    source, viewer = slide.summary["thumbnail"] if slide.summary else None, slide.files.viewer
-    if source and viewer.is_file():
-        picture = element("img", src=source, alt="Open in the browser", loading="lazy")
-        return element("a", picture, href=album.link(viewer), class_="thumbnail")
-    return element("span", element("img", src=source, alt="", loading="lazy") if source else None, class_="thumbnail")
-
-
-def _number(text: str, value: float | None) -> Markup:
-    return element("td", text, class_="number", data_value=-1 if value is None else value)
-
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings", "left_out"),
@@ -96,23 +30,48 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write the table; a missing value is an empty cell, and the columns depend on classes and regions only."""
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
+    columns += dict.fromkeys(name for slide in slides for name in _ihc_values(slide) if name not in columns)
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     ran = {record.step for slide in slides for record in slide.progress}
     steps = order_steps(ran | {step for step in STEPS if step != "regions"})
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}
-    rows = (
-        {**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}} for slide in slides
-    )
-    _write(path, [*columns, *own.values()], rows)
+    rows = []
+    for slide in slides:
+        rows.append({**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}})
+        rows += _core_rows(slide)
+    columns += ["core"] if any("core" in row for row in rows) else []
+    known = [*columns, *own.values()]
+    _write(path, known, ({name: row[name] for name in known if name in row} for row in rows))
+
+
+def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
+    """A row for every core of a tissue microarray, those that are missing last."""
+    found = (slide.summary or {}).get("tma")
+    if found is None:
+        return
+    of_slide = {"status": slide.status, "path": slide.path, "patient": one_line(slide.patient)}
+    parts, n = slide.summary["annotations"], found["n_cores"]
+    counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
+    for each, by_intensity in list(zip(parts, counts, strict=True))[len(parts) - n :]:
+        row = _annotation(slide, each, by_intensity) | of_slide
+        yield row | {"slide_id": f"{slide.slide_id}:{each['name']}", "core": each["name"]}
+    for name in found["missing"]:
+        yield of_slide | {"slide_id": f"{slide.slide_id}:{name}", "core": name, "status": "missing"}
 
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write a row for every annotation of a region of interest; without annotations, an older table is removed."""
-    rows = [_annotation(slide, each) for slide in slides if slide.summary for each in slide.summary["annotations"]]
+    rows = []
+    for slide in (slide for slide in slides if slide.summary):
+        parts = slide.summary["annotations"]
+        counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
+        rows += [_annotation(slide, *pair) for pair in zip(parts, counts, strict=True)]
     if rows:
-        _write(path, [*_OF_ANNOTATION, *_class_columns(slides)], rows)
+        columns = [*_OF_ANNOTATION, *_class_columns(slides)]
+        columns += dict.fromkeys(name for row in rows for name in row if name not in columns)
+        _write(path, columns, rows)
     else:
         path.unlink(missing_ok=True)
 
@@ -153,6 +112,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "mean_class_probability": size.mean_class_probability if size else None,
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
         **_artefact_values(slide),
+        **_ihc_values(slide),
         **region_values(slide.regions),
         **{f"seconds_{record.step}": record.seconds for record in slide.progress},
         **{f"processor_seconds_{record.step}": record.processor_seconds for record in slide.progress},
@@ -174,7 +134,16 @@ def _artefact_values(slide: SlideResult) -> dict[str, float]:
     return {**areas, "nuclei_in_artefacts": slide.n_left_out}
 
 
-def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
+def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:
+    """Scores of immunohistochemistry, of the slide and of its tissue regions; none for other stains."""
+    found = slide.intensities or {}
+    values = score_values(found.get("slide"))
+    for region, counts in found.get("regions", {}).items():
+        values |= score_values(counts, region)
+    return values
+
+
+def _annotation(slide: SlideResult, each: dict[str, Any], counts: dict[str, Any] | None) -> dict[str, Any]:
     n, n_positive = each["n_nuclei"], each.get("n_positive")
     positive = {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
     return {
@@ -188,7 +157,7 @@ def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
         "nuclei": n,
         "nuclei_per_mm2": _per_mm2(n, each["tissue_mm2"]),
         **positive,
-        "percent_positive": _percent(n_positive, n),
+        **({"percent_positive": _percent(n_positive, n)} | score_values(counts)),
         **_class_values(each["n_by_class"], n, each["tissue_mm2"]),
     }
 
