@@ -80,6 +80,22 @@ def coarse_slide(once) -> Path:
     return once("coarse", lambda folder: take_to_store(folder, mpp=0.5))
 
 
+@pytest.fixture(scope="module")
+def no_curves():
+    """Draw no curves of losses, which takes longer than short runs; tests/export and tests/contracts draw them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def region_model(once) -> Path:
+    """A region model that was fitted to drawn textures for a few seconds, as ONNX beside its checkpoint."""
+    from region_slides import export_drawn_model
+
+    return once("region_model", export_drawn_model) / "model.onnx"
+
+
 @pytest.fixture
 def muse(capsys):
     """Run the command line in this process: ``muse("sheet", ...)`` gives (exit status, stdout, stderr)."""

@@ -20,14 +20,6 @@ def drawn_slide(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def region_model(once) -> Path:
-    """A region model that was fitted to drawn textures for a few seconds, as ONNX."""
-    from region_slides import export_drawn_model
-
-    return once("region_model", export_drawn_model) / "model.onnx"
-
-
-@pytest.fixture(scope="session")
 def found(drawn_slide, region_model, tmp_path_factory) -> Path:
     """The folder of the slide's regions, mapped as a whole on one thread."""
     from region_slides import regions
