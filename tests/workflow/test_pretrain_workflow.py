@@ -99,15 +99,16 @@ def test_a_training_run_begins_with_it(cohort):
     ("settings", "sentence"),
     [
         ({"pretrain": {**PRETRAIN, "bach": 2}}, "unknown setting 'bach'; did you mean 'batch'?"),
-        (
+        pytest.param(
             {"pretrain": {**PRETRAIN, "backbone": "muse_compact_48"}, "model": "tiny.yaml"},
             "`pretrain` trains muse_compact_48, but the training run 'tiny' is of muse_compact_16",
+            marks=pytest.mark.slow,
         ),
-        (
-            {"pretrain": PRETRAIN, "pretrain_store": {"codec": "jpeg"}},
-            "config: pretrain_store: codec jpeg loses detail, and image-500nm.zarr is not for pretraining alone",
+        pytest.param(
+            {"pretrain": {**PRETRAIN, "compare": "tiny.yaml"}},
+            "pretrain.compare: tiny.yaml has no `validation`",
+            marks=pytest.mark.slow,
         ),
-        ({"pretrain": {**PRETRAIN, "compare": "tiny.yaml"}}, "pretrain.compare: tiny.yaml has no `validation`"),
         (
             {"pretrain": {**PRETRAIN, "region_weights": {"Tumour": 3}}},
             "`pretrain` weights tissue regions, and slide 'a' has none; set `regions`",
@@ -115,6 +116,7 @@ def test_a_training_run_begins_with_it(cohort):
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
+    """Images that may not be lossy are in tests/cohort/test_settings.py."""
     write_config(cohort, **settings)
     run = run_snakemake(cohort, "--dry-run")
     assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {})
