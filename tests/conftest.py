@@ -23,7 +23,7 @@ from muse_pipeline.cli.main import main
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often tests/faults/test_kills.py kills, and when; where tests/test_screenshots.py writes."""
-    parser.addoption("--kills", type=int, default=20, help="how often runs are killed at random moments")
+    parser.addoption("--kills", type=int, default=8, help="how often runs are killed at random moments")
     parser.addoption("--seed", type=int, default=0, help="of those moments")
     parser.addoption("--pictures", help="folder to which the pictures of the docs are written")
 
