@@ -26,9 +26,8 @@ def test_integers_are_checked_against_torch(checkpoint, region_model, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_every_precision_is_checked_against_torch(checkpoint, tmp_path, muse, precision):
-    require_checked(checkpoint, tmp_path / "model.onnx", muse, precision)
+def test_half_precision_is_checked_against_torch(checkpoint, tmp_path, muse):
+    require_checked(checkpoint, tmp_path / "model.onnx", muse, "fp16")
 
 
 def require_checked(checkpoint, output, muse, precision):
