@@ -60,13 +60,15 @@ onstart:
     else:
         print_what_is_replaced()
         FINISHED.extend(filter(has_results, SLIDES))
+        for slide in FINISHED:
+            withdraw_unrequested(PLAN, slide)
         forget_unasked_steps()
         forget_old_failures()
     TERMINAL.start()
 
 
 onsuccess:
-    withdraw_of_cohort(Path(OUTPUT), FINISHED)
+    withdraw_of_cohort(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
     print_last(what_preflight_found() if preflight_alone() else what_is_done())
 
 
@@ -76,4 +78,4 @@ onerror:
         check_problems_again()
     else:
         print_last(report_failures() + what_failed())
-        withdraw_of_cohort(Path(OUTPUT), FINISHED)
+        withdraw_of_cohort(Path(OUTPUT), FINISHED, NOT_OF_COHORT)

@@ -1,10 +1,9 @@
-"""The notebooks of the documentation: stored without outputs, and run as they are."""
+"""The notebooks of the documentation are stored without outputs; `tests/test_site.py` runs them."""
 
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs/notebooks").glob("*.ipynb"))
 
@@ -19,11 +18,3 @@ def test_a_notebook_is_stored_without_outputs(notebook):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code
     assert not [cell.source for cell in code if cell.outputs or cell.execution_count]
-
-
-@pytest.mark.slow
-def test_a_notebook_runs(notebook, tmp_path):
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-    assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,10 @@ import pytest
 
 from muse_pipeline import settings
 from muse_pipeline.cli.arguments import add_setting_arguments, read_settings
-from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError, GeoJSONError
 from muse_pipeline.core.types import SUBTRACTED
 from muse_pipeline.outputs.artefacts import subtracted
+from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.settings import RunSettings, list_settings
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +92,13 @@ def test_quality_subtracts_what_is_out_of_focus_and_nothing_else():
         complete(quality={"subtract": ["blurred", "ink"]})
     with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose of blurred"):
         complete(quality={"subtract": ["dust"]})
+
+
+def test_nuclei_must_have_the_measurements():
+    require_measurements(["h_mean", "prob_A", "dab_od", "region_prob", "solidity"], "basic", ["A", "B"])
+    for features, name in (("none", "h_mean"), ("basic", "texture_asm"), ("all", "prob_C"), ("all", "class")):
+        with pytest.raises(GeoJSONError, match=f"has no column '{name}' of numbers"):
+            require_measurements([name], features, ["A", "B"])
 
 
 def test_what_settings_need_must_be_there(tmp_path, monkeypatch):

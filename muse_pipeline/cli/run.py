@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.model import choose_provider, find_model, find_region_model, name_model
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
+    from muse_pipeline.outputs.geojson import require_measurements
     from muse_pipeline.pipeline import Models
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
     from muse_pipeline.qupath.regions import read_class_areas, read_roi
@@ -103,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
     place = {"output": str(args.output), "mpp": card.mpp, "regions": model_of_regions and str(model_of_regions)}
     settings = RunSettings(read_settings(args, run_settings()) | place, args.threads or count_cores())
     require_available(settings)
+    require_measurements(settings.measurements, settings.features, [one.name for one in card.classes])
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
     output = Path(settings.output)  # where ~ is expanded
     _require_to_last(rows, output)

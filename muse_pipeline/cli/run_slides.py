@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from muse_pipeline import __version__
 from muse_pipeline.cohort.changes import describe_changes, read_changes
-from muse_pipeline.cohort.layout import CohortFiles, SlideFiles, withdraw_of_cohort
+from muse_pipeline.cohort.layout import OF_COHORT, CohortFiles, SlideFiles, withdraw_of_cohort
 from muse_pipeline.cohort.outcome import describe_nuclei
 from muse_pipeline.cohort.plan import Plan
 from muse_pipeline.cohort.settings import write_if_changed
@@ -22,9 +22,9 @@ from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import MuseError, NucleiError, OutputError, SlideError
 from muse_pipeline.core.files import read_json, remove, write_json
 from muse_pipeline.core.text import count_noun, one_line, time_text
-from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.nuclei.parquet import open_nuclei, read_provenance
 from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
-from muse_pipeline.outputs.removal import withdraw_results
+from muse_pipeline.outputs.removal import withdraw_output, withdraw_results, withdraw_unrequested
 from muse_pipeline.pipeline import Begin, Models, run_slide, write_outputs
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide, read_rows
 from muse_pipeline.report.costs import cost_lines
@@ -96,23 +96,28 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     if others := earlier.keys() - {row.slide_id for row in rows}:
         print(f"slides of earlier runs that are in the report too: {len(others)}")
     changes = {row.slide_id: find_changes(row, plan) for row in rows}
+    kept = {row.slide_id for row in rows if _only_of_outputs(changes[row.slide_id]) and _has_all_steps(row, plan)}
     replaced = {name: found.values() for name, found in changes.items() if found}
-    for line in describe_changes(replaced):
+    whole = {name: found for name, found in replaced.items() if name not in kept}
+    outputs = {name: found for name, found in replaced.items() if name in kept}
+    for line in [*describe_changes(whole), *describe_changes(outputs, "outputs, but not the nuclei,")]:
         print(line)
-    kept = {
-        row.slide_id: result
-        for row in rows
-        if _only_of_outputs(changes[row.slide_id]) and (result := _finished(row, plan))
-    }
     runs = {row.slide_id: {**row.cells(), "shards": plan.shards_of(row)} for row in rows}
     for name in kept:  # whose ledgers are of so many
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
+    sheet_changed = {name: _filled(earlier.get(name, {})) for name in runs} != {
+        name: _filled(runs[name]) for name in runs
+    }
     write_json(sheet, list({**earlier, **runs}.values()))
+    for name in runs:
+        withdraw_unrequested(plan.jobs, name)
     stopped = _run_each(rows, plan, kept)
     page, table = CohortFiles(plan.output).report, CohortFiles(plan.output).table
     for line in write_report(gather_cohort(plan.output, read_rows(sheet)), plan.output, page, table):
         print(line)
-    withdraw_of_cohort(plan.output, [row.slide_id for row in rows if row.slide_id not in kept])
+    withdraw_of_cohort(
+        plan.output, [row.slide_id for row in rows if row.slide_id not in kept], OF_COHORT if sheet_changed else ()
+    )
     cohort = plan.output / "cohort.h5ad"
     if plan.settings.anndata and any(row["slide_id"] not in stopped for row in runs.values()):
         print(f"{cohort}: {count_noun(write_cohort(plan.output, read_rows(sheet), cohort), 'slide')}")
@@ -121,6 +126,11 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     failed = [name for name in runs if name in stopped or ended[name]["status"] == "failed"]
     without_regions = [name for name in runs if name not in failed and ended[name].get("regions") == "failed"]
     return failed, without_regions, [row for row in rows if row.slide_id not in kept]
+
+
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    """The cells of a row that have values, without the number of shards, which changes no result."""
+    return {name: cell for name, cell in row.items() if cell is not None and name != "shards"}
 
 
 def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
@@ -180,13 +190,14 @@ def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[type[Output]]:
     ]
 
 
-def _finished(row: SheetRow, plan: SlidesPlan) -> SlideResult | None:
-    """The result of a slide whose steps have all ended well, whatever its number of shards; else None."""
+def _has_all_steps(row: SheetRow, plan: SlidesPlan) -> bool:
+    """True if the steps to a slide's nuclei have ended well, whatever its number of shards and its other outputs."""
     result = judge_slide(plan.output, {**row.cells(), "shards": None})
-    return None if result.status == "failed" else result
+    of_outputs = {output.step for output in list_outputs() if not output.by_stitch}
+    return result.status != "failed" or result.step in of_outputs
 
 
-def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: dict[str, SlideResult]) -> set[str]:
+def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: set[str]) -> set[str]:
     """Run the slides that are not ``kept``, complete the others, print a line for each; returns the ids that failed."""
     from tqdm import tqdm
 
@@ -194,12 +205,13 @@ def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: dict[str, SlideResul
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
         for number, row in enumerate(rows, 1):
             started = time.monotonic()
-            is_kept = row.slide_id in kept
-            if problem := (add_logged if is_kept else run_logged)(row, plan, bar):
+            outdated = _outdated_outputs(row, plan) if row.slide_id in kept else None
+            if problem := run_logged(row, plan, bar) if outdated is None else add_logged(row, plan, bar, outdated):
                 stopped.add(row.slide_id)
                 end = problem
-            elif is_kept:
-                end = f"{count_noun(kept[row.slide_id].n_nuclei, 'nucleus', 'nuclei')}, unchanged, skipped"
+            elif outdated is not None:
+                added = f"wrote {', '.join(output.name for output in outdated)}" if outdated else "skipped"
+                end = f"{_count_nuclei(row, plan)}, unchanged, {added}"
             else:
                 end = _describe_end(row, plan, time.monotonic() - started)
             count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""
@@ -215,6 +227,11 @@ def describe_costs(rows: list[SheetRow], plan: SlidesPlan, seconds: float, proce
 
 def _judge(row: SheetRow, plan: SlidesPlan) -> SlideResult:
     return judge_slide(plan.output, {**row.cells(), "shards": plan.shards_of(row)})
+
+
+def _count_nuclei(row: SheetRow, plan: SlidesPlan) -> str:
+    with open_nuclei(plan.slide(row).files.nuclei) as file:
+        return count_noun(file.metadata.num_rows, "nucleus", "nuclei")
 
 
 def _describe_end(row: SheetRow, plan: SlidesPlan, seconds: float) -> str:
@@ -254,8 +271,11 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
 
     def run(begin: Begin) -> None:
         withdraw_results(files.folder)
-        run_slide(row, files, plan.models, plan.settings, begin)
-        _record_settings(files, _settings_of_run(row, plan))
+        try:
+            run_slide(row, files, plan.models, plan.settings, begin)
+        finally:
+            if files.nuclei.exists():  # a failed output does not cost the next run the nuclei
+                _record_settings(files, _settings_of_run(row, plan))
 
     try:
         return _log_steps(row, files.log("run"), bar, run)
@@ -263,20 +283,27 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
         remove(files.fetched)
 
 
-def add_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
-    """Write the outputs that a finished slide lacks, with the output in its log; returns why it failed, or ""."""
-    if not (outdated := _outdated_outputs(row, plan)):
+def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[type[Output]]) -> str:
+    """Write outputs of a finished slide again, with the output in its log; returns why it failed, or ""."""
+    slide, settings = plan.slide(row), plan.jobs.job_settings(row.slide_id)
+    settings["nuclei"]["shards"] = read_json(slide.files.record("nuclei"))["shards"]
+    requested = {"stitch", *(output.step for output in list_outputs(plan.settings))}
+    for step in {output.step for output in list_outputs()} - requested:
+        remove(slide.files.ledger(step))  # one that failed would stay in the report
+    if not outdated:
         return ""
-    slide, jobs = plan.slide(row), {"nuclei", *(output.job for output in outdated)}
-    shards = read_json(slide.files.record("nuclei"))["shards"]
 
     def run(begin: Begin) -> None:
-        for job in jobs:  # results of a run that ends midway are of no recorded settings
-            remove(slide.files.record(job))
+        for output in outdated:  # results of a run that ends midway are of the recorded settings, or missing
+            if output.is_written(slide):
+                withdraw_output(slide.files, output, plan.jobs.model["name"])
+            if output.job != "nuclei":
+                remove(slide.files.record(output.job))
+        _record_settings(slide.files, {"nuclei": settings["nuclei"]})
         write_outputs(slide, outdated, begin)
-        settings = plan.jobs.job_settings(row.slide_id)
-        settings["nuclei"]["shards"] = shards
-        _record_settings(slide.files, {job: settings[job] for job in jobs & settings.keys()})
+        _record_settings(
+            slide.files, {output.job: settings[output.job] for output in outdated if output.job in settings}
+        )
 
     return _log_steps(row, slide.files.log("add"), bar, run)
 
@@ -284,8 +311,9 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
 def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any]]:
     """The settings of every job that the results of a slide are equal to."""
     settings = plan.jobs.job_settings(row.slide_id)
-    unwritten = {output.job for output in list_outputs()} - {output.job for output in list_outputs(plan.settings)}
-    files, models = plan.slide(row).files, plan.models
+    slide, models = plan.slide(row), plan.models
+    files, written = slide.files, [output for output in list_outputs(plan.settings) if output.is_written(slide)]
+    unwritten = {output.job for output in list_outputs()} - {"nuclei", *(output.job for output in written)}
     if models.regions is not None and not row.regions and read_json(files.regions)["status"] != "ok":
         settings["nuclei"]["regions"] = "failed"
         unwritten.add("regions")

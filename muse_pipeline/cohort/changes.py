@@ -20,11 +20,12 @@ PHRASES = {
 }
 
 
-def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
+def describe_changes(changes: Mapping[str, Sequence[str]], replaced: str = "the finished results") -> list[str]:
     """Lines that name each change and its slides, for slides whose results are replaced; none if there are none.
 
     Args:
         changes: changes of every slide whose results are replaced, by slide_id.
+        replaced: the results that are replaced, in words.
     """
     slides_of: dict[str, list[str]] = {}
     for slide_id, found in changes.items():
@@ -33,7 +34,7 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     if not slides_of:
         return []
     return [
-        f"This run replaces the finished results of {_count(len(changes))}:",
+        f"This run replaces {replaced} of {_count(len(changes))}:",
         *(f"  {change}: {_count(len(names))} ({some_of(names)})" for change, names in slides_of.items()),
         "To keep them, stop the run and give another output folder.",
     ]

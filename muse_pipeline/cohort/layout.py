@@ -235,9 +235,18 @@ class CohortFiles:
         return self.folder / "cohort.h5ad"
 
 
-def withdraw_of_cohort(results: Path, slides: Collection[str]) -> None:
-    """Remove files of the cohort with numbers of earlier nuclei of ``slides``: the nuclei are newer, or missing."""
+def withdraw_of_cohort(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
+    """Remove files of the cohort that are older than what they were made from, or of which that is missing.
+
+    Args:
+        results: output folder of the run.
+        slides: slides whose nuclei are compared with the files.
+        unrequested: names of the files that the run does not write; they are compared with the sheet too.
+    """
     tables = [SlideFiles(results / slide).nuclei for slide in slides]
     for path in (results / name for name in OF_COHORT):
-        if path.exists() and not all(each.exists() and each.stat().st_mtime <= path.stat().st_mtime for each in tables):
+        sources = [*tables, CohortFiles(results).sheet] if path.name in unrequested else tables
+        if path.exists() and not all(
+            each.exists() and each.stat().st_mtime <= path.stat().st_mtime for each in sources
+        ):
             path.unlink()

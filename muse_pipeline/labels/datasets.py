@@ -18,7 +18,7 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.formats import Annotations, class_index
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.pictures import AnnotatedPicture, LabelledImage, label_image
-from muse_pipeline.labels.sources import LabelSource, check_source, read_split
+from muse_pipeline.labels.sources import LabelSource, read_split
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,9 @@ def all_samples(source: LabelSource) -> list[Sample]:
     """Every picture of the dataset, used or not.
 
     Raises:
-        LabelError: the folder does not contain the dataset or contains a picture twice, or the settings of the source
-            are inconsistent.
+        LabelError: the folder is missing, does not contain the dataset or contains a picture twice.
     """
-    check_source(source)
+    source.require_labels()
     by_name: dict[str, Sample] = {}
     for sample in LAYOUTS[source.format](source.labels).samples():
         if sample.name in by_name:

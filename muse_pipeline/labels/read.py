@@ -12,7 +12,6 @@ from muse_pipeline.labels.slides import choose_slides, list_slides, read_slides
 from muse_pipeline.labels.sources import (
     LabelSource,
     all_pictures,
-    check_source,
     image_paths,
     read_split,
     require_in_names,
@@ -40,7 +39,6 @@ def read_labelled_images(
     """
     images: list[LabelledImage] = []
     for source in sources:
-        check_source(source)
         if source.is_dataset:
             of_source = list(read_dataset(source, classes, mpp, n_rays))
         elif source.images is not None:
@@ -61,10 +59,10 @@ def require_words(sources: Sequence[LabelSource]) -> None:
         sources: all sources of a run, including those for validation.
 
     Raises:
-        LabelError: a word is in no name (the first is named), or a source's settings are inconsistent.
+        LabelError: a word is in no name (the first is named), or a folder or file is missing.
     """
     for source in sources:
-        check_source(source)
+        require_readable(source)
     location_of = {word: source.location for source in sources for word in source.exclude}
     require_in_names(location_of, [name for source in sources if location_of for name in _names_in(source)])
 
@@ -73,10 +71,10 @@ def require_readable(source: LabelSource) -> None:
     """Check that the folders, sheets and lists of a source exist; no picture is read.
 
     Raises:
-        LabelError: the settings are inconsistent, or a folder or file is missing.
+        LabelError: a folder or file is missing.
         SheetError: the sheet of slides is wrong.
     """
-    check_source(source)
+    source.require_labels()
     if source.is_dataset:
         choose_samples(source)
         return
@@ -95,7 +93,6 @@ def patients_in(source: LabelSource) -> list[str]:
         LabelError: as in ``require_readable``, or the rule of patients does not suit a name.
         SheetError: the sheet of slides is wrong.
     """
-    check_source(source)
     if source.is_dataset:
         return [patient_of(sample, source) for sample in choose_samples(source)]
     if source.images is not None:

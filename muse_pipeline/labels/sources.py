@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
+from muse_pipeline.core.config import OneOf, Positive
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.labels.layouts import LAYOUTS
@@ -61,12 +63,12 @@ class LabelSource:
     format: str
     images: Path | None = None
     slides: Path | None = None
-    mpp: float | None = None
-    diameter_um: float | None = None
+    mpp: Positive | None = None
+    diameter_um: Positive | None = None
     class_map: dict[str, str | None] = field(default_factory=dict)
     region_class: str = REGION
     regions: Path | None = None
-    outside: str = "refuse"
+    outside: Annotated[str, OneOf(("refuse", "leave out"))] = "refuse"
     ignore: tuple[str, ...] = IGNORED
     allow_empty: bool = False
     points: Path | None = None
@@ -74,9 +76,41 @@ class LabelSource:
     exclude: tuple[str, ...] = ()
     results: Path | None = None
     grow_outlines: bool = True
-    weight: float = 1.0
+    weight: Positive = 1.0
     patient: str | int | None = None
     licence: str = ""
+
+    def __post_init__(self) -> None:
+        known = [*FORMATS, *LAYOUTS.names()]
+        superfluous = [name for name in BESIDE_LABELS if self.is_dataset and getattr(self, name) is not None]
+        problems = (
+            (
+                self.format not in known,
+                f"label format '{self.format}' is unknown; use {', '.join(map(repr, known[:-1]))} or '{known[-1]}'",
+            ),
+            (
+                not self.is_dataset and (self.images is None) == (self.slides is None),
+                f"{self.labels}: give either `images` or `slides` for these labels",
+            ),
+            (
+                bool(superfluous),
+                f"{self.labels}: format '{self.format}' takes only `labels`, the folder of the dataset; remove "
+                f"`{next(iter(superfluous), '')}` from this source",
+            ),
+            (
+                self.diameter_um is not None and (self.format != "instances" or self.mpp is not None),
+                f"{self.location}: diameter_um replaces mpp where label masks have the sizes of nuclei; give one "
+                "of both, and diameter_um with instances only",
+            ),
+            (
+                self.format in MASK_FORMATS and self.images is None,
+                f"{self.slides}: label masks go with pictures, not with slides; use geojson",
+            ),
+        )
+        for wrong, sentence in problems:
+            if wrong:
+                raise LabelError(sentence)
+        require_patient_rule(self.patient, self.location)
 
     @property
     def is_dataset(self) -> bool:
@@ -92,6 +126,15 @@ class LabelSource:
         """True unless ``exclude`` leaves out the picture or slide."""
         return not any(word in name for word in self.exclude)
 
+    def require_labels(self) -> None:
+        """Reject a folder of labels that is not there.
+
+        Raises:
+            LabelError: it is not there.
+        """
+        if not self.labels.is_dir():
+            raise LabelError(f"{self.labels}: no such folder of labels; correct `labels` in the config")
+
     def patient_of(self, name: str) -> str:
         """The patient of the picture or slide ``name`` (without suffix).
 
@@ -99,61 +142,6 @@ class LabelSource:
             LabelError: the rule does not suit the name.
         """
         return patient_in_name(name, self.patient, self.location)
-
-
-def check_source(source: LabelSource) -> None:
-    """Require that the settings of a source are consistent.
-
-    Raises:
-        LabelError: a setting is inconsistent; the first is named.
-    """
-    known = [*FORMATS, *LAYOUTS.names()]
-    superfluous = [name for name in BESIDE_LABELS if source.is_dataset and getattr(source, name) is not None]
-    problems = (
-        (
-            source.format not in known,
-            f"label format '{source.format}' is unknown; use {', '.join(map(repr, known[:-1]))} or '{known[-1]}'",
-        ),
-        (
-            not source.is_dataset and (source.images is None) == (source.slides is None),
-            f"{source.labels}: give either `images` or `slides` for these labels",
-        ),
-        (
-            bool(superfluous),
-            f"{source.labels}: format '{source.format}' takes only `labels`, the folder of the dataset; remove "
-            f"`{next(iter(superfluous), '')}` from this source",
-        ),
-        (
-            source.mpp is not None and not 0 < source.mpp < float("inf"),
-            f"{source.location}: mpp {source.mpp} is not a size of a pixel; give um per pixel, as in 0.5",
-        ),
-        (
-            source.diameter_um is not None and not 0 < source.diameter_um < float("inf"),
-            f"{source.location}: diameter_um {source.diameter_um} is not a size of a nucleus; give um, as in 8",
-        ),
-        (
-            source.diameter_um is not None and (source.format != "instances" or source.mpp is not None),
-            f"{source.location}: diameter_um replaces mpp where label masks have the sizes of nuclei; give one "
-            "of both, and diameter_um with instances only",
-        ),
-        (
-            not 0 < source.weight < float("inf"),
-            f"{source.location}: weight must be > 0 (got {source.weight})",
-        ),
-        (
-            source.outside not in {"refuse", "leave out"},
-            f"{source.location}: outside '{source.outside}' is unknown; use 'refuse' or 'leave out'",
-        ),
-        (
-            source.format in MASK_FORMATS and source.images is None,
-            f"{source.slides}: label masks go with pictures, not with slides; use geojson",
-        ),
-        (not source.labels.is_dir(), f"{source.labels}: no such folder of labels; correct `labels` in the config"),
-    )
-    for wrong, sentence in problems:
-        if wrong:
-            raise LabelError(sentence)
-    require_patient_rule(source.patient, source.location)
 
 
 def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) -> None:

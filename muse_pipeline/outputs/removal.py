@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from muse_pipeline.cohort.layout import TABLE_FILES
+from muse_pipeline.cohort.changes import read_changes
+from muse_pipeline.cohort.layout import TABLE_FILES, SlideFiles
+from muse_pipeline.cohort.sheet import COLUMNS
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import remove
-from muse_pipeline.outputs.base import file_patterns, list_outputs
+from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
 
-# Stores and shards are not listed: each records the slide that it was made from.
+if TYPE_CHECKING:
+    from muse_pipeline.cohort.plan import Plan
+
+# Stores and shards are not listed: each records the slide that it was made from. Records of settings go with files.
 OF_SLIDE = (
-    *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json", "logs/settings"),
+    *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in TABLE_FILES),
     *(f"regions.{kind}" for kind in ("geojson", "png", "zarr", "json")),
     *(f"ledger/{step}.json" for step in ("fetch", "inspect", "tissue", "tile-*", "regions", "propose-*", "detect-*")),
     *("ledger/stitch.json", "ledger/stitch-*.json", "ledger/geojson-*.json"),
+    *(f"logs/settings/{job}.json" for job in ("image", "regions", "detect-*", "overlay", "*-proposals")),
 )
 
 
@@ -25,7 +31,8 @@ def replaced_results(folder: Path) -> Iterator[Path]:
     """Files of an earlier run in a slide's folder that a new run removes before it starts."""
     outputs = list_outputs()
     ledgers = {f"ledger/{output.step}.json" for output in outputs}
-    return (path for pattern in {*OF_SLIDE, *file_patterns(), *ledgers} for path in folder.glob(pattern))
+    records = {f"logs/settings/{output.job}.json" for output in outputs}
+    return (path for pattern in {*OF_SLIDE, *file_patterns(), *ledgers, *records} for path in folder.glob(pattern))
 
 
 def withdraw_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -34,6 +41,24 @@ def withdraw_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
     outdated = file_patterns(output for output in list_outputs() if output not in written)
     for path in [path for pattern in outdated for path in folder.glob(pattern)]:
         remove(path)
+
+
+def withdraw_unrequested(plan: Plan, slide: str) -> None:
+    """Remove outputs that a run does not write, and that have cells of an earlier sheet in them, as another patient."""
+    files = SlideFiles(Path(plan.folder(slide)))
+    for output in list_outputs():
+        record = files.record(output.job)
+        if output.is_requested(plan.config) or output.job == "nuclei" or not record.exists():
+            continue
+        if (read_changes(record, plan.job_settings(slide)[output.job]) or {}).keys() & set(COLUMNS):
+            withdraw_output(files, output, plan.model["name"])
+            remove(record)
+
+
+def withdraw_output(files: SlideFiles, output: type[Output], model: str) -> None:
+    """Remove the files of one output of a run with the model called ``model``."""
+    for name in output.file_names(model):
+        remove(files.folder / name)
 
 
 def withdraw_results(folder: Path) -> None:

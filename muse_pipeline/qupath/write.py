@@ -132,7 +132,7 @@ def write_geojson(
     renderer = FeatureRenderer(provenance.classes, provenance.run_name, offset_px)
     with open_nuclei(nuclei_path) as file:
         columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in file.schema_arrow.names)]
-        columns += [name for name in _numbers(file.schema_arrow, measurements) if name not in columns]
+        columns += [name for name in require_numbers(file.schema_arrow, measurements) if name not in columns]
         n_nuclei = file.metadata.num_rows
     tables = partial(_read_tables, nuclei_path, columns, provenance)
     parts = _write_files(tables, renderer, output, n_nuclei, max_features, threads)
@@ -151,8 +151,12 @@ def write_geojson(
     return sidecar
 
 
-def _numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
-    """The names, if they are columns of floating-point numbers."""
+def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
+    """The names, each once, if they are columns of floating-point numbers.
+
+    Raises:
+        GeoJSONError: one of them is not.
+    """
     known = [field.name for field in schema if pa.types.is_floating(field.type)]
     for name in names:
         if name not in known:

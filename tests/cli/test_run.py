@@ -23,6 +23,7 @@ from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.outputs.csv import Csv
 from muse_pipeline.outputs.removal import withdraw_results
 from muse_pipeline.report.costs import COLUMNS
 
@@ -95,16 +96,54 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
     assert len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped \([12] of 2\)$", shown, re.M)) == 2
     assert "replaces" not in shown and report_of(mixed / "results") == {"a": "ok", "C": "ok"}
     nuclei = mixed / "results/a/nuclei.parquet"
-    assert "unchanged, skipped" in muse(*run, "--csv")[1] and times_in(nuclei.parent).items() >= before[0].items()
+    assert "unchanged, wrote csv" in muse(*run, "--csv")[1] and times_in(nuclei.parent).items() >= before[0].items()
     with gzip.open(nuclei.with_name("nuclei.csv.gz"), "rt") as file:
         assert len(file.readlines()) == 1 + pq.read_metadata(nuclei).num_rows
-    (mixed / "results/a/nuclei.geojson.gz").unlink()  # not finished any more
+    (mixed / "results/a/nuclei.geojson.gz").unlink()
     shown = muse(*run)[1]
-    assert re.findall(r"^(.): .* unchanged, skipped \(", shown, re.M) == ["C"]
+    assert re.findall(r"^(.): .* unchanged, (skipped|wrote geojson) \(", shown, re.M) == [
+        ("a", "wrote geojson"),
+        ("C", "skipped"),
+    ]
     assert (mixed / "results/a/nuclei.geojson.gz").is_file()
     shutil.rmtree(mixed / "results/C/viewer")  # as of a run with --no-viewer
-    assert len(re.findall(r"^[aC]: .* unchanged, skipped \([12] of 2\)$", muse(*run)[1], re.M)) == 2
+    assert re.search(r"^C: .* unchanged, wrote viewer \(2 of 2\)$", muse(*run)[1], re.M)
     assert (mixed / "results/C/viewer/index.html").is_file()
+
+
+def test_another_patient_leaves_no_file_with_the_earlier_one(muse, mixed):
+    run = "run", mixed / "sheet.tsv", "-o", mixed / "results"
+    of_slide, of_cohort = mixed / "results/C/nuclei.h5ad", mixed / "results/cohort.h5ad"
+    assert muse(*run, "--anndata")[0] == 0
+    assert muse(*run, "--features", "all")[0] == 0 and of_slide.is_file() and of_cohort.is_file()
+    sheet = (mixed / "sheet.tsv").read_text()
+    (mixed / "sheet.tsv").write_text(sheet.replace("P7", "P8"))
+    nuclei = times_in(mixed / "results/C")[mixed / "results/C/nuclei.parquet"]
+    assert "unchanged, skipped" in muse(*run, "--features", "all")[1]
+    assert not of_slide.exists() and not of_cohort.exists()
+    assert "unchanged, wrote anndata" in muse(*run, "--anndata")[1] and of_slide.is_file() and of_cohort.is_file()
+    assert times_in(mixed / "results/C")[mixed / "results/C/nuclei.parquet"] == nuclei
+
+
+def test_a_measurement_that_no_nucleus_has_stops_the_run_before_any_work(muse, mixed):
+    run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
+    status, _, printed = muse(*run, "--measurements", "h_men")
+    assert (status, (mixed / "results").exists()) == (2, False)
+    assert "measurements: the table of nuclei has no column 'h_men' of numbers; did you mean 'h_mean'?" in printed
+    assert muse(*run, "--measurements", "texture_asm")[0] == 2 and not (mixed / "results").exists()
+
+
+def test_a_failed_output_alone_is_written_again(muse, mixed, monkeypatch):
+    run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
+    write, nuclei = Csv.write, mixed / "results/a/nuclei.parquet"
+    monkeypatch.setattr(Csv, "write", lambda slide: 1 / 0)
+    assert muse(*run, "--csv")[0] == 2
+    before = nuclei.stat().st_mtime_ns
+    assert muse(*run, "--csv")[0] == 2 and report_of(mixed / "results") == {"a": "failed"}
+    assert "wrote geojson, viewer, summary" in muse(*run)[1] and report_of(mixed / "results") == {"a": "ok"}
+    monkeypatch.setattr(Csv, "write", write)
+    assert "unchanged, wrote csv" in muse(*run, "--csv")[1]
+    assert nuclei.stat().st_mtime_ns == before
 
 
 def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
@@ -244,7 +283,11 @@ def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
 def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     (tmp_path / "overlays").mkdir()
     ours = "nuclei.parquet", "nuclei.part-001.geojson.gz", "summary.json", "density.png", "slide.json", "tissue.geojson"
-    expected = "nuclei.qpdata", "nuclei.geojson", "nuclei.part-001-mine.geojson", "tissue.csv", "overlays/mine.png"
+    expected = ["nuclei.qpdata", "nuclei.geojson", "nuclei.part-001-mine.geojson", "tissue.csv", "overlays/mine.png"]
+    (tmp_path / "logs/settings").mkdir(parents=True)
+    jobs = "image", "nuclei", "anndata", "detect-1-of-1", "stitch-proposals"
+    ours = *ours, *(f"logs/settings/{job}.json" for job in jobs)
+    expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # whose stores stay
     for name in (*ours, "overlays/1.png", *expected):
         (tmp_path / name).touch()
     withdraw_results(tmp_path)

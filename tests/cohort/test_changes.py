@@ -125,13 +125,14 @@ def test_a_file_with_another_date_is_the_same_slide(finished, changes_of, tmp_pa
     assert changes_of(tmp_path, mpp=0.4) == ["changed slide files", "mpp of the file -> 0.4"]
 
 
-def test_a_run_that_ends_midway_leaves_no_record_of_outputs(finished, tmp_path):
+def test_a_run_that_ends_midway_records_the_outputs_that_it_wrote(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    record = tmp_path / "results/S/logs/settings/nuclei.json"
+    records = tmp_path / "results/S/logs/settings"
     shutil.rmtree(tmp_path / "results/S/image-500nm.zarr")  # as of a run without stores: embedding fails
     run = ["run", str(finished / "S.tif"), "-o", str(tmp_path / "results"), "--frame", "openslide"]
     assert main([*run, "--embedding"]) == 2
-    assert read_json(tmp_path / "results/S/nuclei.provenance.json")["frame"] == "openslide" and not record.exists()
+    assert read_json(tmp_path / "results/S/nuclei.provenance.json")["frame"] == "openslide"
+    assert read_json(records / "nuclei.json")["frame"] == "openslide" and not (records / "embed.json").exists()
 
 
 def test_outputs_that_are_added_leave_the_records_of_shards(finished, tmp_path):
@@ -175,7 +176,10 @@ def test_a_changed_setting_of_an_output_writes_that_output_alone(finished, tmp_p
         os.utime(path, ns=(before.get(path.name, 1), before.get(path.name, 1)))
     assert main([*run, "--frame", "openslide", "--csv"]) == 0
     shown = capsys.readouterr().out
-    assert "  frame qupath -> openslide: 1 slide (S)" in shown and "unchanged, skipped" in shown
+    assert (
+        "This run replaces outputs, but not the nuclei, of 1 slide:\n  frame qupath -> openslide: 1 slide (S)" in shown
+    )
+    assert "unchanged, wrote csv, geojson\n" in shown and "finished results" not in shown
     now = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
     changed = {name for name, time in now.items() if before.get(name) != time}
     assert changed == {"nuclei.geojson.gz", "nuclei.provenance.json", "nuclei.csv.gz"}

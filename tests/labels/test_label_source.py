@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from muse_pipeline.core.config import parse_config
-from muse_pipeline.core.errors import LabelError
-from muse_pipeline.labels.sources import LabelSource, check_source
+from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.labels.sources import LabelSource
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def test_from_yaml():
     ("settings", "message"),
     [
         ({"images": None}, "give either `images` or `slides`"),
-        ({"slides": Path("s")}, "give either `images` or `slides`"),
+        ({"slides": "s"}, "give either `images` or `slides`"),
         ({"format": "xml"}, "label format 'xml' is unknown; use 'row column class'"),
-        ({"mpp": -0.5}, "mpp -0.5 is not a size"),
-        ({"mpp": float("nan")}, "mpp nan is not a size"),
-        ({"weight": float("inf")}, r"weight must be > 0 \(got inf\)"),
-        ({"weight": 0.0}, r"weight must be > 0 \(got 0.0\)"),
-        ({"outside": "skip"}, "outside 'skip' is unknown"),
+        ({"mpp": -0.5}, "c: mpp is -0.5; give a number above 0"),
+        ({"mpp": float("nan")}, "c: mpp is nan"),
+        ({"weight": float("inf")}, "c: weight is inf"),
+        ({"weight": 0.0}, "c: weight is 0.0; give a number above 0"),
+        ({"outside": "skip"}, "outside 'skip' is unknown; choose refuse or leave out"),
         ({"patient": 0}, "patient 0 is not a number"),
+        ({"diameter_um": -8.0, "mpp": None}, "diameter_um is -8.0"),
         ({"patient": "("}, "is not a regular expression"),
-        ({"labels": Path("nowhere")}, "nowhere: no such folder of labels"),
     ],
 )
-def test_settings_that_cannot_be_meant(tmp_path, settings, message):
-    with pytest.raises(LabelError, match=message):
-        check_source(LabelSource(**{"labels": tmp_path, "format": "geojson", "images": tmp_path, **settings}))
+def test_settings_that_cannot_be_meant(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"labels": "l", "format": "geojson", "images": "i", **settings}, LabelSource, "c")

@@ -219,7 +219,6 @@ def test_masks_without_mpp_are_taken_to_nuclei_of_one_size(tmp_path):
     [
         ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus that diameter_um"),
         ({"mpp": 0.5, "diameter_um": 8.0}, "give one of both"),
-        ({"diameter_um": -8.0}, "is not a size of a nucleus"),
     ],
 )
 def test_diameters_that_tell_no_mpp(tmp_path, settings, sentence):

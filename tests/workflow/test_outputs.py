@@ -79,7 +79,7 @@ def test_an_output_of_one_file_runs_both_ways(cohort, with_toy):
     assert (record.status, record.warnings) == ("ok", ("toy.txt has no classes",))
     before = (cohort / "by_hand/a/nuclei.parquet").stat().st_mtime_ns
     shown = muse(cohort, "run", *options, "--toy", "--toy-title", "Another")
-    assert "  toy_title A slide -> Another: 1 slide (a)" in shown and "unchanged, skipped" in shown
+    assert "  toy_title A slide -> Another: 1 slide (a)" in shown and "unchanged, wrote toy" in shown
     assert written.read_text(encoding="utf-8") == f"Another\n{n}\n"
     assert (cohort / "by_hand/a/nuclei.parquet").stat().st_mtime_ns == before
 

@@ -28,12 +28,14 @@ from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
 from muse_pipeline.cohort.changes import describe_changes, read_changes
-from muse_pipeline.cohort.layout import store_name, withdraw_of_cohort
+from muse_pipeline.cohort.layout import OF_COHORT, store_name, withdraw_of_cohort
 from muse_pipeline.cohort.lock import find_other_run, lock_results
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
-from muse_pipeline.core.errors import ConfigError, OutputError, SheetError
+from muse_pipeline.core.errors import ConfigError, GeoJSONError, OutputError, SheetError
 from muse_pipeline.core.setting import schema_of
 from muse_pipeline.outputs.base import file_patterns, list_outputs
+from muse_pipeline.outputs.geojson import require_measurements
+from muse_pipeline.outputs.removal import withdraw_unrequested
 from muse_pipeline.settings import MODEL_OF_MODE, complete, list_settings, require_available
 
 # The `muse` beside this Snakemake is the one that runs, whether or not their environment is activated.
@@ -48,7 +50,7 @@ def or_exit(function, *arguments):
     """The function's result; its error about a setting or a file is printed last."""
     try:
         return function(*arguments)
-    except (ConfigError, OutputError) as error:
+    except (ConfigError, GeoJSONError, OutputError) as error:
         sys.exit(str(error))
 
 
@@ -103,6 +105,7 @@ def resolve_model():
     how = [*settings.training_data(config), *later] if TRAINING else []
     model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
     or_exit(settings.require_fitting_model, config, model)
+    or_exit(require_measurements, config["measurements"], config["features"], model["classes"])
     return model
 
 

@@ -5,6 +5,7 @@ Takes the tables of nuclei, the sheet and cohort.tsv; gives <results>/cohort.h5a
 
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
 INCLUDE_DOUBTFUL = [word for kind in config["include_doubtful"] for word in ("--include-doubtful", kind)]
+NOT_OF_COHORT = [*([] if config["anndata"] else OF_COHORT[:1]), *([] if config["statistics"] else OF_COHORT[1:])]
 STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
 
 
