@@ -25,6 +25,13 @@ def test_a_step_loads_neither_pandas_nor_scipy(step):
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_a_run_loads_its_templates_not_before_it_writes_its_report():
+    program = "import sys, muse_pipeline.cli.run_slides, muse_pipeline.report.page; print('jinja2' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
+    )
+
+
 def test_the_command_line_does_not_read_what_is_installed():
     program = "import sys, muse_pipeline.cli.main; print('importlib.metadata' in sys.modules)"
     assert (

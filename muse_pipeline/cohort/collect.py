@@ -33,7 +33,7 @@ from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, name_problem
 
-SLIDE_SUFFIXES = TIFF_SUFFIXES | {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm"}
+SLIDE_SUFFIXES = TIFF_SUFFIXES | {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm", ".czi"}
 NOT_SLIDES = frozenset(  # text, tables, results, and parts of slides of many files
     {".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".geojson", ".xml", ".html", ".pdf", ".log", ".yaml", ".yml"}
     | {".h5ad", ".parquet", ".opt", ".ini", ".dat"}

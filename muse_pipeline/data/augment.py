@@ -64,6 +64,9 @@ class WeakView(NamedTuple):
     colour: Tensor
 
 
+OTHERS, CLASSES_ONLY = -1.0, -2.0  # in ``LabelledBatch.region``
+
+
 class LabelledBatch(NamedTuple):
     """B windows and their nuclei, padded to the fullest window.
 
@@ -74,7 +77,9 @@ class LabelledBatch(NamedTuple):
         label: (B, M) class index, -1 unknown.
         rays: (B, M, R) um, NaN unknown.
         region: (B, H / 4, W / 4) um from the centre of each cell inwards from the border of the annotated region; 0
-            outside of annotations, less in other regions; None: every window is annotated everywhere.
+            outside of annotations, ``OTHERS`` in other regions, ``CLASSES_ONLY`` in class areas; None: every window is
+            annotated everywhere.
+        shares: (B, M, C) expected shares of the classes, for nuclei in class areas; 0 for others. None without areas.
         weak: windows for a teacher, where the method has one.
     """
 
@@ -84,6 +89,7 @@ class LabelledBatch(NamedTuple):
     label: Tensor
     rays: Tensor
     region: Tensor | None = None
+    shares: Tensor | None = None
     weak: WeakView | None = None
 
 

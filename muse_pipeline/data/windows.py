@@ -11,6 +11,8 @@ from torch import Tensor
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.data.augment import (
+    CLASSES_ONLY,
+    OTHERS,
     WHITE,
     Augmentation,
     LabelledBatch,
@@ -84,11 +86,12 @@ class LabelledWindows:
         own_colour = self.colours[chosen.to(self.device)]
         pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
         view = chosen.to(self.device), centre.to(self.device), linear.to(self.device)
-        batch = LabelledBatch(pixels, colour, *self.nuclei.move(*view, self.window_px))
+        xy, label, rays, shares = self.nuclei.move(*view, self.window_px)
+        batch = LabelledBatch(pixels, colour, xy, label, rays, shares=shares if shares.shape[2] else None)
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
             depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
-            batch = batch._replace(region=depth * self.mpp)
+            batch = batch._replace(region=torch.where(depth > 0, depth * self.mpp, depth))
         if self.weak_view:
             middle = torch.full((self.batch,), (1 + self.augmentation.partial_colour) / 2)
             batch = batch._replace(weak=WeakView(sharp, part_way(own_colour, middle)))
@@ -98,13 +101,17 @@ class LabelledWindows:
 def _depth(image: LabelledImage) -> np.ndarray:
     """(h, w) int16: px inwards from the border of the region, at least 1 inside; not from that of the picture.
 
-    0 outside of annotations, -1 in other regions, whose nuclei this image does not have.
+    0 outside of annotations, ``OTHERS`` in other regions, whose nuclei this image does not have, and ``CLASSES_ONLY``
+    in class areas.
     """
+    if image.areas:
+        others = np.where(image.unannotated, 0, OTHERS)
+        return np.where(image.region, CLASSES_ONLY, others).astype(np.int16)
     if image.region is None or image.region.all():
         return np.full(image.pixels.shape[:2], DEEP, np.int16)
     distance = cv2.distanceTransform(image.region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     depth = distance.clip(0, DEEP).astype(np.int16)
-    depth[~image.region & ~image.unannotated] = -1
+    depth[~image.region & ~image.unannotated] = OTHERS
     return depth
 
 
@@ -203,6 +210,7 @@ class NucleiStack:
         xy: (T, 2) picture px.
         label: (T,), -1 unknown.
         rays: (T, R) um, NaN unknown.
+        shares: (T, C) expected shares of the classes, 0 for nuclei outside of class areas; (T, 0) without areas.
     """
 
     def __init__(self, pictures: list[Nuclei], device: torch.device):
@@ -213,8 +221,13 @@ class NucleiStack:
         self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)
         self.first = self.n.cumsum(0) - self.n
         self.xy, self.label, self.rays = xy.float(), label.long(), rays
+        n_classes = max(nuclei.prob.shape[1] for nuclei in pictures)
+        rows = [nuclei.prob if nuclei.prob.size else np.zeros((len(nuclei), n_classes)) for nuclei in pictures]
+        self.shares = torch.from_numpy(np.concatenate(rows)).float().to(device)
 
-    def move(self, chosen: Tensor, centre: Tensor, linear: Tensor, size_px: int) -> tuple[Tensor, Tensor, Tensor]:
+    def move(
+        self, chosen: Tensor, centre: Tensor, linear: Tensor, size_px: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The nuclei in windows or within a few px of them, padded to the fullest window.
 
         Args:
@@ -224,7 +237,7 @@ class NucleiStack:
             size_px: side of a window.
 
         Returns:
-            xy (B, M', 2) window px, -1e6 where nothing is; label (B, M'); rays (B, M', R).
+            xy (B, M', 2) window px, -1e6 where nothing is; label (B, M'); rays (B, M', R); shares (B, M', C).
         """
         window, rank = _number(self.n[chosen])
         row = self.first[chosen][window] + rank
@@ -237,7 +250,10 @@ class NucleiStack:
         label = torch.full(shape, -1, device=row.device)
         rays = torch.full((*shape, self.rays.shape[1]), torch.nan, device=row.device)
         xy[at], label[at], rays[at] = moved[inside], self.label[row], self.rays[row]
-        return xy, label, move_nuclei(xy, rays, centre, linear, size_px)[1]  # rays of those alone that are seen
+        shares = torch.zeros((*shape, self.shares.shape[1]), device=row.device)
+        shares[at] = self.shares[row]
+        rays = move_nuclei(xy, rays, centre, linear, size_px)[1]  # of those alone that are seen
+        return xy, label, rays, shares
 
 
 def _number(n: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,17 +102,32 @@ class Annotations:
 def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
     """The model's class for a word of a label file; -1 for a nucleus whose class is not used.
 
-    A class map is decisive; without one the word is a class name or a synonym (``nuclei.class_names``). If ``classes``
-    is empty, only positions are read, and every word gives -1.
+    If ``classes`` is empty, only positions are read, and every word gives -1.
+
+    Raises:
+        LabelError: as in ``class_set``, or the class map gives the word several classes.
+    """
+    if not classes:
+        return -1
+    indices = class_set(word, source, classes, where)
+    if len(indices) > 1:
+        raise LabelError(
+            f"{where}: class_map gives '{word}' several classes, which only format 'areas' takes; give it one, or null"
+        )
+    return next(iter(indices), -1)
+
+
+def class_set(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> tuple[int, ...]:
+    """Indices of the classes that a word of a label file stands for; none for a nucleus whose class is not used.
+
+    A class map is decisive; without one the word is a class name or a synonym (``nuclei.class_names``).
 
     Raises:
         LabelError: the word is not in the class map, or refers to no class of the model.
     """
-    if not classes:
-        return -1
     if not source.class_map:
-        return find_class(word, classes, where, "correct it, or map it with `class_map`")
-    return next(iter(map_class(word, source.class_map, classes, where)), -1)
+        return (find_class(word, classes, where, "correct it, or map it with `class_map`"),)
+    return map_class(word, source.class_map, classes, where)
 
 
 def _others(found: np.ndarray) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -39,6 +40,20 @@ from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, is_square
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
 
+class AreaCount(NamedTuple):
+    """The nuclei of a class area that lie in one picture.
+
+    Attributes:
+        classes: name of the class, or of the classes that its nuclei may have.
+        area: file and number of the area.
+        n_nuclei: number of nuclei.
+    """
+
+    classes: str
+    area: str
+    n_nuclei: int
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window).
@@ -58,6 +73,8 @@ class LabelledImage:
         source: folder or sheet of the source.
         stated_mpp: um per pixel in the config; None if the file gave it.
         n_left_out: nuclei of the same label file outside every region, left out as set in the config; counted once.
+        areas: class areas that label the classes of the nuclei in ``region``, which a detector found: their positions
+            are no labels, and ``prob`` of ``nuclei`` has the expected shares of the classes. Empty for drawn nuclei.
     """
 
     name: str
@@ -73,6 +90,7 @@ class LabelledImage:
     source: str = ""
     stated_mpp: float | None = None
     n_left_out: int = 0
+    areas: tuple[AreaCount, ...] = ()
 
     @property
     def unannotated(self) -> np.ndarray:
@@ -173,7 +191,7 @@ def label_image(
             f"{annotations.path}: holds no nucleus of {picture.title}; exclude the picture, or set `allow_empty: true` "
             "if there is none in it"
         )
-    pixels, nuclei, region = _resample(picture.pixels, nuclei, picture.region, picture.mpp / mpp)
+    pixels, nuclei, region = resample_picture(picture.pixels, nuclei, picture.region, picture.mpp / mpp)
     if source.grow_outlines:
         is_point = ~np.isfinite(nuclei.rays).all(1)
         nuclei = complete_outlines(pixels, nuclei, stain, mpp, n_rays)
@@ -325,9 +343,10 @@ def _fill(annotations: Annotations, size_px: tuple[int, int]) -> np.ndarray | No
     return region
 
 
-def _resample(
+def resample_picture(
     pixels: np.ndarray, nuclei: Nuclei, region: np.ndarray | None, factor: float
 ) -> tuple[np.ndarray, Nuclei, np.ndarray | None]:
+    """Pixels (h, w, 3), nuclei and region (h, w) of a picture, enlarged by ``factor``."""
     if abs(factor - 1) < 1e-6:
         return pixels, nuclei, region
     height, width = pixels.shape[:2]

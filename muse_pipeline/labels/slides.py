@@ -105,7 +105,7 @@ def read_slides(
     labels = LabelFiles(source.labels, ids, SUFFIXES.get(source.format, TEXT_SUFFIXES))
     regions = LabelFiles(source.regions, ids, SUFFIXES["geojson"]) if source.regions is not None else None
     for row in choose_slides(rows, source):
-        info = _inspect(row, source)
+        info = inspect_row(row, source)
         region_path = regions.of(row.slide_id) if regions is not None else None
         annotations = _read(labels.of(row.slide_id), region_path, source, classes, info, n_rays)
         with open_slide(row.path, info.reader) as slide:
@@ -145,7 +145,8 @@ def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
     return [row for row in chosen if source.is_used(row.slide_id) and source.is_used(Path(row.path).name)]
 
 
-def _inspect(row: SheetRow, source: LabelSource) -> SlideInfo:
+def inspect_row(row: SheetRow, source: LabelSource) -> SlideInfo:
+    """Read the properties of a slide; a stated mpp must agree with that of the file."""
     stated = row.mpp if source.mpp is None else source.mpp
     if stated is not None:
         with open_slide(row.path) as slide:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
-from muse_pipeline.core.config import OneOf, Positive
+from muse_pipeline.core.config import Between, NotNegative, OneOf, Positive, Weights
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.qupath.objects import IGNORED, REGION
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
-FORMATS = ("row column class", "x y class", "geojson", "instances", "masks")  # beside those of open datasets
+FORMATS = ("row column class", "x y class", "geojson", "instances", "masks", "areas")  # beside those of open datasets
 BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # which an open dataset does not take
 
 
@@ -30,16 +30,17 @@ class LabelSource:
         labels: folder of label files; a file's name begins with its picture's stem or its slide's id. For an open
             dataset, its folder, with the pictures.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
-            classes as in QuPath), "instances" (label PNG, TIFF or NPY, pictures only) or "masks" (the same, with white
-            nuclei); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
-            (``docs/guide/open-data.md``).
+            classes as in QuPath), "instances" (label PNG, TIFF or NPY, pictures only), "masks" (the same, with white
+            nuclei) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector`` finds); or an open
+            dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma" (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.
         mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
         diameter_um: median diameter of the nuclei of every picture, instead of ``mpp``, for "instances" of unknown um
             per pixel.
         class_map: class name of the model for each word in the label files; null for nuclei whose class is not used. A
-            word that is missing is an error. By default the words are the class names.
+            word that is missing is an error. By default the words are the class names. For "areas" a word may have a
+            list of classes, one of which each nucleus has.
         region_class: class or name of the annotations that outline the annotated area (QuPath's "Region*" is "Region").
         regions: folder of GeoJSON files with these annotations, if those in ``labels`` contain none.
         outside: "refuse": nuclei outside every region are an error; "leave out": they are counted and not used.
@@ -52,6 +53,9 @@ class LabelSource:
             rejected.
         grow_outlines: grow outlines on the haematoxylin for nuclei that are points; otherwise they train only positions
             and classes.
+        margin_um: width of the border of every area in which nuclei are not labelled, um.
+        purity: expected fraction of the nuclei of an area that have its class, or one of its classes.
+        detector: model that finds the nuclei in areas: an .onnx file, or the name of a built-in model.
         weight: relative frequency at which its pictures are drawn.
         patient: rule for the patient in a picture's name: a number of leading characters, or a regular expression whose
             first group (else whole match) is the patient. By default the first 12 characters of TCGA names, else the
@@ -65,7 +69,7 @@ class LabelSource:
     slides: Path | None = None
     mpp: Positive | None = None
     diameter_um: Positive | None = None
-    class_map: dict[str, str | None] = field(default_factory=dict)
+    class_map: dict[str, str | tuple[str, ...] | None] = field(default_factory=dict)
     region_class: str = REGION
     regions: Path | None = None
     outside: Annotated[str, OneOf(("refuse", "leave out"))] = "refuse"
@@ -76,12 +80,16 @@ class LabelSource:
     exclude: tuple[str, ...] = ()
     results: Path | None = None
     grow_outlines: bool = True
+    margin_um: NotNegative = 5.0
+    purity: Annotated[float, Between(0.5, 1)] = 0.9
+    detector: Weights = Path("compact")
     weight: Positive = 1.0
     patient: str | int | None = None
     licence: str = ""
 
     def __post_init__(self) -> None:
         known = [*FORMATS, *LAYOUTS.names()]
+        empty = [word for word, names in self.class_map.items() if names is not None and not names]
         superfluous = [name for name in BESIDE_LABELS if self.is_dataset and getattr(self, name) is not None]
         problems = (
             (
@@ -96,6 +104,11 @@ class LabelSource:
                 bool(superfluous),
                 f"{self.labels}: format '{self.format}' takes only `labels`, the folder of the dataset; remove "
                 f"`{next(iter(superfluous), '')}` from this source",
+            ),
+            (
+                bool(empty),
+                f"{self.labels}: class_map gives '{next(iter(empty), '')}' no class that a nucleus could have; name "
+                "one, or null to leave it out",
             ),
             (
                 self.diameter_um is not None and (self.format != "instances" or self.mpp is not None),
@@ -165,6 +178,7 @@ MASK_FORMATS = ("instances", "masks")
 SUFFIXES = {  # every other format is text
     "geojson": frozenset(GEOJSON_SUFFIXES),
     **dict.fromkeys(MASK_FORMATS, MASK_SUFFIXES),
+    "areas": MASK_SUFFIXES | frozenset(GEOJSON_SUFFIXES),
 }
 
 

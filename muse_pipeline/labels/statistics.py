@@ -35,6 +35,7 @@ class LabelSummary:
         counts: (P, C + 1) number of nuclei of each class; those of unknown class in the last column.
         left_out: (P,) number of nuclei of each label file outside every region, which are not in ``counts``; those of a
             slide with its first region.
+        areas: sentences about class areas, one per class or set of classes.
         warnings: sentences about possible faults.
     """
 
@@ -43,10 +44,11 @@ class LabelSummary:
     patients: tuple[str, ...]
     counts: np.ndarray
     left_out: tuple[int, ...]
+    areas: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def text(self) -> str:
-        """A line per patient, of the first ``LISTED`` and of all others together, a total, and the warnings."""
+        """A line per patient, of the first ``LISTED`` and of all others together, a total, areas and warnings."""
         of_patient = defaultdict(list)
         for index, patient in enumerate(self.patients):
             of_patient[patient].append(index)
@@ -59,7 +61,7 @@ class LabelSummary:
         rows += [[count_noun(len(of_patient), "patient"), len(self.pictures), *self.counts.sum(0)]]
         width = max(len(str(row[0])) for row in rows)
         lines = ["  ".join([f"{row[0]:<{width}}", *(_right(cell) for cell in row[1:])]) for row in rows]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        return "\n".join([*lines, *self.areas, *(f"warning: {warning}" for warning in self.warnings)])
 
     def write(self, path: Path) -> None:
         """Write a TSV with a row per picture."""
@@ -84,6 +86,7 @@ def summarise_labels(images: Sequence[LabelledImage], classes: tuple[str, ...]) 
         tuple(image.patient for image in images),
         np.stack(counts),
         tuple(image.n_left_out for image in images),
+        tuple(_describe_areas(images)),
         (*_doubts_about_scale(images), *_what_was_left_out(images)),
     )
 
@@ -103,6 +106,19 @@ def check_leaks(
         raise LabelError(
             f"patients in {names[0]} and in {names[1]}: {some_of(shared)}; move or `exclude` their "
             "pictures, or correct the `patient` rule"
+        )
+
+
+def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
+    """A sentence about the areas of each class, or set of classes, and the nuclei that the detector found in them."""
+    by_classes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for count in (count for image in images for count in image.areas):
+        by_classes[count.classes][count.area] += count.n_nuclei
+    for classes, n_of_area in by_classes.items():
+        n = sorted(n_of_area.values())
+        yield (
+            f"{classes}: {count_noun(sum(n), 'nucleus', 'nuclei')} in {count_noun(len(n), 'area')} "
+            f"({n[0]:,} to {n[-1]:,} per area, median {n[len(n) // 2]:,})"
         )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from muse_pipeline.cohort.ledgers import StepRecord, order_steps
 from muse_pipeline.core.text import memory_text, time_text
 from muse_pipeline.report.cohort import SlideResult
-from muse_pipeline.report.html import Markup, element
 
 COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
 OTHER, WHOLE = "other", "all"  # rows: start, model and report; everything
@@ -71,17 +70,3 @@ def cost_lines(slides: Sequence[SlideResult], seconds: float, processor_seconds:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for step, *cells in table:
         yield "  ".join([step.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
-
-
-def cost_table(slides: Sequence[SlideResult]) -> Markup | None:
-    """The costs of the slides' last runs as a table; None if no step ran."""
-    costs = step_costs(slides)
-    if not costs:
-        return None
-    head = [element("th", name, scope="col", class_="number" if i else None) for i, name in enumerate(COLUMNS)]
-    rows = [
-        element("tr", element("th", name, scope="row"), *(element("td", text, class_="number") for text in texts))
-        for name, *texts in (cost.texts for cost in costs)
-    ]
-    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
-    return element("div", table, class_="scroll")

@@ -1,154 +1,91 @@
-"""HTML that is safe by construction, the pictures in a page, and the document around its content."""
+"""Pages from the templates in ``templates``, which escape all text that they are given."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import os
 import re
-from html import escape
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
-from PIL import Image
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.ext import Extension
+from markupsafe import Markup
 
 from muse_pipeline import __version__
+from muse_pipeline.core import text
+from muse_pipeline.core.files import complete_file
 
-
-class Markup(str):
-    """Finished HTML; every other string is text."""
-
-    __slots__ = ()
-
-
-def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """``<tag attributes>children</tag>``: text is escaped, ``Markup`` is kept, None is left out.
-
-    ``class_`` stands for class and ``data_x`` for data-x; an attribute that is True has no value, one that is None or
-    False is left out.
-    """
-    text = "".join(
-        child if isinstance(child, Markup) else _escape(str(child)) for child in children if child is not None
-    )
-    opening = f"<{tag}{''.join(_attribute(name, value) for name, value in attributes.items())}>"
-    return Markup(opening if tag in _VOID else f"{opening}{text}</{tag}>")
-
-
-def join(parts: list[Markup], between: str = "") -> Markup:
-    """Concatenation of HTML."""
-    return Markup(between.join(parts))
-
-
-_VOID = {"img", "br", "meta"}
+EQUAL_CONTRAST = 0.179  # relative luminance of a colour on which black and white are equally legible
+_PIECES = 1000  # of a page that are written at once
 # Control characters, marks that turn the direction of writing, halves of characters: names use them to mislead.
 _TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def _escape(text: str) -> str:
-    return escape(_TREACHEROUS.sub("\N{REPLACEMENT CHARACTER}", text), quote=True)
+def render(template: str, **data: Any) -> str:
+    """The text of a template filled with ``data``."""
+    return "".join(_stream(template, data))
 
 
-def _attribute(name: str, value: object) -> str:
-    if value is None or value is False:
-        return ""
-    key = name.rstrip("_").replace("_", "-")
-    return f" {key}" if value is True else f' {key}="{_escape(str(value))}"'
+def write_html(path: Path, template: str, **data: Any) -> None:
+    """Write a template filled with ``data``, piece by piece, so that iterators in ``data`` need not fit into memory."""
+    with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(_stream(template, data))
 
 
-_CONTENT = Markup("<!-- content -->")
+def _stream(template: str, data: dict[str, Any]) -> Iterator[str]:
+    stream = _ENVIRONMENT.get_template(template).stream(data)
+    stream.enable_buffering(_PIECES)
+    return (_TREACHEROUS.sub("\N{REPLACEMENT CHARACTER}", piece) for piece in stream)
 
 
-def frame_document(title: str, script: str | None = None) -> tuple[str, str]:
-    """The document before and after a page's content.
+class _JoinLines(Extension):
+    """Removes line breaks and indentation next to tags and expressions; those within text remain."""
 
-    Args:
-        title: title of the document.
-        script: name of a file in this folder, the only script that the page's policy allows; None for no script.
-    """
-    code = _read(script) if script else None
-    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() if code else None
-    allowed = f"; script-src 'sha256-{digest}'" if code else ""
-    policy = f"default-src 'none'; img-src data: file: 'self'; style-src 'unsafe-inline'{allowed}"
-    head = join(
-        [
-            element("meta", charset="utf-8"),
-            element("meta", http_equiv="Content-Security-Policy", content=policy),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("title", title),
-            element("style", Markup(_read("page.css"))),
-        ]
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        return re.sub(r"(?<=[>}])\s*\n\s*|\s*\n\s*(?=[<{])", "", source)
+
+
+def css_color(color: Sequence[int] | str) -> str:
+    """``rgb(1 2 3)`` of a colour; a string stays as it is."""
+    return color if isinstance(color, str) else f"rgb({' '.join(str(int(channel)) for channel in color)})"
+
+
+def ink_on(color: Sequence[int]) -> str:
+    """Black or white, whichever has the higher contrast on ``color`` by WCAG 2."""
+    red, green, blue = (((channel / 255 + 0.055) / 1.055) ** 2.4 for channel in color)
+    return "#000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > EQUAL_CONTRAST else "#fff"
+
+
+def density(n: int, mm2: float | None) -> str:
+    """Nuclei per mm2; a dash without an area."""
+    return text.density_text(n / mm2 if mm2 else None)
+
+
+def _inline(name: str) -> Markup:
+    """The text of a style sheet or script in this folder."""
+    return Markup(files("muse_pipeline.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _digest(code: str) -> str:
+    """The SHA-256 of a script in the form of a page's policy."""
+    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+
+
+def _make_environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("muse_pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        extensions=[_JoinLines],
+        auto_reload=False,
     )
-    footer = element("footer", f"muse-pipeline {__version__} · for research use")
-    body = element("body", element("main", _CONTENT), footer, element("script", Markup(code)) if code else None)
-    before, after = f'<!DOCTYPE html>\n<html lang="en">{element("head", head)}{body}</html>\n'.split(_CONTENT)
-    return before, after
+    texts = text.area_text, text.count_noun, text.count_text, text.density_text, text.memory_text, text.percent_text
+    environment.filters |= {each.__name__: each for each in (*texts, text.time_text, density, css_color, ink_on)}
+    environment.globals |= {"version": __version__, "inline": _inline, "digest": _digest, "zip": zip}
+    return environment
 
 
-def _read(name: str) -> str:
-    return files("muse_pipeline.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def css_word(verdict: str) -> str:
-    """The style sheet's class of a verdict: yes, no or undecided."""
-    return verdict if verdict in {"yes", "no"} else "undecided"
-
-
-EMBEDDED_SLIDES = 30  # about 1 MB each: the page of a larger cohort would be a burden to mail and to open
-THUMBNAIL_PX = 112  # shown at half the size, for screens of two pixels per point
-_QUALITY = 78
-
-
-UNREADABLE = OSError, ValueError, SyntaxError  # what Pillow raises on a file that is no picture
-
-
-class Album:
-    """Makes the ``<img>`` of pictures, linked to their files.
-
-    Args:
-        page: path of the page; links are relative to its folder.
-        embedded: True to embed pictures in the page, as JPEG; False to refer to the files.
-    """
-
-    def __init__(self, page: Path, embedded: bool):
-        self.folder, self.embedded = page.parent, embedded
-
-    def figure(self, file: Path, caption: str, longest_px: int, anchor: str) -> Markup | None:
-        """A picture with its caption, at most ``longest_px`` wide or high; None if the file is not a picture.
-
-        When clicked, it fills the window: the style sheet does that for the figure in the address (``anchor``), whose
-        other link leads back to its slide.
-        """
-        try:
-            with Image.open(file) as picture:
-                size = picture.size
-                source = _as_jpeg(picture.convert("RGB"), longest_px) if self.embedded else self.link(file)
-        except UNREADABLE:
-            return None
-        image = element("img", src=source, alt=caption, width=size[0], height=size[1], loading="lazy")
-        name = f"{anchor}-{file.stem}"
-        back = element("a", "Close", href=f"#{anchor}", class_="close")
-        original = element("a", "PNG", href=self.link(file))
-        text = element("figcaption", f"{caption} ", original)
-        return element("figure", element("a", image, href=f"#{name}", class_="open"), back, text, id=name)
-
-    def link(self, file: Path) -> str:
-        """The address of ``file`` relative to the page."""
-        return quote(Path(os.path.relpath(file, self.folder)).as_posix())
-
-
-def make_thumbnail(file: Path) -> str | None:
-    """A small picture for a row of a table, as a data address; None if the file is not a picture."""
-    try:
-        with Image.open(file) as picture:
-            return _as_jpeg(picture.convert("RGB"), THUMBNAIL_PX)
-    except UNREADABLE:
-        return None
-
-
-def _as_jpeg(picture: Image.Image, longest_px: int) -> str:
-    picture.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+_ENVIRONMENT = _make_environment()

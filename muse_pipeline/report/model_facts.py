@@ -8,10 +8,8 @@ from typing import Any
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import Provenance
-from muse_pipeline.core.types import NucleusClass
 from muse_pipeline.inference.outlines import TRAINING_DATA
-from muse_pipeline.report.html import Album, Markup, css_word, element, join
-from muse_pipeline.report.slide_card import definitions, swatch
+from muse_pipeline.report.album import Album
 
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
@@ -60,31 +58,18 @@ def _number(value: Any) -> str | None:
     return f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
 
 
-def model_facts(provenances: Iterable[Provenance]) -> Markup:
-    """One block per model, in the order of first use."""
+def model_facts(provenances: Iterable[Provenance]) -> list[dict[str, Any]]:
+    """Name, checksum, classes and facts of every model, in the order of first use."""
     models = {provenance.model.sha256: provenance for provenance in provenances}
-    return join([_describe(provenance) for provenance in models.values()])
-
-
-def _describe(provenance: Provenance) -> Markup:
-    facts = {
-        term: _lines(content) if isinstance(content, list) else content
-        for term, content in card_facts(provenance.card).items()
-    }
-    pairs: dict[str, object] = {
-        **facts,
-        "Classes": _classes(provenance.classes),
-        "Checksum": element("code", provenance.model.sha256),
-    }
-    return element("section", element("h3", element("bdi", provenance.model.name)), definitions(pairs, "model"))
-
-
-def _classes(classes: Iterable[NucleusClass]) -> Markup:
-    return element("ul", *(element("li", swatch(each.color), each.name) for each in classes), class_="legend")
-
-
-def _lines(content: list[str]) -> Markup:
-    return element("ul", *(element("li", line) for line in content))
+    return [
+        {
+            "name": provenance.model.name,
+            "sha256": sha256,
+            "classes": provenance.classes,
+            "facts": card_facts(provenance.card),
+        }
+        for sha256, provenance in models.items()
+    ]
 
 
 PAGES = {  # file of the run's folder -> what it is called
@@ -95,7 +80,7 @@ PAGES = {  # file of the run's folder -> what it is called
 }
 
 
-def pretraining_facts(folder: Path, album: Album) -> Markup:
+def pretraining_facts(folder: Path, album: Album) -> dict[str, Any]:
     """The results of the comparison and the path to it; unfinished runs and comparisons are marked.
 
     Args:
@@ -103,26 +88,29 @@ def pretraining_facts(folder: Path, album: Album) -> Markup:
         album: album of the page, for links to files.
     """
     files = [(folder / name, words) for name, words in PAGES.items()]
-    links = [element("a", words, href=album.link(file)) for file, words in files if file.is_file()]
-    return element(
-        "section",
-        element("h3", element("bdi", folder.name)),
-        *_answers(folder, album),
-        element("p", join(links, " · ")) if links else None,
-    )
+    answers, lacking, log = _read_answers(folder)
+    return {
+        "name": folder.name,
+        "answers": answers,
+        "lacking": lacking,
+        "log": album.link(log) if log.is_file() else None,
+        "links": [(words, album.link(file)) for file, words in files if file.is_file()],
+    }
 
 
-def _answers(folder: Path, album: Album) -> list[Markup]:
+def _read_answers(folder: Path) -> tuple[list[dict[str, str]], str, Path]:
+    """The answers of the comparison; without them, what is lacking and the log that may have the reason."""
     checkpoint, figures = folder / "checkpoint.pt", folder / "compare" / "compare.json"
     if not _is_newer(checkpoint, folder / "cohort.yaml"):
-        return [_unfinished("It has not ended", folder / "logs" / "pretrain.log", album)]
+        return [], "It has not ended", folder / "logs" / "pretrain.log"
+    log = folder / "logs" / "compare.log"
     try:
         if not _is_newer(figures, checkpoint):
             raise ValueError("of an older run")
-        answers = [(answer["verdict"], answer["sentence"]) for answer in read_json(figures)["answers"]]
+        answers = [{name: answer[name] for name in ("verdict", "sentence")} for answer in read_json(figures)["answers"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return [_unfinished("Whether it helped is not known", folder / "logs" / "compare.log", album)]
-    return [element("p", sentence, class_=f"answer {css_word(verdict)}") for verdict, sentence in answers]
+        return [], "Whether it helped is not known", log
+    return answers, "", log
 
 
 def _is_newer(file: Path, than: Path) -> bool:
@@ -131,10 +119,3 @@ def _is_newer(file: Path, than: Path) -> bool:
         return file.stat().st_mtime_ns >= than.stat().st_mtime_ns
     except OSError:
         return False
-
-
-def _unfinished(what: str, log: Path, album: Album) -> Markup:
-    if not log.is_file():
-        why = "slides of its training failed, or it was not reached; fix them, or list them in `pretrain.exclude`"
-        return element("p", f"{what}: {why}.", class_="reason failed")
-    return element("p", f"{what}: see ", element("a", "its log", href=album.link(log)), ".", class_="reason failed")

@@ -77,6 +77,33 @@ class Notice(NamedTuple):
     sentence: str
 
 
+class ShownSlide(NamedTuple):
+    """A slide on the page.
+
+    Attributes:
+        anchor: anchor of its card.
+        rank: rank in the order of the page.
+        slide: outcome of the slide.
+        notices: all warnings about it, the red ones first.
+    """
+
+    anchor: str
+    rank: int
+    slide: SlideResult
+    notices: list[Notice]
+
+
+def rank_slides(slides: Sequence[SlideResult]) -> list[ShownSlide]:
+    """The slides in the order of the page: failed, partial, empty, ok, and within these red, amber, no warning."""
+    found = [(slide, find_notices(slide)) for slide in slides]
+    ranked = sorted(((_rank(*each), *each) for each in found), key=lambda each: each[0])
+    return [ShownSlide(f"slide-{i}", *each) for i, each in enumerate(ranked, 1)]
+
+
+def _rank(slide: SlideResult, notices: Sequence[Notice]) -> int:
+    return 3 * STATUSES.index(slide.status) + (LEVELS.index(notices[0].level) if notices else len(LEVELS))
+
+
 def find_reasons(slide: SlideResult) -> dict[str, str]:
     """Each kind of warning about a slide, a key of ``KINDS``, with its reason and the consequence for the totals."""
     found = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
@@ -105,12 +132,6 @@ def _consequence(slide: SlideResult, kind: str) -> str:
 def find_notices(slide: SlideResult) -> list[Notice]:
     """All warnings about one slide, the red ones first."""
     return sorted(_notices(slide), key=lambda notice: LEVELS.index(notice.level))
-
-
-def rank(slide: SlideResult) -> int:
-    """Sort key of a slide: failed, partial, empty, ok, and within these red, amber, no warning."""
-    notices = find_notices(slide)
-    return 3 * STATUSES.index(slide.status) + (LEVELS.index(notices[0].level) if notices else len(LEVELS))
 
 
 def _notices(slide: SlideResult) -> Iterator[Notice]:

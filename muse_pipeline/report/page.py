@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import area_text, count_text, density_text, time_text
 from muse_pipeline.qupath.write import copy_import_script
+from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.cohort import (
     SlideResult,
     by_model,
+    class_names,
     classified,
     counted,
     describe_model,
     describe_total,
     summarise_cohort,
 )
-from muse_pipeline.report.costs import cost_table
-from muse_pipeline.report.html import EMBEDDED_SLIDES, Album, Markup, element, frame_document
+from muse_pipeline.report.costs import COLUMNS, step_costs
 from muse_pipeline.report.model_facts import model_facts, pretraining_facts
-from muse_pipeline.report.notices import AMBER, RED, find_notices, rank, summarise_failures, summarise_flags
-from muse_pipeline.report.plots import cohort_plots
-from muse_pipeline.report.slide_card import add_up, class_bar, definitions, slide_card
-from muse_pipeline.report.statistics import statistics_section
-from muse_pipeline.report.tables import OPEN_SLIDES, slide_table, write_roi_table, write_table
+from muse_pipeline.report.notices import ShownSlide, rank_slides, summarise_failures, summarise_flags
+from muse_pipeline.report.plots import describe_plots
+from muse_pipeline.report.slide_card import add_up, describe_card
+from muse_pipeline.report.statistics import read_statistics
+from muse_pipeline.report.tables import write_roi_table, write_table
+
+OPEN_SLIDES = 100  # of a larger cohort the table shows so many rows at once, and a card is shown when it is opened
 
 
 def write_report(
@@ -64,104 +67,84 @@ def write_page(
 ) -> None:
     """Write the page: what needs attention, the cohort, groups of patients, a table, plots, every slide, costs, models.
 
-    Slides are given in the order of the sheet and shown by ``notices.rank``, the failed ones first. The pictures of up
-    to ``EMBEDDED_SLIDES`` slides are embedded in the page; the page of a larger cohort links to the files beside it.
+    Slides are given in the order of the sheet and shown by ``notices.rank_slides``, the failed ones first. The pictures
+    of up to ``EMBEDDED_SLIDES`` slides are embedded in the page; the page of a larger cohort links to the files beside
+    it.
     """
-    ranked = sorted(slides, key=rank)
-    anchored = [(f"slide-{i}", slide) for i, slide in enumerate(ranked, 1)]
-    album = Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
-    with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        before, after = frame_document(f"Nuclei report – {summarise_cohort(slides)}", script="page.js")
-        file.write(before)
-        file.writelines(_sections(anchored, album, pretraining, statistics))
-        file.write(after)
+    from muse_pipeline.report.html import write_html  # not before the page is written: it loads jinja2
+
+    entries, album = rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
+    ranked = [entry.slide for entry in entries]
+    finished = [slide for slide in ranked if slide.summary]
+    write_html(
+        path,
+        "report.html",
+        outcome=summarise_cohort(slides),
+        **_list_notices(entries),
+        figures=_figures(ranked),
+        finished=finished,
+        total=describe_total(ranked),
+        class_mix=_class_mix(ranked),
+        statistics=read_statistics(statistics) if statistics else None,
+        entries=entries,
+        album=album,
+        open_slides=OPEN_SLIDES,
+        has_groups=any(slide.group for slide in slides),
+        has_positive=any(slide.positive for slide in slides),
+        class_names=class_names(slide for slide in ranked if slide.positive is None),
+        plots=describe_plots(entries),
+        cards=map_in_order(lambda entry: describe_card(entry, album), entries, count_cores()),
+        cost_columns=COLUMNS,
+        costs=[cost.texts for cost in step_costs(ranked)],
+        pretraining=pretraining_facts(pretraining, album) if pretraining else None,
+        models=model_facts(slide.provenance for slide in finished),
+    )
 
 
-def _sections(
-    anchored: Sequence[tuple[str, SlideResult]], album: Album, pretraining: Path | None, statistics: Path | None
-) -> Iterator[Markup]:
-    slides = [slide for _, slide in anchored]
-    finished = [slide for slide in slides if slide.summary]
-    yield element("h1", "Nuclei report")
-    yield element("p", summarise_cohort(slides), class_="lead")
-    yield from _attention(anchored)
-    yield _figures(slides)
-    if finished:
-        yield element("p", f"In these totals: {describe_total(slides)}.", class_="note")
-    if any(slide.n_nuclei for slide in classified(slides)):
-        yield from _class_bars(by_model(classified(slides)))
-        words = "What the classes mean, and on which tissue the model was trained"
-        yield element("p", element("a", words, href="#model"), class_="note")
-    if statistics:
-        yield from statistics_section(statistics)
-    yield element("h2", "All slides")
-    yield slide_table(anchored, album)
-    yield from cohort_plots(anchored)
-    yield from _cards(anchored, album)
-    if costs := cost_table(slides):
-        yield element("h2", "Where the time went")
-        yield costs
-    if pretraining:
-        yield element("h2", "Pretraining")
-        yield pretraining_facts(pretraining, album)
-    if finished:
-        yield element("h2", "Model", id="model")
-        yield model_facts(slide.provenance for slide in finished)
-
-
-def _cards(anchored: Sequence[tuple[str, SlideResult]], album: Album) -> Iterator[Markup]:
-    """A card for every slide; in a large cohort as text that the script of the page turns into a card on opening."""
-    cards = map_in_order(lambda each: slide_card(each[1], each[0], album), anchored, count_cores())
-    if len(anchored) <= OPEN_SLIDES:
-        yield element("h2", "Slide by slide")
-        yield from cards
-        return
-    yield element("h2", "Opened slides")
-    yield element("p", "A slide is shown here when its name is pressed.", class_="note", id="opened")
-    yield Markup('<script type="text/html" id="cards">')
-    yield from cards
-    yield Markup("</script>")
-
-
-def _attention(anchored: Sequence[tuple[str, SlideResult]]) -> Iterator[Markup]:
-    """Slides without numbers or with wrong ones, then those to check, each with the reason."""
-    entries: dict[str, list[Markup]] = {RED: [], AMBER: []}
-    for anchor, slide in anchored:
-        for level, _, sentence in find_notices(slide):
-            link = element("a", element("bdi", slide.slide_id), href=f"#{anchor}")
-            entries[level].append(element("li", link, f" {sentence}"))
-    models = by_model(slide for _, slide in anchored)
+def _list_notices(entries: Sequence[ShownSlide]) -> dict[str, list[tuple[ShownSlide | None, str]]]:
+    """Sentences by level, each with its slide: first slides without numbers or with wrong ones, then those to check."""
+    found: dict[str, list[tuple[ShownSlide | None, str]]] = {"red": [], "amber": []}
+    for entry in entries:
+        for level, _, sentence in entry.notices:
+            found[level].append((entry, sentence))
+    models = by_model(entry.slide for entry in entries)
     if len(models) > 1:
         named = "; ".join(map(describe_model, models))
         words = f"Slides were made by different models, whose numbers may not compare: {named}"
-        entries[AMBER].append(element("li", words))
-    for level, title in ((RED, "Needs attention"), (AMBER, "Check before use")):
-        if entries[level]:
-            yield element("section", element("h2", title), element("ul", *entries[level]), class_=f"attention {level}")
+        found["amber"].append((None, words))
+    return found
 
 
-def _class_bars(models: Sequence[Sequence[SlideResult]]) -> Iterator[Markup]:
-    """A bar per model, with its name if there are several: classes of different models are not comparable."""
-    for slides in models:
-        if len(models) > 1:
-            yield element("p", element("bdi", describe_model(slides)), class_="note")
-        yield class_bar(add_up(slide.summary for slide in slides), sum(slide.tissue_mm2 or 0 for slide in slides))
+def _class_mix(slides: Sequence[SlideResult]) -> list[tuple[str, list[dict[str, Any]], float]]:
+    """Name, classes and mm2 of tissue of each model, if there are nuclei: classes of different models do not compare.
+
+    The name of a single model is "".
+    """
+    added = classified(slides)
+    models = by_model(added) if any(slide.n_nuclei for slide in added) else []
+    return [
+        (
+            describe_model(group) if len(models) > 1 else "",
+            add_up(slide.summary for slide in group),
+            sum(slide.tissue_mm2 or 0 for slide in group),
+        )
+        for group in models
+    ]
 
 
-def _figures(slides: Sequence[SlideResult]) -> Markup:
+def _figures(slides: Sequence[SlideResult]) -> dict[str, str]:
     finished, added = [slide for slide in slides if slide.summary], counted(slides)
     tissue_mm2 = sum(slide.tissue_mm2 or 0 for slide in added)
     statuses = Counter(slide.status for slide in slides)
-    pairs = {
+    return {
         "Slides finished": f"{len(finished)} of {len(slides)}" if statuses["failed"] else count_text(len(slides)),
         "Tissue": f"{area_text(tissue_mm2)} mm²",
         **_found(added),
         "Computing time": time_text(sum(slide.seconds for slide in slides)),
     }
-    return definitions(pairs, "figures")
 
 
-def _found(slides: Sequence[SlideResult]) -> dict[str, str | None]:
+def _found(slides: Sequence[SlideResult]) -> dict[str, str]:
     """Nuclei and their density, separately for each model, since models differ in what they find."""
     models = by_model(slides)
     found = {}
@@ -171,5 +154,6 @@ def _found(slides: Sequence[SlideResult]) -> dict[str, str | None]:
             sum(getattr(slide, name) or 0 for slide in group) for name in ("n_nuclei", "tissue_mm2")
         )
         found[f"Nuclei{of_model}"] = count_text(n_nuclei)
-        found[f"Density{of_model}"] = f"{density_text(n_nuclei / tissue_mm2)} /mm²" if tissue_mm2 else None
+        if tissue_mm2:
+            found[f"Density{of_model}"] = f"{density_text(n_nuclei / tissue_mm2)} /mm²"
     return found or {"Nuclei": count_text(0)}

@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 import shapely
 
 from muse_pipeline.core.provenance import Regions, to_json
-from muse_pipeline.core.text import area_text, count_text, density_text, one_line
+from muse_pipeline.core.text import one_line
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import BORDER, POSITIVE, REGION, ROW_GROUP, iterate_rows
 from muse_pipeline.report.density import stream_positions
-from muse_pipeline.report.html import Markup, element, join
 from muse_pipeline.tissue.mask import RoiAnnotation
 
 SIDES = ("inside", "outside")
@@ -83,27 +82,6 @@ def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | Non
                 values[f"nuclei_in_{name}_{one_line(kind)}"] = n
                 values[f"nuclei_per_mm2_in_{name}_{one_line(kind)}"] = _per_mm2(n, row["area_mm2"])
     return values
-
-
-def region_table(regions: dict[str, Any] | None) -> Markup | None:
-    """The regions of a slide, then the bands along the border, with the density of every class of nuclei."""
-    if regions is None or regions["status"] != "ok":
-        return None
-    kinds = list(regions["classes"][0]["n_by_class"])
-    labels = ["Region", "mm²", "Nuclei", "Nuclei/mm²", *(f"{kind}/mm²" for kind in kinds)]
-    head = [element("th", label, scope="col", class_="number" if i else None) for i, label in enumerate(labels)]
-    body = [_html_row(one["name"], one, kinds) for one in regions["classes"]]
-    body += [_html_row(f"{one['um']} µm {one['side']} the border", one, kinds) for one in regions["bands"]]
-    table = element("table", element("thead", element("tr", *head)), element("tbody", join(body)))
-    return element("div", table, class_="scroll annotations")
-
-
-def _html_row(name: str, row: dict[str, Any], kinds: Sequence[str]) -> Markup:
-    densities = (row["n_nuclei"], *(row["n_by_class"][kind] for kind in kinds))
-    cells = [area_text(row["area_mm2"]), count_text(row["n_nuclei"])]
-    cells += [density_text(n / row["area_mm2"] if row["area_mm2"] else None) for n in densities]
-    numbers = (element("td", text, class_="number") for text in cells)
-    return element("tr", element("th", element("bdi", name), scope="row"), *numbers)
 
 
 def _rows(regions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

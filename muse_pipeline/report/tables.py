@@ -1,4 +1,4 @@
-"""All slides in one table."""
+"""Tables of all slides and of all annotations, as tab-separated text."""
 
 from __future__ import annotations
 
@@ -9,76 +9,9 @@ from typing import Any
 
 from muse_pipeline.cohort.ledgers import STEPS, order_steps
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.text import area_text, count_text, density_text, one_line, time_text
+from muse_pipeline.core.text import one_line
 from muse_pipeline.report.cohort import SlideResult, class_names
-from muse_pipeline.report.html import Album, Markup, element
-from muse_pipeline.report.notices import find_notices, rank
 from muse_pipeline.report.regions import region_values
-from muse_pipeline.report.slide_card import pills, share_cell
-
-OPEN_SLIDES = 100  # of a larger cohort the table shows so many rows at once, and a card is shown when it is opened
-
-
-def slide_table(slides: Sequence[tuple[str, SlideResult]], album: Album) -> Markup:
-    """The table of (anchor, slide) in the given order; a script in the page filters and sorts its rows."""
-    names = class_names(slide for _, slide in slides if slide.positive is None)
-    with_positive = any(slide.positive for _, slide in slides)
-    with_groups = any(slide.group for _, slide in slides)
-    texts = ["Slide", "Status", *(["Group"] if with_groups else [])]
-    numbers = ["Tissue mm²", "Nuclei", "Nuclei/mm²", *names, *(["Positive"] if with_positive else []), "Time"]
-    head = [element("th", label, scope="col") for label in texts]
-    head += [element("th", label, scope="col", class_="number") for label in numbers]
-    rows = [
-        _html_row(anchor, slide, album, names, with_positive, with_groups, is_hidden=i >= OPEN_SLIDES)
-        for i, (anchor, slide) in enumerate(slides)
-    ]
-    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows), class_="sortable")
-    return element("div", table, class_="scroll slides")
-
-
-def _html_row(
-    anchor: str,
-    slide: SlideResult,
-    album: Album,
-    names: Sequence[str],
-    with_positive: bool,
-    with_groups: bool,
-    is_hidden: bool,
-) -> Markup:
-    n, tissue_mm2 = slide.n_nuclei, slide.tissue_mm2
-    counts = slide.class_counts
-    notices, link = find_notices(slide), element("a", element("bdi", slide.slide_id), href=f"#{anchor}")
-    positive = share_cell(slide.positive["n_positive"] if slide.positive else None, n or 0, None)
-    return element(
-        "tr",
-        element("th", element("span", _thumbnail(slide, album), link, class_="named"), scope="row"),
-        element("td", pills(slide), data_value=rank(slide)),
-        element("td", element("bdi", slide.group), class_="group") if with_groups else None,
-        _number(area_text(tissue_mm2), tissue_mm2),
-        _number(count_text(n), n),
-        _number(density_text(slide.nuclei_per_mm2), slide.nuclei_per_mm2),
-        *(share_cell(counts.get(name), n or 0, tissue_mm2, slide.classes_left_out) for name in names),
-        positive if with_positive else None,
-        _number(time_text(slide.seconds or None), slide.seconds),
-        data_slide=anchor,
-        data_status=slide.status,
-        data_level=notices[0].level if notices else None,
-        hidden=is_hidden,
-    )
-
-
-def _thumbnail(slide: SlideResult, album: Album) -> Markup:
-    """A small picture of the slide, linked to its viewer if there is one; an empty element without a picture."""
-    source, viewer = slide.summary["thumbnail"] if slide.summary else None, slide.files.viewer
-    if source and viewer.is_file():
-        picture = element("img", src=source, alt="Open in the browser", loading="lazy")
-        return element("a", picture, href=album.link(viewer), class_="thumbnail")
-    return element("span", element("img", src=source, alt="", loading="lazy") if source else None, class_="thumbnail")
-
-
-def _number(text: str, value: float | None) -> Markup:
-    return element("td", text, class_="number", data_value=-1 if value is None else value)
-
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings", "left_out"),

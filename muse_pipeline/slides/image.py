@@ -82,7 +82,7 @@ class ImageReader(ArrayReader):
     def __init__(self, path: Path):
         kind = file_format(path)
         # A .mrxs without its folder is a JPEG thumbnail: only files with a suffix of a picture are accepted.
-        if kind in {None, "DICOM"} or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES:
+        if kind in {None, "DICOM", "CZI"} or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES:
             raise UnsuitedError("not a PNG, JPEG, JPEG 2000 or TIFF picture")
         pixels, *stated = _read_tiff(path) if kind == "TIFF" else [_read_picture(path)]
         super().__init__(pixels, path, *stated)

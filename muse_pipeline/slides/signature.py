@@ -60,13 +60,15 @@ def name_problem(path: Path) -> str:
 
 
 def file_format(path: Path) -> str | None:
-    """TIFF, DICOM, PNG, JPEG or JPEG 2000 by the first bytes; None if unknown."""
+    """TIFF, DICOM, CZI, PNG, JPEG or JPEG 2000 by the first bytes; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "TIFF"
     if head[128:132] == b"DICM":
         return "DICOM"
+    if head.startswith(b"ZISRAWFILE"):
+        return "CZI"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\0\0\0\x0cjP  "):

@@ -17,7 +17,7 @@ from muse_pipeline import __version__
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.inference.model import list_checkpoints
+from muse_pipeline.inference.model import find_model, list_checkpoints
 from muse_pipeline.labels.datasets import dataset_files
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.slides.signature import fingerprint_file
@@ -125,6 +125,8 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
         path = getattr(source, setting)
         if setting == "labels" and is_dataset(source):
             yield from ((setting, file) for file in dataset_files(source))
+        elif setting == "detector":
+            yield from [(setting, find_model(str(path)))] * (source.format == "areas")
         elif isinstance(path, Path):
             inside = sorted(path.iterdir()) if path.is_dir() else [path]
             unused = getattr(source, "exclude", ()) if setting == "images" else ()

@@ -221,7 +221,7 @@ def test_files_that_are_left_out_are_named(tmp_path, muse):
         "a.tif",
         "b.btf",
         "c.qptiff",
-        "d.czi",
+        "d.kfb",
         "e.isyntax",
         "f.vsi",
         "g.jp2",
@@ -233,13 +233,13 @@ def test_files_that_are_left_out_are_named(tmp_path, muse):
         (tmp_path / name).write_bytes(b"x")
     _, shown, printed = muse("sheet", tmp_path, "-o", tmp_path / "s.tsv")
     assert shown == f"{tmp_path / 's.tsv'}: 4 slides\n"
-    others = "4 files left out: d.czi, e.isyntax, f.vsi, g.jp2; pictures are taken only with --mpp"
+    others = "4 files left out: d.kfb, e.isyntax, f.vsi, g.jp2; pictures are taken only with --mpp"
     assert printed == f"muse sheet: {tmp_path}: {others}\n"
-    with pytest.warns(LeftOutWarning, match="3 files left out: d.czi, e.isyntax, f.vsi$"):
+    with pytest.warns(LeftOutWarning, match="3 files left out: d.kfb, e.isyntax, f.vsi$"):
         assert "g" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.5)}
     for path in tmp_path.glob("[a-cM].*"):
         path.unlink()
-    assert "4 files left out: d.czi," in muse("sheet", tmp_path, "-o", tmp_path / "t.tsv")[2]
+    assert "4 files left out: d.kfb," in muse("sheet", tmp_path, "-o", tmp_path / "t.tsv")[2]
 
 
 def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):

@@ -3,25 +3,36 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
-from slide_files import shrink, spoil_tile, write_pyramid
+from slide_files import shrink, spoil_tile, write_czi, write_pyramid
 
 from muse_pipeline.core.errors import ConfigError, SlideError
 from muse_pipeline.core.types import Slide
 from muse_pipeline.slides.base import READERS, SlideReader, UnsuitedError, open_slide
+from muse_pipeline.slides.packages import PackageReader
+
+
+class OfAPackage(PackageReader):
+    """The reader of an entry point whose class is OpenSlide's."""
+
+    name, load = "package", staticmethod(lambda: openslide.OpenSlide)
+
 
 # For each reader, how to write an image so that this reader opens it.
 WRITERS = {
     "openslide": write_pyramid,
     "tiffslide": lambda path, image: write_pyramid(path, image, ome=True),
     "image": lambda path, image: Image.fromarray(image).save(path.with_suffix(".png")),
+    "czi": write_czi,
+    "package": write_pyramid,
 }
-SUFFIXES = {"openslide": ".tif", "tiffslide": ".ome.tif", "image": ".png"}
+SUFFIXES = {"openslide": ".tif", "tiffslide": ".ome.tif", "image": ".png", "czi": ".czi", "package": ".tif"}
 
 
-@pytest.fixture(params=READERS.names())
+@pytest.fixture(params=[*READERS.names(), OfAPackage.name])
 def name(request) -> str:
     return request.param
 
@@ -35,7 +46,7 @@ def path(name, tmp_path, gradient):
 
 @pytest.fixture
 def slide(name, path):
-    with open_slide(path) as slide:
+    with OfAPackage(path) if name == OfAPackage.name else open_slide(path) as slide:
         assert slide.name == name
         yield slide
 
@@ -108,7 +119,7 @@ def test_rejects_what_is_not_its_own(name, tmp_path):
     path = tmp_path / "noise.svs"
     path.write_bytes(bytes(range(256)) * 8)
     with pytest.raises(UnsuitedError):
-        READERS[name](path)
+        (OfAPackage if name == OfAPackage.name else READERS[name])(path)
 
 
 @pytest.mark.parametrize("name", ["openslide", "tiffslide"], indirect=True)

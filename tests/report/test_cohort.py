@@ -10,6 +10,7 @@ from finished_slide import CLASSES, GLASS, HOSTILE, MODEL, row, write_ledger, wr
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import (
     counted,
     gather_cohort,
@@ -17,10 +18,10 @@ from muse_pipeline.report.cohort import (
     read_rows,
     summarise_cohort,
 )
-from muse_pipeline.report.html import Album
-from muse_pipeline.report.notices import summarise_failures, summarise_flags
+from muse_pipeline.report.html import render
+from muse_pipeline.report.notices import rank_slides, summarise_failures, summarise_flags
 from muse_pipeline.report.page import write_page
-from muse_pipeline.report.slide_card import slide_card
+from muse_pipeline.report.slide_card import describe_card
 from muse_pipeline.report.tables import write_table
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 
@@ -59,7 +60,8 @@ def test_positions_are_given_as_qupath_counts_them(cohort, tmp_path):
     assert "1024 x 1024 at 924, 994" in bounded.reason
     middles = []
     for slide in (plain, bounded):
-        card = slide_card(slide, "slide-1", Album(tmp_path / "report.html", embedded=False))
+        content = describe_card(rank_slides([slide])[0], Album(tmp_path / "report.html", embedded=False))
+        card = render("slide_card.html", card=content)
         named = re.findall(r"around QuPath pixel (-?\d+), (-?\d+)", card)
         middles.append(np.array(list(dict.fromkeys(named)), int))
     corners = np.array([field["xy_level0"] for field in plain.summary["fields"]])
@@ -248,7 +250,7 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     ]
     write_page(flagged_slides, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"unlike the model&#x27;s training pictures: {BROWN}" in text
+    assert f"unlike the model&#39;s training pictures: {BROWN}" in text
     assert text.count('<span class="pill red">other stain<') == 4  # two slides, in the table and on their cards
     lines = summarise_flags(flagged_slides)
     assert lines[0].startswith("2 slides unlike the model's training pictures")

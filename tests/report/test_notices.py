@@ -12,7 +12,7 @@ from finished_slide import draw_tissue, row, write_slide
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
-from muse_pipeline.report.notices import find_notices, rank, summarise_flags
+from muse_pipeline.report.notices import find_notices, rank_slides, summarise_flags
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.slide_card import describe_use
 from muse_pipeline.report.tables import write_table
@@ -70,7 +70,7 @@ def test_every_slide_has_its_level_and_word(slides):
 
 
 def test_red_slides_come_before_amber_ones_and_failed_ones_first(slides):
-    ranked = [slide.slide_id for slide in sorted(slides.values(), key=rank)]
+    ranked = [entry.slide.slide_id for entry in rank_slides(list(slides.values()))]
     assert ranked == [
         *("lost", "gaps", "bare", "swollen", "small", "small and given", "brown"),
         *("pale", "given", "pen", "kidney", "plain"),

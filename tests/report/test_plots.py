@@ -12,8 +12,10 @@ from viewer_tab import LOWEST_CONTRAST
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.report.cohort import gather_cohort
+from muse_pipeline.report.html import render
+from muse_pipeline.report.notices import rank_slides
 from muse_pipeline.report.page import write_page
-from muse_pipeline.report.plots import cohort_plots, find_outliers
+from muse_pipeline.report.plots import describe_plots, find_outliers
 
 N_SLIDES = 8
 NAMES = [HOSTILE, *(f"s{number}" for number in range(1, N_SLIDES))]
@@ -35,7 +37,7 @@ def grown(slide, name, factor):
 
 
 def draw(slides):
-    return "".join(cohort_plots([(f"slide-{i}", slide) for i, slide in enumerate(slides, 1)]))
+    return render("plots.html", plots=describe_plots(rank_slides(slides)))
 
 
 def figure_of(page, title):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from muse_pipeline.core.files import write_json
-from muse_pipeline.report.html import Album
+from muse_pipeline.report.album import Album
+from muse_pipeline.report.html import render
 from muse_pipeline.report.model_facts import pretraining_facts
 
 SENTENCE = "Without labels: yes. 61.0 % of nuclei <at 0.5> are found again."
@@ -32,7 +33,8 @@ def folder(tmp_path) -> Path:
 
 
 def facts_of(folder: Path) -> str:
-    return pretraining_facts(folder, Album(folder.parents[1] / "report.html", embedded=False))
+    album = Album(folder.parents[1] / "report.html", embedded=False)
+    return render("pretraining.html", pretraining=pretraining_facts(folder, album))
 
 
 def test_the_answer_stands_there_with_the_way_to_its_page(folder):

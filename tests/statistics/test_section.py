@@ -8,8 +8,9 @@ import pytest
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.report.html import render
 from muse_pipeline.report.plots import group_color
-from muse_pipeline.report.statistics import SHOWN, statistics_section
+from muse_pipeline.report.statistics import SHOWN, read_statistics
 
 
 def compare(results, group="label"):
@@ -19,8 +20,12 @@ def compare(results, group="label"):
     return output
 
 
+def draw(table):
+    return render("statistics.html", statistics=read_statistics(table))
+
+
 def section_of(table):
-    return ElementTree.fromstring(f"<main>{''.join(statistics_section(table))}</main>")
+    return ElementTree.fromstring(f"<main>{draw(table)}</main>")
 
 
 def test_every_patient_has_a_row_with_the_means_of_its_slides(results):
@@ -78,7 +83,7 @@ def test_groups_without_values_of_two_patients_are_not_tested(results):
 
 
 def test_groups_have_the_same_colours_in_the_section_and_in_the_plots(results):
-    page = "".join(statistics_section(compare(results)))
+    page = draw(compare(results))
     found = re.findall(r'<i style="background:(#\w+)"></i><bdi>(\w)</bdi>', page)
     assert found == [(group_color(["a", "b"], name), name) for name in "ab"]
 
@@ -86,7 +91,7 @@ def test_groups_have_the_same_colours_in_the_section_and_in_the_plots(results):
 def test_names_of_groups_stay_text(results):
     sheet = results / "slides.tsv"
     sheet.write_text(sheet.read_text().replace("\tb\n", "\t<script>alert(1)</script>\n"))
-    page = "".join(statistics_section(compare(results)))
+    page = draw(compare(results))
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
@@ -102,4 +107,4 @@ def test_the_report_has_the_section(results):
 def test_a_file_that_is_none_is_one_sentence(tmp_path, text):
     (tmp_path / "statistics.tsv").write_text(text)
     with pytest.raises(ConfigError, match=r"statistics\.tsv: is no result of `muse statistics`"):
-        list(statistics_section(tmp_path / "statistics.tsv"))
+        read_statistics(tmp_path / "statistics.tsv")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from pylibCZIrw.czi import create_czi
 
 
 def draw_gradient(width: int, height: int) -> np.ndarray:
@@ -94,3 +95,15 @@ def spoil_tile(path: Path, page: int, tile: int) -> None:
     content = bytearray(path.read_bytes())
     content[offset : offset + n_bytes] = b"\xff" * n_bytes
     path.write_bytes(content)
+
+
+def write_czi(path, image, pixel_um=0.5, corner=(70, -30), scenes=1):
+    """A mosaic of tiles, whose corner is not the stage's; further scenes repeat the first further down."""
+    with create_czi(str(path)) as document:
+        for scene in range(scenes):
+            for y in range(0, image.shape[0], 256):
+                for x in range(0, image.shape[1], 256):
+                    tile = np.ascontiguousarray(image[y : y + 256, x : x + 256, ::-1])
+                    at = corner[0] + x, corner[1] + y + scene * (image.shape[0] + 100)
+                    document.write(tile, location=at, scene=scene)
+        document.write_metadata("slide", scale_x=pixel_um * 1e-6, scale_y=pixel_um * 1e-6)

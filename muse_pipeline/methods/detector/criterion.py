@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.registry import Registry
-from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.data.targets import Assignment, assign, cells_around, dense_targets
 from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
@@ -37,9 +37,33 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
     return (depth_um > 0).to(maps.centre), (depth_um >= RIM_UM).to(maps.centre)
 
 
-def unannotated_cells(batch: LabelledBatch) -> Tensor:
-    """(B, 1, h, w) bool: cells outside of annotations, of windows with regions."""
-    return batch.region[:, None] == 0
+def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+    """Two (B, 1, h, w) bool, of windows with regions: cells without labels, and those without labels of positions."""
+    region = batch.region[:, None]
+    return region == 0, (region == 0) | (region == CLASSES_ONLY)
+
+
+def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of the classes of N nuclei, and the weight (N,) of each, 0 for nuclei of unknown class.
+
+    For a drawn nucleus it is the cross-entropy. In a class area it is the negative logarithm of the summed
+    probabilities of all classes, each multiplied by its expected share ("forward" correction of label noise, Patrini et
+    al., arXiv 1609.03683).
+
+    Args:
+        logits: (N, C) logits of the classes.
+        label: (N,) class index, -1 unknown.
+        shares: (N, C) as in ``LabelledBatch``, or None.
+        class_weights: (C,) factors of the loss.
+    """
+    error = functional.cross_entropy(logits, label.clamp(min=0), class_weights, reduction="none")
+    known = label >= 0
+    if shares is None:
+        return error, known
+    in_area = shares.sum(1) > 0
+    likelihood = (shares / shares.amax(1, keepdim=True).clamp(min=1e-6)).clamp(min=1e-6)
+    of_area = -(logits.log_softmax(1) + likelihood.log()).logsumexp(1) * (shares @ class_weights)
+    return torch.where(in_area, of_area, error), known | in_area
 
 
 def mean_over(values: Tensor, weight: Tensor) -> Tensor:
@@ -69,21 +93,21 @@ class DenseCriterion(Criterion):
         cells = tuple(maps.centre.shape[-2:])
         target = dense_targets(batch.xy, cells, CELL_PX, self.sigma_px)
         inside, background = known_cells(maps, batch)
-        weight = target.weight * inside
-        window, row, column = weight[:, 0].nonzero(as_tuple=True)  # the few cells with a target
+        with_class = inside if batch.shares is None else (inside > 0) | (batch.region[:, None] == CLASSES_ONLY)
+        window, row, column = (target.weight * with_class)[:, 0].nonzero(as_tuple=True)  # the few cells with a target
         at = window, slice(None), row, column
-        nucleus, weight = target.nucleus[window, row, column], weight[window, 0, row, column]
+        nucleus, with_class = target.nucleus[window, row, column], target.weight[window, 0, row, column]
+        weight = with_class * inside[window, 0, row, column]
         label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
-        cross_entropy = functional.cross_entropy(
-            maps.label[at], label.clamp(min=0), self.class_weights, reduction="none"
-        )
+        shares = None if batch.shares is None else batch.shares[window, nucleus]
+        label_error, known = class_error(maps.label[at], label, shares, self.class_weights)
         ray_error = (maps.rays[at] - rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "centre": penalty_reduced_focal(
                 maps.centre, target.centre, torch.where(target.centre >= 1, inside, background)
             ),
             "offset": mean_over((maps.offset[at] - target.offset[at]).abs().mean(1), weight),
-            "label": mean_over(cross_entropy, weight * (label >= 0)),
+            "label": mean_over(label_error, with_class * known),
             "rays": mean_over(ray_error, weight * rays[:, 0].isfinite()),
         }
         return {"loss": sum(terms.values()) + (RAY_WEIGHT - 1) * terms["rays"], **terms}

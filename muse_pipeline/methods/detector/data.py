@@ -99,12 +99,16 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     _require_outside(config, images)
     held = _read(config.validation, config) if config.validation else []
     check_leaks(images, held)
+    if config.head != "dense" and any(image.areas for image in (*images, *held)):
+        raise ConfigError(
+            f"label sources of the format 'areas' train the head 'dense', not '{config.head}'; change `head`"
+        )
     detector = start if start is not None and start.is_whole else None
     if detector is None:
         require_every_class(images, config.class_names, "training")
         require_outlines(images)
     elif len(missing_classes(images, config.class_names)) == len(config.classes) and any(
-        len(image.nuclei) for image in images
+        len(image.nuclei) and not image.areas for image in images
     ):
         raise LabelError(
             f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "

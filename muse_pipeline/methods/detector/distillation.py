@@ -78,13 +78,15 @@ class DistillationTerm(nn.Module):
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
             teacher_pred = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*outputs, strict=True)))
             heat, label = teacher_pred.centre.sigmoid(), teacher_pred.label.log_softmax(1)
-        known = torch.ones_like(heat) if self.where == "everywhere" else unannotated_cells(batch).to(heat)
+        taught = known = torch.ones_like(heat)
+        if self.where == "outside":
+            taught, known = (cells.to(heat) for cells in unannotated_cells(batch))
         centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
         centre = centre - functional.binary_cross_entropy_with_logits(teacher_pred.centre, heat, reduction="none")
         classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
-        at_nuclei = mean_over(classes + offset + RAY_WEIGHT * rays, heat * known)
+        at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
+from muse_pipeline.evaluation.detection import RADIUS_UM, DetectionCounts, count_detections, match_points
 from muse_pipeline.inference.card import ColourReference, ModelCard
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
@@ -64,8 +64,15 @@ class Scorer:
 
     def total(self, images: Sequence[LabelledImage]) -> DetectionCounts:
         """Counts of all images together."""
-        counts = [self.count(self.find(image), image.nuclei, image.region) for image in images]
+        counts = [self.count_image(image) for image in images]
         return sum(counts[1:], counts[0])
+
+    def count_image(self, image: LabelledImage) -> DetectionCounts:
+        """Counts of one image; class areas count for classes alone."""
+        found = self.find(image)
+        if image.areas:
+            return count_area_classes(found, image.nuclei, self.predictor.card.mpp)
+        return self.count(found, image.nuclei, image.region)
 
     def scores(self, total: DetectionCounts) -> dict[str, float]:
         """F1 in percent by name: of any nucleus, of each class, and the mean over the classes that are labelled."""
@@ -73,6 +80,28 @@ class Scorer:
         mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
         scores = {**total.scores(self.classes), MEAN: mean}
         return {name: round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
+
+
+def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
+    """Counts of the classes of nuclei in class areas, and none of detection.
+
+    A found nucleus within 3 um of a labelled one is right if its class is one of the area's. A wrong one is missed by
+    the classes of the area, in equal parts.
+
+    Args:
+        found: result of ``Scorer.find``.
+        true: nuclei in areas, with ``prob`` of C classes.
+        mpp: um per pixel.
+    """
+    values = np.zeros((true.prob.shape[1] + 1, 3))
+    taken = match_points(found.xy * mpp, found.score, true.xy * mpp, RADIUS_UM)
+    predicted, shares = found.label[taken >= 0], true.prob[taken[taken >= 0]]
+    allowed = shares == shares.max(1, initial=0, keepdims=True)
+    is_right = allowed[np.arange(len(predicted)), predicted]
+    for column, labels in enumerate((predicted[is_right], predicted[~is_right])):
+        values[1:, column] = np.bincount(labels, minlength=len(values) - 1)
+    values[1:, 2] = (allowed / allowed.sum(1, keepdims=True))[~is_right].sum(0)
+    return DetectionCounts(values)
 
 
 class Validation(Monitor):
@@ -165,7 +194,8 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
     n_true = int(totals[0].values[0, [0, 2]].sum())
     which = "validation labels, not trained on" if data.held else "training labels, as there is no `validation`"
     yield f"mean class F1 on the {which}: {scores[0]:.1f} before, {scores[1]:.1f} now"
-    yield f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,} labelled"
+    if n_true:
+        yield f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,} labelled"
     agreement = _agreement(before, now, _choose(data.images, config.mpp))
     if agreement is not None:
         yield f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of nuclei"

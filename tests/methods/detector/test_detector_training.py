@@ -100,7 +100,12 @@ SETTINGS = Kind(
         "sources.1.weight": 1e-9,
         "window_px": 64,
     },
-    {**CARD, **NAMES, "diameter_um": "of instances alone: tests/labels/test_label_source.py"},
+    {
+        **CARD,
+        **NAMES,
+        "diameter_um": "of instances alone: tests/labels/test_label_source.py",
+        **dict.fromkeys(("margin_um", "purity"), "of areas alone: tests/labels/test_areas.py"),
+    },
 )
 
 

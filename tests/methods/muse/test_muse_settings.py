@@ -63,6 +63,7 @@ NO_EFFECT = {  # on an update of a run on labelled pictures
     "sources.0.labelled.patient": "names whose picture it is",
     "sources.0.labelled.allow_empty": "accepts a picture without nuclei, of which no view is drawn",
     "sources.0.labelled.diameter_um": "of label masks; stands for `mpp`",
+    **dict.fromkeys(("sources.0.labelled.margin_um", "sources.0.labelled.purity"), "of areas"),
     "sources.0.labelled.grow_outlines": "positions alone are used",
     "sources.0.labelled.weight": "is rejected: test_a_weight_belongs_to_the_source",
     "augmentation.scale": "geometry is that of the views",

@@ -1,0 +1,124 @@
+"""Zeiss CZI slides that OpenSlide does not read, by Zeiss' own library ``pylibCZIrw`` (extra ``czi``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from muse_pipeline.core.errors import MissingPackageError, SlideError
+from muse_pipeline.core.text import one_line
+from muse_pipeline.slides.base import (
+    READERS,
+    NearlyReadError,
+    SlideProperties,
+    SlideReader,
+    UnsuitedError,
+    overlap,
+    white_canvas,
+)
+from muse_pipeline.slides.mpp import MppCandidate, mpp_from_values
+from muse_pipeline.slides.signature import file_format
+
+LEAST_PX = 256  # side of the smallest level
+COLOURS = {"Bgr24", "Bgr48", "Bgra32"}
+
+
+@READERS.register("czi")
+class CziReader(SlideReader):
+    """A slide open in pylibCZIrw: the mosaic of all its scenes, white between them.
+
+    The library gives any scale, from the file's pyramid where it has one; levels are halvings of level 0.
+    """
+
+    name = "czi"
+    priority = 3
+
+    def __init__(self, path: Path):
+        self.path = path
+        if file_format(path) != "CZI":
+            raise UnsuitedError("not a CZI file")
+        try:
+            from pylibCZIrw.czi import CziReader as Document
+        except ModuleNotFoundError as error:
+            raise MissingPackageError(
+                f"{path}: a Zeiss CZI slide needs the package pylibCZIrw; install the extra `czi`, or export the slide "
+                "as OME-TIFF"
+            ) from error
+        try:
+            self._document = Document(str(path))
+            _require_one_colour_picture(path, self._document)
+            self._corner, size = _mosaic(self._document)
+            self.properties = _read_properties(self._document, size)
+        except RuntimeError as error:  # the library's only kind
+            raise NearlyReadError(f"pylibCZIrw: {one_line(error)}") from error
+
+    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Read pixels of a level, as described in ``SlideReader``."""
+        canvas = white_canvas(size)
+        meeting = overlap(xy_px, size, self.properties.level_sizes_px[level])
+        if meeting is None:
+            return canvas
+        (rows, columns), inside = meeting
+        step = 1 << level
+        x, y = (corner + step * at.start for corner, at in zip(self._corner, (columns, rows), strict=True))
+        width, height = columns.stop - columns.start, rows.stop - rows.start
+        try:
+            pixels = self._document.read(
+                roi=(x, y, width * step, height * step),
+                zoom=1 / step,
+                pixel_type="Bgr24",
+                background_pixel=(1.0, 1.0, 1.0),
+            )
+        except RuntimeError as error:
+            where = f"{self.path}: level {level} at {xy_px}"
+            raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
+        canvas[inside] = pixels[:height, :width, ::-1]
+        return canvas
+
+    def close(self) -> None:
+        """Release the file."""
+        self._document.close()
+
+
+def _require_one_colour_picture(path: Path, document) -> None:
+    kinds, sizes = set(document.pixel_types.values()), document.total_bounding_box
+    if len(document.pixel_types) > 1 or not kinds <= COLOURS:
+        raise SlideError(
+            f"{path}: has {len(document.pixel_types)} channels of {', '.join(sorted(kinds))}, not one of colours; "
+            "export the bright-field picture as a slide"
+        )
+    for name, what in (("Z", "focal planes"), ("T", "points in time")):
+        if (n := sizes.get(name, (0, 1))[1]) > 1:
+            raise SlideError(f"{path}: has {n} {what}; export one of them as a slide")
+
+
+def _mosaic(document) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Corner and size of the rectangle around all scenes, in the pixels of the stage."""
+    box = document.total_bounding_rectangle_no_pyramid
+    return (box.x, box.y), (box.w, box.h)
+
+
+def _read_properties(document, size: tuple[int, int]) -> SlideProperties:
+    n_levels = max(1, (min(size) // LEAST_PX).bit_length())
+    sizes = tuple(tuple(-(-side >> level) for side in size) for level in range(n_levels))
+    scenes = document.scenes_bounding_rectangle_no_pyramid
+    warnings = (f"its {len(scenes)} scenes are read as one picture; QuPath opens each by itself",)
+    return SlideProperties(
+        vendor="zeiss",
+        level_sizes_px=sizes,
+        level_downsamples=tuple((float(1 << level),) * 2 for level in range(n_levels)),
+        mpp_candidates=tuple(filter(None, (_stated_mpp(document),))),
+        warnings=warnings if len(scenes) > 1 else (),
+    )
+
+
+def _stated_mpp(document) -> MppCandidate | None:
+    metadata = document.metadata.get("ImageDocument", {}).get("Metadata", {})
+    distances = ((metadata.get("Scaling") or {}).get("Items") or {}).get("Distance") or []
+    metres = {one.get("@Id"): one.get("Value") for one in (distances if isinstance(distances, list) else [distances])}
+    try:
+        sides = [1e6 * float(metres[axis]) for axis in "XY"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return mpp_from_values(*sides, "CZI scaling")

@@ -1,0 +1,55 @@
+"""CZI slides: the picture that is read, and those that are rejected."""
+
+import sys
+
+import numpy as np
+import pytest
+from pylibCZIrw.czi import create_czi
+from slide_files import write_czi
+
+from muse_pipeline.core.errors import MissingPackageError, SlideError
+from muse_pipeline.slides.base import open_slide
+
+
+def write_planes(path, image, **planes):
+    """Grey planes beside each other in the dimensions `planes`, as of a fluorescence scanner."""
+    with create_czi(str(path)) as document:
+        for name, n in planes.items():
+            for number in range(n):
+                document.write(image[..., :1].copy(), plane={name: number})
+        document.write_metadata("slide")
+    return path
+
+
+def test_scenes_are_one_picture(tmp_path, gradient):
+    write_czi(tmp_path / "slide.czi", gradient, pixel_um=0.25, scenes=2)
+    with open_slide(tmp_path / "slide.czi") as slide:
+        (candidate,) = slide.properties.mpp_candidates
+        assert candidate.mpp == pytest.approx((0.25, 0.25))
+        assert "2 scenes" in slide.properties.warnings[0]
+        height = len(gradient)
+        pixels = slide.read_region((0, height), 0, (60, 120))
+        assert (pixels[:100] == 255).all()
+        np.testing.assert_array_equal(pixels[100:], gradient[:20, :60])
+
+
+@pytest.mark.parametrize(("planes", "message"), [({"C": 2}, "2 channels of Gray8"), ({"C": 1}, "1 channels of Gray8")])
+def test_fluorescence_is_rejected(tmp_path, gradient, planes, message):
+    path = write_planes(tmp_path / "slide.czi", gradient, **planes)
+    with pytest.raises(SlideError, match=message):
+        open_slide(path)
+
+
+def test_a_damaged_file_is_rejected(tmp_path, gradient):
+    path = tmp_path / "slide.czi"
+    write_czi(path, gradient)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(SlideError, match=r"begins like a CZI file but .*pylibCZIrw: "):
+        open_slide(path)
+
+
+def test_the_package_is_named_where_it_is_missing(tmp_path, gradient, monkeypatch):
+    write_czi(tmp_path / "slide.czi", gradient)
+    monkeypatch.setitem(sys.modules, "pylibCZIrw.czi", None)
+    with pytest.raises(MissingPackageError, match="install the extra `czi`"):
+        open_slide(tmp_path / "slide.czi")
