@@ -10,7 +10,7 @@ PACKAGE = TOP / "muse_pipeline"
 PARTS = {path.stem for path in PACKAGE.iterdir()}
 IN_PAGES = re.compile(r"\bmuse_pipeline(?:\.\w+)+")
 DOTTED = re.compile(r"``(?:muse_pipeline\.)?([a-z_]+(?:\.\w+)+)(?:\(\))?``")
-FILES = re.compile(r"\.(csv|geojson|h5ad|json|npz|parquet|png|pt|py|svs|tsv)(\.gz)?$")
+FILES = re.compile(r"\.(csv|dcm|geojson|h5ad|json|npz|parquet|png|pt|py|svs|tsv)(\.gz)?$")
 SETTINGS = {"export.threshold"}  # of a config
 
 

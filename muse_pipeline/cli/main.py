@@ -20,7 +20,7 @@ from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputErro
 
 # As `muse --help` lists them, in the order of the work; each verb is a module beside this file, unless in MODULES.
 GROUPS = {
-    "before a run": "doctor inspect sheet preflight",
+    "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
     "further files of a slide": "embed anndata spatialdata",
     "a model of your own": "outline finetune pretrain train export evaluate",

@@ -1,0 +1,33 @@
+"""Write a Snakefile, a config and profiles into the folder of a study.
+
+    muse workflow study --slides /path/to/slides     then: cd study && snakemake preflight && snakemake
+
+The Snakefile includes the workflow that is installed with this package, so that no repository is needed; after an
+update of the package the study runs the new one. Files that exist are not overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse workflow``."""
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="folder of the study")
+    parser.add_argument("--slides", type=Path, metavar="FOLDER", help="also write the sheet of the slides in a folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the files, and print what comes next."""
+    from muse_pipeline.cohort.collect import collect_slides, write_sheet
+    from muse_pipeline.cohort.study import write_study
+    from muse_pipeline.core.text import count_noun
+
+    sheet, rows = args.folder / "config/slides.tsv", args.slides and collect_slides(args.slides)
+    print(f"{args.folder}: {count_noun(len(write_study(args.folder)), 'file')} written")
+    if rows:
+        write_sheet(sheet, rows)
+        print(f"{sheet}: {count_noun(len(rows), 'slide')}")
+    elif not sheet.exists():
+        print(f"next: `muse sheet FOLDER --output {sheet}`")

@@ -1,0 +1,55 @@
+"""A study in a folder of its own, which runs the workflow that is installed with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from muse_pipeline.core.errors import OutputError
+from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.text import some_of
+
+SNAKEFILE = '''"""The workflow that is installed with muse-pipeline, for the slides and settings in this folder.
+
+    snakemake preflight     checks every slide
+    snakemake               runs what is missing
+
+`config/README.md` explains the sheet and the settings. Rules of your own may follow below.
+"""
+
+from muse_pipeline.cohort.study import find_workflow
+
+# The directive `include:` would leave out the default target.
+workflow.include(f"{find_workflow().as_posix()}/Snakefile", overwrite_default_target=True)
+'''
+
+
+def find_workflow() -> Path:
+    """The folder of the workflow's Snakefile: within an installed package, or at the top of the repository."""
+    package = Path(__file__).parents[1]
+    installed = package / "deployed"
+    return installed if installed.is_dir() else package.parent
+
+
+def write_study(folder: Path) -> list[Path]:
+    """Write what a study needs into ``folder``: a Snakefile that includes the installed one, config and profiles.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        OutputError: one of the files exists, and nothing was written; or one cannot be written.
+    """
+    workflow = find_workflow()
+    copied = [path for part in ("config", "profiles") for path in sorted(workflow.glob(f"{part}/**/*.[my][da]*"))]
+    texts = {path.relative_to(workflow): path.read_text(encoding="utf-8") for path in copied}
+    texts = {folder / name: text for name, text in {Path("Snakefile"): SNAKEFILE, **texts}.items()}
+    if existing := [str(path.relative_to(folder)) for path in texts if path.exists()]:
+        raise OutputError(f"{folder}: has {some_of(existing)} already, and nothing was written; give another folder")
+    for path, text in texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with complete_file(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror}); give another folder") from error
+    return list(texts)

@@ -1,0 +1,158 @@
+"""The nuclei as annotations for a picture archive (PACS): DICOM Microscopy Bulk Simple Annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from muse_pipeline.core.errors import OutputError
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
+
+if TYPE_CHECKING:
+    import geopandas
+    from pydicom import Dataset
+
+MAKER, SERIES_NUMBER = "MUSE pipeline", 9001
+# Of patient and study; they may be empty but not missing, which not every converter heeds.
+MAY_BE_EMPTY = [
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+]
+
+
+@OUTPUTS.register("dicom")
+class Dicom(Output):
+    """``nuclei.dcm``: a group per class, outlines in pixels of the slide's finest level, areas as measurements.
+
+    The annotations name the slide by its DICOM identifiers, so that a viewer shows them on it.
+    """
+
+    name = "dicom"
+    files = ("nuclei.dcm",)
+    switch = Setting(
+        "dicom",
+        False,
+        {"type": "boolean"},
+        "write `nuclei.dcm` too, DICOM annotations of DICOM slides for a PACS",
+        "See [docs/guide/outputs.md](../docs/guide/outputs.md#dicom-annotations)",
+        job="nuclei",
+    )
+    rank = 70
+    package, extra = "highdicom", "dicom"
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.core.files import complete_file
+        from muse_pipeline.geodataframe import read_nuclei
+        from muse_pipeline.nuclei.parquet import footer_checksum
+        from muse_pipeline.slides.inspect import read_info
+
+        info = read_info(slide.files.info)
+        source = find_source(Path(info.path), info.size_px[0])
+        annotations = annotate(read_nuclei(slide.files.nuclei), source, footer_checksum(slide.files.nuclei))
+        with complete_file(slide.files.folder / cls.files[0]) as partial:
+            annotations.save_as(partial, enforce_file_format=True)
+
+
+def find_source(path: Path, width_px: int) -> Dataset:
+    """The header of the DICOM file with a slide's finest level; the slide's files lie in one folder.
+
+    Args:
+        path: any file of the slide.
+        width_px: width of level 0.
+
+    Raises:
+        OutputError: the slide is not DICOM, or has no such level.
+    """
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        series = dcmread(path, stop_before_pixels=True).SeriesInstanceUID
+    except (InvalidDicomError, OSError, AttributeError) as error:
+        raise OutputError(
+            f"{path}: `dicom` annotates DICOM slides, which this is not; convert it, as with wsidicomizer, or leave "
+            "`dicom` out"
+        ) from error
+    for file in sorted(path.parent.glob("*.dcm")):
+        header = dcmread(file, stop_before_pixels=True)
+        is_level_0 = header.get("TotalPixelMatrixColumns") == width_px
+        if is_level_0 and header.get("SeriesInstanceUID") == series and "VOLUME" in header.ImageType:
+            return header
+    raise OutputError(f"{path}: no file beside it has the level of {width_px:,} px; copy the whole series here")
+
+
+def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> Dataset:
+    """Annotations of a slide's nuclei; the same nuclei give the same bytes.
+
+    Args:
+        nuclei: nuclei as ``read_nuclei`` gives them, in absolute level-0 px.
+        source: header of the slide's level 0.
+        checksum: checksum of the nuclei, from which the identifiers are made.
+    """
+    import numpy as np
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.ann import AnnotationGroup, Measurements, MicroscopyBulkSimpleAnnotations
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
+    from muse_pipeline import __version__
+
+    for name in MAY_BE_EMPTY:
+        if name not in source:
+            setattr(source, name, "")
+    model, key = str(nuclei.attrs["model"]), [source.SOPInstanceUID, __version__, checksum]
+    algorithm = AlgorithmIdentificationSequence(
+        name=model, family=codes.DCM.ArtificialIntelligence, version=__version__, source=MAKER
+    )
+    groups = []
+    for number, (name, members) in enumerate(nuclei.groupby("class", observed=True), start=1):
+        rings = [np.asarray(outline.exterior.coords, np.float32)[:-1] for outline in members.geometry]
+        area = Measurements(
+            name=codes.SCT.Area, unit=codes.UCUM.SquareMicrometer, values=members.area_um2.to_numpy(np.float32)
+        )
+        groups.append(
+            AnnotationGroup(
+                number=number,
+                uid=generate_uid(entropy_srcs=[*key, str(name)]),
+                label=str(name),
+                annotated_property_category=codes.SCT.AnatomicalStructure,
+                annotated_property_type=codes.SCT.Nucleus,
+                graphic_type="POLYGON",
+                graphic_data=rings,
+                algorithm_type="AUTOMATIC",
+                algorithm_identification=algorithm,
+                measurements=[area],
+            )
+        )
+    annotations = MicroscopyBulkSimpleAnnotations(
+        source_images=[source],
+        annotation_coordinate_type="2D",
+        annotation_groups=groups,
+        series_instance_uid=generate_uid(entropy_srcs=[*key, "series"]),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=generate_uid(entropy_srcs=[*key, "instance"]),
+        instance_number=1,
+        manufacturer=MAKER,
+        manufacturer_model_name=model,
+        software_versions=__version__,
+        device_serial_number="0",
+        content_description="Nuclei",
+    )
+    for moment in ("Date", "Time"):  # the library takes those of the call
+        value = source.get(f"Content{moment}", annotations[f"Content{moment}"].value)
+        for kind in ("Content", "InstanceCreation"):
+            setattr(annotations, f"{kind}{moment}", value)
+    for equipment in annotations.ContributingEquipmentSequence:
+        equipment.ContributionDateTime = f"{annotations.ContentDate}{annotations.ContentTime}"
+    return annotations

@@ -1,0 +1,114 @@
+"""The wheel is the whole product: it runs slides, and the workflow in a study's folder, without the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+from workflow_runs import draw_stained_slide, write_config, write_sheet
+
+from muse_pipeline.cohort.study import find_workflow, write_study
+from muse_pipeline.core.errors import OutputError
+
+TOP = Path(__file__).parents[2]
+SOURCES = "muse_pipeline", "workflow", "config", "envs", "profiles"
+LARGEST_WHEEL_MB = 20
+RESULTS = "nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json", "density.png"
+
+
+def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
+    (tmp_path / "slides").mkdir()
+    draw_stained_slide(tmp_path / "slides/a.tif", size_px=300, n_nuclei=5)
+    status, shown, _ = muse("workflow", tmp_path / "study", "--slides", tmp_path / "slides")
+    assert status == 0 and shown.splitlines()[-1] == f"{tmp_path / 'study/config/slides.tsv'}: 1 slide"
+    assert find_workflow() == TOP
+    for name in ("config/config.yaml", "config/README.md", "config/train/my_labels.yaml", "profiles/slurm/config.yaml"):
+        assert (tmp_path / "study" / name).read_bytes() == (TOP / name).read_bytes()
+    status, shown, _ = muse("workflow", tmp_path / "other")
+    assert shown.splitlines()[-1] == f"next: `muse sheet FOLDER --output {tmp_path / 'other/config/slides.tsv'}`"
+
+
+def test_a_file_that_exists_is_kept_and_nothing_is_written(tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("mine: 1\n")
+    with pytest.raises(OutputError, match=r"has config/config\.yaml already, and nothing was written"):
+        write_study(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.yaml"]
+    assert (tmp_path / "config/config.yaml").read_text() == "mine: 1\n"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of a copy of the sources, in which nothing else of the repository is."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        shutil.copytree(TOP / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "slides.tsv"))
+    for name in ("Snakefile", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(TOP / name, copy)
+    build = [sys.executable, "-m", "pip", "wheel", str(copy), "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--quiet", "--wheel-dir", str(copy / "dist")], check=True)
+    return next((copy / "dist").glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_has_every_file_of_the_workflow(wheel):
+    assert wheel.stat().st_size < LARGEST_WHEEL_MB * 1e6
+    names = set(zipfile.ZipFile(wheel).namelist())
+    workflow = [path for name in SOURCES[1:] for path in (TOP / name).rglob("*.*") if path.suffix in {".smk", ".yaml"}]
+    expected = [TOP / "Snakefile", TOP / "config/README.md", *workflow]
+    assert {f"muse_pipeline/deployed/{path.relative_to(TOP).as_posix()}" for path in expected} <= names
+    data = [path for path in (TOP / "muse_pipeline").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.relative_to(TOP).as_posix() for path in data} <= names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_wheel_alone_runs_slides_and_a_study_with_the_same_bytes(wheel, tmp_path):
+    here, environment = tmp_path / "environment", {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def call(*command, cwd=tmp_path):
+        words = list(map(str, command))
+        run = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    call(sys.executable, "-m", "venv", "--without-pip", here)
+    python, muse = here / "bin/python", here / "bin/muse"
+    site = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    assert Path(call(python, "-c", "import muse_pipeline; print(muse_pipeline.__file__)")).is_relative_to(site)
+    (tmp_path / "slides").mkdir()
+    draw_stained_slide(tmp_path / "slides/a.tif", size_px=500, n_nuclei=60)
+    call(muse, "run", "slides/a.tif", "-o", "by_wheel")
+    call(muse, "workflow", "study", "--slides", "slides")
+    call(python, "-m", "snakemake", "--cores", 2, cwd=tmp_path / "study")
+    of_source = sys.executable, "-m", "muse_pipeline.cli.main"
+    call(*of_source, "run", tmp_path / "slides/a.tif", "-o", tmp_path / "by_source", cwd=TOP)
+    for name in RESULTS:
+        expected = (tmp_path / "by_source/a" / name).read_bytes()
+        assert (tmp_path / "by_wheel/a" / name).read_bytes() == expected, name
+        assert (tmp_path / "study/results/a" / name).read_bytes() == expected, name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
+    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    write_config(tmp_path)
+    lines = (
+        'configfile: "config.yaml"',
+        "module muse:",
+        f"    snakefile: {str(TOP / 'Snakefile')!r}",
+        "    config: config",
+    )
+    (tmp_path / "Snakefile").write_text("\n".join([*lines, "use rule * from muse", ""]))
+    shutil.copytree(TOP / "config", tmp_path / "config")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--workflow-profile", str(TOP / "profiles/default")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and (tmp_path / "results/report.html").is_file(), run.stdout + run.stderr
