@@ -95,20 +95,16 @@ def test_a_training_run_begins_with_it(cohort):
     assert (written["schedule"]["steps"], written["schedule"]["log_every"]) == (3, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"pretrain": {**PRETRAIN, "bach": 2}}, "unknown setting 'bach'; did you mean 'batch'?"),
-        pytest.param(
+        (
             {"pretrain": {**PRETRAIN, "backbone": "muse_compact_48"}, "model": "tiny.yaml"},
             "`pretrain` trains muse_compact_48, but the training run 'tiny' is of muse_compact_16",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            {"pretrain": {**PRETRAIN, "compare": "tiny.yaml"}},
-            "pretrain.compare: tiny.yaml has no `validation`",
-            marks=pytest.mark.slow,
-        ),
+        ({"pretrain": {**PRETRAIN, "compare": "tiny.yaml"}}, "pretrain.compare: tiny.yaml has no `validation`"),
         (
             {"pretrain": {**PRETRAIN, "region_weights": {"Tumour": 3}}},
             "`pretrain` weights tissue regions, and slide 'a' has none; set `regions`",
@@ -116,7 +112,7 @@ def test_a_training_run_begins_with_it(cohort):
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
-    """Images that may not be lossy are in tests/cohort/test_settings.py."""
+    """Of `muse pretrain-config`: tests/methods/muse; images that may not be lossy: tests/cohort/test_settings.py."""
     write_config(cohort, **settings)
     run = run_snakemake(cohort, "--dry-run")
     assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {})
