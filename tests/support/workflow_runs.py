@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import re
@@ -90,7 +91,11 @@ def _become_snakemake(arguments: list[str], folder: str, environment: dict[str, 
     os.chdir(folder)
     sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["snakemake", *arguments]
-    main()
+    atexit._clear()  # what the process that was forked has registered
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out; the workflow prints its last lines there
 
 
 def planned_jobs(output: str) -> dict[str, int]:
