@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import psutil
 import yaml
+from forked_snakemake import become_snakemake
 from slide_files import write_pyramid
 
 SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
@@ -68,7 +69,7 @@ def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subpr
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(PRELOADED)
     with tempfile.NamedTemporaryFile() as output:
-        process = forks.Process(target=_become_snakemake, args=(command[3:], str(folder), environment, output.name))
+        process = forks.Process(target=become_snakemake, args=(command[3:], str(folder), environment, output.name))
         process.start()
         try:
             process.join()
@@ -76,21 +77,6 @@ def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subpr
             process.kill()
         text = Path(output.name).read_text(encoding="utf-8")
     return subprocess.CompletedProcess(command, process.exitcode, text)
-
-
-def _become_snakemake(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
-    """Run Snakemake in this process as ``python -m snakemake`` would."""
-    from snakemake.cli import main
-
-    with Path(output).open("wb") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    sys.argv = ["snakemake", *arguments]
-    main()
 
 
 def planned_jobs(output: str) -> dict[str, int]:
