@@ -23,6 +23,7 @@ from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import NucleusClass
 from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy
 from muse_pipeline.nuclei.parquet import (
+    CELL_RAYS,
     POSITIVE,
     QUALITY,
     REGION,
@@ -54,7 +55,7 @@ def read_nuclei(path: Path | str, box: Box | None = None) -> geopandas.GeoDataFr
     provenance = read_provenance(path)
     low, high = (-np.inf, np.inf) if box is None else box_corners(box)
     with open_nuclei(path) as file:
-        names = [name for name in file.schema_arrow.names if name not in {"class", "rays"}]
+        names = [name for name in file.schema_arrow.names if name not in {"class", "rays", CELL_RAYS}]
     table = read_within(path, np.broadcast_to(low, 2), np.broadcast_to(high, 2), names)
     return _to_geodataframe(table, provenance)
 

@@ -135,7 +135,8 @@ def make_nuclei(
     _forget_steps(files, "stitch", *(output.step for output in list_outputs() if draw or not output.shows_proposals))
     with _step(files, "stitch", begin) as warnings:
         pixels = _choose_pixels(shards, slide)
-        warnings.extend(stitch(shards, files.info, files.mask, files.nuclei, slide.threads, regions, pixels))
+        found = files.info, files.mask, files.nuclei
+        warnings.extend(stitch(shards, *found, slide.threads, regions, pixels, settings["intensities"]))
         withdraw_outputs(files.folder, settings)
     outputs = [output for output in list_outputs(settings, "nuclei") if not output.by_stitch]
     write_outputs(slide, [output for output in outputs if draw or not output.shows_proposals], begin)
@@ -151,7 +152,8 @@ def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | Non
         return None
     card = ModelCard.from_json(read_shard_facts(shards[0])["common"]["card"], str(shards[0]))
     artefacts = None if kinds is None else files.artefacts
-    return Pixels(files.store(card.mpp), files.colour, features, artefacts, kinds or ())
+    expand_um = (slide.settings["cells"] or {}).get("expand_um")
+    return Pixels(files.store(card.mpp), files.colour, features, artefacts, kinds or (), expand_um)
 
 
 @contextmanager

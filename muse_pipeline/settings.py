@@ -16,7 +16,6 @@ from typing import Any
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, MODEL_OF_MODE
-from muse_pipeline.outputs.artefacts import require_quality_mpp, subtracted
 from muse_pipeline.outputs.base import list_outputs
 
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")
@@ -240,13 +239,11 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
     for output in list_outputs(settings):
         settings["features"] = output.features or settings["features"]
+        settings |= output.complete(settings)
         if output.needs_image and not settings["keep_stores"]:
             raise ConfigError(
                 f"config: {output.name} links to the images, which keep_stores: false deletes; set it to true"
             )
-    if (kinds := subtracted(settings)) is not None:
-        settings["quality"] = {"subtract": list(kinds)}
-        require_quality_mpp(settings["mpp"])
     if settings["pretrain"]:
         settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
     return settings

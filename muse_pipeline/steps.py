@@ -210,6 +210,7 @@ class Pixels:
         features: set of features to measure.
         artefacts: GeoJSON to write the artefacts in the image to, whose nuclei are flagged; None to find none.
         subtract: the artefacts whose nuclei and areas are left out of totals.
+        expand_um: distance by which nuclei grow to cells; None for nuclei alone.
     """
 
     store: Path
@@ -217,6 +218,7 @@ class Pixels:
     features: str = "none"
     artefacts: Path | None = None
     subtract: Sequence[str] = SUBTRACTED
+    expand_um: float | None = None
 
 
 def stitch(
@@ -227,6 +229,7 @@ def stitch(
     threads: int = 1,
     regions: Path | None = None,
     pixels: Pixels | None = None,
+    intensities: Sequence[float] | None = None,
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei; returns warnings.
 
@@ -238,10 +241,12 @@ def stitch(
         threads: number of threads that draw outlines.
         regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
         pixels: image of the slide with what is measured in it; None for outlines alone.
+        intensities: optical densities of DAB from which nuclei are 1+, 2+ and 3+; None for 0.2, 0.4 and 0.6.
     """
     import pyarrow as pa
 
     from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.inference.dab import INTENSITIES_OD
     from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
     from muse_pipeline.inference.stitch import ColumnSources, stitch_shards
     from muse_pipeline.slides.inspect import read_info
@@ -259,7 +264,8 @@ def stitch(
     del found  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
     settings = _feature_settings(pixels, image) if pixels and pixels.features != "none" else None
-    provenance = stitch_shards(list(shards), known, kept, output, threads, ColumnSources(areas, settings, flagged))
+    sources = ColumnSources(areas, settings, flagged, intensities or INTENSITIES_OD)
+    provenance = stitch_shards(list(shards), known, kept, output, threads, sources)
     doubts = [provenance.size_doubt, provenance.class_doubt]
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
     n_without = provenance.features.n_without_pixels if provenance.features else 0
@@ -307,7 +313,8 @@ def _feature_settings(pixels: Pixels, image: Store) -> FeatureSettings:
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.colour_input import read_colour
 
-    return FeatureSettings(pixels.features, image, read_colour(pixels.colour, image.fingerprint).macenko)
+    fit = read_colour(pixels.colour, image.fingerprint).macenko
+    return FeatureSettings(pixels.features, image, fit, pixels.expand_um)
 
 
 def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> None:

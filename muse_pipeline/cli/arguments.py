@@ -92,8 +92,9 @@ def add_setting_arguments(parser: argparse.ArgumentParser, settings: Iterable[Se
     for setting in settings:
         _add_option(parser, setting)
         for name, schema in setting.parts.items():
-            what = f"{setting.option} with these {schema['description']}"
-            parser.add_argument(f"--{name}", nargs="*", metavar=setting.metavar, help=what)
+            kind = {"nargs": "*"} if schema["type"] == "array" else {"type": _any_number}
+            what = f"{setting.option} with other {schema['description']}"
+            parser.add_argument(f"--{name.replace('_', '-')}", **kind, metavar=setting.metavar, help=what)
 
 
 def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
@@ -101,7 +102,7 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
     if "boolean" in types:
         text = f"do not {text}" if setting.default else text
         action = "store_false" if setting.default else "store_true"
-        parser.add_argument(setting.option, dest=setting.name, action=action, help=text)
+        parser.add_argument(setting.option, dest=setting.name, action=action, default=setting.default, help=text)
     elif "array" in types:
         parser.add_argument(setting.option, nargs="*", default=setting.default, metavar=setting.metavar, help=text)
     else:
@@ -175,6 +176,13 @@ def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
         metavar="KEY=VALUE",
         help=f"change settings of the config, as in {example}",
     )
+
+
+def _any_number(text: str) -> float:
+    """A number, in a range that the settings check."""
+    if math.isnan(number := _number(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return number
 
 
 def _number(text: str) -> float:

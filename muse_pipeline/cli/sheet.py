@@ -2,6 +2,7 @@
 
 muse sheet FOLDER --output slides.tsv           one row per slide under FOLDER
 muse sheet FOLDER --output slides.tsv --add     append the slides that the sheet lacks, and keep its rows as they are
+muse sheet FOLDER --output cores.tsv --tma      one row per core of tissue microarrays, each with its ROI
 muse sheet --check slides.tsv                   list every mistake, each with its row
 """
 
@@ -9,8 +10,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import add_output_argument, positive
+
+if TYPE_CHECKING:
+    from muse_pipeline.cohort.sheet import SheetRow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_argument(parser, "TSV", "where to write the sheet (TSV, or CSV by its suffix)", required=False)
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide; overrides the files")
     parser.add_argument("--add", action="store_true", help="append the slides that the sheet lacks to it")
+    parser.add_argument("--tma", action="store_true", help="slides are tissue microarrays: find their cores")
+    parser.add_argument(
+        "--core-map", type=Path, metavar="TSV", help="with --tma: columns `core`, as B-7, and others, as `patient`"
+    )
     parser.add_argument("--check", type=Path, metavar="TSV", help="check this sheet instead of writing one")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="with --check: the rows, with absolute paths")
 
@@ -30,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if args.check:
         check_sheet(args.check, args.resolved)
     elif args.folder and args.output:
-        make_sheet(args.folder, args.output, args.mpp, args.add)
+        make_sheet(args.folder, args.output, args.mpp, args.add, args.tma, args.core_map)
     else:
         raise ConfigError("give a FOLDER and --output to write a sheet, or --check SHEET to check one")
 
@@ -46,15 +55,65 @@ def check_sheet(path: Path, resolved: Path | None) -> None:
     print(f"{path}: {len(rows)} slide{'s' * (len(rows) != 1)}, nothing wrong")
 
 
-def make_sheet(folder: Path, output: Path, mpp: float | None, add: bool = False) -> None:
-    """Write the sheet of a folder, or add its slides to an existing one."""
+def make_sheet(
+    folder: Path, output: Path, mpp: float | None, add: bool = False, tma: bool = False, core_map: Path | None = None
+) -> None:
+    """Write the sheet of a folder, or add its slides to an existing one; with ``tma`` one of cores."""
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
     from muse_pipeline.core.text import count_noun
 
     rows = collect_slides(folder, mpp)
+    if tma:
+        rows = [core for row in rows for core in find_core_rows(row, output, core_map)]
+        write_sheet(output, rows)
+        print(f"{output}: {count_noun(len(rows), 'core')}")
+        return
     if add and output.exists():
         n_new = len(add_to_sheet(output, rows))
         print(f"{output}: {count_noun(n_new, 'slide')} added, {count_noun(len(rows) - n_new, 'slide')} there already")
         return
     write_sheet(output, rows)
     print(f"{output}: {count_noun(len(rows), 'slide')}")
+
+
+def find_core_rows(slide: SheetRow, sheet: Path, core_map: Path | None) -> list[SheetRow]:
+    """A row for every core of a slide, whose region of interest is written beside the sheet.
+
+    Raises:
+        SlideError: the slide cannot be read, or its tissue is no grid of cores.
+        SheetError: the core map cannot be read, or has no column ``core``.
+    """
+    from dataclasses import replace
+
+    from muse_pipeline.qupath.regions import write_cores
+    from muse_pipeline.slides.base import open_slide
+    from muse_pipeline.slides.inspect import inspect_slide
+    from muse_pipeline.slides.isolation import call_isolated
+    from muse_pipeline.tissue.find import find_tissue
+    from muse_pipeline.tissue.tma import find_cores
+
+    known = _read_core_map(core_map) if core_map else {}
+    info = call_isolated(inspect_slide, Path(slide.path), slide.slide_id, slide.mpp, None)
+    with open_slide(slide.path, info.reader) as opened:
+        tissue = find_tissue(opened, info, None).tissue
+    grid = find_cores(tissue.mask, tissue.mask_mpp)
+    rows = []
+    for core in grid.present:
+        name = f"{slide.slide_id}_{core.name}"
+        roi = sheet.resolve().with_name(f"{sheet.stem}-cores") / f"{name}.geojson"
+        write_cores(roi, [core], grid.radius_um, info)
+        own = {"core": core.name} | known.get(core.name, {})
+        row = replace(slide, slide_id=name, roi=str(roi), patient=own.pop("patient", None) or slide.patient)
+        rows.append(replace(row, own=own))
+    return rows
+
+
+def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
+    from muse_pipeline.cohort.sheet import read_table
+    from muse_pipeline.core.errors import SheetError
+
+    header, records = read_table(path)
+    if "core" not in header:
+        raise SheetError(f"{path}: has no column 'core', with names as B-7; its columns are {', '.join(header)}")
+    rows = (dict(zip(header, cells, strict=False)) for _, cells in records)
+    return {row.pop("core"): row for row in rows}

@@ -158,7 +158,12 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     rows = list(rows)
     if path.exists():
         raise SheetError(f"{path}: exists already; give --add to add the slides that it lacks, or choose another name")
-    columns = ["slide_id", "path"] + (["mpp"] if any(row.mpp for row in rows) else [])
+    columns = [
+        "slide_id",
+        "path",
+        *(name for name in ("mpp", "patient", "roi") if any(vars(row)[name] for row in rows)),
+    ]
+    columns += dict.fromkeys(name for row in rows for name in row.own)
     with complete_file(path) as partial:
         partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
 
@@ -194,9 +199,10 @@ def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
 def _cells_of(rows: Iterable[SheetRow], columns: Sequence[str], path: Path) -> Iterator[list[Any]]:
     home = path.parent.resolve()
     for row in rows:
-        slide = Path(row.path)
-        shown = slide.relative_to(home) if slide.is_relative_to(home) else slide
-        cells = {"slide_id": row.slide_id, "path": shown, "mpp": row.mpp}
+        cells = row.cells()
+        for name in ("path", "roi"):
+            if cells[name] and Path(cells[name]).is_relative_to(home):
+                cells[name] = Path(cells[name]).relative_to(home)
         yield [cells.get(name) for name in columns]
 
 

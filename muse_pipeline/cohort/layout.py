@@ -179,6 +179,11 @@ class SlideFiles:
         return self.folder / "artefacts.geojson"
 
     @property
+    def tma(self) -> Path:
+        """Cores of a tissue microarray, for QuPath."""
+        return self.folder / "tma.geojson"
+
+    @property
     def partner(self) -> Path:
         """The folder of the registered partner: its transform, pictures and stores."""
         return self.folder / "partner"

@@ -89,12 +89,14 @@ class FeatureRecord:
         mpp: um per pixel of the image that they were measured in.
         stains: source and vectors of the stains.
         n_without_pixels: number of nuclei that hold no pixel centre; None if it was not counted.
+        expand_um: distance by which nuclei grow to cells; None without cells.
     """
 
     set: str
     mpp: Number
     stains: dict[str, Any]
     n_without_pixels: int | None = None
+    expand_um: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class Provenance:
         refiner_sha256: checksum of the network that refined the outlines.
         appearance: likeness of the slide to the model's training pictures.
         positive_od: least optical density of a positive nucleus in immunohistochemistry.
+        intensities_od: least optical densities of nuclei that are 1+, 2+ and 3+ in it.
         proposer: settings of the proposer of proposals.
         warnings: remarks of the proposer's guard.
         guarded_windows: number of windows that were excluded from detection, by reason.
@@ -234,6 +237,7 @@ class Provenance:
     refiner_sha256: str | None = None
     appearance: Verdict | None = None
     positive_od: Number | None = None
+    intensities_od: tuple[Number, ...] | None = None
     proposer: dict[str, Any] | None = None
     warnings: tuple[str, ...] | None = None
     guarded_windows: dict[str, int] | None = None

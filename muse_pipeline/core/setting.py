@@ -63,8 +63,8 @@ class Setting:
         if isinstance(value, bool):
             return [self.option]
         if isinstance(value, Mapping):
-            return [word for name, items in value.items() for word in (f"--{name.replace('_', '-')}", *map(str, items))]
-        return [self.option, *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
+            return [word for name, part in value.items() for word in (f"--{name.replace('_', '-')}", *_words(part))]
+        return [self.option, *_words(value)]
 
     def yaml_line(self) -> str:
         """The setting with its default, as a line of a config file."""
@@ -78,6 +78,10 @@ class Setting:
     @property
     def _default_text(self) -> str:
         return self.default if isinstance(self.default, str) else json.dumps(self.default)
+
+
+def _words(value: Any) -> list[str]:
+    return [*map(str, value)] if isinstance(value, (list, tuple)) else [str(value)]
 
 
 def plain(text: str) -> str:

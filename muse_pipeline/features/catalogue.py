@@ -29,7 +29,7 @@ class Feature:
     def group(self) -> str:
         """The part of the name before the first underscore; "shape" for ``FIRST_COLUMNS``."""
         group = self.name.partition("_")[0]
-        return group if group in GROUPS_OF_SET["all"] else "shape"
+        return group if group in {*GROUPS_OF_SET["all"], "cell", "cytoplasm", "membrane"} else "shape"
 
 
 FIRST_COLUMNS = (  # of every table, measured on the polygon: of the group *shape* too
@@ -72,6 +72,16 @@ TEXTURE = (
     Feature("texture_asm", "1", "Haralick's angular second moment"),
     Feature("texture_clumped_fraction", "1", "share of the haematoxylin in pixels above mean + sd"),
 )
+CELL = (  # of tables with cells
+    Feature("cell_area_um2", "um2", "area of the cell, with its nucleus"),
+    Feature("nucleus_cell_ratio", "1", "area of the nucleus over that of the cell"),
+    Feature("cytoplasm_h_mean", "OD", "haematoxylin: mean over the cell without its nucleus"),
+    Feature("cytoplasm_e_mean", "OD", "eosin: mean over the cell without its nucleus"),
+)
+DAB_OF_CELL = (  # of tables with cells of immunohistochemistry
+    Feature("cytoplasm_dab_mean", "OD", "DAB: mean over the cell without its nucleus"),
+    Feature("membrane_dab_mean", "OD", "DAB: mean over the outer 1 um of the cell without its nucleus"),
+)
 
 
 def _neighbours(classes: Sequence[str]) -> tuple[Feature, ...]:
@@ -110,7 +120,7 @@ def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
 
 def every_feature(classes: Sequence[str]) -> tuple[Feature, ...]:
     """Every feature that a table may have, those of any table of nuclei first, in the order of ``features_of``."""
-    return (*FIRST_COLUMNS, *features_of("all", classes))
+    return (*FIRST_COLUMNS, *features_of("all", classes), *CELL, *DAB_OF_CELL)
 
 
 WITHOUT_CLASSES = frozenset(feature.name for feature in every_feature(()))  # features that do not depend on the classes

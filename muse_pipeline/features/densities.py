@@ -21,10 +21,10 @@ STEP = 2.0**-20  # of OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
-    """(2, 3, 256) int32: contribution of each value of each channel to haematoxylin and eosin, in ``STEP`` of base 10.
+    """(S, 3, 256) int32: contribution of each value of each channel to each stain, in ``STEP`` of base 10.
 
     Args:
-        stains: (2, 3) unit rows in optical density, haematoxylin first.
+        stains: (S, 3) unit rows in optical density, of haematoxylin and eosin for example.
     """
     shares = np.linalg.pinv(np.asarray(stains, float)).T  # least squares
     return np.rint(shares[..., None] * (DENSITY.astype(float) / np.log(10) / STEP)).astype(np.int32)
@@ -44,18 +44,23 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
     Args:
         zones: zones of the nuclei; the caller leaves out pixels of rings that lie in other nuclei.
         planes: (3, h, w) uint8 image.
-        tables: (2, 3, 256) from ``stain_tables``.
+        tables: (2, 3, 256) from ``stain_tables``, or (3, 3, 256) with DAB, which is measured of cells.
     """
-    parts = zones.nucleus, zones.rim, zones.ring
+    parts = [zones.nucleus, zones.rim, zones.ring, *([zones.cytoplasm] if zones.cytoplasm else [])]
     values = [[plane.take(part.pixel)[:, None] for plane in planes] for part in parts]
     found = {}
-    for stain, table in zip("he", tables, strict=True):
-        nucleus, rim, ring = (split_stain(each, table).ravel() for each in values)
+    for stain, table in zip("he", tables[:2], strict=True):
+        nucleus, rim, ring, *cytoplasm = (split_stain(each, table).ravel() for each in values)
         mean, sd = mean_and_sd(zones.nucleus, nucleus)
         measures = {"mean": mean, "sd": sd, "rim_mean": _mean(zones.rim, rim), "ring_mean": _mean(zones.ring, ring)}
         ranked = _percentiles(nucleus, zones.nucleus.n)
         measures |= {f"p{percent}": each for percent, each in zip(PERCENTILES, ranked, strict=True)}
         found |= {f"{stain}_{name}": each * STEP for name, each in measures.items()}
+        found |= {f"cytoplasm_{stain}_mean": _mean(zones.cytoplasm, each) * STEP for each in cytoplasm}
+    for table in tables[2:]:  # DAB, which is measured outside of nuclei alone
+        for name, zone in (("cytoplasm", zones.cytoplasm), ("membrane", zones.membrane)):
+            pixels = split_stain([plane.take(zone.pixel)[:, None] for plane in planes], table).ravel()
+            found[f"{name}_dab_mean"] = _mean(zone, pixels) * STEP
     return found
 
 

@@ -10,10 +10,12 @@ import numpy as np
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.provenance import FeatureRecord
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.features.catalogue import features_of
+from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL, features_of
+from muse_pipeline.features.cells import find_cells, measure_area
 from muse_pipeline.features.densities import measure_densities, measure_texture, split_stain, stain_tables
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
 from muse_pipeline.features.zones import RING_UM, find_nuclei, find_zones
+from muse_pipeline.nuclei.parquet import CELL_RAYS
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS, area_and_moments, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
@@ -35,15 +37,19 @@ class FeatureSettings:
         chosen: name of the set of features, "basic" or "all".
         store: image in which the nuclei were detected.
         fit: Macenko's fit of the slide's stains; None for those of the textbook.
+        expand_um: distance by which nuclei grow to cells; None for nuclei alone.
     """
 
     chosen: str
     store: Store
     fit: MacenkoFit | None
+    expand_um: float | None = None
 
-    def meter(self, info: SlideInfo, kept: KeptArea, classes: Sequence[str]) -> FeatureMeter:
-        """The meter of nuclei of these classes in the tissue of the slide."""
-        return FeatureMeter(self, info, kept, classes)
+    def meter(
+        self, info: SlideInfo, kept: KeptArea, classes: Sequence[str], brown: np.ndarray | None = None
+    ) -> FeatureMeter:
+        """The meter of nuclei of these classes in the tissue of the slide; ``brown`` as in ``FeatureMeter``."""
+        return FeatureMeter(self, info, kept, classes, brown)
 
 
 class FeatureMeter:
@@ -54,32 +60,48 @@ class FeatureMeter:
         info: header of the slide.
         kept: tissue of the slide.
         classes: names of the classes of nuclei.
+        brown: (3, 3) stains of immunohistochemistry, DAB second, whose cells have DAB too; None for other stains.
 
     Attributes:
         names: names of the columns.
         reach_um: distance from a nucleus within which other nuclei count.
     """
 
-    def __init__(self, settings: FeatureSettings, info: SlideInfo, kept: KeptArea, classes: Sequence[str]):
+    def __init__(
+        self,
+        settings: FeatureSettings,
+        info: SlideInfo,
+        kept: KeptArea,
+        classes: Sequence[str],
+        brown: np.ndarray | None = None,
+    ):
         self.settings, self.info, self.kept, self.classes = settings, info, kept, tuple(classes)
         self.store = settings.store
         self.store.keep_chunks(CACHED_CHUNKS)
         features = features_of(settings.chosen, classes)
         self.names, self.groups = tuple(each.name for each in features), {each.group for each in features}
-        self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * MAX_RAY_UM + RING_UM
+        if settings.expand_um:
+            with_dab = brown is not None
+            self.names += (*(each.name for each in (*CELL, *(DAB_OF_CELL if with_dab else ()))), CELL_RAYS)
+        self.margin_um = max(RING_UM, settings.expand_um or 0)  # around nuclei
+        self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
+        if brown is not None and settings.expand_um:
+            self._tables = np.concatenate([self._tables, stain_tables(brown)[1:2]])
 
     def describe(self) -> FeatureRecord:
         """Description of the features for the provenance of the table."""
         source = "textbook" if self.settings.fit is None else "slide"
         stains = {"source": source, "vectors": np.round(self._stains, 6).tolist()}
-        return FeatureRecord(self.settings.chosen, self.store.mpp, stains)
+        return FeatureRecord(self.settings.chosen, self.store.mpp, stains, expand_um=self.settings.expand_um)
 
     def measure(
         self, nuclei: Nuclei, others: Nuclei, rings: np.ndarray, shapes: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         """The columns ``names`` of nuclei (frame: level0), (N,) each; NaN where a feature is not defined.
+
+        The column ``cell_rays`` is (N, R).
 
         Args:
             nuclei: nuclei with outlines.
@@ -89,27 +111,32 @@ class FeatureMeter:
         """
         info = self.info
         found = measure_form(rings, info.mpp, shapes)
-        found |= self._measure_pixels(nuclei, others)
+        cells = None
+        if self.settings.expand_um:
+            cells = find_cells(nuclei, others, self.settings.expand_um, info, self.kept)
+            found |= measure_area(nuclei, cells, shapes, info.mpp)
+        found |= self._measure_pixels(nuclei, others, cells)
         if "neighbours" in self.groups:
             um, others_um = (each.xy * np.asarray(info.mpp) for each in (nuclei, others))
             found |= measure_neighbours(um, nuclei.label, others_um, others.label, self.classes)
             found["neighbours_tissue_edge_um"] = measure_edge_distance(nuclei.xy, self.kept, info.mpp)
         return {name: found[name] for name in self.names}
 
-    def _measure_pixels(self, nuclei: Nuclei, others: Nuclei) -> dict[str, np.ndarray]:
+    def _measure_pixels(self, nuclei: Nuclei, others: Nuclei, cells: np.ndarray | None) -> dict[str, np.ndarray]:
         xy, others_xy = (level0_to_work(each.xy, self.info.mpp, self.store.mpp) for each in (nuclei, others))
         all_xy = np.concatenate([xy, others_xy])
         all_rays = np.minimum(np.concatenate([nuclei.rays, others.rays]), MAX_RAY_UM)
-        radius = all_rays.max(1, initial=0) / self.store.mpp
+        radius, most = all_rays.max(1, initial=0) / self.store.mpp, MAX_RAY_UM + self.margin_um
         all_low, all_high = (all_xy - radius[:, None]).T, (all_xy + radius[:, None]).T
         parts, fields = [], _fields(xy, radius[: len(xy)])
         for field in fields:
-            margin = RING_UM / self.store.mpp + 2
+            margin = self.margin_um / self.store.mpp + 2
             low = np.maximum(np.floor(all_low[:, field].min(1) - margin), 0).astype(int)
             high = np.minimum(np.ceil(all_high[:, field].max(1) + margin), self.store.size_px).astype(int)
             near = (all_high[0] >= low[0]) & (all_high[1] >= low[1]) & (all_low[0] <= high[0]) & (all_low[1] <= high[1])
             near[field] = False
-            parts.append(self._measure_field(xy[field], all_rays[field], all_xy[near], all_rays[near], low, high))
+            own = xy[field], all_rays[field], None if cells is None else np.minimum(cells[field], most)
+            parts.append(self._measure_field(own, all_xy[near], all_rays[near], low, high))
         order = np.concatenate(fields)
         found = {name: np.empty(len(xy)) for name in parts[0]}
         for name, values in found.items():
@@ -118,18 +145,21 @@ class FeatureMeter:
 
     def _measure_field(
         self,
-        xy: np.ndarray,
-        rays: np.ndarray,
+        own: tuple[np.ndarray, np.ndarray, np.ndarray | None],
         others_xy: np.ndarray,
         others_rays: np.ndarray,
         low: np.ndarray,
         high: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Features of the nuclei at ``xy`` (N, 2) from the pixels between ``low`` and ``high``, all in work px."""
+        """Features of nuclei, by positions, rays and rays of cells, from the pixels between ``low`` and ``high``.
+
+        Positions are in work px.
+        """
+        xy, rays, cells = own
         width, height = high - low
         image = self.store.mpp, low, (int(height), int(width))
         groups = [slice(start, start + AT_ONCE) for start in range(0, len(xy), AT_ONCE)]
-        zones = [find_zones(xy[group], rays[group], *image) for group in groups]
+        zones = [find_zones(xy[g], rays[g], *image, None if cells is None else cells[g]) for g in groups]
         taken = np.zeros(height * width, bool)
         for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
             taken[nuclei.pixel] = True
@@ -137,8 +167,9 @@ class FeatureMeter:
         density = split_stain(planes, self._tables[0]) if "texture" in self.groups else None
         parts = []
         for group in zones:
-            free = group.ring.where(~taken.take(group.ring.pixel))
-            parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
+            around = {name: getattr(group, name) for name in ("ring", "cytoplasm", "membrane")}
+            free = {name: each and each.where(~taken.take(each.pixel)) for name, each in around.items()}
+            parts.append(measure_densities(replace(group, **free), planes, self._tables))
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

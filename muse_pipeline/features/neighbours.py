@@ -109,11 +109,7 @@ def measure_edge_distance(xy: np.ndarray, kept: KeptArea, slide_mpp: tuple[float
     margin = np.ceil(EDGE_UM / kept.mask_mpp).astype(int) + 1
     low = np.floor(cells.min(0)).astype(int) - margin
     high = np.floor(cells.max(0)).astype(int) + margin + 1
-    left, top = np.maximum(low, 0)
-    right, bottom = np.minimum(high, (kept.width, len(kept.bits)))
-    bits = kept.bits[top:bottom, left // 8 : -(-right // 8)]
-    mask = np.unpackbits(bits, axis=1)[:, left % 8 :][:, : right - left]
-    mask = np.pad(mask, [(top - low[1], high[1] - bottom), (left - low[0], high[0] - right)])  # beyond the slide: glass
+    mask = kept.crop(low, high)
     distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     column, row = (np.floor(cells).astype(int) - low).T
     squared = np.rint(distance[row, column].astype(float) ** 2)  # whole: OpenCV's roots differ with the position

@@ -61,14 +61,25 @@ class Zones:
         nucleus: pixels whose centres lie in the outline.
         rim: pixels of the nucleus that the outline loses when every ray is shortened by ``RIM_UM``.
         ring: pixels that the outline gains when every ray is lengthened by ``RING_UM``.
+        cytoplasm: pixels of the cell outside the nucleus; None if cells are not measured.
+        membrane: pixels of the cytoplasm that the cell loses when every ray is shortened by ``RIM_UM``; None likewise.
     """
 
     nucleus: Pixels
     rim: Pixels
     ring: Pixels
+    cytoplasm: Pixels | None = None
+    membrane: Pixels | None = None
 
 
-def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Zones:
+def find_zones(
+    xy: np.ndarray,
+    rays_um: np.ndarray,
+    mpp: float,
+    corner: np.ndarray,
+    shape: tuple[int, int],
+    cells_um: np.ndarray | None = None,
+) -> Zones:
     """Zones of nuclei in an image; pixels outside the image are left out.
 
     Args:
@@ -77,11 +88,15 @@ def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarr
         mpp: um per pixel.
         corner: (2,) int, (x, y) of the image's first pixel on the slide.
         shape: (h, w) of the image.
+        cells_um: (N, R) rays of the cells; None without cells.
     """
     rays = np.asarray(rays_um, float)
-    outlines = rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM
-    own, core, outer = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
-    return Zones(_fill(own), _fill(own, core), _fill(own, outer))
+    outlines = [rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM]
+    if cells_um is not None:
+        outlines += [np.asarray(cells_um, float), np.maximum(cells_um - RIM_UM, rays)]
+    own, core, outer, *cell = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
+    of_cell = (_fill(own, cell[0]), _fill(*cell)) if cell else ()
+    return Zones(_fill(own), _fill(own, core), _fill(own, outer), *of_cell)
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:

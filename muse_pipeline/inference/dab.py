@@ -17,14 +17,15 @@ CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200
 LN_10 = float(np.log(10))  # optical densities have the natural logarithm, but for those that users see
 DAB = np.array([0.268, 0.570, 0.776])  # Ruifrok's, OD of r, g, b; QuPath begins with it for "Brightfield (H-DAB)" too
 POSITIVE_OD = 0.2  # to the base 10, mean of a nucleus: where QuPath's positive cells begin by default
+INTENSITIES_OD = (POSITIVE_OD, 0.4, 0.6)  # where 1+, 2+ and 3+ begin in QuPath by default
 ABSOLUTE = round(POSITIVE_OD * LN_10, 6)
 FAINT = ABSOLUTE / 2  # DAB from which pixels are recoloured, wholly so at ABSOLUTE
 DARKEST = 1.3  # haematoxylin of recoloured pixels: brown nuclei may be ten times as dense as blue ones
 N_RINGS = 4  # a nucleus' mean is that of as many points of equal area on each of its rays
 
-_STAINS = np.array([stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))])
-_SHARES = np.linalg.inv(_STAINS).T[:2].astype(np.float32)  # the third stain is what neither explains
-BLUE = _STAINS[0].astype(np.float32)
+STAINS = np.array([stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))])
+_SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)  # the third stain is what neither explains
+BLUE = STAINS[0].astype(np.float32)
 
 
 def split_stains(pixels: np.ndarray) -> np.ndarray:

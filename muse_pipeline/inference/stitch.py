@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, S
 from muse_pipeline.core.types import Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.dab import INTENSITIES_OD, STAINS
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
 from muse_pipeline.nuclei.nms import REACH_UM, cut_apart
@@ -62,11 +63,13 @@ class ColumnSources:
         regions: regions of the slide, from ``region_lookup.load_regions``.
         features: settings of the features to measure of every nucleus.
         artefacts: artefacts for the column ``quality``, with those that totals leave out.
+        intensities: optical densities of DAB (base 10) from which nuclei of immunohistochemistry are 1+, 2+ and 3+.
     """
 
     regions: SlideRegions | FailedRegions | None = None
     features: FeatureSettings | None = None
     artefacts: ArtefactMap | None = None
+    intensities: Sequence[float] = INTENSITIES_OD
 
 
 OUTLINES_ALONE = ColumnSources()
@@ -114,10 +117,15 @@ def stitch_shards(
 
     # Nuclei of a model without classes are clustered by size and form: a first pass fits the clusters to the slide.
     clusters = fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
-    meter = None if sources.features is None else sources.features.meter(info, kept, names)
+    is_brown = shards.common.get("positive_od") is not None
+    brown = STAINS if is_brown else None
+    meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
     measures = Measures(clusters, sources.regions, meter, sources.artefacts)
     made_from = replace(describe(shards, card, info, kept), **measures.describe())
-    optional = measures.optional(card.embedding_dim, shards.common.get("positive_od"))
+    if is_brown:
+        limits = tuple(sources.intensities)
+        made_from = replace(made_from, positive_od=limits[0], intensities_od=limits)
+    optional = measures.optional(card.embedding_dim, made_from.positive_od)
     around = surrounded(nuclei_apart(), meter, row_um)
     with NucleiWriter(output, names, made_from, card.n_rays, optional) as writer:
         size, *of_class = write_nuclei(writer, around, measures, info, threads)

@@ -32,6 +32,7 @@ PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # of ``morphology``, in tables of one class
 DAB_OD, POSITIVE = "dab_od", "positive"  # of immunohistochemistry
 REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # where tissue regions are known
+CELL_RAYS = "cell_rays"  # where nuclei are grown to cells; as wide as "rays"
 QUALITY = "quality"  # the artefact that a nucleus lies in; null where there is none
 _NO_CLASS = -1
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -60,7 +61,7 @@ class OptionalColumns:
         positive_od: least ``dab_od`` of a positive nucleus, for the columns ``dab_od`` and ``positive``; None: without.
         regions: names of the classes of tissue regions, for the columns ``region``, ``region_prob`` and
             ``border_distance_um``; None: without.
-        features: names of further columns of numbers.
+        features: names of further columns of numbers, of which ``cell_rays`` has one per ray.
         artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
     """
 
@@ -224,13 +225,16 @@ def _name_or_null(index: np.ndarray, names: Sequence[str]) -> pa.Array:
 
 
 def _or_null(values: np.ndarray) -> pa.Array:
-    """Numbers (N,) as float32; null where they are not finite."""
+    """Numbers (N,) as float32, null where they are not finite, or finite ones (N, K) as lists."""
     column = np.asarray(values, np.float32)
+    if column.ndim > 1:
+        return pa.FixedSizeListArray.from_arrays(to_arrow(column.ravel()), column.shape[1])
     return to_arrow(column, valid=np.isfinite(column))
 
 
 def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns = NO_OPTIONAL) -> pa.Schema:
     """Columns of ``nuclei.parquet``."""
+    rays = pa.list_(pa.float32(), n_rays)
     dim, regions = optional.embedding_dim, [(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())]
     return pa.schema(
         [
@@ -245,8 +249,8 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns
             *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if optional.positive_od is not None else []),
             *(regions if optional.regions is not None else []),
             *([(QUALITY, _NAME)] if optional.artefacts is not None else []),
-            *((name, pa.float32()) for name in optional.features),
-            ("rays", pa.list_(pa.float32(), n_rays)),
+            *((name, rays if name == CELL_RAYS else pa.float32()) for name in optional.features),
+            ("rays", rays),
             *([("embedding", pa.list_(pa.float32(), dim))] if dim else []),
             ("geometry", pa.binary()),
         ]
@@ -450,7 +454,7 @@ def _to_nuclei(table: pa.Table) -> Nuclei:
 def write_csv(nuclei_path: Path | str, output: Path | str) -> None:
     """Write ``nuclei.csv.gz`` from ``nuclei.parquet``, batch by batch; positions are rounded to 0.01 px."""
     with open_nuclei(nuclei_path) as file:
-        columns = [name for name in file.schema_arrow.names if name not in {"rays", "embedding", "geometry"}]
+        columns = [name for name in file.schema_arrow.names if name not in {"rays", CELL_RAYS, "embedding", "geometry"}]
         empty = _printable(file.schema_arrow.empty_table().select(columns))
     with (
         complete_file(output) as partial,

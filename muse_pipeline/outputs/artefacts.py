@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.core.types import ARTEFACTS, SUBTRACTED
@@ -41,6 +43,12 @@ class Artefacts(Output):
     )
     step = "stitch"
     by_stitch = True
+
+    @override
+    @classmethod
+    def complete(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        require_quality_mpp(settings["mpp"])
+        return {"quality": {"subtract": list(subtracted(settings))}}
 
 
 def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:

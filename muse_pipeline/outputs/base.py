@@ -63,7 +63,7 @@ class Output:
         patterns: patterns of further files.
         switch: setting that requests the output; None if every run writes it.
         settings: other settings of the output.
-        rank: place among the outputs; those with a smaller number are written first.
+        rank: position among the outputs; those with a smaller number are written first.
         step: step whose ledger records the output; its name by default.
         job: job of the workflow that writes it.
         by_stitch: True if it is written while the nuclei are joined, because a column of them depends on it.
@@ -102,6 +102,15 @@ class Output:
     def is_requested(cls, settings: Mapping[str, Any]) -> bool:
         """True if a run with these settings writes the output."""
         return cls.switch is None or bool(settings.get(cls.switch.name, cls.switch.default))
+
+    @classmethod
+    def complete(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Settings that follow from those of a run that requests the output.
+
+        Raises:
+            ConfigError: the output cannot be written with these settings.
+        """
+        return {}
 
     @classmethod
     def file_names(cls, model: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from typing_extensions import override
 
@@ -11,24 +12,26 @@ from muse_pipeline.core.types import GEOJSON_FRAMES
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 
-def require_measurements(names: Sequence[str], features: str, classes: Sequence[str]) -> None:
+def require_measurements(names: Sequence[str], features: str, classes: Sequence[str], cells: Any = None) -> None:
     """Check the setting ``measurements`` before anything runs.
 
     Args:
         names: names of columns.
         features: set of features that the run measures.
         classes: names of the classes of the model.
+        cells: setting of that name; None if nuclei are not grown to cells.
 
     Raises:
         GeoJSONError: no table of nuclei of such a run has one of the columns, as a column of numbers.
     """
     if not names:
         return
-    from muse_pipeline.features.catalogue import features_of
+    from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL, features_of
     from muse_pipeline.nuclei.parquet import OptionalColumns, nuclei_schema
     from muse_pipeline.qupath.write import require_numbers
 
-    measured = [feature.name for feature in features_of(features, classes)]
+    known = (*features_of(features, classes), *((*CELL, *DAB_OF_CELL) if cells else ()))
+    measured = [feature.name for feature in known]
     optional = OptionalColumns(positive_od=0, regions=(), features=measured)  # that a slide may have
     require_numbers(nuclei_schema(classes, 1, optional), names)
 

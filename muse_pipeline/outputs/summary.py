@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from typing_extensions import override
 
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.setting import Setting
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 
@@ -13,6 +19,17 @@ class Summary(Output):
 
     name = "summary"
     files = ("summary.json", "density.png", "overlays/")
+    settings = (
+        Setting(
+            "intensities",
+            [0.2, 0.4, 0.6],
+            {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+            "optical densities of DAB from which nuclei and cells are 1+, 2+ and 3+ in immunohistochemistry",
+            "See [docs/guide/ihc.md](../docs/guide/ihc.md#scores)",
+            job="nuclei",
+            metavar="OD",
+        ),
+    )
     rank = 40
     step = "overlay"
     shows_proposals = True
@@ -21,6 +38,21 @@ class Summary(Output):
     @classmethod
     def removed_patterns(cls) -> tuple[str, ...]:
         return ("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png")
+
+    @override
+    @classmethod
+    def complete(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        given = settings["intensities"]
+        try:
+            limits = [float(each) for each in given]
+        except ValueError:
+            limits = []
+        if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2] < math.inf:
+            raise ConfigError(
+                f"intensities: 1+, 2+ and 3+ begin at three ascending optical densities above 0, not at "
+                f"{', '.join(map(str, given)) or 'none'}; the default is 0.2, 0.4, 0.6"
+            )
+        return {"intensities": limits}
 
     @override
     @classmethod

@@ -83,8 +83,8 @@ void importIntoOpenImage(String imageName, List allResults, String action) {
         println(imageName + ": is open and not saved yet; File > Save keeps the change")
 }
 
-/** Change one image by the nuclei that belong to it, as one change that can be undone; whether anything changed. */
-boolean importNuclei(imageData, String imageName, List allResults, String action) {
+/** Change one image by the nuclei that belong to it, which replace those with these ids, as one change; whether anything changed. */
+boolean importNuclei(imageData, String imageName, List allResults, String action, Set replaced = []) {
     def server = imageData.getServer()
     def results = resultsOf(imageName, server.getURIs(), allResults)
     if (results.size() != 1) {
@@ -105,15 +105,17 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
     found.sidecar.provenance.card.classes.each { model ->  // before classes derived from them, whose color they would take
         PathClass.fromString(model.name, ColorTools.packRGB(*model.color.collect { it as int }))
     }
-    def progress = openProgress(imageName)
+    def progress = openProgress("Importing nuclei", imageName)
     try {
         def nuclei = readNuclei(found.file, found.sidecar.provenance.n_nuclei as long, progress)
         def hierarchy = imageData.getHierarchy()
         def present = hierarchy.getDetectionObjects()
         def ids = new HashSet(nuclei.collect { it.getID() })
-        def gone = action == "replace" ? present : action == "remove" ? present.findAll { it.getID() in ids } : []
+        def old = action == "remove" ? ids : replaced
+        def gone = action == "replace" ? present : present.findAll { it.getID() in old }
         if (action == "add") {
-            def known = new HashSet(present.collect { it.getID() })
+            def known = present.collect { it.getID() } as HashSet
+            known.removeAll(old)
             nuclei = nuclei.findAll { !(it.getID() in known) }
         }
         if (action == "remove")
@@ -219,12 +221,12 @@ File askForFolder() {
 }
 
 /** A bar to be called with a fraction, and with -1 to close it; without a window it does nothing. */
-Closure openProgress(String imageName) {
+Closure openProgress(String title, String imageName) {
     if (QuPathGUI.getInstance() == null)
         return { fraction -> }
     def bar = new ProgressBar(prefWidth: 400)
     def window = new FutureTask<Stage>({
-        def stage = new Stage(title: "Importing nuclei")
+        def stage = new Stage(title: title)
         stage.initOwner(QuPathGUI.getInstance().getStage())
         stage.setScene(new Scene(new VBox(8, new Label(imageName), bar)))
         stage.show()

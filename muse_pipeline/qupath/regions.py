@@ -6,7 +6,7 @@ import json
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
 from muse_pipeline.qupath.write import FeatureFile, encode, split_name
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
+from muse_pipeline.tissue.tma import Core
 
 
 def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
@@ -299,10 +300,51 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
     if info.bounds is not None:
         x, y = qupath_offset_px(info.bounds)
         outline = shapely.set_precision(translate(outline, -x, -y), 0.1)
-    features = [] if outline.is_empty else [_annotation(outline, info)]
+    _write(path, [] if outline.is_empty else [_annotation(outline, info)])
+
+
+def write_cores(path: Path | str, cores: Iterable[Core], radius_um: float, info: SlideInfo) -> None:
+    """Write cores of a tissue microarray as QuPath's TMA cores, with the origin at the scanner's bounds.
+
+    Args:
+        path: path of the file.
+        cores: the cores, missing ones included.
+        radius_um: radius of all cores.
+        info: the slide.
+    """
+    angle = np.arange(64) * (np.pi / 32)
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1) * radius_um
+    features = []
+    for core in cores:
+        ring = (circle + core.centre_um) / np.asarray(info.mpp) - qupath_offset_px(info.bounds)
+        features.append(
+            {
+                "type": "Feature",
+                "id": str(uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|core {core.name}")),
+                "geometry": shape_to_geojson(shapely.Polygon(np.round(ring, 1))),
+                "properties": {"objectType": "tmaCore", "name": core.name, "isMissing": core.is_missing},
+            }
+        )
+    _write(path, features)
+
+
+def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
     collection = {"type": "FeatureCollection", "features": features}
     with complete_file(path) as partial:
         partial.write_text(json.dumps(collection, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
+    """The cores in a file of ``write_cores``, in absolute level-0 px, and the names of those that are missing.
+
+    Raises:
+        GeoJSONError: the file cannot be read.
+    """
+    features = _read_json(path)["features"]
+    missing = [each["properties"]["name"] for each in features if each["properties"]["isMissing"]]
+    if len(missing) == len(features):
+        return [], missing
+    return read_annotations(path, shapely.box(0, 0, *info.size_px), info), missing
 
 
 def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:

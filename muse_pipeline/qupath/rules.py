@@ -132,7 +132,7 @@ def _judge_object_type(feature: dict[str, Any], properties: dict[str, Any]) -> I
         yield Fault(f"becomes {what}, as objectType {state} and properties.type '{word}' is read instead")
     elif key is not None and type_of_word(properties[key]) is None:
         yield Fault(f"becomes an annotation, as objectType '{properties[key]}' is unknown")
-    elif became in {"tile", "tmaCore", "root"}:
+    elif became in {"tile", "root"}:
         yield Fault(f"is a {became}, not a nucleus: objectType must be detection, cell or annotation")
 
 

@@ -25,9 +25,10 @@ from muse_pipeline.core.files import complete_file, remove, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import NucleusClass, SlideInfo
-from muse_pipeline.nuclei.arrow import to_arrow, to_numpy, wkb_to_rings
+from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy, wkb_to_rings
 from muse_pipeline.nuclei.parquet import (
     BORDER,
+    CELL_RAYS,
     CLUSTER,
     POSITIVE,
     QUALITY,
@@ -37,6 +38,7 @@ from muse_pipeline.nuclei.parquet import (
     open_nuclei,
     read_provenance,
 )
+from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
 
 SEPARATOR = b",\n"
@@ -131,8 +133,7 @@ def write_geojson(
     offset_px = qupath_offset_px(info.bounds, frame)
     renderer = FeatureRenderer(provenance.classes, provenance.run_name, offset_px)
     with open_nuclei(nuclei_path) as file:
-        columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in file.schema_arrow.names)]
-        columns += [name for name in require_numbers(file.schema_arrow, measurements) if name not in columns]
+        columns = list_columns(file.schema_arrow, measurements)
         n_nuclei = file.metadata.num_rows
     tables = partial(_read_tables, nuclei_path, columns, provenance)
     parts = _write_files(tables, renderer, output, n_nuclei, max_features, threads)
@@ -149,6 +150,60 @@ def write_geojson(
     }
     write_json(output.with_name(f"{split_name(output)[0]}.provenance.json"), sidecar)
     return sidecar
+
+
+def write_cells(
+    nuclei_path: Path | str,
+    info: SlideInfo,
+    output: Path | str,
+    frame: str = "qupath",
+    threads: int = 1,
+    measurements: Sequence[str] = (),
+) -> None:
+    """Write the cells of a slide for QuPath, each with its nucleus, whose id it has.
+
+    Args:
+        nuclei_path: path of a ``nuclei.parquet`` with cells.
+        info: header of the slide.
+        output: path that ends in ``.geojson.gz`` or ``.geojson``.
+        frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
+        threads: number of threads that render and compress; it does not change the bytes.
+        measurements: columns of numbers that are added to the measurements in QuPath.
+
+    Raises:
+        GeoJSONError: the output's name or an option cannot be used, or there is no such column.
+        NucleiError: the table is not one of ours, or of another slide, or has no cells.
+    """
+    provenance, suffix = read_provenance(nuclei_path), split_name(Path(output))[1]
+    _check_slide(nuclei_path, provenance, info)
+    with open_nuclei(nuclei_path) as file:
+        schema = file.schema_arrow
+    if CELL_RAYS not in schema.names:
+        raise NucleiError(f"{nuclei_path}: has no cells; run the slide again with the setting `cells`")
+    columns = list_columns(schema, measurements)
+    renderer = FeatureRenderer(provenance.classes, provenance.run_name, qupath_offset_px(info.bounds, frame))
+
+    def render(table: pa.Table) -> bytes:
+        xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
+        rings = rays_to_rings(xy, lists_to_numpy(table[CELL_RAYS]), info.mpp)
+        outlines = polygons_to_wkb(rings_to_polygons(rings, size_px=info.size_px)[0])
+        table = table.drop_columns(CELL_RAYS).append_column(NUCLEUS, table["geometry"])
+        return encode(renderer.render(table.set_column(columns.index("geometry"), "geometry", outlines)), suffix)
+
+    tables = _read_tables(nuclei_path, [*columns, CELL_RAYS], provenance, BATCH)
+    with FeatureFile(Path(output)) as file:
+        for batch in map_in_order(render, tables, threads):
+            file.write(batch)
+
+
+def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
+    """Columns of a table of nuclei that QuPath is given, with those that become further measurements.
+
+    Raises:
+        GeoJSONError: there is no such column of numbers.
+    """
+    columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in schema.names)]
+    return columns + [name for name in require_numbers(schema, measurements) if name not in columns]
 
 
 def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
@@ -237,6 +292,7 @@ def _part_path(output: Path, number: str) -> Path:
 
 
 NAMESPACE = uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47")
+NUCLEUS = "nucleus"  # outline, in tables whose ``geometry`` is that of cells
 COLUMNS = ("x", "y", "label", "score", "area_um2", "eccentricity", "geometry")
 # Name in QuPath, column of the table, digits after the point.
 MEASUREMENTS = (
@@ -259,7 +315,8 @@ _AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near th
 class FeatureRenderer:
     """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
 
-    If the table has ``POSITIVE``, classes are derived from those of the model: "Epithelial: Positive".
+    A table of cells has the outlines of their nuclei as ``NUCLEUS``. If the table has ``POSITIVE``, classes are derived
+    from those of the model: "Epithelial: Positive".
 
     Args:
         classes: classes by label; other labels are written without classification.
@@ -287,7 +344,7 @@ class FeatureRenderer:
                 ids,
                 _constant(b'","geometry":{"type":"Polygon","coordinates":[[[', n),
                 self._render_rings(table["geometry"]),
-                _constant(b'},"properties":{"objectType":"detection"', n),
+                *self._render_type(table),
                 self._render_classifications(table),
                 _constant(b',"measurements":{', n),
                 *_render_measurements(table),
@@ -296,6 +353,17 @@ class FeatureRenderer:
             axis=1,
         )
         return matrix.tobytes().translate(None, b"\0")
+
+    def _render_type(self, table: pa.Table) -> list[np.ndarray]:
+        """The type of the objects, after the nuclei of cells."""
+        n, end = len(table), b'},"properties":{"objectType":"'
+        if NUCLEUS not in table.column_names:
+            return [_constant(end + b'detection"', n)]
+        return [
+            _constant(b'},"nucleusGeometry":{"type":"Polygon","coordinates":[[[', n),
+            self._render_rings(table[NUCLEUS]),
+            _constant(end + b'cell"', n),
+        ]
 
     def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
         texts = []
@@ -349,7 +417,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     """Name in QuPath, column and digits after the point of each measurement for a table with these columns."""
-    own = {*COLUMNS, *OPTIONAL, POSITIVE}
+    own = {*COLUMNS, *OPTIONAL, POSITIVE, NUCLEUS}
     chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)
 

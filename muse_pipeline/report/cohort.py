@@ -140,6 +140,11 @@ class SlideResult:
         return self.summary["immunohistochemistry"] if self.summary else None
 
     @property
+    def intensities(self) -> dict[str, Any] | None:
+        """Numbers of cells by intensity (``report.ihc``) of immunohistochemistry; None otherwise."""
+        return self.summary.get("intensities") if self.summary else None
+
+    @property
     def roi(self) -> Roi | None:
         """File and mm2 of the region of interest; None without one."""
         return self.provenance.roi if self.provenance else None

@@ -16,6 +16,7 @@ from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
+from muse_pipeline.report.ihc import COMPARTMENTS, score
 from muse_pipeline.report.notices import RED, ShownSlide, find_notices
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
@@ -33,6 +34,8 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
         "notices": shown.notices,
         "use": describe_use(slide),
         "mpp": " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(slide.info.mpp)) if slide.info else "",
+        "scores": _scores(slide.intensities["slide"]) if slide.intensities else "",
+        "tma": slide.summary.get("tma") if slide.summary else None,
         "artefacts": artefacts,
         "left_out": left_out,
         "classes": _bar_of(slide) if slide.summary else [],
@@ -79,6 +82,12 @@ def describe_use(slide: SlideResult) -> str:
     known = "; classes only on tissue of the kind that the model was trained on" if len(_bar_of(slide)) > 1 else ""
     classes = next((text for word, text in of_classes.items() if word in words), known)
     return f"{numbers} may be used{condition}{classes}."
+
+
+def _scores(compartments: dict[str, Any]) -> str:
+    """H-score and Allred score of nuclei, and of cytoplasm and membranes if cells were measured."""
+    found = {name: score(compartments[name]) for name in COMPARTMENTS if sum(compartments.get(name, ()))}
+    return "; ".join(f"H-score {each['h_score']:.0f}, Allred {each['allred']} ({name})" for name, each in found.items())
 
 
 def _artefacts(slide: SlideResult) -> tuple[str, str]:

@@ -16,14 +16,14 @@ from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_size_px, work_to_level0
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.core.files import complete_file, read_json, write_json
+from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
-from muse_pipeline.qupath.regions import ClassArea, read_class_areas
+from muse_pipeline.qupath.regions import ClassArea, read_class_areas, read_cores
 from muse_pipeline.report.album import make_thumbnail
 from muse_pipeline.report.density import (
     DensityGrid,
@@ -33,6 +33,7 @@ from muse_pipeline.report.density import (
     median_features,
     stream_positions,
 )
+from muse_pipeline.report.ihc import count_intensities
 from muse_pipeline.report.overlays import (
     LONG_SIDE_PX,
     describe_proposals,
@@ -46,9 +47,10 @@ from muse_pipeline.report.regions import count_in_annotations, count_in_regions
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store, open_store
+from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import TissueMask
 
-FORMAT = 4  # of a summary; one of another is made again
+FORMAT = 5  # of a summary; one of another is made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store
 
 
@@ -69,6 +71,8 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     store_path = files.store(provenance.model_mpp)
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
     info = read_info(files.info)
+    if files.tma.exists():
+        made_from["tma"] = sha256_of(files.tma)
     if proposals := find_proposals(folder, info):
         made_from["proposals"] = footer_checksum(proposals)
     known = _read_known(folder)
@@ -111,6 +115,10 @@ def _describe(
     nuclei, tissue = files.nuclei, TissueMask.load(files.mask)
     grid = count_nuclei(stream_positions(nuclei, "label", counted_only=True), info.size_px, info.mpp, len(classes))
     counts, ihc = grid.counts.sum((1, 2)), _count_positive(provenance)
+    annotations, missing = tissue.annotations, None
+    if files.tma.exists():
+        cores, missing = read_cores(files.tma, info)
+        annotations = (*annotations, *(measure_annotation(each, tissue, info) for each in cores))
 
     def draw_map() -> None:
         if not seen:
@@ -131,7 +139,9 @@ def _describe(
             for each, n in zip(classes, counts, strict=False)
         ],
         "immunohistochemistry": ihc,
-        "annotations": count_in_annotations(nuclei, tissue.annotations, classes, with_positive=ihc is not None),
+        "intensities": ihc and count_intensities(nuclei, provenance, annotations),
+        "annotations": count_in_annotations(nuclei, annotations, classes, with_positive=ihc is not None),
+        **({} if missing is None else {"tma": {"n_cores": len(cores), "missing": missing}}),
         **_describe_regions(nuclei, provenance, classes),
         "features": median_features(nuclei, provenance.class_names),
         "proposals": describe_proposals(proposals),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from muse_pipeline.cohort.ledgers import STEPS, order_steps
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import one_line
 from muse_pipeline.report.cohort import SlideResult, class_names
+from muse_pipeline.report.ihc import score_values
 from muse_pipeline.report.regions import region_values
 
 _LEADING = (
@@ -29,23 +30,48 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write the table; a missing value is an empty cell, and the columns depend on classes and regions only."""
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
+    columns += dict.fromkeys(name for slide in slides for name in _ihc_values(slide) if name not in columns)
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     ran = {record.step for slide in slides for record in slide.progress}
     steps = order_steps(ran | {step for step in STEPS if step != "regions"})
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
     own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}
-    rows = (
-        {**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}} for slide in slides
-    )
-    _write(path, [*columns, *own.values()], rows)
+    rows = []
+    for slide in slides:
+        rows.append({**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}})
+        rows += _core_rows(slide)
+    columns += ["core"] if any("core" in row for row in rows) else []
+    known = [*columns, *own.values()]
+    _write(path, known, ({name: row[name] for name in known if name in row} for row in rows))
+
+
+def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
+    """A row for every core of a tissue microarray, those that are missing last."""
+    found = (slide.summary or {}).get("tma")
+    if found is None:
+        return
+    of_slide = {"status": slide.status, "path": slide.path, "patient": one_line(slide.patient)}
+    parts, n = slide.summary["annotations"], found["n_cores"]
+    counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
+    for each, by_intensity in list(zip(parts, counts, strict=True))[len(parts) - n :]:
+        row = _annotation(slide, each, by_intensity) | of_slide
+        yield row | {"slide_id": f"{slide.slide_id}:{each['name']}", "core": each["name"]}
+    for name in found["missing"]:
+        yield of_slide | {"slide_id": f"{slide.slide_id}:{name}", "core": name, "status": "missing"}
 
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write a row for every annotation of a region of interest; without annotations, an older table is removed."""
-    rows = [_annotation(slide, each) for slide in slides if slide.summary for each in slide.summary["annotations"]]
+    rows = []
+    for slide in (slide for slide in slides if slide.summary):
+        parts = slide.summary["annotations"]
+        counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
+        rows += [_annotation(slide, *pair) for pair in zip(parts, counts, strict=True)]
     if rows:
-        _write(path, [*_OF_ANNOTATION, *_class_columns(slides)], rows)
+        columns = [*_OF_ANNOTATION, *_class_columns(slides)]
+        columns += dict.fromkeys(name for row in rows for name in row if name not in columns)
+        _write(path, columns, rows)
     else:
         path.unlink(missing_ok=True)
 
@@ -86,6 +112,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "mean_class_probability": size.mean_class_probability if size else None,
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
         **_artefact_values(slide),
+        **_ihc_values(slide),
         **region_values(slide.regions),
         **{f"seconds_{record.step}": record.seconds for record in slide.progress},
         **{f"processor_seconds_{record.step}": record.processor_seconds for record in slide.progress},
@@ -107,7 +134,16 @@ def _artefact_values(slide: SlideResult) -> dict[str, float]:
     return {**areas, "nuclei_in_artefacts": slide.n_left_out}
 
 
-def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
+def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:
+    """Scores of immunohistochemistry, of the slide and of its tissue regions; none for other stains."""
+    found = slide.intensities or {}
+    values = score_values(found.get("slide"))
+    for region, counts in found.get("regions", {}).items():
+        values |= score_values(counts, region)
+    return values
+
+
+def _annotation(slide: SlideResult, each: dict[str, Any], counts: dict[str, Any] | None) -> dict[str, Any]:
     n, n_positive = each["n_nuclei"], each.get("n_positive")
     positive = {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
     return {
@@ -121,7 +157,7 @@ def _annotation(slide: SlideResult, each: dict[str, Any]) -> dict[str, Any]:
         "nuclei": n,
         "nuclei_per_mm2": _per_mm2(n, each["tissue_mm2"]),
         **positive,
-        "percent_positive": _percent(n_positive, n),
+        **({"percent_positive": _percent(n_positive, n)} | score_values(counts)),
         **_class_values(each["n_by_class"], n, each["tissue_mm2"]),
     }
 

@@ -141,15 +141,15 @@ def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measu
 def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]) -> dict[Measure, float]:
     """Densities of the classes in each region, and in the bands on either side of the border."""
     label, region, border = (columns[name] for name in ("label", REGION, BORDER))
-    places = [(one.name, region == one.name, one.area_mm2) for one in regions.classes]
+    areas = [(one.name, region == one.name, one.area_mm2) for one in regions.classes]
     for band in regions.bands:
         um = band.um
         for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
-            places.append((f"border_{side}_{um}um", is_there & (np.abs(border) <= um), band.side_mm2(side)))
+            areas.append((f"border_{side}_{um}um", is_there & (np.abs(border) <= um), band.side_mm2(side)))
     found = {}
-    for place, is_there, mm2 in places:
+    for area, is_there, mm2 in areas:
         for number, name in enumerate(classes):
             n = int((is_there & (label == number)).sum())
-            measure = _density(f"nuclei_per_mm2_in_{place}_{name}", "infiltration")
+            measure = _density(f"nuclei_per_mm2_in_{area}_{name}", "infiltration")
             found[measure] = n / mm2 if mm2 else np.nan
     return found

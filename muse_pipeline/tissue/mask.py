@@ -59,6 +59,15 @@ class KeptArea:
             kept &= shapely.contains_xy(self.roi, xy[:, 0], xy[:, 1])
         return kept
 
+    def crop(self, low: np.ndarray, high: np.ndarray, beyond: int = 0) -> np.ndarray:
+        """The pixels (h, w) uint8 of the mask from (x, y) ``low`` to ``high``; ``beyond`` outside the slide."""
+        left, top = np.maximum(low, 0)
+        right, bottom = np.minimum(high, (self.width, len(self.bits)))
+        bits = self.bits[top:bottom, left // 8 : -(-right // 8)]
+        mask = np.unpackbits(bits, axis=1)[:, left % 8 :][:, : right - left]
+        margins = [(top - low[1], high[1] - bottom), (left - low[0], high[0] - right)]
+        return np.pad(mask, margins, constant_values=beyond)
+
 
 @dataclass(frozen=True, eq=False)
 class RoiAnnotation:

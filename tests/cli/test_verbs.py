@@ -90,6 +90,7 @@ def _seconds(command: list[str]) -> float:
 
 BAD_INPUT = {
     "preflight": ["{noise}", "--model", "no-such-name"],
+    "qupath-script": ["--config", "{missing}", "--output", "{out}"],
     "fetch": ["{missing}", "--output", "{out}"],
     "inspect": ["{noise}", "--output", "{out}"],
     "tissue": [

@@ -105,7 +105,7 @@ def resolve_model():
     how = [*settings.training_data(config), *later] if TRAINING else []
     model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
     or_exit(settings.require_fitting_model, config, model)
-    or_exit(require_measurements, config["measurements"], config["features"], model["classes"])
+    or_exit(require_measurements, config["measurements"], config["features"], model["classes"], config["cells"])
     return model
 
 

@@ -1,0 +1,38 @@
+"""Write scripts for QuPath's menu: one finds the nuclei of the open image, one trains on corrected regions.
+
+Without --output they are written for every QuPath of this user; QuPath shows them in Automate > User scripts > muse.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import muse_pipeline
+
+TRAINING = Path(muse_pipeline.__file__).parents[1] / "config/train/my_labels.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse qupath-script``."""
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder of the scripts in QuPath's menu")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=TRAINING,
+        metavar="YAML",
+        help="settings of the training (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the scripts."""
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.qupath.scripts import find_command, find_script_folders, write_scripts
+
+    if not args.config.is_file():
+        raise ConfigError(f"{args.config}: there is no such file; give --config, the settings of a training")
+    folders = [args.output] if args.output else find_script_folders(Path.home())
+    for folder in folders:
+        for path in write_scripts(folder, find_command(), args.config.resolve()):
+            print(path)

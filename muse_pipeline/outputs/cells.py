@@ -1,0 +1,66 @@
+"""Whole cells for QuPath, and their columns in the table of nuclei."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from typing_extensions import override
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
+
+EXPAND_UM, MOST_UM = 5, 20
+
+
+@OUTPUTS.register("cells")
+class Cells(Output):
+    """``cells.geojson.gz``."""
+
+    name = "cells"
+    files = ("cells.geojson.gz",)
+    switch = Setting(
+        "cells",
+        None,
+        {
+            "type": ["boolean", "object", "null"],
+            "additionalProperties": False,
+            "properties": {"expand_um": {"type": "number", "description": f"um to grow by (default: {EXPAND_UM})"}},
+            "required": ["expand_um"],
+        },
+        "grow nuclei to cells, and write `cells.geojson.gz` for QuPath too",
+        "`true` is short for `{expand_um: 5}`, the um by which a nucleus grows where neither a neighbour nor the edge "
+        "of the tissue is in its way ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
+        job="nuclei",
+        metavar="UM",
+    )
+    rank = 25
+
+    @override
+    @classmethod
+    def complete(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        cells = settings["cells"]
+        expand_um = EXPAND_UM if cells is True else cells["expand_um"]
+        if not 0 < expand_um <= MOST_UM:
+            raise ConfigError(
+                f"cells: expand_um: a cell is larger than its nucleus, by at most {MOST_UM} um; {expand_um:g} is not a "
+                f"number above 0 and up to {MOST_UM}"
+            )
+        features = "basic" if settings["features"] == "none" else settings["features"]
+        return {"cells": {"expand_um": float(expand_um)}, "features": features}
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL
+        from muse_pipeline.nuclei.parquet import open_nuclei
+        from muse_pipeline.qupath.write import write_cells
+        from muse_pipeline.slides.inspect import read_info
+
+        files, chosen = slide.files, slide.settings
+        with open_nuclei(files.nuclei) as file:
+            measured = [each.name for each in (*CELL, *DAB_OF_CELL) if each.name in file.schema_arrow.names]
+        columns = [*measured, *chosen["measurements"]]
+        output = files.folder / cls.files[0]
+        write_cells(files.nuclei, read_info(files.info), output, chosen["frame"], slide.threads, columns)

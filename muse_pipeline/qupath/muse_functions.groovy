@@ -1,0 +1,114 @@
+// Functions of the scripts in QuPath's menu.
+
+import java.util.concurrent.TimeUnit
+import java.util.prefs.Preferences
+import javafx.application.Platform
+import javafx.scene.control.Alert
+import javafx.stage.FileChooser
+import qupath.lib.gui.QuPathGUI
+
+/** Run a task where it may wait: QuPath's window does not move while its own thread does. */
+void inBackground(Closure task) {
+    if (QuPathGUI.getInstance() == null || !Platform.isFxApplicationThread()) {
+        task()
+        return
+    }
+    Thread.start {
+        try {
+            task()
+        } catch (Exception error) {
+            Platform.runLater { new Alert(Alert.AlertType.ERROR, error.getMessage()).show() }
+        }
+    }
+}
+
+/** Run a command to its end, with a bar; `fraction` returns how much of it is done, and -1 where that is not known. */
+void runMuse(List command, String title, String name, Closure fraction) {
+    println(command.join(" "))
+    def process = new ProcessBuilder(command).redirectErrorStream(true).start()
+    def lines = Collections.synchronizedList([])
+    def reader = Thread.start { process.getInputStream().eachLine("UTF-8") { println(it); lines.add(it) } }
+    def progress = openProgress(title, name)
+    try {
+        while (!process.waitFor(500, TimeUnit.MILLISECONDS))
+            progress(Math.max(fraction() as double, 0))
+        reader.join()
+    } finally {
+        progress(-1)
+        process.descendants().forEach { it.destroy() }
+        process.destroy()
+    }
+    if (process.exitValue() != 0)
+        throw new IOException("muse ended with status " + process.exitValue() + ": " + (lines.isEmpty() ? "" : lines.last()))
+}
+
+/** The path of `muse`: where this script was written, else where it was found before, else on the PATH; asked for once. */
+String findMuse() {
+    def saved = Preferences.userRoot().node("muse")
+    def onPath = (System.getenv("PATH") ?: "").split(File.pathSeparator).collectMany { folder ->
+        ["muse", "muse.exe"].collect { new File(folder, it).getPath() }
+    }
+    def found = ([@MUSE@, saved.get("path", "")] + onPath).find { new File(it).isFile() }
+    if (found == null) {
+        found = askForMuse().getPath()
+        saved.put("path", found)
+    }
+    return found
+}
+
+File askForMuse() {
+    def message = "muse was not found; install muse-pipeline, and run `muse qupath-script` again"
+    if (QuPathGUI.getInstance() == null)
+        throw new IllegalArgumentException(message)
+    def ask = new FutureTask<File>({
+        new FileChooser(title: "Where is muse (muse.exe on Windows)?").showOpenDialog(QuPathGUI.getInstance().getStage())
+    })
+    Platform.runLater(ask)
+    if (ask.get() == null)
+        throw new IllegalArgumentException(message)
+    return ask.get()
+}
+
+/** Path or URL of the slide of an image. */
+String slideOf(Collection uris) {
+    def slides = uris.collect { locationOf(it, File.separator == "\\") }.findAll { it != null }.unique()
+    if (slides.isEmpty())
+        throw new IllegalArgumentException("The image is no file and at no URL that muse reads; open the slide's own file")
+    return slides[0]
+}
+
+/** Path of the file of a URI, without QuPath's arguments; URLs as they are, null for others. */
+String locationOf(URI uri, boolean isWindows) {
+    if (uri.getScheme() in ["http", "https", "s3"])
+        return uri.toString()
+    if (uri.getScheme() != "file")
+        return null
+    def path = uri.getAuthority() ? "//" + uri.getAuthority() + uri.getPath() : uri.getPath()
+    return isWindows ? path.replaceFirst("^/(?=[A-Za-z]:)", "").replace("/", "\\") : path
+}
+
+/** The um per pixel of an image. */
+double pixelSize(server) {
+    def mpp = server.getPixelCalibration().getAveragedPixelSizeMicrons() as double
+    if (Double.isNaN(mpp))
+        throw new IllegalArgumentException(server.getMetadata().getName() + " has no pixel size; set it in QuPath's Image tab")
+    return mpp
+}
+
+/** The folder of the results: in that of the project, else beside the slide, else in the user's. */
+File folderOfResults(project, Collection uris) {
+    def home = new File(System.getProperty("user.home"))
+    def beside = project != null ? project.getPath().toFile() : new File(slideOf(uris))
+    def folder = beside.getAbsoluteFile().getParentFile()
+    return new File(folder != null && folder.isDirectory() && folder.canWrite() ? folder : home, "muse")
+}
+
+boolean isArea(object) {
+    return object.isAnnotation() && object.getROI() != null && object.getROI().isArea()
+}
+
+/** Whether the class of an annotation is a word, with or without QuPath's *, or derived from it. */
+boolean isCalled(annotation, String word) {
+    def pathClass = annotation.getPathClass()
+    return pathClass != null && pathClass.toString().split(":")[0].replace("*", "") == word
+}

@@ -1,0 +1,72 @@
+/*
+ * Find the nuclei of the open image with `muse run`, and import them.
+ *
+ * In QuPath 0.4 to 0.7: Automate > User scripts > muse > Run muse. It asks nothing.
+ *
+ * Selected annotations are the region of interest; without a selection it is the whole image. Annotations of a class other than
+ * Ignore*, Region* and Tissue are tissue regions, and every nucleus gets its region. The um per pixel are those of QuPath's Image tab.
+ * Results are in the folder "muse" of the project, or beside the image. Nuclei of an earlier run are replaced by the new ones.
+ */
+import static qupath.lib.gui.scripting.QPEx.*
+
+def options = []  // further options of `muse run`, as ["--model", "/models/mine.onnx"]
+
+if (getCurrentImageData() == null)
+    throw new IllegalArgumentException("No image is open; open one")
+def open = getCurrentImageData()
+def selection = open.getHierarchy().getSelectionModel().getSelectedObjects().findAll { isArea(it) }
+def results = folderOfResults(getProject(), open.getServer().getURIs())
+inBackground { findNuclei(open, selection, results, options) }
+
+/** Run `muse run` on an image, and import its nuclei. */
+void findNuclei(imageData, Collection selection, File folder, List options) {
+    def server = imageData.getServer()
+    def name = server.getMetadata().getName()
+    def areas = imageData.getHierarchy().getAnnotationObjects().findAll { isArea(it) }
+    def ignored = areas.findAll { isCalled(it, "Ignore") }
+    def classed = areas.findAll { it.getPathClass() != null && !["Ignore", "Region", "Tissue"].any { word -> isCalled(it, word) } }
+    def roi = selection.isEmpty() ? null : writeAreas((selection + ignored).unique(), folder, "roi.geojson")
+    def regions = classed.isEmpty() ? null : writeAreas(classed, folder, "regions.geojson")
+    def command = runCommand(findMuse(), slideOf(server.getURIs()), pixelSize(server), roi, regions, folder) + options
+    def earlier = idsOf(resultsOf(name, server.getURIs(), findResults(folder)))
+    def started = System.currentTimeMillis()
+    runMuse(command, "Finding nuclei", name) { finishedSteps(folder, started) / 7 }
+    importNuclei(imageData, name, findResults(folder), "add", earlier)
+}
+
+/** The command that finds the nuclei of a slide. */
+List runCommand(String muse, String slide, double mpp, File roi, File regions, File folder) {
+    def command = [muse, "run", slide, "--output", folder.getPath(), "--mpp", mpp.toString()]
+    return command + (roi ? ["--roi", roi.getPath()] : []) + (regions ? ["--regions", regions.getPath()] : [])
+}
+
+/** Write areas where `muse run` reads them. */
+File writeAreas(Collection areas, File folder, String name) {
+    def file = new File(new File(folder, "qupath"), name)
+    file.getParentFile().mkdirs()
+    exportObjectsToGeoJson(areas, file.getPath(), "FEATURE_COLLECTION")
+    return file
+}
+
+/** The number of steps, of about 7, that have ended since a time in ms. */
+int finishedSteps(File folder, long since) {
+    def ledgers = (folder.listFiles() ?: []).collectMany { (new File(it, "ledger").listFiles() ?: []) as List }
+    return Math.min(ledgers.count { it.lastModified() >= since }, 7) as int
+}
+
+/** Ids of the nuclei in earlier results of an image. */
+Set idsOf(List results) {
+    def ids = new HashSet<UUID>()
+    results.each { result ->
+        def text = new InputStreamReader(new GZIPInputStream(new FileInputStream(result.file), 1 << 16), "UTF-8")
+        new BufferedReader(text, 1 << 16).withCloseable { reader ->
+            def line
+            while ((line = reader.readLine()) != null) {
+                def found = line =~ /^\{"type":"Feature","id":"([^"]+)"/
+                if (found.find())
+                    ids.add(UUID.fromString(found.group(1)))
+            }
+        }
+    }
+    return ids
+}

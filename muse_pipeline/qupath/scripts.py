@@ -1,0 +1,76 @@
+"""Scripts for QuPath's menu, made of parts that they share."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import complete_file
+
+PARTS = {  # QuPath shows the names without underscores
+    "Run_muse.groovy": ("run_muse", "muse_functions", "import_nuclei"),
+    "Train_muse.groovy": ("train_muse", "muse_functions", "import_nuclei"),
+}
+_FUNCTIONS = "/** Change the open image,"  # where those of the import script begin
+
+
+def find_script_folders(home: Path) -> list[Path]:
+    """The folders of the scripts in the menus of the QuPath versions that a user has.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted(each / "scripts/muse" for each in (home / "QuPath").glob("v*") if each.is_dir())
+    if not found:
+        raise ConfigError(
+            f"{home / 'QuPath'}: has no folder of QuPath 0.4 or later; start QuPath once, or give --output with the "
+            "folder that Automate > User scripts > Open script directory shows"
+        )
+    return found
+
+
+def write_scripts(folder: Path, muse: Path, config: Path) -> list[Path]:
+    """Write the scripts of QuPath's menu.
+
+    Args:
+        folder: folder to write to.
+        muse: path of the command.
+        config: settings of the training.
+    """
+    values = {"@MUSE@": _quote(muse), "@CONFIG@": _quote(config)}
+    written = []
+    for name, parts in PARTS.items():
+        text = join_parts(*((files("muse_pipeline.qupath") / f"{part}.groovy").read_text("utf-8") for part in parts))
+        for mark, value in values.items():
+            text = text.replace(mark, value)
+        with complete_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+        written.append(folder / name)
+    return written
+
+
+def join_parts(main: str, functions: str, importer: str) -> str:
+    """One script of three: its own text, functions, and those of the import script; imports are at its beginning."""
+    parts = [main, functions, importer[importer.index(_FUNCTIONS) :]]
+    imports = dict.fromkeys(line for part in (main, functions, importer) for line in _imports(part))
+    head, *rest = (re.sub(r"^import .*\n", "", part, flags=re.MULTILINE).strip() for part in parts)
+    comment, end, own = head.partition("*/\n")
+    return "\n\n".join([comment + end + "\n".join(imports), own.strip(), *rest]) + "\n"
+
+
+def _imports(text: str) -> list[str]:
+    return re.findall(r"^import .*$", text, flags=re.MULTILINE)
+
+
+def _quote(path: Path) -> str:
+    """A path as a string of Groovy."""
+    return json.dumps(str(path)).replace("$", "\\$")
+
+
+def find_command() -> Path:
+    """The path of ``muse`` beside the Python that runs this."""
+    return Path(sys.executable).with_name("muse.exe" if sys.platform == "win32" else "muse")

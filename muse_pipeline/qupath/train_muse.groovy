@@ -1,0 +1,72 @@
+/*
+ * Train a model on the regions that you corrected, with `muse finetune`.
+ *
+ * In QuPath 0.4 to 0.7: draw annotations of the class Region*, correct all nuclei in them, then Automate > User scripts > muse >
+ * Train muse. It exports every image of the project that has such a region, or the open image without a project, and asks nothing.
+ * The run and the model are in the folder "muse/training" of the project, or beside the image.
+ */
+import static qupath.lib.gui.scripting.QPEx.*
+
+def config = @CONFIG@  // settings of the training; edit a copy for other classes
+
+def open = getCurrentImageData()
+def project = getProject()
+if (open == null && project == null)
+    throw new IllegalArgumentException("No image is open; open one, or a project")
+def images = project == null ? [image(open.getHierarchy(), open.getServer().getURIs(), open.getServer())] :
+    project.getImageList().collect { entry ->
+        def isOpen = entry == getProjectEntry()
+        image(isOpen ? open.getHierarchy() : entry.readHierarchy(), entry.getURIs(), isOpen ? open.getServer() : null)
+    }
+def folder = new File(folderOfResults(project, images[0].uris), "training")
+inBackground { train(images, folder, config) }
+
+Map image(hierarchy, uris, server) {
+    return [hierarchy: hierarchy, uris: uris, mpp: server == null ? "" : pixelSize(server).toString()]
+}
+
+/** Export the corrected images, train and export the model. */
+void train(List images, File folder, String config) {
+    def corrected = images.findAll { each -> each.hierarchy.getAnnotationObjects().any { isCalled(it, "Region") } }
+    if (corrected.isEmpty())
+        throw new IllegalArgumentException("No annotation has the class Region*; draw one around the nuclei that you corrected")
+    def annotations = new File(folder, "annotations")
+    annotations.mkdirs()
+    def ids = slideIds(corrected.collect { slideOf(it.uris) })
+    def rows = ["slide_id\tpath\tmpp"]
+    corrected.eachWithIndex { each, number ->
+        def objects = each.hierarchy.getAnnotationObjects() + each.hierarchy.getDetectionObjects()
+        exportObjectsToGeoJson(objects, new File(annotations, ids[number] + ".geojson").getPath(), "FEATURE_COLLECTION")
+        rows.add([ids[number], slideOf(each.uris), each.mpp].join("\t"))
+    }
+    new File(folder, "slides.tsv").setText(rows.join("\n") + "\n", "UTF-8")
+    def muse = findMuse()
+    def run = newFolder(folder, "run")
+    runMuse(trainCommand(muse, config, folder, run, corrected.size()), "Training", run.getName()) { -1 }
+    def model = new File(run, "corrected.onnx")
+    runMuse([muse, "export", new File(run, "checkpoint.pt").getPath(), "--output", model.getPath()], "Exporting", run.getName()) { -1 }
+    println("The model is " + model + "; give it to Run muse: options = ['--model', '" + model + "']")
+}
+
+/** The command that trains on the exported slides. */
+List trainCommand(String muse, String config, File folder, File run, int slides) {
+    def about = "training_data=" + slides + " slides corrected in QuPath"
+    return [muse, "finetune", config, "--data", folder.getPath(), "--output", run.getPath(), "--set", "name=corrected", about]
+}
+
+/** Different names of slides: that of the file without its ending, and a number if several files have it. */
+List slideIds(List slides) {
+    def stems = slides.collect { withoutEnding(it.split("[/\\\\]").last()).replaceAll("[^A-Za-z0-9._-]", "_") }
+    return stems.withIndex().collect { stem, index ->
+        def n = stems.take(index).count { it == stem }
+        n ? stem + "-" + (n + 1) : stem
+    }
+}
+
+/** A folder that does not exist: run-1, or the next number. */
+File newFolder(File folder, String name) {
+    def number = 1
+    while (new File(folder, name + "-" + number).exists())
+        number++
+    return new File(folder, name + "-" + number)
+}

@@ -1,0 +1,203 @@
+"""The cores of a tissue microarray: round discs of tissue of one size on a grid, found in the tissue mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.errors import SlideError
+
+WORK_UM = 16.0  # per pixel of the mask that is searched
+MOST_UM = 2000.0  # radius of a core
+LEAST_COVER = 0.1  # share of the disc of a core that is tissue; with less it is missing
+LEAST_CORES = 4
+TURN = 0.45  # tangent of the largest angle between the grid and the slide
+NEAR = 0.35  # of the distance between two cores, from where the grid expects one
+
+
+@dataclass(frozen=True)
+class Core:
+    """A core, or where the grid has none.
+
+    Attributes:
+        name: letter of the row and number of the column, as "B-7".
+        centre_um: (x, y) from the corner of level 0.
+        is_missing: True if there is next to no tissue.
+    """
+
+    name: str
+    centre_um: tuple[float, float]
+    is_missing: bool
+
+
+@dataclass(frozen=True)
+class CoreGrid:
+    """The cores of a slide, row by row.
+
+    Attributes:
+        n_rows: number of rows.
+        n_columns: number of columns.
+        radius_um: radius of the cores.
+        cores: all positions of the grid.
+    """
+
+    n_rows: int
+    n_columns: int
+    radius_um: float
+    cores: tuple[Core, ...]
+
+    @property
+    def present(self) -> list[Core]:
+        """The cores that are there."""
+        return [core for core in self.cores if not core.is_missing]
+
+
+def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> CoreGrid:
+    """Find the cores in a tissue mask (h, w) bool with pixels of ``mask_mpp`` (2,) um.
+
+    Raises:
+        SlideError: the tissue is not a grid of round discs of one size.
+    """
+    height, width = (max(round(n * mpp / WORK_UM), 1) for n, mpp in zip(mask.shape, mask_mpp[::-1], strict=True))
+    tissue = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    radius = _find_radius(tissue)
+    cover = cv2.filter2D(tissue, -1, _disc(radius), borderType=cv2.BORDER_CONSTANT)
+    found = _find_peaks(cover, radius)
+    column, row = np.round(found).astype(int).T
+    index, origin, steps = _fit_grid(found, cover[row, column], radius)
+    used = (index > _NOWHERE).all(1)
+    shape = index[used].max(0) + 1 if used.any() else np.zeros(2, int)
+    if used.sum() < LEAST_CORES or shape.min() < 2 or used.sum() < shape.prod() / 3:
+        raise _no_grid(int(used.sum()))
+    centres = {tuple(index): xy for index, xy in zip(index[used].tolist(), found[used].tolist(), strict=True)}
+    cores = []
+    for row in range(shape[1]):
+        for column in range(shape[0]):
+            xy = np.array(centres.get((column, row), origin + np.array([column, row]) @ steps))
+            x, y = np.clip(np.round(xy).astype(int), 0, (width - 1, height - 1))
+            um = (xy + 0.5) * np.array(mask.shape[::-1]) * mask_mpp / (width, height)
+            cores.append(Core(f"{_letters(row)}-{column + 1}", tuple(um.tolist()), bool(cover[y, x] < LEAST_COVER)))
+    radius_um = min(1.1 * radius, np.linalg.norm(steps, axis=1).min() / 2) * WORK_UM
+    grid = CoreGrid(int(shape[1]), int(shape[0]), float(radius_um), tuple(cores))
+    if _share_within(grid, tissue) < 0.5:
+        raise _no_grid(len(grid.present))
+    return grid
+
+
+_NOWHERE = -10_000
+_SEEDS = 8
+
+
+def _no_grid(n: int) -> SlideError:
+    return SlideError(
+        f"tma: the tissue is no grid of round cores of one size ({n} found that would fit one); draw the grid in "
+        "QuPath (TMA > TMA dearrayer), export it and give it as roi, or leave tma out"
+    )
+
+
+def _find_radius(tissue: np.ndarray) -> float:
+    """The radius of the cores, in pixels: the median of the largest circles within connected tissue."""
+    solid = cv2.morphologyEx((tissue > 0.5).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    depth = cv2.distanceTransform(np.pad(solid, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    n, label = cv2.connectedComponents(np.pad(solid, 1))
+    largest = np.array([depth[label == number].max() for number in range(1, n)] or [0.0])
+    radius = float(np.median(largest[largest >= largest.max() / 2]))
+    if not 3 <= radius <= MOST_UM / WORK_UM:
+        raise _no_grid(0)
+    return radius
+
+
+def _disc(radius: float) -> np.ndarray:
+    """(k, k) float32 disc whose sum is 1."""
+    reach = int(np.ceil(radius))
+    x, y = np.meshgrid(*2 * [np.arange(-reach, reach + 1)])
+    disc = (x**2 + y**2 <= radius**2).astype(np.float32)
+    return disc / disc.sum()
+
+
+def _find_peaks(cover: np.ndarray, radius: float) -> np.ndarray:
+    """(N, 2) float64 pixels (x, y) where a disc covers more tissue than around it, one per core."""
+    smooth = cv2.GaussianBlur(cover, (0, 0), radius / 4)
+    window = (_disc(1.5 * radius) > 0).astype(np.uint8)
+    peaks = (smooth == cv2.dilate(smooth, window)) & (cover > 2 * LEAST_COVER)
+    _, _, _, centres = cv2.connectedComponentsWithStats(peaks.astype(np.uint8))
+    return centres[1:].astype(float)
+
+
+def _fit_grid(found: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Column and row (N, 2) of each position, ``_NOWHERE`` for others; origin (2,) and steps (2, 2) of the grid."""
+    index = np.full(found.shape, _NOWHERE)
+    steps = np.array([_step(found, radius, axis) for axis in (0, 1)])
+    if len(found) < LEAST_CORES or not np.isfinite(steps).all():
+        return index, np.zeros(2), steps
+    for seed in np.argsort(-cover, kind="stable")[:_SEEDS]:  # the grid of debris beside the others stays small
+        grown = _grow_grid(found, steps, int(seed))
+        if (grown > _NOWHERE).all(1).sum() > (index > _NOWHERE).all(1).sum():
+            index = grown
+    for axis in (0, 1, 0, 1):
+        _trim(index[:, axis], cover)
+    index[(index == _NOWHERE).any(1)] = _NOWHERE
+    used = np.flatnonzero((index > _NOWHERE).all(1))
+    index[used] -= index[used].min(0)
+    model = np.linalg.lstsq(np.column_stack([np.ones(len(used)), index[used]]), found[used], rcond=None)[0]
+    return index, model[0], model[1:]
+
+
+def _trim(line: np.ndarray, cover: np.ndarray) -> None:
+    """Take out, in index, the first and last rows or columns ``line`` (N,) that have debris alone."""
+    for pick in (np.min, np.max):
+        used = line > _NOWHERE
+        while used.any() and cover[on := line == pick(line[used])].max() < 0.5:
+            line[on] = _NOWHERE
+            used = line > _NOWHERE
+
+
+def _step(found: np.ndarray, radius: float, axis: int) -> np.ndarray:
+    """(2,) from a core to the next one to the right (``axis`` 0) or below, the median of all; NaN without any."""
+    apart = found[None] - found[:, None]
+    ahead, aside = apart[..., axis], abs(apart[..., 1 - axis])
+    is_ahead = (ahead > 1.5 * radius) & (aside < TURN * ahead)
+    distance = np.where(is_ahead, np.hypot(ahead, aside), np.inf)
+    first = np.flatnonzero(np.isfinite(distance.min(1, initial=np.inf)))
+    if not len(first):
+        return np.full(2, np.nan)
+    nearest = apart[first, distance[first].argmin(1)]
+    length = np.linalg.norm(nearest, axis=1)
+    return np.median(nearest[length < 1.4 * np.quantile(length, 0.25)], axis=0)
+
+
+def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
+    """Column and row (N, 2) of the positions that are reached from a first one in steps of the grid."""
+    index = np.full(found.shape, _NOWHERE)
+    index[seed], waiting = 0, [seed]
+    moves = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2)])  # over one that is missing
+    reach = NEAR * np.linalg.norm(steps, axis=1).min()
+    taken = {(0, 0)}
+    while waiting:
+        here = waiting.pop(0)
+        for move in moves:
+            there = index[here] + move
+            distance = np.linalg.norm(found - found[here] - move @ steps, axis=1)
+            nearest = int(distance.argmin())
+            is_free = index[nearest, 0] == _NOWHERE and tuple(there.tolist()) not in taken
+            if distance[nearest] < reach * max(abs(move)) and is_free:
+                index[nearest] = there
+                taken.add(tuple(there.tolist()))
+                waiting.append(nearest)
+    return index
+
+
+def _share_within(grid: CoreGrid, tissue: np.ndarray) -> float:
+    """Share of the tissue that lies in the cores."""
+    inside = np.zeros(tissue.shape, np.uint8)
+    for core in grid.present:
+        x, y = (round(each / WORK_UM - 0.5) for each in core.centre_um)
+        cv2.circle(inside, (x, y), round(grid.radius_um / WORK_UM) + 1, 1, -1)
+    return float((tissue * inside).sum() / tissue.sum())
+
+
+def _letters(number: int) -> str:
+    """A to Z, then AA, AB and so on."""
+    return ("" if number < 26 else _letters(number // 26 - 1)) + chr(ord("A") + number % 26)

@@ -1,0 +1,175 @@
+"""Nuclei grown to cells: how far, to where, for QuPath, and of any cut of a slide."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from nuclei_example import slide_info
+
+from muse_pipeline.core.errors import ConfigError, NucleiError
+from muse_pipeline.core.types import Frame
+from muse_pipeline.features.catalogue import CELL
+from muse_pipeline.features.cells import find_cells, grow
+from muse_pipeline.nuclei.nms import cut_apart
+from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.qupath.check import check_geojson
+from muse_pipeline.qupath.write import nucleus_ids, write_cells
+from muse_pipeline.settings import RunSettings
+from muse_pipeline.steps import Pixels, stitch
+from muse_pipeline.tissue.mask import TissueMask
+
+MPP = 0.25
+
+
+def ellipses(a, b, turn):
+    """Rays (N, 32) of ellipses."""
+    angle = np.arange(32) * np.pi / 16 - np.asarray(turn, float)[:, None]
+    a, b = (np.asarray(each, float)[:, None] for each in (a, b))
+    return (a * b / np.hypot(b * np.cos(angle), a * np.sin(angle))).astype(np.float32)
+
+
+def cells_of(xy_um, rays, tissue=None, expand_um=5.0):
+    """Polygons of nuclei and of their cells, in um, on a slide of 1 mm that is tissue all over or in the mask."""
+    mask = np.ones((1600, 1600), bool) if tissue is None else tissue
+    kept = TissueMask(mask, np.array([8.0, 8.0]), None, 1.0).kept
+    nuclei = Nuclei(np.asarray(xy_um, float) / MPP, Frame.LEVEL0, rays=rays)
+    cells = find_cells(nuclei, nuclei[:0], expand_um, slide_info(), kept)
+    return (shapely.polygons(rays_to_rings(np.asarray(xy_um, float), each, (1, 1))) for each in (rays, cells))
+
+
+def crowd(n, side_um, seed=0):
+    """Positions in um and rays of nuclei that touch but do not overlap."""
+    random = np.random.default_rng(seed)
+    xy = np.zeros((0, 2))
+    for each in random.uniform(0, side_um, (4 * n, 2)):
+        if len(xy) < n and (((xy - each) ** 2).sum(1) > 64).all():
+            xy = np.concatenate([xy, each[None]])
+    long, turn = random.uniform(3, 6, len(xy)), random.uniform(0, np.pi, len(xy))
+    rays = ellipses(long, long * random.uniform(0.4, 1, len(xy)), turn)
+    return xy + 300, cut_apart(xy, rays, xy[:0], rays[:0])
+
+
+def test_a_nucleus_alone_grows_by_the_distance_on_all_sides():
+    rays = ellipses([4, 7, 8], [4, 3, 2], [0, 0.3, 1])
+    nuclei, cells = cells_of([[200, 200], [260, 260], [320, 320]], rays)
+    asked = shapely.buffer(nuclei, 5)
+    assert shapely.area(cells) == pytest.approx(shapely.area(asked), rel=0.04)
+    assert (shapely.hausdorff_distance(cells, asked) < 0.7).all()
+    np.testing.assert_array_less(rays, grow(rays, 0.5))
+
+
+def test_neighbours_meet_halfway_between_their_outlines():
+    nuclei, cells = cells_of([[200, 200], [212, 203]], ellipses([3, 7], [3, 4], [0, 1.2]))
+    corners = shapely.points(shapely.get_coordinates(cells[0]))
+    own, other = (shapely.distance(corners, each) for each in nuclei)
+    shared = own < 4.8
+    assert shared.sum() > 5
+    assert own[shared] == pytest.approx(other[shared], abs=0.25)
+    assert (own <= 5.1).all()
+
+
+def test_the_cells_of_a_crowd_divide_what_is_near():
+    xy, rays = crowd(150, 120)
+    nuclei, cells = cells_of(xy, rays)
+    assert shapely.covers(shapely.buffer(cells, 0.01), nuclei).all()
+    near = shapely.area(shapely.union_all(shapely.buffer(nuclei, 5)))
+    together = shapely.area(shapely.union_all(cells))
+    assert together == pytest.approx(near, rel=0.02)
+    assert shapely.area(cells).sum() == pytest.approx(together, rel=0.01)
+
+
+def test_cells_end_where_the_tissue_does():
+    mask = np.zeros((1600, 1600), bool)
+    mask[:, :25] = True  # to 200 um
+    nuclei, cells = cells_of([[194, 400], [150, 400], [214, 480], [5, 600]], ellipses([4] * 4, [3] * 4, [0] * 4), mask)
+    right = shapely.bounds(cells)[:, 2]
+    assert right[0] == pytest.approx(200, abs=0.6) and right[1] == pytest.approx(159, abs=0.1)
+    assert shapely.equals_exact(cells[2], nuclei[2], 1e-3)  # kept, though it lies beside the mask
+    assert shapely.bounds(cells)[3, 0] == pytest.approx(0, abs=0.01)  # where the slide ends
+
+
+@pytest.fixture(scope="module")
+def stitched(tiled_slide):
+    """Stitch a slide with cells."""
+    folder = tiled_slide.folder
+
+    def run(shards, output, threads=1):
+        pixels = Pixels(folder / "image-500nm.zarr", folder / "colour.json", "basic", expand_um=5)
+        stitch(shards, folder / "slide.json", folder / "tissue.npz", output, threads, pixels=pixels)
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def table_file(stitched, shard, tmp_path_factory):
+    return stitched([shard], tmp_path_factory.mktemp("cells") / "nuclei.parquet")
+
+
+def test_the_same_bytes_in_any_number_of_shards_and_threads(tiled_slide, stitched, table_file, tmp_path):
+    again = stitched(tiled_slide.detect(tmp_path / "shards", n_shards=3), tmp_path / "nuclei.parquet", 3)
+    assert again.read_bytes() == table_file.read_bytes()
+    for path, threads in ((table_file, 1), (again, 3)):
+        write_cells(path, tiled_slide.info, path.with_name("cells.geojson.gz"), threads=threads)
+    first, second = (path.with_name("cells.geojson.gz").read_bytes() for path in (table_file, again))
+    assert first == second
+    assert read_provenance(table_file).features.expand_um == 5
+
+
+def test_columns_of_cells(table_file):
+    table = pq.read_table(table_file).to_pandas()
+    assert {feature.name for feature in CELL} <= set(table.columns)
+    assert (table["cell_area_um2"] >= table["area_um2"] * 0.999).all()
+    np.testing.assert_allclose(table["nucleus_cell_ratio"], table["area_um2"] / table["cell_area_um2"], rtol=1e-5)
+    rays, cell_rays = (np.stack(table[name]) for name in ("rays", "cell_rays"))
+    assert (cell_rays >= rays).all()
+    assert (table["cytoplasm_h_mean"].dropna() < table["h_mean"][table["cytoplasm_h_mean"].notna()]).mean() > 0.99
+
+
+def test_qupath_imports_cells_with_their_nuclei(tiled_slide, table_file, tmp_path):
+    output = tmp_path / "cells.geojson.gz"
+    write_cells(table_file, tiled_slide.info, output, measurements=[*(each.name for each in CELL), "h_mean"])
+    verdict = check_geojson(output)
+    assert verdict.is_good and verdict.n_by_type == {"cell": pq.read_metadata(table_file).num_rows}
+    features = json.loads(gzip.decompress(output.read_bytes()))["features"]
+    table, provenance = pq.read_table(table_file), read_provenance(table_file)
+    xy = (table[name].to_numpy() for name in "xy")
+    assert [each["id"].encode() for each in features] == nucleus_ids(provenance.run_name, *xy).tolist()
+    cells, nuclei = (shapely.from_geojson([json.dumps(each[key]) for each in features]) for key in _GEOMETRIES)
+    assert shapely.covers(shapely.buffer(cells, 0.3), nuclei).all()
+    um2 = table["cell_area_um2"].to_numpy()
+    np.testing.assert_allclose(shapely.area(cells) * np.prod(tiled_slide.info.mpp), um2, rtol=0.02)
+    assert {"cell_area_um2", "nucleus_cell_ratio", "cytoplasm_h_mean", "h_mean"} <= set(
+        features[0]["properties"]["measurements"]
+    )
+
+
+_GEOMETRIES = "geometry", "nucleusGeometry"
+
+
+def test_a_table_without_cells_is_named(tiled_slide, shard, stitch, tmp_path):
+    path = stitch(tmp_path / "nuclei.parquet", [shard])
+    with pytest.raises(NucleiError, match="has no cells; run the slide again with the setting `cells`"):
+        write_cells(path, tiled_slide.info, tmp_path / "cells.geojson.gz")
+
+
+@pytest.mark.parametrize("radius", [0, -1, 20.5])
+def test_a_cell_is_not_smaller_than_its_nucleus(radius):
+    with pytest.raises(ConfigError, match="cells: expand_um: a cell is larger than its nucleus, by at most 20 um"):
+        RunSettings({"cells": {"expand_um": radius}})
+
+
+def test_settings_of_cells():
+    assert RunSettings({"cells": True, "features": "none"}).cells == {"expand_um": 5}
+    assert RunSettings({"cells": True, "features": "none"}).features == "basic"
+    assert RunSettings({"cells": True, "features": "all"}).features == "all"
+    words = [sys.executable, "-m", "muse_pipeline.cli.main", "run", "--help"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "--cells" in shown and "--expand-um" in shown

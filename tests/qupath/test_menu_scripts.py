@@ -1,0 +1,139 @@
+"""The scripts of QuPath's menu: text, functions in Groovy, and a whole run with stubs of QuPath's classes."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PureWindowsPath
+
+import pytest
+from qupath_stubs import write_stubs
+from workflow_runs import draw_stained_slide
+
+from muse_pipeline.qupath.scripts import find_script_folders, write_scripts
+
+WITH_GROOVY = pytest.mark.skipif(
+    shutil.which("groovy") is None, reason="install groovy (Debian: apt install groovy) to run the scripts"
+)
+
+
+def square(kind, side, class_name=None, corner=0):
+    ring = [[corner, corner], [side, corner], [side, side], [corner, side], [corner, corner]]
+    classification = {"classification": {"name": class_name, "color": [9, 9, 9]}} if class_name else {}
+    return {
+        "type": "Feature",
+        "id": f"00000000-0000-4000-8000-{side:012}",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"objectType": kind, **classification},
+    }
+
+
+@pytest.fixture(scope="module")
+def groovy(tmp_path_factory):
+    """Run Groovy with the stubs and an open image."""
+    stubs = write_stubs(tmp_path_factory.mktemp("stubs"))
+
+    def run(state, *arguments):
+        (stubs / "state.json").write_text(json.dumps(state))
+        environment = os.environ | {"QUPATH_STATE": str(stubs / "state.json")}
+        command = ["groovy", "-cp", stubs, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    return run
+
+
+def test_scripts_name_the_command_and_begin_with_their_imports(tmp_path, muse):
+    config = Path(__file__).parents[2] / "config/train/my_labels.yaml"
+    status, shown, _ = muse("qupath-script", "--output", tmp_path / "with space")
+    scripts = [Path(line) for line in shown.splitlines()]
+    assert status == 0 and [path.name for path in scripts] == ["Run_muse.groovy", "Train_muse.groovy"]
+    for path in scripts:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"@[A-Z]+@", text)
+        head, _, body = text.partition("\ndef ")
+        assert head.startswith("/*") and "import qupath.lib.objects.PathObject" in head and "\nimport " not in body
+        assert json.dumps(str(Path(sys.executable).with_name("muse"))) in text
+    assert json.dumps(str(config)) in scripts[1].read_text(encoding="utf-8")
+
+
+def test_paths_of_windows_are_strings_of_groovy(tmp_path):
+    muse = PureWindowsPath(r"C:\Users\A $b\Scripts\muse.exe")
+    text = write_scripts(tmp_path, muse, muse)[0].read_text(encoding="utf-8")
+    assert r'"C:\\Users\\A \$b\\Scripts\\muse.exe"' in text
+
+
+def test_the_folders_of_every_qupath_are_found(tmp_path, monkeypatch, muse):
+    (tmp_path / "QuPath/v0.5").mkdir(parents=True)
+    (tmp_path / "QuPath/v0.6").mkdir()
+    assert find_script_folders(tmp_path) == [tmp_path / f"QuPath/v0.{n}/scripts/muse" for n in (5, 6)]
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    status, _, error = muse("qupath-script")
+    assert status == 2 and "has no folder of QuPath 0.4 or later; start QuPath once, or give --output" in error
+    status, _, error = muse("qupath-script", "--output", tmp_path, "--config", tmp_path / "no.yaml")
+    assert status == 2 and "give --config, the settings of a training" in error
+
+
+FUNCTIONS = """
+def load = { new GroovyShell(getClass().getClassLoader()).parse(new File(it)) }
+def run = load(args[0]), train = load(args[1])
+def windows = ["file:/C:/My%20slides/a.svs?--series=1", "file://server/share/a.svs"]
+println(groovy.json.JsonOutput.toJson([
+    windows: windows.collect { run.locationOf(new URI(it), true) },
+    linux: run.locationOf(new URI("file:/data/a%20b.svs#x"), false),
+    url: run.locationOf(new URI("https://x.org/a.svs"), false),
+    omero: run.locationOf(new URI("omero:iid=1"), false),
+    command: run.runCommand("muse", "a.svs", 0.25d, new File("roi"), null, new File("out")),
+    ids: train.slideIds(["C:\\\\a\\\\S 1.svs", "/b/S 1.ome.tif", "T"]),
+    train: train.trainCommand("muse", "c.yaml", new File("f"), new File("f/run-1"), 2),
+]))
+"""
+
+
+@WITH_GROOVY
+@pytest.mark.slow
+def test_functions_of_the_scripts(groovy, tmp_path):
+    scripts = write_scripts(tmp_path, Path("muse"), Path("c.yaml"))
+    done = groovy({"objects": [], "selected": []}, "-e", FUNCTIONS, *scripts)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "windows": [r"C:\My slides\a.svs", r"\\server\share\a.svs"],
+        "linux": "/data/a b.svs",
+        "url": "https://x.org/a.svs",
+        "omero": None,
+        "command": ["muse", "run", "a.svs", "--output", "out", "--mpp", "0.25", "--roi", "roi"],
+        "ids": ["S_1", "S_1-2", "T"],
+        "train": [
+            *("muse", "finetune", "c.yaml", "--data", "f", "--output", "f/run-1"),
+            *("--set", "name=corrected", "training_data=2 slides corrected in QuPath"),
+        ],
+    }
+
+
+@WITH_GROOVY
+@pytest.mark.slow
+def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
+    slide = tmp_path / "a slide.tif"
+    draw_stained_slide(slide, size_px=500, n_nuclei=60)
+    (script, _) = write_scripts(tmp_path, Path(sys.executable).with_name("muse"), Path("c.yaml"))
+    objects = [square("annotation", 400), square("annotation", 300, "Tumor"), square("annotation", 60, "Ignore*")]
+    state = {"uri": slide.as_uri(), "name": slide.name, "size": [500, 500], "mpp": 0.5, "objects": objects}
+    state["detections"] = []
+    whole = groovy(state | {"selected": []}, script)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    n_whole = int(re.search(r"IMPORTED (\d+)", whole.stdout)[1])
+    (found,) = (tmp_path / "muse").glob("*/nuclei.geojson.gz")
+    earlier = json.loads(gzip.decompress(found.read_bytes()))["features"]
+    assert n_whole == len(earlier) > 30
+    foreign = square("detection", 70)
+    part = groovy(state | {"selected": [objects[0]["id"]], "detections": [*earlier, foreign]}, script)
+    assert 10 < int(re.search(r"IMPORTED (\d+)", part.stdout)[1]) < n_whole
+    assert f"{n_whole} detections removed" in part.stdout
+    roi = json.loads((tmp_path / "muse/qupath/roi.geojson").read_text())["features"]
+    regions = json.loads((tmp_path / "muse/qupath/regions.geojson").read_text())["features"]
+    assert [each["id"] for each in roi] == [objects[0]["id"], objects[2]["id"]]
+    assert [each["id"] for each in regions] == [objects[1]["id"]]
+    unsized = groovy(state | {"mpp": None, "selected": []}, script)
+    assert unsized.returncode != 0 and "has no pixel size; set it in QuPath's Image tab" in unsized.stderr

@@ -1,0 +1,75 @@
+"""QuPath's and JavaFX's classes as far as the scripts of its menu use them, without a window, for Groovy to load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_EMPTY = [
+    *(f"javafx.scene.control.{name}" for name in ("Alert", "Label", "ProgressBar")),
+    *(f"javafx.stage.{name}" for name in ("DirectoryChooser", "FileChooser", "Stage")),
+    "javafx.scene.Scene",
+    "javafx.scene.layout.VBox",
+]
+_CLASSES = {
+    "javafx.application.Platform": "static void runLater(Closure task) {}",
+    "qupath.lib.common.ColorTools": "static int packRGB(int r, int g, int b) { (r << 16) | (g << 8) | b }",
+    "qupath.lib.common.GeneralTools": 'static String getVersion() { "0.6.0" }',
+    "qupath.lib.gui.QuPathGUI": "static QuPathGUI getInstance() { null }",
+    "qupath.lib.objects.classes.PathClass": "static PathClass fromString(String name, Integer color) { null }",
+    "qupath.lib.objects.PathObject": """
+    Map json
+    UUID getID() { UUID.fromString(json.id) }
+    def getParent() { qupath.lib.gui.scripting.QPEx.image.getHierarchy().getRootObject() }
+    boolean isAnnotation() { json.properties.objectType == "annotation" }
+    def getROI() { new Expando(isArea: { -> json.geometry.type == "Polygon" }) }
+    def getPathClass() { json.properties.classification?.name }
+    """,
+    "qupath.lib.io.GsonTools": """
+    static GsonTools getInstance() { new GsonTools() }
+    def fromJson(String text, Class type) {
+        def json = new groovy.json.JsonSlurper().parseText(text)
+        type == Map ? json : new qupath.lib.objects.PathObject(json: json)
+    }
+    """,
+    "qupath.lib.gui.scripting.QPEx": """
+    static image = makeImage()
+    static getCurrentImageData() { image }
+    static getProject() { null }
+    static getProjectEntry() { null }
+    static void exportObjectsToGeoJson(Collection objects, String path, String option) {
+        assert option == "FEATURE_COLLECTION"
+        def all = [type: "FeatureCollection", features: objects.collect { it.json }]
+        new File(path).setText(groovy.json.JsonOutput.toJson(all), "UTF-8")
+    }
+    static makeImage() {
+        def state = new groovy.json.JsonSlurper().parse(new File(System.getenv("QUPATH_STATE")))
+        def objects = state.objects.collect { new qupath.lib.objects.PathObject(json: it) }
+        def selected = objects.findAll { it.json.id in state.selected }
+        def detections = state.detections.collect { new qupath.lib.objects.PathObject(json: it) }
+        def hierarchy = new Expando(detections: detections)
+        hierarchy.getSelectionModel = { -> new Expando(getSelectedObjects: { -> selected }) }
+        hierarchy.getAnnotationObjects = { -> objects }
+        hierarchy.getDetectionObjects = { -> hierarchy.detections }
+        def root = new Expando()
+        root.addChildObjects = { detections.addAll(it) }
+        root.removeChildObjects = { detections.removeAll(it) }
+        hierarchy.getRootObject = { -> root }
+        hierarchy.fireHierarchyChangedEvent = { println("IMPORTED " + hierarchy.detections.size()) }
+        def size = state.mpp == null ? Double.NaN : state.mpp
+        def server = new Expando(getURIs: { -> [new URI(state.uri)] }, getWidth: { -> state.size[0] },
+            getHeight: { -> state.size[1] }, getMetadata: { -> new Expando(getName: { -> state.name }) },
+            getPixelCalibration: { -> new Expando(getAveragedPixelSizeMicrons: { -> size }) })
+        new Expando(getServer: { -> server }, getHierarchy: { -> hierarchy })
+    }
+    """,
+}
+
+
+def write_stubs(folder: Path) -> Path:
+    """Write the classes to a folder for Groovy's class path."""
+    for name, body in {**dict.fromkeys(_EMPTY, ""), **_CLASSES}.items():
+        package, _, word = name.rpartition(".")
+        path = folder / package.replace(".", "/") / f"{word}.groovy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"package {package}\nclass {word} {{\n {body}\n}}\n", encoding="utf-8")
+    return folder

@@ -1,0 +1,84 @@
+"""Cores of drawn tissue microarrays: with missing, torn and touching cores, turned, and what is no grid."""
+
+import cv2
+import numpy as np
+import pytest
+
+from muse_pipeline.core.errors import SlideError
+from muse_pipeline.tissue.tma import find_cores
+
+MASK_MPP = np.array([8.0, 8.0])
+
+
+def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um=0, missing=(), torn=(), seed=0):
+    """A mask of 8 um per pixel, and the centre (rows, columns, 2) of every core in um."""
+    random = np.random.default_rng(seed)
+    size_um = np.array([columns + 1.5, rows + 1.5]) * pitch_um
+    mask = np.zeros(np.ceil(size_um[::-1] / 8).astype(int), np.uint8)
+    grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) * pitch_um
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    middle = grid.reshape(-1, 2).mean(0)
+    centres = (grid - middle) @ rotation + size_um / 2 + random.uniform(-jitter_um, jitter_um, grid.shape)
+    for row in range(rows):
+        for column in range(columns):
+            if (row, column) in missing:
+                continue
+            x, y = np.round(centres[row, column] / 8).astype(int).tolist()
+            cv2.circle(mask, (x, y), round(radius_um / 8), 1, -1)
+            if (row, column) in torn:  # half of it is lost, and a crack runs through the rest
+                cv2.rectangle(mask, (x, y - 60), (x + 60, y + 60), 0, -1)
+                cv2.line(mask, (x - 60, y - 10), (x + 60, y + 10), 0, 4)
+    return mask.astype(bool), centres
+
+
+def centres_of(found):
+    """(rows, columns, 2) of the centres."""
+    return np.array([core.centre_um for core in found.cores]).reshape(found.n_rows, found.n_columns, 2)
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        {},
+        {"missing": {(0, 0), (2, 3), (2, 4), (4, 7)}, "torn": {(1, 1), (3, 6), (0, 5)}},
+        {"turn": 0.08, "jitter_um": 60, "missing": {(1, 0), (1, 1), (3, 7)}},
+        {"pitch_um": 600, "jitter_um": 10, "torn": {(2, 2)}},  # they touch
+        {"radius_um": 300, "pitch_um": 800, "rows": 12, "columns": 16, "missing": {(5, n) for n in range(4, 12)}},
+    ],
+)
+def test_cores_of_a_drawn_microarray(drawing):
+    mask, centres = draw_tma(**drawing)
+    found = find_cores(mask, MASK_MPP)
+    assert (found.n_rows, found.n_columns) == centres.shape[:2]
+    missing = {divmod(index, found.n_columns) for index, core in enumerate(found.cores) if core.is_missing}
+    assert missing == set(drawing.get("missing", set()))
+    whole = np.ones(centres.shape[:2], bool)
+    for row, column in {*drawing.get("missing", ()), *drawing.get("torn", ())}:
+        whole[row, column] = False
+    off = np.linalg.norm(centres_of(found) - centres, axis=-1)
+    assert off[whole].max() < 70 and off.max() < 260
+    assert found.radius_um == pytest.approx(drawing.get("radius_um", 300), rel=0.15)
+    assert [core.name for core in found.cores[:2]] == ["A-1", "A-2"]
+    assert found.cores[-1].name == f"{chr(64 + found.n_rows)}-{found.n_columns}"
+
+
+def test_debris_beside_the_grid_is_no_core():
+    mask, centres = draw_tma(missing={(0, 3)})
+    cv2.circle(pixels := mask.astype(np.uint8), (30, 25), 12, 1, -1)
+    pixels[:20, 300:420] = 1
+    found = find_cores(pixels.astype(bool), MASK_MPP)
+    assert (found.n_rows, found.n_columns) == (5, 8) and len(found.present) == 39
+    assert np.abs(centres_of(found) - centres).max() < 60
+
+
+@pytest.mark.parametrize("kind", ["empty", "one section", "noise"])
+def test_other_tissue_is_named(kind):
+    mask = np.zeros((600, 900), np.uint8)
+    if kind == "one section":
+        cv2.ellipse(mask, (450, 300), (400, 290), 20, 0, 360, 1, -1)
+    if kind == "noise":
+        random = np.random.default_rng(0)
+        for x, y, r in random.integers((0, 0, 10), (900, 600, 90), (25, 3)).tolist():
+            cv2.circle(mask, (x, y), r, 1, -1)
+    with pytest.raises(SlideError, match="tma: the tissue is no grid of round cores of one size"):
+        find_cores(mask.astype(bool), MASK_MPP)
