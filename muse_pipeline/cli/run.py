@@ -101,13 +101,8 @@ def run(args: argparse.Namespace) -> None:
             f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; give one of the two"
         )
     model_of_regions = find_region_model(args.regions, provider) if args.regions and not drawn else None
-<<<<<<< HEAD
-    fixed = {"output": str(args.output), "mpp": card.mpp, "regions": model_of_regions and str(model_of_regions)}
-    settings = RunSettings(read_settings(args, run_settings()) | fixed, args.threads or count_cores())
-=======
     of_run = {"output": str(args.output), "mpp": card.mpp, "regions": model_of_regions and str(model_of_regions)}
     settings = RunSettings(read_settings(args, run_settings()) | of_run, args.threads or count_cores())
->>>>>>> main
     require_available(settings)
     classes = [one.name for one in card.classes]
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
