@@ -22,7 +22,7 @@ from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputErro
 GROUPS = {
     "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
-    "further files of a slide": "embed anndata spatialdata",
+    "further files of a slide": "embed anndata spatialdata bins",
     "a model of your own": "outline finetune pretrain train export evaluate",
 }
 MORE = {  # as `muse help all` lists them too

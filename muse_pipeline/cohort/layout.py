@@ -154,6 +154,11 @@ class SlideFiles:
         return self.folder / "nuclei.h5ad"
 
     @property
+    def bins(self) -> Path:
+        """Counts of genes in the nuclei, by `muse bins`."""
+        return self.folder / "bins.h5ad"
+
+    @property
     def regions(self) -> Path:
         """Record of the tissue regions, or of why there are none."""
         return self.folder / "regions.json"

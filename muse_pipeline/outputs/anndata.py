@@ -14,6 +14,7 @@ class AnnData(Output):
 
     name = job = "anndata"
     files = ("nuclei.h5ad",)
+    patterns = ("bins.h5ad",)  # of `muse bins`
     switch = Setting(
         "anndata",
         False,

@@ -137,7 +137,7 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
 
     Args:
         path: a ``.json`` of `muse register`, a ``.csv`` of landmarks with the columns x, y, partner_x, partner_y, or
-            any other text of a 2 x 3 or 3 x 3 matrix.
+            any other text or ``.csv`` of a 2 x 3 or 3 x 3 matrix.
         slide: the H&E slide.
         partner: its partner.
         frame: frame of the positions of landmarks and matrices (``qupath_offset_px``).
@@ -149,7 +149,7 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
         if path.suffix.lower() == ".json":
             return Transform.from_dict(read_json(path), slide.mpp, partner.mpp)
         offsets = [np.array(qupath_offset_px(info.bounds, frame), float) for info in (slide, partner)]
-        if path.suffix.lower() == ".csv":
+        if path.suffix.lower() == ".csv" and not _is_matrix(path.read_text(encoding="utf-8-sig")):
             return _fit_landmarks(_read_landmarks(path), slide, partner, offsets)
         matrix = _read_matrix(path.read_text(encoding="utf-8"))
         matrix[:, 2] += offsets[1] - matrix[:, :2] @ offsets[0]
@@ -182,6 +182,11 @@ def _fit_landmarks(points: np.ndarray, slide: SlideInfo, partner: SlideInfo, off
         raise ValueError("its landmarks lie on one line")
     matrix, *_ = np.linalg.lstsq(np.column_stack([source, np.ones(len(source))]), target, rcond=None)
     return Transform(matrix.T.copy())
+
+
+def _is_matrix(text: str) -> bool:
+    """True for numbers alone, as in the alignment file of Xenium Explorer."""
+    return re.fullmatch(r"[\s\d.,;eE+-]+", text) is not None
 
 
 def _read_matrix(text: str) -> np.ndarray:

@@ -40,11 +40,21 @@ def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, st
         more: further columns of ``obs`` that have one value for all nuclei.
     """
     begin_anndata(elements)
-    _write_rows(elements, table, more)
+    write_nuclei_elements(elements, table, more)
     columns = {name: [getattr(each, name) for each in table.features] for name in ("group", "unit", "text")}
+    write_var(elements, [each.name for each in table.features], columns)
+
+
+def write_var(elements: Elements, names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
+    """Write ``var``: the names of the columns of ``X`` and what is known of them."""
     frame(elements, "var", columns)
-    for name, values in {"_index": [each.name for each in table.features], **columns}.items():
+    for name, values in {"_index": names, **columns}.items():
         elements.strings(f"var/{name}", values)
+
+
+def write_nuclei_elements(elements: Elements, table: NucleiTable, more: Mapping[str, str], features: str = "X") -> None:
+    """Write what describes the nuclei: ``obs``, ``obsm`` and ``uns``, and their features under a name of choice."""
+    _write_rows(elements, table, more, features)
     _write_uns(elements, table)
 
 
@@ -55,7 +65,7 @@ def begin_anndata(elements: Elements) -> None:
         elements.group(name, _encoding("dict", "0.1.0"))
 
 
-def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str]) -> None:
+def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str], features: str) -> None:
     n = table.n_nuclei
     constants = {"patient": table.patient, "slide_id": table.slide_id, **more}
     keys = keys_of(table.numbers)
@@ -65,7 +75,7 @@ def _write_rows(elements: Elements, table: NucleiTable, more: Mapping[str, str])
     arrays: dict[str, Array] = {"ids": elements.ids("obs/_index", n)}
     arrays |= {f"codes {name}": categorical(elements, name, names, n) for name, names in table.categories.items()}
     arrays |= {f"number {name}": elements.array(f"obs/{key}", (n,), np.float32) for name, key in keys.items()}
-    arrays["X"] = elements.array("X", (n, len(table.features)), np.float32)
+    arrays["X"] = elements.array(features, (n, len(table.features)), np.float32)
     arrays |= {name: elements.array(f"obsm/{name}", (n, 2), float) for name in ("spatial", "spatial_px")}
     if table.embedding_dim:
         arrays["embedding"] = elements.array("obsm/X_embedding", (n, table.embedding_dim), np.float16)

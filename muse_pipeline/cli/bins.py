@@ -1,0 +1,61 @@
+"""Count the genes of a spatial assay in the nuclei of a slide: Visium HD bins or Xenium transcripts.
+
+    muse bins results/slide --visium-hd outs/binned_outputs
+    muse bins results/slide --xenium outs/transcripts.parquet --transform he_imagealignment.csv
+
+Writes `bins.h5ad` (AnnData): X has the counts of each nucleus, obs its class and probabilities, obsm its position and
+features. What lies in no nucleus counts for the nearest one within --expand-um. Needs the extra `anndata` (h5py).
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_output_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse bins``."""
+    parser.add_argument("slide", type=Path, metavar="FOLDER", help="folder of a slide's results")
+    assay = parser.add_mutually_exclusive_group(required=True)
+    assay.add_argument("--visium-hd", type=Path, metavar="FOLDER", help="Space Ranger's binned_outputs")
+    assay.add_argument("--xenium", type=Path, metavar="PARQUET", help="Xenium's transcripts.parquet")
+    parser.add_argument(
+        "--transform",
+        type=Path,
+        metavar="FILE",
+        help="map from the slide to the assay's picture: transform.json of `muse register`, landmarks, or a matrix, as "
+        "of Xenium Explorer (default: they are the same picture)",
+    )
+    parser.add_argument(
+        "--expand-um",
+        type=float,
+        default=5.0,
+        metavar="UM",
+        help="greatest distance from a nucleus of what counts for it; 0 counts nuclei alone (default: %(default)g)",
+    )
+    add_output_argument(parser, "H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Count, write the file, print the share of the counts."""
+    from muse_pipeline.cohort.layout import SlideFiles
+    from muse_pipeline.core.errors import ArgumentError
+    from muse_pipeline.scverse.bins import count_in_nuclei, read_visium_hd, read_xenium, write_bins
+    from muse_pipeline.slides.inspect import read_info
+
+    if not 0 <= args.expand_um <= 50:
+        raise ArgumentError(f"--expand-um {args.expand_um:g}: a cell reaches 0 to 50 um beyond its nucleus")
+    if args.xenium and not args.transform:
+        raise ArgumentError(
+            "--xenium: positions are those of Xenium's own picture; give the map to it with --transform"
+        )
+    files = SlideFiles(args.slide)
+    info, output = read_info(files.info), args.output or files.bins
+    assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
+    binned = count_in_nuclei(files.nuclei, info, assay, args.transform, args.expand_um)
+    write_bins(files.nuclei, assay, binned, output)
+    n_nuclei, n_genes = binned.counts.shape
+    print(
+        f"{output}: {n_nuclei:,} nuclei, {n_genes:,} genes; {binned.share_in_nuclei:.1%} of the counts and "
+        f"{binned.spots_in_nuclei:.1%} of the positions belong to nuclei"
+    )

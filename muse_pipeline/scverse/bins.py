@@ -1,0 +1,240 @@
+"""Counts of genes per nucleus, from Visium HD bins or Xenium transcripts, as AnnData.
+
+A position belongs to the nucleus whose outline holds it, else to the nearest outline within a distance. Formats: 10x
+Genomics' Space Ranger ``binned_outputs`` and Xenium Onboard Analysis' ``transcripts.parquet``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import shapely
+from scipy import sparse
+
+from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.files import complete_file, read_json
+from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.nuclei.parquet import iterate_rows, parse_outlines
+from muse_pipeline.registration.transform import read_given
+from muse_pipeline.scverse.anndata import begin_anndata, write_nuclei_elements, write_var
+from muse_pipeline.scverse.elements import NucleiTable, open_hdf5, require_h5py
+
+XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, where experiment.xenium does not state it
+LEAST_QUALITY = 20.0  # Phred-scaled; 10x Genomics' own limit
+BATCH = 1 << 20
+MOST_OUTSIDE = 0.5  # share of the positions
+DEFAULT_EXPAND_UM = 5.0
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Positions of an assay and their counts.
+
+    Attributes:
+        xy_um: (N, 2) um from the corner of the picture that the assay's positions belong to.
+        counts: (N, G) counts.
+    """
+
+    xy_um: np.ndarray
+    counts: sparse.csr_matrix
+
+
+@dataclass(frozen=True)
+class Assay:
+    """A spatial assay on the tissue of a slide.
+
+    Attributes:
+        path: file or folder of the assay.
+        genes: names of the G genes.
+        gene_ids: identifiers of the genes.
+        um_per_px: um per pixel of the picture that its positions belong to; None for the slide's own.
+        batches: function that reads the spots.
+    """
+
+    path: Path
+    genes: list[str]
+    gene_ids: list[str]
+    um_per_px: float | None
+    batches: Callable[[], Iterator[Spots]]
+
+
+def read_visium_hd(path: Path) -> Assay:
+    """Open the finest bins of Space Ranger's ``binned_outputs``, or the folder of one size of bins.
+
+    Raises:
+        LabelError: a file is missing or cannot be read.
+    """
+    sizes = sorted(path.glob("square_*um"))
+    folder = sizes[0] if sizes else path
+    matrix_file, positions_file = folder / "filtered_feature_bc_matrix.h5", folder / "spatial/tissue_positions.parquet"
+    h5py = require_h5py()
+    try:
+        with h5py.File(matrix_file) as file:
+            group = file["matrix"]
+            parts = tuple(group[name][:] for name in ("data", "indices", "indptr"))
+            counts = sparse.csc_matrix(parts, shape=group["shape"][:]).T.tocsr()
+            barcodes = group["barcodes"][:].astype(str)
+            genes, ids = (group["features"][name][:].astype(str).tolist() for name in ("name", "id"))
+        columns = ["barcode", "pxl_col_in_fullres", "pxl_row_in_fullres"]
+        positions = pq.read_table(positions_file, columns=columns).to_pandas().set_index("barcode")
+        um_per_px = float(read_json(folder / "spatial/scalefactors_json.json")["microns_per_pixel"])
+    except (OSError, KeyError, ValueError) as error:
+        raise LabelError(
+            f"{folder}: is no folder of Visium HD bins ({one_line(error)}); give Space Ranger's `binned_outputs`"
+        ) from error
+    xy_um = positions.reindex(barcodes).to_numpy(float) * um_per_px
+    if len(lost := np.flatnonzero(np.isnan(xy_um).any(1))):
+        raise LabelError(f"{positions_file}: has no position of bin '{barcodes[lost[0]]}'; give the files of one run")
+
+    def batches() -> Iterator[Spots]:
+        for start in range(0, len(xy_um), BATCH):
+            yield Spots(xy_um[start : start + BATCH], counts[start : start + BATCH])
+
+    return Assay(folder, genes, ids, um_per_px, batches)
+
+
+def read_xenium(path: Path) -> Assay:
+    """Open Xenium's ``transcripts.parquet``; negative controls and transcripts below Q20 are left out.
+
+    Raises:
+        LabelError: the file is missing or is another table.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        names = sorted({str(name) for batch in _column(file, "feature_name") for name in np.unique(batch)})
+        lacking = {"x_location", "y_location"} - set(file.schema_arrow.names)
+    except (OSError, ValueError, KeyError) as error:
+        raise LabelError(f"{path}: is no table of transcripts ({one_line(error)}); give transcripts.parquet") from error
+    if lacking:
+        raise LabelError(f"{path}: has no column {min(lacking)}; give Xenium's transcripts.parquet")
+    genes = [name for name in names if not _is_control(name)]
+    experiment = path.parent / "experiment.xenium"
+    um_per_px = read_json(experiment).get("pixel_size", XENIUM_UM_PER_PX) if experiment.is_file() else XENIUM_UM_PER_PX
+    number = {name: index for index, name in enumerate(genes)}
+    columns = ["feature_name", "x_location", "y_location", *({"qv"} & set(file.schema_arrow.names))]
+
+    def batches() -> Iterator[Spots]:
+        for batch in file.iter_batches(BATCH, columns=columns):
+            table = batch.to_pandas()
+            gene = _texts(table.feature_name).map(number)
+            kept = gene.notna() & (table.qv >= LEAST_QUALITY if "qv" in table else True)
+            rows, n = gene[kept].to_numpy(int), int(kept.sum())
+            counts = sparse.csr_matrix((np.ones(n, np.float32), rows, np.arange(n + 1)), shape=(n, len(genes)))
+            yield Spots(table.loc[kept, ["x_location", "y_location"]].to_numpy(float), counts)
+
+    return Assay(path, genes, genes, float(um_per_px), batches)
+
+
+def _column(file: pq.ParquetFile, name: str) -> Iterator[np.ndarray]:
+    for batch in file.iter_batches(BATCH, columns=[name]):
+        yield _texts(batch.to_pandas()[name]).to_numpy(str)
+
+
+def _texts(values: Any) -> Any:
+    """A series of names as text; older versions of Xenium write bytes."""
+    return values.map(lambda name: name.decode() if isinstance(name, bytes) else str(name))
+
+
+def _is_control(name: str) -> bool:
+    return name.startswith(("NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"))
+
+
+@dataclass(frozen=True)
+class BinnedCounts:
+    """Counts of genes in the nuclei of a slide.
+
+    Attributes:
+        counts: (N, G) counts of the nuclei.
+        share_in_nuclei: share of all counts.
+        spots_in_nuclei: share of all positions.
+    """
+
+    counts: sparse.csr_matrix
+    share_in_nuclei: float
+    spots_in_nuclei: float
+
+
+def count_in_nuclei(
+    nuclei: Path, info: SlideInfo, assay: Assay, transform: Path | None = None, expand_um: float = DEFAULT_EXPAND_UM
+) -> BinnedCounts:
+    """Sum the counts of an assay in each nucleus.
+
+    Args:
+        nuclei: path of ``nuclei.parquet``.
+        info: the slide.
+        assay: the assay.
+        transform: map from the slide to the assay's picture, as ``read_given`` reads it; None if they are the same.
+        expand_um: greatest distance from a nucleus of what is counted to it.
+
+    Raises:
+        LabelError: most positions lie outside the slide.
+        RegistrationError: the transform cannot be read.
+    """
+    um_per_px = (assay.um_per_px,) * 2 if assay.um_per_px else info.mpp
+    given = transform and read_given(transform, info, replace(info, mpp=um_per_px, bounds=None), "openslide")
+    outlines = np.concatenate(
+        [parse_outlines(rows["geometry"].to_numpy()) for rows in iterate_rows(nuclei, BATCH, ["geometry"])]
+        or [np.zeros(0, object)]
+    )
+    tree, reach_px = shapely.STRtree(outlines), expand_um / float(np.mean(info.mpp))
+    total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
+    n_all = n_outside = n_inside = n_counted = 0
+    for spots in assay.batches():
+        xy = given.straighten(spots.xy_um) / info.mpp if given else spots.xy_um / um_per_px
+        n_all, n_outside = n_all + len(xy), n_outside + int(((xy < 0) | (xy >= info.size_px)).any(1).sum())
+        spot, nucleus = _assign(tree, xy, reach_px)
+        n_inside += len(spot)
+        belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy)))
+        total = total + belongs @ spots.counts
+        n_counted += float(spots.counts.sum())
+    if n_outside > MOST_OUTSIDE * n_all:
+        raise LabelError(
+            f"{assay.path}: {n_outside:,} of {n_all:,} positions lie outside the slide of {info.size_px[0]:,} x "
+            f"{info.size_px[1]:,} px; give the slide of this assay, or --transform"
+        )
+    return BinnedCounts(total, float(total.sum()) / max(n_counted, 1), n_inside / max(n_all, 1))
+
+
+def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the positions (N, 2) that belong to an outline, and of their outlines."""
+    points = shapely.points(xy)
+    spot, outline = tree.query(points, "intersects")
+    spot, first = np.unique(spot, return_index=True)
+    outline = outline[first]
+    others = np.setdiff1d(np.arange(len(xy)), spot)
+    if reach_px and len(others) and len(tree):
+        near, nearest = tree.query_nearest(points[others], max_distance=reach_px, all_matches=False)
+        spot, outline = np.concatenate([spot, others[near]]), np.concatenate([outline, nearest])
+    return spot, outline
+
+
+def write_bins(nuclei: Path, assay: Assay, binned: BinnedCounts, output: Path, patient: str | None = None) -> None:
+    """Write counts as AnnData: ``X`` has the counts, ``obs`` the nuclei, ``var`` the genes, ``obsm`` also features.
+
+    Args:
+        nuclei: path of ``nuclei.parquet``.
+        assay: the assay.
+        binned: counts of the nuclei.
+        output: path of the file.
+        patient: patient of the slide; None takes the one in the slide's name.
+
+    Raises:
+        MissingPackageError: h5py is not installed.
+    """
+    table, counts = NucleiTable.open(nuclei, patient), binned.counts
+    with complete_file(output) as partial, open_hdf5(partial) as elements:
+        begin_anndata(elements)
+        write_nuclei_elements(elements, table, {}, "obsm/features")
+        elements.strings("uns/features", [each.name for each in table.features])
+        attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": np.array(counts.shape)}
+        elements.group("X", attributes)
+        for name in ("data", "indices", "indptr"):
+            values = getattr(counts, name)
+            elements.array(f"X/{name}", values.shape, values.dtype)[0 : len(values)] = values
+        write_var(elements, assay.genes, {"gene_ids": assay.gene_ids})

@@ -1,0 +1,143 @@
+"""`muse bins`: counts of genes in nuclei, from drawn folders in the layouts of Space Ranger and Xenium."""
+
+import json
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from finished_slide import draw_tissue, write_slide
+from scipy import sparse
+
+import muse_pipeline
+
+GENES = ["CD3D", "EPCAM", "VIM"]
+OFFSET_UM = np.array([300.0, -40.0])  # of the slide in Xenium's picture
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """A slide's folder, its nuclei, the um per pixel of level 0, and its size in px."""
+    folder = write_slide(tmp_path_factory.mktemp("results"), "S1", draw_tissue((512, 512), 80))
+    info = json.loads((folder / "slide.json").read_text())
+    return folder, muse_pipeline.read_nuclei(folder / "nuclei.parquet"), info["mpp"][0], info["size_px"]
+
+
+def draw_spots(slide, step_um=2.0):
+    """(N, 2) um of a lattice over the slide, and (N, 3) counts: genes follow the class of the nucleus below."""
+    _, nuclei, mpp, size = slide
+    axis = np.arange(1, size[0] * mpp, step_um)
+    xy_um = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    label = np.full(len(xy_um), -1)
+    spot, nucleus = shapely.STRtree(nuclei.geometry.to_numpy()).query(shapely.points(xy_um / mpp), "intersects")
+    label[spot] = nuclei["class"].cat.codes.to_numpy()[nucleus]
+    return xy_um, (label[:, None] == np.arange(3)) * np.array([3, 2, 1])
+
+
+def write_visium_hd(folder, slide, barcodes=None):
+    """``binned_outputs`` with bins of 2 um, and an empty folder of larger ones."""
+    xy_um, counts = draw_spots(slide)
+    bins = folder / "square_002um"
+    (bins / "spatial").mkdir(parents=True)
+    (folder / "square_008um").mkdir()
+    names = np.array([f"s_002um_{i:05d}-1" for i in range(len(xy_um))])
+    matrix = sparse.csc_matrix(counts.T)
+    with h5py.File(bins / "filtered_feature_bc_matrix.h5", "w") as file:
+        group = file.create_group("matrix")
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(matrix, name)
+        group["shape"], group["barcodes"] = matrix.shape, names.astype("S")
+        group["features/name"], group["features/id"] = np.array(GENES, "S"), np.array(["E1", "E2", "E3"], "S")
+    x, y = (xy_um / slide[2]).T
+    table = {"barcode": names if barcodes is None else barcodes, "pxl_row_in_fullres": y, "pxl_col_in_fullres": x}
+    pd.DataFrame(table).sample(frac=1, random_state=0).to_parquet(bins / "spatial/tissue_positions.parquet")
+    (bins / "spatial/scalefactors_json.json").write_text(json.dumps({"microns_per_pixel": slide[2]}))
+    return folder
+
+
+def write_xenium(folder, slide):
+    """``transcripts.parquet`` in um of another picture, and the matrix from the slide's pixels to its pixels."""
+    xy_um, counts = draw_spots(slide)
+    spot, gene = counts.nonzero()
+    spot, gene = (np.repeat(each, counts[spot, gene]) for each in (spot, gene))
+    x, y = (xy_um[spot] + OFFSET_UM).T
+    table = pd.DataFrame({"feature_name": np.array(GENES)[gene], "x_location": x, "y_location": y, "qv": 30.0})
+    poor = table.assign(qv=10.0)
+    control = table.iloc[:50].assign(feature_name="NegControlProbe_00042")
+    folder.mkdir()
+    pd.concat([table, poor, control]).to_parquet(folder / "transcripts.parquet")
+    scale, shift = slide[2] / 0.2125, OFFSET_UM / 0.2125
+    rows = [[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]
+    (folder / "he_imagealignment.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+    return folder / "transcripts.parquet", folder / "he_imagealignment.csv"
+
+
+def read_bins(path):
+    with h5py.File(path) as file:
+        assert file["X"].attrs["encoding-type"] == "csr_matrix"
+        parts = tuple(file[f"X/{name}"][:] for name in ("data", "indices", "indptr"))
+        counts = sparse.csr_matrix(parts, shape=tuple(file["X"].attrs["shape"])).toarray()
+        assert file["obsm/features"].shape == (len(counts), len(file["uns/features"]))
+        return counts, file["var/_index"].asstr()[:].tolist()
+
+
+def expected_counts(slide):
+    _, nuclei, mpp, _ = slide
+    xy_um, counts = draw_spots(slide)
+    inside = shapely.intersects(nuclei.geometry.to_numpy()[:, None], shapely.points(xy_um / mpp)[None])
+    return inside @ counts
+
+
+@pytest.mark.parametrize("assay", ["visium", "xenium"])
+def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(slide, tmp_path, muse, assay):
+    output = tmp_path / "bins.h5ad"
+    if assay == "visium":
+        given = ["--visium-hd", write_visium_hd(tmp_path / "binned_outputs", slide)]
+    else:
+        transcripts, matrix = write_xenium(tmp_path / "outs", slide)
+        given = ["--xenium", transcripts, "--transform", matrix]
+    status, shown, printed = muse("bins", slide[0], *given, "--expand-um", "0", "-o", output)
+    assert (status, printed) == (0, "")
+    counts, genes = read_bins(output)
+    assert genes == GENES
+    outlines = slide[1].geometry.to_numpy()
+    alone = shapely.intersects(outlines[:, None], outlines[None]).sum(1) == 1
+    assert alone.sum() > 20
+    np.testing.assert_array_equal(counts[alone], expected_counts(slide)[alone])
+    assert "100.0% of the counts" in shown
+
+
+def test_what_lies_beside_a_nucleus_counts_for_the_nearest(slide, tmp_path, muse):
+    folder = write_visium_hd(tmp_path / "binned_outputs", slide)
+    shares = []
+    for expand_um in ("0", "5"):
+        _, shown, _ = muse("bins", slide[0], "--visium-hd", folder, "--expand-um", expand_um)
+        shares.append(float(shown.split(" of the positions")[0].split("and ")[-1].rstrip("%")))
+    assert (slide[0] / "bins.h5ad").is_file()
+    assert shares[1] > 1.5 * shares[0]
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("another folder", "is no folder of Visium HD bins"),
+        ("another run", "has no position of bin 's_002um_00000-1'"),
+        ("another slide", "positions lie outside the slide of 1,024 x 1,024 px"),
+        ("no transform", "give the map to it with --transform"),
+    ],
+)
+def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):
+    if case == "another folder":
+        given = ["--visium-hd", tmp_path]
+    elif case == "another run":
+        barcodes = [f"other-{i}" for i in range(len(draw_spots(slide)[0]))]
+        given = ["--visium-hd", write_visium_hd(tmp_path / "binned_outputs", slide, barcodes)]
+    else:
+        transcripts, matrix = write_xenium(tmp_path / "outs", slide)
+        matrix.write_text("1 0 90000 0 1 90000 0 0 1")
+        given = ["--xenium", transcripts, *(["--transform", matrix] if case == "another slide" else [])]
+    status, _, printed = muse("bins", slide[0], *given, "-o", tmp_path / "bins.h5ad")
+    assert (status, printed.count("\n")) == (2, 1)
+    assert message in printed
+    assert not (tmp_path / "bins.h5ad").exists()
