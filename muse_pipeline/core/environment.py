@@ -116,7 +116,7 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def choose_start_method() -> str:
-    """The method to start a process: "fork" if this one has a single thread, libraries included; "spawn" if that is unknown.
+    """The method to start a process: "fork" if this one has a single thread for sure, libraries included, else "spawn".
 
     A fork of another could wait forever for a thread that it does not have, for example of OpenCV.
     """
