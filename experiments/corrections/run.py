@@ -58,7 +58,7 @@ ARMS = {
 TITLES = {
     "before": "no teacher, twice the learning rate, neither export settings nor colour reference of `compact`",
     "colour-share": "likewise, with the export settings of `compact` (`colour_share: 0.4`)",
-    "recipe": "`config/train/my_labels.yaml`",
+    "recipe": "`config/train/my_labels.yaml` without `mixing`",
 }
 
 

@@ -147,7 +147,7 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
     ("setting", "jobs"),  # each setting for itself: tests/workflow/test_reruns.py
     [
         ("max_corrupt=0.5", {"image": 2, "detect": 3, "nuclei": 2}),
-        ("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3, "nuclei": 2}),
+        pytest.param("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3, "nuclei": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
