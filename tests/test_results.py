@@ -28,6 +28,7 @@ def test_a_table_is_what_its_experiment_prints(runs, monkeypatch, capsys):
     assert all(table.count("\n") > 1 and any(table in page for page in pages) for table in tables)
 
 
+@pytest.mark.slow
 def test_every_script_can_be_imported():
     names = [".".join(path.with_suffix("").parts) for path in SCRIPTS if path.stem != ELSEWHERE]
     beside_each_other = sorted(path.stem for path in (TOP / "benchmarks").glob("*.py"))
