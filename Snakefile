@@ -7,12 +7,19 @@
 Every rule is one call of one `muse` command; `config/README.md` explains the settings.
 """
 
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.14")
 
 
 configfile: "config/config.yaml"
+
+
+if image := os.environ.get("MUSE_CONTAINER"):  # of the jobs, with `--sdm apptainer`
+
+    container: image
 
 
 include: "workflow/rules/common.smk"

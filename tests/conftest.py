@@ -23,7 +23,7 @@ from muse_pipeline.cli.main import main
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often tests/faults/test_kills.py kills, and when; where tests/test_screenshots.py writes."""
-    parser.addoption("--kills", type=int, default=20, help="how often runs are killed at random moments")
+    parser.addoption("--kills", type=int, default=8, help="how often runs are killed at random moments")
     parser.addoption("--seed", type=int, default=0, help="of those moments")
     parser.addoption("--pictures", help="folder to which the pictures of the docs are written")
 
@@ -78,6 +78,22 @@ def tiled_slide(once) -> TiledSlide:
 def coarse_slide(once) -> Path:
     """Folder of a small slide drawn at 0.5 um and taken to its store; tests share it and write elsewhere."""
     return once("coarse", lambda folder: take_to_store(folder, mpp=0.5))
+
+
+@pytest.fixture(scope="module")
+def no_curves():
+    """Draw no curves of losses, which takes longer than short runs; tests/export and tests/contracts draw them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def region_model(once) -> Path:
+    """A region model that was fitted to drawn textures for a few seconds, as ONNX beside its checkpoint."""
+    from region_slides import export_drawn_model
+
+    return once("region_model", export_drawn_model) / "model.onnx"
 
 
 @pytest.fixture

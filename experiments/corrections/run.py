@@ -58,7 +58,7 @@ ARMS = {
 TITLES = {
     "before": "no teacher, twice the learning rate, neither export settings nor colour reference of `compact`",
     "colour-share": "likewise, with the export settings of `compact` (`colour_share: 0.4`)",
-    "recipe": "`config/train/my_labels.yaml`",
+    "recipe": "`config/train/my_labels.yaml` without `mixing`",
 }
 
 
@@ -136,7 +136,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path, threads: int) -> dict:
     """Train one arm, or go on with it, and score `compact` and the model that leaves the run."""
     changes, own_colours = ARMS[arm]
     places = {"slides": data / "wsi-cmu-small-region", "labels": work / "corrected"}
-    changes = [*changes, f"seed={seed}", f"schedule.steps={STEPS}", "schedule.save_every=100"]
+    changes = [*changes, f"seed={seed}", f"schedule.steps={STEPS}", "schedule.save_every=100", "mixing=null"]
     changes.append("training_data=regions of CMU-1-Small-Region (CC0-1.0)")
     changes += [f"sources.0.{name}={json.dumps(str(path))}" for name, path in places.items()]
     config = load_detector_config(RECIPE, changes=changes)

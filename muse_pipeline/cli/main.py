@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import takewhile
@@ -16,6 +15,7 @@ from typing import NoReturn
 
 from muse_pipeline.cli.arguments import text_columns
 from muse_pipeline.cohort.ledgers import record_step
+from muse_pipeline.core.environment import write_any_text
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
 
 # As `muse --help` lists them, in the order of the work; each verb is a module beside this file, unless in MODULES.
@@ -34,6 +34,7 @@ MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # of verbs th
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
+BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
 
 
@@ -74,6 +75,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; the exit status is 0, or 2 for a mistake that the user can fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    write_any_text()
     try:
         return run_verb(arguments)
     except MuseError as error:
@@ -83,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader, as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to flush
-        return 128 + signal.SIGPIPE
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
         return 130

@@ -8,31 +8,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import muse_pipeline
-
-TRAINING = Path(muse_pipeline.__file__).parents[1] / "config/train/my_labels.yaml"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse qupath-script``."""
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder of the scripts in QuPath's menu")
     parser.add_argument(
-        "--config",
-        type=Path,
-        default=TRAINING,
-        metavar="YAML",
-        help="settings of the training (default: %(default)s)",
+        "--config", type=Path, metavar="YAML", help="settings of the training (default: my_labels.yaml)"
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the scripts."""
+    from muse_pipeline.cohort.study import find_workflow
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.qupath.scripts import find_command, find_script_folders, write_scripts
 
-    if not args.config.is_file():
-        raise ConfigError(f"{args.config}: there is no such file; give --config, the settings of a training")
+    config = args.config or find_workflow() / "config/train/my_labels.yaml"
+    if not config.is_file():
+        raise ConfigError(f"{config}: there is no such file; give --config, the settings of a training")
     folders = [args.output] if args.output else find_script_folders(Path.home())
     for folder in folders:
-        for path in write_scripts(folder, find_command(), args.config.resolve()):
+        for path in write_scripts(folder, find_command(), config.resolve()):
             print(path)

@@ -155,7 +155,13 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
     if before != __version__:
         changes["muse-pipeline"] = f"muse-pipeline {before} -> {__version__}"
     switches = {output.switch.name for output in list_outputs() if output.switch and not output.by_stitch}
+    switches -= _settings_of_table()
     return {name: phrase for name, phrase in changes.items() if name not in switches}
+
+
+def _settings_of_table() -> set[str]:
+    """Names of the settings of outputs that columns of the nuclei depend on."""
+    return {name for output in list_outputs() for name in output.of_table}
 
 
 def _has_content(row: SheetRow, fingerprint: str) -> bool:
@@ -168,9 +174,8 @@ def _has_content(row: SheetRow, fingerprint: str) -> bool:
 
 def _only_of_outputs(changes: dict[str, str] | None) -> bool:
     """True if changes concern no nucleus, so that outputs alone are written again."""
-    return changes is not None and changes.keys() <= {
-        each.name for output in list_outputs() for each in output.settings
-    }
+    of_outputs = {each.name for output in list_outputs() for each in output.settings} - _settings_of_table()
+    return changes is not None and changes.keys() <= of_outputs
 
 
 def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[type[Output]]:

@@ -85,6 +85,7 @@ def find_core_rows(slide: SheetRow, sheet: Path, core_map: Path | None) -> list[
     """
     from dataclasses import replace
 
+    from muse_pipeline.core.errors import SlideError
     from muse_pipeline.qupath.regions import write_cores
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import inspect_slide
@@ -96,7 +97,10 @@ def find_core_rows(slide: SheetRow, sheet: Path, core_map: Path | None) -> list[
     info = call_isolated(inspect_slide, Path(slide.path), slide.slide_id, slide.mpp, None)
     with open_slide(slide.path, info.reader) as opened:
         tissue = find_tissue(opened, info, None).tissue
-    grid = find_cores(tissue.mask, tissue.mask_mpp)
+    try:
+        grid = find_cores(tissue.mask, tissue.mask_mpp)
+    except SlideError as error:
+        raise SlideError(f"{slide.path}: {error}") from error
     rows = []
     for core in grid.present:
         name = f"{slide.slide_id}_{core.name}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.environment import all_processor_seconds, peak_memory_mib
+from muse_pipeline.core.environment import all_processor_seconds, forget_peak_memory, peak_memory_mib
 from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, read_json, write_json
 from muse_pipeline.core.text import one_line
@@ -144,7 +144,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
     """
     if path is not None:
         _begin_entry(path)
-    _forget_peak_memory()
+    forget_peak_memory()
     started, used = time.monotonic(), all_processor_seconds()
     status, reason = "ok", ""
     noted: list[str] = []
@@ -186,12 +186,6 @@ def _write_quietly_after_failure(path: Path, entry: dict[str, Any]) -> None:
     except OSError:
         if entry["status"] == "ok":  # after a failure the first error is the one to report
             raise
-
-
-def _forget_peak_memory() -> None:
-    """Reset the peak memory, for steps that share a process (Linux; elsewhere it grows from step to step)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 @contextmanager

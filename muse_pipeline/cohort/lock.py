@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from muse_pipeline.core.environment import lock_file
 from muse_pipeline.core.errors import OutputError
 
 NAME = ".lock"
@@ -26,11 +27,9 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
     Raises:
         OutputError: another run holds the folder, or it cannot be written to.
     """
-    import fcntl
-
     with _open_lock(folder / NAME) as file:
-        try:  # lockf and not flock, which a forked process would hold on to; nothing else here may open the file
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            lock_file(file)
         except BlockingIOError as error:
             raise OutputError(_describe(folder, file)) from error
         except OSError as error:
@@ -44,11 +43,9 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
 
 def find_other_run(folder: Path) -> str | None:
     """A sentence about the run that holds a folder of results; None if there is none."""
-    import fcntl
-
     with suppress(FileNotFoundError), (folder / NAME).open("rb") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock_file(file, shared=True)
         except BlockingIOError:
             return _describe(folder, file)
         except OSError:  # a disk that has no locks

@@ -348,7 +348,12 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
 
 
 def absolute_path(cell: str, folder: Path) -> Path:
-    """The path in a cell of a sheet in ``folder``; links are kept: a MIRAX slide needs the folder beside its link."""
+    """The path in a cell of a sheet in ``folder``, of Windows too.
+
+    Links are kept: a MIRAX slide needs the folder beside its link.
+    """
+    if "\\" in cell and not (folder / cell).exists():
+        cell = cell.replace("\\", "/")
     with suppress(RuntimeError):  # the home of an unknown user
         return (folder / Path(cell).expanduser()).absolute()
     return (folder / cell).absolute()

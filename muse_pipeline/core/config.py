@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar
@@ -153,13 +154,18 @@ def _apply(change: str, values: Any) -> None:
         ) from error
 
 
+@cache
+def _read_hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 def parse_config(values: Any, kind: type[C], where: str) -> C:
     """Turn a nested dictionary into ``kind``; ``where`` is the prefix of error messages."""
     if not isinstance(values, dict):
         raise ConfigError(
             f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name: value`"
         )
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _read_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
@@ -184,7 +190,7 @@ def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
     Raises:
         ConfigError: a value has the wrong type or is outside its limits; the message begins with ``where``.
     """
-    hints = typing.get_type_hints(type(settings), include_extras=True)
+    hints = _read_hints(type(settings))
     converted = {name: _convert(value, hints[name], f"{where}: {name}") for name, value in changes.items()}
     return dataclasses.replace(settings, **converted)
 
@@ -197,7 +203,7 @@ def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
         data: folder that paths are relative to.
         weights: makes paths annotated as ``Weights`` absolute.
     """
-    hints = typing.get_type_hints(type(settings), include_extras=True)
+    hints = _read_hints(type(settings))
 
     def absolute(value: Any, hint: Any) -> Any:
         if isinstance(value, Path):

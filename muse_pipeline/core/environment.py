@@ -1,14 +1,17 @@
-"""Packages and hardware available on this machine."""
+"""Packages and hardware available on this machine, and what its system does in a way of its own."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-python-headless", "pyarrow", "shapely")
 
@@ -51,6 +54,7 @@ def examine_environment() -> list[Finding]:
         _find_byte_products(),
         Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
         _find_memory(),
+        _find_memory_limit(),
         _find_scratch(),
     ]
 
@@ -77,18 +81,100 @@ def has_vnni() -> bool:
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags)
 
 
+def forget_peak_memory() -> None:
+    """Reset the peak memory of this process (Linux; elsewhere it grows from step to step)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_mib() -> int:
     """Largest resident memory of this process so far (Linux: since its last reset)."""
     import re
-    import resource
-    import sys
 
     # Where the kernel states it: ``ru_maxrss`` starts from the peak of the process that started this one.
     status = Path("/proc/self/status")
     if status.exists() and (stated := re.search(rb"^VmHWM:\s*(\d+) kB", status.read_bytes(), re.MULTILINE)):
         return round(int(stated[1]) / (1 << 10))
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return round(getattr(memory, "peak_wset", memory.rss) / (1 << 20))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
+def limit_memory(n_bytes: int) -> None:
+    """Limit the memory of this process to so much more than it has now (Linux alone)."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def choose_start_method() -> str:
+    """The method to start a process: "fork" if this one has a single thread for sure, libraries included, else "spawn".
+
+    A fork of another could wait forever for a thread that it does not have, for example of OpenCV.
+    """
+    try:
+        n_threads = len(list(Path("/proc/self/task").iterdir()))
+    except OSError:
+        return "spawn"
+    return "fork" if n_threads == 1 else "spawn"
+
+
+def lock_file(file: IO[bytes], shared: bool = False) -> None:
+    """Lock an open file against other processes until it is closed.
+
+    Args:
+        file: a file; nothing else in this process may open it.
+        shared: True for a lock that others may have at the same time, where the system has such locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: the disk has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a byte that is locked cannot be read: one far behind the end of the file
+        import msvcrt
+
+        file.seek(1 << 30)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from error
+        return
+    # lockf and not flock, which a forked process would hold on to
+    fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def link_folder(link: Path, target: str, folder: Path) -> None:
+    """Make ``link`` lead to a folder; where the system allows no symbolic links, its files are linked or copied.
+
+    Args:
+        link: path of the link.
+        target: path of the folder as the link states it, which may be relative to where the link is moved later.
+        folder: the folder.
+    """
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except (OSError, NotImplementedError):  # Windows without the right to make links
+        try:
+            shutil.copytree(folder, link, copy_function=os.link)
+        except (OSError, shutil.Error):  # another disk
+            shutil.copytree(folder, link, dirs_exist_ok=True)
+
+
+def write_any_text() -> None:
+    """Let standard output and error take any text: UTF-8 in files and pipes, escapes in a terminal that lacks it."""
+    for stream in (sys.stdout, sys.stderr):
+        if "utf" not in (getattr(stream, "encoding", None) or "utf").lower() and hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
 
 
 def own_processor_seconds() -> float:
@@ -156,6 +242,12 @@ def _find_memory() -> Finding:
     limit = _read_text("/sys/fs/cgroup/memory.max").strip()
     usable = min(total, int(limit)) if limit.isdigit() else total
     return Finding("memory", True, f"{usable / 2**30:.1f} GiB usable of {total / 2**30:.1f}")
+
+
+def _find_memory_limit() -> Finding:
+    has_limit = Path("/proc/self/statm").exists()
+    found = "processes that open slides are limited" if has_limit else "none on this system for damaged slides"
+    return Finding("memory limit", has_limit, found)
 
 
 def _find_scratch() -> Finding:

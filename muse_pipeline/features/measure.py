@@ -159,7 +159,11 @@ class FeatureMeter:
         width, height = high - low
         image = self.store.mpp, low, (int(height), int(width))
         groups = [slice(start, start + AT_ONCE) for start in range(0, len(xy), AT_ONCE)]
-        zones = [find_zones(xy[g], rays[g], *image, None if cells is None else cells[g]) for g in groups]
+        with_membrane = len(self._tables) > 2
+        zones = [
+            find_zones(xy[group], rays[group], *image, None if cells is None else cells[group], with_membrane)
+            for group in groups
+        ]
         taken = np.zeros(height * width, bool)
         for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
             taken[nuclei.pixel] = True
@@ -167,9 +171,8 @@ class FeatureMeter:
         density = split_stain(planes, self._tables[0]) if "texture" in self.groups else None
         parts = []
         for group in zones:
-            around = {name: getattr(group, name) for name in ("ring", "cytoplasm", "membrane")}
-            free = {name: each and each.where(~taken.take(each.pixel)) for name, each in around.items()}
-            parts.append(measure_densities(replace(group, **free), planes, self._tables))
+            free = group.ring.where(~taken.take(group.ring.pixel))  # cells end before other nuclei
+            parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

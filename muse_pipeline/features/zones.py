@@ -79,6 +79,7 @@ def find_zones(
     corner: np.ndarray,
     shape: tuple[int, int],
     cells_um: np.ndarray | None = None,
+    with_membrane: bool = False,
 ) -> Zones:
     """Zones of nuclei in an image; pixels outside the image are left out.
 
@@ -89,13 +90,15 @@ def find_zones(
         corner: (2,) int, (x, y) of the image's first pixel on the slide.
         shape: (h, w) of the image.
         cells_um: (N, R) rays of the cells; None without cells.
+        with_membrane: True to find the membranes of the cells too.
     """
     rays = np.asarray(rays_um, float)
     outlines = [rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM]
     if cells_um is not None:
-        outlines += [np.asarray(cells_um, float), np.maximum(cells_um - RIM_UM, rays)]
+        outlines += [np.asarray(cells_um, float)]
+        outlines += [np.maximum(cells_um - RIM_UM, rays)] if with_membrane else []
     own, core, outer, *cell = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
-    of_cell = (_fill(own, cell[0]), _fill(*cell)) if cell else ()
+    of_cell = [_fill(own, each) for each in cell[:1]] + ([_fill(*cell)] if with_membrane and cell else [])
     return Zones(_fill(own), _fill(own, core), _fill(own, outer), *of_cell)
 
 
@@ -131,7 +134,7 @@ def _crossings(xy: np.ndarray, rays: np.ndarray, mpp: float, corner: np.ndarray,
     x, y = (rays * directions[:, axis] + (xy[:, axis] - whole[:, axis] - 0.5)[:, None] for axis in (0, 1))
     left, top = (whole - corner).astype(np.int32).T[..., None]
     row = np.clip(np.ceil(y).astype(np.int32), -top, height - top)  # the first whose centre is not above the vertex
-    next_x, next_y, next_row = (np.roll(each, -1, axis=1) for each in (x, y, row))
+    next_x, next_y, next_row = (np.concatenate([each[:, 1:], each[:, :1]], axis=1) for each in (x, y, row))
     n_rows, first_row = np.abs(next_row - row), np.minimum(row, next_row)
     with np.errstate(divide="ignore", invalid="ignore"):  # of edges that cross no row
         slope = (next_x - x) / (next_y - y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import shapely
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.coords import row_column_index_to_xy, xy_index_to_xy
-from muse_pipeline.core.errors import GeoJSONError, LabelError
+from muse_pipeline.core.errors import GeoJSONError, LabelError, MuseWarning
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, decimal_point, read_lines, split_unit
 from muse_pipeline.nuclei.class_names import find_class, map_class
@@ -56,16 +58,24 @@ class Annotations:
     def require_within(self, size_px: tuple[int, int], what: str) -> None:
         """Reject nuclei outside a picture or slide of ``size_px`` = (width, height).
 
+        Those that lie less than a pixel outside are moved inside, in place, with a warning of their number.
+
         Raises:
             LabelError: there is one; the message names its line, feature or instance.
         """
-        outside = np.flatnonzero(((self.nuclei.xy < 0) | (self.nuclei.xy > size_px)).any(1))
+        inside = self.nuclei.xy.clip(0, np.nextafter(size_px, 0))
+        distance = np.abs(self.nuclei.xy - inside).max(1, initial=0)
+        if n_moved := int(((distance > 1e-6) & (distance < 1)).sum()):
+            n = count_noun(n_moved, "nucleus lies", "nuclei lie")
+            warnings.warn(f"{self.path}: {n} less than a pixel outside {what}; moved inside", MuseWarning, stacklevel=2)
+        outside = np.flatnonzero(distance >= 1)
         if len(outside):
             x, y = self.nuclei.xy[outside[0]]
             raise LabelError(
                 f"{self.where(outside[0])}: ({x:g}, {y:g}) lies outside {what} of {size_px[0]} x {size_px[1]} px"
                 f"{_others(outside)}; correct it, or the order of coordinates in `format`"
             )
+        self.nuclei.xy = inside
 
     def require_regions(self, source: LabelSource, what: str) -> None:
         """Reject a file without the annotated region that a picture or slide needs.

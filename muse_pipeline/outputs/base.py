@@ -67,6 +67,7 @@ class Output:
         step: step whose ledger records the output; its name by default.
         job: job of the workflow that writes it.
         by_stitch: True if it is written while the nuclei are joined, because a column of them depends on it.
+        of_table: names of its settings that columns of the nuclei depend on.
         shows_proposals: True if it shows the nuclei that are found without labels too.
         features: set of features that it needs; "" if it needs none.
         needs_image: True if it needs the image of the slide after the run too.
@@ -83,6 +84,7 @@ class Output:
     step: ClassVar[str] = ""
     job: ClassVar[str] = "nuclei"
     by_stitch: ClassVar[bool] = False
+    of_table: ClassVar[tuple[str, ...]] = ()
     shows_proposals: ClassVar[bool] = False
     features: ClassVar[str] = ""
     needs_image: ClassVar[bool] = False

@@ -36,6 +36,7 @@ class Cells(Output):
         metavar="UM",
     )
     rank = 25
+    of_table = ("cells",)
 
     @override
     @classmethod

@@ -31,6 +31,7 @@ class Summary(Output):
         ),
     )
     rank = 40
+    of_table = ("intensities",)
     step = "overlay"
     shows_proposals = True
 
@@ -53,6 +54,14 @@ class Summary(Output):
                 f"{', '.join(map(str, given)) or 'none'}; the default is 0.2, 0.4, 0.6"
             )
         return {"intensities": limits}
+
+    @override
+    @classmethod
+    def is_written(cls, slide: FinishedSlide) -> bool:
+        from muse_pipeline.core.files import read_json
+
+        has_cores = bool(slide.settings.get("tma")) or slide.files.tma.exists()
+        return super().is_written(slide) and ("tma" in read_json(slide.files.summary)) is has_cores
 
     @override
     @classmethod

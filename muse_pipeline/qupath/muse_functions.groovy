@@ -100,7 +100,7 @@ File folderOfResults(project, Collection uris) {
     def home = new File(System.getProperty("user.home"))
     def beside = project != null ? project.getPath().toFile() : new File(slideOf(uris))
     def folder = beside.getAbsoluteFile().getParentFile()
-    return new File(folder != null && folder.isDirectory() && folder.canWrite() ? folder : home, "muse")
+    return new File(folder != null && folder.isDirectory() && folder.canWrite() ? folder : home, "muse-results")
 }
 
 boolean isArea(object) {

@@ -5,7 +5,7 @@
  *
  * Selected annotations are the region of interest; without a selection it is the whole image. Annotations of a class other than
  * Ignore*, Region* and Tissue are tissue regions, and every nucleus gets its region. The um per pixel are those of QuPath's Image tab.
- * Results are in the folder "muse" of the project, or beside the image. Nuclei of an earlier run are replaced by the new ones.
+ * Results are in the folder "muse-results" of the project, or beside the image. Nuclei of an earlier run are replaced by the new ones.
  */
 import static qupath.lib.gui.scripting.QPEx.*
 

@@ -3,7 +3,7 @@
  *
  * In QuPath 0.4 to 0.7: draw annotations of the class Region*, correct all nuclei in them, then Automate > User scripts > muse >
  * Train muse. It exports every image of the project that has such a region, or the open image without a project, and asks nothing.
- * The run and the model are in the folder "muse/training" of the project, or beside the image.
+ * The run and the model are in the folder "muse-results/training" of the project, or beside the image.
  */
 import static qupath.lib.gui.scripting.QPEx.*
 
@@ -13,15 +13,15 @@ def open = getCurrentImageData()
 def project = getProject()
 if (open == null && project == null)
     throw new IllegalArgumentException("No image is open; open one, or a project")
-def images = project == null ? [image(open.getHierarchy(), open.getServer().getURIs(), open.getServer())] :
+def images = project == null ? [describeImage(open.getHierarchy(), open.getServer().getURIs(), open.getServer())] :
     project.getImageList().collect { entry ->
         def isOpen = entry == getProjectEntry()
-        image(isOpen ? open.getHierarchy() : entry.readHierarchy(), entry.getURIs(), isOpen ? open.getServer() : null)
+        describeImage(isOpen ? open.getHierarchy() : entry.readHierarchy(), entry.getURIs(), isOpen ? open.getServer() : null)
     }
-def folder = new File(folderOfResults(project, images[0].uris), "training")
+def folder = new File(folderOfResults(project, project == null ? images[0].uris : []), "training")
 inBackground { train(images, folder, config) }
 
-Map image(hierarchy, uris, server) {
+Map describeImage(hierarchy, uris, server) {
     return [hierarchy: hierarchy, uris: uris, mpp: server == null ? "" : pixelSize(server).toString()]
 }
 

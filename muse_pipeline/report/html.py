@@ -19,7 +19,7 @@ from muse_pipeline.core import text
 from muse_pipeline.core.files import complete_file
 
 EQUAL_CONTRAST = 0.179  # relative luminance of a colour on which black and white are equally legible
-_PIECES = 1000  # of a page that are written at once
+_BUFFERED = 1000  # expressions of a template that are written at once
 # Control characters, marks that turn the direction of writing, halves of characters: names use them to mislead.
 _TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -30,15 +30,15 @@ def render(template: str, **data: Any) -> str:
 
 
 def write_html(path: Path, template: str, **data: Any) -> None:
-    """Write a template filled with ``data``, piece by piece, so that iterators in ``data`` need not fit into memory."""
+    """Write a template filled with ``data`` in parts, so that iterators in ``data`` need not fit into memory."""
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(_stream(template, data))
 
 
 def _stream(template: str, data: dict[str, Any]) -> Iterator[str]:
     stream = _ENVIRONMENT.get_template(template).stream(data)
-    stream.enable_buffering(_PIECES)
-    return (_TREACHEROUS.sub("\N{REPLACEMENT CHARACTER}", piece) for piece in stream)
+    stream.enable_buffering(_BUFFERED)
+    return (_TREACHEROUS.sub("\N{REPLACEMENT CHARACTER}", part) for part in stream)
 
 
 class _JoinLines(Extension):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.inference.outlines import TRAINING_DATA
 from muse_pipeline.report.album import Album
 
@@ -56,20 +55,6 @@ def _colour(colour: Mapping[str, Any]) -> str | None:
 
 def _number(value: Any) -> str | None:
     return f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
-
-
-def model_facts(provenances: Iterable[Provenance]) -> list[dict[str, Any]]:
-    """Name, checksum, classes and facts of every model, in the order of first use."""
-    models = {provenance.model.sha256: provenance for provenance in provenances}
-    return [
-        {
-            "name": provenance.model.name,
-            "sha256": sha256,
-            "classes": provenance.classes,
-            "facts": card_facts(provenance.card),
-        }
-        for sha256, provenance in models.items()
-    ]
 
 
 PAGES = {  # file of the run's folder -> what it is called

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.core.text import area_text, count_text, density_text, time_text
 from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.cohort import (
@@ -23,8 +21,8 @@ from muse_pipeline.report.cohort import (
     summarise_cohort,
 )
 from muse_pipeline.report.costs import COLUMNS, step_costs
-from muse_pipeline.report.model_facts import model_facts, pretraining_facts
-from muse_pipeline.report.notices import ShownSlide, rank_slides, summarise_failures, summarise_flags
+from muse_pipeline.report.model_facts import card_facts, pretraining_facts
+from muse_pipeline.report.notices import rank_slides, summarise_failures, summarise_flags
 from muse_pipeline.report.plots import describe_plots
 from muse_pipeline.report.slide_card import add_up, describe_card
 from muse_pipeline.report.statistics import read_statistics
@@ -76,17 +74,21 @@ def write_page(
     entries, album = rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
     ranked = [entry.slide for entry in entries]
     finished = [slide for slide in ranked if slide.summary]
+    models = by_model(finished)
     write_html(
         path,
         "report.html",
         outcome=summarise_cohort(slides),
-        **_list_notices(entries),
-        figures=_figures(ranked),
-        finished=finished,
-        total=describe_total(ranked),
-        class_mix=_class_mix(ranked),
-        statistics=read_statistics(statistics) if statistics else None,
         entries=entries,
+        notices=[(entry, notice) for entry in entries for notice in entry.notices],
+        different_models="; ".join(map(describe_model, models)) if len(models) > 1 else "",
+        n_finished=len(finished),
+        has_failed=any(slide.status == "failed" for slide in slides),
+        counted=_sum_models(counted(ranked)),
+        classified=_sum_models(classified(ranked)),
+        total=describe_total(ranked),
+        seconds=sum(slide.seconds for slide in slides),
+        statistics=read_statistics(statistics) if statistics else None,
         album=album,
         open_slides=OPEN_SLIDES,
         has_groups=any(slide.group for slide in slides),
@@ -97,63 +99,22 @@ def write_page(
         cost_columns=COLUMNS,
         costs=[cost.texts for cost in step_costs(ranked)],
         pretraining=pretraining_facts(pretraining, album) if pretraining else None,
-        models=model_facts(slide.provenance for slide in finished),
+        models=[(slides[-1].provenance, card_facts(slides[-1].provenance.card)) for slides in models],
     )
 
 
-def _list_notices(entries: Sequence[ShownSlide]) -> dict[str, list[tuple[ShownSlide | None, str]]]:
-    """Sentences by level, each with its slide: first slides without numbers or with wrong ones, then those to check."""
-    found: dict[str, list[tuple[ShownSlide | None, str]]] = {"red": [], "amber": []}
-    for entry in entries:
-        for level, _, sentence in entry.notices:
-            found[level].append((entry, sentence))
-    models = by_model(entry.slide for entry in entries)
-    if len(models) > 1:
-        named = "; ".join(map(describe_model, models))
-        words = f"Slides were made by different models, whose numbers may not compare: {named}"
-        found["amber"].append((None, words))
-    return found
-
-
-def _class_mix(slides: Sequence[SlideResult]) -> list[tuple[str, list[dict[str, Any]], float]]:
-    """Name, classes and mm2 of tissue of each model, if there are nuclei: classes of different models do not compare.
+def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
+    """Nuclei, mm2 of tissue and classes of each model's slides: numbers of different models may not compare.
 
     The name of a single model is "".
     """
-    added = classified(slides)
-    models = by_model(added) if any(slide.n_nuclei for slide in added) else []
+    models = by_model(slides)
     return [
-        (
-            describe_model(group) if len(models) > 1 else "",
-            add_up(slide.summary for slide in group),
-            sum(slide.tissue_mm2 or 0 for slide in group),
-        )
+        {
+            "name": describe_model(group) if len(models) > 1 else "",
+            "n_nuclei": sum(slide.n_nuclei for slide in group),
+            "tissue_mm2": sum(slide.tissue_mm2 or 0 for slide in group),
+            "classes": add_up(slide.summary for slide in group),
+        }
         for group in models
     ]
-
-
-def _figures(slides: Sequence[SlideResult]) -> dict[str, str]:
-    finished, added = [slide for slide in slides if slide.summary], counted(slides)
-    tissue_mm2 = sum(slide.tissue_mm2 or 0 for slide in added)
-    statuses = Counter(slide.status for slide in slides)
-    return {
-        "Slides finished": f"{len(finished)} of {len(slides)}" if statuses["failed"] else count_text(len(slides)),
-        "Tissue": f"{area_text(tissue_mm2)} mm²",
-        **_found(added),
-        "Computing time": time_text(sum(slide.seconds for slide in slides)),
-    }
-
-
-def _found(slides: Sequence[SlideResult]) -> dict[str, str]:
-    """Nuclei and their density, separately for each model, since models differ in what they find."""
-    models = by_model(slides)
-    found = {}
-    for group in models:
-        of_model = f", {describe_model(group)}" if len(models) > 1 else ""
-        n_nuclei, tissue_mm2 = (
-            sum(getattr(slide, name) or 0 for slide in group) for name in ("n_nuclei", "tissue_mm2")
-        )
-        found[f"Nuclei{of_model}"] = count_text(n_nuclei)
-        if tissue_mm2:
-            found[f"Density{of_model}"] = f"{density_text(n_nuclei / tissue_mm2)} /mm²"
-    return found or {"Nuclei": count_text(0)}

@@ -43,7 +43,6 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
     if not shown:
         return None
     groups = sorted({slide.group for slides in shown for slide in slides if slide.group})
-    of_model = {slide.model.sha256: slides for slides in shown for slide in slides[:1]}
     return {
         "groups": [{"name": group, "color": group_color(groups, group)} for group in groups],
         "far": FAR,
@@ -51,9 +50,11 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
         "models": [
             {
                 "name": describe_model(slides) if len(models) > 1 else "",
-                **_plots_of_model([entry for entry in entries if entry.slide.model.sha256 == sha256], groups),
+                **_plots_of_model(
+                    [each for each in entries if each.slide.model.sha256 == slides[0].model.sha256], groups
+                ),
             }
-            for sha256, slides in of_model.items()
+            for slides in shown
         ],
     }
 
@@ -155,11 +156,11 @@ def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], g
     names = [name for name in (*groups, "") if name in of_slide]
     ticks = _ticks(float(np.nanmin(values)), float(np.nanmax(values)))
 
-    def place(value: np.ndarray) -> list[float]:
+    def to_x(value: np.ndarray) -> list[float]:
         return np.round(_LEFT + (_RIGHT - _LEFT) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1).tolist()
 
     # the height within a row differs, so that dots of equal values do not cover each other
-    dots = list(zip(place(values), np.round(7 + (_ROW - 14) * (np.arange(len(values)) * 0.618034 % 1), 1), strict=True))
+    x, y = to_x(values), 7 + (_ROW - 14) * (np.arange(len(values)) * 0.618034 % 1)
     score = abs(find_outliers(values, of_slide))
     far = [i for i in np.argsort(-score, kind="stable").tolist() if score[i] > FAR]
     linked = set(range(len(entries)) if len(entries) <= MOST_LINKED else far)
@@ -168,8 +169,8 @@ def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], g
         own = [i for i, of in enumerate(of_slide) if of == name and np.isfinite(values[i])]
         if not own:
             continue
-        low, median, high = place(np.percentile(values[own], (25, 50, 75)))
-        xy = {i: (dots[i][0], round(top + float(dots[i][1]), 1)) for i in own}
+        low, median, high = to_x(np.percentile(values[own], (25, 50, 75)))
+        xy = {i: (x[i], round(top + float(y[i]), 1)) for i in own}
         path = "".join(f"M{x:g} {y:g}h0" for i, (x, y) in xy.items() if i not in linked)
         circles = [(entries[i], _text(values[i]), *xy[i], score[i] > FAR) for i in own if i in linked]
         box = {"low": low, "width": round(max(high - low, 1), 1), "median": median}
@@ -178,7 +179,7 @@ def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], g
         "title": title,
         "range": _describe(values),
         "height": _ROW * len(names) + _AXIS,
-        "ticks": [(x, f"{tick:,.10g}") for x, tick in zip(place(np.array(ticks)), ticks, strict=True)],
+        "ticks": [(at, f"{tick:,.10g}") for at, tick in zip(to_x(np.array(ticks)), ticks, strict=True)],
         "rows": rows,
         "outliers": [(entries[i], _text(values[i])) for i in far[:MOST_NAMED]],
         "n_more": len(far[MOST_NAMED:]),
@@ -242,9 +243,9 @@ def _column_names(names: Sequence[str], width: float, top: int) -> dict[str, Any
     shown = [name if len(name) <= _NAME_LETTERS else f"{name[:8]}…{name[9 - _NAME_LETTERS :]}" for name in names]
     longest = math.ceil(_LETTER * max(map(len, shown), default=0))
     turned = longest > width
-    places = ((round((k + 0.5) * width - 4 * turned, 1), top + (6 if turned else 16)) for k in range(len(shown)))
-    height = top + (longest + 12 if turned else 22)
-    return {"names": [(name, *xy) for name, xy in zip(shown, places, strict=True)], "turned": turned, "height": height}
+    y, height = (top + 6, top + longest + 12) if turned else (top + 16, top + 22)
+    found = [(name, round((k + 0.5) * width - 4 * turned, 1), y) for k, name in enumerate(shown)]
+    return {"names": found, "turned": turned, "height": height}
 
 
 def _band(edges: np.ndarray, k: int, width: float) -> str:

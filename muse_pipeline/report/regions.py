@@ -77,10 +77,10 @@ def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | Non
         values["border_mm"] = regions["border_mm"]
         for name, row in _rows(regions):
             values |= {f"mm2_in_{name}": round(row["area_mm2"], 4), f"nuclei_in_{name}": row["n_nuclei"]}
-            values[f"nuclei_per_mm2_in_{name}"] = _per_mm2(row["n_nuclei"], row["area_mm2"])
+            values[f"nuclei_per_mm2_in_{name}"] = per_mm2(row["n_nuclei"], row["area_mm2"])
             for kind, n in row["n_by_class"].items():
                 values[f"nuclei_in_{name}_{one_line(kind)}"] = n
-                values[f"nuclei_per_mm2_in_{name}_{one_line(kind)}"] = _per_mm2(n, row["area_mm2"])
+                values[f"nuclei_per_mm2_in_{name}_{one_line(kind)}"] = per_mm2(n, row["area_mm2"])
     return values
 
 
@@ -89,8 +89,9 @@ def _rows(regions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"border_{one['side']}_{one['um']}um", one) for one in regions["bands"])
 
 
-def _per_mm2(n: int, mm2: float) -> float | None:
-    return round(n / mm2, 1) if mm2 else None
+def per_mm2(n: int | None, mm2: float | None) -> float | None:
+    """Nuclei per mm2, as in tables; None without a number or an area."""
+    return round(n / mm2, 1) if n is not None and mm2 else None
 
 
 def count_in_annotations(

@@ -59,7 +59,7 @@ def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[
         "n_patients": [len(values) for values in known],
         "dots": [_thin(values).tolist() for values in known],
         "least": float(together.min()),
-        "span": float(np.ptp(together)) or 1.0,
+        "extent": float(np.ptp(together)) or 1.0,
         "is_found": found["q"] is not None and found["q"] < FOUND,
         "means": [found["mean_first"], found["mean_second"]],
         **found,

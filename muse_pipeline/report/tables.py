@@ -12,7 +12,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import one_line
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.ihc import score_values
-from muse_pipeline.report.regions import region_values
+from muse_pipeline.report.regions import per_mm2, region_values
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings", "left_out"),
@@ -106,7 +106,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "roi": slide.roi.name if slide.roi else None,
         "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
         "nuclei": slide.n_nuclei,
-        "nuclei_per_mm2": _per_mm2(slide.n_nuclei, slide.tissue_mm2),
+        "nuclei_per_mm2": per_mm2(slide.n_nuclei, slide.tissue_mm2),
         **{name: slide.positive[name] for name in ("n_positive", "n_negative", "percent_positive") if slide.positive},
         "median_area_um2": size.median_area_um2 if size else None,
         "mean_class_probability": size.mean_class_probability if size else None,
@@ -155,7 +155,7 @@ def _annotation(slide: SlideResult, each: dict[str, Any], counts: dict[str, Any]
         "area_mm2": each["area_mm2"],
         "tissue_mm2": each["tissue_mm2"],
         "nuclei": n,
-        "nuclei_per_mm2": _per_mm2(n, each["tissue_mm2"]),
+        "nuclei_per_mm2": per_mm2(n, each["tissue_mm2"]),
         **positive,
         **({"percent_positive": _percent(n_positive, n)} | score_values(counts)),
         **_class_values(each["n_by_class"], n, each["tissue_mm2"]),
@@ -172,14 +172,10 @@ def _class_values(counts: dict[str, int], total: int | None, tissue_mm2: float |
     """The cells of ``_class_columns``."""
     cells = {}
     for name, n in ((one_line(name), n) for name, n in counts.items()):
-        density = _per_mm2(n, tissue_mm2)
+        density = per_mm2(n, tissue_mm2)
         cells |= {f"nuclei_{name}": n, f"percent_{name}": _percent(n, total), f"nuclei_per_mm2_{name}": density}
     return cells
 
 
 def _percent(n: int | None, total: int | None) -> float | None:
     return round(100 * n / total, 2) if n is not None and total else None
-
-
-def _per_mm2(n: int | None, mm2: float | None) -> float | None:
-    return round(n / mm2, 1) if n is not None and mm2 else None

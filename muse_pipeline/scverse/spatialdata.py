@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
 
+from muse_pipeline.core.environment import link_folder
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.arrow import bytes_to_arrow
 from muse_pipeline.nuclei.parquet import open_nuclei
@@ -70,7 +71,7 @@ def _link_image(group: zarr.Group, folder: Path, store: Path, output: Path, mpp:
     datasets = []
     for level, factor in enumerate(PYRAMID):
         target = os.path.relpath(store.resolve() / str(level), output.parent.resolve() / output.name / "images" / IMAGE)
-        (folder / str(level)).symlink_to(target, target_is_directory=True)
+        link_folder(folder / str(level), target, store / str(level))
         scale = [{"type": "scale", "scale": [1.0, float(factor), float(factor)]}]
         datasets.append({"path": str(level), "coordinateTransformations": scale})
     axes = ("c", "y", "x")

@@ -18,6 +18,7 @@ from threading import Thread, local
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
+from muse_pipeline.core.environment import choose_start_method, limit_memory
 from muse_pipeline.core.errors import HangingReadError, MuseError, SlideError
 from muse_pipeline.core.process import map_in_order
 
@@ -221,7 +222,7 @@ class _Worker:
     """A process that makes one call after the other."""
 
     def __init__(self):
-        context = multiprocessing.get_context("fork" if _has_one_thread() else "spawn")
+        context = multiprocessing.get_context(choose_start_method())
         self.connection, other_end = context.Pipe()
         inherited = self.connection if context.get_start_method() == "fork" else None
         self.process = context.Process(target=_serve, args=(other_end, inherited), daemon=True)
@@ -266,17 +267,6 @@ if hasattr(os, "register_at_fork"):  # a fork has not the processes of its paren
     os.register_at_fork(after_in_child=_idle_workers.clear)
 
 
-def _has_one_thread() -> bool:
-    """True if this process has a single thread, libraries included; False if unknown.
-
-    A fork of another could wait forever for a thread that it does not have, for example of OpenCV.
-    """
-    try:
-        return len(list(Path("/proc/self/task").iterdir())) == 1
-    except OSError:
-        return False
-
-
 def _serve(connection: Connection, inherited: Connection | None) -> None:
     """Main loop of the process: make calls until the other end is closed, also by the death of the caller.
 
@@ -290,7 +280,7 @@ def _serve(connection: Connection, inherited: Connection | None) -> None:
     with suppress(EOFError):
         while True:
             function, arguments, memory_bytes = connection.recv()
-            _limit_memory(memory_bytes)
+            limit_memory(memory_bytes)
             answer = _answer(function, arguments, memory_bytes)
             try:
                 connection.send(answer)
@@ -312,11 +302,3 @@ def _answer(function: Callable[..., Any], arguments: tuple, memory_bytes: int) -
     except Exception as error:  # a bug: kept with its traceback
         error.add_note(traceback.format_exc())
         return False, error
-
-
-def _limit_memory(n_bytes: int) -> None:
-    with suppress(ImportError, OSError, ValueError):  # only Linux has a memory limit
-        import resource
-
-        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -92,7 +92,7 @@ _SEEDS = 8
 
 def _no_grid(n: int) -> SlideError:
     return SlideError(
-        f"tma: the tissue is no grid of round cores of one size ({n} found that would fit one); draw the grid in "
+        f"the tissue is no grid of round cores of one size ({n} found that would fit one); draw the grid in "
         "QuPath (TMA > TMA dearrayer), export it and give it as roi, or leave tma out"
     )
 

@@ -126,7 +126,7 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
         if setting == "labels" and is_dataset(source):
             yield from ((setting, file) for file in dataset_files(source))
         elif setting == "detector":
-            yield from [(setting, find_model(str(path)))] * (source.format == "areas")
+            yield from [(setting, find_model(str(path)))] * (getattr(source, "format", "") == "areas")
         elif isinstance(path, Path):
             inside = sorted(path.iterdir()) if path.is_dir() else [path]
             unused = getattr(source, "exclude", ()) if setting == "images" else ()

@@ -15,7 +15,7 @@ MPP, SIDE_PX, RADIUS_PX = 0.25, 2048, 8.0
 GROUND = 250.0
 LEVELS = np.arange(0, 200, 20)  # of each channel: a colour of its own for each of a thousand nuclei
 SETTINGS = ViewSettings(n_local=2)
-N_SETS = 1000
+N_SETS = 250
 
 
 def tissue(xy, pixels=None):
@@ -133,7 +133,7 @@ def test_every_view_of_a_set_draws_an_mpp_of_its_own():
     """Uniformly from an octave, so that the mean |log2 ratio| of two views is 3 / ln 2 - 4 = 0.328."""
     xy = np.random.default_rng(0).uniform(0, SIDE_PX, (1000, 2))
     sample, generator = ViewSampler([tissue(xy)], SETTINGS), np.random.default_rng(0)
-    mpps = np.array([[view.mpp for view in sample(generator).views] for _ in range(4000)])
+    mpps = np.array([[view.mpp for view in sample(generator).views] for _ in range(1500)])
     np.testing.assert_allclose(mpps.mean(0), 0.375, rtol=0.02)
     octaves = np.abs(np.log2(mpps[:, :, None] / mpps[:, None]))
     for one, other in itertools.combinations(range(2 + SETTINGS.n_local), 2):  # 0 and 1 are the global views

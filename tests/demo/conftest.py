@@ -12,7 +12,9 @@ def tissue():
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
+def demo(tissue, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder, AREA_MM2, threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muse_pipeline.demo.write.plan_tissue", lambda area_mm2, seed: tissue)  # seconds
+        write_demo(folder, AREA_MM2, threads=1)
     return folder

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 from labelled import draw_labelled_folder, write_config
 
@@ -14,7 +15,16 @@ def run(once) -> Path:
     return once("export", train_and_export)
 
 
+@pytest.fixture(scope="module")
+def as_traced_before(run):
+    """Give exports of this network the graph of ``run``, which takes windows of any sides, instead of tracing it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muse_pipeline.export.onnx.trace", lambda graph, card: onnx.load(run / "model.onnx"))
+        yield
+
+
 def train_and_export(folder: Path) -> None:
     config = write_config(draw_labelled_folder(folder), steps=60, capacity=30)
-    assert main(["finetune", str(config), "--output", str(folder / "run"), "--accelerator", "cpu"]) == 0
+    words = ["finetune", str(config), "--output", str(folder / "run"), "--accelerator", "cpu"]
+    assert main([*words, "--set", "schedule.save_every=60"]) == 0
     assert main(["export", str(folder / "run" / "checkpoint.pt"), "--output", str(folder / "model.onnx")]) == 0

@@ -1,5 +1,6 @@
 """Every backbone with either head leaves as ONNX and finds the same nuclei there, on real tissue."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,15 +167,9 @@ def test_a_tiny_vit_in_a_window_that_its_positions_are_resampled_for(shared_data
     assert resizes(model) == {(b"linear", b"align_corners")}  # positions are a constant: no cubic resize is left
 
 
-PAIRS = [  # those of one architecture stand together
-    ("muse_compact_24", "dense"),
-    ("muse_compact_32", "dense"),
-    ("muse_compact_48", "dense"),
+PAIRS = [  # one of each architecture; widths and window sizes of one are the same graph
     ("muse_compact_64", "dense"),
-    ("muse_compact_32", "point"),
     ("muse_vit_s_16_224", "dense"),
-    ("muse_vit_s_16_512", "point"),
-    ("muse_vit_b_16_224", "dense"),
     ("muse_vit_b_16_512", "point"),
     ("muse_r50_224", "dense"),
     ("muse_r50_512", "point"),
@@ -184,14 +179,17 @@ PAIRS = [  # those of one architecture stand together
 ]
 
 
-def test_no_backbone_or_head_is_forgotten():
-    assert {backbone for backbone, _ in PAIRS} | {"muse_compact_16"} == set(BACKBONES.names())
+def test_no_architecture_or_head_is_forgotten():
+    def architectures(names):
+        return {re.sub(r"(_\d+)+$", "", name) for name in names}
+
+    assert architectures(backbone for backbone, _ in PAIRS) == architectures(BACKBONES.names())
     assert {head for _, head in PAIRS} == set(HEADS.names())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "head"), PAIRS)
-def test_every_backbone_with_either_head(backbone, head, shared_data):
+def test_every_architecture_with_either_head(backbone, head, shared_data):
     _, parity = export_and_compare(build(backbone, head), 224, shared_data, n_windows=2)
     require_the_same(parity)
 
@@ -214,9 +212,7 @@ def test_a_gelu_by_tanh_in_the_graph_is_seen(mistake, shared_data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backbone", "head"), [("muse_vit_s_16_224", "dense"), ("muse_vit_s_16_224", "point"), ("muse_r50_224", "dense")]
-)
+@pytest.mark.parametrize(("backbone", "head"), [("muse_vit_s_16_224", "point"), ("muse_r50_224", "dense")])
 def test_half_precision_of_the_released_networks(backbone, head, shared_data):
     _, parity = export_and_compare(build(backbone, head), 224, shared_data, 2, "fp16")
     require_the_same(parity, "fp16")

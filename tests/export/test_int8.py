@@ -21,7 +21,7 @@ from muse_pipeline.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
-def small(run, tmp_path_factory):
+def small(run, as_traced_before, tmp_path_factory):
     """A model in int8 for windows of 128 px, and what its export printed."""
     path, printed = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
     with redirect_stdout(printed):

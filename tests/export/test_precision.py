@@ -37,6 +37,7 @@ def windows(run):
     return np.stack([picture[y : y + 128, x : x + 128] for y in (0, 32) for x in (0, 32)])
 
 
+@pytest.mark.slow
 def test_half_precision_runs_on_a_cpu_and_finds_the_same_nuclei(run, half):
     model, printed = half
     card = Predictor(model).card
@@ -62,6 +63,7 @@ def test_trained_weights_find_the_same_nuclei_on_real_tissue(precision, shared_d
     assert parity.xy_px <= 0.05
 
 
+@pytest.mark.slow
 def test_an_embedding_is_the_dense_map_where_its_nucleus_lies(run, half, windows):
     graph, card = load_detector(run / "run" / "checkpoint.pt", input_px=128, embedding=True)
     (found,) = Predictor(half[0])(windows[:1], IDENTITY)
@@ -73,6 +75,7 @@ def test_an_embedding_is_the_dense_map_where_its_nucleus_lies(run, half, windows
     assert np.abs(found.embedding - expected).max() < 0.05 * float(dense.std())
 
 
+@pytest.mark.slow
 def test_a_window_finds_the_same_in_batches_of_any_size(half, windows):
     predictor = Predictor(half[0])
     together, alone = predictor(windows, IDENTITY), [predictor(window[None], IDENTITY)[0] for window in windows]

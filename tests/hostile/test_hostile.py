@@ -20,8 +20,8 @@ def test_two_mutations_of_every_specimen(tmp_path):
 
 
 @pytest.mark.slow
-def test_five_hundred_mutations(tmp_path):
-    assert_no_defect(tmp_path, 500, 2 * len(SPECIMENS))
+def test_three_hundred_mutations(tmp_path):
+    assert_no_defect(tmp_path, 300, 2 * len(SPECIMENS))
 
 
 @pytest.mark.parametrize(

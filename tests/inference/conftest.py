@@ -12,26 +12,19 @@ def whole(tiled_slide, once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def drawn_slide(tmp_path_factory):
+def drawn_slide(once):
     """A slide of islands of tumour in stroma, after `tile`."""
-    from region_slides import take_to_store
+    from region_slides import open_drawn, take_to_store
 
-    return take_to_store(tmp_path_factory.mktemp("drawn_slide"))
-
-
-@pytest.fixture(scope="session")
-def region_model(once) -> Path:
-    """A region model that was fitted to drawn textures for a few seconds, as ONNX."""
-    from region_slides import export_drawn_model
-
-    return once("region_model", export_drawn_model) / "model.onnx"
+    return open_drawn(once("drawn_slide", take_to_store))
 
 
 @pytest.fixture(scope="session")
-def found(drawn_slide, region_model, tmp_path_factory) -> Path:
+def found(drawn_slide, region_model, once) -> Path:
     """The folder of the slide's regions, mapped as a whole on one thread."""
     from region_slides import regions
 
-    folder = tmp_path_factory.mktemp("regions")
-    assert regions(drawn_slide, region_model, folder) == 0
-    return folder
+    def map_regions(folder: Path) -> None:
+        assert regions(drawn_slide, region_model, folder) == 0
+
+    return once("regions", map_regions)

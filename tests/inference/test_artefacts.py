@@ -13,6 +13,7 @@ import pytest
 import shapely
 import zarr
 from drawn import ArraySlide
+from inference_slides import AREA_MM2 as COARSE_MM2
 from PIL import Image
 from slide_files import write_pyramid
 
@@ -22,8 +23,8 @@ from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.demo.tissue import plan_tissue
-from muse_pipeline.demo.write import write_demo
+from muse_pipeline.demo.field import PERIOD_UM
+from muse_pipeline.demo.layout import plan_layout
 from muse_pipeline.inference.artefacts import (
     CELL_UM,
     COLORS,
@@ -104,13 +105,10 @@ def test_areas_are_found_and_nothing_else(results):
     assert flagged.difference(everywhere).area == 0
 
 
-def test_most_of_a_fold_is_found_and_little_else(tmp_path):
-    area_mm2 = 1.0
-    write_demo(tmp_path, area_mm2, mpp=MPP, threads=2)
-    files = SlideFiles(tmp_path / "results")
-    files.folder.mkdir()
-    make_image(tmp_path / "demo.svs", SheetRow("demo", "demo.svs"), files, MPP, RunSettings())
-    image, fold = open_store(files.store(MPP)), plan_tissue(area_mm2, seed=0).layout.fold
+def test_most_of_a_fold_is_found_and_little_else(coarse_slide):
+    layout = plan_layout(COARSE_MM2, PERIOD_UM, np.random.default_rng(0).spawn(5)[0])
+    files, fold = SlideFiles(coarse_slide), layout.fold
+    image = open_store(files.store(MPP))
     found = find_artefacts(image, TissueMask.load(files.mask), read_colour(files.colour).macenko, threads=2)
     y, x = (np.indices(found.kind.shape, np.float32) + 0.5) * CELL_UM
     inside, tissue = fold.inside_um(x, y), tissue_on_cells(image, round(CELL_UM / MPP))

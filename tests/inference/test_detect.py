@@ -51,7 +51,10 @@ def test_found_positions_are_not_shifted(tiled_slide, whole):
     assert np.abs(shift_um).max() < 0.2
 
 
-@pytest.mark.parametrize(("n_shards", "threads"), [(3, 1), (16, 2), (1, 2)])
+@pytest.mark.parametrize(
+    ("n_shards", "threads"),
+    [(16, 2), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(1, 2, marks=pytest.mark.slow)],
+)
 def test_any_number_of_shards_and_threads_gives_the_same_bytes(tiled_slide, whole, tmp_path, n_shards, threads):
     again = tiled_slide.nuclei(tmp_path, n_shards=n_shards, threads=threads)
     assert again.read_bytes() == whole.read_bytes()

@@ -5,10 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from inference_slides import AREA_MM2
 from nuclei_example import PROVENANCE
+from PIL import Image
 
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import DOUBTS
+from muse_pipeline.demo.field import PERIOD_UM
+from muse_pipeline.demo.layout import plan_layout
 from muse_pipeline.export.onnx import recard
 from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.inference.doubts import (
@@ -120,9 +124,18 @@ def test_classes_are_validated_in_the_organs_of_the_card_alone():
     assert find_doubts(one_class, "kidney") == {}
 
 
+@pytest.fixture(scope="module")
+def island(tiled_slide, tmp_path_factory):
+    """A picture of the part of the drawn slide with the first of its islands of tissue, at 0.25 um."""
+    layout, path = plan_layout(AREA_MM2, PERIOD_UM, np.random.default_rng(0).spawn(5)[0]), tmp_path_factory.mktemp("i")
+    x, y = (layout.islands[0].centre_um / MPP).astype(int).tolist()
+    Image.open(tiled_slide.folder / "demo.svs").crop((x - 1200, y - 1200, x + 1200, y + 1200)).save(path / "demo.png")
+    return path / "demo.png"
+
+
 @pytest.mark.parametrize(("mpp", "is_doubted"), [(0.25, False), (0.5, True)])
-def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(tiled_slide, muse, tmp_path, mpp, is_doubted):
-    status, out, _ = muse("run", tiled_slide.folder / "demo.svs", "--mpp", mpp, "-o", tmp_path)
+def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(island, muse, tmp_path, mpp, is_doubted):
+    status, out, _ = muse("run", island, "--mpp", mpp, "-o", tmp_path)
     assert status == 0
     doubt = f"{CHECK}, 0.5: the nuclei are too large for it (median area "
     warnings = json.loads((tmp_path / "demo/ledger/stitch.json").read_text()).get("warnings", [])
@@ -131,11 +144,11 @@ def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(tiled_slide,
         assert (doubt in text) == is_doubted
 
 
-def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(tiled_slide, muse, tmp_path):
+def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(island, muse, tmp_path):
     model = tmp_path / "small.onnx"
     reference = ClassReference(9, (5.0, 6.0, 7.0), (0.5, 0.9, 1.0))
     recard(find_model("compact"), model, {"nuclei": {"Epithelial": reference}})
-    status, out, _ = muse("run", tiled_slide.folder / "demo.svs", "--model", model, "-o", tmp_path / "results")
+    status, out, _ = muse("run", island, "--mpp", 0.25, "--model", model, "-o", tmp_path / "results")
     assert status == 0 and "nuclei of 1 slide; 1 slide left out of the counts of classes: doubtful classes" in out
     doubt = 'check the classes: nuclei of the class "Epithelial" are too large for it (median area '
     (warning,) = json.loads((tmp_path / "results/demo/ledger/stitch.json").read_text())["warnings"]

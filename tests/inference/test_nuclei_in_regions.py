@@ -224,7 +224,7 @@ def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, 
     assert main(["report", str(results)]) == 0
     row = read_row(results)
     assert (row["status"], row["regions"]) == ("ok", "failed")
-    assert int(row["nuclei"]) > 1000
+    assert int(row["nuclei"]) > 500
     assert "without tissue regions, whose model failed" in capsys.readouterr().out
     assert "no tissue regions: " in (results / "report.html").read_text()
 

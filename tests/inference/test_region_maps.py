@@ -97,7 +97,7 @@ def test_the_picture_is_small_and_tinted(found):
     assert 0.05 < red.mean() < 0.6
 
 
-@pytest.mark.parametrize(("n_shards", "threads"), [(3, 1), (16, 2)])
+@pytest.mark.parametrize(("n_shards", "threads"), [pytest.param(3, 1, marks=pytest.mark.slow), (16, 2)])
 def test_any_number_of_shards_and_threads_gives_the_same_bytes(
     found, drawn_slide, region_model, tmp_path, n_shards, threads
 ):
@@ -109,6 +109,7 @@ def test_any_number_of_shards_and_threads_gives_the_same_bytes(
     assert checksums(tmp_path) == checksums(found)
 
 
+@pytest.mark.slow
 def test_two_threads_give_the_same_bytes(found, drawn_slide, region_model, tmp_path):
     assert regions(drawn_slide, region_model, tmp_path, "--threads", "2") == 0
     assert checksums(tmp_path) == checksums(found)

@@ -10,7 +10,7 @@ import pytest
 from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
 from PIL import Image
 
-from muse_pipeline.core.errors import LabelError, LeftOutWarning
+from muse_pipeline.core.errors import LabelError, LeftOutWarning, MuseWarning
 from muse_pipeline.labels.read import require_words
 
 GOOD = (point(20, 20), "Dark")
@@ -45,6 +45,14 @@ GOOD = (point(20, 20), "Dark")
 )
 def test_text(tmp_path, text, message):
     expect(message, make_source(tmp_path, "P.txt", text))
+
+
+def test_a_point_less_than_a_pixel_outside_is_moved_inside_with_a_count(tmp_path):
+    content = geojson(GOOD, (point(60, 90.9), "Dark"), (point(-0.4, 60), "Pale"))
+    source = make_source(tmp_path, "P.geojson", content, "geojson")
+    with pytest.warns(MuseWarning, match=r"geojson: 2 nuclei lie less than a pixel outside the picture; moved inside"):
+        (image,) = read(source)
+    assert len(image.nuclei) == 3 and (image.nuclei.xy >= 0).all() and (image.nuclei.xy < (120, 90)).all()
 
 
 def test_a_misspelt_patient_is_not_learnt_from(tmp_path):

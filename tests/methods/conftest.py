@@ -3,9 +3,6 @@
 import pytest
 
 
-@pytest.fixture(scope="module")
-def no_curves():
-    """Drawing takes longer than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
-        yield
+@pytest.fixture(scope="module", autouse=True)
+def without_curves(no_curves):
+    """No run of these tests draws its curves."""

@@ -30,6 +30,12 @@ def test_the_lesser_of_two_that_share_much_goes(distance_um):
     assert found.score[0] == np.float32(0.9)
 
 
+def test_a_small_one_within_a_large_one_goes():
+    """It is the smaller one of which a share counts."""
+    rays = np.repeat(np.float32([[6.0], [2.0]]), 32, 1)
+    assert len(suppress_overlaps(Nuclei([[100, 100], [102, 100]], Frame.WINDOW, rays=rays), MPP)) == 1
+
+
 def test_what_is_dropped_drops_nothing():
     """Three in a row: the second shares too much with either neighbour, and these little with one another."""
     found = suppress_overlaps(circles(0, 3, 6), MPP)

@@ -124,16 +124,40 @@ def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
     whole = groovy(state | {"selected": []}, script)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     n_whole = int(re.search(r"IMPORTED (\d+)", whole.stdout)[1])
-    (found,) = (tmp_path / "muse").glob("*/nuclei.geojson.gz")
+    (found,) = (tmp_path / "muse-results").glob("*/nuclei.geojson.gz")
     earlier = json.loads(gzip.decompress(found.read_bytes()))["features"]
     assert n_whole == len(earlier) > 30
     foreign = square("detection", 70)
     part = groovy(state | {"selected": [objects[0]["id"]], "detections": [*earlier, foreign]}, script)
     assert 10 < int(re.search(r"IMPORTED (\d+)", part.stdout)[1]) < n_whole
     assert f"{n_whole} detections removed" in part.stdout
-    roi = json.loads((tmp_path / "muse/qupath/roi.geojson").read_text())["features"]
-    regions = json.loads((tmp_path / "muse/qupath/regions.geojson").read_text())["features"]
+    roi = json.loads((tmp_path / "muse-results/qupath/roi.geojson").read_text())["features"]
+    regions = json.loads((tmp_path / "muse-results/qupath/regions.geojson").read_text())["features"]
     assert [each["id"] for each in roi] == [objects[0]["id"], objects[2]["id"]]
     assert [each["id"] for each in regions] == [objects[1]["id"]]
     unsized = groovy(state | {"mpp": None, "selected": []}, script)
     assert unsized.returncode != 0 and "has no pixel size; set it in QuPath's Image tab" in unsized.stderr
+
+
+@WITH_GROOVY
+@pytest.mark.slow
+def test_corrected_regions_are_exported_and_trained_on(groovy, tmp_path):
+    """The command is a recorder here: training itself is tested with the verb."""
+    command = tmp_path / "muse"
+    command.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/called.txt"\n', encoding="utf-8")
+    command.chmod(0o755)
+    (_, script) = write_scripts(tmp_path, command, Path("c.yaml"))
+    nucleus = square("detection", 40, "Stroma", 30)
+    state = {"uri": (tmp_path / "S.svs").as_uri(), "name": "S.svs", "size": [500, 500], "mpp": 0.5, "selected": []}
+    state["objects"], state["detections"] = [square("annotation", 400, "Region*")], [nucleus]
+    done = groovy(state, script)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "muse-results/training"
+    exported = json.loads((folder / "annotations/S.geojson").read_text())["features"]
+    assert [each["id"] for each in exported] == [state["objects"][0]["id"], nucleus["id"]]
+    assert (folder / "slides.tsv").read_text().splitlines()[1] == f"S\t{tmp_path}/S.svs\t0.5"
+    trained, written = (tmp_path / "called.txt").read_text().splitlines()
+    assert trained.startswith(f"finetune c.yaml --data {folder} --output {folder}/run-1 --set name=corrected")
+    assert written == f"export {folder}/run-1/checkpoint.pt --output {folder}/run-1/corrected.onnx"
+    state["objects"] = []
+    assert "No annotation has the class Region*" in groovy(state, script).stderr

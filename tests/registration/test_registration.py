@@ -30,7 +30,7 @@ def pair_of(he, partner, partner_mpp=PARTNER_MPP):
     "warp",
     [
         BENT,
-        Warp(degrees=183, scale=0.95, bend_um=12),
+        pytest.param(Warp(degrees=183, scale=0.95, bend_um=12), marks=pytest.mark.slow),
         pytest.param(Warp(degrees=90, shift_um=(0, 300)), marks=pytest.mark.slow),
         Warp(degrees=180, mirrored=True),
     ],
@@ -62,6 +62,7 @@ def test_threads_change_nothing(section, he):
     assert both[0].bend.shift_um.tobytes() == both[1].bend.shift_um.tobytes()
 
 
+@pytest.mark.slow
 def test_half_a_partner_is_registered_and_the_rest_counted_as_outside(section, he):
     partner = draw_partner(section, BENT, PARTNER_MPP)
     found = register_partner(pair_of(he, partner[:, : partner.shape[1] // 2]))

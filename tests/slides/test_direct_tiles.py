@@ -340,7 +340,7 @@ def test_damage_ends_as_it_does_in_openslide(tmp_path, picture, kind):
         offset, n_bytes = tiff.pages[0].dataoffsets[4], tiff.pages[0].databytecounts[4]
     whole, draw, header_bytes = path.read_bytes(), random.Random(0), 700 if kind in KINDS else 120
     ends = set()
-    for number in range(30):
+    for number in range(16):
         content = bytearray(whole)
         at = offset + draw.randrange(n_bytes if number % 3 else header_bytes)
         n = min((1, 16, 400, n_bytes)[number % 4], offset + n_bytes - at)

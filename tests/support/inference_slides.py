@@ -48,7 +48,10 @@ class TiledSlide:
         return output
 
 
-def take_to_store(folder: Path, mpp: float, area_mm2: float = 0.6) -> Path:
+AREA_MM2 = 0.6
+
+
+def take_to_store(folder: Path, mpp: float, area_mm2: float = AREA_MM2) -> Path:
     """Draw a slide and run the steps up to `tile`; the folder that holds their files."""
     assert main(["demo-slide", str(folder), "--area-mm2", str(area_mm2), "--mpp", str(mpp)]) == 0
     slide, info = str(folder / "demo.svs"), ["--info", str(folder / "slide.json")]

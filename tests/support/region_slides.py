@@ -27,9 +27,18 @@ class DrawnSlide:
         return self.folder / "image-500nm.zarr"
 
 
-def take_to_store(folder: Path) -> DrawnSlide:
+TISSUE_UM = 2200, 1700
+
+
+def open_drawn(folder: Path) -> DrawnSlide:
+    """The slide that `take_to_store` drew in this folder."""
+    inside, glass = draw_tumour(TISSUE_UM, seed=3), round(GLASS_UM / MPP)
+    return DrawnSlide(folder, np.pad(inside, glass), np.pad(np.ones_like(inside), glass))
+
+
+def take_to_store(folder: Path) -> None:
     """Draw a slide of islands of tumour in stroma and run the steps up to `tile`."""
-    inside = draw_tumour((3600, 2800), seed=3)
+    inside = draw_tumour(TISSUE_UM, seed=3)
     write_pyramid(folder / "drawn.tif", draw_slide(inside, seed=4), factors=(4, 16), mpp=SLIDE_MPP)
     names = {"mask": "tissue.npz", "picture": "tissue.png", "outline": "tissue.geojson", "colour": "colour.json"}
     files = [word for flag, name in names.items() for word in (f"--{flag}", str(folder / name))]
@@ -38,8 +47,6 @@ def take_to_store(folder: Path) -> DrawnSlide:
     assert main(["tissue", slide, "--info", info, *files]) == 0
     tissue, store = str(folder / "tissue.npz"), str(folder / "image-500nm.zarr")
     assert main(["tile", slide, "--info", info, "--tissue", tissue, "--mpp", "0.5", "--output", store]) == 0
-    glass = round(GLASS_UM / MPP)
-    return DrawnSlide(folder, np.pad(inside, glass), np.pad(np.ones_like(inside), glass))
 
 
 def export_drawn_model(folder: Path) -> Path:

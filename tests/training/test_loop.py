@@ -16,11 +16,7 @@ from muse_pipeline.training.method import Method
 from muse_pipeline.training.run import RunFolder
 from muse_pipeline.training.schedule import Schedule, build_adamw, set_step
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Drawing takes longer than these runs."""
-    monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 class Line(Method):

@@ -73,6 +73,7 @@ def test_a_run_may_stand_in_the_config(cohort):
     assert len(json.loads((cohort / "results/model.json").read_text())["inputs"]) == 6
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_run_is_one_sentence_before_anything_starts(cohort):
     """Of a run that stands in the config; what else can be wrong with one is in tests/cli/test_model.py."""
     run = {**yaml.safe_load((cohort / "tiny.yaml").read_text()), "distillation": {"teachers": ["none.pt"]}}

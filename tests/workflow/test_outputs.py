@@ -90,7 +90,6 @@ def test_an_output_of_one_file_runs_both_ways(cohort, with_toy):
     plans = {
         "toy_title=Another": {"nuclei": 1, "report": 1, "all": 1},
         "toy=False": {"nuclei": 1, "report": 1, "all": 1},
-        "csv=False": {},
     }
     for change, jobs in plans.items():
         assert planned_jobs(run_snakemake(cohort, "--dry-run", "--config", change).stdout) == jobs, change

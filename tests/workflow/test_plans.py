@@ -38,6 +38,7 @@ def plans_in(folder: Path) -> dict[Path, bytes]:
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "results").rglob("*.[jy]*")}
 
 
+@pytest.mark.slow
 def test_a_path_may_begin_at_home(cohort, monkeypatch):
     monkeypatch.setenv("HOME", str(cohort))
     run_file = {"run": "~/backbone.yaml"}
@@ -72,6 +73,7 @@ def test_a_dry_run_leaves_what_the_last_run_used_and_plans_with_its_own(planned)
     assert plans_in(planned) == before
 
 
+@pytest.mark.slow
 def test_a_part_of_the_path_is_not_called_the_whole(cohort):
     write_config(cohort)
     for row in ROWS:

@@ -95,6 +95,7 @@ def test_a_training_run_begins_with_it(cohort):
     assert (written["schedule"]["steps"], written["schedule"]["log_every"]) == (3, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -102,10 +103,6 @@ def test_a_training_run_begins_with_it(cohort):
         (
             {"pretrain": {**PRETRAIN, "backbone": "muse_compact_48"}, "model": "tiny.yaml"},
             "`pretrain` trains muse_compact_48, but the training run 'tiny' is of muse_compact_16",
-        ),
-        (
-            {"pretrain": PRETRAIN, "pretrain_store": {"codec": "jpeg"}},
-            "config: pretrain_store: codec jpeg loses detail, and image-500nm.zarr is not for pretraining alone",
         ),
         ({"pretrain": {**PRETRAIN, "compare": "tiny.yaml"}}, "pretrain.compare: tiny.yaml has no `validation`"),
         (
@@ -115,6 +112,7 @@ def test_a_training_run_begins_with_it(cohort):
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
+    """Of `muse pretrain-config`: tests/methods/muse; images that may not be lossy: tests/cohort/test_settings.py."""
     write_config(cohort, **settings)
     run = run_snakemake(cohort, "--dry-run")
     assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {})

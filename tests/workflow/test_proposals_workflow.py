@@ -48,6 +48,7 @@ def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_pat
     assert "b.csv" in inputs_of(run.stdout, "propose")
 
 
+@pytest.mark.slow
 def test_what_failed_in_proposals_that_are_not_asked_for_any_more_is_forgotten(tmp_path):
     write_pyramid(tmp_path / "a.tif", np.full((64, 64, 3), 243, np.uint8))
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])

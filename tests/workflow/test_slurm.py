@@ -71,8 +71,8 @@ def killed(slurm, cohort, request) -> list[str]:
 
 
 def slurm_kills(config: pytest.Config) -> int:
-    """A job on Slurm takes longer than a step here: one kill there for twenty here."""
-    return max(1, config.getoption("kills") // 20)
+    """A job on Slurm takes longer than a step here: one kill there for eight here."""
+    return max(1, config.getoption("kills") // 8)
 
 
 def start_on_slurm(slurm: SlurmNode, folder: Path, profile: str, *arguments: str) -> subprocess.Popen:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from workflow_runs import draw_stained_slide, write_config, write_sheet
+from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet
 
 from muse_pipeline.cohort.study import find_workflow, write_study
 from muse_pipeline.core.errors import OutputError
@@ -112,3 +112,29 @@ def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--workflow-profile", str(TOP / "profiles/default")]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and (tmp_path / "results/report.html").is_file(), run.stdout + run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_jobs_run_in_an_image(tmp_path):
+    """With a stand-in for Apptainer that notes the image and runs the command here."""
+    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    write_config(tmp_path)
+    (tmp_path / "muse-pipeline.sif").touch()
+    (tmp_path / "bin").mkdir()
+    program = '#!/bin/sh\ncase $1 in exec) ;; *) echo "apptainer version 1.3.4"; exit;; esac\n'
+    program += (
+        f'echo "$*" >>"{tmp_path}/calls"\nwhile case $1 in *bash|*/sh|sh) false;; esac; do shift; done\nexec "$@"\n'
+    )
+    for name in ("apptainer", "singularity"):
+        (tmp_path / "bin" / name).write_text(program)
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "MUSE_CONTAINER": "muse-pipeline.sif"}
+    command = [*snakemake_command(), "--sdm", "apptainer"]
+    run = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    calls = (tmp_path / "calls").read_text()
+    assert "muse-pipeline.sif" in calls and "muse detect " in calls and (tmp_path / "results/report.html").is_file()

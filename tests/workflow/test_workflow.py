@@ -44,7 +44,7 @@ def exported(folder: Path, slide: str, results="results") -> bytes:
 def slides(tmp_path_factory) -> Path:
     """A folder of slides: two copies of one, and one that is none."""
     folder = tmp_path_factory.mktemp("slides")
-    draw_stained_slide(folder / f"{IDS[0]}.tif")
+    draw_stained_slide(folder / f"{IDS[0]}.tif", size_px=1100, n_nuclei=300)  # four windows
     shutil.copy(folder / f"{IDS[0]}.tif", folder / f"{IDS[1]}.tif")
     (folder / "broken.svs").write_bytes(bytes(range(256)) * 4)
     return folder
@@ -98,7 +98,7 @@ def test_the_geojson_is_what_qupath_reads(first_run, muse):
     status, _, problems = muse("check-geojson", path)
     assert (status, problems) == (0, "")
     features = json.loads(gzip.decompress(path.read_bytes()))["features"]
-    assert len(features) > 250  # of 500 drawn ones, many of which touch
+    assert len(features) > 150  # of 300 drawn ones, many of which touch
 
 
 def test_shards_do_not_change_a_byte(first_run):
@@ -147,7 +147,7 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
     ("setting", "jobs"),  # each setting for itself: tests/workflow/test_reruns.py
     [
         ("max_corrupt=0.5", {"image": 2, "detect": 3, "nuclei": 2}),
-        ("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3, "nuclei": 2}),
+        pytest.param("model=tiny.yaml", {"finetune": 1, "export": 1, "detect": 3, "nuclei": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_a_setting_reruns_what_depends_on_it(finished, setting, jobs):
@@ -208,7 +208,7 @@ def test_settings_are_checked_before_anything_runs(finished, settings, complaint
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shards", "cores"), [(1, 2), (3, 1), (16, 2)])
+@pytest.mark.parametrize(("shards", "cores"), [(1, 2), (16, 1)])
 def test_any_cut_gives_the_same_bytes(first_run, slides, tmp_path, shards, cores):
     folder, _ = first_run
     make_cohort(tmp_path, slides, sheet_rows(shards=("", ""))[:1], shards=shards, keep_stores=False)

@@ -89,7 +89,7 @@ def resolve(*command):
     """What `muse COMMAND --resolved JSON` finds; its error, if any, is printed last."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
-        check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, text=True)
+        check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, encoding="utf-8")
         if check.returncode:
             sys.exit(check.stderr.strip())
         print(check.stderr, end="", file=sys.stderr)  # warnings

@@ -25,7 +25,7 @@ def report_failures():
     page, table = Path(OUTPUT, "report.html"), Path(OUTPUT, "cohort.tsv")
     why = option("--no-model", why_no_model())
     command = [*REPORT_COMMAND, *why, "--output", page, "--table", table]
-    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     if run.returncode:
         return run.stdout
     with table.open(encoding="utf-8", newline="") as file:

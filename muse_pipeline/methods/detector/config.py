@@ -17,6 +17,7 @@ from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass, replace_outl
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.distillation import DistillationSettings
+from muse_pipeline.methods.detector.mixing import MixingSettings
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import read_weights
@@ -91,6 +92,9 @@ class DetectorConfig:
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
         distillation: trained networks as teachers; none when not given.
+        mixing: average of the trained weights with those of ``checkpoint``, as held-out labels choose it, where that is
+            a detector with the run's classes; steps and learning rate then follow the number of labelled nuclei. None
+            when not given.
         batch: windows per batch and device.
         backbone_rate: factor of the learning rate of the backbone.
         seed: seed of weights and windows.
@@ -118,6 +122,7 @@ class DetectorConfig:
     colour: ColourMethod = "macenko"
     window_px: Count = 256
     distillation: DistillationSettings | None = None
+    mixing: MixingSettings | None = None
     batch: Count = 16
     backbone_rate: NotNegative = 1.0
     seed: Seed = 0

@@ -23,6 +23,7 @@ class DetectorTraining(Method):
         class_weights: (C,) weights of the classes in the cross-entropy.
         distillation: trained networks as teachers beside the labels; None without.
         backbone_rate: factor of the learning rate of the backbone.
+        class_shift: (C,) additions to the class logits in the criterion (``validation.class_shift``); none by default.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class DetectorTraining(Method):
         class_weights: Tensor,
         distillation: DistillationTerm | None = None,
         backbone_rate: float = 1.0,
+        class_shift: Tensor | None = None,
     ):
         super().__init__()
         self.network = network
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.distillation, self.backbone_rate = distillation, backbone_rate
+        self.register_buffer("class_shift", class_shift, persistent=False)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """AdamW with a learning rate of its own for the backbone."""
@@ -47,7 +50,10 @@ class DetectorTraining(Method):
     def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """The criterion's terms in annotated regions and, if configured, distillation."""
         maps = self.network(batch.pixels, batch.colour)
-        terms = self.criterion(maps, batch)
+        shifted = maps
+        if self.class_shift is not None:
+            shifted = maps._replace(label=maps.label + self.class_shift[:, None, None])
+        terms = self.criterion(shifted, batch)
         if self.distillation is None:
             return terms
         distilled = self.distillation(maps, batch)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from muse_pipeline.core.text import count_noun, some_of
@@ -15,6 +16,7 @@ from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.inference.appearance import merge_references
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import require_readable
 from muse_pipeline.labels.statistics import appearance_reference, class_weights
 from muse_pipeline.methods.detector.config import (
@@ -28,6 +30,14 @@ from muse_pipeline.methods.detector.config import (
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
 from muse_pipeline.methods.detector.distillation import DistillationTerm
 from muse_pipeline.methods.detector.method import DetectorTraining
+from muse_pipeline.methods.detector.mixing import (
+    choose_share,
+    count_labelled,
+    describe_choice,
+    follow_labels,
+    mix_weights,
+    split_images,
+)
 from muse_pipeline.methods.detector.start import (
     Start,
     describe_origins,
@@ -36,7 +46,15 @@ from muse_pipeline.methods.detector.start import (
     read_start,
     take_over,
 )
-from muse_pipeline.methods.detector.validation import SCORE, Validation, compare_with_start
+from muse_pipeline.methods.detector.validation import (
+    N_IMAGES,
+    SCORE,
+    Scorer,
+    Validation,
+    class_shift,
+    compare_with_start,
+    count_held,
+)
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import (
     Checkpoint,
@@ -46,11 +64,12 @@ from muse_pipeline.training.checkpoint import (
     seen_before,
     steps_done,
 )
+from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import Monitor
 from muse_pipeline.training.provenance import Inputs, source_files
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run, require_training_data
 from muse_pipeline.training.run import Options, Say, plain_settings
-from muse_pipeline.training.stages import Stage, TrainingStage
+from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
 def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:
@@ -127,6 +146,16 @@ def _files_read(inputs: Inputs) -> list[Path]:
 class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     """Trains backbone and head on labelled windows."""
 
+    def __init__(self, config: DetectorConfig, folder: Path, name: str = "train"):
+        super().__init__(config, folder, name)
+        self._data: DetectorData | None = None
+        self._held_out: list[tuple[Path, list[LabelledImage]]] = []
+
+    @property
+    def is_mixed(self) -> bool:
+        """True if the run's weights are averaged with those of its start."""
+        return self.config.mixing is not None and self.start is not None and self.start.is_whole
+
     @cached_property
     def start(self) -> Start | None:
         """The checkpoint that the config names."""
@@ -152,9 +181,38 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
 
+    def run(self, options: Options) -> Path:
+        """Train, or continue; with ``mixing`` first without each held-out part of the labels."""
+        if self.config.mixing is None:
+            return super().run(options)
+        self.check()
+        self.inputs().require_checkpoints()
+        self.run_folder.require_own()
+        if not self.is_mixed:
+            options.say("mixing: the run starts from no detector with its head, classes, rays and mpp: no average")
+            return super().run(options)
+        self._data = data = read_detector_data(self.config, self.start)
+        self.config = self._follow(data.images)
+        data = self._data = dataclasses.replace(data, config=self.config)
+        if not data.held:
+            if is_first_process():  # before the first training: the labels may be wrong
+                self.folder.mkdir(parents=True, exist_ok=True)
+                data.describe(self.run_folder, options.say)
+            for number, (images, held) in enumerate(split_images(data.images, self.config.mixing.folds), 1):
+                config = dataclasses.replace(self._follow(images), mixing=None)
+                part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
+                part._data = dataclasses.replace(data, config=config, images=images)
+                options.say(f"training {number} without {count_noun(len(held), 'held-out picture')}")
+                self._held_out.append((part.run(options), held))
+        return super().run(options)
+
+    def _follow(self, images: Sequence[LabelledImage]) -> DetectorConfig:
+        schedule = follow_labels(self.config.schedule, count_labelled(images))
+        return dataclasses.replace(self.config, schedule=schedule)
+
     def read(self, say: Say) -> DetectorData:
         """The labelled images."""
-        return read_detector_data(self.config, self.start)
+        return self._data or read_detector_data(self.config, self.start)
 
     def build(self, data: DetectorData) -> DetectorTraining:
         """A detector with the weights of the checkpoint, if there is one, and its teachers."""
@@ -164,12 +222,15 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if self.start:
             take_over(network, self.start)
         weights = torch.from_numpy(class_weights(data.images, len(config.classes)))
+        shift = None
+        if self.is_mixed:
+            shift = class_shift(data.images[:N_IMAGES], Scorer(network, config, data.reference))
         distillation = None
         if config.distillation is not None:
             teachers = [load_teacher(path, config) for path in find_teachers(config)]
             distillation = DistillationTerm(config.distillation.share, teachers, config.distillation.where)
             distillation.to(memory_format=torch.channels_last)
-        return DetectorTraining(network, config.head, config.mpp, weights, distillation, config.backbone_rate)
+        return DetectorTraining(network, config.head, config.mpp, weights, distillation, config.backbone_rate, shift)
 
     def batches(self, data: DetectorData, device: torch.device) -> LabelledWindows:
         """Augmented windows."""
@@ -178,7 +239,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     def describe(self, data: DetectorData, say: Say) -> None:
         """Print and write a summary of the labels, and keep pictures for the check of the export."""
         keep_pictures(data.images, self.run_folder.pictures)
-        data.describe(self.run_folder, say)
+        if not self._held_out:
+            data.describe(self.run_folder, say)
         origin = self.start.describe() if self.start else "random weights"
         if teachers := find_teachers(self.config):
             origin += f", with {count_noun(len(teachers), 'teacher')}"
@@ -201,10 +263,19 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
         """The averaged network at the end, or at the best validation."""
         meta = self._describe(data)
-        if not data.held:
-            return _networks(method, {**meta, "step": self.config.schedule.steps})
-        best = load_checkpoint(self.run_folder.best)
-        return dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed since
+        trained = _networks(method, {**meta, "step": self.config.schedule.steps})
+        if data.held:
+            best = load_checkpoint(self.run_folder.best)
+            trained = dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed
+        tried = [(load_checkpoint(path), held) for path, held in self._held_out]
+        if self.is_mixed and data.held:
+            tried = [(trained, data.held)]
+        if not tried:
+            return trained
+        counts = np.concatenate([count_held(data, self.start, *each) for each in tried], 1)
+        choice = choose_share(counts)
+        mixed = mix_weights(self.start.checkpoint, trained, choice["share"])
+        return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
 
     def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
         """Print the score of the kept weights and, for a detector that was continued, the changes."""
@@ -212,6 +283,11 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
             say(f"{SCORE} of the weights that were kept, those of step {step:,}: {score:.1f}")
+        if choice := kept.meta.get("mixing"):
+            for sentence in describe_choice(choice, "validation labels" if data.held else "labels held out in turn"):
+                say(sentence)
+            if not choice["share"]:
+                return
         if self.start and self.start.is_whole:
             load_detector_weights(method.trained(), kept, self.result)
             for sentence in compare_with_start(data, self.start, method.trained()):
@@ -233,6 +309,18 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             "patients": sorted(learnt | held | seen.patients),  # the held ones choose weights
             "learnt_patients": sorted(learnt | seen.learnt_patients),
         }
+
+
+class HeldOutStage(DetectorStage):
+    """A training without a part of the labels, which it is scored on."""
+
+    is_mixed = True
+
+    def describe(self, data: DetectorData, say: Say) -> None:
+        """Print nothing: the whole run describes its labels."""
+
+    def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
+        """Print nothing: the whole run is compared with its start."""
 
 
 def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:

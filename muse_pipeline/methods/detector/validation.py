@@ -17,9 +17,11 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.data import DetectorData
+from muse_pipeline.methods.detector.mixing import BLOCK_UM, FULL_RATE_NUCLEI, SHARES, mix_weights, restrict
 from muse_pipeline.methods.detector.start import Start, load_trained
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
 from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.loop import Monitor
 
@@ -68,11 +70,24 @@ class Scorer:
         return sum(counts[1:], counts[0])
 
     def count_image(self, image: LabelledImage) -> DetectionCounts:
-        """Counts of one image; class areas count for classes alone."""
-        found = self.find(image)
+        """Counts of one image."""
+        return self.count_found(self.find(image), image)
+
+    def count_found(self, found: Nuclei, image: LabelledImage) -> DetectionCounts:
+        """Counts of the nuclei that were ``found`` in an image; class areas count for classes alone."""
         if image.areas:
             return count_area_classes(found, image.nuclei, self.predictor.card.mpp)
         return self.count(found, image.nuclei, image.region)
+
+    def count_blocks(self, image: LabelledImage) -> np.ndarray:
+        """(B, C + 1, 3) counts of the blocks of ``mixing.BLOCK_UM`` of an image that are annotated."""
+        found, side_px = self.find(image), round(BLOCK_UM / self.predictor.card.mpp)
+        height, width = image.pixels.shape[:2]
+        row, column = np.indices((height, width)) // side_px
+        block = row * -(-width // side_px) + column
+        own = block if image.region is None else block[image.region]
+        parts = (restrict(image, block == number) for number in np.unique(own))
+        return np.array([self.count_found(found, part).values for part in parts], float)
 
     def scores(self, total: DetectionCounts) -> dict[str, float]:
         """F1 in percent by name: of any nucleus, of each class, and the mean over the classes that are labelled."""
@@ -170,6 +185,50 @@ class NetworkPredictor:
         outputs = self.graph(windows, torch.as_tensor(colour, dtype=torch.float32, device=device))
         found = nuclei_of_windows([values.float().cpu().numpy() for values in outputs])
         return fit_outlines(found, pixels, self.card.mpp, self.card.snap_um, self.refiner)
+
+
+def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]) -> np.ndarray:
+    """(1 + S, B, C + 1, 3) counts of the B blocks of held-out images by the start, and by each of ``mixing.SHARES``.
+
+    Args:
+        data: data of the run.
+        start: the detector that the run started from.
+        trained: a detector that was not trained on ``images``.
+        images: images that are scored.
+    """
+    network, counts = load_trained(start.path)[0], []
+    for share in (0.0, *SHARES):
+        load_detector_weights(network, mix_weights(start.checkpoint, trained, share), start.path)
+        scorer = Scorer(network, data.config, data.reference)
+        counts.append(np.concatenate([scorer.count_blocks(image) for image in images]))
+    return np.stack(counts)
+
+
+def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor:
+    """(C,) additions to the class logits in training, which keep the labels' class shares from being learnt.
+
+    The labels of a few pictures have other shares of the classes than the tissue. Half the logarithm of the ratio
+    between these shares and the expected ones is added, half because class weights are inverse square roots. Expected
+    are the shares that the start finds on the same pictures, and with many labels those of the labels.
+
+    Args:
+        images: images to train on.
+        scorer: scorer of the start.
+    """
+    n_classes = len(scorer.classes)
+    labelled, found = np.ones(n_classes), np.ones(n_classes)
+    for image in images:
+        known = image.nuclei.label[image.nuclei.label >= 0]
+        if image.areas or not len(known):
+            continue
+        nuclei = scorer.find(image)
+        column, row = nuclei.xy.astype(int).T
+        judged = np.ones(len(nuclei), bool) if image.region is None else image.region[row, column]
+        labelled += np.bincount(known, minlength=n_classes)
+        found += np.bincount(nuclei.label[judged], minlength=n_classes)
+    n = labelled.sum()
+    shares, expected = labelled / n, (labelled + FULL_RATE_NUCLEI * found / found.sum()) / (n + FULL_RATE_NUCLEI)
+    return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
 N_IMAGES = 24

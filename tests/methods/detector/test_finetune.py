@@ -62,12 +62,12 @@ def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
     [
         ("n_rays: 8", "n_rays: 16", "n_rays"),
         ("rate: 0.005", "rate: 0.001", "schedule.learning_rate"),
-        ("steps: 5", "steps: 10", "schedule.steps"),
+        ("steps: 1", "steps: 2", "schedule.steps"),
     ],
 )
 def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
     """Otherwise old weights would leave under a new description."""
-    path = write_config(folder, steps=5)
+    path = write_config(folder, steps=1)
     finetune(load_detector_config(path), tmp_path, CPU)
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(CheckpointError, match=rf"another configuration \(setting '{setting}' changed\)"):
@@ -75,8 +75,8 @@ def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
 
 
 def test_what_the_card_states_may_change_without_training_again(folder, tmp_path):
-    first = load_checkpoint(finetune(load_detector_config(write_config(folder, steps=5)), tmp_path, CPU))
-    path = write_config(folder, steps=5, threshold=0.6)
+    first = load_checkpoint(finetune(load_detector_config(write_config(folder, steps=1)), tmp_path, CPU))
+    path = write_config(folder, steps=1, threshold=0.6)
     again = load_checkpoint(finetune(load_detector_config(path), tmp_path, CPU))
     assert again.meta["config"]["export"]["threshold"] == 0.6
     assert same_weights(first, again)

@@ -16,6 +16,7 @@ from every_setting import APPEARANCE, CARD, NAMES, REPORTS, SCHEDULE, Kind, keep
 from experiments.mil_rungs import run as rungs
 from muse_pipeline.cli.main import main
 from muse_pipeline.data.region_windows import RegionBatch, RegionWindows
+from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, list_labelled, read_tissue_images
@@ -58,15 +59,23 @@ def same_weights(network, state):
     return all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
-def test_patches_become_a_region_model(run, muse, tmp_path):
+def test_patches_become_a_region_model(run):
     assert sorted(path.name for path in (run / "stages").iterdir()) == ["1-teacher", "2-student-1", "3-student-2"]
     last = run / "stages" / "3-student-2" / "checkpoint.pt"
     assert (run / "checkpoint.pt").read_bytes() == last.read_bytes()
+    network, card = load_region_model(run / "checkpoint.pt")
+    assert [one.name for one in card.classes] == list(CLASSES)
+    assert SCORES["labels"] in card.metrics and SCORES["masks"] not in card.metrics
+    with torch.no_grad():
+        maps = network(torch.full((1, 3, 192, 192), 200.0), COLOUR)
+    assert maps.fused.shape == (1, 1, 48, 48)
+
+
+@pytest.mark.slow
+def test_the_region_model_is_exported(run, muse, tmp_path):
     status, out, errors = muse("export", run / "checkpoint.pt", "-o", tmp_path / "m.onnx")
     assert status == 0 and "checked against torch" in out, errors
     predictor = RegionPredictor(tmp_path / "m.onnx")
-    assert [one.name for one in predictor.card.classes] == list(CLASSES)
-    assert SCORES["labels"] in predictor.card.metrics and SCORES["masks"] not in predictor.card.metrics
     assert predictor(np.full((1, 192, 192, 3), 200, np.uint8), np.eye(3, 4, dtype=np.float32)).shape == (1, 2, 48, 48)
 
 

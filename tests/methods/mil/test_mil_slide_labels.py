@@ -18,6 +18,7 @@ from slide_files import write_pyramid
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
+from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
@@ -124,7 +125,7 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
     metrics = load_checkpoint(folder / "run" / "checkpoint.pt").meta["region"]["metrics"]
     assert metrics["AUC of slides, Tumour"] == round(scores["classes"]["Tumour"]["auc"], 4)
     assert set(scores["slides"]) == {"s0", "s1", "s2", "s3"} and 0 <= scores["auc"] <= 1
-    assert main(["export", str(folder / "run" / "checkpoint.pt"), "-o", str(folder / "m.onnx")]) == 0
+    assert load_region_model(folder / "run" / "checkpoint.pt")[1].kind == "regions"
 
 
 def write_bags(folder: Path, n_slides: int = 4) -> Path:

@@ -11,8 +11,6 @@ from muse_pipeline.methods.muse.run import MuseStage, load_muse_config
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.run import RunFolder
 
-pytestmark = pytest.mark.usefixtures("no_curves")
-
 CHANGES = {
     "sources.0.weight": 9.0,
     "sources.0.labelled.mpp": 0.4,

@@ -31,12 +31,6 @@ from muse_pipeline.training.run import Options
 from muse_pipeline.training.schedule import Schedule
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing takes longer than these runs."""
-    monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     return draw_pictures(tmp_path_factory.mktemp("pictures"))

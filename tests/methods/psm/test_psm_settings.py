@@ -23,8 +23,6 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.run import RunFolder
 
-pytestmark = pytest.mark.usefixtures("no_curves")
-
 SCHEDULE = {
     "steps": 3,
     "learning_rate": 4e-3,

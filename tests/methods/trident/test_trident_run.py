@@ -22,12 +22,6 @@ from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Drawing takes longer than these runs."""
-    monkeypatch.setattr("muse_pipeline.training.loop.draw_curves", lambda rows, output: None)
-
-
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
     return draw_paired_slide(tmp_path_factory.mktemp("slides") / "S1")

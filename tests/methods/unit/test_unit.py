@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 
 from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.unit import method, monitors
@@ -133,15 +134,24 @@ def test_the_second_stage_keeps_the_generator_and_begins_a_reader(tissue, tmp_pa
     assert all((first.backbone[key] - last.backbone[key]).abs().max() > 1e-3 for key in kernels)
 
 
-def test_the_run_leaves_a_detector(run_folder, tmp_path, muse):
+def test_the_run_leaves_a_detector(run_folder):
+    graph, card = load_detector(run_folder / "checkpoint.pt")
+    assert [one.name for one in card.classes] == ["Nucleus"]
+    with torch.no_grad():
+        found = graph(torch.full((1, 3, 192, 192), 230, dtype=torch.uint8), torch.eye(3, 4))
+    assert found[0].shape == (1, card.capacity, 2)
+    assert list((run_folder / "pictures").glob("*.png"))  # on which an export is checked
+    meta = load_checkpoint(run_folder / "checkpoint.pt").meta
+    assert meta["images"] == meta["learnt_patients"] == ["P0", "P1", "P2"]
+
+
+@pytest.mark.slow
+def test_the_detector_is_exported(run_folder, tmp_path, muse):
     status, out, errors = muse("export", run_folder / "checkpoint.pt", "-o", tmp_path / "unit.onnx")
     assert status == 0, errors
     assert "not checked" not in out + errors  # on the pictures that the run kept
     predictor = Predictor(tmp_path / "unit.onnx")
-    assert [one.name for one in predictor.card.classes] == ["Nucleus"]
     assert len(predictor(np.full((1, 192, 192, 3), 230, np.uint8), np.eye(3, 4, dtype=np.float32))) == 1
-    meta = load_checkpoint(run_folder / "checkpoint.pt").meta
-    assert meta["images"] == meta["learnt_patients"] == ["P0", "P1", "P2"]
 
 
 def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp_path, muse):

@@ -1,0 +1,172 @@
+"""Averages of a detector's weights with those that it started from, as far as held-out labels justify.
+
+Few labels can make a trained detector worse. Pictures are therefore held out in turn, and their scores decide which
+part of the change that training made is kept (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv
+2109.01903). The length of the run and its learning rate follow the number of labelled nuclei.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from muse_pipeline.core.config import Between
+from muse_pipeline.core.text import count_noun
+from muse_pipeline.evaluation.bootstrap import compare_scores
+from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.training.checkpoint import Checkpoint
+from muse_pipeline.training.schedule import Schedule
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+NUCLEI_PER_STEP, LEAST_STEPS = 8, 100
+FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 4000  # learning rate, and number of labelled nuclei for which it suits
+BLOCK_UM = 64.0  # side of the parts of a picture that are drawn for intervals
+TOLERANCE = 0.5  # largest loss of either score on held-out labels, in points
+
+
+@dataclass(frozen=True)
+class MixingSettings:
+    """Settings of the average of a trained detector with its start.
+
+    Attributes:
+        folds: number of parts of the labelled pictures that are held out in turn; without sources for validation each
+            is one more training.
+    """
+
+    folds: Annotated[int, Between(2, 10)] = 3
+
+
+def count_labelled(images: Sequence[LabelledImage]) -> int:
+    """Number of labelled nuclei."""
+    return sum(len(image.nuclei) for image in images)
+
+
+def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
+    """The schedule with at most the steps and the learning rate that suit a number of labelled nuclei."""
+    steps = max(n_nuclei // NUCLEI_PER_STEP, LEAST_STEPS)
+    rate = FULL_RATE * min(1.0, n_nuclei / FULL_RATE_NUCLEI) ** 0.5
+    return replace(
+        schedule, steps=min(schedule.steps, steps), learning_rate=min(schedule.learning_rate, max(rate, 1e-6))
+    )
+
+
+def split_images(
+    images: Sequence[LabelledImage], n_folds: int
+) -> list[tuple[list[LabelledImage], list[LabelledImage]]]:
+    """Images to train on and images to hold out, for each part.
+
+    Patients stay together; a single patient is divided by pictures, and a single picture into halves.
+
+    Args:
+        images: labelled images.
+        n_folds: largest number of parts.
+    """
+    keys = [image.patient for image in images]
+    if len(set(keys)) < 2:
+        keys = [image.name for image in images]
+    if len(set(keys)) < 2:
+        images = [half for image in images for half in _halve(image)]
+        keys = [f"{index % 2}" for index in range(len(images))]
+    names = sorted(set(keys))
+    part_of = {name: index % n_folds for index, name in enumerate(names)}
+    parts = [part_of[key] for key in keys]
+    return [
+        (
+            [image for image, part in zip(images, parts, strict=True) if part != held],
+            [image for image, part in zip(images, parts, strict=True) if part == held],
+        )
+        for held in range(max(parts) + 1)
+    ]
+
+
+def _halve(image: LabelledImage) -> list[LabelledImage]:
+    """The two halves of the annotated area, along its longer side."""
+    left, top, right, bottom = image.annotated_box
+    row, column = np.indices(image.pixels.shape[:2])
+    is_first = column < (left + right) / 2 if right - left >= bottom - top else row < (top + bottom) / 2
+    return [restrict(image, mask) for mask in (is_first, ~is_first)]
+
+
+def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
+    """An image of which only the nuclei and the region within ``mask`` (h, w) bool count."""
+    whole = np.ones(mask.shape, bool) if image.region is None else image.region
+    column, row = image.nuclei.xy.astype(int).T
+    inside = mask[row.clip(0, mask.shape[0] - 1), column.clip(0, mask.shape[1] - 1)]
+    annotated = whole if image.annotated is None else image.annotated
+    return replace(image, nuclei=image.nuclei[inside], region=whole & mask, annotated=annotated)
+
+
+def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpoint:
+    """The average of two checkpoints of one network, with ``share`` of the trained one; its meta is that one's."""
+    if not share:
+        return replace(start, meta=trained.meta)
+
+    def mix(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: torch.lerp(one[name].to(value), value, share) if value.is_floating_point() else value
+            for name, value in other.items()
+        }
+
+    return replace(trained, backbone=mix(start.backbone, trained.backbone), head=mix(start.head, trained.head))
+
+
+def choose_share(counts: np.ndarray) -> dict[str, Any]:
+    """The share of the trained weights that held-out labels justify, and the scores before and after.
+
+    A share is chosen by its gain in the sum of detection F1 and mean class F1, less one standard error of this gain;
+    neither score may fall by more than ``TOLERANCE``.
+
+    Args:
+        counts: (1 + S, B, C + 1, 3) counts of B blocks by the start, and by each of ``SHARES``.
+
+    Returns:
+        "share", 0 where the start is kept; "scores" by name, as ``compare_scores`` gives them; "n_blocks".
+    """
+    is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # found or missed
+    rows_of = {"detection": is_labelled[:1].nonzero()[0], "mean class": is_labelled[1:].nonzero()[0] + 1}
+    rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
+    blocks = [str(index) for index in range(counts.shape[1])]
+    best: dict[str, Any] = {"share": 0.0, "scores": {}, "n_blocks": len(blocks)}
+    if not rows_of:
+        return best
+    least_gain = 0.0
+    for share, after in zip(SHARES, counts[1:], strict=True):
+        scores = {
+            name: compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[rows]))
+            for name, rows in rows_of.items()
+        }
+        together = compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()]))
+        best["scores"] = best["scores"] or scores  # of the smallest share, where the start is kept
+        low, high = together["interval"] or (-np.inf, np.inf)
+        gain = together["difference"] - (high - low) / (2 * 1.96)
+        if gain > least_gain and all(one["difference"] >= -TOLERANCE for one in scores.values()):
+            least_gain, best = gain, {**best, "share": share, "scores": scores}
+    return best
+
+
+def _sum_of_scores(values: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
+    """(...) sum of the mean F1 of each of the groups of ``rows`` of counts (..., C + 1, 3)."""
+    f1 = np.nan_to_num(DetectionCounts(values).f1)
+    return sum(f1[..., group].mean(-1) for group in rows)
+
+
+def describe_choice(choice: dict[str, Any], where: str) -> list[str]:
+    """Sentences on a choice of ``choose_share``; ``where`` names the labels that made it."""
+    share = choice["share"]
+    kept = f"{share:.0%} of the change by training is kept" if share else "not enough labels: the start is kept"
+    tried = "" if share else f" with {SHARES[0]:.0%} of the change"
+    sentences = [f"{kept}, by {where} ({count_noun(choice['n_blocks'], 'block')} of {BLOCK_UM:g} um)"]
+    for name, score in choice["scores"].items():
+        low, high = score["interval"] or (float("nan"), float("nan"))
+        sentences.append(
+            f"{name} F1 on {where}: {score['before']:.1f} before, {score['after']:.1f} now{tried} "
+            f"({score['difference']:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})"
+        )
+    return sentences
