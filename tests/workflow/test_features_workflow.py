@@ -170,7 +170,9 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     assert run.returncode == 1
     assert "Every slide is done, but not the files of the cohort:\nmuse statistics: group " in run.stdout
 
-    write_config(cohort, **{**SETTINGS, "spatialdata": False, "anndata": False, "features": "basic"})
+    write_config(
+        cohort, **{**SETTINGS, "spatialdata": False, "anndata": False, "features": "basic", "measurements": ["h_mean"]}
+    )
     jobs = planned_jobs(run_snakemake(cohort, "--dry-run").stdout)
     assert jobs["nuclei"] == 4 and "detect" not in jobs and "image" not in jobs
     write_config(cohort, model="compact-fp32")

@@ -64,6 +64,8 @@ def what_failed():
         unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
         return f"Stopped: {unfinished}; the same command goes on. What is known: {OUTPUT}/report.html"
     of_cohort = [job for job in jobs if job.rule.name in {"statistics", "anndata_cohort"}]
+    # One that ran beside the failed one may have ended well.
+    of_cohort = [job for job in of_cohort if not all(Path(file).exists() for file in job.output)]
     if whys := [line for job in of_cohort for log in job.log for line in lines_of(Path(log))[-1:] if not behind]:
         return "\n".join(["Every slide is done, but not the files of the cohort:", *whys])
     others = (
