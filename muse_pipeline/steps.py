@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.core.types import SUBTRACTED
+from muse_pipeline.core.types import INTENSITIES_OD, SUBTRACTED
 
 if TYPE_CHECKING:
     from muse_pipeline.core.provenance import NamedFile
@@ -229,7 +229,7 @@ def stitch(
     threads: int = 1,
     regions: Path | None = None,
     pixels: Pixels | None = None,
-    intensities: Sequence[float] | None = None,
+    intensities: Sequence[float] = INTENSITIES_OD,
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei; returns warnings.
 
@@ -241,12 +241,11 @@ def stitch(
         threads: number of threads that draw outlines.
         regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
         pixels: image of the slide with what is measured in it; None for outlines alone.
-        intensities: optical densities of DAB from which nuclei are 1+, 2+ and 3+; None for 0.2, 0.4 and 0.6.
+        intensities: optical densities of DAB from which nuclei are 1+, 2+ and 3+.
     """
     import pyarrow as pa
 
     from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.inference.dab import INTENSITIES_OD
     from muse_pipeline.inference.region_lookup import FailedRegions, load_regions
     from muse_pipeline.inference.stitch import ColumnSources, stitch_shards
     from muse_pipeline.slides.inspect import read_info
@@ -264,7 +263,7 @@ def stitch(
     del found  # it takes eight times as much
     areas = load_regions(regions, known, kept) if regions else None
     settings = _feature_settings(pixels, image) if pixels and pixels.features != "none" else None
-    sources = ColumnSources(areas, settings, flagged, intensities or INTENSITIES_OD)
+    sources = ColumnSources(areas, settings, flagged, intensities)
     provenance = stitch_shards(list(shards), known, kept, output, threads, sources)
     doubts = [provenance.size_doubt, provenance.class_doubt]
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None

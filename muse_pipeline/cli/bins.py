@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument
+from muse_pipeline.outputs.cells import EXPAND_UM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expand-um",
         type=float,
-        default=5.0,
+        default=EXPAND_UM,
         metavar="UM",
         help="greatest distance from a nucleus of what counts for it; 0 counts nuclei alone (default: %(default)g)",
     )

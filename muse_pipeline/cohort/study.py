@@ -40,7 +40,8 @@ def write_study(folder: Path) -> list[Path]:
         OutputError: one of the files exists, and nothing was written; or one cannot be written.
     """
     workflow = find_workflow()
-    copied = [path for part in ("config", "profiles") for path in sorted(workflow.glob(f"{part}/**/*.[my][da]*"))]
+    parts = (path for part in ("config", "profiles") for path in sorted(workflow.glob(f"{part}/**/*")))
+    copied = [path for path in parts if path.suffix in {".md", ".yaml"}]
     texts = {path.relative_to(workflow): path.read_text(encoding="utf-8") for path in copied}
     texts = {folder / name: text for name, text in {Path("Snakefile"): SNAKEFILE, **texts}.items()}
     if existing := [str(path.relative_to(folder)) for path in texts if path.exists()]:

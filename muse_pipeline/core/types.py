@@ -22,6 +22,7 @@ FEATURE_SETS = ("none", "basic", "all")  # of numbers per nucleus (see ``feature
 DOUBTS = ("stain", "scale", "classes", "organ")  # that leave numbers out of totals (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
 SUBTRACTED = ("blurred",)  # the artefacts whose nuclei and areas are left out of totals by default
+INTENSITIES_OD = (0.2, 0.4, 0.6)  # of DAB, to the base 10: where 1+, 2+ and 3+ begin in QuPath by default
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from muse_pipeline.core.types import INTENSITIES_OD
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
@@ -16,8 +17,7 @@ from muse_pipeline.tissue.stain import DENSITY, TEXTBOOK
 CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # QuPath's own
 LN_10 = float(np.log(10))  # optical densities have the natural logarithm, but for those that users see
 DAB = np.array([0.268, 0.570, 0.776])  # Ruifrok's, OD of r, g, b; QuPath begins with it for "Brightfield (H-DAB)" too
-POSITIVE_OD = 0.2  # to the base 10, mean of a nucleus: where QuPath's positive cells begin by default
-INTENSITIES_OD = (POSITIVE_OD, 0.4, 0.6)  # where 1+, 2+ and 3+ begin in QuPath by default
+POSITIVE_OD = INTENSITIES_OD[0]  # mean of a nucleus
 ABSOLUTE = round(POSITIVE_OD * LN_10, 6)
 FAINT = ABSOLUTE / 2  # DAB from which pixels are recoloured, wholly so at ABSOLUTE
 DARKEST = 1.3  # haematoxylin of recoloured pixels: brown nuclei may be ten times as dense as blue ones

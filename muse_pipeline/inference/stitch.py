@@ -17,10 +17,10 @@ from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, SizeRecord
-from muse_pipeline.core.types import Frame, SlideInfo
+from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.dab import INTENSITIES_OD, STAINS
+from muse_pipeline.inference.dab import STAINS
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
 from muse_pipeline.nuclei.nms import REACH_UM, cut_apart

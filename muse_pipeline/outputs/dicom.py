@@ -13,6 +13,8 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 if TYPE_CHECKING:
     import geopandas
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.ann import AnnotationGroup
     from pydicom import Dataset
 
 MAKER, SERIES_NUMBER = "MUSE pipeline", 9001
@@ -100,9 +102,8 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
         source: header of the slide's level 0.
         checksum: checksum of the nuclei, from which the identifiers are made.
     """
-    import numpy as np
     from highdicom import AlgorithmIdentificationSequence
-    from highdicom.ann import AnnotationGroup, Measurements, MicroscopyBulkSimpleAnnotations
+    from highdicom.ann import MicroscopyBulkSimpleAnnotations
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
@@ -115,26 +116,10 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
     algorithm = AlgorithmIdentificationSequence(
         name=model, family=codes.DCM.ArtificialIntelligence, version=__version__, source=MAKER
     )
-    groups = []
-    for number, (name, members) in enumerate(nuclei.groupby("class", observed=True), start=1):
-        rings = [np.asarray(outline.exterior.coords, np.float32)[:-1] for outline in members.geometry]
-        area = Measurements(
-            name=codes.SCT.Area, unit=codes.UCUM.SquareMicrometer, values=members.area_um2.to_numpy(np.float32)
-        )
-        groups.append(
-            AnnotationGroup(
-                number=number,
-                uid=generate_uid(entropy_srcs=[*key, str(name)]),
-                label=str(name),
-                annotated_property_category=codes.SCT.AnatomicalStructure,
-                annotated_property_type=codes.SCT.Nucleus,
-                graphic_type="POLYGON",
-                graphic_data=rings,
-                algorithm_type="AUTOMATIC",
-                algorithm_identification=algorithm,
-                measurements=[area],
-            )
-        )
+    groups = [
+        _make_group(number, str(name), members, algorithm, generate_uid(entropy_srcs=[*key, str(name)]))
+        for number, (name, members) in enumerate(nuclei.groupby("class", observed=True), start=1)
+    ]
     annotations = MicroscopyBulkSimpleAnnotations(
         source_images=[source],
         annotation_coordinate_type="2D",
@@ -156,3 +141,26 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
     for equipment in annotations.ContributingEquipmentSequence:
         equipment.ContributionDateTime = f"{annotations.ContentDate}{annotations.ContentTime}"
     return annotations
+
+
+def _make_group(
+    number: int, name: str, nuclei: geopandas.GeoDataFrame, algorithm: AlgorithmIdentificationSequence, uid: str
+) -> AnnotationGroup:
+    """The annotations of one class."""
+    import numpy as np
+    from highdicom.ann import AnnotationGroup, Measurements
+    from pydicom.sr.codedict import codes
+
+    areas = nuclei.area_um2.to_numpy(np.float32)
+    return AnnotationGroup(
+        number=number,
+        uid=uid,
+        label=name,
+        annotated_property_category=codes.SCT.AnatomicalStructure,
+        annotated_property_type=codes.SCT.Nucleus,
+        graphic_type="POLYGON",
+        graphic_data=[np.asarray(outline.exterior.coords, np.float32)[:-1] for outline in nuclei.geometry],
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+        measurements=[Measurements(name=codes.SCT.Area, unit=codes.UCUM.SquareMicrometer, values=areas)],
+    )

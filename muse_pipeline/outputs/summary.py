@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.types import INTENSITIES_OD
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 
@@ -22,7 +23,7 @@ class Summary(Output):
     settings = (
         Setting(
             "intensities",
-            [0.2, 0.4, 0.6],
+            list(INTENSITIES_OD),
             {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
             "optical densities of DAB from which nuclei and cells are 1+, 2+ and 3+ in immunohistochemistry",
             "See [docs/guide/ihc.md](../docs/guide/ihc.md#scores)",
@@ -51,7 +52,7 @@ class Summary(Output):
         if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2] < math.inf:
             raise ConfigError(
                 f"intensities: 1+, 2+ and 3+ begin at three ascending optical densities above 0, not at "
-                f"{', '.join(map(str, given)) or 'none'}; the default is 0.2, 0.4, 0.6"
+                f"{', '.join(map(str, given)) or 'none'}; the default is {', '.join(map(str, INTENSITIES_OD))}"
             )
         return {"intensities": limits}
 

@@ -18,8 +18,8 @@ import shapely
 
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import one_line
+from muse_pipeline.core.types import INTENSITIES_OD
 from muse_pipeline.features.catalogue import DAB_OF_CELL
-from muse_pipeline.inference.dab import INTENSITIES_OD
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.parquet import DAB_OD, REGION, iterate_counted, open_nuclei
 from muse_pipeline.tissue.mask import RoiAnnotation

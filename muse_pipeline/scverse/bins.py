@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 from scipy import sparse
@@ -20,16 +20,17 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.nuclei.parquet import iterate_rows, parse_outlines
+from muse_pipeline.nuclei.arrow import to_numpy
+from muse_pipeline.nuclei.parquet import open_nuclei, parse_outlines
 from muse_pipeline.registration.transform import read_given
 from muse_pipeline.scverse.anndata import begin_anndata, write_nuclei_elements, write_var
 from muse_pipeline.scverse.elements import NucleiTable, open_hdf5, require_h5py
 
 XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, where experiment.xenium does not state it
+GENE = "feature_name"
 LEAST_QUALITY = 20.0  # Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
 MOST_OUTSIDE = 0.5  # share of the positions
-DEFAULT_EXPAND_UM = 5.0
 
 
 @dataclass(frozen=True)
@@ -107,38 +108,36 @@ def read_xenium(path: Path) -> Assay:
     """
     try:
         file = pq.ParquetFile(path)
-        names = sorted({str(name) for batch in _column(file, "feature_name") for name in np.unique(batch)})
+        names = {name for batch in file.iter_batches(BATCH, columns=[GENE]) for name in _encode(batch)[1]}
         lacking = {"x_location", "y_location"} - set(file.schema_arrow.names)
     except (OSError, ValueError, KeyError) as error:
         raise LabelError(f"{path}: is no table of transcripts ({one_line(error)}); give transcripts.parquet") from error
     if lacking:
         raise LabelError(f"{path}: has no column {min(lacking)}; give Xenium's transcripts.parquet")
-    genes = [name for name in names if not _is_control(name)]
+    genes = sorted(name for name in names if not _is_control(name))
     experiment = path.parent / "experiment.xenium"
     um_per_px = read_json(experiment).get("pixel_size", XENIUM_UM_PER_PX) if experiment.is_file() else XENIUM_UM_PER_PX
     number = {name: index for index, name in enumerate(genes)}
-    columns = ["feature_name", "x_location", "y_location", *({"qv"} & set(file.schema_arrow.names))]
+    columns = [GENE, "x_location", "y_location", *({"qv"} & set(file.schema_arrow.names))]
 
     def batches() -> Iterator[Spots]:
         for batch in file.iter_batches(BATCH, columns=columns):
-            table = batch.to_pandas()
-            gene = _texts(table.feature_name).map(number)
-            kept = gene.notna() & (table.qv >= LEAST_QUALITY if "qv" in table else True)
-            rows, n = gene[kept].to_numpy(int), int(kept.sum())
-            counts = sparse.csr_matrix((np.ones(n, np.float32), rows, np.arange(n + 1)), shape=(n, len(genes)))
-            yield Spots(table.loc[kept, ["x_location", "y_location"]].to_numpy(float), counts)
+            codes, of_batch = _encode(batch)
+            gene = np.array([number.get(name, -1) for name in of_batch], int)[codes]
+            table = pa.Table.from_batches([batch])
+            good = to_numpy(table["qv"]) >= LEAST_QUALITY if "qv" in columns else True
+            kept = np.flatnonzero((gene >= 0) & good)
+            rows = np.ones(len(kept), np.float32), gene[kept], np.arange(len(kept) + 1)
+            xy_um = np.stack([to_numpy(table[name])[kept] for name in ("x_location", "y_location")], 1)
+            yield Spots(xy_um.astype(float), sparse.csr_matrix(rows, shape=(len(kept), len(genes))))
 
     return Assay(path, genes, genes, float(um_per_px), batches)
 
 
-def _column(file: pq.ParquetFile, name: str) -> Iterator[np.ndarray]:
-    for batch in file.iter_batches(BATCH, columns=[name]):
-        yield _texts(batch.to_pandas()[name]).to_numpy(str)
-
-
-def _texts(values: Any) -> Any:
-    """A series of names as text; older versions of Xenium write bytes."""
-    return values.map(lambda name: name.decode() if isinstance(name, bytes) else str(name))
+def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
+    """The gene of each transcript (N,) as a number, and the names; older versions of Xenium write bytes."""
+    encoded = batch[GENE].cast(pa.string()).dictionary_encode()
+    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
 def _is_control(name: str) -> bool:
@@ -161,7 +160,7 @@ class BinnedCounts:
 
 
 def count_in_nuclei(
-    nuclei: Path, info: SlideInfo, assay: Assay, transform: Path | None = None, expand_um: float = DEFAULT_EXPAND_UM
+    nuclei: Path, info: SlideInfo, assay: Assay, transform: Path | None, expand_um: float
 ) -> BinnedCounts:
     """Sum the counts of an assay in each nucleus.
 
@@ -178,10 +177,8 @@ def count_in_nuclei(
     """
     um_per_px = (assay.um_per_px,) * 2 if assay.um_per_px else info.mpp
     given = transform and read_given(transform, info, replace(info, mpp=um_per_px, bounds=None), "openslide")
-    outlines = np.concatenate(
-        [parse_outlines(rows["geometry"].to_numpy()) for rows in iterate_rows(nuclei, BATCH, ["geometry"])]
-        or [np.zeros(0, object)]
-    )
+    with open_nuclei(nuclei) as file:
+        outlines = parse_outlines(file.read(["geometry"])["geometry"].to_numpy())
     tree, reach_px = shapely.STRtree(outlines), expand_um / float(np.mean(info.mpp))
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
     n_all = n_outside = n_inside = n_counted = 0
@@ -214,7 +211,7 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
     return spot, outline
 
 
-def write_bins(nuclei: Path, assay: Assay, binned: BinnedCounts, output: Path, patient: str | None = None) -> None:
+def write_bins(nuclei: Path, assay: Assay, binned: BinnedCounts, output: Path) -> None:
     """Write counts as AnnData: ``X`` has the counts, ``obs`` the nuclei, ``var`` the genes, ``obsm`` also features.
 
     Args:
@@ -222,12 +219,11 @@ def write_bins(nuclei: Path, assay: Assay, binned: BinnedCounts, output: Path, p
         assay: the assay.
         binned: counts of the nuclei.
         output: path of the file.
-        patient: patient of the slide; None takes the one in the slide's name.
 
     Raises:
         MissingPackageError: h5py is not installed.
     """
-    table, counts = NucleiTable.open(nuclei, patient), binned.counts
+    table, counts = NucleiTable.open(nuclei, None), binned.counts
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         write_nuclei_elements(elements, table, {}, "obsm/features")

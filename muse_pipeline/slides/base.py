@@ -73,7 +73,6 @@ class SlideReader(ABC):
         reader._reads = []
         return reader
 
-    @abstractmethod
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` = (width, height) pixels of ``level`` whose corner is its pixel ``xy_px`` = (x, y).
 
@@ -83,6 +82,16 @@ class SlideReader(ABC):
         Raises:
             SlideError: the pixels cannot be decoded.
         """
+        canvas = white_canvas(size)
+        if (meeting := overlap(xy_px, size, self.properties.level_sizes_px[level])) is not None:
+            (rows, columns), inside = meeting
+            extent = columns.stop - columns.start, rows.stop - rows.start
+            canvas[inside] = self.read_inside((columns.start, rows.start), level, extent)
+        return canvas
+
+    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        """Read pixels as ``read_level`` does, all of them within the level; one of the two is a reader's own."""
+        raise NotImplementedError
 
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` pixels of ``level`` from the pixel nearest to ``xy_level0`` (absolute level-0 px).

@@ -14,8 +14,6 @@ from muse_pipeline.slides.base import (
     SlideProperties,
     SlideReader,
     UnsuitedError,
-    overlap,
-    white_canvas,
 )
 from muse_pipeline.slides.mpp import MppCandidate, mpp_from_values
 from muse_pipeline.slides.signature import file_format
@@ -53,16 +51,10 @@ class CziReader(SlideReader):
         except RuntimeError as error:  # the library's only kind
             raise NearlyReadError(f"pylibCZIrw: {one_line(error)}") from error
 
-    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read pixels of a level, as described in ``SlideReader``."""
-        canvas = white_canvas(size)
-        meeting = overlap(xy_px, size, self.properties.level_sizes_px[level])
-        if meeting is None:
-            return canvas
-        (rows, columns), inside = meeting
-        step = 1 << level
-        x, y = (corner + step * at.start for corner, at in zip(self._corner, (columns, rows), strict=True))
-        width, height = columns.stop - columns.start, rows.stop - rows.start
+        (width, height), step = size, 1 << level
+        x, y = (corner + step * at for corner, at in zip(self._corner, xy_px, strict=True))
         try:
             pixels = self._document.read(
                 roi=(x, y, width * step, height * step),
@@ -73,8 +65,7 @@ class CziReader(SlideReader):
         except RuntimeError as error:
             where = f"{self.path}: level {level} at {xy_px}"
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
-        canvas[inside] = pixels[:height, :width, ::-1]
-        return canvas
+        return pixels[:height, :width, ::-1]
 
     def close(self) -> None:
         """Release the file."""

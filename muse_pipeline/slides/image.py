@@ -15,9 +15,7 @@ from muse_pipeline.slides.base import (
     SlideReader,
     UnsuitedError,
     alpha_of,
-    overlap,
     rgb_on_white,
-    white_canvas,
 )
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.pictures import (
@@ -59,13 +57,10 @@ class ArrayReader(SlideReader):
         height, width = pixels.shape[:2]
         self.properties = SlideProperties("unknown", ((width, height),), ((1.0, 1.0),), candidates, warnings=warnings)
 
-    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read pixels of the only level, as described in ``SlideReader``."""
-        canvas = white_canvas(size)
-        meeting = overlap(xy_px, size, self.properties.level_sizes_px[level])
-        if meeting is not None:
-            canvas[meeting[1]] = self._pixels[meeting[0]]
-        return canvas
+        (x, y), (width, height) = xy_px, size
+        return self._pixels[y : y + height, x : x + width]
 
     def close(self) -> None:
         """Release the pixels."""

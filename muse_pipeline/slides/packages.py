@@ -23,9 +23,7 @@ from muse_pipeline.slides.base import (
     SlideReader,
     UnsuitedError,
     exact_downsamples,
-    overlap,
     rgb_on_white,
-    white_canvas,
 )
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
 
@@ -86,24 +84,17 @@ class PackageReader(SlideReader):
     def _samples(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         return np.asarray(self._slide.read_region(xy_level0, level, size))
 
-    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read pixels of a level, as described in ``SlideReader``."""
-        canvas = white_canvas(size)
-        meeting = overlap(xy_px, size, self.properties.level_sizes_px[level])
-        if meeting is None:
-            return canvas
-        (rows, columns), inside = meeting
-        corner = (columns.start, rows.start)
-        at = tuple(round(x * own) for x, own in zip(corner, self.properties.level_downsamples[level], strict=True))
+        at = tuple(round(x * own) for x, own in zip(xy_px, self.properties.level_downsamples[level], strict=True))
         try:
-            samples = self._samples(at, level, (columns.stop - columns.start, rows.stop - rows.start))
+            samples = self._samples(at, level, size)
         except Exception as error:
             where = f"{self.path}: level {level} at {xy_px}"
             raise SlideError(
                 f"{where} cannot be read by {self.name} ({one_line(error)}); copy the slide again"
             ) from error
-        canvas[inside] = rgb_on_white(samples)
-        return canvas
+        return rgb_on_white(samples)
 
     def close(self) -> None:
         """Release the file."""

@@ -21,9 +21,7 @@ from muse_pipeline.slides.base import (
     UnsuitedError,
     alpha_of,
     exact_downsamples,
-    overlap,
     rgb_on_white,
-    white_canvas,
 )
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
 from muse_pipeline.slides.pictures import (
@@ -84,16 +82,9 @@ class TiffSlideReader(SlideReader):
         size = min(width, PROBE_PX), min(height, PROBE_PX)
         return self._read_samples(((width - size[0]) // 2, (height - size[1]) // 2), level, size)
 
-    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read pixels of a level, as described in ``SlideReader``."""
-        canvas = white_canvas(size)
-        meeting = overlap(xy_px, size, self.properties.level_sizes_px[level])
-        if meeting is None:
-            return canvas
-        (rows, columns), inside = meeting
-        corner, extent = (columns.start, rows.start), (columns.stop - columns.start, rows.stop - rows.start)
-        canvas[inside] = rgb_on_white(self._read_samples(corner, level, extent), self._alpha)
-        return canvas
+        return rgb_on_white(self._read_samples(xy_px, level, size), self._alpha)
 
     def _read_samples(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """(h, w, n) uint8 of a region within a level."""
