@@ -116,7 +116,8 @@ def make_image(
     with _step(files, "tissue", begin):
         tissue(slide, files.info, roi, files.mask, files.picture, files.outline, files.colour)
     with _step(files, "tile", begin, f"tile-{store_name(mpp)}") as warnings:
-        warnings += tile(slide, files.info, files.mask, files.store(mpp), mpp, settings.threads, settings.max_corrupt)
+        found = tile(slide, files.info, files.mask, files.store(mpp), mpp, settings.threads, settings.max_corrupt)
+        warnings.extend(found)
 
 
 def make_nuclei(
