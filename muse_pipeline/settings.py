@@ -15,7 +15,7 @@ from typing import Any
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
-from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, MODEL_OF_MODE
+from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, MODEL_OF_MODE, REGION_MODELS
 from muse_pipeline.outputs.base import list_outputs
 
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")
@@ -102,7 +102,8 @@ NUCLEI = (
         "regions",
         None,
         {"type": ["string", "null"], "minLength": 1},
-        "a region model (`.onnx`), or the run that trains one (`.yaml`): the tissue region of every nucleus",
+        "a region model (`epithelium`, or `.onnx`), or the run that trains one (`.yaml`): the tissue region of every "
+        "nucleus",
         "Writes `regions.geojson` too ([docs/guide/regions.md](../docs/guide/regions.md)). A training or a model that "
         "fails costs regions alone, and the run ends with an error",
     ),
@@ -237,6 +238,10 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         if settings[name] is not None:
             settings[name] = int(settings[name])
     settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]
+    if settings["regions"] in REGION_MODELS:
+        from muse_pipeline.inference.model import find_region_model
+
+        settings["regions"] = str(find_region_model(settings["regions"]))
     for output in list_outputs(settings):
         settings["features"] = output.features or settings["features"]
         settings |= output.complete(settings)
@@ -263,8 +268,8 @@ def require_available(settings: Mapping[str, Any]) -> None:
             )
     if settings["regions"] and not Path(settings["regions"]).is_file():
         raise ConfigError(
-            f"config: regions: there is no file {settings['regions']}; give the ONNX file of a region model, or the "
-            "YAML file of a run that trains one"
+            f"config: regions: there is no file {settings['regions']}; give `epithelium`, the ONNX file of a region "
+            "model, or the YAML file of a run that trains one"
         )
 
 

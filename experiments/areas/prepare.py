@@ -2,7 +2,7 @@
 
     python -m experiments.areas.prepare DATA     # writes DATA/prepared
 
-`ebhi_even.txt` names the pictures of every second accession of EBHI-Seg, by the CRC32 of the accession. `oesophagus.txt`
+`ebhi_even.txt` names the pictures of every second accession of EBHI-Seg (CRC32 of the accession). `oesophagus.txt`
 names the pictures of every second image of NuInsSeg (even numbers), and `oesophagus/` has, for each of them, the part
 of the picture where outlines are complete: all but the blobs of several nuclei that its masks have. `slides/` has the
 first half of EBHI-Seg and OCDC as slides, each a picture with its mirror images, `epithelium.tsv` is their sheet, and
@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import shapely
 
-from experiments.areas.run import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
+from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import read_rgb, write_png
 

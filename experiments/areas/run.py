@@ -13,19 +13,18 @@ the mouth of OCDC, which no arm reads. A run of "base" takes 25 minutes of one c
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
 from experiments.common.crops import read_nucls, read_tnbc, score_outlines
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import SITES, export_fold, score_site, split_sources
-from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.detect import detect_picture
@@ -41,7 +40,6 @@ NARROW = TOP / "config/train/compact_narrow.yaml"
 WITHOUT_UNREAD = "sources.2.exclude=['01_', '02_', '04_']"  # patients of TNBC
 KINDS = ("base", "more", "areas", "scales")
 ARMS = [f"{kind}-{site}" for site in SITES for kind in KINDS]
-EBHI_MPP, ORAL_MPP = 0.9, 0.5  # neither is stated: a normal crypt has 65 to 85 px; the nuclei of the mouth look alike
 EPITHELIAL = 1  # index of the class
 MARGIN_UM = 2.0
 MOST_PICTURES = 130  # of EBHI-Seg that are scored
@@ -101,23 +99,6 @@ def area_source(data: Path, work: Path) -> LabelSource:
         allow_empty=True,
         weight=0.25,
     )
-
-
-def ebhi_pictures(data: Path, odd: bool) -> list[tuple[Path, Path, str]]:
-    """Picture, mask and accession of one half of EBHI-Seg."""
-    folder = data / "ebhi-seg-colon"
-    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if zlib.crc32(row["patient"].encode()) % 2 == odd]
-    return [
-        (folder / f"images/{row['image']}.jpg", folder / f"regions/{row['image']}.png", row["patient"]) for row in rows
-    ]
-
-
-def oral_pictures(data: Path) -> list[tuple[Path, Path, str]]:
-    """Picture, mask and name of every tile of OCDC."""
-    folder = data / "oral-scc"
-    masks = {path.stem: path for path in list_pictures(folder / "regions")}
-    return [(path, masks[path.stem], path.stem) for path in list_pictures(folder / "images")]
 
 
 def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mpp: float) -> dict:

@@ -24,6 +24,7 @@ ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quali
 SUBTRACTED = ("blurred",)  # the artefacts whose nuclei and areas are left out of totals by default
 INTENSITIES_OD = (0.2, 0.4, 0.6)  # of DAB, to the base 10: where 1+, 2+ and 3+ begin in QuPath by default
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
+REGION_MODELS = ("epithelium",)  # that users name; ``artefacts`` belongs to the output of that name
 
 
 class Frame(StrEnum):

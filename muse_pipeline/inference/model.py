@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from muse_pipeline.core.environment import Finding, has_vnni
 from muse_pipeline.core.errors import ModelError, ProviderError
 from muse_pipeline.core.files import read_json
+from muse_pipeline.core.types import REGION_MODELS
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard, RegionCard, read_any_card
 
 if TYPE_CHECKING:
@@ -47,14 +48,19 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
-    """The file of a region model, from a path; the package has no region models for users to name.
+    """The file of a region model, from a path or the name of a built-in one.
 
     Raises:
         ModelError: there is no such file.
     """
+    if model in REGION_MODELS:
+        return BUILT_IN / f"regions/{model}.onnx"
     if path := _find_file(model, provider):
         return path
-    raise ModelError(f"region model '{model}': there is no such file; docs/guide/regions.md shows how to train one")
+    raise ModelError(
+        f"region model '{model}': neither a file nor a built-in one ({', '.join(REGION_MODELS)}); "
+        "docs/guide/regions.md shows how to train one"
+    )
 
 
 def _find_file(model: str, provider: str) -> Path | None:
