@@ -1,4 +1,4 @@
-"""Print docs/reference.md: every verb with its options, every setting of a training run, a proposer and the probe.
+"""Print docs/reference.md: how every verb is called, and every setting of a training run and a proposer.
 
     python docs/make_reference.py > docs/reference.md
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import enum
+import math
 import re
+import textwrap
 import typing
 from collections.abc import Iterator
 from inspect import getdoc
@@ -29,18 +31,18 @@ METHODS = {
     "unit": "UNITPathSSL, translation between masks and tissue: [unit.md](guide/unit.md).",
     "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
 }
+NO_BREAK = "\N{NO-BREAK SPACE}"  # in an argument, so that a line does not end within it
 HEAD = """# Reference
 
-Every verb and every setting. This page is generated: `python docs/make_reference.py > docs/reference.md`.
-The sheet and the settings of the workflow are in [config/README.md](../config/README.md), the columns of
-`nuclei.parquet` in [outputs.md](guide/outputs.md).
+Every verb, and every setting of a training run. `python docs/make_reference.py > docs/reference.md` writes this page.
+The sheet and the settings of the workflow are in [config/README.md](../config/README.md).
 """
 
 
 def print_reference() -> None:
     """Print the page."""
     print(HEAD)
-    print("## Verbs\n\n`-h`, `--help` of a verb prints the same with an introduction.")
+    print("## Verbs\n\n`muse VERB --help` describes a verb and each of its arguments.")
     for group, verbs in {**GROUPS, **MORE}.items():
         print(f"\n### {group[0].upper()}{group[1:]}")
         for verb in verbs.split():
@@ -62,16 +64,15 @@ def print_reference() -> None:
 
 
 def print_verb(verb: str) -> None:
-    """Print one verb's summary and a table of its arguments; of each of its kinds if it has several."""
+    """Print one verb's summary and how it is called; of each of its kinds if it has several."""
     subparser = find_subparsers(build_parser([verb]))[verb]
-    print(f"\n#### muse {verb}\n\n{as_cell(subparser.description.strip().splitlines()[0])}")
+    print(f"\n#### muse {verb}\n\n{as_cell(subparser.description.strip().splitlines()[0])}\n")
     kinds = find_subparsers(subparser)
     for name, parser in kinds.items() or {"": subparser}.items():
-        if name:
-            print(f"\n`muse {verb} {name}`")
-        rows = [describe_argument(action) for action in parser._actions if action.dest != "help"]
-        print("\n| argument | default | what |\n|---|---|---|")
-        print(*(f"| {' | '.join(row)} |" for row in rows), sep="\n")
+        words = [as_words(action) for action in parser._actions if action.dest != "help"]
+        call = " ".join(["muse", verb, *filter(None, [name]), *sorted(words, key=lambda word: word[0] == "[")])
+        text = textwrap.fill(call, 120, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+        print(text.replace(NO_BREAK, " "))
 
 
 def find_subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -80,20 +81,14 @@ def find_subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.Argum
     return dict(found[0].choices) if found else {}
 
 
-def describe_argument(action: argparse.Action) -> tuple[str, str, str]:
-    """Names, default and help of one argument, as cells."""
-    names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-    choices = "\\|".join(map(str, action.choices)) if action.choices else ""
-    value = choices or (
-        str(action.metavar or action.dest.upper()) if action.option_strings and action.nargs != 0 else ""
-    )
-    if action.required:
-        default = "-"
-    else:
-        default = "" if action.default in (None, False, [], argparse.SUPPRESS) else as_code(action.default)
-    what = re.sub(r"\s*\(default: %\(default\)\w\)|default: %\(default\)\w; ", "", action.help or "")
-    what = what.replace("%(default)s", str(action.default)).replace("%(default)g", str(action.default))
-    return f"`{f'{names} {value}'.strip()}`", default, as_cell(what.replace("%%", "%"))
+def as_words(action: argparse.Action) -> str:
+    """An argument as in a command line, in brackets if it may be left out."""
+    names = action.metavar or action.dest.upper()
+    value = "|".join(map(str, action.choices or ())) or NO_BREAK.join([names] if isinstance(names, str) else names)
+    value = "" if action.nargs == 0 else f"{value}..." if action.nargs in ("+", "*") else value
+    option = next((name for name in action.option_strings if name.startswith("--")), "")
+    words = NO_BREAK.join(filter(None, [option, value]))
+    return words if action.required else f"[{words}]"
 
 
 def print_settings(kind: type, documented: set[type], level: str) -> None:
@@ -107,7 +102,8 @@ def print_settings(kind: type, documented: set[type], level: str) -> None:
         classes = [each for each in find_dataclasses(hints[field.name]) if each not in inner]
         inner += classes
         links = "".join(f" See [{each.__name__}](#{each.__name__.lower()})." for each in classes)
-        text = as_cell(texts[field.name]) + "".join(f" A number {limit}." for limit in find_limits(limits[field.name]))
+        ranges = [limit for limit in find_limits(limits[field.name]) if math.isfinite(limit.most)]
+        text = as_cell(texts[field.name]) + "".join(f" {str(limit).capitalize()}." for limit in ranges)
         print(f"| `{field.name}` | {describe_default(field)} | {text}{links} |")
     for each in inner:
         if each not in documented:
