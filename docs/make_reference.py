@@ -143,24 +143,30 @@ def describe_default(field: dataclasses.Field) -> str:
         return as_code(field.default)
     if field.default_factory is dataclasses.MISSING:
         return "-"
-    value = field.default_factory()
-    if not dataclasses.is_dataclass(value):
-        return as_code(value)
-    required = any(each.default is each.default_factory is dataclasses.MISSING for each in dataclasses.fields(value))
-    own = None if required else type(value)()
-    changed = {name: each for name, each in vars(value).items() if own is None or each != getattr(own, name)}
-    return as_code(changed) if changed else "all defaults"
+    return as_code(field.default_factory())
+
+
+def list_changes(value: Any) -> dict[str, Any]:
+    """Fields of nested settings that differ from their own defaults."""
+    fields = {each.name: each for each in dataclasses.fields(value)}
+    defaults = {
+        name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        for name, each in fields.items()
+    }
+    return {name: each for name, each in vars(value).items() if each != defaults[name]}
 
 
 def as_code(value: Any) -> str:
     """A value as YAML in a code span."""
+    if dataclasses.is_dataclass(value) and not list_changes(value):
+        return "all defaults"
     return f"`{as_yaml(value)}`"
 
 
 def as_yaml(value: Any) -> str:
     """A value as YAML in one line."""
     if dataclasses.is_dataclass(value):
-        return as_yaml(vars(value))
+        return as_yaml(list_changes(value))
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name}: {as_yaml(each)}' for name, each in value.items())}}}"
     if isinstance(value, tuple | list | frozenset):
