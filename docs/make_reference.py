@@ -48,7 +48,7 @@ def print_reference() -> None:
         for verb in verbs.split():
             print_verb(verb)
     print("\n## Settings of training runs\n")
-    print("`muse train CONFIG` reads one of these, chosen by `method`. A dash: the setting must be given.")
+    print("`muse train CONFIG` reads one of these, chosen by `method`. Settings without a default must be given.")
     documented: set[type] = set()
     for method, what in METHODS.items():
         print(f"\n### method: {method}\n\n{what}")
@@ -96,7 +96,7 @@ def print_settings(kind: type, documented: set[type], level: str) -> None:
     documented.add(kind)
     texts, hints = read_attributes(kind), typing.get_type_hints(kind)
     limits = typing.get_type_hints(kind, include_extras=True)
-    print("\n| setting | default | what |\n|---|---|---|")
+    print("\n| setting and default | what |\n|---|---|")
     inner = []
     for field in dataclasses.fields(kind):
         classes = [each for each in find_dataclasses(hints[field.name]) if each not in inner]
@@ -104,7 +104,7 @@ def print_settings(kind: type, documented: set[type], level: str) -> None:
         links = "".join(f" See [{each.__name__}](#{each.__name__.lower()})." for each in classes)
         ranges = [limit for limit in find_limits(limits[field.name]) if math.isfinite(limit.most)]
         text = as_cell(texts[field.name]) + "".join(f" {str(limit).capitalize()}." for limit in ranges)
-        print(f"| `{field.name}` | {describe_default(field)} | {text}{links} |")
+        print(f"| `{describe_default(field)}` | {text}{links} |")
     for each in inner:
         if each not in documented:
             print(f"\n{level} {each.__name__}\n\n{as_cell(getdoc(each).split('Attributes:')[0])}")
@@ -138,12 +138,11 @@ def find_limits(hint: Any) -> Iterator[Between]:
 
 
 def describe_default(field: dataclasses.Field) -> str:
-    """A field's default as YAML has it; of nested settings what differs from their own defaults."""
-    if field.default is not dataclasses.MISSING:
-        return as_code(field.default)
-    if field.default_factory is dataclasses.MISSING:
-        return "-"
-    return as_code(field.default_factory())
+    """A field with its default as YAML has it; its name alone where a config must give it, or where all is default."""
+    if field.default is field.default_factory is dataclasses.MISSING:
+        return field.name
+    value = field.default_factory() if field.default is dataclasses.MISSING else field.default
+    return f"{field.name}: {as_yaml(value)}"
 
 
 def list_changes(value: Any) -> dict[str, Any]:
@@ -154,13 +153,6 @@ def list_changes(value: Any) -> dict[str, Any]:
         for name, each in fields.items()
     }
     return {name: each for name, each in vars(value).items() if each != defaults[name]}
-
-
-def as_code(value: Any) -> str:
-    """A value as YAML in a code span."""
-    if dataclasses.is_dataclass(value) and not list_changes(value):
-        return "all defaults"
-    return f"`{as_yaml(value)}`"
 
 
 def as_yaml(value: Any) -> str:
