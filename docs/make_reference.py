@@ -99,9 +99,11 @@ def print_settings(kind: type, documented: set[type], level: str) -> None:
     print("\n| setting and default | what |\n|---|---|")
     inner = []
     for field in dataclasses.fields(kind):
+        if field.name == "method":
+            continue
         classes = [each for each in find_dataclasses(hints[field.name]) if each not in inner]
         inner += classes
-        links = "".join(f" See [{each.__name__}](#{each.__name__.lower()})." for each in classes)
+        links = "".join(f" [{each.__name__}](#{each.__name__.lower()})" for each in classes)
         ranges = [limit for limit in find_limits(limits[field.name]) if math.isfinite(limit.most)]
         text = as_cell(texts[field.name]) + "".join(f" {str(limit).capitalize()}." for limit in ranges)
         print(f"| `{describe_default(field)}` | {text}{links} |")
