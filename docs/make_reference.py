@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import enum
-import math
 import re
 import textwrap
 import typing
@@ -104,7 +103,7 @@ def print_settings(kind: type, documented: set[type], level: str) -> None:
         classes = [each for each in find_dataclasses(hints[field.name]) if each not in inner]
         inner += classes
         links = "".join(f" [{each.__name__}](#{each.__name__.lower()})" for each in classes)
-        ranges = [limit for limit in find_limits(limits[field.name]) if math.isfinite(limit.most)]
+        ranges = [limit for limit in find_limits(limits[field.name]) if limit.most < 1e9]
         text = as_cell(texts[field.name]) + "".join(f" {str(limit).capitalize()}." for limit in ranges)
         print(f"| `{describe_default(field)}` | {text}{links} |")
     for each in inner:
