@@ -190,6 +190,30 @@ class ModelCard(Card):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportedCard(ModelCard):
+    """Contract of a network of others that finds nuclei (see ``inference.maps``).
+
+    Attributes:
+        kind: content of its maps, a key of ``inference.maps.MAPS``.
+        maps: names of the graph's outputs that have the maps.
+        scaling: preparation of the pixels, a key of ``inference.maps.SCALINGS``.
+        dtype: NumPy's name of the input's type.
+        channels_first: True if the input is (B, 3, H, W), False if it is (B, H, W, 3).
+        logits: True if maps of probabilities are not normalised.
+        margin_px: border of a window that the maps leave out.
+    """
+
+    kind: str
+    maps: tuple[str, ...]
+    scaling: str
+    dtype: str = "float32"
+    channels_first: bool = True
+    logits: bool = False
+    margin_px: int = 0
+
+
+IMPORTED = ("stardist", "hover", "distance", "boundary")
 REGIONS = "regions"
 
 
@@ -250,7 +274,7 @@ class EmbedderCard(Card):
     )
 
 
-KINDS = {None: ModelCard, REGIONS: RegionCard, EMBEDDER: EmbedderCard}
+KINDS = {None: ModelCard, **dict.fromkeys(IMPORTED, ImportedCard), REGIONS: RegionCard, EMBEDDER: EmbedderCard}
 
 
 def read_any_card(text: str, where: str) -> Card:
