@@ -11,15 +11,13 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_output_argument, at_least_one, fraction, not_negative, positive
-
-KINDS = ("stardist", "hover", "distance", "boundary")
-SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")
+from muse_pipeline.core.types import NETWORKS, SCALINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse import-model``."""
     parser.add_argument("network", type=Path, metavar="NETWORK", help="ONNX file")
-    parser.add_argument("--kind", choices=KINDS, required=True, help="content of the network's maps")
+    parser.add_argument("--kind", choices=NETWORKS, required=True, help="content of the network's maps")
     parser.add_argument("--mpp", type=positive, required=True, metavar="UM", help="um per pixel of its input")
     parser.add_argument(
         "--scaling",

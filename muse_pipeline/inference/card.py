@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
-from muse_pipeline.core.types import NucleusClass
+from muse_pipeline.core.types import NETWORKS, NucleusClass
 
 METADATA_KEY = "muse_card"
 MAX_SNAP_UM = 5.0
@@ -195,7 +195,7 @@ class ImportedCard(ModelCard):
     """Contract of a network of others that finds nuclei (see ``inference.maps``).
 
     Attributes:
-        kind: content of its maps, a key of ``inference.maps.MAPS``.
+        kind: content of its maps, one of ``core.types.NETWORKS``.
         maps: names of the graph's outputs that have the maps.
         scaling: preparation of the pixels, a key of ``inference.maps.SCALINGS``.
         dtype: NumPy's name of the input's type.
@@ -213,7 +213,6 @@ class ImportedCard(ModelCard):
     margin_px: int = 0
 
 
-IMPORTED = ("stardist", "hover", "distance", "boundary")
 REGIONS = "regions"
 
 
@@ -274,7 +273,7 @@ class EmbedderCard(Card):
     )
 
 
-KINDS = {None: ModelCard, **dict.fromkeys(IMPORTED, ImportedCard), REGIONS: RegionCard, EMBEDDER: EmbedderCard}
+KINDS = {None: ModelCard, **dict.fromkeys(NETWORKS, ImportedCard), REGIONS: RegionCard, EMBEDDER: EmbedderCard}
 
 
 def read_any_card(text: str, where: str) -> Card:

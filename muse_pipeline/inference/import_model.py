@@ -16,7 +16,7 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.types import NucleusClass
 from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
 from muse_pipeline.inference.graph import add_metadata
-from muse_pipeline.inference.maps import MAPS, channels_first, describe_maps, scale_pixels
+from muse_pipeline.inference.maps import Map, channels_first, list_maps, scale_pixels
 from muse_pipeline.inference.model import open_session, run_session
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 N_RAYS = 32  # of an outline that a watershed gives
-LEAST_RAYS = 3
 
 
 def import_model(
@@ -45,11 +44,11 @@ def import_model(
     Args:
         network: ONNX file without a card.
         output: file to write.
-        kind: content of its maps, a key of ``inference.maps.MAPS``.
+        kind: content of its maps, one of ``core.types.NETWORKS``.
         classes: classes of its nuclei, without the background.
         input_px: side of a window; None if the graph fixes it.
         halo_um: border of the maps that belongs to neighbouring windows.
-        maps: names of the outputs in the order of ``inference.maps.MAPS``; none to find them by name or number.
+        maps: names of the outputs in the order of ``inference.maps.list_maps``; none to find them by name or number.
         facts: further entries of the card.
 
     Raises:
@@ -72,7 +71,7 @@ def import_model(
         n_rays=N_RAYS,
         readout="pixel",
         kind=kind,
-        maps=_choose_outputs(network, session, kind, len(classes), maps),
+        maps=_choose_outputs(network, session, list_maps(kind, len(classes)), maps),
         dtype=dtype,
         channels_first=is_first,
         source={"network_sha256": sha256_of(network), "command": f"muse import-model --kind {kind}"},
@@ -110,13 +109,13 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
 
 
 def _choose_outputs(
-    network: Path, session: InferenceSession, kind: str, n_classes: int, given: Sequence[str]
+    network: Path, session: InferenceSession, expected: list[Map], given: Sequence[str]
 ) -> tuple[str, ...]:
-    """The given outputs, else those with the names of ``MAPS``, else all."""
+    """The given outputs, else those with the usual names, else all."""
     names = [port.name for port in session.get_outputs()]
     if unknown := set(given) - set(names):
         raise ModelError(f"{network}: has no output '{min(unknown)}' but {', '.join(names)}; correct --outputs")
-    usual = MAPS[kind][: len(describe_maps(kind, n_classes))]
+    usual = [each.name for each in expected]
     return tuple(given or (usual if set(usual) <= set(names) else names))
 
 
@@ -126,26 +125,16 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
     Raises:
         ModelError: they are not the maps of the card's kind, or a window has no core.
     """
-    expected = describe_maps(card.kind, len(card.classes))
-    if card.kind == "stardist" and len(values) == 1:  # all in one
-        expected = [(", ".join(content for content, _ in expected), ())]
-    maps = [channels_first(each) if each.ndim in (3, 4) else None for each in values]
-    is_square = all(each is not None and each.shape[2] == each.shape[3] == maps[0].shape[2] for each in maps)
-    fits = len(maps) == len(expected) and all(
-        not allowed or each.shape[1] in allowed for each, (_, allowed) in zip(maps, expected, strict=True)
-    )
-    n_rays = card.n_rays
-    if is_square and fits and card.kind == "stardist":
-        n_others = len(card.classes) + 1 if len(card.classes) > 1 else 0
-        n_rays = maps[1].shape[1] if len(maps) > 1 else maps[0].shape[1] - 1 - n_others
-    if not is_square or not fits or n_rays < LEAST_RAYS:
-        wanted = " and ".join(f"{content} ({' or '.join(map(str, n)) or 'any number'})" for content, n in expected)
+    n_rays = _count_rays(card, values)
+    if not n_rays:
+        expected = list_maps(card.kind, len(card.classes))
+        wanted = ", ".join(f"{each.content} ({' or '.join(map(str, each.channels)) or 'any'})" for each in expected)
         found = ", ".join(f"{name} {list(each.shape)}" for name, each in zip(card.maps, values, strict=True))
         raise ModelError(
             f"{network}: a network of kind '{card.kind}' with {len(card.classes)} of --classes has square maps, with "
             f"channels: {wanted}; found {found}; choose them by --outputs, correct --classes or --kind"
         )
-    side, map_px = card.input_px, maps[0].shape[2]
+    side, map_px = card.input_px, channels_first(values[0]).shape[2]
     stride_px = side // map_px if side % map_px == 0 else 1
     margin_px, odd = divmod(side - map_px * stride_px, 2)
     halo_px = math.ceil((margin_px + halo_um / card.mpp) / stride_px) * stride_px
@@ -155,3 +144,18 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
             "nothing is left; give a larger --input-px or a smaller --halo-um"
         )
     return replace(card, stride_px=stride_px, margin_px=margin_px, halo_px=halo_px, n_rays=n_rays)
+
+
+def _count_rays(card: ImportedCard, values: list[np.ndarray]) -> int:
+    """Rays of an outline, or 0 if the outputs are not the maps of the card's kind."""
+    if any(each.ndim not in (3, 4) for each in values):
+        return 0
+    shapes = [channels_first(each).shape for each in values]
+    expected, n = list_maps(card.kind, len(card.classes)), [shape[1] for shape in shapes]
+    if any(shape[2:] != (shapes[0][2],) * 2 for shape in shapes):
+        return 0
+    if card.kind == "stardist" and len(n) == 1:  # all maps in one output
+        others = [each.channels[0] for each in expected if each.channels]
+        return max(n[0] - sum(others), 0)
+    fits = [not each.channels or found in each.channels for each, found in zip(expected, n, strict=False)]
+    return (n[1] if card.kind == "stardist" else N_RAYS) if len(n) == len(expected) and all(fits) else 0

@@ -9,6 +9,7 @@ vertical position of every pixel in its nucleus, "distance" a number that grows 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -37,13 +38,6 @@ SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "imagenet": lambda pixels: (pixels / 255 - MEAN) / DEVIATION,
     "percentile": _stretch,
 }
-# Names of a kind's maps in its authors' code, in the order that is used here; the one of classes may be absent.
-MAPS = {
-    "stardist": ("prob", "dist", "prob_class"),
-    "hover": ("np", "hv", "tp"),
-    "distance": ("classes", "distance"),
-    "boundary": ("classes",),
-}
 
 
 def scale_pixels(pixels: np.ndarray, card: ImportedCard) -> np.ndarray:
@@ -59,16 +53,29 @@ def channels_first(values: np.ndarray) -> np.ndarray:
     return (values if values.shape[2] == values.shape[3] else values.transpose(0, 3, 1, 2)).astype(np.float32)
 
 
-def describe_maps(kind: str, n_classes: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Content and number of channels of the maps that a network of ``kind`` gives; no number where any will do."""
-    nucleus, classes = ("nucleus", (1, 2)), ("classes", (n_classes + 1,) if n_classes > 1 else (1, 2))
-    others = [classes] if n_classes > 1 else []
+class Map(NamedTuple):
+    """A map that a network gives.
+
+    Attributes:
+        name: name of the output in the code of the network's authors.
+        content: content, in words.
+        channels: possible numbers of channels; none if any number is.
+    """
+
+    name: str
+    content: str
+    channels: tuple[int, ...]
+
+
+def list_maps(kind: str, n_classes: int) -> list[Map]:
+    """The maps of a network of ``kind``, in the order of ``ImportedCard.maps``."""
+    classes = (n_classes + 1,) if n_classes > 1 else (1, 2)
     return {
-        "stardist": [("nucleus", (1,)), ("rays", ()), *others],
-        "hover": [nucleus, ("horizontal and vertical position", (2,)), *others],
-        "distance": [classes, ("distance", (1,))],
-        "boundary": [("classes and boundary", (n_classes + 2,))],
-    }[kind]
+        "stardist": [Map("prob", "nucleus", (1,)), Map("dist", "rays", ()), Map("prob_class", "classes", classes)],
+        "hover": [Map("np", "nucleus", (1, 2)), Map("hv", "position", (2,)), Map("tp", "classes", classes)],
+        "distance": [Map("classes", "classes", classes), Map("distance", "distance", (1,))],
+        "boundary": [Map("classes", "classes and boundary", (n_classes + 2,))],
+    }[kind][: None if n_classes > 1 else 2]
 
 
 def nuclei_of_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> list[Nuclei]:
