@@ -72,21 +72,16 @@ def run(args: argparse.Namespace) -> None:
     if len(set(args.classes)) < len(args.classes):
         raise ConfigError(f"--classes {' '.join(args.classes)}: give each class a name of its own")
     colours = map(ImageColor.getrgb, cycle(COLOR_BLIND_SAFE))
+    facts = ("kind", "mpp", "scaling", "logits", "threshold", "licence", "training_data")
     card = import_model(
         args.network,
         args.output,
-        kind=args.kind,
-        classes=[NucleusClass(*pair) for pair in zip(args.classes, colours, strict=False)],
-        input_px=args.input_px,
-        halo_um=args.halo_um,
-        maps=args.outputs,
+        args.input_px,
+        args.halo_um,
+        args.outputs,
         name=args.name or args.output.stem,
-        mpp=args.mpp,
-        scaling=args.scaling,
-        logits=args.logits,
-        threshold=args.threshold,
-        licence=args.licence,
-        training_data=args.training_data,
+        classes=tuple(NucleusClass(*pair) for pair in zip(args.classes, colours, strict=False)),
+        **{fact: getattr(args, fact) for fact in facts},
     )
     print(
         f"{args.output}: {card.name}, {card.mpp:g} um/px, windows of {card.input_px} px with a halo of {card.halo_px} "

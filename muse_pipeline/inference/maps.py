@@ -9,7 +9,6 @@ vertical position of every pixel in its nucleus, "distance" a number that grows 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ from muse_pipeline.tissue.find import drop_small
 
 MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
 PERCENTILES = (1.0, 99.8)  # of StarDist
+FALL_PER_UM = 0.1  # of the position in a nucleus, which rises from -1 to 1 in it and falls between two
 
 
 def _stretch(pixels: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def _stretch(pixels: np.ndarray) -> np.ndarray:
     return (pixels - low) / np.maximum(high - low, 1)
 
 
-# Pixels (B, H, W, 3) float32 from 0 to 255 -> what the network takes.
+# Pixels (B, H, W, 3) float32 from 0 to 255 -> what the network takes; the names are ``core.types.SCALINGS``.
 SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda pixels: pixels,
     "unit": lambda pixels: pixels / 255,
@@ -46,36 +46,25 @@ def scale_pixels(pixels: np.ndarray, card: ImportedCard) -> np.ndarray:
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)) if card.channels_first else scaled
 
 
+def list_maps(kind: str, n_classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The maps of a network in the order of its card: name in its authors' code, content, possible channels.
+
+    No channels are given where any number is possible.
+    """
+    classes = (n_classes + 1,) if n_classes > 1 else (1, 2)
+    return {
+        "stardist": [("prob", "nucleus", (1,)), ("dist", "rays", ()), ("prob_class", "classes", classes)],
+        "hover": [("np", "nucleus", (1, 2)), ("hv", "position", (2,)), ("tp", "classes", classes)],
+        "distance": [("classes", "classes", classes), ("distance", "distance", (1,))],
+        "boundary": [("classes", "classes and boundary", (n_classes + 2,))],
+    }[kind][: None if n_classes > 1 else 2]
+
+
 def channels_first(values: np.ndarray) -> np.ndarray:
     """(B, C, h, w) float32 of a map of square windows (B, C, h, w), (B, h, w, C) or (B, h, w)."""
     if values.ndim == 3:
         values = values[:, None]
     return (values if values.shape[2] == values.shape[3] else values.transpose(0, 3, 1, 2)).astype(np.float32)
-
-
-class Map(NamedTuple):
-    """A map that a network gives.
-
-    Attributes:
-        name: name of the output in the code of the network's authors.
-        content: content, in words.
-        channels: possible numbers of channels; none if any number is.
-    """
-
-    name: str
-    content: str
-    channels: tuple[int, ...]
-
-
-def list_maps(kind: str, n_classes: int) -> list[Map]:
-    """The maps of a network of ``kind``, in the order of ``ImportedCard.maps``."""
-    classes = (n_classes + 1,) if n_classes > 1 else (1, 2)
-    return {
-        "stardist": [Map("prob", "nucleus", (1,)), Map("dist", "rays", ()), Map("prob_class", "classes", classes)],
-        "hover": [Map("np", "nucleus", (1, 2)), Map("hv", "position", (2,)), Map("tp", "classes", classes)],
-        "distance": [Map("classes", "classes", classes), Map("distance", "distance", (1,))],
-        "boundary": [Map("classes", "classes and boundary", (n_classes + 2,))],
-    }[kind][: None if n_classes > 1 else 2]
 
 
 def nuclei_of_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> list[Nuclei]:
@@ -91,52 +80,39 @@ def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
         maps = np.split(maps[0], (1, 1 + card.n_rays))
     score = _probability(maps[0], card)[0]
     row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, np.ones((3, 3), np.uint8))))
-    best = np.argsort(-score[row, column], kind="stable")[: card.capacity]
-    row, column = row[best], column[best]
     rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
-    xy = np.stack([column, row], 1) * card.stride_px + (card.margin_px + 0.5)  # of a pixel, not of the cell
-    prob = _share_of_classes(_probability(maps[2], card)[:, row, column].T) if len(card.classes) > 1 else None
-    found = _table(xy, rays, score[row, column], prob)
-    return found[np.isfinite(found.rays).all(1)]
+    xy = np.stack([column, row], 1) * card.stride_px + 0.5  # of a pixel, not of the cell
+    classes = _probability(maps[2], card)[:, row, column] if len(card.classes) > 1 else None
+    return _table(xy, rays, score[row, column], classes, card)
 
 
 def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     """Nuclei of a mask that is cut by a watershed."""
     mpp = card.mpp * card.stride_px
-    classes = _probability(maps[-1 if card.kind == "hover" and len(card.classes) > 1 else 0], card)
     nucleus = _probability(maps[0], card)
     nucleus = nucleus[0] if len(nucleus) == 1 else 1 - nucleus[0]
     mask = drop_small(nucleus >= card.threshold, MIN_NUCLEUS_UM2 / mpp**2)
     mask = ~drop_small(~mask, MIN_NUCLEUS_UM2 / mpp**2, connectivity=4)  # holes
-    labels = cut_relief(mask, RELIEFS[card.kind](maps, mask, mpp, card), mpp)
+    labels = cut_relief(mask, _relief(maps, mask, mpp, card), mpp)
     found = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
-    score, *prob = _means([nucleus, *classes[: len(card.classes) + 1]], labels)
-    prob = _share_of_classes(np.stack(prob, 1)) if len(card.classes) > 1 else None
-    found = _table(found.xy * card.stride_px + card.margin_px, found.rays, score, prob)
-    return found[np.argsort(-found.score, kind="stable")[: card.capacity]]
+    classes = _probability(maps[-1 if card.kind == "hover" else 0], card)[: len(card.classes) + 1]
+    n_pixels = np.bincount(labels.ravel())[1:]
+    score, *of_classes = (
+        np.bincount(labels.ravel(), each.ravel())[1:] / n_pixels for each in (nucleus, *classes)
+    )  # means
+    return _table(found.xy * card.stride_px, found.rays, score, of_classes, card)
 
 
-FALL_PER_UM = 0.1  # of the position in a nucleus, which runs from -1 to 1: between nuclei it falls
-
-
-def _hover_relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, _card: ImportedCard) -> np.ndarray:
-    """Depth within what is left without pixels at which the position in a nucleus falls from 1 to -1."""
-    position = maps[1]
-    along = [cv2.GaussianBlur(each, (0, 0), SMOOTH_UM / mpp) for each in position]
-    falls = np.minimum(np.gradient(along[0], axis=1), np.gradient(along[1], axis=0)) < -FALL_PER_UM * mpp
-    return depth_um(mask & ~falls, mpp)
-
-
-def _distance_relief(maps: list[np.ndarray], _mask: np.ndarray, mpp: float, _card: ImportedCard) -> np.ndarray:
-    return cv2.GaussianBlur(maps[1][0], (0, 0), SMOOTH_UM / mpp)
-
-
-def _boundary_relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: ImportedCard) -> np.ndarray:
-    prob = _probability(maps[0], card)
-    return depth_um(mask & (prob[-1] < prob[1:-1].sum(0)), mpp)
-
-
-RELIEFS = {"hover": _hover_relief, "distance": _distance_relief, "boundary": _boundary_relief}
+def _relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: ImportedCard) -> np.ndarray:
+    """(h, w) float32, high in the middle of nuclei: a distance, or the depth in the mask without its boundaries."""
+    if card.kind == "boundary":
+        prob = _probability(maps[0], card)
+        return depth_um(mask & (prob[-1] < prob[1:-1].sum(0)), mpp)
+    smooth = [cv2.GaussianBlur(each, (0, 0), SMOOTH_UM / mpp) for each in maps[1]]
+    if card.kind == "distance":
+        return smooth[0]
+    rise = np.minimum(np.gradient(smooth[0], axis=1), np.gradient(smooth[1], axis=0))
+    return depth_um(mask & (rise > -FALL_PER_UM * mpp), mpp)
 
 
 def _probability(values: np.ndarray, card: ImportedCard) -> np.ndarray:
@@ -149,18 +125,15 @@ def _probability(values: np.ndarray, card: ImportedCard) -> np.ndarray:
     return raised / raised.sum(0)
 
 
-def _share_of_classes(prob: np.ndarray) -> np.ndarray:
-    """(N, C) probabilities of classes, given that there is a nucleus, from (N, 1 + C) with the background."""
-    of_classes = prob[:, 1:].clip(np.finfo(np.float32).tiny)
-    return of_classes / of_classes.sum(1, keepdims=True)
-
-
-def _means(maps: Sequence[np.ndarray], labels: np.ndarray) -> list[np.ndarray]:
-    """Mean of each map (h, w) over labels 1..N, (N,) each."""
-    n_pixels = np.bincount(labels.ravel())[1:]
-    return [np.bincount(labels.ravel(), values.ravel())[1:] / n_pixels for values in maps]
-
-
-def _table(xy: np.ndarray, rays: np.ndarray, score: np.ndarray, prob: np.ndarray | None) -> Nuclei:
-    prob = np.ones((len(xy), 1), np.float32) if prob is None else prob
-    return Nuclei(xy, Frame.WINDOW, rays=rays, label=prob.argmax(1), score=score.clip(0, 1), prob=prob)
+def _table(
+    xy: np.ndarray, rays: np.ndarray, score: np.ndarray, classes: Sequence[np.ndarray] | None, card: ImportedCard
+) -> Nuclei:
+    """At most ``card.capacity`` nuclei, the best first; ``classes`` has the background first."""
+    prob = np.ones((len(xy), 1))
+    if len(card.classes) > 1:
+        prob = np.stack(list(classes[1:]), 1).clip(np.finfo(np.float32).tiny)
+    prob /= prob.sum(1, keepdims=True)
+    best = np.argsort(-score, kind="stable")[: card.capacity]
+    best = best[np.isfinite(rays[best]).all(1)]
+    columns = {"rays": rays, "label": prob.argmax(1), "score": score.clip(0, 1), "prob": prob}
+    return Nuclei(xy + card.margin_px, Frame.WINDOW, **columns)[best]

@@ -126,7 +126,7 @@ def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue
         ("stardist", ["--classes", "A", "B"], "nucleus (1), rays (any), classes (3); found distance"),
         ("distance", ["--classes", "A", "B", "--outputs", "dist"], "has no output 'dist' but distance, classes"),
         ("distance", ["--classes", "A", "A"], "give each class a name of its own"),
-        ("distance", ["--classes", "A", "B", "--input-px", "512"], "--input-px may be left out"),
+        ("distance", ["--classes", "A", "B", "--input-px", "512"], "and --input-px that side"),
         ("distance", ["--classes", "A", "B", "--halo-um", "70"], "nothing is left"),
     ],
 )
