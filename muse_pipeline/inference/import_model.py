@@ -45,6 +45,8 @@ def import_model(
     """
     import onnxruntime
 
+    if not network.is_file():
+        raise ModelError(f"{network}: there is no such file; correct its path")
     session = open_session(network, onnxruntime.SessionOptions(), "cpu")
     if METADATA_KEY in session.get_modelmeta().custom_metadata_map:
         raise ModelError(f"{network}: already has a model card; run it as it is, with `--model`")
@@ -63,6 +65,8 @@ def import_model(
         readout="pixel",
         source={"network_sha256": sha256_of(network), "command": f"muse import-model --kind {facts['kind']}"},
     )
+    if card.dtype == "uint8" and card.scaling != "none":
+        raise ModelError(f"{network}: takes pixels in uint8, from 0 to 255; give --scaling none")
     blank = np.full((card.batch, card.input_px, card.input_px, 3), 200, np.uint8)
     maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(blank, card)})
     card = _fit(network, card, maps, halo_um)
@@ -108,8 +112,8 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
         wanted = ", ".join(f"{content} ({' or '.join(map(str, n)) or 'any'})" for _, content, n in expected)
         found = ", ".join(f"{name} {list(each.shape)}" for name, each in zip(card.maps, values, strict=True))
         raise ModelError(
-            f"{network}: a network of kind '{card.kind}' with {len(card.classes)} of --classes has square maps, with "
-            f"channels: {wanted}; found {found}; choose them by --outputs, correct --classes or --kind"
+            f"{network}: a network of kind '{card.kind}' for {', '.join(one.name for one in card.classes)} has square "
+            f"maps, with channels: {wanted}; found {found}; choose them by --outputs, correct --classes or --kind"
         )
     side, map_px = card.input_px, channels_first(values[0]).shape[2]
     stride_px = side // map_px if side % map_px == 0 else 1

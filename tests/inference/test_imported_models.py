@@ -141,6 +141,8 @@ def test_other_files_are_one_sentence(imported, muse, tmp_path):
     words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
     status, _, errors = muse("import-model", imported("distance"), *words)
     assert (status, errors.count("\n")) == (2, 1) and "already has a model card" in errors
+    status, _, errors = muse("import-model", tmp_path / "none.onnx", *words)
+    assert (status, errors.count("\n")) == (2, 1) and "there is no such file" in errors
     (tmp_path / "text.onnx").write_text("no network")
     status, _, errors = muse("import-model", tmp_path / "text.onnx", *words)
     assert (status, errors.count("\n")) == (2, 1) and "not usable as an ONNX model" in errors
@@ -153,6 +155,7 @@ def test_the_graph_stays_and_the_card_can_be_changed(imported, muse, tmp_path):
     model = imported("stardist", network=network)
     before, after = (onnx.load(path).graph.SerializeToString(deterministic=True) for path in (network, model))
     assert before == after
+    assert "stardist; scaling of pixels: unit" in muse("card", model)[1]
     assert muse("card", model, "--temperature", "2", "-o", tmp_path / "soft.onnx")[0] == 0
     assert Predictor(tmp_path / "soft.onnx").card == replace(read_card(model), temperature=2.0)
 
