@@ -5,17 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def cycle_loss(
-    mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again: Tensor, a: float = 1.0, b: float = 1.0
-) -> Tensor:
-    """``(a |S(G(x, z)) - x|_1 + b |G(S(y), z') - y|_1) / 2``, means over all values.
+def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again: Tensor) -> Tensor:
+    """``(|S(G(x, z)) - x|_1 + |G(S(y), z') - y|_1) / 2``, means over all values.
 
     Args:
         mask: (B, 3, H, W) x, -1 to 1.
         mask_again: (B, 3, H, W) S(G(x, z)).
         picture: (B', 3, H, W) y, -1 to 1.
         picture_again: (B', 3, H, W) G(S(y), z').
-        a: weight of masks.
-        b: weight of pictures.
     """
-    return (a * (mask_again - mask).abs().mean() + b * (picture_again - picture).abs().mean()) / 2
+    return ((mask_again - mask).abs().mean() + (picture_again - picture).abs().mean()) / 2
