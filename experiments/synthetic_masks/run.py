@@ -16,17 +16,16 @@ import cv2
 import numpy as np
 
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
-from muse_pipeline.methods.unit.synthesis.masks import synthesise_mask
-from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
-from muse_pipeline.methods.unit.synthesis.statistics import (
-    QUANTILES,
+from experiments.synthetic_masks.published import (
     REFERENCE,
     REFERENCE_MPP,
     REFERENCE_PX,
     REFERENCE_TOTALS,
-    summarise,
     within_reference,
 )
+from muse_pipeline.methods.unit.synthesis.masks import synthesise_mask
+from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis.statistics import QUANTILES, summarise
 
 RUNS = runs_of(__file__)
 MASKS, TIMED = 600, 200
