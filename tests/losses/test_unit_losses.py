@@ -7,9 +7,7 @@ import torch
 
 from muse_pipeline.losses import least_squares_gan, logistic_gan
 from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
-from muse_pipeline.losses.cycle import cycle_loss
-from muse_pipeline.losses.painted import paint, painted_loss
-from muse_pipeline.losses.unit import translation_objective
+from muse_pipeline.losses.unit import cycle_loss, paint, painted_loss, translation_objective
 
 
 def test_least_squares_are_zero_at_their_targets_and_a_quarter_each_in_between():

@@ -119,7 +119,7 @@ class LossWeights:
         mask_gan: masks read from real tissue pass for synthesised ones.
         cycle: cycle consistency, in both directions.
         instances: the reader finds the nuclei of the masks in rendered tissue.
-        painted: colour prior (``losses.painted``): weight at the first step, from which it falls along a line, and
+        painted: colour prior (``losses.unit``): weight at the first step, from which it falls along a line, and
             from a quarter of the first stage on.
     """
 

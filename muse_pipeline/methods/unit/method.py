@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, vary_appearance, vary_colour
 from muse_pipeline.losses import least_squares_gan, logistic_gan
 from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
-from muse_pipeline.losses.cycle import cycle_loss
-from muse_pipeline.losses.painted import painted_loss
-from muse_pipeline.losses.unit import translation_objective
+from muse_pipeline.losses.unit import cycle_loss, painted_loss, translation_objective
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
