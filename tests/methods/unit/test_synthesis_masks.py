@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from experiments.synthetic_masks.published import (
+from experiments.synthetic_masks.run import (
     REFERENCE,
     REFERENCE_MPP,
     REFERENCE_PX,
