@@ -1,10 +1,12 @@
-"""What the last stage of `compact` reads beside the data sets: their halves, and where outlines are not complete.
+"""What the last stage of `compact` and the region model `epithelium` read beside the data sets.
 
     python -m experiments.areas.prepare DATA     # writes DATA/prepared
 
 `ebhi_even.txt` names the pictures of every second accession of EBHI-Seg, by the CRC32 of the accession. `oesophagus.txt`
 names the pictures of every second image of NuInsSeg (even numbers), and `oesophagus/` has, for each of them, the part
-of the picture where outlines are complete: all but the blobs of several nuclei that its masks have.
+of the picture where outlines are complete: all but the blobs of several nuclei that its masks have. `slides/` has the
+first half of EBHI-Seg and OCDC as slides, each a picture with its mirror images, `epithelium.tsv` is their sheet, and
+`epithelium/` has their areas.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import cv2
 import numpy as np
 import shapely
 
-from experiments.areas.run import ebhi_pictures
+from experiments.areas.run import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
 from muse_pipeline.core.files import write_json
+from muse_pipeline.core.pictures import read_rgb, write_png
 
 MARGIN_PX = 5  # around a blob, at about 0.2 um per px
 
@@ -37,22 +40,48 @@ def main() -> None:
     write_names(output / "oesophagus.txt", [f"{name}.jpg" for name in names])
     for name in names:
         ignored = cv2.imread(str(oesophagus / f"ignore/{name}.png"), cv2.IMREAD_GRAYSCALE) > 0
-        geometry = shapely.geometry.mapping(complete_part(ignored))
-        region = {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": "Region"}}}
-        (output / "oesophagus").mkdir(exist_ok=True)
-        write_json(
-            output / f"oesophagus/{name}.geojson",
-            {"type": "FeatureCollection", "features": [region]},
-        )
-    print(f"{output}: {len(names)} pictures of the oesophagus, and the halves")
+        picture = shapely.box(0, 0, *ignored.shape[::-1])
+        write_areas(output / f"oesophagus/{name}.geojson", {"Region": picture - trace(ignored).buffer(MARGIN_PX)})
+    slides = [write_slide(output, *row, EBHI_MPP) for row in ebhi_pictures(data, odd=False)]
+    slides += [write_slide(output, *row, ORAL_MPP) for row in oral_pictures(data)]
+    (output / "epithelium.tsv").write_text("\n".join(["slide_id\tpath\tmpp\tpatient", *slides, ""]), encoding="utf-8")
+    print(f"{output}: {len(names)} pictures of the oesophagus, {len(slides)} slides with epithelium")
 
 
-def complete_part(ignored: np.ndarray) -> shapely.Geometry:
-    """The picture as a polygon in px, without what is ignored (H, W)."""
-    height, width = ignored.shape
-    contours, _ = cv2.findContours(ignored.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    blobs = [shapely.Polygon(contour[:, 0]).buffer(MARGIN_PX) for contour in contours if len(contour) > 2]
-    return shapely.box(0, 0, width, height).difference(shapely.unary_union(blobs))
+def write_slide(output: Path, picture: Path, mask: Path, patient: str, mpp: float) -> str:
+    """Write a picture with its mirror images, and the areas of its mask; returns its row of the sheet."""
+    pixels, inside = read_rgb(picture), cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0
+    height, width = inside.shape
+    rows, columns = (np.r_[0:n, n - 1 : -1 : -1] for n in (height, width))
+    path = output / f"slides/{picture.stem}.png"
+    path.parent.mkdir(exist_ok=True)
+    write_png(path, pixels[rows][:, columns])
+    epithelium = trace(inside[rows][:, columns])
+    other = shapely.box(0, 0, 2 * width, 2 * height) - epithelium
+    write_areas(output / f"epithelium/{picture.stem}.geojson", {"Epithelium": epithelium, "Other": other})
+    return f"{picture.stem}\tslides/{path.name}\t{mpp}\t{patient}"
+
+
+def trace(mask: np.ndarray) -> shapely.Geometry:
+    """The pixels of a mask (H, W) as polygons in px."""
+    rows, columns = np.nonzero(np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1))
+    runs = shapely.box(columns[::2], rows[::2], columns[1::2], rows[1::2] + 1)
+    return shapely.unary_union(runs)
+
+
+def write_areas(path: Path, areas: dict[str, shapely.Geometry]) -> None:
+    """Write areas in px with their classes as QuPath's annotations."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": shapely.geometry.mapping(area),
+            "properties": {"objectType": "annotation", "classification": {"name": name}},
+        }
+        for name, area in areas.items()
+        if not area.is_empty
+    ]
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"type": "FeatureCollection", "features": features})
 
 
 def write_names(path: Path, names: list[str]) -> None:
