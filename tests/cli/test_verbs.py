@@ -103,6 +103,7 @@ BAD_INPUT = {
     "import-checkpoint": ["{noise}", "-o", "{out}"],
     "pretrain-config": ["{missing}", "--sheet", "{missing}", "--results", "{missing}", "-o", "{out}"],
     "pretrain": ["{missing}", "-o", "{out}"],
+    "adapt": ["{missing}", "-o", "{out}"],
     "finetune": ["{missing}", "-o", "{out}"],
     "train": ["{missing}", "-o", "{out}"],
     "psm": ["{missing}", "-o", "{out}"],

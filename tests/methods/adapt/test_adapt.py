@@ -1,6 +1,7 @@
 """Adaptation of a detector to drawn tissue: what it keeps, learns from, writes and continues."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,13 +10,17 @@ from every_setting import SCHEDULE, Kind, last_stage
 from labelled import CPU
 from labelled import write_config as write_training_config
 from pretraining import SETTINGS, draw_pictures, draw_slide, write_config
+from workflow_runs import draw_stained_slide, write_sheet
 
 from muse_pipeline.core.errors import CheckpointError
+from muse_pipeline.core.files import read_json
+from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.methods.detector.run import describe_detector, load_detector_config
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
@@ -193,3 +198,50 @@ def test_what_is_no_detector_of_the_backbone_is_rejected(folder, tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         stage_of(folder, tmp_path / "run", "checkpoint=lost.pt").run(CPU)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+RECIPE = Path(__file__).parents[3] / "config/train/adapt.yaml"
+
+
+def test_the_workflow_plans_the_recipe_on_its_slides(tmp_path, muse):
+    (tmp_path / "slide.tif").touch()
+    rows = [{"slide_id": name, "path": "slide.tif", "split": split} for name, split in (("a", "train"), ("b", "test"))]
+    write_sheet(tmp_path / "slides.tsv", rows)
+    where = ["--sheet", tmp_path / "slides.tsv", "--results", tmp_path / "out", "-o", tmp_path / "run.yaml"]
+    status, _, errors = muse("pretrain-config", RECIPE, *where, "--resolved", tmp_path / "run.json")
+    assert status == 0, errors
+    facts = read_json(tmp_path / "run.json")
+    assert (facts["backbone"], facts["mpp"], facts["slides"]) == ("muse_compact_24", 0.5, ["a"])
+    _, config = load_run(tmp_path / "run.yaml")
+    assert [source.store for source in config.sources] == [tmp_path / "out/a/image-500nm.zarr"]
+    assert (config.method, config.name, config.checkpoint) == ("adapt", "adapted", Path("compact"))
+
+
+@pytest.mark.slow
+def test_a_slide_is_adapted_to_and_then_has_the_same_nuclei(tmp_path, muse):
+    draw_stained_slide(tmp_path / "s.tif", size_px=1000, n_nuclei=250)
+    few = ["schedule.steps=6", "schedule.save_every=2", "batch=2", "hold.batch=1"]
+    adapt = ("adapt", tmp_path / "s.tif", "-o", tmp_path / "run", "--threads", "1", "--accelerator", "cpu")
+    status, out, errors = muse(*adapt, "--set", *few)
+    assert status == 0, errors
+    assert f"{tmp_path / 'run' / 'adapted.onnx'}" in out and "agreement of both" in errors
+    assert (tmp_path / "run" / "compare" / "compare.html").is_file()
+    checkpoint = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    results = tmp_path / "results"
+    status, _, errors = muse("run", tmp_path / "s.tif", "--model", tmp_path / "run" / "adapted.onnx", "-o", results)
+    assert status == 0, errors
+    assert read_provenance(results / "s" / "nuclei.parquet").verdict.verdict == "ok"
+    old, new = (read_nuclei(folder / "s" / "nuclei.parquet") for folder in (tmp_path / "run" / "slides", results))
+    n_both = int((match_points(new.xy, new.score, old.xy, 6.0) >= 0).sum())  # 3 um
+    assert n_both > 0.97 * max(len(old), len(new))
+    status, out, errors = muse("adapt", tmp_path / "run" / "slides", *adapt[2:], "--set", *few)
+    assert status == 0, errors
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == checkpoint
+
+
+@pytest.mark.slow
+def test_slides_without_nuclei_leave_nothing_to_adapt_to(tmp_path, muse):
+    (tmp_path / "broken.tif").write_bytes(b"II*\0")
+    status, out, errors = muse("adapt", tmp_path / "broken.tif", "-o", tmp_path / "run", "--threads", "1")
+    assert status == 2 and "none is left to learn from" in errors
+    assert "1 of 1 slides" in out and not (tmp_path / "run" / "checkpoint.pt").exists()
