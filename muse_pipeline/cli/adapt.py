@@ -53,6 +53,7 @@ def _write_configs(slides: list[Path | str], config: Path, tissue: Path, changes
 
     from muse_pipeline.cli.main import run_verb
     from muse_pipeline.cli.pretrain_config import write_settings
+    from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
     from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.cohort.study import find_workflow
@@ -63,14 +64,18 @@ def _write_configs(slides: list[Path | str], config: Path, tissue: Path, changes
     from muse_pipeline.report.cohort import read_rows
 
     results = CohortFiles(Path(slides[0]))
-    if len(slides) > 1 or not results.sheet.is_file():
+    if len(slides) == 1 and results.sheet.is_file():
+        known = [SheetRow.from_dict(row) for row in read_rows(results.sheet)]
+    else:
         results = CohortFiles(config.parent / "slides")
         try:
             run_verb(["run", *map(str, slides), "--output", str(results.folder), "--features", "none", "--no-viewer"])
-        except SlideError as error:  # the others have nuclei
+        except SlideError as error:
+            if not results.tables():
+                raise
             print(error, file=sys.stderr)
+        known = find_rows(slides)
     verdicts = {name: read_provenance(path).verdict.verdict for name, path in results.tables().items()}
-    known = [SheetRow.from_dict(row) for row in read_rows(results.sheet)]
     rows = [row for row in known if verdicts.get(row.slide_id, OTHER_STAIN) != OTHER_STAIN]
     if len(rows) < len(known):
         print(f"left out, without nuclei or of another stain: {len(known) - len(rows)} of {len(known)} slides")

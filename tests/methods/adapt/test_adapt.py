@@ -12,8 +12,9 @@ from labelled import write_config as write_training_config
 from pretraining import SETTINGS, draw_pictures, draw_slide, write_config
 from workflow_runs import draw_stained_slide, write_sheet
 
+from muse_pipeline.cli.adapt import _write_configs
 from muse_pipeline.core.errors import CheckpointError
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.card import ColourReference
@@ -21,6 +22,7 @@ from muse_pipeline.methods.detector.run import describe_detector, load_detector_
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.probing.compare_tissue import load_tissue_config
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
@@ -226,7 +228,6 @@ def test_a_slide_is_adapted_to_and_then_has_the_same_nuclei(tmp_path, muse):
     assert status == 0, errors
     assert f"{tmp_path / 'run' / 'adapted.onnx'}" in out and "agreement of both" in errors
     assert (tmp_path / "run" / "compare" / "compare.html").is_file()
-    checkpoint = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     results = tmp_path / "results"
     status, _, errors = muse("run", tmp_path / "s.tif", "--model", tmp_path / "run" / "adapted.onnx", "-o", results)
     assert status == 0, errors
@@ -234,14 +235,29 @@ def test_a_slide_is_adapted_to_and_then_has_the_same_nuclei(tmp_path, muse):
     old, new = (read_nuclei(folder / "s" / "nuclei.parquet") for folder in (tmp_path / "run" / "slides", results))
     n_both = int((match_points(new.xy, new.score, old.xy, 6.0) >= 0).sum())  # 3 um
     assert n_both > 0.97 * max(len(old), len(new))
-    status, out, errors = muse("adapt", tmp_path / "run" / "slides", *adapt[2:], "--set", *few)
-    assert status == 0, errors
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == checkpoint
+
+
+def test_results_of_a_run_give_stores_and_nuclei(tmp_path):
+    rows = [
+        {"slide_id": name, "path": f"/{name}.svs", "split": split}
+        for name, split in (("a", ""), ("b", "test"), ("c", ""))
+    ]
+    for name in "ab":
+        draw_slide(tmp_path / "results" / name, name)
+        (tmp_path / "results" / name / "proposals.parquet").rename(tmp_path / "results" / name / "nuclei.parquet")
+    write_json(tmp_path / "results" / "sheet.json", rows)
+    config, tissue = tmp_path / "slides.yaml", tmp_path / "tissue.yaml"
+    _write_configs([tmp_path / "results"], config, tissue, ["hold.weight=9"])
+    found = load_run(config)[1]
+    assert [source.proposals for source in found.sources] == [tmp_path / "results" / "a" / "nuclei.parquet"]
+    assert found.hold.weight == 9
+    (compared,) = load_tissue_config(tissue).sources
+    assert compared.proposals == tmp_path / "results" / "b" / "nuclei.parquet"
 
 
 @pytest.mark.slow
-def test_slides_without_nuclei_leave_nothing_to_adapt_to(tmp_path, muse):
+def test_slides_without_nuclei_are_an_error(tmp_path, muse):
     (tmp_path / "broken.tif").write_bytes(b"II*\0")
-    status, out, errors = muse("adapt", tmp_path / "broken.tif", "-o", tmp_path / "run", "--threads", "1")
-    assert status == 2 and "none is left to learn from" in errors
-    assert "1 of 1 slides" in out and not (tmp_path / "run" / "checkpoint.pt").exists()
+    status, _, errors = muse("adapt", tmp_path / "broken.tif", "-o", tmp_path / "run", "--threads", "1")
+    assert status == 2 and "muse adapt: 1 of 1 slides failed" in errors
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
