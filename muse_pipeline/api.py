@@ -35,6 +35,7 @@ from muse_pipeline.nuclei.seams import SLACK_UM
 from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
 from muse_pipeline.store.grid import Shard, WindowGrid
+from muse_pipeline.store.resample import warn_enlarged
 from muse_pipeline.store.sharding import close_shards
 from muse_pipeline.store.store import open_store
 from muse_pipeline.store.write import write_store
@@ -150,6 +151,7 @@ def find_nuclei(
         raise ArgumentError(f"threads {threads}: give 1 or more")
     provider = choose_provider(provider)
     predictor = Predictor(find_model(str(model), provider), provider)
+    messages += warn_enlarged(slide.info, predictor.card.mpp)
     if tissue is None:
         tissue = _search_tissue(slide)
         messages += tissue.warnings

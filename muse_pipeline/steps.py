@@ -112,11 +112,15 @@ def tile(
     threads: int = 1,
     max_corrupt: float = 0.01,
     codec: str = "zstd",
-) -> None:
-    """Write the tissue of a slide as an image store at ``mpp``; at most ``max_corrupt`` of it may be undecodable."""
+) -> list[str]:
+    """Write the tissue of a slide as an image store at ``mpp``; returns warnings.
+
+    At most ``max_corrupt`` of the tissue may be undecodable.
+    """
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info, require_unchanged
+    from muse_pipeline.store.resample import warn_enlarged
     from muse_pipeline.store.write import write_store
     from muse_pipeline.tissue.mask import TissueMask
 
@@ -135,6 +139,7 @@ def tile(
             max_corrupt=max_corrupt,
             codec=codec,
         )
+    return warn_enlarged(known, mpp)
 
 
 def regions(

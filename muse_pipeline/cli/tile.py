@@ -36,4 +36,5 @@ def run(args: argparse.Namespace) -> None:
     """Read the slide, write the store."""
     from muse_pipeline.steps import tile
 
-    tile(args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec)
+    given = args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec
+    args.warnings += tile(*given)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -195,8 +196,14 @@ class Tissue:
     noise: np.ndarray
 
 
+def disable_ipp() -> None:
+    """Disable Intel's IPP in this thread: the last bits of its results depend on the alignment of memory."""
+    cv2.ipp.setUseIPP(False)
+
+
 def plan_tissue(area_mm2: float, seed: int) -> Tissue:
     """Plan a slide with about ``area_mm2`` of tissue, determined by ``seed``; lengths are um."""
+    disable_ipp()
     layout_rng, stamp_rng, field_rng, cell_rng, texture_rng = np.random.default_rng(seed).spawn(5)
     stamps, field = draw_stamps(stamp_rng), plan_field(field_rng)
     return Tissue(

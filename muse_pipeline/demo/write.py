@@ -26,7 +26,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.demo.paint import is_blank, paint_block
 from muse_pipeline.demo.stamps import CLASSES, LYMPHOCYTE
 from muse_pipeline.demo.texture import Window
-from muse_pipeline.demo.tissue import TRUTH_RAYS, Tissue, plan_tissue, true_nuclei
+from muse_pipeline.demo.tissue import TRUTH_RAYS, Tissue, disable_ipp, plan_tissue, true_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 
 TILE_PX, BLOCK_PX = 256, 1024  # a block is one tile of the level that is four times smaller
@@ -97,11 +97,6 @@ class PyramidPainter:
             for x in range(0, self._strip.shape[1], TILE_PX):
                 self.sixteenth.add(encode(self._strip[:, x : x + TILE_PX]))
             self._strip[:] = 255
-
-
-def disable_ipp() -> None:
-    """Disable Intel's IPP in this thread: the last bits of its results depend on the alignment of memory."""
-    cv2.ipp.setUseIPP(False)
 
 
 def encode(rgb: np.ndarray) -> bytes:
@@ -187,7 +182,6 @@ def write_demo(
     """
     _check(area_mm2, mpp)
     cv2.setNumThreads(1)
-    disable_ipp()
     blocks = Blocks(_on_glass(plan_tissue(area_mm2, seed), side_um), mpp)
     with complete_file(folder / "demo.svs") as partial:
         write_pyramid(partial, _painter(blocks), blocks.n, mpp, threads)

@@ -207,8 +207,15 @@ def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
-    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without any."""
-    counts = count_classes(images, n_classes).astype(float)
+    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without any.
+
+    Pictures count as often as they are drawn, nuclei of class areas by the expected shares of their classes.
+    """
+    counts = np.zeros(n_classes)
+    for image in images:
+        label = image.nuclei.label
+        drawn = np.bincount(label[label >= 0], minlength=n_classes)
+        counts += image.weight * (image.nuclei.prob.sum(0) if image.areas else drawn)
     weights = np.where(counts > 0, counts.clip(min=1) ** -0.5, 0)
     return (weights * counts.sum() / max((weights * counts).sum(), 1)).astype(np.float32)
 

@@ -33,7 +33,7 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.isolation import LIMITS, Limits, map_isolated
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.store.chunks import chunks_with_tissue
-from muse_pipeline.store.resample import AreaReader
+from muse_pipeline.store.resample import AreaReader, warn_enlarged
 from muse_pipeline.store.store import CHUNK_PX
 from muse_pipeline.store.write import MARGIN_UM
 from muse_pipeline.tissue.colour import SlideColour, measure_colour
@@ -158,6 +158,7 @@ def _check(path: str, row: SheetRow, trial: Trial) -> SlideCheck:
         warnings += [str(one.message) for one in left_out]
         slide = open_slide(row.path, info.reader)
         reader = AreaReader(slide, info, predictor.card.mpp)  # first: a slide too coarse for the model needs no tissue
+        warnings += warn_enlarged(info, predictor.card.mpp)
         tissue, colour, measured = _measure_tissue(slide, info, roi)
         known |= measured
         warnings += dict.fromkeys([*colour.warnings, *_compare(colour, predictor.card)])

@@ -1,9 +1,9 @@
-"""Any rectangle of a slide at any mpp: the mean of the slide over each pixel's area.
+"""Any rectangle of a slide at any mpp: the mean of the slide over each pixel's area, interpolated where it is coarser.
 
 The image at ``mpp`` lives on an integer lattice whose corner is the corner of level 0 (frame *work*). A pixel of it is
-the area-weighted mean of the pixels that it covers in the best level, the coarsest that is at least as fine. The
-weights follow from absolute coordinates alone, so two rectangles agree bit for bit where they overlap: no seam is
-possible.
+the area-weighted mean of the pixels that it covers in the best level, the coarsest that is at least as fine. A slide
+that is coarser is enlarged from level 0, by linear interpolation between the centres of its pixels. The weights follow
+from absolute coordinates alone, so two rectangles agree bit for bit where they overlap: no seam is possible.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 SAME_MPP = 1.001  # a level this much coarser than asked for still counts as fine enough
-MAX_COARSER = 1.05  # up to here a slide may be magnified; at most every 20th pixel is invented
+MAX_COARSER = 1.05  # up to here areas are averaged; at most every 20th pixel is invented
+MAX_ENLARGED = 2.0  # times: up to here a slide may be enlarged
 
 
 class AreaReader:
@@ -83,10 +84,16 @@ class Axis:
     level_px: int
     work_px: int
 
+    @property
+    def enlarges(self) -> bool:
+        """True if pixels are interpolated, which needs one more at either end."""
+        return self.ratio * MAX_COARSER < 1 - _ALIGNED
+
     def stretch(self, start: int, n: int) -> Stretch:
         """Work pixels ``start`` to ``start + n`` and the level pixels under them, within the level."""
         first, last = start * self.ratio, (start + n) * self.ratio
-        first, last = max(int(np.floor(first + _ALIGNED)), 0), min(int(np.ceil(last - _ALIGNED)), self.level_px)
+        first, last = int(np.floor(first + _ALIGNED)) - self.enlarges, int(np.ceil(last - _ALIGNED)) + self.enlarges
+        first, last = max(first, 0), min(last, self.level_px)
         return Stretch(self, start, n, first, last - first)
 
     def to_level0(self, level_px: int) -> int:
@@ -124,15 +131,26 @@ class Stretch:
         from scipy.sparse import csr_array  # which a whole ratio does not need, and takes 0.1 s to load
 
         edges = np.arange(self.start, self.start + self.n + 1) * self.axis.ratio
-        columns = np.floor(edges[:-1]).astype(int)[:, None] + np.arange(int(np.ceil(self.axis.ratio)) + 1)
-        overlap = np.minimum(edges[1:, None], columns + 1) - np.maximum(edges[:-1, None], columns)
-        columns -= self.first
+        if self.axis.enlarges:
+            columns, overlap = self._interpolate(edges)
+        else:
+            columns = np.floor(edges[:-1]).astype(int)[:, None] + np.arange(int(np.ceil(self.axis.ratio)) + 1)
+            overlap = np.minimum(edges[1:, None], columns + 1) - np.maximum(edges[:-1, None], columns)
+        columns = columns - self.first
         overlap[(columns < 0) | (columns >= self.n_source) | (overlap < 0)] = 0
         total = overlap.sum(1, keepdims=True)
         share = np.divide(overlap, total, out=np.zeros_like(overlap), where=total > _ALIGNED)
         row_ends = np.arange(0, columns.size + 1, columns.shape[1])
         columns = columns.clip(0, self.n_source - 1).ravel()
         return csr_array((share.ravel().astype(np.float32), columns, row_ends), (self.n, self.n_source))
+
+    def _interpolate(self, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The two level pixels (n, 2) whose centres are next to that of each work pixel, and their weights."""
+        centre = (edges[:-1] + edges[1:]) / 2 - 0.5
+        left = np.floor(centre).astype(int)
+        share = np.stack([left + 1 - centre, centre - left], 1)
+        share[edges[:-1] >= self.axis.level_px - _ALIGNED] = 0  # beyond the level
+        return (left[:, None] + [0, 1]).clip(0, self.axis.level_px - 1), share
 
 
 _ALIGNED = 1e-3  # level px: closer than this counts as on the edge
@@ -168,15 +186,25 @@ def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray
     return result
 
 
+def warn_enlarged(info: SlideInfo, mpp: float) -> list[str]:
+    """A warning if the slide is enlarged for an image at ``mpp``."""
+    if max(info.mpp) <= mpp * MAX_COARSER:
+        return []
+    return [
+        f"the slide has {max(info.mpp):.4g} um/px and is enlarged to {mpp:g} um/px: nuclei are missed and outlines are "
+        "less exact than at the scale of the model"
+    ]
+
+
 def choose_level(info: SlideInfo, mpp: float) -> int:
     """The coarsest level at least as fine as ``mpp`` in both directions.
 
-    A slide up to 5 % coarser is read at level 0 and magnified by the same weights.
+    A slide that is up to twice as coarse is read at level 0 and enlarged.
 
     Raises:
         MppError: the slide is coarser than that.
     """
-    if max(info.mpp) > mpp * MAX_COARSER:
+    if max(info.mpp) > mpp * MAX_ENLARGED * SAME_MPP:
         raise MppError(
             f"slide '{info.slide_id}' has {max(info.mpp):.4g} um/px, too coarse for an image at {mpp:g} um/px; "
             f"correct its mpp in the sheet if that is wrong, else leave the slide out or use a model for coarser slides"

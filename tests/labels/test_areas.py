@@ -19,7 +19,7 @@ from muse_pipeline.labels import areas as module
 from muse_pipeline.labels.areas import expected_shares
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.labels.statistics import summarise_labels
+from muse_pipeline.labels.statistics import class_weights, summarise_labels
 from muse_pipeline.methods.detector.criterion import DenseCriterion, class_error
 from muse_pipeline.methods.detector.distillation import DistillationTerm
 from muse_pipeline.methods.detector.validation import count_area_classes
@@ -215,14 +215,29 @@ def test_an_area_trains_classes_and_neither_positions_nor_outlines():
     assert all(one.grad is None or not one.grad.abs().sum() for one in (maps.centre, maps.offset, maps.rays))
 
 
-def test_a_teacher_teaches_positions_and_outlines_in_areas_and_leaves_the_classes(monkeypatch):
+@pytest.mark.parametrize("where", ["everywhere", "outside"])
+def test_a_teacher_teaches_positions_and_outlines_in_areas_and_leaves_the_classes(where):
     maps, batch = area_batch()
-    teacher = torch.nn.Identity()
-    teacher.forward = lambda *_: NucleusMaps(*(torch.ones_like(one) for one in maps))
+    teacher, taught = torch.nn.Identity(), NucleusMaps(*(torch.ones_like(one) for one in maps))
+    taught.label[:, 0] = 3.0
+    teacher.forward = lambda *_: taught
     batch = batch._replace(weak=LabelledBatch(None, None, None, None, None))
-    DistillationTerm(0.5, [teacher], "outside")(maps, batch).backward()
+    DistillationTerm(0.5, [teacher], where)(maps, batch).backward()
     assert all(one.grad.abs().sum() > 0 for one in (maps.centre, maps.offset, maps.rays))
     assert maps.label.grad is None or not maps.label.grad.abs().sum()
+
+
+def test_class_weights_follow_what_is_drawn_and_the_shares_of_sets(tmp_path):
+    (image,) = read(make(tmp_path, TWO_AREAS))
+    n_dark = int((image.nuclei.label == 0).sum())
+    n_others = len(image.nuclei) - n_dark
+    frequency = image.weight * np.array([n_dark, n_others / 2, n_others / 2])
+    expected = frequency**-0.5
+    found = class_weights([image], 3)
+    np.testing.assert_allclose(found, expected / np.average(expected, weights=frequency), rtol=1e-5)
+    points = dataclasses.replace(image, nuclei=image.nuclei[image.nuclei.label == 0], areas=(), weight=3.0)
+    often = class_weights([image, points], 3)
+    assert often[0] / often[1] == pytest.approx((n_others / 2 / (4 * n_dark)) ** 0.5, rel=1e-5)
 
 
 def test_windows_of_areas_and_of_drawn_nuclei_go_together(tmp_path):

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     shutil.copy(folder / "good.tif", folder / "twin.tif")
     (folder / "cut.tif").write_bytes((folder / "good.tif").read_bytes()[:3000])
     write_pyramid(folder / "no_mpp.tif", np.full((600, 600, 3), 200, np.uint8), mpp=None)
-    write_pyramid(folder / "coarse.tif", np.full((600, 600, 3), 200, np.uint8), mpp=1.0)
+    write_pyramid(folder / "coarse.tif", np.full((600, 600, 3), 200, np.uint8), mpp=1.2)
     write_pyramid(folder / "glass.tif", np.full((900, 900, 3), 243, np.uint8))
     shutil.copy(folder / "good.tif", folder / "spoilt.tif")
     for tile in range(36):

@@ -5,11 +5,21 @@ import pytest
 from drawn import ArraySlide, discs, draw
 
 from muse_pipeline.core.errors import MppError
-from muse_pipeline.store.resample import AreaReader, choose_level
+from muse_pipeline.store.resample import AreaReader, choose_level, warn_enlarged
 
 
 @pytest.mark.parametrize(
-    "mpp", [(0.25, 0.25), (0.2527, 0.2527), (0.2527, 0.2459), (0.4991, 0.4991), (0.11, 0.13), (0.512, 0.512)]
+    "mpp",
+    [
+        (0.25, 0.25),
+        (0.2527, 0.2527),
+        (0.2527, 0.2459),
+        (0.4991, 0.4991),
+        (0.11, 0.13),
+        (0.512, 0.512),
+        (0.7, 0.7),
+        (1.0, 0.3),
+    ],
 )
 def test_rectangles_agree_wherever_they_are_cut(mpp):
     image = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
@@ -33,6 +43,17 @@ def test_ramp_stays_within_one_grey_level(mpp):
     assert np.abs(got - expected).max() <= 1.0
 
 
+@pytest.mark.parametrize("mpp", [(0.7, 0.7), (1.0, 0.6)])
+def test_a_coarser_slide_is_interpolated_between_its_pixels(mpp):
+    """Within half a pixel of the edge of the slide, its outermost pixels are continued."""
+    slide = draw(lambda x, y: np.stack([20 + x, 20 + y, 20 + (x + y) / 2], -1), (200, 150), mpp, oversampling=1)
+    got = AreaReader(slide, slide.info(mpp), 0.5).read((2, 2), (250, 160)).astype(float)
+    x, y = np.meshgrid((np.arange(250) + 2.5) * 0.5, (np.arange(160) + 2.5) * 0.5)
+    expected = np.stack([20 + x, 20 + y, 20 + (x + y) / 2], -1)
+    inside = (x < mpp[0] * 199) & (y < mpp[1] * 149)
+    assert np.abs(got - expected)[inside].max() <= 1.0
+
+
 @pytest.mark.parametrize(
     ("mpp", "level_sizes"),
     [
@@ -43,8 +64,9 @@ def test_ramp_stays_within_one_grey_level(mpp):
         ((0.1213, 0.1213), [(200, 150)]),
         ((0.25, 0.21), [(400, 300)]),
         ((0.503, 0.503), []),
+        ((0.9, 0.9), []),
     ],
-    ids=["1-2-4", "aperio-1-4-16", "odd-size", "ratio-2.5", "read-at-4", "anisotropic", "near-1"],
+    ids=["1-2-4", "aperio-1-4-16", "odd-size", "ratio-2.5", "read-at-4", "anisotropic", "near-1", "enlarged"],
 )
 def test_discs_stay_where_they_are(mpp, level_sizes):
     rng = np.random.default_rng(1)
@@ -71,9 +93,15 @@ def test_the_coarsest_level_that_is_fine_enough_is_read():
 
 def test_a_slide_too_coarse_is_rejected_with_both_numbers():
     slide = ArraySlide([np.zeros((9, 9, 3), np.uint8)])
-    assert choose_level(slide.info((0.524, 0.524)), 0.5) == 0
-    with pytest.raises(MppError, match=r"0\.53 um/px.*0\.5 um/px"):
-        choose_level(slide.info((0.53, 0.5)), 0.5)
+    assert choose_level(slide.info((1.0, 1.0)), 0.5) == 0
+    with pytest.raises(MppError, match=r"1\.01 um/px.*0\.5 um/px"):
+        choose_level(slide.info((1.01, 0.5)), 0.5)
+
+
+def test_a_slide_that_is_enlarged_is_warned_of():
+    slide = ArraySlide([np.zeros((9, 9, 3), np.uint8)])
+    assert not warn_enlarged(slide.info((0.52, 0.52)), 0.5)
+    assert "has 0.6 um/px and is enlarged to 0.5 um/px" in warn_enlarged(slide.info((0.6, 0.5)), 0.5)[0]
 
 
 def test_white_beyond_the_end():

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from muse_pipeline.core.config import Fraction, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.methods.detector.criterion import RAY_WEIGHT, mean_over, unannotated_cells
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
@@ -33,7 +33,8 @@ class DistillationSettings:
     Attributes:
         teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
         share: weight of the distillation loss, 0 to 1; the labels have the rest.
-        where: area of the distillation loss: "everywhere", or "outside" of the annotated regions.
+        where: area of the distillation loss: "everywhere", or "outside" of the annotated regions. In areas with a class
+            the teachers never teach classes.
     """
 
     teachers: tuple[Weights, ...]
@@ -81,6 +82,8 @@ class DistillationTerm(nn.Module):
         taught = known = torch.ones_like(heat)
         if self.where == "outside":
             taught, known = (cells.to(heat) for cells in unannotated_cells(batch))
+        elif batch.shares is not None:  # the classes of areas are labels, which the teachers may contradict
+            taught = (batch.region[:, None] != CLASSES_ONLY).to(heat)
         centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
         centre = centre - functional.binary_cross_entropy_with_logits(teacher_pred.centre, heat, reduction="none")
         classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)

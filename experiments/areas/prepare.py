@@ -1,0 +1,93 @@
+"""What the last stage of `compact` and the region model `epithelium` read beside the data sets.
+
+    python -m experiments.areas.prepare DATA     # writes DATA/prepared
+
+`ebhi_even.txt` names the pictures of every second accession of EBHI-Seg, by the CRC32 of the accession. `oesophagus.txt`
+names the pictures of every second image of NuInsSeg (even numbers), and `oesophagus/` has, for each of them, the part
+of the picture where outlines are complete: all but the blobs of several nuclei that its masks have. `slides/` has the
+first half of EBHI-Seg and OCDC as slides, each a picture with its mirror images, `epithelium.tsv` is their sheet, and
+`epithelium/` has their areas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import shapely
+
+from experiments.areas.run import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
+from muse_pipeline.core.files import write_json
+from muse_pipeline.core.pictures import read_rgb, write_png
+
+MARGIN_PX = 5  # around a blob, at about 0.2 um per px
+
+
+def main() -> None:
+    """Write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    data = parser.parse_args().data
+    output, oesophagus = data / "prepared", data / "nuinsseg-oesophagus"
+    output.mkdir(exist_ok=True)
+    write_names(output / "ebhi_even.txt", [path.name for path, _, _ in ebhi_pictures(data, odd=False)])
+    with (oesophagus / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [row["image"] for row in rows if int(row["number_in_nuinsseg_folder"]) % 2 == 0]
+    write_names(output / "oesophagus.txt", [f"{name}.jpg" for name in names])
+    for name in names:
+        ignored = cv2.imread(str(oesophagus / f"ignore/{name}.png"), cv2.IMREAD_GRAYSCALE) > 0
+        picture = shapely.box(0, 0, *ignored.shape[::-1])
+        write_areas(output / f"oesophagus/{name}.geojson", {"Region": picture - trace(ignored).buffer(MARGIN_PX)})
+    slides = [write_slide(output, *row, EBHI_MPP) for row in ebhi_pictures(data, odd=False)]
+    slides += [write_slide(output, *row, ORAL_MPP) for row in oral_pictures(data)]
+    (output / "epithelium.tsv").write_text("\n".join(["slide_id\tpath\tmpp\tpatient", *slides, ""]), encoding="utf-8")
+    print(f"{output}: {len(names)} pictures of the oesophagus, {len(slides)} slides with epithelium")
+
+
+def write_slide(output: Path, picture: Path, mask: Path, patient: str, mpp: float) -> str:
+    """Write a picture with its mirror images, and the areas of its mask; returns its row of the sheet."""
+    pixels, inside = read_rgb(picture), cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0
+    height, width = inside.shape
+    rows, columns = (np.r_[0:n, n - 1 : -1 : -1] for n in (height, width))
+    path = output / f"slides/{picture.stem}.png"
+    path.parent.mkdir(exist_ok=True)
+    write_png(path, pixels[rows][:, columns])
+    epithelium = trace(inside[rows][:, columns])
+    other = shapely.box(0, 0, 2 * width, 2 * height) - epithelium
+    write_areas(output / f"epithelium/{picture.stem}.geojson", {"Epithelium": epithelium, "Other": other})
+    return f"{picture.stem}\tslides/{path.name}\t{mpp}\t{patient}"
+
+
+def trace(mask: np.ndarray) -> shapely.Geometry:
+    """The pixels of a mask (H, W) as polygons in px."""
+    rows, columns = np.nonzero(np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1))
+    runs = shapely.box(columns[::2], rows[::2], columns[1::2], rows[1::2] + 1)
+    return shapely.unary_union(runs)
+
+
+def write_areas(path: Path, areas: dict[str, shapely.Geometry]) -> None:
+    """Write areas in px with their classes as QuPath's annotations."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": shapely.geometry.mapping(area),
+            "properties": {"objectType": "annotation", "classification": {"name": name}},
+        }
+        for name, area in areas.items()
+        if not area.is_empty
+    ]
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"type": "FeatureCollection", "features": features})
+
+
+def write_names(path: Path, names: list[str]) -> None:
+    """Write names, one per line."""
+    path.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
