@@ -121,7 +121,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     def build(self, data: PretrainData) -> Method:
         """Student and teacher."""
         config = self.config
-        return MusePretraining(self.build_backbone(), config.distillation, config.views.n_local, config.middle_mpp)
+        return MusePretraining(self.build_backbone(), config.distillation, config.views.n_local)
 
     def build_backbone(self) -> Backbone:
         """A backbone with the weights of the checkpoint, if there is one."""
