@@ -11,22 +11,34 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
-from muse_pipeline.methods.unit.synthesis.masks import synthesise_mask
+from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, synthesise_mask
 from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
-from muse_pipeline.methods.unit.synthesis.statistics import (
-    QUANTILES,
-    REFERENCE,
-    REFERENCE_MPP,
-    REFERENCE_PX,
-    REFERENCE_TOTALS,
-    summarise,
-    within_reference,
-)
+from muse_pipeline.methods.unit.synthesis.statistics import MEASURES, QUANTILES, measure, summarise
+
+# The six 256-px example masks of UNITPathSSL's framework figure at 0.25 um/px, measured without contour pixels and
+# nuclei at the border: quantiles by measure, None where not measured; totals are least and most of the six.
+REFERENCE = {
+    "Epithelial": {
+        "area_um2": (9.5, 16.8, 33.4, 45.8, 83.8),
+        "major_um": (None, 8.0, 9.0, 10.5, None),
+        "minor_um": (None, 3.5, 4.5, 5.75, None),
+        "ratio": (0.13, 0.42, 0.51, 0.70, 0.96),
+    },
+    "Stroma": {
+        "area_um2": (8.4, 10.4, 19.4, 32.3, 64.3),
+        "major_um": (None, 5.25, 7.25, 9.25, None),
+        "minor_um": (None, 2.5, 3.75, 5.75, None),
+        "ratio": (0.18, 0.39, 0.64, 0.76, 0.89),
+    },
+}
+REFERENCE_TOTALS = {"nuclei": (14, 22), "epithelial": (0.0, 0.86), "covered": (0.055, 0.175)}
+REFERENCE_PX, REFERENCE_MPP = 256, 0.25
 
 RUNS = runs_of(__file__)
 MASKS, TIMED = 600, 200
@@ -57,6 +69,22 @@ def measure_seed(seed: int) -> dict:
     within = {name: round(value, 3) for name, value in within_reference(masks, REFERENCE_MPP).items()}
     speed = {str(mpp): time_masks(seed, mpp, tissue) for mpp in SPEED_MPP}
     return {"seed": seed, "statistics": summarise(masks, REFERENCE_MPP), "within": within, "masks_per_second": speed}
+
+
+def within_reference(masks: Sequence[InstanceMask], mpp: float) -> dict[str, float]:
+    """Fractions of whole nuclei within the reference's 5 to 95 %, by kind and measure, and of masks in its ranges.
+
+    Masks drawn from the reference's own distribution have 0.9 of their nuclei there.
+    """
+    tables, totals = measure(masks, mpp)
+    ranges = {
+        f"{kind}, {name}": (tables[kind][:, MEASURES.index(name)], quantiles[0], quantiles[-1])
+        for kind, measures in REFERENCE.items()
+        for name, quantiles in measures.items()
+        if quantiles[0] is not None
+    }
+    ranges |= {f"masks, {name}": (totals[:, i], *ends) for i, (name, ends) in enumerate(REFERENCE_TOTALS.items())}
+    return {name: float(((values >= low) & (values <= high)).mean()) for name, (values, low, high) in ranges.items()}
 
 
 def time_masks(seed: int, mpp: float, tissue: TissueSettings) -> int:

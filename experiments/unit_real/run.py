@@ -39,7 +39,7 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.losses.painted import paint
+from muse_pipeline.losses.unit import paint
 from muse_pipeline.methods.unit.config import LossWeights, UnitConfig, stage_config
 from muse_pipeline.methods.unit.data import MasksStage, UnitData
 from muse_pipeline.methods.unit.method import INSIDE, UnitTraining, build_reader

@@ -8,7 +8,7 @@ the two are too far apart.
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, at_least_one, positive
+from muse_pipeline.cli.arguments import add_output_argument, at_least_one
 from muse_pipeline.core.types import MODEL_PRECISIONS
 
 
@@ -25,9 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="pictures that int8 takes its ranges from, in place of those beside the checkpoint",
+        help="pictures at the model's mpp that int8 takes its ranges from, in place of those beside the checkpoint",
     )
-    parser.add_argument("--calibration-mpp", type=positive, metavar="UM", help="of these pictures; else the model's")
     parser.add_argument("--name", help="of the model; else that in the training config")
     settings = parser.add_argument_group("in place of the training config's `export` settings")
     settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
@@ -69,7 +68,6 @@ def run(args: argparse.Namespace) -> None:
             checkpoint,
             partial,
             calibration=args.calibration or (pictures if of_regions else None),
-            calibration_mpp=args.calibration_mpp,
             **changes,
         )
         if pictures:

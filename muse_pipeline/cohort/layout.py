@@ -110,11 +110,6 @@ class SlideFiles:
         return self.folder / "nuclei.geojson.gz"
 
     @property
-    def sidecar(self) -> Path:
-        """Provenance of the nuclei, beside the GeoJSON."""
-        return self.folder / "nuclei.provenance.json"
-
-    @property
     def proposals(self) -> Path:
         """The table of proposals."""
         return self.folder / "proposals.parquet"

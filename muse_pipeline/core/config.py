@@ -87,23 +87,13 @@ WORDS = {
 }
 
 
-def load_config(path: Path | str, kind: type[C], changes: Iterable[str] = ()) -> C:
-    """Read ``path`` (YAML) into the frozen dataclass ``kind``.
+def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
+    """Content of a YAML file after changes; not validated.
 
     Args:
         path: YAML file.
-        kind: dataclass of the settings.
         changes: ``key=value`` pairs that override the file; ``a.b`` is setting b of a, ``a.0`` the first item of a
             list.
-
-    Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown or missing, a value has the wrong type.
-    """
-    return parse_config(read_settings(path, changes), kind, where=str(path))
-
-
-def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
-    """Content of a YAML file after ``changes`` as in ``load_config``; not validated.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a change cannot be made.

@@ -104,20 +104,15 @@ def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator
     return torch.stack([cos * mirror, -sin, sin * mirror, cos], 1).view(n, 2, 2)
 
 
-def warp_windows(pictures: Tensor, centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
+def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int) -> Tensor:
     """Cut windows whose centre lies at ``centre`` of the picture; outside is white.
 
     Args:
         pictures: (B, 3, h, w) float, 0 to 255.
         centre: (B, 2) picture px.
-        linear: (B, 2, 2) picture -> window.
+        back: (B, 2, 2) window -> picture, the inverse of ``random_linear``.
         size_px: side of a window.
     """
-    return sample_windows(pictures, centre, torch.linalg.inv(linear), size_px)
-
-
-def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int) -> Tensor:
-    """Cut windows as ``warp_windows`` does, by maps (B, 2, 2) from window to picture."""
     height, width = pictures.shape[-2:]
     axis = torch.arange(size_px, device=pictures.device) + 0.5 - size_px / 2
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (S, S, 2)
@@ -127,7 +122,7 @@ def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int)
 
 
 def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
-    """Move centres (B, M, 2) and rays (B, M, R) by the maps of ``warp_windows``."""
+    """Move centres (B, M, 2) and rays (B, M, R) by maps (B, 2, 2) from picture to window."""
     moved = torch.einsum("bij,bmj->bmi", linear, xy - centre[:, None]) + size_px / 2
     n_rays = rays.shape[-1]
     angle = 2 * math.pi * torch.arange(n_rays, device=rays.device) / n_rays

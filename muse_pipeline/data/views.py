@@ -18,18 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.core.config import Between, Count, OneOf
+from muse_pipeline.core.config import Between, Count
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, part_way, vary_colour, vary_view_sharpness
 from muse_pipeline.data.nucleus_images import NucleusImage
 from muse_pipeline.data.stream import seed_of_step
 
-MPP_MODES = ("independent", "same")
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # shares of a view's side
 MAX_SIDE_PX = 4096
 QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)  # 1, 2 and 3 of them
 BORDER_PX = 2  # a nucleus nearer to a view's border is not seen
-INFINITE = float("inf")
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ class ViewSettings:
         global_px: side of a global view, px.
         local_px: side of a local view, px.
         n_local: local views per set, in addition to two global ones.
-        mpp: (finest, coarsest) um per pixel of views, drawn uniformly.
-        mpp_mode: "independent": drawn for every view; "same": once for all views of a set.
+        mpp: (finest, coarsest) um per pixel of views, drawn uniformly for each of them.
         min_matches: nuclei that both global views should contain; they are redrawn up to ``draws`` times.
         max_matches: largest number of nuclei compared in a pair of views, drawn from those that lie in both.
         draws: largest number of draws of the two global views.
@@ -51,7 +48,6 @@ class ViewSettings:
     local_px: Annotated[int, Between(1, MAX_SIDE_PX)] = 96
     n_local: Annotated[int, Between(0, 64)] = 4
     mpp: tuple[float, float] = (0.25, 0.5)
-    mpp_mode: Annotated[str, OneOf(MPP_MODES)] = "independent"
     min_matches: Annotated[int, Between(0)] = 4
     max_matches: Count = 64
     draws: Count = 10
@@ -183,8 +179,7 @@ class ViewSampler:
 
     def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
         """(2 + n_local,) um per pixel of the views of a set."""
-        mpps = generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
-        return np.full_like(mpps, mpps[0]) if self.settings.mpp_mode == "same" else mpps
+        return generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
 
     def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
         """A global view that holds ``pivot``, a tenth of its side or more from its border."""

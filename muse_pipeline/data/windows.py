@@ -143,7 +143,7 @@ def draw_centres(
 
 
 def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
-    """``warp_windows`` for pictures of any size, each cropped to its window's part before it becomes float.
+    """``sample_windows`` for pictures of any size, each cropped to its window's part before it becomes float.
 
     Args:
         pictures: B of (3, h, w) uint8.

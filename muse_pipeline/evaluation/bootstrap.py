@@ -25,28 +25,24 @@ def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
-def area_interval(
-    scores: np.ndarray, is_positive: np.ndarray, patients: Sequence[str], repeats: int = REPEATS, seed: int = 0
-) -> tuple[float, float] | None:
+def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequence[str]) -> tuple[float, float] | None:
     """95 % interval of ``area_under_curve`` by drawing whole patients; None for a single patient.
 
     Args:
         scores: (N,) scores.
         is_positive: (N,) bool.
         patients: (N,) names of the patients.
-        repeats: number of draws of the bootstrap.
-        seed: seed of the draws.
     """
     names, member = np.unique(np.asarray(patients, str), return_inverse=True)
-    generator, draws = np.random.default_rng(seed), []
-    for _ in range(repeats):
+    generator, draws = np.random.default_rng(0), []
+    for _ in range(REPEATS):
         drawn = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
         index = np.repeat(np.arange(len(scores)), drawn[member])
         draws.append(area_under_curve(scores[index], is_positive[index]))
     return percentile_interval(np.array(draws), patients)
 
 
-def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
+def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
     """Sums over groups drawn with replacement, as many as there are; a group comes with all its members.
 
     Scores computed from sums (F1, PQ, accuracy) are then computed once per draw.
@@ -55,7 +51,6 @@ def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPE
         values: (N, ...) counts of N slides or pictures.
         groups: (N,) patient of each slide or picture.
         repeats: number of draws.
-        seed: seed of the draws.
 
     Returns:
         (repeats, ...) sums.
@@ -63,7 +58,7 @@ def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPE
     names, member = np.unique(np.asarray(groups, str), return_inverse=True)
     by_group = np.zeros((len(names), *values.shape[1:]), values.dtype)
     np.add.at(by_group, member, values)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(repeats, len(names)))
+    drawn = np.random.default_rng(0).integers(len(names), size=(repeats, len(names)))
     return np.stack([by_group[chosen].sum(0) for chosen in drawn])
 
 

@@ -102,18 +102,8 @@ def read_truth(
     return truth
 
 
-def read_points(path: Path, classes: Sequence[str]) -> Nuclei:
-    """Nuclei (frame: level0) of a CSV or TSV with columns x, y and class in any case; an empty class is unknown.
-
-    Class names may be synonyms (``nuclei.class_names``); to a model of one class every nucleus is of that class.
-
-    Raises:
-        LabelError: the file or a column is missing, a position is not a number or a class is not the model's.
-    """
-    return _read_points(path, classes, None).nuclei
-
-
 def _read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None) -> Truth:
+    """A CSV or TSV with columns x, y and class in any case; an empty class is unknown."""
     table = _name_columns(_read_cells(path), path)
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(xy).all():

@@ -48,7 +48,6 @@ def export_onnx(
     output: Path,
     *,
     calibration: Path | None = None,
-    calibration_mpp: float | None = None,
     **changes: Any,
 ) -> ModelCard:
     """Write ``output``: one file, its card in the metadata, for batches of any size.
@@ -57,7 +56,6 @@ def export_onnx(
         checkpoint: a checkpoint of ``muse finetune``.
         output: the file.
         calibration: folder of pictures that give int8 its ranges; the run's own when not given.
-        calibration_mpp: um per pixel of these pictures; the model's when not given.
         changes: ``name`` and settings of the export, as in ``load_detector``.
 
     Raises:
@@ -67,7 +65,7 @@ def export_onnx(
     """
     graph, card = load_detector(checkpoint, **changes)
     folder = calibration or RunFolder(checkpoint.parent).pictures
-    windows = calibration_windows(folder, card, calibration_mpp) if card.precision == "int8" else []
+    windows = calibration_windows(folder, card) if card.precision == "int8" else []
     model = trace(graph, card)
     if windows:
         model = quantise(model, windows, card.source["backbone"])

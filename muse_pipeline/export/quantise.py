@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 from torch import Tensor
@@ -217,17 +216,14 @@ class CalibrationWindow:
     colour: np.ndarray
 
 
-def calibration_windows(
-    folder: Path, card: ModelCard | RegionCard, mpp: float | None = None
-) -> list[CalibrationWindow]:
+def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[CalibrationWindow]:
     """The upper left window of each picture of a folder, by name, at most ``MAX_WINDOWS`` spread evenly.
 
     The rest of the window of a small picture is white, as beside a slide.
 
     Args:
-        folder: folder of pictures.
+        folder: folder of pictures at the model's mpp.
         card: card of the model.
-        mpp: um per pixel of the pictures; the model's when not given.
 
     Raises:
         ConfigError: there is no picture.
@@ -240,7 +236,7 @@ def calibration_windows(
             "model will see (--calibration FOLDER)"
         )
     chosen = np.unique(np.linspace(0, len(paths) - 1, MAX_WINDOWS).round().astype(int))
-    return [_window(paths[index], card, mpp or card.mpp) for index in chosen]
+    return [_window(paths[index], card) for index in chosen]
 
 
 def describe_calibration(windows: Sequence[CalibrationWindow]) -> str:
@@ -252,13 +248,8 @@ def describe_calibration(windows: Sequence[CalibrationWindow]) -> str:
     return f"{len(windows)} windows, sha256 {digest.hexdigest()}"
 
 
-def _window(path: Path, card: ModelCard | RegionCard, mpp: float) -> CalibrationWindow:
-    side = round(card.input_px * card.mpp / mpp)
-    pixels = read_rgb(path)[:side, :side]
-    if mpp != card.mpp:
-        size = [max(round(length * mpp / card.mpp), 1) for length in pixels.shape[1::-1]]
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if mpp < card.mpp else cv2.INTER_LINEAR)
-    pixels = pixels[: card.input_px, : card.input_px]
+def _window(path: Path, card: ModelCard | RegionCard) -> CalibrationWindow:
+    pixels = read_rgb(path)[: card.input_px, : card.input_px]
     colour = colour_of_fit(card.colour, fit_macenko(pixels.reshape(-1, 3)))
     window = np.full((1, 3, card.input_px, card.input_px), 255, np.uint8)
     window[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)

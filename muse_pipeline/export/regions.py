@@ -106,7 +106,6 @@ def export_region_model(
     output: Path,
     *,
     calibration: Path | None = None,
-    calibration_mpp: float | None = None,
     **changes: Any,
 ) -> RegionCard:
     """Write ``output``: one ONNX file, its card in the metadata, for batches of any size.
@@ -115,7 +114,6 @@ def export_region_model(
         checkpoint: a checkpoint that ``load_region_model`` reads.
         output: the file.
         calibration: folder of pictures that give int8 its ranges.
-        calibration_mpp: um per pixel of these pictures; the model's when not given.
         changes: ``name`` and settings of the export, as in ``load_region_model``.
 
     Raises:
@@ -128,7 +126,7 @@ def export_region_model(
     if card.precision == "int8":
         if calibration is None:
             raise ConfigError("precision 'int8' takes its ranges from pictures; give --calibration FOLDER")
-        windows = calibration_windows(calibration, card, calibration_mpp)
+        windows = calibration_windows(calibration, card)
     if card.precision == "fp16":
         halve(network)
     network.backbone.fix_size(card.input_px, card.input_px)

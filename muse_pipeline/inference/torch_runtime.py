@@ -256,8 +256,8 @@ def _pool(function: Callable, *switches: str) -> Callable:
         pads = a.get("pads", [0] * 4)
         if pads[:2] != pads[2:] or a.get("ceil_mode") or any(step != 1 for step in a.get("dilations", [])):
             raise UnsupportedOperatorError("pooling with uneven padding, rounding up or dilation")
-        options = {name: bool(a.get(name)) for name in switches}
-        return function(x, a["kernel_shape"], a.get("strides", [1, 1]), tuple(pads[:2]), **options)
+        chosen = {name: bool(a.get(name)) for name in switches}
+        return function(x, a["kernel_shape"], a.get("strides", [1, 1]), tuple(pads[:2]), **chosen)
 
     return pool
 

@@ -1,23 +1,63 @@
-"""The objective of UNITPathSSL (its equation 7), which generator and reader minimise together."""
+"""Losses of UNITPathSSL: its objective (equation 7), the cycles, and a colour prior of rendered tissue (ours).
+
+Cycle consistency is that of Zhu et al. (ICCV 2017, arXiv 1703.10593), in both directions. It does not fix the polarity:
+rendering nuclei pale and reading pale areas as nuclei closes both cycles as well. The prior, the distance to flat
+nuclei on a flat background, excludes this solution.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+
+BLACK = -0.9  # pixels of a mask with a fill above it belong to a nucleus
 
 
 def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G)``, and ours: ``+ l4 L_div(G) + l5 L_painted(G)``.
+    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G)``, and ours: ``+ l4 L_painted(G)``.
 
     ``L_seg`` is the instance loss of the reader on rendered pictures with the masks' own instances. Those pictures are
     not detached, so it has gradients in both networks: G must render nuclei that can be told apart.
 
     Args:
         terms: loss terms under the names of ``weights``; one with a weight of 0 may be missing.
-        weights: "picture_gan", "mask_gan", "cycle", "instances", "diversity", "painted".
+        weights: "picture_gan", "mask_gan", "cycle", "instances", "painted".
 
     Returns:
         ``"loss"`` and the terms.
     """
     return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}
+
+
+def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again: Tensor) -> Tensor:
+    """``(|S(G(x, z)) - x|_1 + |G(S(y), z') - y|_1) / 2``, means over all values.
+
+    Args:
+        mask: (B, 3, H, W) x, -1 to 1.
+        mask_again: (B, 3, H, W) S(G(x, z)).
+        picture: (B', 3, H, W) y, -1 to 1.
+        picture_again: (B', 3, H, W) G(S(y), z').
+    """
+    return ((mask_again - mask).abs().mean() + (picture_again - picture).abs().mean()) / 2
+
+
+def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
+    """Masks in two flat colours, which is also the control without any generator.
+
+    Args:
+        mask: (B, 3, H, W), -1 to 1; its first channel, the contours, is background.
+        nucleus: (3,) colour of nuclei, such as the mean of the darkest fifth of all pixels.
+        background: (3,) colour of the rest.
+
+    Returns:
+        (B, 3, H, W) in the unit of the colours.
+    """
+    inside = mask[:, 1:].amax(1, keepdim=True) > BLACK
+    return torch.where(inside, nucleus.view(1, 3, 1, 1), background.view(1, 3, 1, 1))
+
+
+def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
+    """``|G(x, z) - paint(x)|_1``, the mean over all values, with pictures and colours in one unit."""
+    return (picture - paint(mask, nucleus, background)).abs().mean()

@@ -50,18 +50,17 @@ class LabelDraw:
     patients: frozenset[str]
 
 
-def draw_patients(patients: Sequence[str], draws: int, shares: Sequence[float] = SHARES) -> list[LabelDraw]:
-    """Draw patients for every share by seed; within a draw the smaller shares lie in the larger ones.
+def draw_patients(patients: Sequence[str], draws: int) -> list[LabelDraw]:
+    """Draw patients for each of ``SHARES`` by seed; within a draw the smaller shares lie in the larger ones.
 
     Args:
         patients: patients of the training.
-        draws: number of draws of each share below 1.
-        shares: falling shares; one that comes to as many patients as another is left out.
+        draws: number of draws of each share below 1; a share of as many patients as another is left out.
     """
     names = sorted(set(patients))
     orders = [np.random.default_rng((SEED, number)).permutation(names) for number in range(draws)]
     drawn, sizes = [], set()
-    for share in shares:
+    for share in SHARES:
         size = max(1, round(share * len(names)))
         if size in sizes:
             continue

@@ -23,6 +23,7 @@ from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.probing.neighbours import CROP_UM, NucleusGallery, draw_neighbours, recognised, stability
 from muse_pipeline.probing.network import SEED, ProbedNetwork
+from muse_pipeline.probing.probe import ProbeSettings
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 
 MOST_NUCLEI = 1000  # of an image, candidates of the retrieval
@@ -39,15 +40,15 @@ RETRIEVAL, STABILITY = "the same nucleus found at the other mpp", "nearer to its
 ACROSS = "nearer to itself at the other mpp than another is"
 
 
-def choose_images(images: Sequence[NucleusImage], most: int = MOST_IMAGES) -> list[NucleusImage]:
-    """At most ``most`` random images, of as many patients as possible, in the order in which they were given."""
+def choose_images(images: Sequence[NucleusImage]) -> list[NucleusImage]:
+    """At most ``MOST_IMAGES`` random images, of as many patients as possible, in the order in which they were given."""
     taken: dict[str, int] = {}
     ranked = []
     for number in np.random.default_rng(SEED).permutation(len(images)).tolist():
         patient = images[number].patient
         ranked.append((taken.get(patient, 0), len(ranked), number))
         taken[patient] = taken.get(patient, 0) + 1
-    return [images[number] for number in sorted(number for *_, number in sorted(ranked)[:most])]
+    return [images[number] for number in sorted(number for *_, number in sorted(ranked)[:MOST_IMAGES])]
 
 
 def compare_on_tissue(
@@ -55,8 +56,7 @@ def compare_on_tissue(
     networks: Sequence[ProbedNetwork],
     *,
     mpps: tuple[float, float],
-    window_px: int,
-    repeats: int,
+    settings: ProbeSettings,
     device: torch.device,
     output: Path,
     say: Callable[[str], None],
@@ -67,13 +67,13 @@ def compare_on_tissue(
         images: images with at least two nuclei each.
         networks: the network before and the one after.
         mpps: the finer and the coarser um per pixel.
-        window_px: side of a window.
-        repeats: draws of the bootstrap.
+        settings: side of a window, and draws of the bootstrap.
         device: device of the networks.
         output: folder for the picture.
         say: callback with lines on progress.
     """
     chosen = choose_images(images)
+    window_px, repeats = settings.window_px, settings.repeats
     field_px = window_px * mpps[1] / 2
     lots = np.random.default_rng(SEED).spawn(len(chosen))
     nuclei = [

@@ -131,7 +131,6 @@ def predict_finetuned(
         features.train,
         features.judged,
         features.device,
-        SEED,
         learning_rate,
     )
     predicted, epochs = choose(by_epoch.numpy(), features.true, features.splits, last=True)
@@ -211,9 +210,7 @@ def finetune_on_points(
     train: PointSet,
     judged: PointSet,
     device: torch.device,
-    seed: int,
     learning_rate: float = FINETUNE_LEARNING_RATE,
-    epochs: int = FINETUNE_EPOCHS,
 ) -> Tensor:
     """AdamW without weight decay, cosine to 0, cross-entropy over all nuclei of a batch, batch norm in train mode.
 
@@ -223,19 +220,17 @@ def finetune_on_points(
         train: training points, not augmented; 32 windows make a batch.
         judged: points that are classified after every epoch.
         device: device of both networks.
-        seed: seed of the order of the windows.
         learning_rate: 1e-5; the authors advise 4e-5 for ResNet-50.
-        epochs: E.
 
     Returns:
-        (E, P) class index of each of the judged points after each epoch.
+        (E, P) class index of each of the judged points after each of ``FINETUNE_EPOCHS``.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     parameters = [*backbone.parameters(), *layer.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     predictions = []
-    for epoch in range(epochs):
-        optimiser.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    for epoch in range(FINETUNE_EPOCHS):
+        optimiser.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / FINETUNE_EPOCHS))
         backbone.train()
         order = torch.randperm(len(train.windows), generator=generator).tolist()
         for batch in train.batches(WINDOWS, device, order):

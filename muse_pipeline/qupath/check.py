@@ -1,9 +1,14 @@
-"""Predict how QuPath imports a GeoJSON file, without QuPath, for files of any origin."""
+"""Predict how QuPath imports a GeoJSON file, without QuPath, for files of any origin.
+
+Text that is not JSON, such as comments, single quotes or a comma before a bracket, counts as rejected, though QuPath's
+parser is more lenient.
+"""
 
 from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import zipfile
 import zlib
@@ -30,7 +35,6 @@ from muse_pipeline.qupath.parse import (
     is_geometry,
     iterate_items,
     list_geojson,
-    loads_lenient,
     open_member,
 )
 from muse_pipeline.qupath.rules import (
@@ -182,7 +186,7 @@ def _check_zip(path: Path, verdict: Verdict) -> None:
 
 def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     seen_ids = array("Q")
-    items = _count_levels(iterate_items(file, verdict.path, loads_lenient), verdict)
+    items = _count_levels(iterate_items(file, verdict.path, _loads), verdict)
     members = (
         (kind, each)
         for item, container in items
@@ -204,6 +208,22 @@ def _check_text(file: BinaryIO, verdict: Verdict) -> None:
     if not verdict.n_by_type and not verdict.first:
         verdict.add(Fault("contains no objects"), 0)
     _judge_duplicates(seen_ids, verdict)
+
+
+def _loads(text: bytes) -> Any:
+    """Parse a document; NaN and Infinity become text, and an empty document None.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        characters = text.decode("utf-8", errors="replace").removeprefix("\ufeff").strip()
+    try:
+        return json.loads(characters, parse_constant=str) if characters else None
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _count_levels(items: Iterator[tuple[Any, str]], verdict: Verdict) -> Iterator[tuple[Any, str]]:

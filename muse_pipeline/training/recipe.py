@@ -51,8 +51,7 @@ class Recipe(ABC):
             ConfigError: the workflow runs no model that this method trains.
         """
         raise ConfigError(
-            f"{config.name}: method '{config.method}' trains neither a model of nuclei nor of regions; train it with "
-            "`muse train`"
+            f"{config.name}: the workflow trains no model by method '{config.method}'; train it with `muse train`"
         )
 
 
@@ -87,7 +86,7 @@ def load_run(
     Args:
         path: the YAML file; its ``method`` names the recipe.
         data: folder that sources' paths start at; the file's if None. Paths of checkpoints always start at the file's.
-        changes: ``key=value`` changes of settings, as in ``core.config.load_config``.
+        changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
         default: method of a file that names none.
         only: the dataclass of the one method that the caller takes; any when None.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.config import load_config
+from muse_pipeline.core.config import parse_config, read_settings
 from muse_pipeline.core.errors import CheckpointError, OutputError
 from muse_pipeline.core.files import complete_file, read_json, write_json
 from muse_pipeline.core.text import some_of
@@ -168,7 +168,7 @@ class RunFolder:
 
     def _begun_settings(self, kind: type) -> dict[str, Any]:
         try:
-            return plain_settings(load_config(self.config, kind), portable=True)
+            return plain_settings(parse_config(read_settings(self.config), kind, str(self.config)), portable=True)
         except ValueError as error:
             raise CheckpointError(
                 f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"

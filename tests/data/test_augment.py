@@ -11,10 +11,10 @@ from muse_pipeline.data.augment import (
     move_nuclei,
     part_way,
     random_linear,
+    sample_windows,
     vary_colour,
     vary_sharpness,
     vary_view_sharpness,
-    warp_windows,
 )
 
 N_RAYS = 32
@@ -39,7 +39,7 @@ def test_a_moved_ellipse_is_where_its_moved_label_states(seed):
     picture, rays = ellipse_picture(128, (70.3, 58.6), (22, 11), 0.6)
     linear = random_linear(1, Augmentation(free_rotation=1.0), generator)
     centre = torch.tensor([[64.0, 62.0]])
-    window = warp_windows(picture, centre, linear, 128)[0, 0]
+    window = sample_windows(picture, centre, torch.linalg.inv(linear), 128)[0, 0]
     xy, moved = move_nuclei(torch.tensor([[[70.3, 58.6]]]), rays[None, None], centre, linear, 128)
     weight = 255 - window
     y, x = torch.meshgrid(torch.arange(128) + 0.5, torch.arange(128) + 0.5, indexing="ij")
@@ -59,7 +59,7 @@ def test_unknown_rays_stay_unknown():
 
 
 def test_outside_of_a_picture_is_white():
-    window = warp_windows(torch.zeros(1, 3, 32, 32), torch.tensor([[16.0, 16.0]]), torch.eye(2)[None], 64)
+    window = sample_windows(torch.zeros(1, 3, 32, 32), torch.tensor([[16.0, 16.0]]), torch.eye(2)[None], 64)
     assert (window[..., :14, :] == 255).all()
     assert (window[..., 20:44, 20:44] == 0).all()
 

@@ -178,12 +178,6 @@ def test_global_views_hold_a_nucleus_anywhere_but_at_their_border():
     np.testing.assert_allclose(np.bincount(turned) / 400, 1 / 8, atol=0.05)
 
 
-def test_the_same_mpp_where_it_is_asked_for():
-    xy = np.random.default_rng(0).uniform(0, SIDE_PX, (500, 2))
-    found = ViewSampler([tissue(xy)], ViewSettings(mpp_mode="same"))(np.random.default_rng(0))
-    assert np.ptp([view.mpp for view in found.views]) < 0.005
-
-
 def test_images_are_drawn_by_weight_and_area():
     rng = np.random.default_rng(0)
     small, large = tissue(rng.uniform(0, 512, (900, 2))), tissue(rng.uniform(0, SIDE_PX, (900, 2)))
@@ -195,7 +189,7 @@ def test_images_are_drawn_by_weight_and_area():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"global_px": 0}, {"n_local": -1}, {"mpp": (0.5, 0.25)}, {"mpp": (0, 1)}, {"mpp_mode": "some"}],
+    [{"global_px": 0}, {"n_local": -1}, {"mpp": (0.5, 0.25)}, {"mpp": (0, 1)}],
 )
 def test_settings_that_cannot_be_are_rejected(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -78,11 +78,11 @@ def test_other_processes_write_the_same_bytes(run, small, tmp_path):
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(small[0].read_bytes()).digest()
 
 
-def test_pictures_of_another_mpp_are_brought_to_the_models(run, small, tmp_path):
+def test_the_rest_of_the_window_of_a_small_picture_is_white(run, small, tmp_path):
     card = read_card(small[0])
     picture = cv2.imread(str(run / "run" / "pictures" / "0.png"))[:64, :64]
-    cv2.imwrite(str(tmp_path / "half.png"), cv2.resize(picture, (128, 128), interpolation=cv2.INTER_NEAREST))
-    (window,) = calibration_windows(tmp_path, card, card.mpp / 2)
+    cv2.imwrite(str(tmp_path / "small.png"), picture)
+    (window,) = calibration_windows(tmp_path, card)
     assert np.array_equal(window.pixels[0, :, :64, :64], picture[..., ::-1].transpose(2, 0, 1))
     assert (window.pixels[0, :, 64:] == 255).all()
 

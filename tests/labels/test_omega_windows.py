@@ -139,12 +139,12 @@ def test_the_weak_view_has_the_same_geometry_and_its_own_colour():
 
 
 def test_a_narrow_crop_gives_the_same_window_as_the_whole_picture():
-    from muse_pipeline.data.augment import random_linear, warp_windows
+    from muse_pipeline.data.augment import random_linear, sample_windows
 
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (6, 3, 150, 190), generator=generator, dtype=torch.uint8)
     linear = random_linear(6, Augmentation(), generator)
     centre = torch.tensor([[95.0, 75.0], [3.0, 140.0], [189.0, 2.0], [60.3, 70.7], [-300.0, 9.0], [95.0, 75.0]])
-    whole = warp_windows(pictures.float(), centre, linear, 96)
+    whole = sample_windows(pictures.float(), centre, torch.linalg.inv(linear), 96)
     assert torch.allclose(cut_windows(list(pictures), centre, linear, 96), whole, atol=0.05)
     assert (whole[4] == 255).all()

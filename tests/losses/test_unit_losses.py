@@ -7,10 +7,7 @@ import torch
 
 from muse_pipeline.losses import least_squares_gan, logistic_gan
 from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
-from muse_pipeline.losses.cycle import cycle_loss
-from muse_pipeline.losses.diversity_sensitive import diversity_loss
-from muse_pipeline.losses.painted import paint, painted_loss
-from muse_pipeline.losses.unit import translation_objective
+from muse_pipeline.losses.unit import cycle_loss, paint, painted_loss, translation_objective
 
 
 def test_least_squares_are_zero_at_their_targets_and_a_quarter_each_in_between():
@@ -43,15 +40,6 @@ def test_cycles_that_return_cost_nothing_and_both_directions_count():
     assert cycle_loss(x, x, y, y) == 0
     assert cycle_loss(x, x + 1, y, y).item() == pytest.approx(0.5)
     assert cycle_loss(x, x, y, y - 1).item() == pytest.approx(0.5)
-    assert cycle_loss(x, x + 1, y, y - 1, a=2, b=4).item() == pytest.approx(3)
-
-
-def test_diversity_is_the_ratio_of_distances_up_to_a_limit():
-    first, noise = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5)
-    apart = torch.tensor([0.1, 0.9])[:, None, None, None]
-    loss = diversity_loss(first, first + apart, noise, noise + 0.5, limit=1.0)
-    assert loss.item() == pytest.approx(-(0.1 / 0.5 + 1) / 2)
-    assert diversity_loss(first, first, noise, noise + 0.5, limit=1.0) == 0
 
 
 def test_a_painted_mask_costs_nothing_and_the_wrong_way_round_costs_most():
@@ -67,7 +55,7 @@ def test_a_painted_mask_costs_nothing_and_the_wrong_way_round_costs_most():
 
 def test_the_objective_is_the_weighted_sum():
     terms = {"picture_gan": torch.tensor(2.0), "mask_gan": torch.tensor(3.0), "cycle": torch.tensor(0.5)}
-    weights = {"picture_gan": 1.0, "mask_gan": 2.0, "cycle": 10.0, "instances": 6.0, "diversity": 0.0, "painted": 0.0}
+    weights = {"picture_gan": 1.0, "mask_gan": 2.0, "cycle": 10.0, "instances": 6.0, "painted": 0.0}
     found = translation_objective({**terms, "instances": torch.tensor(1.0)}, weights)
     assert found["loss"] == 2 + 6 + 5 + 6
     assert found.keys() == {"loss", *terms, "instances"}

@@ -3,10 +3,10 @@ import uuid
 import numpy as np
 import pytest
 
-from muse_pipeline.qupath.columns import LONGEST_NAME, uuid5
+from muse_pipeline.qupath.columns import uuid5
 
 
-@pytest.mark.parametrize("length", [0, 1, 36, LONGEST_NAME])
+@pytest.mark.parametrize("length", [1, 36, 60])
 def test_against_the_standard_library(length):
     random = np.random.default_rng(length)
     names = random.integers(32, 127, (5000, length)).astype(np.uint8)
@@ -14,8 +14,3 @@ def test_against_the_standard_library(length):
     found = uuid5(namespace, names)
     expected = [str(uuid.uuid5(namespace, name.tobytes().decode())) for name in names]
     assert [text.tobytes().decode() for text in found] == expected
-
-
-def test_a_name_that_needs_two_blocks():
-    with pytest.raises(ValueError, match="at most 39"):
-        uuid5(uuid.NAMESPACE_DNS, np.zeros((1, 40), np.uint8))

@@ -24,11 +24,9 @@ def literal_losses(method: MusePretraining, batch: ViewBatch, temperature: float
     teachers, students = features_of_views(method.teacher, batch)[:2], features_of_views(method.backbone, batch)
     nucleus = literal_nucleus_loss(literal_nuclei(method.nucleus, teachers, students, batch, temperature))
     image = literal_image_loss(method.image, teachers, students, temperature)
-    first, second = (literal_koleo([one.image[0] for one in students[view]]) for view in (0, 1))
-    koleo = (first + second) / 2
     settings = method.settings
-    loss = settings.nucleus_weight * nucleus + settings.image_weight * image + settings.koleo_weight * koleo
-    return {"nucleus": nucleus, "image": image, "koleo": koleo, "loss": loss}
+    loss = settings.nucleus_weight * nucleus + settings.image_weight * image
+    return {"nucleus": nucleus, "image": image, "loss": loss}
 
 
 class SharedNucleus(NamedTuple):
@@ -103,16 +101,6 @@ def literal_image_loss(level: Level, teachers: list, students: list, temperature
         for target, from_student in zip(targets[teacher], students[student], strict=True)
     ]
     return sum(losses) / len(losses)
-
-
-def literal_koleo(vectors: list[Tensor]) -> Tensor:
-    """-1/n sum_i log min_j |x_i - x_j| of the vectors scaled to unit length (arXiv 1806.03198)."""
-    unit = [vector / vector.norm() for vector in vectors]
-    logs = []
-    for i, one in enumerate(unit):
-        distances = [(one - other).norm() for j, other in enumerate(unit) if j != i]
-        logs.append(min(distances).log())
-    return -sum(logs) / len(logs)
 
 
 def literal_targets(level: Level, vectors: list[Tensor], temperature: float) -> list[Tensor]:

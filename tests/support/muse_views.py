@@ -11,11 +11,11 @@ from muse_pipeline.models import BACKBONES
 B, WIDE_PX, NEAR_PX, N_NUCLEI = 3, 64, 32, 7
 
 
-def make_method(n_local: int = 2, mpp: float = 0.5, **settings) -> MusePretraining:
+def make_method(n_local: int = 2, **settings) -> MusePretraining:
     """On the smallest backbone; the same weights each time."""
     torch.manual_seed(0)
     settings = SelfDistillationSettings(**{"n_prototypes": 32, "hidden": 16, "bottleneck": 8, **settings})
-    return MusePretraining(BACKBONES["muse_compact_16"](), settings, n_local, mpp)
+    return MusePretraining(BACKBONES["muse_compact_16"](), settings, n_local)
 
 
 @torch.no_grad()

@@ -120,7 +120,7 @@ def plan_cohort_run(
         data: folder that paths of the config's own sources start at; its own when not given.
         judged_by: training configs whose validation the backbone will be judged on, each with the folder of its paths
             if that is not its own.
-        changes: ``key=value`` changes of settings, as in ``core.config.load_config``.
+        changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
 
     Raises:
         ConfigError: a config is wrong, no slide is left, or a part of a name matches no slide.

@@ -19,7 +19,6 @@ from torch.nn import functional
 from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
-from muse_pipeline.losses.koleo import koleo
 from muse_pipeline.losses.self_distillation import (
     all_sum,
     centred_targets,
@@ -77,7 +76,6 @@ class SelfDistillationSettings:
     Attributes:
         nucleus_weight: weight of the loss at shared nuclei.
         image_weight: weight of the loss of whole views.
-        koleo_weight: weight of the loss that spreads the student's image vectors.
         balance: "centring" with sharpening, or "sinkhorn", which keeps the teacher from collapsing.
         n_prototypes: prototypes of each projector.
         hidden: width of the hidden layers of each projector.
@@ -87,14 +85,10 @@ class SelfDistillationSettings:
         teacher_warmup: fraction of the run over which it changes, linearly.
         momentum: initial momentum of the teacher; rises to 1 along a cosine.
         frozen: fraction of the run in which the prototypes are not updated.
-        jitter_um: standard deviation of the positions at which the student is read.
-        average_statistics: average the statistics of the batch norms from student to teacher; by default the teacher's
-            are those of its own batches, as in DINO.
     """
 
     nucleus_weight: NotNegative = 1.0
     image_weight: NotNegative = 1.0
-    koleo_weight: NotNegative = 0.0
     balance: Annotated[str, OneOf(BALANCES)] = "centring"
     n_prototypes: Width = 8192
     hidden: Width = 2048
@@ -104,8 +98,6 @@ class SelfDistillationSettings:
     teacher_warmup: Fraction = 0.3
     momentum: Fraction = 0.996
     frozen: Fraction = 0.01
-    jitter_um: NotNegative = 0.0
-    average_statistics: bool = False
 
     def __post_init__(self) -> None:
         if not self.nucleus_weight and not self.image_weight:
@@ -193,13 +185,11 @@ class MusePretraining(Method):
         backbone: the initial student; the teacher begins as its copy.
         settings: settings of losses and projectors.
         n_local: local views of each set.
-        mpp: um per pixel for ``jitter_um``: the middle of the range that views are drawn from.
     """
 
-    def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int, mpp: float):
+    def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int):
         super().__init__()
         self.settings, self.pairs = settings, ordered_pairs(n_local)
-        self.jitter_px = settings.jitter_um / mpp
         self.backbone = backbone
         self.teacher = copy.deepcopy(backbone).requires_grad_(False)
         self.nucleus = Level(backbone.channels, settings) if settings.nucleus_weight else None
@@ -224,23 +214,19 @@ class MusePretraining(Method):
         if self.image is not None:
             found |= self._compare_images(teachers, students, progress)
             loss = loss + self.settings.image_weight * found["image"]
-        if self.settings.koleo_weight:
-            found["koleo"] = sum(koleo(one.image) for one in students[:2]) / 2
-            loss = loss + self.settings.koleo_weight * found["koleo"]
         return {"loss": loss, **found}
 
     def _compare_nuclei(
         self, teachers: list[Features], students: list[Features], batch: ViewBatch, progress: float
     ) -> dict[str, Tensor]:
         level, lattice, rows = self.nucleus, self.backbone.lattice, _rows_of_pairs(batch.shared)
-        student_xy = batch.student_xy + self.jitter_px * torch.randn_like(batch.student_xy)
         vectors, targets, losses = [], [], []
         for teacher in range(2):
             numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
             read = [_read_rows(teachers[teacher], batch.teacher_xy[n], lattice, rows[n]) for n in numbers]
             pred = level.targets(torch.cat(read), progress).split([len(part) for part in read])
             for n, target in zip(numbers, pred, strict=True):
-                ours = _read_rows(students[self.pairs[n][1]], student_xy[n], lattice, rows[n])
+                ours = _read_rows(students[self.pairs[n][1]], batch.student_xy[n], lattice, rows[n])
                 losses.append(level.loss(target, ours))
             vectors += read
             targets += pred
@@ -284,24 +270,15 @@ class MusePretraining(Method):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Update the teacher: its weights always, statistics of its batch norms if so configured."""
+        """Update the teacher's weights; its batch norms have the statistics of its own batches, as in DINO."""
         momentum = 1 - (1 - self.settings.momentum) * (math.cos(math.pi * progress) + 1) / 2
         for average, current in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
-        if self.settings.average_statistics:
-            for average, current in zip(self.teacher.buffers(), self.backbone.buffers(), strict=True):
-                average.lerp_(current, 1 - momentum) if average.is_floating_point() else average.copy_(current)
         for level in self._levels():
             level.update(momentum)
 
     def _levels(self) -> list[Level]:
         return [level for level in (self.nucleus, self.image) if level is not None]
-
-    def train(self, mode: bool = True) -> MusePretraining:
-        """Set the mode; the teacher normalises by its own batches unless its statistics are averaged."""
-        super().train(mode)
-        self.teacher.train(mode and not self.settings.average_statistics)
-        return self
 
     def trained(self) -> Backbone:
         """The teacher's backbone."""

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, UnlabelledWindows, open_unlabelled
-from muse_pipeline.losses.psm import rotation_similarity
 from muse_pipeline.methods.psm.config import ActivationSettings
 from muse_pipeline.models.activation import KIND, ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint
@@ -20,7 +19,9 @@ from muse_pipeline.training.stages import TrainingStage
 
 
 class PriorSelfActivation(Method):
-    """Training of a network to give a window and its half turn the same output.
+    """Training of a network to give a window and its half turn the same output (arXiv 2210.07862).
+
+    The loss is the mean of ``|f(x) - f(rot180 x)|``; a constant f solves it, and nothing prevents that.
 
     Args:
         network: the network, which has one output.
@@ -33,7 +34,7 @@ class PriorSelfActivation(Method):
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
         """Loss of (B, 3, S, S) windows, from one pass, so that batch norms see both orientations alike."""
         output, turned = self.network(torch.cat((batch, batch.flip(2, 3)))).chunk(2)
-        return {"loss": rotation_similarity(output, turned)}
+        return {"loss": (output - turned).abs().mean()}
 
     def trained(self) -> nn.Module:
         """The network."""

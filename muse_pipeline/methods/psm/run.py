@@ -62,25 +62,15 @@ def activation_config(config: PsmConfig) -> ActivationConfig:
 
 def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:
     """The settings of a detector of one class on a folder of labels (``labels``)."""
-    settings = config.detector
     return DetectorConfig(
+        **vars(config.detector),
         name=config.name,
-        backbone=settings.backbone,
         mpp=config.mpp,
         classes=(NucleusClass(CLASS, COLOUR),),
         sources=(label_source(labels, config.mpp),),
-        schedule=settings.schedule,
         licence=config.licence,
         training_data=config.training_data,
         limits=config.limits,
-        head=settings.head,
-        n_rays=settings.n_rays,
-        colour=settings.colour,
-        window_px=settings.window_px,
-        batch=settings.batch,
         seed=config.seed,
-        precision=settings.precision,
-        augmentation=settings.augmentation,
-        export=settings.export,
         metrics=config.metrics,
     )

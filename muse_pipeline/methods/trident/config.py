@@ -18,7 +18,7 @@ from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.models import BACKBONES
 
-LOSSES = ("vicreg", "infonce", "barlow twins")
+LOSSES = ("vicreg", "infonce")
 Width = Annotated[int, Between(2, 1 << 16)]
 
 
@@ -29,14 +29,13 @@ class AlignmentSettings:
     Attributes:
         branches: 3 aligns two H&E views and the partner (TriDeNT), 2 one H&E view and the partner (More From Less), 1
             two H&E views alone (a Siamese network, as a control).
-        loss: "vicreg", "infonce", or "barlow twins" (up to two branches).
+        loss: "vicreg" or "infonce".
         image_weight: weight of the loss over image vectors; 0 turns it off.
         nucleus_weight: weight of the loss over features at nuclei that both H&E views share; 0 turns it off.
         invariance: weight of the term in VICReg.
         variance: weight of the term in VICReg.
         covariance: weight of the term in VICReg.
         temperature: softmax temperature of InfoNCE.
-        off_diagonal: weight of correlations between dimensions in Barlow Twins.
         hidden: width of the two inner layers of the projectors, and of the encoder of vectors.
         width: length of the vectors that are compared.
         max_nuclei: largest number of nuclei of a batch that are compared, drawn from all.
@@ -50,7 +49,6 @@ class AlignmentSettings:
     variance: NotNegative = 25.0
     covariance: NotNegative = 1.0
     temperature: Annotated[float, Between(1e-3, 10)] = 0.5
-    off_diagonal: NotNegative = 5e-3
     hidden: Width = 1024
     width: Width = 1024
     max_nuclei: Annotated[int, Between(2, 1 << 20)] = 4096
@@ -58,10 +56,6 @@ class AlignmentSettings:
     def __post_init__(self) -> None:
         if not self.image_weight and not self.nucleus_weight:
             raise ConfigError("alignment: image_weight and nucleus_weight are both 0; nothing would be learnt")
-        if self.branches == 3 and self.loss == "barlow twins":
-            raise ConfigError(
-                "alignment: 'barlow twins' compares two branches; set `branches` to 1 or 2, or choose vicreg"
-            )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.data.pairs import PairBatch
-from muse_pipeline.losses.barlow_twins import barlow_twins
 from muse_pipeline.losses.infonce import infonce
 from muse_pipeline.losses.vicreg import covariance, invariance, variance
 from muse_pipeline.methods.trident.config import AlignmentSettings
@@ -102,9 +101,6 @@ class Level(nn.Module):
         settings = self.settings
         if settings.loss == "infonce":
             return {"loss": infonce(branches, known, settings.temperature)}
-        if settings.loss == "barlow twins":
-            both = known[0] & known[1]
-            return {"loss": barlow_twins(branches[0][both], branches[1][both], settings.off_diagonal)}
         terms = {
             "invariance": invariance(branches, known),
             "variance": variance(branches, known),

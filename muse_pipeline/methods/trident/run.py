@@ -168,7 +168,7 @@ class TridentStage(MuseStage):
         trident = Trident(backbone, partner, settings)
         if config.distillation is None:
             return trident
-        muse = MusePretraining(backbone, config.distillation, config.views.n_local, config.middle_mpp)
+        muse = MusePretraining(backbone, config.distillation, config.views.n_local)
         return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
 
     def batches(self, data: PairedData, device: torch.device) -> PairBatches | SumBatches:

@@ -119,9 +119,7 @@ class LossWeights:
         mask_gan: masks read from real tissue pass for synthesised ones.
         cycle: cycle consistency, in both directions.
         instances: the reader finds the nuclei of the masks in rendered tissue.
-        diversity: different noise gives different tissue.
-        diversity_limit: largest ratio that the diversity term rewards.
-        painted: colour prior (``losses.painted``): weight at the first step, from which it falls along a line, and
+        painted: colour prior (``losses.unit``): weight at the first step, from which it falls along a line, and
             from a quarter of the first stage on.
     """
 
@@ -129,8 +127,6 @@ class LossWeights:
     mask_gan: NotNegative = 1.0  # code; secondary: 2
     cycle: NotNegative = 10.0  # code and secondary
     instances: NotNegative = 6.0  # code; secondary: 2
-    diversity: NotNegative = 0.0  # ours; the paper has none
-    diversity_limit: NotNegative = 0.5  # ours
     painted: tuple[NotNegative, NotNegative] = (0.0, 0.0)  # ours; the paper has none
 
 

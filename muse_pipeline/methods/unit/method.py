@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, vary_appearance, vary_colour
 from muse_pipeline.losses import least_squares_gan, logistic_gan
 from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
-from muse_pipeline.losses.cycle import cycle_loss
-from muse_pipeline.losses.diversity_sensitive import diversity_loss
-from muse_pipeline.losses.painted import painted_loss
-from muse_pipeline.losses.unit import translation_objective
+from muse_pipeline.losses.unit import cycle_loss, painted_loss, translation_objective
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
@@ -39,7 +36,6 @@ class Translation(NamedTuple):
 
     Attributes:
         rendered: (B, 3, S, S) tissue of the masks, 0 to 255.
-        noise: (B, Z) noise that it was rendered with.
         grain: (B, 1, S, S) grain that it was rendered with.
         mask_again: (B, 3, S, S) mask read from the rendered tissue.
         read: (B, 3, S, S) mask read from real tissue.
@@ -48,7 +44,6 @@ class Translation(NamedTuple):
     """
 
     rendered: Tensor
-    noise: Tensor
     grain: Tensor
     mask_again: Tensor
     read: Tensor
@@ -123,7 +118,7 @@ class UnitTraining(Method):
         labels = LabelledBatch(seen, colour, batch.xy, batch.label, batch.rays)
         picture_again = self.generator(read, *self.draw_noise(n, read.shape[-1], device)).float()
         instances = self.criterion(nuclei, labels)["loss"]
-        return Translation(rendered, noise, grain, mask_again, read, picture_again, instances)
+        return Translation(rendered, grain, mask_again, read, picture_again, instances)
 
     def vary_colour(self, n: int) -> Tensor:
         """(n, 3, 4) maps that vary colour for gauges."""
@@ -153,7 +148,7 @@ class UnitTraining(Method):
             )
 
     def _terms(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
-        weights, rendered = self.config.weights, to_unit(made.rendered)
+        rendered = to_unit(made.rendered)
         gan, mask_gan = LOSSES[self.config.pictures.loss], LOSSES[self.config.mask_discriminator.loss]
         terms = {
             "picture_gan": gan.generator_loss(self.picture_discriminator(self._augmented(rendered))),
@@ -161,11 +156,7 @@ class UnitTraining(Method):
             "cycle": cycle_loss(batch.masks, made.mask_again, to_unit(batch.pictures), to_unit(made.picture_again)),
             "instances": made.instances,
         }
-        if weights.diversity:
-            noise, _ = self.draw_noise(len(rendered), rendered.shape[-1], rendered.device)
-            other = to_unit(self.generator(batch.masks, noise, made.grain))
-            terms["diversity"] = diversity_loss(rendered, other, made.noise, noise, weights.diversity_limit)
-        if max(weights.painted):
+        if max(self.config.weights.painted):
             terms["painted"] = painted_loss(rendered, batch.masks, *self.palette)
         return terms
 

@@ -36,7 +36,7 @@ LIMITS = {  # gauge -> (least value, what it means to lie below, what to change)
     "diversity_of_noise": (
         0.02,
         "the generator ignores its noise",
-        "set `weights.diversity: 1` or lower `weights.cycle`",
+        "lower `weights.cycle`",
     ),
     "agreement": (
         0.1,

@@ -18,12 +18,10 @@ from muse_pipeline.training.run import RunFolder
 from muse_pipeline.training.schedule import Schedule
 
 
-@pytest.mark.parametrize(
-    ("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0, 0.1)), (2, 3, (2.0, 0.5, 1.0)), (3, 4, (0.3, 1.0, 0.7))]
-)
+@pytest.mark.parametrize(("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))])
 def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
     """Values to 1e-6; gradients, of the weighted sum, to 1e-5 of the largest entry of each weight tensor."""
-    names = ("nucleus_weight", "image_weight", "koleo_weight")
+    names = ("nucleus_weight", "image_weight")
     method = make_method(n_local, **dict(zip(names, weights, strict=True))).eval()
     randomise(method)
     batch = make_batch(n_local, seed=n_sets, batch=n_sets)
@@ -47,7 +45,7 @@ def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
 @torch.no_grad()
 def test_losses_and_gauges_are_their_definitions(balance):
     """Of three pairs for each teacher's view, over whose nuclei Sinkhorn balances together."""
-    method = make_method(2, balance=balance, koleo_weight=0.1, n_prototypes=6).eval()
+    method = make_method(2, balance=balance, n_prototypes=6).eval()
     randomise(method)
     batch = make_batch(2, seed=1, batch=2)
     batch.octaves.copy_(torch.tensor([0.0, 0.9, 0.45, 0.55, 0.55, 0.45]).repeat(2).view(6, 2))
@@ -56,20 +54,6 @@ def test_losses_and_gauges_are_their_definitions(balance):
     found = method.losses(batch, "model", progress=0.15)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
-
-
-@pytest.mark.parametrize("mpp", [0.25, 0.5, 1.0])
-@torch.no_grad()
-def test_jitter_of_student_positions_is_in_um(mpp):
-    batch = make_batch()
-    torch.manual_seed(1)
-    moved = batch._replace(student_xy=batch.student_xy + 2.0 / mpp * torch.randn_like(batch.student_xy))
-    plain = make_method(mpp=mpp).eval()
-    expected = plain.losses(moved, "model", 0.5)["nucleus"]
-    jittered = make_method(mpp=mpp, jitter_um=2.0).eval()
-    torch.manual_seed(1)
-    assert torch.equal(jittered.losses(batch, "model", 0.5)["nucleus"], expected)
-    assert not torch.equal(plain.losses(batch, "model", 0.5)["nucleus"], expected)
 
 
 @torch.no_grad()
@@ -203,19 +187,11 @@ def test_the_teacher_moves_by_its_momentum(progress, rest):
 
 
 @torch.no_grad()
-def test_batch_norms_of_the_teacher_are_its_own_or_averages():
-    for averaged in (False, True):
-        method = make_method(average_statistics=averaged, momentum=0.9).train()
-        assert method.teacher.training is not averaged
-        before = {name: value.clone() for name, value in method.teacher.named_buffers()}
-        method.losses(make_batch(), 0, 0)
-        seen = any(not torch.equal(value, before[name]) for name, value in method.teacher.named_buffers())
-        assert seen is not averaged
-        method.after_step(0)
-        if averaged:
-            for name, value in method.backbone.named_buffers():
-                expected = torch.lerp(before[name], value, 0.1) if value.is_floating_point() else value
-                torch.testing.assert_close(dict(method.teacher.named_buffers())[name], expected)
+def test_batch_norms_of_the_teacher_are_its_own():
+    method = make_method().train()
+    before = {name: value.clone() for name, value in method.teacher.named_buffers()}
+    method.losses(make_batch(), 0, 0)
+    assert any(not torch.equal(value, before[name]) for name, value in method.teacher.named_buffers())
 
 
 @torch.no_grad()

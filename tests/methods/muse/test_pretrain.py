@@ -90,7 +90,7 @@ def test_a_run_leaves_what_it_was(pictures, finished):
 
 @pytest.fixture
 def prepared(pictures, tmp_path, monkeypatch):
-    """The method of a run with a jitter of 1.5 um, with the processes and device that it was prepared for."""
+    """The method of a run with the processes and device that it was prepared for."""
     given = []
 
     def record(*arguments):
@@ -98,7 +98,7 @@ def prepared(pictures, tmp_path, monkeypatch):
         return share_batch_norms(*arguments)
 
     monkeypatch.setattr("muse_pipeline.training.stages.share_batch_norms", record)
-    changes = ["distillation.jitter_um=1.5", "schedule.steps=1"]
+    changes = ["schedule.steps=1"]
     pretrain(load_muse_config(pictures, changes=changes), tmp_path, CPU)
     (arguments,) = given
     return arguments
@@ -108,10 +108,6 @@ def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
     method, n_processes, device = prepared
     assert isinstance(method, MusePretraining)
     assert (n_processes, device) == (1, torch.device("cpu"))
-
-
-def test_jitter_in_px_is_that_of_the_middle_mpp(prepared):
-    assert prepared[0].jitter_px == pytest.approx(1.5 / 0.75)
 
 
 def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):

@@ -15,7 +15,6 @@ from pretraining import MPP, draw_slide, write_proposals
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
-from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -298,14 +297,11 @@ SETTINGS_OF_RUN = Kind(
         **{name: value for name, value in APPEARANCE.items() if "blur" in name},
         "sources.0.weight": 1e-9,
         "sources.1.weight": 1e-9,
-        "views.mpp_mode": "same",
         "partner_backbone": "muse_compact_24",
         "distillation.balance": "sinkhorn",
-        "distillation.average_statistics": True,
         "alignment.loss": "infonce",
         "alignment.branches": 2,
         "alignment.temperature": ({"alignment.loss": "infonce"}, 0.1),
-        "alignment.off_diagonal": ({"alignment": AlignmentSettings(2, "barlow twins")}, 0.1),
         "alignment.max_nuclei": 2,
         "distillation.frozen": 0.5,
     },

@@ -8,6 +8,13 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from experiments.synthetic_masks.run import (
+    REFERENCE,
+    REFERENCE_MPP,
+    REFERENCE_PX,
+    REFERENCE_TOTALS,
+    within_reference,
+)
 from muse_pipeline.core.config import replace_settings
 from muse_pipeline.core.errors import ArgumentError, ConfigError
 from muse_pipeline.methods.unit.synthesis.layout import Plan, plan_tissue
@@ -23,16 +30,7 @@ from muse_pipeline.methods.unit.synthesis.masks import (
     synthesise_mask,
 )
 from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, KINDS, STROMA, TissueSettings
-from muse_pipeline.methods.unit.synthesis.statistics import (
-    MEASURES,
-    REFERENCE,
-    REFERENCE_MPP,
-    REFERENCE_PX,
-    REFERENCE_TOTALS,
-    measure_instances,
-    summarise,
-    within_reference,
-)
+from muse_pipeline.methods.unit.synthesis.statistics import MEASURES, measure_instances, summarise
 
 TISSUE = TissueSettings()
 CROSS = ndimage.generate_binary_structure(2, 1)

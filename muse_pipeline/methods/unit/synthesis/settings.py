@@ -1,7 +1,7 @@
 """Settings of synthesised tissue: sizes and shapes of nuclei, glands and densities, in um.
 
 The defaults reproduce the statistics of 81 nuclei measured in the example masks of UNITPathSSL's framework figure
-(``statistics.REFERENCE``; 0.25 um/px is assumed). The authors' generator was never published.
+(``experiments/synthetic_masks``; 0.25 um/px is assumed). The authors' generator was never published.
 """
 
 from __future__ import annotations
