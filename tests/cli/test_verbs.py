@@ -101,6 +101,7 @@ BAD_INPUT = {
     "register": ["{noise}", "{missing}", "-o", "{out}"],
     "tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
     "import-checkpoint": ["{noise}", "-o", "{out}"],
+    "import-model": ["{noise}", "--kind", "hover", "--mpp", "0.5", "--scaling", "unit", "-o", "{out}"],
     "pretrain-config": ["{missing}", "--sheet", "{missing}", "--results", "{missing}", "-o", "{out}"],
     "pretrain": ["{missing}", "-o", "{out}"],
     "adapt": ["{missing}", "-o", "{out}"],
