@@ -8,7 +8,8 @@ site of BRCA-M2C, NuCLS and three patients of TNBC. "more" goes on from it with 
 "areas" does the same with the epithelium of EBHI-Seg beside them, half of the accessions; "mean" is the average of the
 weights of "areas" and "base", 3 to 1; "scales" is "areas" with windows magnified by up to 1.6. All are scored on the
 site, on TNBC and NuCLS, on other accessions of EBHI-Seg and on the mouth of OCDC, which no arm reads. A run of "base"
-takes 25 minutes of one core, the others 12.
+takes 25 minutes of one core, the others 12. "shipped" is the built-in model `compact`, which has read every site and
+the mouth.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from experiments.areas.average import average
 from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
 from experiments.common.crops import read_nucls, read_tnbc, score_outlines
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
@@ -29,21 +31,20 @@ from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.detect import detect_picture
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
-from muse_pipeline.methods.detector.mixing import mix_weights
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
 from muse_pipeline.tissue.stain import fit_macenko
-from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
 NARROW = TOP / "config/train/compact_narrow.yaml"
 WITHOUT_UNREAD = "sources.2.exclude=['01_', '02_', '04_']"  # patients of TNBC
 KINDS = ("base", "more", "areas", "mean", "scales")
-SHARE = 0.75  # of the trained weights in the average
-ARMS = [f"{kind}-{site}" for site in SITES for kind in KINDS]
+SHIPPED = "shipped"
+ARMS = [*(f"{kind}-{site}" for site in SITES for kind in KINDS), SHIPPED]
 EPITHELIAL = 1  # index of the class
 MARGIN_UM = 2.0
 MOST_PICTURES = 130  # of EBHI-Seg that are scored
@@ -52,6 +53,9 @@ MOST_PICTURES = 130  # of EBHI-Seg that are scored
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     """Train and score an arm."""
     cv2.setNumThreads(1)
+    if arm == SHIPPED:
+        predictor = Predictor(find_model("compact-fp32"))
+        return {"ebhi": score_areas(predictor, ebhi_pictures(args.data, odd=True), EBHI_MPP)}
     data, work = args.data.resolve(), args.work.resolve()
     site = arm.split("-")[1]
     config = load_detector_config(NARROW, data, ())
@@ -89,12 +93,6 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
         known = (*known, area_source(data, work))
     config: DetectorConfig = dataclasses.replace(config, sources=known)
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
-
-
-def average(start: Path, trained: Path, output: Path) -> Path:
-    """Write the average of two checkpoints."""
-    save_checkpoint(output, mix_weights(load_checkpoint(start), load_checkpoint(trained), SHARE))
-    return output
 
 
 def area_source(data: Path, work: Path) -> LabelSource:
@@ -155,15 +153,17 @@ def render(recorded: list[dict]) -> str:
     runs = by_arm_and_seed(recorded)
     table = [f"| left out | arm | {' | '.join(MEASURES)} |", "|---" * (2 + len(MEASURES)) + "|"]
     for (arm, seed), run in runs.items():
-        kind, site = arm.split("-")
+        kind, _, site = arm.partition("-")
         reference = runs.get((f"more-{site}", seed)) if kind in ("areas", "mean", "scales") else None
         cells = [render_score(run, reference, *measure) for measure in MEASURES.values()]
-        table.append(f"| {site} | {kind} | {' | '.join(cells)} |")
+        table.append(f"| {site or 'none'} | {kind} | {' | '.join(cells)} |")
     return "\n".join(table)
 
 
 def render_score(run: Mapping[str, dict], reference: Mapping[str, dict] | None, part: str, measure) -> str:
-    """A score, and its difference from that of the reference."""
+    """A score, and its difference from that of the reference; empty where it was not measured."""
+    if part not in run:
+        return ""
     counts = np.array(run[part]["counts"], float)
     text = f"{float(measure(counts.sum(0))):.1f}"
     if reference is None:

@@ -1,0 +1,34 @@
+"""The average of two checkpoints of a detector, which the built-in model `compact` is.
+
+    python -m experiments.areas.average START TRAINED OUTPUT
+
+TRAINED weighs three times as much as START, whose appearance of training slides is kept: pictures of areas are too
+small to say what slides look like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from muse_pipeline.methods.detector.mixing import mix_weights
+from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+
+SHARE = 0.75
+
+
+def average(start: Path, trained: Path, output: Path) -> Path:
+    """Write the average of two checkpoints."""
+    first, second = load_checkpoint(start), load_checkpoint(trained)
+    mixed = mix_weights(first, second, SHARE)
+    meta = {**mixed.meta, "appearance": first.meta["appearance"]}
+    save_checkpoint(output, dataclasses.replace(mixed, meta=meta))
+    return output
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("start", "trained", "output"):
+        parser.add_argument(name, type=Path)
+    print(average(**vars(parser.parse_args())))
