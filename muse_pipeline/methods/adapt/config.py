@@ -43,8 +43,7 @@ class AdaptConfig(MuseConfig):
         held: labelled images for the evaluation, as in ``MuseConfig``.
         trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
         views: size, scale and number of the views.
-        distillation: losses of MUSE's student and teacher; ``average_statistics`` has no effect, because the batch
-            norms keep the statistics of the detector.
+        distillation: losses of MUSE's student and teacher, whose batch norms keep the statistics of the detector.
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
         grey: fraction of views and windows converted to grey.
         balance: 0 draws every slide equally often, 1 every mm2 that contains nuclei.

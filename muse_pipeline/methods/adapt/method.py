@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from muse_pipeline.data.augment import WeakView
-from muse_pipeline.data.views import ViewBatch, Views
+from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.data.views import ViewBatch
 from muse_pipeline.methods.adapt.config import AdaptConfig
 from muse_pipeline.methods.detector.distillation import DistillationTerm
 from muse_pipeline.methods.muse.method import MusePretraining
@@ -22,13 +22,11 @@ class AdaptBatch(NamedTuple):
 
     Attributes:
         views: sets of views.
-        windows: windows with colour and sharpness varied.
-        weak: the same windows for the teacher.
+        windows: windows without labels, with a view for the teacher.
     """
 
     views: ViewBatch
-    windows: Views
-    weak: WeakView
+    windows: LabelledBatch
 
 
 class Adaptation(MusePretraining):
@@ -43,7 +41,7 @@ class Adaptation(MusePretraining):
     """
 
     def __init__(self, network: NucleusDetector, teacher: NucleusDetector, config: AdaptConfig):
-        super().__init__(network.backbone, config.distillation, config.views.n_local, config.middle_mpp)
+        super().__init__(network.backbone, config.distillation, config.views.n_local)
         self.network, self.average = network, AveragedNetwork(network)
         self.distillation = DistillationTerm(config.hold.weight, [teacher])
         self.network_rate = config.network_rate
@@ -56,7 +54,7 @@ class Adaptation(MusePretraining):
     def losses(self, batch: AdaptBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """MUSE's loss, the distance from the teacher's maps, their weighted sum, and MUSE's gauges."""
         found = super().losses(batch.views, turn, progress)
-        distance = self.distillation(self.network(*batch.windows), batch)
+        distance = self.distillation(self.network(batch.windows.pixels, batch.windows.colour), batch.windows)
         return {**found, "distillation": distance, "loss": found["loss"] + self.distillation.share * distance}
 
     def after_step(self, progress: float) -> None:

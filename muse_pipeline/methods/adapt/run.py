@@ -14,7 +14,7 @@ import torch
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import Frame
-from muse_pipeline.data.augment import Augmentation, WeakView
+from muse_pipeline.data.augment import Augmentation, LabelledBatch, WeakView
 from muse_pipeline.data.nucleus_images import NucleusPicture
 from muse_pipeline.data.views import ViewSampler, ViewSettings
 from muse_pipeline.evaluation.detection import DetectionCounts
@@ -36,7 +36,7 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.colour import measure_picture
-from muse_pipeline.training.checkpoint import Checkpoint, read_weights
+from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.run import Say
 from muse_pipeline.training.stages import Stage
@@ -54,7 +54,7 @@ class AdaptRecipe(Recipe):
         path = find_checkpoint(checkpoint_from(folder, Path(str(values.get("checkpoint", AdaptConfig.checkpoint)))))
         if not path.is_file():  # reported when the run begins
             return values
-        return {"backbone": read_weights(path, bool(values.get("trust_pickle"))).meta.get("backbone"), **values}
+        return {"backbone": load_trained(path)[1].backbone, **values}
 
     def stages(self, config: AdaptConfig, folder: Path) -> Sequence[Stage]:
         """The training."""
@@ -79,7 +79,7 @@ class AdaptStage(MuseStage):
 
     def build(self, data: PretrainData) -> Adaptation:
         """The detector, and its copy as the teacher."""
-        network, teacher = (load_trained(self._start)[0] for _ in range(2))
+        network, teacher = load_trained(self._start)[0], self.begun[0]
         network.backbone = self.build_backbone()  # rejects a checkpoint of another backbone than the config's
         networks = (each.to(memory_format=torch.channels_last) for each in (network, teacher))
         return Adaptation(*networks, self.config)
@@ -95,7 +95,11 @@ class AdaptStage(MuseStage):
         weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
 
         def draw(number: int) -> AdaptBatch:
-            return AdaptBatch(views(number), windows(number).global_views, WeakView(*weak(number).global_views))
+            pixels, colour = windows(number).global_views
+            n = len(pixels)
+            nuclei = torch.zeros(n, 0, 2), torch.zeros(n, 0), torch.zeros(n, 0, begun.n_rays)
+            of_teacher = WeakView(*weak(number).global_views)
+            return AdaptBatch(views(number), LabelledBatch(pixels, colour, *nuclei, weak=of_teacher))
 
         return draw
 
@@ -131,9 +135,8 @@ class AdaptStage(MuseStage):
 
     def finish(self, data: PretrainData, method: Adaptation, say: Say) -> None:
         """Print what changed on fields of the tissue, and what is not known without labels."""
-        network, begun, start = self.begun
-        network.to(next(method.parameters()).device)
-        before, after = (Scorer(each, begun, start.colour) for each in (network, method.trained()))
+        teacher, begun, start = self.begun
+        before, after = (Scorer(network, begun, start.colour) for network in (teacher, method.trained()))
         n_classes = len(begun.classes)
         counts, both = np.zeros((2, n_classes), int), DetectionCounts(np.zeros((n_classes + 1, 3)))
         for field in self._fields(data):

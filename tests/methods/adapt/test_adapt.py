@@ -19,7 +19,7 @@ from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.methods.detector.run import describe_detector, load_detector_config
-from muse_pipeline.methods.detector.start import load_trained
+from muse_pipeline.methods.detector.start import load_trained, read_start
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.probing.compare_tissue import load_tissue_config
@@ -98,6 +98,8 @@ def test_the_result_is_the_detector_with_its_settings_and_all_patients(finished,
         assert not any(torch.equal(*pair) for pair in pairs), part
     for name, value in before.named_buffers():
         assert torch.equal(value, network.get_buffer(name)), name
+    labels = load_detector_config(folder / "old" / "tiny.yaml")
+    assert read_start(dataclasses.replace(labels, checkpoint=finished[0] / "checkpoint.pt")).is_whole
     ranges = checkpoint.meta["appearance"]["ranges"]
     assert ranges["tissue density"][0] < 5 and ranges["tissue density"][2] == 9.0
 
@@ -155,8 +157,8 @@ def test_the_teacher_sees_the_colours_of_the_export(folder, tmp_path):
     quiet = [f"augmentation={QUIET}", "grey=0", f"checkpoint={tmp_path / 'half.pt'}"]
     _, batch = method_and_batch(folder, tmp_path / "run", *quiet)
     halfway = 0.5 * batch.windows.colour + 0.5 * torch.eye(3, 4)
-    torch.testing.assert_close(batch.weak.colour, halfway, atol=1e-5, rtol=0)
-    assert torch.equal(batch.weak.pixels, batch.windows.pixels)
+    torch.testing.assert_close(batch.windows.weak.colour, halfway, atol=1e-5, rtol=0)
+    assert torch.equal(batch.windows.weak.pixels, batch.windows.pixels)
 
 
 def test_the_loss_is_that_of_muse_and_the_weighted_distance(folder, tmp_path):
