@@ -22,6 +22,7 @@ from muse_pipeline.tissue.find import drop_small
 
 MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
 PERCENTILES = (1.0, 99.8)  # of StarDist
+PEAK_UM = 1.0  # a point with a higher one this near in either direction is no peak
 FALL_PER_UM = 0.1  # of the position in a nucleus, which rises from -1 to 1 in it and falls between two
 
 
@@ -79,7 +80,8 @@ def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     if len(maps) == 1:
         maps = np.split(maps[0], (1, 1 + card.n_rays))
     score = _probability(maps[0], card)[0]
-    row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, np.ones((3, 3), np.uint8))))
+    around = np.ones((2 * max(round(PEAK_UM / card.mpp / card.stride_px), 1) + 1,) * 2, np.uint8)
+    row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, around)))
     rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
     xy = np.stack([column, row], 1) * card.stride_px + 0.5  # of a pixel, not of the cell
     classes = _probability(maps[2], card)[:, row, column] if len(card.classes) > 1 else None

@@ -18,6 +18,7 @@ from muse_pipeline.inference.maps import SCALINGS, nuclei_of_maps
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.base import NUCLEUS
 from muse_pipeline.tissue.stain import IDENTITY
 
@@ -63,6 +64,26 @@ def test_nuclei_lie_where_they_were_drawn(kind, imported, tissue):
     assert (found.label[nearest] == tissue.label)[inside].all()
     assert np.median(found.rays) == pytest.approx(3.6, abs=0.6)  # blurring makes dark ones larger
     assert np.allclose(found.prob.sum(1), 1) and (found.score > 0.5).all()
+
+
+def test_rays_point_to_the_right_and_then_down(imported):
+    """As in StarDist, whose points are the pixels of its grid."""
+    card = replace(read_card(imported("stardist")), n_rays=4, classes=(NUCLEUS,))
+    prob, rays = np.zeros((1, 32, 32, 1), np.float32), np.zeros((1, 32, 32, 4), np.float32)
+    prob[0, 10, 20], rays[0, 10, 20] = 0.9, (8, 4, 2, 6)  # row 20 and column 40 of the window
+    (found,) = nuclei_of_maps([prob, rays], card)
+    ring = rays_to_rings(found.xy, found.rays, (0.5, 0.5))[0]
+    assert np.allclose(ring, [(48.5, 20.5), (40.5, 24.5), (38.5, 20.5), (40.5, 14.5)], atol=1e-4)
+
+
+def test_points_between_those_of_the_grid_may_be_empty(imported):
+    """StarDist's own export puts the probabilities of every second pixel among zeros."""
+    card = replace(read_card(imported("stardist")), n_rays=4, stride_px=1, classes=(NUCLEUS,))
+    rows, columns = np.mgrid[:64, :64]
+    prob = sum(np.exp(-((rows - 20) ** 2 + (columns - x) ** 2) / 60) for x in (20, 44))
+    prob = np.where((rows % 2 == 0) & (columns % 2 == 0), prob, 0).astype(np.float32)[None, ..., None]
+    (found,) = nuclei_of_maps([np.concatenate([prob, np.full((1, 64, 64, 4), 6, np.float32)], 3)], card)
+    assert np.array_equal(found.xy[np.argsort(found.xy[:, 0])], [(20.5, 20.5), (44.5, 20.5)])
 
 
 @pytest.fixture(scope="module")
