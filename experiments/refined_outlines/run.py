@@ -1,6 +1,7 @@
 """A small network that refines outlines: trained on outlines drawn by hand, measured on pictures left out.
 
     git show 5c19ec26:muse_pipeline/inference/built_in/compact-fp32.onnx > runs/refined_outlines/first-stage.onnx
+    git show 0e7e4a17:muse_pipeline/inference/built_in/compact-fp32.onnx > runs/refined_outlines/fourth-stage.onnx
     python -m experiments.refined_outlines.run --data DATA    # trains and scores what is not recorded
     python -m experiments.refined_outlines.run --table        # prints the table
     python -m experiments.refined_outlines.run --data DATA --export refine.onnx
@@ -72,7 +73,7 @@ SCORED = {  # networks by fold; those with a suffix are in the folder of the run
     "TNBC 01 02 04": ("first-stage.onnx", "second-stage.onnx", "label_free"),
     "TNBC 05 06 08 09": ("first-stage.onnx", "label_free"),
     "NuCLS": ("label_free",),
-    "DSB-2018": ("compact-fp32.onnx", "label_free"),
+    "DSB-2018": ("fourth-stage.onnx", "label_free"),
 }
 SNAP_UM = {"label_free": 1.5}  # by network; 1 of others
 OUTLINES = ("of the network", "on edges", "refined")
