@@ -1,4 +1,4 @@
-"""Print docs/reference.md: every verb with its options, every setting of a training run, a proposer and the probe.
+"""Print docs/reference.md: how every verb is called, and every setting of a training run and a proposer.
 
     python docs/make_reference.py > docs/reference.md
 
@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import enum
 import re
+import textwrap
 import typing
 from collections.abc import Iterator
 from inspect import getdoc
@@ -24,29 +25,30 @@ from muse_pipeline.training.recipe import RECIPES
 METHODS = {
     "detector": "A detector trained on labels: [own-model.md](guide/own-model.md).",
     "muse": "MUSE pretraining: [pretraining.md](guide/pretraining.md).",
+    "adapt": "A detector adapted to tissue without labels: [pretraining.md](guide/pretraining.md#adapt-a-detector).",
     "psm": "PSM, nuclei without labels: [label-free.md](guide/label-free.md).",
     "trident": "TriDeNT, pretraining with a partner: [trident.md](guide/trident.md).",
     "unit": "UNITPathSSL, translation between masks and tissue: [unit.md](guide/unit.md).",
     "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
 }
+NO_BREAK = "\N{NO-BREAK SPACE}"  # in an argument, so that a line does not end within it
 HEAD = """# Reference
 
-Every verb and every setting. This page is generated: `python docs/make_reference.py > docs/reference.md`.
-The sheet and the settings of the workflow are in [config/README.md](../config/README.md), the columns of
-`nuclei.parquet` in [outputs.md](guide/outputs.md).
+Every verb, and every setting of a training run. `python docs/make_reference.py > docs/reference.md` writes this page.
+The sheet and the settings of the workflow are in [config/README.md](../config/README.md).
 """
 
 
 def print_reference() -> None:
     """Print the page."""
     print(HEAD)
-    print("## Verbs\n\n`-h`, `--help` of a verb prints the same with an introduction.")
+    print("## Verbs\n\n`muse VERB --help` describes a verb and each of its arguments.")
     for group, verbs in {**GROUPS, **MORE}.items():
         print(f"\n### {group[0].upper()}{group[1:]}")
         for verb in verbs.split():
             print_verb(verb)
     print("\n## Settings of training runs\n")
-    print("`muse train CONFIG` reads one of these, chosen by `method`. A dash: the setting must be given.")
+    print("`muse train CONFIG` reads one of these, chosen by `method`. Settings without a default must be given.")
     documented: set[type] = set()
     for method, what in METHODS.items():
         print(f"\n### method: {method}\n\n{what}")
@@ -62,16 +64,15 @@ def print_reference() -> None:
 
 
 def print_verb(verb: str) -> None:
-    """Print one verb's summary and a table of its arguments; of each of its kinds if it has several."""
+    """Print one verb's summary and how it is called; of each of its kinds if it has several."""
     subparser = find_subparsers(build_parser([verb]))[verb]
-    print(f"\n#### muse {verb}\n\n{as_cell(subparser.description.strip().splitlines()[0])}")
+    print(f"\n#### muse {verb}\n\n{as_cell(subparser.description.strip().splitlines()[0])}\n")
     kinds = find_subparsers(subparser)
     for name, parser in kinds.items() or {"": subparser}.items():
-        if name:
-            print(f"\n`muse {verb} {name}`")
-        rows = [describe_argument(action) for action in parser._actions if action.dest != "help"]
-        print("\n| argument | default | what |\n|---|---|---|")
-        print(*(f"| {' | '.join(row)} |" for row in rows), sep="\n")
+        words = [as_words(action) for action in parser._actions if action.dest != "help"]
+        call = " ".join(["muse", verb, *filter(None, [name]), *sorted(words, key=lambda word: word[0] == "[")])
+        text = textwrap.fill(call, 120, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+        print(text.replace(NO_BREAK, " "))
 
 
 def find_subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -80,20 +81,14 @@ def find_subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.Argum
     return dict(found[0].choices) if found else {}
 
 
-def describe_argument(action: argparse.Action) -> tuple[str, str, str]:
-    """Names, default and help of one argument, as cells."""
-    names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-    choices = "\\|".join(map(str, action.choices)) if action.choices else ""
-    value = choices or (
-        str(action.metavar or action.dest.upper()) if action.option_strings and action.nargs != 0 else ""
-    )
-    if action.required:
-        default = "-"
-    else:
-        default = "" if action.default in (None, False, [], argparse.SUPPRESS) else as_code(action.default)
-    what = re.sub(r"\s*\(default: %\(default\)\w\)|default: %\(default\)\w; ", "", action.help or "")
-    what = what.replace("%(default)s", str(action.default)).replace("%(default)g", str(action.default))
-    return f"`{f'{names} {value}'.strip()}`", default, as_cell(what.replace("%%", "%"))
+def as_words(action: argparse.Action) -> str:
+    """An argument as in a command line, in brackets if it may be left out."""
+    names = action.metavar or action.dest.upper()
+    value = "|".join(map(str, action.choices or ())) or NO_BREAK.join([names] if isinstance(names, str) else names)
+    value = "" if action.nargs == 0 else f"{value}..." if action.nargs in ("+", "*") else value
+    option = next((name for name in action.option_strings if name.startswith("--")), "")
+    words = NO_BREAK.join(filter(None, [option, value]))
+    return words if action.required else f"[{words}]"
 
 
 def print_settings(kind: type, documented: set[type], level: str) -> None:
@@ -101,14 +96,17 @@ def print_settings(kind: type, documented: set[type], level: str) -> None:
     documented.add(kind)
     texts, hints = read_attributes(kind), typing.get_type_hints(kind)
     limits = typing.get_type_hints(kind, include_extras=True)
-    print("\n| setting | default | what |\n|---|---|---|")
+    print("\n| setting and default | what |\n|---|---|")
     inner = []
     for field in dataclasses.fields(kind):
+        if field.name == "method":
+            continue
         classes = [each for each in find_dataclasses(hints[field.name]) if each not in inner]
         inner += classes
-        links = "".join(f" See [{each.__name__}](#{each.__name__.lower()})." for each in classes)
-        text = as_cell(texts[field.name]) + "".join(f" A number {limit}." for limit in find_limits(limits[field.name]))
-        print(f"| `{field.name}` | {describe_default(field)} | {text}{links} |")
+        links = "".join(f" [{each.__name__}](#{each.__name__.lower()})" for each in classes)
+        ranges = [limit for limit in find_limits(limits[field.name]) if limit.most < 1e9]
+        text = as_cell(texts[field.name]) + "".join(f" {str(limit).capitalize()}." for limit in ranges)
+        print(f"| `{describe_default(field)}` | {text}{links} |")
     for each in inner:
         if each not in documented:
             print(f"\n{level} {each.__name__}\n\n{as_cell(getdoc(each).split('Attributes:')[0])}")
@@ -142,29 +140,27 @@ def find_limits(hint: Any) -> Iterator[Between]:
 
 
 def describe_default(field: dataclasses.Field) -> str:
-    """A field's default as YAML has it; of nested settings what differs from their own defaults."""
-    if field.default is not dataclasses.MISSING:
-        return as_code(field.default)
-    if field.default_factory is dataclasses.MISSING:
-        return "-"
-    value = field.default_factory()
-    if not dataclasses.is_dataclass(value):
-        return as_code(value)
-    required = any(each.default is each.default_factory is dataclasses.MISSING for each in dataclasses.fields(value))
-    own = None if required else type(value)()
-    changed = {name: each for name, each in vars(value).items() if own is None or each != getattr(own, name)}
-    return as_code(changed) if changed else "all defaults"
+    """A field with its default as YAML has it; its name alone where a config must give it, or where all is default."""
+    if field.default is field.default_factory is dataclasses.MISSING:
+        return field.name
+    value = field.default_factory() if field.default is dataclasses.MISSING else field.default
+    return f"{field.name}: {as_yaml(value)}"
 
 
-def as_code(value: Any) -> str:
-    """A value as YAML in a code span."""
-    return f"`{as_yaml(value)}`"
+def list_changes(value: Any) -> dict[str, Any]:
+    """Fields of nested settings that differ from their own defaults."""
+    fields = {each.name: each for each in dataclasses.fields(value)}
+    defaults = {
+        name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        for name, each in fields.items()
+    }
+    return {name: each for name, each in vars(value).items() if each != defaults[name]}
 
 
 def as_yaml(value: Any) -> str:
     """A value as YAML in one line."""
     if dataclasses.is_dataclass(value):
-        return as_yaml(vars(value))
+        return as_yaml(list_changes(value))
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name}: {as_yaml(each)}' for name, each in value.items())}}}"
     if isinstance(value, tuple | list | frozenset):

@@ -1,4 +1,4 @@
-"""Ways to find nuclei without labels against true masks: the control table of ``docs/guide/label-free.md``.
+"""Ways to find nuclei without labels against true masks: the second table of ``docs/results/psm.md``.
 
     python -m experiments.proposals.run --data ../shared/data --output runs/proposals
 

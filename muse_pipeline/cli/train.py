@@ -1,4 +1,4 @@
-"""Train a model as a config describes; its `method` is detector, mil, muse, psm, trident or unit.
+"""Train a model as a config describes; its `method` is adapt, detector, mil, muse, psm, trident or unit.
 
 Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png; a
 method of several stages has a folder for each under stages/, and psm ends with <name>.onnx. The same command continues
@@ -37,12 +37,17 @@ the same command continues a run that was stopped. At the end <name>.onnx is in 
 docs/guide/label-free.md.
 """,
 }
-METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
+METHODS = {"adapt": "adapt", "finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse train`` and of the verbs of one method."""
     parser.add_argument("config", type=Path, help="YAML, see config/train/")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every verb that trains, without its config."""
     add_output_argument(parser, "FOLDER", "folder of the run")
     parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
     add_compute_arguments(parser)

@@ -143,6 +143,10 @@ class Plan:
         """The files of the slide's shards, of nuclei or of ``proposals``."""
         return [f"{self.folder(slide)}/{folder}/{name}.parquet" for name in shard_names(self.row(slide)["shards"])]
 
+    def every_shard(self, folder: str = "shards") -> list[str]:
+        """The shards of every slide, which the Snakefile requests where stores are kept."""
+        return [path for slide in self.rows for path in self.shards(slide, folder)]
+
     def files(self, *names: str, slides: Iterable[str] | None = None) -> list[str]:
         """The files called ``names`` of every slide, or of ``slides``."""
         return [f"{self.folder(slide)}/{name}" for slide in (self.rows if slides is None else slides) for name in names]

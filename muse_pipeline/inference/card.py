@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
-from muse_pipeline.core.types import NucleusClass
+from muse_pipeline.core.types import NETWORKS, NucleusClass
 
 METADATA_KEY = "muse_card"
 MAX_SNAP_UM = 5.0
@@ -190,6 +190,29 @@ class ModelCard(Card):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportedCard(ModelCard):
+    """Contract of a network of others that finds nuclei (see ``inference.maps``).
+
+    Attributes:
+        kind: content of its maps, one of ``core.types.NETWORKS``.
+        maps: names of the graph's outputs that have the maps.
+        scaling: preparation of the pixels, a key of ``inference.maps.SCALINGS``.
+        dtype: NumPy's name of the input's type.
+        channels_first: True if the input is (B, 3, H, W), False if it is (B, H, W, 3).
+        logits: True if maps of probabilities are not normalised.
+        margin_px: border of a window that the maps leave out.
+    """
+
+    kind: str
+    maps: tuple[str, ...]
+    scaling: str
+    dtype: str = "float32"
+    channels_first: bool = True
+    logits: bool = False
+    margin_px: int = 0
+
+
 REGIONS = "regions"
 
 
@@ -250,7 +273,7 @@ class EmbedderCard(Card):
     )
 
 
-KINDS = {None: ModelCard, REGIONS: RegionCard, EMBEDDER: EmbedderCard}
+KINDS = {None: ModelCard, **dict.fromkeys(NETWORKS, ImportedCard), REGIONS: RegionCard, EMBEDDER: EmbedderCard}
 
 
 def read_any_card(text: str, where: str) -> Card:

@@ -17,15 +17,21 @@ PIXELS = b"pixels"  # name of the input
 OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # operators, with scalars
 ONLY_THE_SIZE = b"Shape"  # operator that reads no values
 # Numbers of fields in onnx.proto.
-GRAPH = 7  # of a model
+GRAPH, METADATA = 7, 14  # of a model
 NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12  # of a graph
 INPUTS, OUTPUTS, OPERATOR = 1, 2, 4  # of a node
 NAME, TYPE = 1, 2  # of an input or output
+KEY, VALUE = 1, 2  # of an entry of the metadata
 TENSOR, ELEMENT = 1, 1  # of a type; of its tensor
 DIMENSION, INITIALIZER_NAME = 1, 8  # of an initializer
 FLOAT, UINT8 = 1, 2  # elements
 VARINT, LENGTH_DELIMITED = 0, 2
 FIXED_BYTES = {1: 8, 5: 4}
+
+
+def add_metadata(model: bytes, key: str, value: str) -> bytes:
+    """The model with one more entry in its metadata; the graph is unchanged."""
+    return model + _field(METADATA, _field(KEY, key.encode()) + _field(VALUE, value.encode()))
 
 
 def cut_before_head(model: bytes, output: str, path: Path) -> bytes:

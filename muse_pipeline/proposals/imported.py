@@ -1,4 +1,4 @@
-"""Imported detections as proposals: GeoJSON with outlines or points, CSV and HDF5 with points."""
+"""Imported detections as proposals: GeoJSON with outlines or points, label images, CSV and HDF5 with points."""
 
 from __future__ import annotations
 
@@ -136,6 +136,8 @@ class ImportedNuclei(Detector):
 def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:
     """All nuclei of a file (frame: level0), without annotations of tissue; rays are 0 where there is no outline.
 
+    A label image shows the whole slide, at level 0 or smaller.
+
     Raises:
         ConfigError: the file is of no known kind.
         LabelError: the file is broken.
@@ -146,12 +148,14 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
         drawn = objects[objects.object_type == "annotation"]  # a machine's detection may be a clump, and is one nucleus
         require_nucleus_size(drawn.to_parts(), info.mpp)
         return objects.to_nuclei(sorted({name for name in objects.class_name if name}), info.mpp, N_RAYS)
+    if name.endswith(LABEL_IMAGES):
+        return _read_label_image(path, info)
     if name.endswith(TABLES):
         xy, score = read_csv_points(path, settings.x, settings.y)
     elif name.endswith(HDF5):
         xy, score = read_hdf5_points(path, settings.dataset)
     else:
-        known = ", ".join((*GEOJSON_SUFFIXES, *TABLES, *HDF5))
+        known = ", ".join((*GEOJSON_SUFFIXES, *LABEL_IMAGES, *TABLES, *HDF5))
         raise ConfigError(f"{path}: is none of {known}; export the detections as one of them")
     if settings.unit == "um":
         xy = xy / np.asarray(info.mpp)
@@ -159,15 +163,14 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
 
 
 def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file or a label image of the whole slide (frame: level0), by y; points with round outlines.
+    """All nuclei of a file (frame: level0), by y; points with round outlines.
 
     Raises:
         ConfigError: the file is of no known kind.
         LabelError: the file is broken, or has nuclei outside the slide.
     """
     settings = ImportSettings(str(path))
-    is_image = path.suffix.lower() in LABEL_IMAGES
-    nuclei = _read_label_image(path, info) if is_image else read_foreign(path, settings, info)
+    nuclei = read_foreign(path, settings, info)
     outside = np.flatnonzero(((nuclei.xy < 0) | (nuclei.xy >= info.size_px)).any(1))
     if len(outside):
         x, y = nuclei.xy[outside[0]]

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.nuclei.masks import drop_small_labels
+from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, cut_relief, depth_um
 from muse_pipeline.tissue.find import drop_small
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
 
@@ -112,16 +112,13 @@ def otsu_threshold(values: np.ndarray) -> float:
     return float(edges[1:-1][np.isclose(between, between.max())].mean())
 
 
-SMOOTH_UM = 0.75  # of the depth: the grain of an outline makes no peaks
 # Chosen, with the blur of ``otsu``, by the points of BRCA-M2C's training pictures (docs/guide/label-free.md).
 RADIUS_UM = 3.0  # of the blobs that the stain is searched for: a small nucleus
-APART_UM = 2.5  # a peak that sees a higher one this near, in its own component of the mask, is part of it
 STAIN_SHARE = 0.5  # of the blob filter in units of its spread, against depth in units of ``RADIUS_UM``
-MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um: small lymphocytes have 20
 
 
 def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
-    """Split a mask into nuclei by a watershed without flooding.
+    """Split a mask into nuclei by a watershed.
 
     The relief is the depth within the mask, smoothed, plus the Laplacian of Gaussian of the stain at nuclear radius:
     touching nuclei are separated at a neck of the mask, or where it is paler between them.
@@ -136,22 +133,7 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | 
     Returns:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
     """
-    reach = max(int(APART_UM / mpp), 1)
-    framed = np.pad(mask, reach)
-    inside = np.flatnonzero(framed)
-    relief = _relief(mask, density, mpp, spread)[mask]
-    pixels = inside[np.argsort(relief, kind="stable")]  # from here on a pixel is its rank, so that no two are equal
-    rank = np.full(framed.shape, -1, np.int32)
-    rank.flat[pixels] = np.arange(len(pixels), dtype=np.int32)
-    component = cv2.connectedComponents(framed.astype(np.uint8))[1]
-    goal = _step_up(rank, pixels)
-    goal = _join_peaks(goal, rank, pixels, component, reach)
-    while not np.array_equal(further := goal[goal], goal):  # twice as far each time
-        goal = further
-    labels = np.zeros(framed.size, np.int32)
-    labels[pixels] = np.unique(pixels[goal], return_inverse=True)[1] + 1
-    labels = labels.reshape(framed.shape)[reach:-reach, reach:-reach]
-    return drop_small_labels(labels, MIN_NUCLEUS_UM2 / mpp**2)
+    return cut_relief(mask, _relief(mask, density, mpp, spread), mpp)
 
 
 def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
@@ -162,37 +144,9 @@ def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
 
 def _relief(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None) -> np.ndarray:
     """(h, w) float32 without unit; high in the middle of nuclei."""
-    framed = np.pad(mask.astype(np.uint8), 1, mode="edge")  # a nucleus goes on beyond the picture
-    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1] * mpp
-    depth = cv2.GaussianBlur(depth, (0, 0), SMOOTH_UM / mpp)
     blobs = blob_answer(density, mpp)
-    return depth / RADIUS_UM + STAIN_SHARE * blobs / max(float(blobs.std()) if spread is None else spread, 1e-9)
-
-
-def _step_up(rank: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """(n,) rank of the highest of each pixel and its eight neighbours; a peak's own."""
-    flat, row = rank.ravel(), rank.shape[1]
-    highest = np.arange(len(pixels), dtype=np.int32)
-    for shift in (-row - 1, -row, 1 - row, -1, 1, row - 1, row, row + 1):
-        np.maximum(highest, flat[pixels + shift], out=highest)
-    return highest
-
-
-def _join_peaks(
-    goal: np.ndarray, rank: np.ndarray, pixels: np.ndarray, component: np.ndarray, reach: int
-) -> np.ndarray:
-    """Let peaks go on to the highest pixel within ``reach`` pixels in their own component of the mask."""
-    peaks = np.flatnonzero(goal == np.arange(len(goal)))
-    flat, owner, highest = rank.ravel(), component.ravel(), peaks.astype(np.int32)
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            if dy * dy + dx * dx <= reach * reach:
-                there = pixels[peaks] + dy * rank.shape[1] + dx
-                same = owner[there] == owner[pixels[peaks]]
-                np.maximum(highest, np.where(same, flat[there], -1), out=highest)
-    goal = goal.copy()
-    goal[peaks] = highest
-    return goal
+    unit = max(float(blobs.std()) if spread is None else spread, 1e-9)
+    return depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit
 
 
 OWN_SHARE = 0.4  # of the slide's own vectors: they follow the stain, but lean towards whatever tissue fills the slide

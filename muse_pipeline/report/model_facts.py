@@ -22,6 +22,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
         "Validated in": list(card.get("organs", ())),
         "Works at": f"{card['mpp']:g} µm per pixel",
         "Window": _window(card),
+        "Imported": f"{card['kind']}; scaling of pixels: {card['scaling']}" if "scaling" in card else None,
         "Precision": card.get("precision"),
         "Threshold": _number(card.get("threshold")),
         "Stain normalisation": _colour(card.get("colour") or {}),

@@ -51,8 +51,7 @@ class Recipe(ABC):
             ConfigError: the workflow runs no model that this method trains.
         """
         raise ConfigError(
-            f"{config.name}: method '{config.method}' trains neither a model of nuclei nor of regions; train it with "
-            "`muse train`"
+            f"{config.name}: the workflow trains no model by method '{config.method}'; train it with `muse train`"
         )
 
 

@@ -8,8 +8,10 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError, LeftOutWarning
@@ -80,6 +82,18 @@ def test_geojson_keeps_outlines_and_honours_bounds(tmp_path):
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as archive:
         archive.write(path, "cells.geojson")
     assert np.array_equal(read(tmp_path / "cells.zip").xy, nuclei.xy)
+
+
+@pytest.mark.parametrize("name", ["S1.npy", "S1.tif", "S1.png"])
+def test_label_images_of_the_slide_keep_outlines(tmp_path, name):
+    """At a quarter of level 0: StarDist and Cellpose are often run there."""
+    labels = np.zeros((1250, 1500), np.uint16)
+    labels[200:210, 100:110], labels[600:612, 700:708] = 1, 2
+    write = {".npy": np.save, ".tif": tifffile.imwrite, ".png": lambda path, image: cv2.imwrite(str(path), image)}
+    write[Path(name).suffix](tmp_path / name, labels)
+    nuclei = read(tmp_path / name.replace("S1", "{slide}"))
+    assert nuclei.xy == pytest.approx(np.array([[210, 410], [1408, 1212]]))  # of 0.5 um per pixel
+    assert nuclei.rays[0, ::8] == pytest.approx(5.0, abs=0.1) and nuclei.rays[1, ::16] == pytest.approx(4.0, abs=0.1)
 
 
 def test_tiles_of_other_programs_are_nuclei_and_cores_are_not(tmp_path):

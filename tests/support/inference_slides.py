@@ -54,7 +54,12 @@ AREA_MM2 = 0.6
 def take_to_store(folder: Path, mpp: float, area_mm2: float = AREA_MM2) -> Path:
     """Draw a slide and run the steps up to `tile`; the folder that holds their files."""
     assert main(["demo-slide", str(folder), "--area-mm2", str(area_mm2), "--mpp", str(mpp)]) == 0
-    slide, info = str(folder / "demo.svs"), ["--info", str(folder / "slide.json")]
+    return tile_slide(folder, folder / "demo.svs")
+
+
+def tile_slide(folder: Path, path: Path) -> Path:
+    """Run the steps up to `tile` on a slide; the folder that holds their files."""
+    slide, info = str(path), ["--info", str(folder / "slide.json")]
     tissue = [
         "--mask",
         "tissue.npz",

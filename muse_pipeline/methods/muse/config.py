@@ -82,6 +82,11 @@ class MuseConfig:
         """Middle of the range that views are drawn from; the mpp of the backbone."""
         return sum(self.views.mpp) / 2
 
+    @property
+    def sides_px(self) -> tuple[int, ...]:
+        """Sides of all squares that the network is given."""
+        return (self.views.global_px, *[self.views.local_px] * (self.views.n_local > 0))
+
 
 def require_sound(config: MuseConfig) -> None:
     """Reject names that this version does not have, and views that the network cannot take, before any data is read.
@@ -91,6 +96,5 @@ def require_sound(config: MuseConfig) -> None:
     """
     with torch.device("meta"):  # no weights yet
         backbone = BACKBONES[config.backbone]()
-    sides = [config.views.global_px] + [config.views.local_px] * (config.views.n_local > 0)
-    for side in sides:
+    for side in config.sides_px:
         require_window(side, backbone, config.backbone)

@@ -159,7 +159,12 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             meta = {**trained.meta, "step": done, "patients": patients, **scores}
             save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
 
-        return (HeldScore(method.trained(), self._held, data.reference, self.config.views.global_px, keep),)
+        backbone, window_px = self.backbone_of(method), self.config.views.global_px
+        return (HeldScore(backbone, self._held, data.reference, window_px, keep),)
+
+    def backbone_of(self, method: Method) -> Backbone:
+        """The backbone that is scored."""
+        return method.trained()
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The trained backbone."""

@@ -1,0 +1,91 @@
+"""Adapt a detector to slides without labels: MUSE, while a copy of the detector holds its output.
+
+    muse adapt SLIDES -o RUN       slides, images, folders of slides and sheets, as for `muse run`
+    muse adapt RESULTS -o RUN      the folder that `muse run` wrote
+    muse adapt CONFIG -o RUN       a config with `method: adapt`, as config/train/adapt.yaml
+
+Finds the nuclei of slides first, with results in RUN/slides. Slides of the split "test" are held back, and those of
+another stain are left out. Writes into RUN: checkpoint.pt and adapted.onnx, the detector, and compare/compare.html, its
+features before and after. The same command continues a run that was stopped. See docs/guide/pretraining.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli import train
+from muse_pipeline.cli.arguments import path_or_url
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse adapt``."""
+    parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES|RESULTS|CONFIG")
+    train.add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Find the nuclei of slides and write the config, unless one is given; train; compare the features."""
+    import os
+
+    from muse_pipeline.cli.main import run_verb
+    from muse_pipeline.training.devices import is_first_process
+    from muse_pipeline.training.recipe import load_run
+
+    args.config, tissue = args.slides[0], args.output / "tissue.yaml"
+    if len(args.slides) == 1 and Path(args.config).suffix in {".yaml", ".yml"}:
+        return train.run(args)
+    args.config = args.output / "slides.yaml"
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices are started when the files are there
+        _write_configs(args.slides, args.config, tissue, args.set)
+    args.set = []
+    train.run(args)
+    if is_first_process():
+        before, after = load_run(args.config)[1].checkpoint, args.output / "checkpoint.pt"
+        words = ["--before", before, "--after", after, "--output", args.output / "compare", "--allow-shared-patients"]
+        run_verb(["compare", str(tissue), *map(str, words), "--accelerator", args.accelerator])
+
+
+def _write_configs(slides: list[Path | str], config: Path, tissue: Path, changes: list[str]) -> None:
+    """Find the nuclei of slides, and write the configs of the run and of the comparison."""
+    import sys
+    from dataclasses import replace
+
+    from muse_pipeline.cli.main import run_verb
+    from muse_pipeline.cli.pretrain_config import write_settings
+    from muse_pipeline.cohort.collect import find_rows
+    from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
+    from muse_pipeline.cohort.sheet import SheetRow
+    from muse_pipeline.cohort.study import find_workflow
+    from muse_pipeline.core.errors import SlideError
+    from muse_pipeline.core.provenance import OTHER_STAIN
+    from muse_pipeline.methods.muse.cohort import Cohort, plan_cohort_run, settings_of
+    from muse_pipeline.nuclei.parquet import read_provenance
+    from muse_pipeline.report.cohort import read_rows
+
+    results = CohortFiles(Path(slides[0]))
+    if len(slides) == 1 and results.sheet.is_file():
+        known = [SheetRow.from_dict(row) for row in read_rows(results.sheet)]
+    else:
+        results = CohortFiles(config.parent / "slides")
+        try:
+            run_verb(["run", *map(str, slides), "--output", str(results.folder), "--features", "none", "--no-viewer"])
+        except SlideError as error:
+            if not results.tables():
+                raise
+            print(error, file=sys.stderr)
+        known = find_rows(slides)
+    verdicts = {name: read_provenance(path).verdict.verdict for name, path in results.tables().items()}
+    rows = [row for row in known if verdicts.get(row.slide_id, OTHER_STAIN) != OTHER_STAIN]
+    if len(rows) < len(known):
+        print(f"left out, without nuclei or of another stain: {len(known) - len(rows)} of {len(known)} slides")
+    planned = plan_cohort_run(
+        find_workflow() / "config/train/adapt.yaml", Cohort(rows, results.folder), changes=changes
+    )
+
+    def with_nuclei(source):
+        return replace(source, proposals=SlideFiles(source.store.parent).nuclei)
+
+    sources, compared = (tuple(map(with_nuclei, some)) for some in (planned.config.sources, planned.compared))
+    write_settings(config, settings_of(replace(planned.config, sources=sources)))
+    write_settings(tissue, replace(planned, compared=compared).tissue_settings())

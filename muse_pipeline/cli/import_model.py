@@ -1,0 +1,89 @@
+"""Import a network of others, an ONNX file, as a model that finds nuclei.
+
+    muse import-model stardist.onnx --kind stardist --mpp 0.5 --scaling percentile --input-px 512 -o model.onnx
+    muse import-model hover.onnx --kind hover --mpp 0.25 --scaling none --logits --input-px 512 -o model.onnx
+
+The network must be of kind stardist (probability, rays), hover (nucleus, horizontal and vertical position), distance
+(classes, distance) or boundary (classes and boundary). Its graph is unchanged; the card is added.
+"""
+
+import argparse
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import add_output_argument, at_least_one, fraction, not_negative, positive
+from muse_pipeline.core.types import NETWORKS, SCALINGS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``muse import-model``."""
+    parser.add_argument("network", type=Path, metavar="NETWORK", help="ONNX file")
+    parser.add_argument("--kind", choices=NETWORKS, required=True, help="content of the network's maps")
+    parser.add_argument("--mpp", type=positive, required=True, metavar="UM", help="um per pixel of its input")
+    parser.add_argument(
+        "--scaling",
+        choices=SCALINGS,
+        required=True,
+        help="pixels that it takes: 0 to 255 (none), 0 to 1 (unit), -1 to 1 (symmetric), with ImageNet's mean and "
+        "deviation (imagenet), or each channel of a window with its percentiles 1 and 99.8 at 0 and 1 (percentile)",
+    )
+    parser.add_argument(
+        "--classes", nargs="+", default=["Nucleus"], metavar="NAME", help="classes in their order, without background"
+    )
+    parser.add_argument(
+        "--outputs",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names of the outputs in the order of the kind, then classes (default: by name or order)",
+    )
+    parser.add_argument(
+        "--logits", action="store_true", help="maps of probabilities are logits: apply softmax, or sigmoid to one"
+    )
+    parser.add_argument(
+        "--input-px", type=at_least_one, metavar="N", help="side of a window, if the network takes windows of any size"
+    )
+    parser.add_argument(
+        "--halo-um",
+        type=not_negative,
+        default=12.0,
+        metavar="UM",
+        help="border of a window's maps that belongs to its neighbours (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--threshold", type=fraction, default=0.5, help="least probability of a nucleus (default: %(default)g)"
+    )
+    parser.add_argument("--name", help="name of the model (default: that of the file to write)")
+    parser.add_argument("--licence", default="not given", metavar="TEXT", help="licence of the weights")
+    parser.add_argument("--training-data", default="not given", metavar="TEXT", help="what it was trained on")
+    add_output_argument(parser, "ONNX")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Import one network."""
+    from itertools import cycle
+
+    from PIL import ImageColor
+
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.core.types import NucleusClass
+    from muse_pipeline.inference.import_model import import_model
+    from muse_pipeline.report.plots import COLOR_BLIND_SAFE
+
+    if len(set(args.classes)) < len(args.classes):
+        raise ConfigError(f"--classes {' '.join(args.classes)}: give each class a name of its own")
+    colours = map(ImageColor.getrgb, cycle(COLOR_BLIND_SAFE))
+    facts = ("kind", "mpp", "scaling", "logits", "threshold", "licence", "training_data")
+    card = import_model(
+        args.network,
+        args.output,
+        args.input_px,
+        args.halo_um,
+        args.outputs,
+        name=args.name or args.output.stem,
+        classes=tuple(NucleusClass(*pair) for pair in zip(args.classes, colours, strict=False)),
+        **{fact: getattr(args, fact) for fact in facts},
+    )
+    print(
+        f"{args.output}: {card.name}, {card.mpp:g} um/px, windows of {card.input_px} px with a halo of {card.halo_px} "
+        f"px, from {', '.join(card.maps)}"
+    )

@@ -1,0 +1,143 @@
+"""Import of networks of others: a card is added to the ONNX file, and its graph is unchanged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from muse_pipeline.core.coords import CELL_PX
+from muse_pipeline.core.errors import ModelError
+from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
+from muse_pipeline.inference.graph import add_metadata
+from muse_pipeline.inference.maps import channels_first, list_maps, scale_pixels
+from muse_pipeline.inference.model import open_session, run_session
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.tissue.stain import IDENTITY
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+N_RAYS = 32  # of an outline that a watershed gives
+
+
+def import_model(
+    network: Path, output: Path, input_px: int | None, halo_um: float, outputs: Sequence[str], **facts: Any
+) -> ImportedCard:
+    """Write ``network`` with a card to ``output``, after a trial on an empty window.
+
+    Args:
+        network: ONNX file without a card.
+        output: file to write.
+        input_px: side of a window; None if the graph fixes it.
+        halo_um: border of the maps that belongs to neighbouring windows.
+        outputs: names of the outputs in the order of ``inference.maps.list_maps``; none to find them by name or order.
+        facts: entries of the card that the network does not contain.
+
+    Raises:
+        ModelError: the file is not such a network, or a window has no core.
+    """
+    import onnxruntime
+
+    if not network.is_file():
+        raise ModelError(f"{network}: there is no such file; correct its path")
+    session = open_session(network, onnxruntime.SessionOptions(), "cpu")
+    if METADATA_KEY in session.get_modelmeta().custom_metadata_map:
+        raise ModelError(f"{network}: already has a model card; run it as it is, with `--model`")
+    names = [port.name for port in session.get_outputs()]
+    if unknown := set(outputs) - set(names):
+        raise ModelError(f"{network}: has no output '{min(unknown)}' but {', '.join(names)}; correct --outputs")
+    usual = [name for name, *_ in list_maps(facts["kind"], len(facts["classes"]))]
+    card = ImportedCard(
+        **_read_input(network, session, input_px),
+        **facts,
+        maps=tuple(outputs or (usual if set(usual) <= set(names) else names)),
+        halo_px=0,
+        stride_px=1,
+        capacity=1,
+        n_rays=N_RAYS,
+        readout="pixel",
+        source={"network_sha256": sha256_of(network), "command": f"muse import-model --kind {facts['kind']}"},
+    )
+    if card.dtype == "uint8" and card.scaling != "none":
+        raise ModelError(f"{network}: takes pixels in uint8, from 0 to 255; give --scaling none")
+    blank = np.full((card.batch, card.input_px, card.input_px, 3), 200, np.uint8)
+    maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(blank, card)})
+    card = _fit(network, card, maps, halo_um)
+    with complete_file(output) as unfinished:
+        unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))
+        Predictor(unfinished)(blank, IDENTITY)
+    return card
+
+
+def _read_input(network: Path, session: InferenceSession, input_px: int | None) -> dict[str, Any]:
+    """Entries of the card about the graph's input."""
+    ports = session.get_inputs()
+    batch, *shape = ports[0].shape
+    if len(ports) != 1 or len(shape) != 3 or 3 not in (shape[0], shape[2]) or ports[0].type not in DTYPES:
+        found = ", ".join(f"{port.name} {port.type} {port.shape}" for port in ports)
+        raise ModelError(
+            f"{network}: takes {found}; give a network with one input, of RGB windows in float32, float16 or uint8"
+        )
+    is_first = shape[0] == 3
+    sides = {side for side in (shape[1:] if is_first else shape[:2]) if isinstance(side, int)}
+    if not sides and input_px is None:
+        raise ModelError(f"{network}: takes windows of any size; give --input-px, for example 512")
+    if len(sides | ({input_px} - {None})) > 1:
+        only = " x ".join(map(str, sorted(sides)))
+        raise ModelError(f"{network}: takes windows of {only} px only; they must be square, and --input-px that side")
+    return {
+        "batch": batch if isinstance(batch, int) else 1,
+        "input_px": input_px or sides.pop(),
+        "channels_first": is_first,
+        "dtype": DTYPES[ports[0].type],
+    }
+
+
+def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: float) -> ImportedCard:
+    """The card with the sizes of the maps that the network gave.
+
+    Raises:
+        ModelError: they are not the maps of the card's kind, or a window has no core.
+    """
+    n_rays = _count_rays(card, values)
+    if not n_rays:
+        expected = list_maps(card.kind, len(card.classes))
+        wanted = ", ".join(f"{content} ({' or '.join(map(str, n)) or 'any'})" for _, content, n in expected)
+        found = ", ".join(f"{name} {list(each.shape)}" for name, each in zip(card.maps, values, strict=True))
+        raise ModelError(
+            f"{network}: a network of kind '{card.kind}' for {', '.join(one.name for one in card.classes)} has square "
+            f"maps, with channels: {wanted}; found {found}; choose them by --outputs, correct --classes or --kind"
+        )
+    side, map_px = card.input_px, channels_first(values[0]).shape[2]
+    stride_px = side // map_px if side % map_px == 0 else 1
+    margin_px, odd = divmod(side - map_px * stride_px, 2)
+    halo_px = math.ceil((margin_px + halo_um / card.mpp) / stride_px) * stride_px
+    if odd or margin_px < 0 or 2 * halo_px >= side:
+        raise ModelError(
+            f"{network}: of windows of {side} px the maps have {map_px} px, and without {halo_um:g} um on either side "
+            "nothing is left; give a larger --input-px or a smaller --halo-um"
+        )
+    sizes = {"stride_px": stride_px, "margin_px": margin_px, "halo_px": halo_px}
+    return replace(card, **sizes, n_rays=n_rays, capacity=(side // CELL_PX) ** 2)
+
+
+def _count_rays(card: ImportedCard, values: list[np.ndarray]) -> int:
+    """Rays of an outline, or 0 if the outputs are not the maps of the card's kind."""
+    if any(each.ndim not in (3, 4) for each in values):
+        return 0
+    shapes = [channels_first(each).shape for each in values]
+    if any(shape[2:] != (shapes[0][2],) * 2 for shape in shapes):
+        return 0
+    expected, found = [n for *_, n in list_maps(card.kind, len(card.classes))], [shape[1] for shape in shapes]
+    if card.kind == "stardist" and len(found) == 1:  # all maps in one output
+        return max(found[0] - sum(n[0] for n in expected if n), 0)
+    if len(found) != len(expected) or any(n and one not in n for n, one in zip(expected, found, strict=True)):
+        return 0
+    return found[1] if card.kind == "stardist" else N_RAYS

@@ -1,0 +1,141 @@
+"""Networks of others: how their input is scaled, and the nuclei in their maps.
+
+A network of kind "stardist" (Schmidt et al., MICCAI 2018) gives rays around every point. The maps of the other kinds
+are cut into nuclei by a watershed: "hover" (Graham et al., Medical Image Analysis 2019) has the horizontal and
+vertical position of every pixel in its nucleus, "distance" a number that grows towards the middle of a nucleus, and
+"boundary" a class for pixels between nuclei. Maps have their channels first or last; the class "background" is first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.types import Frame
+from muse_pipeline.inference.card import ImportedCard
+from muse_pipeline.nuclei.masks import label_image_to_nuclei
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, SMOOTH_UM, cut_relief, depth_um
+from muse_pipeline.tissue.find import drop_small
+
+MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
+PERCENTILES = (1.0, 99.8)  # of StarDist
+PEAK_UM = 1.0  # a point with a higher one this near in either direction is no peak
+FALL_PER_UM = 0.1  # of the position in a nucleus, which rises from -1 to 1 in it and falls between two
+
+
+def _stretch(pixels: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(pixels, PERCENTILES, axis=(1, 2), keepdims=True).astype(np.float32)
+    return (pixels - low) / np.maximum(high - low, 1)
+
+
+# Pixels (B, H, W, 3) float32 from 0 to 255 -> what the network takes; the names are ``core.types.SCALINGS``.
+SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": lambda pixels: pixels,
+    "unit": lambda pixels: pixels / 255,
+    "symmetric": lambda pixels: pixels / 127.5 - 1,
+    "imagenet": lambda pixels: (pixels / 255 - MEAN) / DEVIATION,
+    "percentile": _stretch,
+}
+
+
+def scale_pixels(pixels: np.ndarray, card: ImportedCard) -> np.ndarray:
+    """The network's input for windows (B, H, W, 3) uint8."""
+    scaled = SCALINGS[card.scaling](pixels.astype(np.float32)).astype(card.dtype)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)) if card.channels_first else scaled
+
+
+def list_maps(kind: str, n_classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The maps of a network in the order of its card: name in its authors' code, content, possible channels.
+
+    No channels are given where any number is possible.
+    """
+    classes = (n_classes + 1,) if n_classes > 1 else (1, 2)
+    return {
+        "stardist": [("prob", "nucleus", (1,)), ("dist", "rays", ()), ("prob_class", "classes", classes)],
+        "hover": [("np", "nucleus", (1, 2)), ("hv", "position", (2,)), ("tp", "classes", classes)],
+        "distance": [("classes", "classes", classes), ("distance", "distance", (1,))],
+        "boundary": [("classes", "classes and boundary", (n_classes + 2,))],
+    }[kind][: None if n_classes > 1 else 2]
+
+
+def channels_first(values: np.ndarray) -> np.ndarray:
+    """(B, C, h, w) float32 of a map of square windows (B, C, h, w), (B, h, w, C) or (B, h, w)."""
+    if values.ndim == 3:
+        values = values[:, None]
+    return (values if values.shape[2] == values.shape[3] else values.transpose(0, 3, 1, 2)).astype(np.float32)
+
+
+def nuclei_of_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> list[Nuclei]:
+    """The nuclei of each window (frame: window), by descending score, from the network's outputs ``card.maps``."""
+    maps = [channels_first(values) for values in maps]
+    decode = _decode_rays if card.kind == "stardist" else _decode_areas
+    return [decode([values[window] for values in maps], card) for window in range(len(maps[0]))]
+
+
+def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    """Nuclei at the peaks of the probability; one may have several, which ``nuclei.nms`` reduces to the best."""
+    if len(maps) == 1:
+        maps = np.split(maps[0], (1, 1 + card.n_rays))
+    score = _probability(maps[0], card)[0]
+    around = np.ones((2 * max(round(PEAK_UM / card.mpp / card.stride_px), 1) + 1,) * 2, np.uint8)
+    row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, around)))
+    rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
+    xy = np.stack([column, row], 1) * card.stride_px + 0.5  # of a pixel, not of the cell
+    classes = _probability(maps[2], card)[:, row, column] if len(card.classes) > 1 else None
+    return _table(xy, rays, score[row, column], classes, card)
+
+
+def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    """Nuclei of a mask that is cut by a watershed."""
+    mpp = card.mpp * card.stride_px
+    nucleus = _probability(maps[0], card)
+    nucleus = nucleus[0] if len(nucleus) == 1 else 1 - nucleus[0]
+    mask = drop_small(nucleus >= card.threshold, MIN_NUCLEUS_UM2 / mpp**2)
+    mask = ~drop_small(~mask, MIN_NUCLEUS_UM2 / mpp**2, connectivity=4)  # holes
+    labels = cut_relief(mask, _relief(maps, mask, mpp, card), mpp)
+    found = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
+    classes = _probability(maps[-1 if card.kind == "hover" else 0], card)[: len(card.classes) + 1]
+    n_pixels = np.bincount(labels.ravel())[1:]
+    score, *of_classes = (
+        np.bincount(labels.ravel(), each.ravel())[1:] / n_pixels for each in (nucleus, *classes)
+    )  # means
+    return _table(found.xy * card.stride_px, found.rays, score, of_classes, card)
+
+
+def _relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: ImportedCard) -> np.ndarray:
+    """(h, w) float32, high in the middle of nuclei: a distance, or the depth in the mask without its boundaries."""
+    if card.kind == "boundary":
+        prob = _probability(maps[0], card)
+        return depth_um(mask & (prob[-1] < prob[1:-1].sum(0)), mpp)
+    smooth = [cv2.GaussianBlur(each, (0, 0), SMOOTH_UM / mpp) for each in maps[1]]
+    if card.kind == "distance":
+        return smooth[0]
+    rise = np.minimum(np.gradient(smooth[0], axis=1), np.gradient(smooth[1], axis=0))
+    return depth_um(mask & (rise > -FALL_PER_UM * mpp), mpp)
+
+
+def _probability(values: np.ndarray, card: ImportedCard) -> np.ndarray:
+    """(C, h, w) probabilities of a map that may have logits."""
+    if not card.logits:
+        return values
+    if len(values) == 1:
+        return 1 / (1 + np.exp(-values.clip(-50, 50)))
+    raised = np.exp(values - values.max(0))
+    return raised / raised.sum(0)
+
+
+def _table(
+    xy: np.ndarray, rays: np.ndarray, score: np.ndarray, classes: Sequence[np.ndarray] | None, card: ImportedCard
+) -> Nuclei:
+    """At most ``card.capacity`` nuclei, the best first; ``classes`` has the background first."""
+    prob = np.ones((len(xy), 1))
+    if len(card.classes) > 1:
+        prob = np.stack(list(classes[1:]), 1).clip(np.finfo(np.float32).tiny)
+    prob /= prob.sum(1, keepdims=True)
+    best = np.argsort(-score, kind="stable")[: card.capacity]
+    best = best[np.isfinite(rays[best]).all(1)]
+    columns = {"rays": rays, "label": prob.argmax(1), "score": score.clip(0, 1), "prob": prob}
+    return Nuclei(xy + card.margin_px, Frame.WINDOW, **columns)[best]

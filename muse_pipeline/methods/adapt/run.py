@@ -1,0 +1,190 @@
+"""Adaptation as a run: from a detector and tissue without labels to a detector of the same classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.core.text import count_noun
+from muse_pipeline.core.types import Frame
+from muse_pipeline.data.augment import Augmentation, LabelledBatch, WeakView
+from muse_pipeline.data.nucleus_images import NucleusPicture
+from muse_pipeline.data.views import ViewSampler, ViewSettings
+from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.inference.appearance import describe_training, merge_references
+from muse_pipeline.inference.card import AppearanceReference, ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.methods.adapt.config import AdaptConfig
+from muse_pipeline.methods.adapt.method import Adaptation, AdaptBatch
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.data import keep_pictures
+from muse_pipeline.methods.detector.run import describe_detector
+from muse_pipeline.methods.detector.start import Start, describe_origins, load_trained
+from muse_pipeline.methods.detector.validation import N_IMAGES, Scorer
+from muse_pipeline.methods.muse.data import PretrainData
+from muse_pipeline.methods.muse.run import MuseStage, make_batches
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tissue.colour import measure_picture
+from muse_pipeline.training.checkpoint import Checkpoint
+from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.run import Say
+from muse_pipeline.training.stages import Stage
+
+
+@RECIPES.register("adapt")
+class AdaptRecipe(Recipe):
+    """One stage: a detector and tissue with nucleus positions to a detector."""
+
+    Config = AdaptConfig
+    ends_in_model = True
+
+    def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Take the backbone's name from the checkpoint."""
+        path = find_checkpoint(checkpoint_from(folder, Path(str(values.get("checkpoint", AdaptConfig.checkpoint)))))
+        if not path.is_file():  # reported when the run begins
+            return values
+        return {"backbone": load_trained(path)[1].backbone, **values}
+
+    def stages(self, config: AdaptConfig, folder: Path) -> Sequence[Stage]:
+        """The training."""
+        return (AdaptStage(config, folder),)
+
+
+class AdaptStage(MuseStage):
+    """MUSE on the backbone of a detector that is held by distillation; data are read as for MUSE's pretraining."""
+
+    config: AdaptConfig
+
+    @cached_property
+    def begun(self) -> tuple[NucleusDetector, DetectorConfig, Start]:
+        """The detector that the run starts from, the settings of its training, and its checkpoint."""
+        network, config, checkpoint = load_trained(self._start)
+        return network, config, Start(self._start, checkpoint, is_whole=True)
+
+    def open_data(self, say: Say) -> PretrainData:
+        """Open the images; their stains lead to the detector's reference."""
+        reference = self.begun[2].colour
+        return _normalise(super().open_data(say), reference)
+
+    def build(self, data: PretrainData) -> Adaptation:
+        """The detector, and its copy as the teacher."""
+        network, teacher = load_trained(self._start)[0], self.begun[0]
+        network.backbone = self.build_backbone()  # rejects a checkpoint of another backbone than the config's
+        networks = (each.to(memory_format=torch.channels_last) for each in (network, teacher))
+        return Adaptation(*networks, self.config)
+
+    def batches(self, data: PretrainData, device: torch.device) -> Callable[[int], AdaptBatch]:
+        """Sets of views, and pairs of windows at the detector's um per pixel."""
+        config, begun = self.config, self.begun[1]
+        of_one_scale = _views_of_one_scale(config.hold.window_px, begun.mpp)
+        varied = dataclasses.replace(config, views=of_one_scale, batch=config.hold.batch)
+        none = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, blur_um=0, noise=0)
+        as_run = _normalise(data, dataclasses.replace(data.reference, share=begun.export.colour_share))
+        views, windows = make_batches(config, data), make_batches(varied, data)
+        weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
+
+        def draw(number: int) -> AdaptBatch:
+            pixels, colour = windows(number).global_views
+            n = len(pixels)
+            nuclei = torch.zeros(n, 0, 2), torch.zeros(n, 0), torch.zeros(n, 0, begun.n_rays)
+            of_teacher = WeakView(*weak(number).global_views)
+            return AdaptBatch(views(number), LabelledBatch(pixels, colour, *nuclei, weak=of_teacher))
+
+        return draw
+
+    def backbone_of(self, method: Adaptation) -> Backbone:
+        """The averaged detector's backbone."""
+        return method.trained().backbone
+
+    def describe(self, data: PretrainData, say: Say) -> None:
+        """Print a summary of the training data, draw some views, and keep tissue for the check of the export."""
+        super().describe(data, say)
+        keep_pictures(self._fields(data), self.run_folder.pictures)
+
+    def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
+        """The averaged detector, with the settings of the one that it started from."""
+        config, (_, begun, start), network = self.config, self.begun, method.trained()
+        known = super().checkpoint(data, method).meta
+        learnt_from = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
+        settings = dataclasses.replace(
+            begun,
+            **{name: getattr(config, name) for name in ("name", "checkpoint", "schedule", "seed", "precision")},
+            **{"sources": (), "validation": (), "distillation": None, "mixing": None, "metrics": {}},
+            training_data=f"Adapted without labels, by MUSE and distillation from {begun.name}, to {learnt_from}.",
+            limits="Since the adaptation it was not measured on labels.",
+        )
+        appearance = merge_references(start.appearance, _appearance(data))
+        meta = {
+            **describe_detector(settings, data.reference),
+            "origins": describe_origins([start.path], settings, {image.name for image in data.images}),
+            "appearance": appearance and dataclasses.asdict(appearance),
+            **{name: known[name] for name in ("images", "patients", "learnt_patients", "step")},
+        }
+        return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
+
+    def finish(self, data: PretrainData, method: Adaptation, say: Say) -> None:
+        """Print what changed on fields of the tissue, and what is not known without labels."""
+        teacher, begun, start = self.begun
+        before, after = (Scorer(network, begun, start.colour) for network in (teacher, method.trained()))
+        n_classes = len(begun.classes)
+        counts, both = np.zeros((2, n_classes), int), DetectionCounts(np.zeros((n_classes + 1, 3)))
+        for field in self._fields(data):
+            old, new = before.find(field), after.find(field)
+            counts += [np.bincount(found.label, minlength=n_classes) for found in (old, new)]
+            both += after.count(new, old, None)
+        totals, of_class = counts.sum(1), DetectionCounts(both.values[1:].sum(0)).f1
+        say(f"nuclei on {N_IMAGES} fields of the tissue: {totals[0]:,} by {begun.name}, {totals[1]:,} now")
+        if totals.all():
+            say(f"agreement of both (F1 at 3 um): {both.f1[0]:.1f}, with the same class {of_class:.1f}")
+            for name, *shares in zip(begun.class_names, *(100 * counts.T / totals).T, strict=True):
+                say("{}: {:.1f} % of the nuclei before, {:.1f} % now".format(name, *shares))
+        say(
+            "not known without labels: whether nuclei, classes and outlines became better or worse; label some nuclei "
+            "and compare both models (`muse evaluate`)"
+        )
+
+    def _fields(self, data: PretrainData) -> list[LabelledImage]:
+        """``N_IMAGES`` fields of tissue, without labels, at the detector's um per pixel; from images spread evenly."""
+        settings, generator = _views_of_one_scale(FIELD_PX, self.begun[1].mpp), np.random.default_rng(self.config.seed)
+        images = [data.images[number * len(data.images) // N_IMAGES] for number in range(N_IMAGES)]
+        fields = [ViewSampler([image], settings)(generator).views[0].cut(image) for image in images]
+        none = Nuclei(np.zeros((0, 2)), Frame.WINDOW)
+        return [
+            LabelledImage(name=image.name, pixels=pixels, nuclei=none, stain=image.stain, weight=1.0)
+            for image, pixels in zip(images, fields, strict=True)
+        ]
+
+
+FIELD_PX = 512
+
+
+def _views_of_one_scale(side_px: int, mpp: float) -> ViewSettings:
+    return ViewSettings(global_px=side_px, n_local=0, mpp=(mpp, mpp), min_matches=0)
+
+
+def _normalise(data: PretrainData, reference: ColourReference) -> PretrainData:
+    """The same images, with the maps of their stains to ``reference``."""
+    colours = np.stack([colour_of_fit(reference, image.stain) for image in data.images])
+    return dataclasses.replace(data, colours=colours, reference=reference)
+
+
+def _appearance(data: PretrainData) -> AppearanceReference | None:
+    """Appearance of the images, so that slides like them are not reported as unlike the training."""
+    measured = [
+        measure_picture(image.pixels, image.mpp)
+        if isinstance(image, NucleusPicture)
+        else read_colour(source.colour or SlideFiles(source.store.parent).colour).appearance
+        for image, source in zip(data.images, data.sources, strict=True)
+    ]
+    return describe_training([one for one in measured if one])

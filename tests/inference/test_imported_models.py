@@ -1,0 +1,202 @@
+"""Networks of others, after `muse import-model`: StarDist's rays, and maps that a watershed cuts into nuclei."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from drawn_networks import draw_boundary, draw_distance, draw_hover, draw_stardist
+from drawn_tissue import CLASSES, draw_labelled_tissue
+from inference_slides import open_tiled, tile_slide
+from scipy.spatial import cKDTree
+from slide_files import write_pyramid
+
+from muse_pipeline.core import types
+from muse_pipeline.inference.detect import detect_image
+from muse_pipeline.inference.maps import SCALINGS, nuclei_of_maps
+from muse_pipeline.inference.model import find_model, read_card
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.proposals.base import NUCLEUS
+from muse_pipeline.tissue.stain import IDENTITY
+
+WORDS = {
+    "stardist": (draw_stardist, ()),
+    "hover": (draw_hover, ("--logits",)),
+    "distance": (draw_distance, ()),
+    "boundary": (draw_boundary, ()),
+}
+MARGIN_PX = 60
+COMMON = ("--mpp", "0.5", "--scaling", "unit")
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    return draw_labelled_tissue((420, 380), 0.5, seed=1)
+
+
+@pytest.fixture
+def imported(muse, tmp_path):
+    """Import a drawn network of a kind: the path of the model."""
+
+    def make(kind, *more, network=None):
+        draw, words = WORDS[kind]
+        network, model = network or draw(tmp_path / f"{kind}.onnx"), tmp_path / f"{kind}-model.onnx"
+        words = ("import-model", network, "--kind", kind, *COMMON, "--classes", *CLASSES, *words, *more, "-o", model)
+        status, out, errors = muse(*words)
+        assert (status, errors) == (0, "") and str(model) in out
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_nuclei_lie_where_they_were_drawn(kind, imported, tissue):
+    predictor = Predictor(imported(kind))
+    found = detect_image(predictor, tissue.pixels, IDENTITY)
+    distance, nearest = cKDTree(found.xy).query(tissue.xy)
+    inside = ((tissue.xy > 12) & (tissue.xy < np.array(tissue.pixels.shape[1::-1]) - 12)).all(1)
+    assert len(found) == pytest.approx(len(tissue.xy), abs=3)
+    assert (distance[inside] * 0.5 < 1.2).all() and len(set(nearest[inside])) == inside.sum()
+    assert np.abs((found.xy[nearest] - tissue.xy)[inside].mean(0)).max() < 0.4  # half a pixel would be a shift
+    assert (found.label[nearest] == tissue.label)[inside].all()
+    assert np.median(found.rays) == pytest.approx(3.6, abs=0.6)  # blurring makes dark ones larger
+    assert np.allclose(found.prob.sum(1), 1) and (found.score > 0.5).all()
+
+
+def test_rays_point_to_the_right_and_then_down(imported):
+    """As in StarDist, whose points are the pixels of its grid."""
+    card = replace(read_card(imported("stardist")), n_rays=4, classes=(NUCLEUS,))
+    prob, rays = np.zeros((1, 32, 32, 1), np.float32), np.zeros((1, 32, 32, 4), np.float32)
+    prob[0, 10, 20], rays[0, 10, 20] = 0.9, (8, 4, 2, 6)  # row 20 and column 40 of the window
+    (found,) = nuclei_of_maps([prob, rays], card)
+    ring = rays_to_rings(found.xy, found.rays, (0.5, 0.5))[0]
+    assert np.allclose(ring, [(48.5, 20.5), (40.5, 24.5), (38.5, 20.5), (40.5, 14.5)], atol=1e-4)
+
+
+def test_points_between_those_of_the_grid_may_be_empty(imported):
+    """StarDist's own export puts the probabilities of every second pixel among zeros."""
+    card = replace(read_card(imported("stardist")), n_rays=4, stride_px=1, classes=(NUCLEUS,))
+    rows, columns = np.mgrid[:64, :64]
+    prob = sum(np.exp(-((rows - 20) ** 2 + (columns - x) ** 2) / 60) for x in (20, 44))
+    prob = np.where((rows % 2 == 0) & (columns % 2 == 0), prob, 0).astype(np.float32)[None, ..., None]
+    (found,) = nuclei_of_maps([np.concatenate([prob, np.full((1, 64, 64, 4), 6, np.float32)], 3)], card)
+    assert np.array_equal(found.xy[np.argsort(found.xy[:, 0])], [(20.5, 20.5), (44.5, 20.5)])
+
+
+@pytest.fixture(scope="module")
+def slide(once, tissue):
+    """The tissue on glass, taken to its store."""
+
+    def draw(folder):
+        glass = np.pad(tissue.pixels, ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0)), constant_values=244)
+        write_pyramid(folder / "slide.tif", glass)
+        tile_slide(folder, folder / "slide.tif")
+
+    return open_tiled(once("imported_models", draw))
+
+
+@pytest.mark.parametrize("kind", ["stardist", "hover"])
+def test_any_number_of_shards_gives_the_same_bytes(kind, imported, slide, tissue, tmp_path):
+    slide = replace(slide, predictor=Predictor(imported(kind)))
+    one, three = (slide.nuclei(tmp_path / str(n), n_shards=n) for n in (1, 3))
+    assert one.read_bytes() == three.read_bytes()
+    found = read_nuclei(one)
+    assert read_provenance(one).n_windows >= 4 and len(found) == pytest.approx(len(tissue.xy), abs=3)
+    distance, nearest = cKDTree(found.xy - MARGIN_PX).query(tissue.xy)
+    assert (distance * 0.5 < 1.2).mean() > 0.97 and (found.label[nearest] == tissue.label).mean() > 0.97
+
+
+def test_touching_nuclei_are_divided_where_their_positions_fall(imported):
+    """The maps of a network are smooth and noisy; the mask has no neck."""
+    card = replace(read_card(imported("hover")), margin_px=0, logits=False, classes=(NUCLEUS,))
+    rows, columns = np.mgrid[:64, :96]
+    mask = (abs(rows - 32) < 10) & (columns >= 20) & (columns < 80)  # three squares of 20 px in a row
+    horizontal = np.where(mask, (columns % 20 - 9.5) / 10, 0).astype(np.float32)
+    vertical = np.where(mask, (rows - 32) / 10, 0).astype(np.float32)
+    maps = [cv2.GaussianBlur(each, (0, 0), 1.5) for each in (mask.astype(np.float32), horizontal, vertical)]
+    nucleus, *position = [np.pad(each, ((0, 32), (0, 0))) for each in maps]
+    position = position + np.random.default_rng(0).normal(0, 0.2, (2, 96, 96))
+    (found,) = nuclei_of_maps([nucleus[None, None], position[None]], card)
+    assert np.allclose(np.sort(found.xy[:, 0]), (30, 50, 70), atol=1.5) and np.allclose(found.xy[:, 1], 32, atol=1.5)
+
+
+def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue):
+    """QuPath's files of StarDist are such; their windows have any size."""
+    model = onnx.load(draw_stardist(tmp_path / "two.onnx", classes=False, side="side"))
+    joined = onnx.helper.make_node("Concat", ["prob", "dist"], ["output"], axis=3)
+    model.graph.node.append(joined)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("output", 1, ["b", "h", "w", "c"]))
+    onnx.save(model, tmp_path / "one.onnx")
+    words = ("--kind", "stardist", *COMMON, "-o", tmp_path / "model.onnx")
+    status, _, errors = muse("import-model", tmp_path / "one.onnx", *words)
+    assert status == 2 and "give --input-px" in errors and errors.count("\n") == 1
+    assert muse("import-model", tmp_path / "one.onnx", *words, "--input-px", "384")[0] == 0
+    predictor = Predictor(tmp_path / "model.onnx")
+    assert (predictor.card.n_rays, predictor.card.stride_px, predictor.card.input_px) == (16, 2, 384)
+    assert len(detect_image(predictor, tissue.pixels, IDENTITY)) == pytest.approx(len(tissue.xy), abs=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "complaint"),
+    [
+        ("hover", ["--classes", "A", "B", "C"], "classes (4); found np [1, 2, 236, 236], hv"),
+        ("stardist", ["--classes", "A", "B"], "nucleus (1), rays (any), classes (3); found distance"),
+        ("distance", ["--classes", "A", "B", "--outputs", "dist"], "has no output 'dist' but distance, classes"),
+        ("distance", ["--classes", "A", "A"], "give each class a name of its own"),
+        ("distance", ["--classes", "A", "B", "--input-px", "512"], "and --input-px that side"),
+        ("distance", ["--classes", "A", "B", "--halo-um", "70"], "nothing is left"),
+    ],
+)
+def test_bad_input_is_one_sentence(kind, words, complaint, muse, tmp_path):
+    network = (draw_hover if kind == "hover" else draw_distance)(tmp_path / "network.onnx")
+    status, _, errors = muse("import-model", network, "--kind", kind, *COMMON, *words, "-o", tmp_path / "m.onnx")
+    assert (status, errors.count("\n")) == (2, 1) and complaint in errors
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_other_files_are_one_sentence(imported, muse, tmp_path):
+    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse("import-model", imported("distance"), *words)
+    assert (status, errors.count("\n")) == (2, 1) and "already has a model card" in errors
+    status, _, errors = muse("import-model", tmp_path / "none.onnx", *words)
+    assert (status, errors.count("\n")) == (2, 1) and "there is no such file" in errors
+    (tmp_path / "text.onnx").write_text("no network")
+    status, _, errors = muse("import-model", tmp_path / "text.onnx", *words)
+    assert (status, errors.count("\n")) == (2, 1) and "not usable as an ONNX model" in errors
+    status, _, errors = muse("import-model", find_model("compact-fp32").parent / "outlines/refine.onnx", *words)
+    assert (status, errors.count("\n")) == (2, 1) and "give a network with one input, of RGB windows" in errors
+
+
+def test_the_graph_stays_and_the_card_can_be_changed(imported, muse, tmp_path):
+    network = draw_stardist(tmp_path / "network.onnx")
+    model = imported("stardist", network=network)
+    before, after = (onnx.load(path).graph.SerializeToString(deterministic=True) for path in (network, model))
+    assert before == after
+    assert "stardist; scaling of pixels: unit" in muse("card", model)[1]
+    assert muse("card", model, "--temperature", "2", "-o", tmp_path / "soft.onnx")[0] == 0
+    assert Predictor(tmp_path / "soft.onnx").card == replace(read_card(model), temperature=2.0)
+
+
+def test_every_scaling_has_its_range():
+    pixels = np.linspace(0, 255, 3 * 64**2, dtype=np.float32).reshape(1, 64, 64, 3)
+    assert tuple(SCALINGS) == types.SCALINGS
+    ranges = {name: (scale(pixels).min(), scale(pixels).max()) for name, scale in SCALINGS.items()}
+    assert ranges["none"] == (0, 255) and ranges["unit"] == (0, 1) and ranges["symmetric"] == (-1, 1)
+    assert ranges["imagenet"] == pytest.approx((-2.118, 2.64), abs=1e-3)
+    assert ranges["percentile"] == pytest.approx((-0.01, 1.002), abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stardist", "hover"])
+def test_a_run_has_all_its_files(kind, imported, muse, tmp_path, tissue):
+    cv2.imwrite(str(tmp_path / "slide.png"), tissue.pixels[..., ::-1])
+    status, *_ = muse("run", tmp_path / "slide.png", "--mpp", "0.5", "--model", imported(kind), "-o", tmp_path / "out")
+    assert status == 0
+    found = read_nuclei(tmp_path / "out/slide/nuclei.parquet")
+    assert len(found) == pytest.approx(len(tissue.xy), abs=6)
+    assert {"nuclei.geojson.gz", "overlays"} <= {path.name for path in (tmp_path / "out/slide").iterdir()}
+    assert read_provenance(tmp_path / "out/slide/nuclei.parquet").size_doubt == ""  # its probabilities are not ours

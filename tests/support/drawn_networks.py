@@ -1,0 +1,110 @@
+"""Networks of others, drawn: a few convolutions that find dark blobs, with the outputs of StarDist, HoVer-Net, U-Nets.
+
+At 0.5 um per pixel, with pixels from 0 to 1. The second class is that of paler nuclei.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+RADIUS_PX, BLUR_PX, SIDE = 6.6, 2.5, 256
+HALF = 10  # of a kernel
+
+
+class Drawing:
+    """A graph that grows node by node; every value is (B, C, H, W) but for the input, which may have channels last."""
+
+    def __init__(self, channels_first: bool, side: int | str = SIDE, valid: bool = False):
+        shape = ["batch", 3, side, side] if channels_first else ["batch", side, side, 3]
+        self.input = helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)
+        self.nodes, self.weights, self.outputs, self.pad = [], [], [], 0 if valid else HALF
+        self.channels_first = channels_first
+        self.pixels = "input" if channels_first else self.add("Transpose", ["input"], perm=[0, 3, 1, 2])
+
+    def add(self, operator: str, inputs: list, **attributes) -> str:
+        name = f"v{len(self.nodes)}"
+        names = []
+        for each in inputs:
+            if not isinstance(each, str):
+                self.weights.append(numpy_helper.from_array(np.asarray(each, np.float32), f"w{len(self.weights)}"))
+            names.append(each if isinstance(each, str) else self.weights[-1].name)
+        self.nodes.append(helper.make_node(operator, names, [name], **attributes))
+        return name
+
+    def filter(self, kernel: np.ndarray, stride: int = 1) -> str:
+        """The mean of the channels' darkness, filtered."""
+        weights = np.repeat(-kernel[None, None] / 3, 3, 1)
+        return self.add("Conv", [self.pixels, weights, [kernel.sum()]], pads=[self.pad] * 4, strides=[stride] * 2)
+
+    def linear(self, value: str, factor: float, offset: float) -> str:
+        return self.add("Add", [self.add("Mul", [value, factor]), offset])
+
+    def give(self, name: str, value: str) -> None:
+        if not self.channels_first:
+            value = self.add("Transpose", [value], perm=[0, 2, 3, 1])
+        self.nodes.append(helper.make_node("Identity", [value], [name]))
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "c", "h", "w"]))
+
+    def save(self, path: Path) -> Path:
+        graph = helper.make_graph(self.nodes, "drawn", [self.input], self.outputs, self.weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+        return path
+
+
+y, x = np.mgrid[-HALF : HALF + 1, -HALF : HALF + 1]
+GAUSS = np.exp(-(x**2 + y**2) / (2 * BLUR_PX**2))
+GAUSS /= GAUSS.sum()
+
+
+def draw_stardist(path: Path, n_rays: int = 16, side: int | str = SIDE, classes: bool = True) -> Path:
+    """Maps of every second pixel, channels last, and round outlines."""
+    net = Drawing(channels_first=False, side=side)
+    dark = net.filter(GAUSS, stride=2)
+    net.give("prob", net.add("Clip", [net.linear(dark, 1.2, 0.14), 0.0, 1.0]))
+    rays = np.zeros((n_rays, 1, 1, 1)), np.full(n_rays, RADIUS_PX)
+    net.give("dist", net.add("Conv", [dark, *rays]))
+    if classes:
+        net.give("prob_class", classify(net, dark, level=0.52))  # of their middle
+    return net.save(path)
+
+
+def draw_hover(path: Path, side: int | str = SIDE) -> Path:
+    """Maps without the border of a window, as logits; positions are slopes of the blurred darkness."""
+    net = Drawing(channels_first=True, side=side, valid=True)
+    dark = net.filter(GAUSS)
+    nucleus = net.linear(dark, 40, -12)
+    net.give("tp", net.add("Log", [classify(net, dark)]))
+    net.give("np", net.add("Concat", [net.linear(nucleus, -1, 0), nucleus], axis=1))
+    slopes = [net.filter(axis * GAUSS) for axis in (-x, -y)]
+    net.give("hv", net.add("Clip", [net.linear(net.add("Concat", slopes, axis=1), 4, 0), -1.0, 1.0]))
+    return net.save(path)
+
+
+def draw_distance(path: Path, side: int | str = SIDE) -> Path:
+    """The blurred darkness in place of a distance."""
+    net = Drawing(channels_first=True, side=side)
+    dark = net.filter(GAUSS)
+    net.give("distance", dark)
+    net.give("classes", classify(net, dark))
+    return net.save(path)
+
+
+def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
+    """A boundary where the darkness is between that of nuclei and that around them."""
+    net = Drawing(channels_first=True, side=side)
+    dark = net.filter(GAUSS)
+    boundary = net.add("Abs", [net.linear(dark, 25, -8.5)])
+    net.give("maps", net.add("Concat", [classify(net, dark), net.linear(boundary, -1, 1)], axis=1))
+    return net.save(path)
+
+
+def classify(net: Drawing, dark: str, level: float = 0.405) -> str:
+    """(B, 3, h, w) probabilities of background, nuclei above a level of darkness, and others."""
+    background, very = net.linear(dark, -60, 18), net.linear(dark, 60, -60 * level)
+    return net.add("Softmax", [net.add("Concat", [background, very, net.linear(dark, 0, 0)], axis=1)], axis=1)
