@@ -18,8 +18,8 @@ from muse_pipeline.cli.arguments import (
     add_compute_arguments,
     add_config_arguments,
     add_output_argument,
+    add_probe_arguments,
     at_least_one,
-    positive,
     share_of_cores,
 )
 from muse_pipeline.cli.output import add_json_argument, show_result
@@ -40,26 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unlabelled", type=Path, metavar="YAML", help="tissue to compare on beside the config's labels"
     )
-    parser.add_argument("--window-px", type=at_least_one, default=224, help="around nuclei (default: %(default)s)")
-    parser.add_argument(
-        "--finetune", action="store_true", help="also train the whole networks, for ten epochs each time"
-    )
-    parser.add_argument(
-        "--finetune-rate",
-        type=positive,
-        default=1e-5,
-        help="(default: %(default)g; for ResNet-50 the authors take 4e-5)",
-    )
+    add_probe_arguments(parser)
     parser.add_argument(
         "--draws", type=at_least_one, default=3, help="of patients, where few are learnt from (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--allow-shared-patients",
-        action="store_true",
-        help="allow patients on both sides, or in the training of a network; the output states it",
-    )
-    parser.add_argument(
-        "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
     )
     add_compute_arguments(parser)
     add_config_arguments(parser, "mpp=0.25")

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from muse_pipeline.cli.arguments import (
     add_compute_arguments,
     add_config_arguments,
+    add_probe_arguments,
     at_least_one,
-    positive,
     share_of_cores,
 )
 from muse_pipeline.cli.output import add_json_argument, show_result
@@ -44,22 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     patches.add_argument("--patient", metavar="RULE", help="regular expression that finds the patient in a file's name")
     parser.add_argument("--backbone", help="registered name, in place of the config's or the checkpoint's")
     parser.add_argument("--checkpoint", type=Path, help="ours or the authors', in place of the config's")
-    parser.add_argument(
-        "--window-px", type=at_least_one, default=224, help="around points, or of patches (default: %(default)s)"
-    )
-    parser.add_argument("--finetune", action="store_true", help="also train the whole network, for ten epochs")
-    parser.add_argument(
-        "--finetune-rate",
-        type=positive,
-        default=1e-5,
-        help="(default: %(default)g; for ResNet-50 the authors take 4e-5)",
-    )
-    parser.add_argument(
-        "--allow-shared-patients", action="store_true", help="allow patients on both sides, as in official splits"
-    )
-    parser.add_argument(
-        "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
-    )
+    add_probe_arguments(parser)
     add_compute_arguments(parser)
     add_config_arguments(parser, "mpp=0.25")
     add_json_argument(parser, "all accuracies")

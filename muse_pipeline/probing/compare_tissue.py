@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.core.config import locate, parse_config, parse_yaml
+from muse_pipeline.core.config import locate, parse_config, read_settings
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.labelled_points import BATCH, PointBatch
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSource
@@ -196,10 +196,11 @@ def load_tissue_config(path: Path, data: Path | None = None) -> TissueConfig:
     Raises:
         ConfigError: the file cannot be read, or a setting is wrong.
     """
-    values = _read(path)
+    values = read_settings(path)
     own, other = ({one.name for one in dataclasses.fields(kind)} for kind in (TissueConfig, MuseConfig))
-    useful = {name: value for name, value in values.items() if name in own or name not in other}
-    config = parse_config(useful, TissueConfig, str(path))
+    if isinstance(values, dict):  # other types are rejected below
+        values = {name: value for name, value in values.items() if name in own or name not in other}
+    config = parse_config(values, TissueConfig, str(path))
     root = (data or Path(path).parent).resolve()
     return locate(config, root, lambda weights: root / weights)
 
@@ -210,17 +211,8 @@ def is_tissue_config(path: Path) -> bool:
     Raises:
         ConfigError: the config cannot be read.
     """
-    return "classes" not in _read(path)
-
-
-def _read(path: Path) -> dict:
-    try:
-        values = parse_yaml(Path(path).read_bytes(), str(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
-    return values
+    settings = read_settings(path)
+    return not (isinstance(settings, dict) and "classes" in settings)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,34 @@ class Monitor:
         """Called by the first process after a resume point was saved."""
 
 
+class BestWeights(Monitor):
+    """Scores a run when validation is due, logs the scores and keeps the best weights.
+
+    Args:
+        name: name of the score that decides; the higher, the better.
+        score: function that gives the scores by name.
+        keep: callback with the steps done and the scores whenever none before were better.
+        keeps_later: True if the later weights of equal ones are kept.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        score: Callable[[], dict[str, float]],
+        keep: Callable[[int, dict[str, float]], None],
+        keeps_later: bool = False,
+    ):
+        self.name, self.score, self.keep, self.keeps_later = name, score, keep, keeps_later
+
+    def on_validate(self, done: int, log: MetricsLog) -> None:
+        """Score, keep the weights if they are the best, log."""
+        best = max((row[self.name] for row in log.read() if self.name in row), default=float("-inf"))
+        scores = self.score()
+        if scores[self.name] > best or (self.keeps_later and scores[self.name] == best):
+            self.keep(done, scores)
+        log.append(done - 1, scores)
+
+
 IN_A_ROW = 5  # logged steps in a row
 GRACE = 0.1  # share of a run at whose beginning all vectors are alike
 

@@ -22,8 +22,7 @@ from muse_pipeline.methods.detector.start import Start, load_trained
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
-from muse_pipeline.training.log import MetricsLog
-from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.loop import BestWeights
 
 MEAN = "mean class"
 SCORE = f"validation {MEAN} F1"  # at 3 um; what "best" means
@@ -119,7 +118,7 @@ def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCoun
     return DetectionCounts(values)
 
 
-class Validation(Monitor):
+class Validation(BestWeights):
     """Scores a network at the threshold of the card, and keeps the best weights so far.
 
     Args:
@@ -129,16 +128,9 @@ class Validation(Monitor):
     """
 
     def __init__(self, network: NucleusDetector, data: DetectorData, keep: Callable[[int, dict[str, float]], None]):
-        self.images, self.keep = data.held, keep
+        super().__init__(SCORE, self.scores, keep)
+        self.images = data.held
         self.scorer = Scorer(network, data.config, data.reference)
-
-    def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Score, keep the weights if they are the best, log."""
-        best = max((row[SCORE] for row in log.read() if SCORE in row), default=-np.inf)
-        scores = self.scores()
-        if scores[SCORE] > best:
-            self.keep(done, scores)
-        log.append(done - 1, scores)
 
     def scores(self) -> dict[str, float]:
         """Scores of ``Scorer.scores`` under names of the log."""

@@ -32,10 +32,10 @@ from muse_pipeline.methods.mil.method import (
     TeacherTraining,
     begin_round,
 )
-from muse_pipeline.methods.mil.validation import SCORES, RegionValidation
+from muse_pipeline.methods.mil.validation import SCORES
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint, seen_before
-from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
@@ -156,7 +156,8 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         def keep(step: int, scores: dict[str, float]) -> None:
             save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
 
-        return (RegionValidation(data.make_scorer(method.trained()), self.config.selection, keep),)
+        score = data.make_scorer(method.trained()).score
+        return (BestWeights(SCORES[self.config.selection], score, keep, keeps_later=True),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
         """The network at the best validation, or at the end of a run without any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -13,8 +13,6 @@ from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 from muse_pipeline.losses.gm_mil import EXPONENT
 from muse_pipeline.models.region import RegionNetwork
-from muse_pipeline.training.log import MetricsLog
-from muse_pipeline.training.loop import Monitor
 
 SCORES = {"labels": "validation AUC of images", "masks": "validation F1 of pixels, by masks"}
 THRESHOLD = 0.5
@@ -98,24 +96,3 @@ def pixel_f1(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float
             one, other = found[truth != UNKNOWN] == label, truth[truth != UNKNOWN] == label
             hits, wrong = hits + int((one & other).sum()), wrong + int((one ^ other).sum())
     return 2 * hits / max(2 * hits + wrong, 1)
-
-
-class RegionValidation(Monitor):
-    """Scores a network, logs the scores and keeps the best weights; of equal ones the later.
-
-    Args:
-        scorer: scorer of the validation images.
-        selection: "labels" or "masks", a key of ``SCORES``.
-        keep: callback with the step and the scores whenever none before were better.
-    """
-
-    def __init__(self, scorer: RegionScorer, selection: str, keep: Callable[[int, dict[str, float]], None]):
-        self.scorer, self.score, self.keep = scorer, SCORES[selection], keep
-
-    def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Score, keep, log."""
-        best = max((row[self.score] for row in log.read() if self.score in row), default=-np.inf)
-        scores = self.scorer.score()
-        if scores[self.score] >= best:
-            self.keep(done, scores)
-        log.append(done - 1, scores)

@@ -23,7 +23,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
-from muse_pipeline.methods.muse.validation import SCORE, HeldScore, read_held
+from muse_pipeline.methods.muse.validation import HeldScore, read_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
@@ -153,10 +153,10 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         if not self._held:
             return ()
 
-        def keep(done: int, score: float) -> None:
+        def keep(done: int, scores: dict[str, float]) -> None:
             trained = self.checkpoint(data, method)
             patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})  # chose weights
-            meta = {**trained.meta, "step": done, "patients": patients, SCORE: score}
+            meta = {**trained.meta, "step": done, "patients": patients, **scores}
             save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
 
         backbone, window_px = self.backbone_of(method), self.config.views.global_px

@@ -16,8 +16,7 @@ from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.knn import classify_by_neighbours
-from muse_pipeline.training.log import MetricsLog
-from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.loop import BestWeights
 
 SCORE = "held kNN"
 K, MAX_IMAGES = 20, 40
@@ -47,7 +46,7 @@ def known(image: LabelledImage) -> np.ndarray:
     return image.nuclei.label[image.nuclei.label >= 0]
 
 
-class HeldScore(Monitor):
+class HeldScore(BestWeights):
     """Classes of held nuclei by their nearest neighbours among the nuclei of other held patients.
 
     Args:
@@ -55,7 +54,7 @@ class HeldScore(Monitor):
         images: labelled images of two or more patients.
         reference: colour that images are normalised to.
         window_px: side of the windows that nuclei are read in.
-        keep: callback with the steps done and the accuracy in percent whenever it is better than all before.
+        keep: callback with the steps done and the accuracy in percent, as ``SCORE``, whenever it is the best.
     """
 
     def __init__(
@@ -64,26 +63,19 @@ class HeldScore(Monitor):
         images: Sequence[LabelledImage],
         reference: ColourReference,
         window_px: int,
-        keep: Callable[[int, float], None],
+        keep: Callable[[int, dict[str, float]], None],
     ):
-        self.backbone, self.keep = backbone, keep
+        super().__init__(SCORE, self.scores, keep)
+        self.backbone = backbone
         colours = np.stack([image_colour(image, reference) for image in images])
         self.points = PointSet(images, colours, window_px)
 
-    def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Score, keep the weights if they are the best, log."""
-        best = max((row[SCORE] for row in log.read() if SCORE in row), default=-np.inf)
-        score = round(self.score(), 2)
-        if score > best:
-            self.keep(done, score)
-        log.append(done - 1, {SCORE: score})
-
-    def score(self) -> float:
-        """Accuracy in percent."""
+    def scores(self) -> dict[str, float]:
+        """Accuracy in percent, as ``SCORE``."""
         device, was_training = next(self.backbone.parameters()).device, self.backbone.training
         features = point_features(self.backbone, self.points, device)
         self.backbone.train(was_training)
-        return accuracy_of_others(features, self.points.label, self.points.patient)
+        return {SCORE: round(accuracy_of_others(features, self.points.label, self.points.patient), 2)}
 
 
 def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> float:

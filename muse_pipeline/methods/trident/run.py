@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,22 +121,6 @@ class TridentRecipe(Recipe):
         return (TridentStage(config, folder),)
 
 
-class SumBatches:
-    """The batches of a sum with MUSE's loss, on the same views.
-
-    Args:
-        pairs: batches of pairs.
-    """
-
-    def __init__(self, pairs: PairBatches):
-        self.pairs = pairs
-
-    def __call__(self, number: int) -> dict[str, Any]:
-        """The batch of ``number`` by the names of the methods."""
-        batch = self.pairs(number)
-        return {"muse": batch.views, "trident": batch}
-
-
 class TridentStage(MuseStage):
     """Branches of H&E and partner that are made to agree. Everything else is as in MUSE's pretraining."""
 
@@ -171,11 +155,18 @@ class TridentStage(MuseStage):
         muse = MusePretraining(backbone, config.distillation, config.views.n_local)
         return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
 
-    def batches(self, data: PairedData, device: torch.device) -> PairBatches | SumBatches:
-        """Sets of views with their partners."""
+    def batches(self, data: PairedData, device: torch.device) -> Callable[[int], PairBatch | dict[str, Any]]:
+        """Sets of views with their partners; with MUSE's loss, the batches by the names of the methods."""
         views = make_batches(self.config, data)
         pairs = PairBatches(views, data.images, data.partners, len(data.columns))
-        return pairs if self.config.distillation is None else SumBatches(pairs)
+        if self.config.distillation is None:
+            return pairs
+
+        def draw(number: int) -> dict[str, Any]:
+            batch = pairs(number)
+            return {"muse": batch.views, "trident": batch}
+
+        return draw
 
     def describe(self, data: PairedData, say: Say) -> None:
         """Print a summary of the training data, and draw some views and pairs."""

@@ -1,4 +1,4 @@
-"""Monitors of mask-tissue translation: an alarm for collapse, pictures of both cycles, and the best snapshot."""
+"""Monitors of mask-tissue translation: an alarm for collapse, pictures of both cycles, and scores of snapshots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from muse_pipeline.methods.unit.synthesis.masks import draw_page
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.proposals.otsu_mask import fit_otsu
-from muse_pipeline.training.log import MetricsLog
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.schedule import Schedule
 
@@ -220,23 +219,3 @@ def _nuclei_inside(batch: UnitBatch) -> list[np.ndarray]:
     """Positions (N, 2) px of the nuclei of each mask of a batch, without those beyond its border."""
     side = batch.masks.shape[-1]
     return [xy[((xy >= 0) & (xy < side)).all(1)].numpy() for xy in batch.xy]
-
-
-class SnapshotChoice(Monitor):
-    """Scores a run, logs the scores and keeps the best snapshot; of equal ones the later.
-
-    Args:
-        scorer: scorer of the run.
-        keep: callback with the step and the scores whenever no earlier snapshot scored higher.
-    """
-
-    def __init__(self, scorer: SnapshotScorer, keep: Callable[[int, dict[str, float]], None]):
-        self.scorer, self.keep = scorer, keep
-
-    def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Score, keep, log."""
-        best = max((row[MEASURE] for row in log.read() if MEASURE in row), default=-np.inf)
-        scores = self.scorer.score()
-        if scores[MEASURE] >= best:
-            self.keep(done, scores)
-        log.append(done - 1, scores)

@@ -25,7 +25,7 @@ from muse_pipeline.methods.unit.config import (
 )
 from muse_pipeline.methods.unit.data import MasksStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
-from muse_pipeline.methods.unit.monitors import SnapshotChoice, SnapshotScorer, TranslationAlarm, TranslationPictures
+from muse_pipeline.methods.unit.monitors import MEASURE, SnapshotScorer, TranslationAlarm, TranslationPictures
 from muse_pipeline.methods.unit.pictures import RendererSettings
 from muse_pipeline.training.checkpoint import (
     Checkpoint,
@@ -35,7 +35,7 @@ from muse_pipeline.training.checkpoint import (
     seen_before,
     steps_done,
 )
-from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.run import Say, plain_settings
@@ -150,7 +150,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return (
             TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),
-            SnapshotChoice(SnapshotScorer(method, batch, config), keep),
+            BestWeights(MEASURE, SnapshotScorer(method, batch, config).score, keep, keeps_later=True),
         )
 
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:

@@ -144,7 +144,7 @@ def test_averaged_weights_are_scored_and_leave_the_run(run, patches, tmp_path, s
     left, (monitor,) = method.trained(), stage.monitors(data, method)
     for name, value in left.named_parameters():
         torch.testing.assert_close(value, begun[name] + average, rtol=1e-5, atol=1e-5)
-    assert not left.training and monitor.scorer.network is left
+    assert not left.training and monitor.score.__self__.network is left
     monitor.keep(3, {})
     saved = stage.checkpoint(data, method)
     assert same_weights(left.backbone, saved.backbone) and same_weights(left.sides, saved.head)

@@ -15,7 +15,6 @@ from muse_pipeline.methods.unit.monitors import (
     STABLE,
     STAINED,
     Found,
-    SnapshotChoice,
     SnapshotScorer,
     detection_f1,
 )
@@ -23,6 +22,7 @@ from muse_pipeline.methods.unit.synthesis.folder import write_masks
 from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.loop import BestWeights
 from muse_pipeline.training.recipe import load_run
 
 MPP = 0.5
@@ -113,11 +113,10 @@ def test_agreement_with_haematoxylin_is_measured_on_the_drawn_nuclei(scorer):
 def test_the_best_snapshot_is_kept_and_of_equal_ones_the_later(tmp_path):
     values, kept = iter([0.2, 0.5, 0.4, 0.5, 0.3]), []
 
-    class Scores:
-        def score(self):
-            return {MEASURE: next(values)}
+    def score():
+        return {MEASURE: next(values)}
 
-    choice = SnapshotChoice(Scores(), lambda step, scores: kept.append(step))
+    choice = BestWeights(MEASURE, score, lambda step, scores: kept.append(step), keeps_later=True)
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in range(1, 6):
         choice.on_validate(step, log)
