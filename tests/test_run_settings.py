@@ -104,7 +104,7 @@ def test_nuclei_must_have_the_measurements():
 def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
     (tmp_path / "tumour.onnx").touch()
     settings.require_available(RunSettings({"anndata": True, "regions": str(tmp_path / "tumour.onnx")}))
-    with pytest.raises(ConfigError, match=r"regions: there is no file nosuch\.onnx; give the ONNX file"):
+    with pytest.raises(ConfigError, match=r"regions: there is no file nosuch\.onnx; give `epithelium`"):
         settings.require_available(RunSettings({"regions": "nosuch.onnx"}))
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"anndata: needs the package 'h5py', .* install the extra `anndata`"):

@@ -97,12 +97,12 @@ def read_truth(
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
         truth = _read_objects(path, classes, mpp, offset_px, class_map)
     else:
-        truth = _read_points(path, classes, class_map)
+        truth = read_points(path, classes, class_map)
     require_distinct(path, truth.nuclei.xy, mpp)
     return truth
 
 
-def _read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None) -> Truth:
+def read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None = None) -> Truth:
     """A CSV or TSV with columns x, y and class in any case; an empty class is unknown."""
     table = _name_columns(_read_cells(path), path)
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)

@@ -27,7 +27,7 @@ from muse_pipeline.slides.mpp import describe_implausible
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
 MIN_NUCLEI = 100  # of a class or of a slide: fewer may all come from one part of it
-SMALLEST = (0.78, 0.94), (20.0, 12.0)  # mean class probability -> least median area in um2
+SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probability -> least median area in um2
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # likewise the largest
 SMALLEST_ALONE = 14.0  # of models of one class; their nuclei at double the scale are not clearly larger
 CHECK = "check the um per pixel"  # begins the warning

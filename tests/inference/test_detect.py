@@ -37,13 +37,13 @@ def test_the_slide_is_many_windows_and_many_nuclei(whole):
 def test_most_drawn_nuclei_are_found(tiled_slide, whole):
     """The drawing was made for no model: this only shows that positions and scale are right from end to end."""
     classes = [one.name for one in tiled_slide.predictor.card.classes]
-    truth = read_points(tiled_slide.folder / "truth.csv", classes)
+    truth = read_points(tiled_slide.folder / "truth.csv", classes).nuclei
     counts = count_detections(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp)
     assert counts.scores(classes)["detection"] > 60
 
 
 def test_found_positions_are_not_shifted(tiled_slide, whole):
-    truth = read_points(tiled_slide.folder / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"])
+    truth = read_points(tiled_slide.folder / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).nuclei
     found = read_nuclei(whole)
     distance, nearest = cKDTree(truth.xy).query(found.xy)
     close = distance * 0.25 < 2

@@ -55,7 +55,7 @@ def test_proposals_are_nuclei_of_one_class_with_their_provenance(coarse_slide, w
 
 
 def test_most_drawn_nuclei_are_proposed(coarse_slide, whole):
-    truth = read_points(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"])
+    truth = read_points(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).nuclei
     distance, _ = cKDTree(read_nuclei(whole).xy).query(truth.xy)
     assert (distance * 0.5 < 3).mean() > 0.6
 
@@ -63,7 +63,7 @@ def test_most_drawn_nuclei_are_proposed(coarse_slide, whole):
 def test_points_that_others_found_all_come_through_however_near(coarse_slide, tmp_path):
     """A model's second outline of one nucleus goes; here every point is a user's, and its circle is no one's."""
     x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, circles of 4 um
-    corner = read_points(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).xy[0]
+    corner = read_points(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"]).nuclei.xy[0]
     points = np.c_[x.ravel(), y.ravel()] + corner
     (tmp_path / "points.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in points))
     settings = f"{{file: {tmp_path / 'points.csv'}}}"

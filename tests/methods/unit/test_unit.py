@@ -240,7 +240,7 @@ def test_agreement_is_0_where_everything_is_read_as_nuclei(tissue):
 def test_the_colour_prior_falls_in_the_first_stage_alone(tissue):
     _, config = load_run(write_config(tissue))
     training = method.UnitTraining(config, np.zeros((2, 3), np.float32), np.array(ROUNDED_TEXTBOOK))
-    assert config.weights == LossWeights(painted=(10, 3), diversity=1)
+    assert config.weights == LossWeights(painted=(10, 3))
     found = [training._weights(progress)["painted"] for progress in (0, 0.125, 0.25, 1)]
     assert found == [10, 6.5, 3, 3]
     training.prior_falls = False
