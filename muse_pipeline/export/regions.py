@@ -98,6 +98,7 @@ def describe_region_model(
         },
         metrics=model.metrics,
         limits=model.limits,
+        min_area_mm2=settings.min_area_mm2,
     )
 
 

@@ -214,6 +214,7 @@ class ImportedCard(ModelCard):
 
 
 REGIONS = "regions"
+MIN_AREA_MM2 = 0.01  # a disc of 113 um across
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +226,7 @@ class RegionCard(Card):
         classes: channel of the map -> name and colour; the first is all tissue of no other class.
         metrics: measured figures by name, each with its split in the name.
         limits: limits of the model's use, in words.
+        min_area_mm2: smaller areas and holes are given to the class around them.
         kind: "regions"; the card of a detector has no kind.
     """
 
@@ -232,6 +234,7 @@ class RegionCard(Card):
     classes: tuple[NucleusClass, ...]
     metrics: dict[str, float] = field(default_factory=dict)
     limits: str = ""
+    min_area_mm2: float = MIN_AREA_MM2
     kind: str = REGIONS
 
     does = "maps regions"

@@ -12,7 +12,6 @@ from muse_pipeline.inference.region_maps import SlideMap
 from muse_pipeline.store.store import TISSUE_UM
 from muse_pipeline.tissue.mask import KEEP_UM
 
-MIN_AREA_MM2 = 0.01  # smaller islands are given to the class around them; a disc of 113 um across
 RIM_UM = KEEP_UM + TISSUE_UM  # of the tissue as a store has it, what lies around the tissue that was found
 # An outline is nowhere further from the sides of the cells than half a cell, 4 um at 2 um/px: sqrt(2) / 4 for going
 # through the middles of the sides, and the rest for leaving out vertices.
@@ -36,7 +35,7 @@ def classify(found: SlideMap) -> np.ndarray:
     """(H, W) uint8: 0 without tissue, else 1 + the likeliest class, without small islands and holes."""
     label = np.where(found.tissue, found.prob.argmax(0).astype(np.uint8) + 1, 0).astype(np.uint8)
     continue_to_edge(label, RIM_UM / found.cell_um)
-    absorb_islands(label, round(MIN_AREA_MM2 * 1e6 / found.cell_um**2))
+    absorb_islands(label, round(found.card.min_area_mm2 * 1e6 / found.cell_um**2))
     return label
 
 

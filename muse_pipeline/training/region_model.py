@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from muse_pipeline.core.config import Between, Count, Fraction
+from muse_pipeline.core.config import Between, Count, Fraction, NotNegative
 from muse_pipeline.core.types import ModelPrecision
-from muse_pipeline.inference.card import REGIONS, ColourReference, NucleusClass
+from muse_pipeline.inference.card import MIN_AREA_MM2, REGIONS, ColourReference, NucleusClass
 from muse_pipeline.models.region import FUSION, RegionNetwork
 from muse_pipeline.training.checkpoint import Checkpoint
 
@@ -24,6 +24,7 @@ class RegionExport:
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
         colour_share: strength of the stain normalisation at run time, 0 to 1.
+        min_area_mm2: smaller areas and holes are given to the class around them.
     """
 
     input_px: Count = 1280
@@ -31,6 +32,7 @@ class RegionExport:
     batch: Count = 1
     precision: ModelPrecision = "fp32"
     colour_share: Fraction = 1.0
+    min_area_mm2: NotNegative = MIN_AREA_MM2
 
 
 @dataclass(frozen=True)
