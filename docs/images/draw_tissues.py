@@ -41,7 +41,7 @@ FIELDS = (  # caption, file, um per pixel, left upper corner in um; a slide stat
     ("Colon, crypts", "orion-crc-tiles/images/C04_11707_topic1.tif", ORION_MPP, (30, 30)),
     ("Colon, biopsy", "ebhi-seg-colon/images/normal_gt2012915-1-400-001.jpg", 0.9, (70, 70)),
     ("Mouth", "oral-scc/unlabelled/oscc_400x_11.jpg", 0.27, (54, 170)),
-    ("Oesophagus, glands", "oesophagus-tcga-unlabelled/images/TCGA-V5-A7RE_1_11.jpg", 0.5, (10, 85)),
+    ("Oesophagus, glands", "oesophagus-tcga-unlabelled/images/TCGA-V5-A7RE_1_11.jpg", 0.2485, (20, 60)),
     ("Osteosarcoma", "osteosarcoma-ut/images/viable_tumor_Case-4-C21-25306-21689.jpg", 0.75, (100, 100)),
 )
 
