@@ -222,6 +222,7 @@ def test_the_workflow_plans_the_recipe_on_its_slides(tmp_path, muse):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_slide_is_adapted_to_and_then_has_the_same_nuclei(tmp_path, muse):
     draw_stained_slide(tmp_path / "s.tif", size_px=1000, n_nuclei=250)
     few = ["schedule.steps=6", "schedule.save_every=2", "batch=2", "hold.batch=1"]
@@ -258,6 +259,7 @@ def test_results_of_a_run_give_stores_and_nuclei(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_slides_without_nuclei_are_an_error(tmp_path, muse):
     (tmp_path / "broken.tif").write_bytes(b"II*\0")
     status, _, errors = muse("adapt", tmp_path / "broken.tif", "-o", tmp_path / "run", "--threads", "1")
