@@ -95,7 +95,8 @@ def changes() -> Iterator[tuple[str, Change]]:
     for quality in (30, 15):
         yield f"JPEG of quality {quality}", partial(compress, quality=quality)
     yield "noise of 12 grey levels", add_noise
-    yield "scanned at 0.5 um/px", halve_resolution
+    for um in (0.5, 0.75, 1):
+        yield f"scanned at {um} um/px", partial(coarsen, um=um)
 
 
 def scale_density(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -138,9 +139,9 @@ def add_noise(pixels: np.ndarray) -> np.ndarray:
     return np.clip(pixels + noise, 0, 255).round().astype(np.uint8)
 
 
-def halve_resolution(pixels: np.ndarray) -> np.ndarray:
-    """At half the resolution and back."""
-    small = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+def coarsen(pixels: np.ndarray, um: float) -> np.ndarray:
+    """At ``um`` per pixel and back."""
+    small = cv2.resize(pixels, None, fx=MPP / um, fy=MPP / um, interpolation=cv2.INTER_AREA)
     return cv2.resize(small, pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
