@@ -4,7 +4,7 @@
     python -m experiments.psm_updates.run --table           # prints the table
 
 The network is trained on the ten crops of NuCLS without their masks, and scored on these, as in
-`benchmarks/proposals.py`: every crop is a slide of its own, and all masks are cut by one rule. Otsu's threshold has no
+`experiments/proposals`: every crop is a slide of its own, and all masks are cut by one rule. Otsu's threshold has no
 seed.
 """
 

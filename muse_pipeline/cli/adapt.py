@@ -12,6 +12,7 @@ features before and after. The same command continues a run that was stopped. Se
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from muse_pipeline.cli import train
@@ -29,24 +30,51 @@ def run(args: argparse.Namespace) -> None:
     import os
 
     from muse_pipeline.cli.main import run_verb
-    from muse_pipeline.training.devices import is_first_process
+    from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.training.devices import find_launcher, is_first_process
     from muse_pipeline.training.recipe import load_run
 
     args.config, tissue = args.slides[0], args.output / "tissue.yaml"
+    threads = ["--threads", str(args.threads)] if args.threads else []
     if len(args.slides) == 1 and Path(args.config).suffix in {".yaml", ".yml"}:
         return train.run(args)
+    if launcher := find_launcher()[0]:
+        raise ConfigError(
+            f"{launcher} starts several processes, and one alone finds the nuclei of slides; run the command without it, "
+            f"or give a config as `muse adapt` writes it ({args.output / 'slides.yaml'})"
+        )
     args.config = args.output / "slides.yaml"
     if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices are started when the files are there
-        _write_configs(args.slides, args.config, tissue, args.set)
+        changes = [_from_here(change) for change in args.set]
+        _write_configs(args.slides, args.config, tissue, changes, threads)
     args.set = []
     train.run(args)
     if is_first_process():
         before, after = load_run(args.config)[1].checkpoint, args.output / "checkpoint.pt"
         words = ["--before", before, "--after", after, "--output", args.output / "compare", "--allow-shared-patients"]
-        run_verb(["compare", str(tissue), *map(str, words), "--accelerator", args.accelerator])
+        run_verb(["compare", str(tissue), *map(str, words), *threads, "--accelerator", args.accelerator])
 
 
-def _write_configs(slides: list[Path | str], config: Path, tissue: Path, changes: list[str]) -> None:
+def _from_here(change: str) -> str:
+    """A setting as in ``--set``, with the path of a checkpoint from the working directory.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    from muse_pipeline.core.errors import CheckpointError
+    from muse_pipeline.inference.model import find_checkpoint, list_checkpoints
+
+    name, _, value = change.partition("=")
+    if name != "checkpoint" or value in list_checkpoints():
+        return change
+    if not (path := find_checkpoint(Path(value)).resolve()).is_file():
+        raise CheckpointError(f"{value}: there is no such checkpoint; correct `--set checkpoint`")
+    return f"{name}={path}"
+
+
+def _write_configs(
+    slides: list[Path | str], config: Path, tissue: Path, changes: list[str], threads: Sequence[str] = ()
+) -> None:
     """Find the nuclei of slides, and write the configs of the run and of the comparison."""
     import sys
     from dataclasses import replace
@@ -69,7 +97,8 @@ def _write_configs(slides: list[Path | str], config: Path, tissue: Path, changes
     else:
         results = CohortFiles(config.parent / "slides")
         try:
-            run_verb(["run", *map(str, slides), "--output", str(results.folder), "--features", "none", "--no-viewer"])
+            words = ["--output", str(results.folder), "--features", "none", "--no-viewer", *threads]
+            run_verb(["run", *map(str, slides), *words])
         except SlideError as error:
             if not results.tables():
                 raise

@@ -72,7 +72,15 @@ def import_model(
     card = _fit(network, card, maps, halo_um)
     with complete_file(output) as unfinished:
         unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))
-        Predictor(unfinished)(blank, IDENTITY)
+        try:
+            predictor = Predictor(unfinished)
+        except ModelError as error:
+            if "xternal" not in str(error):
+                raise
+            raise ModelError(
+                f"{network}: has its weights in a file beside it; export it as one file (`external_data=False`)"
+            ) from error
+        predictor(blank, IDENTITY)
     return card
 
 

@@ -98,7 +98,8 @@ class GraphRunner:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         self.session, self._table = open_session(self.path, options, self.provider, graph), None
-        if self.provider == "cpu":
+        is_ours = "colour" in [port.name for port in self.session.get_inputs()]
+        if self.provider == "cpu" and is_ours:
             with suppress(ModelError):  # a graph that ONNX Runtime does not take in parts runs whole
                 self._tabulate_values(graph or self.path.read_bytes(), options)
         self.device = self.session.device_name if self.provider in TORCH else ""

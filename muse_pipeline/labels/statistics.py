@@ -216,8 +216,9 @@ def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
         label = image.nuclei.label
         drawn = np.bincount(label[label >= 0], minlength=n_classes)
         counts += image.weight * (image.nuclei.prob.sum(0) if image.areas else drawn)
-    weights = np.where(counts > 0, counts.clip(min=1) ** -0.5, 0)
-    return (weights * counts.sum() / max((weights * counts).sum(), 1)).astype(np.float32)
+    weights = np.zeros(n_classes)
+    weights[counts > 0] = counts[counts > 0] ** -0.5
+    return (weights * counts.sum() / ((weights * counts).sum() or 1)).astype(np.float32)
 
 
 def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:

@@ -307,7 +307,7 @@ def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, wind
         areas = {index: shapely.union_all(of_class) for index, of_class in sorted(shapes.items())}
         _require_disjoint(areas, classes, files[row.slide_id])
         with open_slide(row.path, info.reader) as slide:
-            reader = AreaReader(slide, info, mpp)
+            reader = AreaReader(slide, info, mpp, enlarge=False)
             stain = measure_colour(slide, info, find_tissue(slide, info).tissue).macenko
             for window in cut_regions(shapely.union_all(list(areas.values())), reader.size_px, window_px):
                 target = np.full(window.size[::-1], UNKNOWN, np.uint8)

@@ -36,7 +36,7 @@ class AreaReader:
         level: the level that is read.
     """
 
-    def __init__(self, slide: Slide, info: SlideInfo, mpp: float):
+    def __init__(self, slide: Slide, info: SlideInfo, mpp: float, *, enlarge: bool = True):
         """Choose the level by ``choose_level``.
 
         Raises:
@@ -44,7 +44,7 @@ class AreaReader:
         """
         self.slide, self.mpp = slide, mpp
         self.size_px = work_size_px(info.size_px, info.mpp, mpp)
-        self.level = choose_level(info, mpp)
+        self.level = choose_level(info, mpp, enlarge=enlarge)
         downsample = info.level_downsamples[self.level]
         sizes = info.level_sizes_px[self.level]
         self._axes = [
@@ -196,15 +196,15 @@ def warn_enlarged(info: SlideInfo, mpp: float) -> list[str]:
     ]
 
 
-def choose_level(info: SlideInfo, mpp: float) -> int:
+def choose_level(info: SlideInfo, mpp: float, *, enlarge: bool = True) -> int:
     """The coarsest level at least as fine as ``mpp`` in both directions.
 
-    A slide that is up to twice as coarse is read at level 0 and enlarged.
+    A slide that is coarser, up to twice with ``enlarge`` and else by 5 %, is read at level 0.
 
     Raises:
         MppError: the slide is coarser than that.
     """
-    if max(info.mpp) > mpp * MAX_ENLARGED * SAME_MPP:
+    if max(info.mpp) > mpp * (MAX_ENLARGED * SAME_MPP if enlarge else MAX_COARSER):
         raise MppError(
             f"slide '{info.slide_id}' has {max(info.mpp):.4g} um/px, too coarse for an image at {mpp:g} um/px; "
             f"correct its mpp in the sheet if that is wrong, else leave the slide out or use a model for coarser slides"

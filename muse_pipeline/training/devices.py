@@ -38,7 +38,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
 
-    launcher, started = _started_processes()
+    launcher, started = find_launcher()
     if nodes > 1 and not launcher:
         raise ProviderError(f"--nodes {nodes}: start the command on every node with `srun` or `torchrun`")
     if launcher and started != nodes * devices:
@@ -64,7 +64,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
     return fabric
 
 
-def _started_processes() -> tuple[str, int]:
+def find_launcher() -> tuple[str, int]:
     """The launcher that started this process with others, and their number; "" and 1 for a process on its own.
 
     The tasks of a Slurm *job* do not count: its script, and the steps in which Snakemake runs a rule, are single

@@ -171,6 +171,29 @@ def test_other_files_are_one_sentence(imported, muse, tmp_path):
     assert (status, errors.count("\n")) == (2, 1) and "give a network with one input, of RGB windows" in errors
 
 
+def test_weights_in_a_file_beside_the_network_are_one_sentence(muse, tmp_path):
+    network = onnx.load(draw_distance(tmp_path / "whole.onnx"))
+    weights = dict(save_as_external_data=True, location="weights.data", size_threshold=0)
+    onnx.save_model(network, tmp_path / "parts.onnx", **weights)
+    assert (tmp_path / "weights.data").is_file()
+    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "models/m.onnx")
+    status, _, errors = muse("import-model", tmp_path / "parts.onnx", *words)
+    assert (status, errors.count("\n")) == (2, 1) and "export it as one file (`external_data=False`)" in errors
+
+
+def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissue):
+    network = onnx.load(draw_distance(tmp_path / "floats.onnx"))
+    (port,) = network.graph.input
+    cast = onnx.helper.make_node("Cast", ["pixels"], [port.name], to=onnx.TensorProto.FLOAT)
+    network.graph.node.insert(0, cast)
+    port.name, port.type.tensor_type.elem_type = "pixels", onnx.TensorProto.UINT8
+    onnx.save(network, tmp_path / "bytes.onnx")
+    words = ("--kind", "distance", "--mpp", "0.5", "--scaling", "none", "--classes", *CLASSES)
+    status, _, errors = muse("import-model", tmp_path / "bytes.onnx", *words, "-o", tmp_path / "m.onnx")
+    assert (status, errors) == (0, "")
+    assert Predictor(tmp_path / "m.onnx").card.dtype == "uint8"
+
+
 def test_the_graph_stays_and_the_card_can_be_changed(imported, muse, tmp_path):
     network = draw_stardist(tmp_path / "network.onnx")
     model = imported("stardist", network=network)

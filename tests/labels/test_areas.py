@@ -240,6 +240,13 @@ def test_class_weights_follow_what_is_drawn_and_the_shares_of_sets(tmp_path):
     assert often[0] / often[1] == pytest.approx((n_others / 2 / (4 * n_dark)) ** 0.5, rel=1e-5)
 
 
+def test_class_weights_do_not_depend_on_the_size_of_the_weights_of_sources(tmp_path):
+    (image,) = read(make(tmp_path, TWO_AREAS))
+    expected = class_weights([image], 3)
+    rare = class_weights([dataclasses.replace(image, weight=1e-4 * image.weight)], 3)
+    np.testing.assert_allclose(rare, expected, rtol=1e-5)
+
+
 def test_windows_of_areas_and_of_drawn_nuclei_go_together(tmp_path):
     (image,) = read(make(tmp_path / "a", TWO_AREAS))
     drawn = dataclasses.replace(make(tmp_path / "d", geojson(*((disc(*xy), "Dark") for xy in XY))), format="geojson")

@@ -98,6 +98,13 @@ def test_a_slide_too_coarse_is_rejected_with_both_numbers():
         choose_level(slide.info((1.01, 0.5)), 0.5)
 
 
+def test_labels_are_of_pixels_that_a_scanner_saw():
+    info = ArraySlide([np.zeros((9, 9, 3), np.uint8)]).info((0.6, 0.6))
+    assert choose_level(info, 0.5) == 0
+    with pytest.raises(MppError, match=r"0\.6 um/px, too coarse"):
+        choose_level(info, 0.5, enlarge=False)
+
+
 def test_a_slide_that_is_enlarged_is_warned_of():
     slide = ArraySlide([np.zeros((9, 9, 3), np.uint8)])
     assert not warn_enlarged(slide.info((0.52, 0.52)), 0.5)

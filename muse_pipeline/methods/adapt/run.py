@@ -30,7 +30,7 @@ from muse_pipeline.methods.detector.data import keep_pictures
 from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.methods.detector.start import Start, describe_origins, load_trained
 from muse_pipeline.methods.detector.validation import N_IMAGES, Scorer
-from muse_pipeline.methods.muse.data import PretrainData
+from muse_pipeline.methods.muse.data import PretrainData, require_fine
 from muse_pipeline.methods.muse.run import MuseStage, make_batches
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
@@ -74,8 +74,11 @@ class AdaptStage(MuseStage):
 
     def open_data(self, say: Say) -> PretrainData:
         """Open the images; their stains lead to the detector's reference."""
-        reference = self.begun[2].colour
-        return _normalise(super().open_data(say), reference)
+        _, begun, start = self.begun
+        data = super().open_data(say)
+        for image in data.images:
+            require_fine(image.name, image.mpp, begun.mpp)
+        return _normalise(data, start.colour)
 
     def build(self, data: PretrainData) -> Adaptation:
         """The detector, and its copy as the teacher."""

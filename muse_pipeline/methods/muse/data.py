@@ -28,6 +28,7 @@ from muse_pipeline.labels.sources import LabelSource, require_in_names
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
 from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.store.resample import MAX_COARSER
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import fit_macenko
@@ -140,7 +141,7 @@ def _open(source: NucleusSource, finest_mpp: float, folder: Path, regions: Regio
         yield from _read_labelled(source, finest_mpp)
 
 
-def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
+def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
     """Reject an image that is too coarse for the views, before it is read."""
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
@@ -152,7 +153,9 @@ def _require_fine(name: str, mpp: float, finest_mpp: float) -> None:
 def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights) -> NucleusSlide:
     store = open_store(source.store)
     store.share_chunks()
-    _require_fine(store.slide_id, store.mpp, finest_mpp)
+    slide_mpp = max(store.slide_mpp)
+    is_enlarged = slide_mpp > store.mpp * MAX_COARSER
+    require_fine(store.slide_id, slide_mpp if is_enlarged else store.mpp, finest_mpp)
     return NucleusSlide(
         name=store.slide_id,
         patient=source.patient_of(store.slide_id),
@@ -276,7 +279,7 @@ def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> It
     predictor = Predictor(find_model(source.detector))
     for path in paths:
         pixels, mpp = read_picture(path, source.mpp)
-        _require_fine(path.stem, mpp, finest_mpp)
+        require_fine(path.stem, mpp, finest_mpp)
         location = folder / cache_name(path, f"{mpp} {predictor.sha256}")
         size_px = pixels.shape[1], pixels.shape[0]
         if not location.is_dir():
@@ -288,7 +291,7 @@ def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> It
 def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusPicture]:
     labels = source.labelled
     mpp = labels.mpp or finest_mpp
-    _require_fine(str(labels.location), mpp, finest_mpp)
+    require_fine(str(labels.location), mpp, finest_mpp)
     for image in read_labelled_images([labels], (), mpp, n_rays=3):
         nuclei = NucleusIndex.build(image.nuclei.xy, image.pixels.shape[1::-1], mpp)
         yield _picture(image.name, source, image.pixels, mpp, nuclei, image.patient)

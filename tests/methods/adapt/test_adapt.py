@@ -258,6 +258,19 @@ def test_results_of_a_run_give_stores_and_nuclei(tmp_path):
     assert compared.proposals == tmp_path / "results" / "b" / "nuclei.parquet"
 
 
+def test_slides_are_not_searched_by_several_processes_nor_for_a_checkpoint_that_is_not_there(
+    tmp_path, muse, monkeypatch
+):
+    (tmp_path / "s.tif").touch()
+    words = ("adapt", tmp_path / "s.tif", "-o", tmp_path / "run")
+    status, _, errors = muse(*words, "--set", "checkpoint=lost.pt")
+    assert status == 2 and "lost.pt: there is no such checkpoint" in errors
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    status, _, errors = muse(*words)
+    assert status == 2 and "srun starts several processes" in errors
+    assert not (tmp_path / "run/slides").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_slides_without_nuclei_are_an_error(tmp_path, muse):
