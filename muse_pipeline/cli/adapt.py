@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         return train.run(args)
     if launcher := find_launcher()[0]:
         raise ConfigError(
-            f"{launcher} starts several processes, and one alone finds the nuclei of slides; run the command without it, "
+            f"{launcher} starts several processes, and one alone finds the nuclei of slides; run it without, "
             f"or give a config as `muse adapt` writes it ({args.output / 'slides.yaml'})"
         )
     args.config = args.output / "slides.yaml"
