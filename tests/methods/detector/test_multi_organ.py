@@ -40,7 +40,7 @@ def train(muse, data, folder, *changes):
 @pytest.mark.slow
 def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
     run, model = tmp_path / "run", tmp_path / "multi_organ.onnx"
-    status, _, errors = train(muse, data, run)
+    status, _, errors = train(muse, data, run, "schedule.steps=12", "schedule.validate_every=12")
     assert status == 0, errors
     with (run / "labels-training.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
