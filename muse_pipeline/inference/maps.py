@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+from scipy.special import expit, softmax
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ImportedCard
@@ -121,10 +122,7 @@ def _probability(values: np.ndarray, card: ImportedCard) -> np.ndarray:
     """(C, h, w) probabilities of a map that may have logits."""
     if not card.logits:
         return values
-    if len(values) == 1:
-        return 1 / (1 + np.exp(-values.clip(-50, 50)))
-    raised = np.exp(values - values.max(0))
-    return raised / raised.sum(0)
+    return expit(values) if len(values) == 1 else softmax(values, axis=0)
 
 
 def _table(

@@ -213,9 +213,7 @@ def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     """
     counts = np.zeros(n_classes)
     for image in images:
-        label = image.nuclei.label
-        drawn = np.bincount(label[label >= 0], minlength=n_classes)
-        counts += image.weight * (image.nuclei.prob.sum(0) if image.areas else drawn)
+        counts += image.weight * (image.nuclei.prob.sum(0) if image.areas else count_classes([image], n_classes))
     weights = np.zeros(n_classes)
     weights[counts > 0] = counts[counts > 0] ** -0.5
     return (weights * counts.sum() / ((weights * counts).sum() or 1)).astype(np.float32)
