@@ -23,20 +23,25 @@ import cv2
 import numpy as np
 
 from experiments.areas.average import average
-from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
+from experiments.common.areas import (
+    EBHI_MPP,
+    EPITHELIAL,
+    MARGIN_UM,
+    ORAL_MPP,
+    ebhi_pictures,
+    nuclei_in_areas,
+    oral_pictures,
+)
 from experiments.common.crops import read_nucls, read_tnbc, score_outlines
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import SITES, export_fold, score_site, split_sources
-from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
-from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
@@ -45,8 +50,6 @@ WITHOUT_UNREAD = "sources.2.exclude=['01_', '02_', '04_']"  # patients of TNBC
 KINDS = ("base", "more", "areas", "mean", "scales")
 SHIPPED = "shipped"
 ARMS = [*(f"{kind}-{site}" for site in SITES for kind in KINDS), SHIPPED]
-EPITHELIAL = 1  # index of the class
-MARGIN_UM = 2.0
 MOST_PICTURES = 130  # of EBHI-Seg that are scored
 
 
@@ -117,19 +120,9 @@ def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mp
     """Nuclei found in the epithelium and elsewhere by class, (2, C), in each picture, and its patient."""
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), MOST_PICTURES)).round().astype(int))
     counts, patients = [], []
-    for picture, mask_path, patient in (pictures[index] for index in chosen):
-        pixels = read_rgb(picture)
-        mask = (cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
-        nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
-        reach = 2 * int(np.ceil(MARGIN_UM / mpp)) + 1
-        kernel = np.ones((reach, reach), np.uint8)
-        inside, outside = (cv2.erode(part, kernel, borderValue=1) for part in (mask, 1 - mask))
-        column, row = np.floor(nuclei.xy).astype(int).T
-        table = [
-            np.bincount(nuclei.label[part[row, column] > 0], minlength=len(predictor.card.classes)).tolist()
-            for part in (inside, outside)
-        ]
-        counts.append(table)
+    for nuclei, is_inside, patient in nuclei_in_areas(predictor, [pictures[index] for index in chosen], mpp):
+        parts = (nuclei.label[is_inside], nuclei.label[~is_inside])
+        counts.append([np.bincount(labels, minlength=len(predictor.card.classes)).tolist() for labels in parts])
         patients.append(patient)
     return {"patients": patients, "counts": counts}
 

@@ -4,11 +4,10 @@
     python -m experiments.own_labels.run --table
 
 The start is "base" of `experiments.areas.run` without site A8 of BRCA-M2C: it has read neither that site nor colon.
-"breast" is site A8 with its points, "colon" is EBHI-Seg with the areas of its epithelium. Pictures to train on are drawn
-from one half of the patients, those of the other half are scored. "plain" is `config/train/my_labels.yaml`; "adapted"
-is the same after `config/train/adapt.yaml` on the pictures of the first half without labels, "shuffled" after that with
-the positions of the nuclei drawn at random, and "held" after its distillation alone, without MUSE. The number behind
-the name counts labelled pictures.
+"breast" is site A8 with its points, "colon" is EBHI-Seg with the areas of its epithelium. Pictures to train on are
+drawn from one half of the patients, those of the other half are scored. "plain" is `config/train/my_labels.yaml`;
+"adapted" is the same after `config/train/adapt.yaml` on the pictures of the first half without labels. The number
+behind the name counts labelled pictures.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import zlib
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from experiments.areas.run import MEASURES, NARROW, area_source, render_score, score_areas
 from experiments.areas.run import train as train_start
@@ -33,6 +31,7 @@ from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.methods.adapt.config import AdaptConfig
 from muse_pipeline.methods.adapt.run import AdaptStage
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
 
@@ -69,16 +68,20 @@ def train(start: Path, tissue: str, size: int, seed: int, data: Path, folder: Pa
     known = area_source(data, folder.parent) if tissue == "colon" else breast_source(data, odd=False)
     source = dataclasses.replace(draw_pictures(known, size, seed), weight=1.0)
     changes = [f"checkpoint={start}", f"distillation.teachers=[{start}]", "export.refine=false", f"seed={seed}"]
+    changes.append("training_data=the pictures of an experiment")
     config = load_detector_config(TOP / "config/train/my_labels.yaml", data, changes)
     checkpoint = finetune(dataclasses.replace(config, sources=(source,)), folder, OPTIONS)
-    from muse_pipeline.training.checkpoint import load_checkpoint
-
     return checkpoint, load_checkpoint(checkpoint).meta["mixing"]
 
 
 def adapt(start: Path, tissue: str, seed: int, data: Path, folder: Path) -> Path:
     """The checkpoint of an adaptation to the pictures that labels are drawn from."""
-    changes = [f"checkpoint={start}", f"seed={seed}", f"schedule.steps={ADAPT_STEPS}", "sources=[{images: ., mpp: 0.5}]"]
+    changes = [
+        f"checkpoint={start}",
+        f"seed={seed}",
+        f"schedule.steps={ADAPT_STEPS}",
+        "sources=[{images: ., mpp: 0.5}]",
+    ]
     _, config = load_run(TOP / "config/train/adapt.yaml", data, changes, only=AdaptConfig)
     source = NucleusSource(images=unlabelled_pictures(tissue, data, folder.parent), mpp=0.5)
     return AdaptStage(dataclasses.replace(config, sources=(source,)), folder).run(OPTIONS)
