@@ -68,6 +68,10 @@ class DistillationTerm(nn.Module):
         self.teachers.eval()
         return self
 
+    def teaches(self, batch: LabelledBatch) -> bool:
+        """True if there is tissue that the teachers teach."""
+        return self.where == "everywhere" or batch.region is not None
+
     def forward(self, student: NucleusMaps, batch: LabelledBatch) -> Tensor:
         """Excess cross-entropies of centres and classes, distances of offsets and rays; 0 where the two agree.
 
