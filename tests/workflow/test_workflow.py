@@ -140,10 +140,11 @@ def test_a_slide_is_a_line(first_run):
 
 def test_the_end_names_what_failed_and_why(first_run):
     _, bare = first_run
-    first, heading, failure, last = bare.stdout.splitlines()[-4:]
+    first, heading, failure, doubled, _, last = bare.stdout.splitlines()[-6:]
     assert bare.returncode == 1
     assert (first, heading) == ("3 slides: 2 ok, 1 failed; see results/report.html", "1 slide failed:")
     assert failure.startswith("  broken: inspect: ") and WHY_BROKEN in failure
+    assert doubled == "1 slide with the same content as another; all are in the totals:"
     assert last == "Something failed; every other slide is done. Which, and why: results/report.html"
 
 
@@ -379,14 +380,6 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
         (
             {"proposals": {"method": "otsu", "strictnes": 1}},
             "muse proposer: proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?",
-        ),
-        (
-            {"extra_mpps": [0.25, 0.4999]},
-            "config: images at 0.5 and 0.4999 um/px would both be image-500nm.zarr; leave one of them out",
-        ),
-        (
-            {"statistics": {"group": "grade"}},
-            "config: statistics: slides.tsv: has no column 'grade'; its columns are slide_id, path, shards, patient",
         ),
     ],
 )
