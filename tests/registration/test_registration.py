@@ -32,7 +32,7 @@ def pair_of(he, partner, partner_mpp=PARTNER_MPP):
         BENT,
         pytest.param(Warp(degrees=183, scale=0.95, bend_um=12), marks=pytest.mark.slow),
         pytest.param(Warp(degrees=90, shift_um=(0, 300)), marks=pytest.mark.slow),
-        Warp(degrees=180, mirrored=True),
+        pytest.param(Warp(degrees=180, mirrored=True), marks=pytest.mark.slow),
     ],
     ids=["bent", "upside down", "turned by 90", "mirrored"],
 )
