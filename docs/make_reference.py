@@ -45,7 +45,7 @@ The sheet and the settings of the workflow are in [config/README.md](../config/R
 def print_reference() -> None:
     """Print the page."""
     print(HEAD)
-    print("## Verbs\n\n`muse VERB --help` describes a verb and each of its arguments, also those that only the workflow gives.")
+    print("## Verbs\n\n`muse VERB --help` describes each argument of a verb, also those that only the workflow gives.")
     for group, verbs in {**GROUPS, **MORE}.items():
         print(f"\n### {group[0].upper()}{group[1:]}")
         for verb in verbs.split():
