@@ -31,7 +31,7 @@ IDS = ("S 12 [a]", "Ä-(2)")  # names that shells and patterns could trip over
 BROKEN = {"slide_id": "broken", "path": "broken.svs", "shards": "", "patient": ""}
 WHY_BROKEN = "broken.svs: is not a slide or image of a known format; copy it again from its source"
 ANY_ID, BOTH = "|".join(map(re.escape, IDS)), ", ".join(IDS)
-NOTHING_RUNS = ("--dry-run", "--dry-run --printshellcmds", "--summary", "--unlock", "--summary --workflow-profile none")
+NOTHING_RUNS = ("--dry-run", "--dry-run --printshellcmds", "--unlock", "--summary --workflow-profile none")
 
 
 def sheet_rows(shards=("", "2"), patient=""):
