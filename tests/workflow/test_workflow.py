@@ -311,7 +311,6 @@ def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
             "model 'compac': neither a file nor a built-in model (compact, compact-fp32, compact-int8, "
             "label_free); did you mean 'compact'?",
         ),
-        (["mpp=0.25"], "mpp is 0.25, but model 'compact' works at 0.5 um/px; set `mpp: 0.5`"),
     ],
 )
 def test_settings_are_checked_before_anything_runs(finished, settings, complaint):
