@@ -19,9 +19,16 @@ from pathlib import Path
 
 import cv2
 
-from experiments.areas.run import MEASURES, NARROW, area_source, render_score, score_areas
-from experiments.areas.run import train as train_start
-from experiments.common.areas import EBHI_MPP, ebhi_pictures
+from experiments.common.areas import (
+    EBHI_MPP,
+    MEASURES,
+    NARROW,
+    area_source,
+    ebhi_pictures,
+    render_score,
+    score_areas,
+    train_base,
+)
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import draw_pictures, excluding, export_fold, score_site, split_sources
 from muse_pipeline.core.pictures import read_rgb, write_png
@@ -48,7 +55,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     cv2.setNumThreads(1)
     tissue, kind, size = arm.split("-")
     data, work = args.data.resolve(), args.work.resolve()
-    start = train_start(f"base-{SITE}", 0, data, work)
+    start = train_base(SITE, 0, data, work)
     if kind == "adapted":
         start = adapt(start, tissue, seed, data, work / f"{tissue}-{kind}-{seed}")
     mixing = None

@@ -75,8 +75,8 @@ class DetectorData:
                 if missing := missing_classes(images, self.config.class_names):
                     say(f"classes without {split} labels: {', '.join(missing)}")
         distillation = self.config.distillation
-        if distillation and distillation.where == "outside" and all(image.region is None for image in self.images):
-            say("the teachers teach nothing: they teach outside of regions, and every picture is annotated everywhere")
+        if distillation and (share := distillation.share_on(self.images)) < distillation.share:
+            say(f"the teachers have {share:.0%} of the loss: no picture is corrected in a part")
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             say(

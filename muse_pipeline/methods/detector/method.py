@@ -54,7 +54,7 @@ class DetectorTraining(Method):
         if self.class_shift is not None:
             shifted = maps._replace(label=maps.label + self.class_shift[:, None, None])
         terms = self.criterion(shifted, batch)
-        if self.distillation is None or not self.distillation.teaches(batch):
+        if self.distillation is None:
             return terms
         distilled = self.distillation(maps, batch)
         return {**terms, "distillation": distilled, "loss": terms["loss"].lerp(distilled, self.distillation.share)}
