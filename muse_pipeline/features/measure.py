@@ -114,7 +114,7 @@ class FeatureMeter:
         cells = None
         if self.settings.expand_um:
             cells = find_cells(nuclei, others, self.settings.expand_um, info, self.kept)
-            found |= measure_area(nuclei, cells, shapes, info.mpp)
+            found |= measure_area(cells, shapes)
         found |= self._measure_pixels(nuclei, others, cells)
         if "neighbours" in self.groups:
             um, others_um = (each.xy * np.asarray(info.mpp) for each in (nuclei, others))

@@ -110,11 +110,11 @@ def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndar
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Consecutive runs of int32 values, ``n`` (N,) to a run, as rows (N, max n), filled up with the largest int32."""
     rows = np.full((len(n), n.max(initial=0)), _LAST, np.int32)
-    rows.reshape(-1)[_count_from(np.arange(len(n)) * rows.shape[1], n)] = values
+    rows.reshape(-1)[count_from(np.arange(len(n)) * rows.shape[1], n)] = values
     return rows
 
 
-def _count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
+def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
     """The n[i] whole numbers first[i], first[i] + 1, ..., for each i in turn."""
     end = np.cumsum(n)
     return np.arange(end[-1] if len(n) else 0, dtype=first.dtype) + np.repeat(
@@ -140,7 +140,7 @@ def _crossings(xy: np.ndarray, rays: np.ndarray, mpp: float, corner: np.ndarray,
         slope = (next_x - x) / (next_y - y)
         x += (first_row - y) * slope
     x, slope, first = (np.repeat(each, n_rows.ravel()) for each in (x, slope, (first_row + top) * width))
-    nth = _count_from(np.zeros(n_rows.size, np.int32), n_rows.ravel())
+    nth = count_from(np.zeros(n_rows.size, np.int32), n_rows.ravel())
     n = n_rows.sum(1)
     column = np.ceil(x + nth * slope).astype(np.int32) + np.repeat(left, n)
     return to_rows(first + nth * width + np.clip(column, 0, width), n)
@@ -152,4 +152,4 @@ def _fill(*outlines: np.ndarray) -> Pixels:
     begin, end = ascending[:, ::2], ascending[:, 1::2]
     length = end - begin  # 0 where rows are filled up
     start = np.append(0, np.cumsum(length.sum(1)))
-    return Pixels(_count_from(begin.ravel(), length.ravel()), start)
+    return Pixels(count_from(begin.ravel(), length.ravel()), start)
