@@ -6,6 +6,7 @@ import simplejpeg
 import zarr
 from drawn import ArraySlide
 
+import muse_pipeline.store.jpeg  # noqa: F401 - the codec for zarr
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.store.store import open_store
