@@ -3,8 +3,8 @@
 zarr does the same, but in a pool of its own, sized by the machine and not by the job. It takes twice as long to read
 parts of a few chunks, holds a shard several times in memory while it writes it, and compares every pixel with white
 twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks, then a table of (offset, length) as
-little-endian uint64, row by row, and its CRC-32C. Files are identical to zarr's, byte for byte. zarr has no JPEG codec:
-``store.jpeg`` registers one.
+little-endian uint64, row by row, and its CRC-32C. Files are identical to zarr's, byte for byte. zarr itself has no
+codec for the JPEG chunks of a store.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def encode(planes: np.ndarray, codec: str) -> bytes:
     """Content of the file of a chunk (3, side, side) uint8; ``codec`` is one of ``CODECS``."""
     if codec == LOSSLESS:
         return Zstd(**ZSTD).encode(planes)
-    return encode_jpeg(cv2.merge(list(planes)), JPEG_QUALITY)
+    return simplejpeg.encode_jpeg(cv2.merge(list(planes)), JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING, fastdct=False)
 
 
 def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
@@ -52,11 +52,6 @@ def chunk_codecs(codec: str) -> list[dict[str, Any]]:
         return [BYTES, zstd(**ZSTD)]
     order = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
     return [order, {"name": JPEG_NAME, "configuration": {"level": JPEG_QUALITY}}]
-
-
-def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """JPEG file of ``pixels`` (h, w, 3) uint8."""
-    return simplejpeg.encode_jpeg(pixels, quality, "RGB", JPEG_SUBSAMPLING, fastdct=False)
 
 
 _ABSENT = np.uint64(2**64 - 1)
