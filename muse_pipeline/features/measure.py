@@ -16,7 +16,7 @@ from muse_pipeline.features.densities import (
     mean_densities,
     measure_densities,
     measure_texture,
-    split_stain,
+    split_near,
     stain_tables,
 )
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
@@ -31,7 +31,7 @@ from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
 MAX_RAY_UM = 24.0  # pixels further from the centre count as outside: so what may touch a nucleus is near it
 FIELD_PX = 1500  # longest side of what is read at once
-AT_ONCE = 1024  # nuclei of about one size whose pixels are held at once
+AT_ONCE = 512  # nuclei of about one size whose pixels are held at once: a core keeps them in its cache
 CACHED_CHUNKS = 64  # 50 MB: a row of fields shares its chunks with the next one
 
 
@@ -173,7 +173,9 @@ class FeatureMeter:
         for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
             taken[nuclei.pixel] = True
         planes = self.store.read_planes(tuple(low), (width, height))
-        density = split_stain(planes, self._tables[0]) if "texture" in self.groups else None
+        density = None
+        if "texture" in self.groups:
+            density = split_near(taken.reshape(height, width), planes, self._tables[0])
         rows = None if cells is None else np.ascontiguousarray(planes[:, ::ROW_STEP])
         parts = []
         for group, nuclei in zip(zones, groups, strict=True):

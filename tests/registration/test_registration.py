@@ -32,7 +32,7 @@ def pair_of(he, partner, partner_mpp=PARTNER_MPP):
         BENT,
         pytest.param(Warp(degrees=183, scale=0.95, bend_um=12), marks=pytest.mark.slow),
         pytest.param(Warp(degrees=90, shift_um=(0, 300)), marks=pytest.mark.slow),
-        Warp(degrees=180, mirrored=True),
+        pytest.param(Warp(degrees=180, mirrored=True), marks=pytest.mark.slow),
     ],
     ids=["bent", "upside down", "turned by 90", "mirrored"],
 )
@@ -75,6 +75,7 @@ def test_half_a_partner_is_registered_and_the_rest_counted_as_outside(section, h
     assert np.median(found.tiles.residual_um[found.tiles.is_measured]) <= 2
 
 
+@pytest.mark.slow
 def test_lost_and_displaced_tissue_is_left_out_and_counted(section, he):
     partner = draw_partner(section, BENT, PARTNER_MPP)
     torn = partner.copy()
@@ -96,7 +97,12 @@ def test_lost_and_displaced_tissue_is_left_out_and_counted(section, he):
 
 
 @pytest.mark.parametrize(
-    "what", ["another slide", "no overlap", pytest.param("half the um per pixel", marks=pytest.mark.slow)]
+    "what",
+    [
+        "another slide",
+        pytest.param("no overlap", marks=pytest.mark.slow),
+        pytest.param("half the um per pixel", marks=pytest.mark.slow),
+    ],
 )
 def test_a_partner_that_does_not_fit_is_one_sentence(section, he, what):
     if what == "another slide":
@@ -117,6 +123,7 @@ def test_a_partner_without_tissue_is_one_sentence(he):
         pair_of(he, np.full((600, 700, 3), 245, np.uint8))
 
 
+@pytest.mark.slow
 def test_a_given_start_replaces_the_search(section, he):
     warp = Warp(degrees=40, bend_um=8)
     pair = pair_of(he, draw_partner(section, warp, PARTNER_MPP))
