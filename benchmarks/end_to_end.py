@@ -53,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     rows: dict[str, list[dict]] = {model: [] for model in args.models}
     for area in args.areas_mm2:
-        folder = args.folder / f"{area:g}mm2"
+        folder = args.folder.resolve() / f"{area:g}mm2"
         if not (folder / "demo.svs").is_file():
             lay_out(folder, area, threads=args.cores)
         for model in args.models:
@@ -79,8 +79,9 @@ def measure(folder: Path, model: str, cores: int, way: str, viewer: bool) -> dic
     results = folder / "results"
     shutil.rmtree(results, ignore_errors=True)
     chosen = ["--config", f"slides={folder}/slides.tsv", f"output={results}", f"model={model}", f"viewer={viewer}"]
+    planned = ["--snakefile", ROOT / "Snakefile", "--configfile", folder / "config.yaml"]
     commands = {
-        "workflow": ["snakemake", "--cores", cores, "--configfile", folder / "config.yaml", *chosen],
+        "workflow": ["snakemake", *planned, "--cores", cores, *chosen],
         "muse run": ["muse", "run", folder / "demo.svs", "-o", results, "--model", model, "--threads", cores],
     }
     command = [*commands[way], *(["--no-viewer"] if way == "muse run" and not viewer else [])]
