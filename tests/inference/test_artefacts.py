@@ -18,7 +18,6 @@ from PIL import Image
 from slide_files import write_pyramid
 
 from muse_pipeline import read_nuclei
-from muse_pipeline.cli.main import main
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import ConfigError
@@ -84,14 +83,16 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(slide):
-    """The slide run with and without `--quality`."""
-    for name, options in {"flagged": ["--quality"], "plain": ["--no-viewer"]}.items():
-        run(slide, slide.parent / name, "--threads", "1", *options)
+    """The slide run with and without `--quality`, in one and in three shards."""
+    from muse_pipeline.cli.main import main
+
+    cut = ["--subtract", "blurred", "--shards", "3", "--threads", "2"]
+    options = {"flagged": ["--quality"], "cut": [*cut, "--no-viewer"], "plain": ["--no-viewer"]}
+    for name, more in options.items():
+        folder = slide.parent / name
+        words = ["run", slide, "--output", folder, "--features", "none", "--threads", "1"]
+        assert main([*map(str, words), *more]) == 0
     return slide.parent
-
-
-def run(slide, folder, *options):
-    assert main(["run", str(slide), "--output", str(folder), "--features", "none", *options]) == 0
 
 
 def test_areas_are_found_and_nothing_else(results):
@@ -272,9 +273,7 @@ def test_areas_of_an_earlier_table_are_removed(results, muse, tmp_path):
     assert not (folder / "artefacts.geojson").exists()
 
 
-@pytest.mark.slow
-def test_the_same_bytes_for_any_shards_and_threads(results, slide):
-    run(slide, results / "cut", "--subtract", "blurred", "--shards", "3", "--threads", "2", "--no-viewer")
+def test_the_same_bytes_for_any_shards_and_threads(results):
     for name in ("nuclei.parquet", "artefacts.geojson"):
         assert (results / "cut/drawn" / name).read_bytes() == (results / "flagged/drawn" / name).read_bytes()
 
