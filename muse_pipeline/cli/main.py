@@ -27,7 +27,7 @@ GROUPS = {
 }
 MORE = {  # as `muse help all` lists them too
     "single steps of a run": ("fetch tissue register tile image regions propose detect stitch geojson overlay report"),
-    "more about models": "pretrain-config import-checkpoint import-model psm synthesize probe compare card proposer",
+    "more about models": "pretrain-config import-checkpoint import-model psm synthesize card proposer",
     "tools": "qupath-script check-geojson demo-slide",
 }
 MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # of verbs that share one

@@ -1,11 +1,11 @@
 """Labelled nuclei as points: windows that hold each exactly once, and their features by a frozen backbone.
 
-The windows are those of MUSE's evaluation; ``docs/guide/evaluation.md`` lists the differences.
+The windows are those of MUSE's evaluation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,11 +71,6 @@ def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> np
     return np.pad(pixels, ((top, below), (left, right), (0, 0)), mode="reflect")
 
 
-def largest_reflection(windows: Sequence[PointWindow]) -> int:
-    """The widest strip, in px, that any window adds to its picture by reflection."""
-    return max((max(0, -window.origin[0], -window.origin[1]) for window in windows), default=0)
-
-
 BATCH = 10  # the authors'
 
 
@@ -131,23 +126,12 @@ class PointSet:
         xy = [window.xy + np.float32(window.origin) for window in self.windows]
         return np.concatenate([np.zeros(0, int), *images]), np.concatenate([np.zeros((0, 2), np.float32), *xy])
 
-    def of_patients(self, patients: Collection[str]) -> PointSet:
-        """The points of these patients, in the same order."""
-        kept = [index for index, image in enumerate(self.images) if image.patient in patients]
-        return PointSet([self.images[index] for index in kept], self.colours[kept], self.window_px)
+    def batches(self, size: int, device: torch.device) -> Iterator[PointBatch]:
+        """Batches of ``size`` windows."""
+        for first in range(0, len(self.windows), size):
+            yield self._batch(self.windows[first : first + size], device)
 
-    def repeated(self, times: int) -> PointSet:
-        """All points ``times`` times, one round after the other."""
-        return PointSet([*self.images] * times, np.tile(self.colours, (times, 1, 1)), self.window_px)
-
-    def batches(self, size: int, device: torch.device, order: Sequence[int] | None = None) -> Iterator[PointBatch]:
-        """Batches of ``size`` windows in ``order``, by default their own."""
-        order = range(len(self.windows)) if order is None else order
-        for first in range(0, len(order), size):
-            yield self._batch(order[first : first + size], device)
-
-    def _batch(self, chosen: Sequence[int], device: torch.device) -> PointBatch:
-        windows = [self.windows[index] for index in chosen]
+    def _batch(self, windows: Sequence[PointWindow], device: torch.device) -> PointBatch:
         most = max(len(window.label) for window in windows)
         xy = np.zeros((len(windows), most, 2), np.float32)
         label = np.full((len(windows), most), -1)

@@ -128,8 +128,6 @@ BAD_INPUT = {
     "view": ["{missing}"],
     "run": ["{noise}", "-o", "{out}", "--model", "no-such-name"],
     "evaluate": ["{noise}", "--truth", "{missing}"],
-    "probe": ["{missing}"],
-    "compare": ["{missing}", "--before", "untrained", "--after", "{noise}", "-o", "{out}"],
     "sheet": ["{missing}", "--output", "{out}"],
     "workflow": ["{out}", "--slides", "{missing}"],
     "demo-slide": ["{out}", "--area-mm2", "-1"],
