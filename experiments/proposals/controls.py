@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from experiments.common.proposals import BACKBONE, Find, Fit, Mask, as_instances, macenko, psm
+from experiments.common.proposals import BACKBONE, Find, Fit, Mask, as_instances, psm
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
@@ -19,8 +19,6 @@ from muse_pipeline.nuclei.masks import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.activation_map import PRESETS, ClusterSettings
-from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.tissue.stain import fit_macenko
 
@@ -30,7 +28,7 @@ def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
 
     Args:
         activation: checkpoint of an activation network.
-        model: a model file or a built-in model's name; without it there is no (g).
+        model: a model file or a built-in model's name; without it there is no (f).
     """
     trained = load_activation(activation)
     torch.manual_seed(0)
@@ -47,9 +45,8 @@ def make_controls(activation: Path, model: str | None) -> dict[str, Fit]:
         "e PSM of the deepest stage": psm(DeepestStage(trained), stain),
     }
     controls = {name: as_instances(mask) for name, mask in masks.items()}
-    controls["f blobs of haematoxylin"] = blobs
     if model:
-        controls["g label-free network"] = network(model)
+        controls["f label-free network"] = network(model)
     return controls
 
 
@@ -69,12 +66,6 @@ class DeepestStage:
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def blobs(pixels: np.ndarray, mpp: float) -> Find:
-    """The proposer of ``muse propose``."""
-    finder = HaematoxylinFinder.fit(SlideSample(mpp, (pixels,), macenko(pixels)), HaematoxylinSettings())
-    return lambda pixels: {"": paint(finder.find(pixels), mpp, pixels.shape[:2], mpp)}
 
 
 def network(model: str) -> Fit:

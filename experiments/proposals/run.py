@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
     parser.add_argument("--only", nargs="+", metavar="NAME", help="controls whose name begins so")
-    parser.add_argument("--model", metavar="ONNX", help="a network, for (g)")
+    parser.add_argument("--model", metavar="ONNX", help="a network, for (f)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     table: dict[str, dict[str, dict[str, float]]] = {}

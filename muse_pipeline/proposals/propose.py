@@ -100,6 +100,6 @@ def read_settings(method: str, settings: dict[str, Any]) -> tuple[Any, bool]:
     if settings["classes"] != "dab":
         raise ConfigError(f"{where}: classes is {settings['classes']!r}; give dab, or leave it out")
     if not getattr(proposer, "BY_STAIN", False):
-        raise ConfigError(f"{where}: it has no classes by stain; take method haematoxylin or otsu for them")
+        raise ConfigError(f"{where}: it has no classes by stain; take method otsu for them")
     own = {name: value for name, value in settings.items() if name != "classes"}
     return parse_config(own, proposer.Settings, where), True

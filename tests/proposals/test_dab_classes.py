@@ -17,7 +17,6 @@ from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.proposals.base import BLURRED, SlideSample
 from muse_pipeline.proposals.dab import DabCut, DabFinder
-from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.propose import fit_proposer, propose_shard
 from muse_pipeline.store.grid import Shard
@@ -25,7 +24,6 @@ from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 FITS = {
-    "haematoxylin": partial(HaematoxylinFinder.fit, settings=HaematoxylinSettings()),
     "otsu": partial(OtsuFinder.fit, settings=OtsuSettings()),
 }
 
@@ -110,7 +108,7 @@ def test_classes_that_are_not_there_are_one_sentence(stored, tmp_path):
     store = stored[0]
     for method, classes, output in (
         ("otsu", "fast-red", "give dab"),
-        ("imported", "dab", "method haematoxylin or otsu"),
+        ("imported", "dab", "method otsu"),
     ):
         with pytest.raises(ConfigError, match=output):
             fit_proposer(store, method, {"classes": classes}, SlideColour())
