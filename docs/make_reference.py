@@ -13,7 +13,8 @@ import enum
 import re
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from inspect import getdoc
 from typing import Any
 
@@ -31,6 +32,7 @@ METHODS = {
     "unit": "UNITPathSSL, translation between masks and tissue: [unit.md](guide/unit.md).",
     "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
 }
+TABLE = "| setting and default | what |\n|---|---|"
 NO_BREAK = "\N{NO-BREAK SPACE}"  # in an argument, so that a line does not end within it
 HEAD = """# Reference
 
@@ -49,10 +51,15 @@ def print_reference() -> None:
             print_verb(verb)
     print("\n## Settings of training runs\n")
     print("`muse train CONFIG` reads one of these, chosen by `method`. Settings without a default must be given.")
-    documented: set[type] = set()
-    for method, what in METHODS.items():
+    configs = [RECIPES[method].Config for method in METHODS]
+    counts = Counter(item for config in configs for item in list_rows(config).items())
+    shared = dict(item for item, count in counts.most_common() if count > 2)
+    print("\n### Settings of several methods\n")
+    print("\n".join([TABLE, *shared.values()]))
+    documented: dict[type, str] = {}
+    for (method, what), config in zip(METHODS.items(), configs, strict=True):
         print(f"\n### method: {method}\n\n{what}")
-        print_settings(RECIPES[method].Config, documented, "####")
+        print_settings(config, documented, f"method: {method}", shared)
     print(
         "\n## Settings of proposers\n\n`proposals: {method: NAME, ...}` in the workflow's config, `--settings` of ",
         end="",
@@ -60,7 +67,7 @@ def print_reference() -> None:
     print("`muse propose`: [label-free.md](guide/label-free.md).")
     for name in PROPOSERS.names():
         print(f"\n### proposer: {name}")
-        print_settings(PROPOSERS[name].Settings, documented, "####")
+        print_settings(PROPOSERS[name].Settings, documented, f"proposer: {name}")
 
 
 def print_verb(verb: str) -> None:
@@ -91,26 +98,47 @@ def as_words(action: argparse.Action) -> str:
     return words if action.required else f"[{words}]"
 
 
-def print_settings(kind: type, documented: set[type], level: str) -> None:
-    """Print the table of a dataclass, then those of the dataclasses within it that no table describes yet."""
-    documented.add(kind)
+def print_settings(kind: type, documented: dict[type, str], heading: str, shared: Mapping[str, str] = {}) -> None:
+    """Print the table of a dataclass, then those of the dataclasses within it that no table describes yet.
+
+    Args:
+        kind: Dataclass of settings.
+        documented: Headings of the dataclasses that have a table; those printed are added.
+        heading: Heading over the table.
+        shared: Rows by setting of the table of several methods, which are named only.
+    """
+    rows = list_rows(kind)
+    inherited = next(((each, list_rows(each)) for each in kind.__mro__[1:] if each in documented), None)
+    documented[kind] = heading
+    if inherited:
+        parent, above = inherited
+        anchor = documented[parent].lower().replace(":", "").replace(" ", "-")
+        print(f"\nAll settings of [{documented[parent]}](#{anchor}), with these differences.")
+        rows = {name: row for name, row in rows.items() if row != above.get(name)}
+    print("\n".join(["", TABLE, *(row for name, row in rows.items() if row != shared.get(name))]))
+    if names := [f"`{name}`" for name, row in rows.items() if row == shared.get(name)]:
+        print(f"\n[As in other methods](#settings-of-several-methods): {', '.join(names)}.")
+    for each in (inner for hint in typing.get_type_hints(kind).values() for inner in find_dataclasses(hint)):
+        if each not in documented:
+            print(f"\n#### {each.__name__}\n\n{as_cell(getdoc(each).split('Attributes:')[0])}")
+            print_settings(each, documented, each.__name__, shared)
+
+
+def list_rows(kind: type) -> dict[str, str]:
+    """Row of the table for every setting of a dataclass, by its name."""
     texts, hints = read_attributes(kind), typing.get_type_hints(kind)
     limits = typing.get_type_hints(kind, include_extras=True)
-    print("\n| setting and default | what |\n|---|---|")
-    inner = []
+    rows, linked = {}, set()
     for field in dataclasses.fields(kind):
         if field.name == "method":
             continue
-        classes = [each for each in find_dataclasses(hints[field.name]) if each not in inner]
-        inner += classes
+        classes = [each for each in find_dataclasses(hints[field.name]) if each not in linked]
+        linked |= {*classes}
         links = "".join(f" [{each.__name__}](#{each.__name__.lower()})" for each in classes)
         ranges = [limit for limit in find_limits(limits[field.name]) if limit.most < 1e9]
         text = as_cell(texts[field.name]) + "".join(f" {str(limit).capitalize()}." for limit in ranges)
-        print(f"| `{describe_default(field)}` | {text}{links} |")
-    for each in inner:
-        if each not in documented:
-            print(f"\n{level} {each.__name__}\n\n{as_cell(getdoc(each).split('Attributes:')[0])}")
-            print_settings(each, documented, level)
+        rows[field.name] = f"| `{describe_default(field)}` | {text}{links} |"
+    return rows
 
 
 def read_attributes(kind: type) -> dict[str, str]:
