@@ -18,10 +18,10 @@ from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour, mean_stains
+from muse_pipeline.methods.muse.validation import classify_by_neighbours
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import load_backbone
-from muse_pipeline.training.knn import classify_by_neighbours
 
 PROTOCOLS = ("kNN", "linear")
 K, WINDOW_PX, N_LABELLED, N_DRAWS = 20, 224, 5, 5

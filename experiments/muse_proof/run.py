@@ -38,8 +38,8 @@ from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import MuseStage
+from muse_pipeline.methods.muse.validation import classify_by_neighbours
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.knn import classify_by_neighbours
 
 RUNS = runs_of(__file__)
 SITES = ("A7", "AC", "A8")

@@ -19,7 +19,7 @@ from muse_pipeline.nuclei.masks import rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.activation_map import PRESETS, ClusterSettings
-from muse_pipeline.proposals.otsu_mask import fit_otsu
+from muse_pipeline.proposals.otsu import fit_otsu
 from muse_pipeline.tissue.stain import fit_macenko
 
 

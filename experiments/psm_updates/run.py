@@ -24,7 +24,7 @@ from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage
 from muse_pipeline.models.activation import ActivationNetwork, load_activation
 from muse_pipeline.proposals.activation_map import ClusterSettings
-from muse_pipeline.proposals.otsu_mask import fit_otsu
+from muse_pipeline.proposals.otsu import fit_otsu
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)

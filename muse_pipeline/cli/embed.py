@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.steps import embed, image_mpp
 
     if args.checkpoint:
-        from muse_pipeline.export.embedder import export_embedder
+        from muse_pipeline.export.onnx import export_embedder
 
         card = export_embedder(args.checkpoint, args.model, image_mpp(args.results))
         print(f"{args.model}: {card.embedding_dim} features of {card.source['backbone']} at {card.mpp:g} um/px")

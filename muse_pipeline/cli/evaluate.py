@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> None:
     """Pair the nuclei, score them, print."""
     from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
-    from muse_pipeline.evaluation.summary import summarise
-    from muse_pipeline.evaluation.summary_text import render_summary
+    from muse_pipeline.evaluation.summary import render_summary, summarise
 
     if args.reliability:
         import_module("matplotlib")  # missing without the extra `train`: before the work, not after it

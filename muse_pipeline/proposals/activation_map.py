@@ -24,7 +24,7 @@ from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import MppError
 from muse_pipeline.data.stream import Seed
 from muse_pipeline.models.activation import ActivationNetwork, load_activation
-from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
+from muse_pipeline.proposals.otsu import blend_stains, haematoxylin
 
 
 @dataclass(frozen=True, eq=False)

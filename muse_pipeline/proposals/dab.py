@@ -22,7 +22,7 @@ from muse_pipeline.proposals.base import (
     shrink_factor,
     to_work_mpp,
 )
-from muse_pipeline.proposals.otsu_mask import otsu_threshold
+from muse_pipeline.proposals.otsu import otsu_threshold
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 CAP = 2.0  # times the threshold of blue nuclei: brown ones may be ten times as dense, and would raise it beyond them

@@ -19,7 +19,7 @@ from muse_pipeline.proposals.activation_map import (
     nearest,
     stain_densities,
 )
-from muse_pipeline.proposals.otsu_mask import blend_stains
+from muse_pipeline.proposals.otsu import blend_stains
 
 COLOURS = np.array([[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8)  # nuclei, eosin, glass
 

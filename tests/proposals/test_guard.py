@@ -19,8 +19,7 @@ from muse_pipeline.proposals.base import (
     judge_window,
     name_guarded,
 )
-from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
-from muse_pipeline.proposals.otsu_mask import blend_stains
+from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings, blend_stains
 
 SIDE_UM = 200.0
 TILES = Path(__file__).parents[3] / "shared/data/artefact-tiles"

@@ -10,7 +10,6 @@ from finished_slide import CLASSES, GLASS, HOSTILE, MODEL, row, write_ledger, wr
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json, write_json
-from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import (
     counted,
     gather_cohort,
@@ -18,11 +17,10 @@ from muse_pipeline.report.cohort import (
     read_rows,
     summarise_cohort,
 )
-from muse_pipeline.report.html import render
+from muse_pipeline.report.html import Album, render
 from muse_pipeline.report.notices import rank_slides, summarise_failures, summarise_flags
-from muse_pipeline.report.page import write_page
+from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.report.slide_card import describe_card
-from muse_pipeline.report.tables import write_table
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 
 

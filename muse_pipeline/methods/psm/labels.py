@@ -28,14 +28,14 @@ from muse_pipeline.methods.psm.masks import read_pictures_and_masks
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, haematoxylin
+from muse_pipeline.proposals.otsu import blend_stains, cut_mask, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.run import Say, plain_settings
 from muse_pipeline.training.stages import MADE_FROM, PreparedStage
 
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``
+BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu``
 MOST = 65535  # instances of a picture in 16 bits
 
 

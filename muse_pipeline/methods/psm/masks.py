@@ -15,7 +15,7 @@ from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.data.unlabelled import cut_crops, open_unlabelled
 from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.proposals.activation_map import PseudoMasker
-from muse_pipeline.proposals.otsu_mask import fit_otsu
+from muse_pipeline.proposals.otsu import fit_otsu
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.run import Say, plain_settings
