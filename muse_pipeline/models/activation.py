@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.muse import MuseBackbone
-from muse_pipeline.models.muse_resnet import ResNet50
+from muse_pipeline.models.muse import MuseBackbone, ResNet50
 from muse_pipeline.models.weights import backbone_weights, load_weights, read_pickle
 
 KIND = "activation"
