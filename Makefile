@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow docs lint clean
+.PHONY: help demo test test-slow test-spawn docs lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +26,9 @@ test: $(VENV)/develop.stamp  ## run the tests that take minutes
 
 test-slow: $(VENV)/develop.stamp  ## run the tests that take longer
 	pytest -m slow -n 2 --dist loadfile
+
+test-spawn: $(VENV)/develop.stamp  ## run the tests with no forked process, as on macOS and Windows
+	MUSE_START_METHOD=spawn pytest -n 2 --dist loadfile
 
 docs: $(VENV)/develop.stamp  ## build the documentation as a site in site/
 	mkdocs build --strict

@@ -118,13 +118,15 @@ def limit_memory(n_bytes: int) -> None:
 def choose_start_method() -> str:
     """The method to start a process: "fork" if this one has a single thread for sure, libraries included, else "spawn".
 
-    A fork of another could wait forever for a thread that it does not have, for example of OpenCV.
+    A fork of another could wait forever for a thread that it does not have, for example of OpenCV. With the
+    environment variable MUSE_START_METHOD=spawn no process is forked.
     """
     try:
         n_threads = len(list(Path("/proc/self/task").iterdir()))
     except OSError:
         return "spawn"
-    return "fork" if n_threads == 1 else "spawn"
+    may_fork = n_threads == 1 and os.environ.get("MUSE_START_METHOD") != "spawn"
+    return "fork" if may_fork else "spawn"
 
 
 def lock_file(file: IO[bytes], shared: bool = False) -> None:

@@ -53,6 +53,15 @@ def test_the_peak_memory_is_stated_everywhere(without_proc, monkeypatch, platfor
     assert environment.choose_start_method() == "spawn"
 
 
+@pytest.mark.parametrize("asked, expected", [("spawn", "spawn"), ("", "fork")])
+def test_no_process_is_forked_where_the_environment_asks_so(asked, expected):
+    """In a process of its own, which has a single thread."""
+    program = "from muse_pipeline.core.environment import choose_start_method; print(choose_start_method())"
+    environ = {**os.environ, "MUSE_START_METHOD": asked}
+    run = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == (expected if Path("/proc/self/task").is_dir() else "spawn")
+
+
 def test_what_is_not_limited_is_named(without_proc):
     (found,) = (each for each in environment.examine_environment() if each.topic == "memory limit")
     assert not found.usable and "none on this system for damaged slides" in found.found

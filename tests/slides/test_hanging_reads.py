@@ -223,6 +223,7 @@ def test_time_in_which_a_process_is_suspended_does_not_count(pipe):
     assert process.communicate(timeout=60)[0] == "alive\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
 def test_a_fork_has_threads_of_its_own():
     program = """
         import os

@@ -62,10 +62,14 @@ def snakemake_command(*arguments: str, cores: int | None = 2) -> list[str]:
 def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subprocess.CompletedProcess[str]:
     """Run the workflow in ``folder``; stderr is in stdout, in order.
 
-    The process is a fork of one that has imported Snakemake already, which takes longer than planning does.
+    The process is a fork of one that has imported Snakemake already, which takes longer than planning does; with
+    MUSE_START_METHOD=spawn it is a new one.
     """
     command = snakemake_command(*arguments, cores=cores)
     environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
+    if environment.get("MUSE_START_METHOD") == "spawn":
+        merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.run(command, cwd=folder, env=environment, **merged, encoding="utf-8", check=False)
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(PRELOADED)
     with tempfile.NamedTemporaryFile() as output:

@@ -2,21 +2,27 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import zipfile
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+from labelled import draw_labelled_folder
+from labelled import write_config as write_training_config
 from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet
 
 from muse_pipeline.cohort.study import find_workflow, write_study
 from muse_pipeline.core.errors import OutputError
+from muse_pipeline.viewer.page import write_viewer
 
 TOP = Path(__file__).parents[2]
 SOURCES = "muse_pipeline", "workflow", "config", "envs", "profiles"
 LARGEST_WHEEL_MB = 20
+VIEWED = "index.html", "viewer.js", "openseadragon.min.js", "nuclei/0_0.js", "tiles/0/0_0.jpg"
 RESULTS = "nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json", "density.png"
 
 
@@ -65,34 +71,64 @@ def test_the_wheel_has_every_file_of_the_workflow(wheel):
     assert {path.relative_to(TOP).as_posix() for path in data} <= names
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_wheel_alone_runs_slides_and_a_study_with_the_same_bytes(wheel, tmp_path):
-    here, environment = tmp_path / "environment", {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Call a program of an environment that has the wheel and no file of the repository: ``installed(*command)``."""
+    here = tmp_path_factory.mktemp("installed") / "environment"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def call(*command, cwd=tmp_path):
-        words = list(map(str, command))
+    def call(program, *arguments, cwd=here.parent):
+        words = [str(here / "bin" / program), *map(str, arguments)]
         run = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
         return run.stdout
 
-    call(sys.executable, "-m", "venv", "--without-pip", here)
-    python, muse = here / "bin/python", here / "bin/muse"
-    site = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(here)], check=True)
+    site = Path(call("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
-    assert Path(call(python, "-c", "import muse_pipeline; print(muse_pipeline.__file__)")).is_relative_to(site)
+    install = ["install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(here / "bin/python"), *install], check=True)
+    assert Path(call("python", "-c", "import muse_pipeline; print(muse_pipeline.__file__)")).is_relative_to(site)
+    call.environment, call.muse = environment, here / "bin/muse"
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_wheel_alone_runs_slides_and_a_study_and_shows_them_with_the_same_bytes(installed, muse, tmp_path):
     (tmp_path / "slides").mkdir()
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=500, n_nuclei=60)
-    call(muse, "run", "slides/a.tif", "-o", "by_wheel")
-    call(muse, "workflow", "study", "--slides", "slides")
-    call(python, "-m", "snakemake", "--cores", 2, cwd=tmp_path / "study")
-    of_source = sys.executable, "-m", "muse_pipeline.cli.main"
-    call(*of_source, "run", tmp_path / "slides/a.tif", "-o", tmp_path / "by_source", cwd=TOP)
+    installed("muse", "run", "slides/a.tif", "-o", "by_wheel", cwd=tmp_path)
+    installed("muse", "workflow", "study", "--slides", "slides", cwd=tmp_path)
+    installed("python", "-m", "snakemake", "--cores", 2, cwd=tmp_path / "study")
+    assert muse("run", tmp_path / "slides/a.tif", "-o", tmp_path / "by_source")[0] == 0
     for name in RESULTS:
         expected = (tmp_path / "by_source/a" / name).read_bytes()
         assert (tmp_path / "by_wheel/a" / name).read_bytes() == expected, name
         assert (tmp_path / "study/results/a" / name).read_bytes() == expected, name
+    view = [installed.muse, "view", "by_wheel/a", "--port", "0"]
+    with subprocess.Popen(view, cwd=tmp_path, env=installed.environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stdout.readline().strip()
+            assert address.endswith("/viewer/index.html")
+            served = {name: urlopen(address.replace("index.html", name)).read() for name in VIEWED}
+        finally:
+            server.send_signal(signal.SIGINT)
+    assert server.returncode == 0
+    page = write_viewer(tmp_path / "by_source/a")
+    assert served == {name: (page.parent / name).read_bytes() for name in VIEWED}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_wheel_alone_trains_a_model_with_the_same_weights(installed, muse, tmp_path):
+    config = write_training_config(draw_labelled_folder(tmp_path), steps=3)
+    words = "finetune", config, "--accelerator", "cpu", "--output"
+    installed("muse", *words, tmp_path / "by_wheel")
+    assert muse(*words, tmp_path / "by_source")[0] == 0
+    assert len((tmp_path / "by_source/metrics.jsonl").read_text().splitlines()) == 3
+    for name in "metrics.jsonl", "checkpoint.pt":
+        assert (tmp_path / "by_wheel" / name).read_bytes() == (tmp_path / "by_source" / name).read_bytes(), name
 
 
 @pytest.mark.slow
