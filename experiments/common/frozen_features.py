@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.common.runs import by_arm_and_seed
-from muse_pipeline.data.labelled_points import PointSet, point_features
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour, mean_stains
-from muse_pipeline.methods.muse.validation import classify_by_neighbours
+from muse_pipeline.methods.muse.validation import PointSet, classify_by_neighbours, point_features
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import load_backbone

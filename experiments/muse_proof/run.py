@@ -31,14 +31,13 @@ from experiments.muse_proof.controls import (
     ShuffledStage,
     register_encoder,
 )
-from muse_pipeline.data.labelled_points import PointSet
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import MuseStage
-from muse_pipeline.methods.muse.validation import classify_by_neighbours
+from muse_pipeline.methods.muse.validation import PointSet, classify_by_neighbours
 from muse_pipeline.models.base import Backbone
 
 RUNS = runs_of(__file__)

@@ -1,4 +1,4 @@
-"""An endless, seeded stream of augmented training windows from labelled images held in memory."""
+"""Endless, seeded streams of augmented training windows, of nuclei or regions, from labelled images in memory."""
 
 from __future__ import annotations
 

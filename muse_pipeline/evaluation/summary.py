@@ -1,4 +1,4 @@
-"""The scores of a cohort, as a dictionary for JSON: counts are summed over slides and then scored."""
+"""The scores of a cohort, as a dictionary for JSON and as text: counts are summed over slides and then scored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.bootstrap import MIN_PATIENTS, REPEATS, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.evaluation.overlaps import MIN_IOU, PanopticCounts, jaccard_ratio
-from muse_pipeline.evaluation.pairing import Pairing
 from muse_pipeline.evaluation.reliability import CalibrationCounts
 from muse_pipeline.evaluation.score import FAR_UM, Rules, SlideScore
+from muse_pipeline.evaluation.truth import Pairing
 
 
 def summarise(

@@ -1,4 +1,4 @@
-"""A generator of pictures from masks, modulated by the mask and by noise, in plain PyTorch and for any size.
+"""A generator of pictures from masks, modulated by the mask and by noise, for any size, and its discriminator.
 
 Modulated convolutions of StyleGAN2 (Karras et al., CVPR 2020, arXiv 1912.04958, equations 1 and 3) whose styles are
 affine in noise *and* in a code of the input: co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428). Written from the

@@ -1,4 +1,4 @@
-"""The contract of every nucleus head: its output at each cell, and the cells that are peaks."""
+"""Nucleus heads, dense and of points, and their contract: the output at each cell, and the cells that are peaks."""
 
 from __future__ import annotations
 

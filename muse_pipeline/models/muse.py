@@ -1,4 +1,4 @@
-"""Common parts of the MUSE networks: an encoder of four levels, the decoder, and RGB normalised as for ImageNet.
+"""The MUSE networks: an encoder of four levels (a ViT or a ResNet), the decoder, and RGB normalised as for ImageNet.
 
 "MUSE" (arXiv 2511.05170); authors' code: alibaba-damo-academy/MUSE (Apache-2.0). Written from its description; names of
 modules are those of the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights go both ways.

@@ -1,4 +1,4 @@
-"""Pages from the templates in ``templates``, which escape all text that they are given."""
+"""Pages from the templates in ``templates``, which escape all text, and the pictures that a page embeds or links."""
 
 from __future__ import annotations
 

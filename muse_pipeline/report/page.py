@@ -1,4 +1,4 @@
-"""The report of a cohort: tables, and ``report.html``, a page that needs neither network nor script."""
+"""The report of a cohort: ``cohort.tsv``, and ``report.html``, a page that needs neither network nor script."""
 
 from __future__ import annotations
 

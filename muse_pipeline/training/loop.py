@@ -1,4 +1,4 @@
-"""The training loop of every method."""
+"""The training loop of every method, and the log of its losses and gauges."""
 
 from __future__ import annotations
 

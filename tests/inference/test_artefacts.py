@@ -45,7 +45,7 @@ from muse_pipeline.nuclei.parquet import write_csv
 from muse_pipeline.outputs.artefacts import require_quality_mpp
 from muse_pipeline.pipeline import make_image
 from muse_pipeline.settings import RunSettings
-from muse_pipeline.statistics.slides import measure_slide
+from muse_pipeline.statistics.cohort import measure_slide
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 

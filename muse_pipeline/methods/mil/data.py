@@ -1,4 +1,4 @@
-"""Data of a stage: labelled images, those held back for validation, and the colours of both."""
+"""Data of a stage: labelled images, those held back for validation with their scores, and the colours of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PSM's labels stage: instances and points from masks, as label files that ``muse finetune`` reads."""
+"""PSM's stages of masks and labels: instances and points from masks, as label files that ``muse finetune`` reads."""
 
 from __future__ import annotations
 
