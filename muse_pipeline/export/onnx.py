@@ -1,4 +1,4 @@
-"""Export of detectors as ONNX to the signature of ``models.detector.DetectionGraph``, of embedding networks, and changes of a card."""
+"""Export of detectors (``models.detector.DetectionGraph``) and embedding networks as ONNX, and changes of a card."""
 
 from __future__ import annotations
 
