@@ -6,7 +6,7 @@
 
 Reads the nuclei and the image of a finished slide and writes `embeddings-<model>.parquet` beside them: id in QuPath,
 position and a vector of 16-bit floats per nucleus. Nuclei of another program come with --nuclei: outlines or points as
-GeoJSON, points as CSV or HDF5 in level-0 pixels, or a label image.
+GeoJSON, points as CSV in level-0 pixels, or a label image.
 """
 
 from __future__ import annotations
