@@ -33,6 +33,7 @@ METHODS = {
     "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
 }
 TABLE = "| setting and default | what |\n|---|---|"
+NOT_SHOWN = {"help", "ledger", "resolved"}  # among the arguments of a verb
 NO_BREAK = "\N{NO-BREAK SPACE}"  # in an argument, so that a line does not end within it
 HEAD = """# Reference
 
@@ -44,7 +45,7 @@ The sheet and the settings of the workflow are in [config/README.md](../config/R
 def print_reference() -> None:
     """Print the page."""
     print(HEAD)
-    print("## Verbs\n\n`muse VERB --help` describes a verb and each of its arguments.")
+    print("## Verbs\n\n`muse VERB --help` describes each argument of a verb, also those that only the workflow gives.")
     for group, verbs in {**GROUPS, **MORE}.items():
         print(f"\n### {group[0].upper()}{group[1:]}")
         for verb in verbs.split():
@@ -76,7 +77,7 @@ def print_verb(verb: str) -> None:
     print(f"\n#### muse {verb}\n\n{as_cell(subparser.description.strip().splitlines()[0])}\n")
     kinds = find_subparsers(subparser)
     for name, parser in kinds.items() or {"": subparser}.items():
-        words = [as_words(action) for action in parser._actions if action.dest != "help"]
+        words = [as_words(action) for action in parser._actions if action.dest not in NOT_SHOWN]
         call = " ".join(["muse", verb, *filter(None, [name]), *sorted(words, key=lambda word: word[0] == "[")])
         text = textwrap.fill(call, 120, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
         print(text.replace(NO_BREAK, " "))
@@ -135,8 +136,10 @@ def list_rows(kind: type) -> dict[str, str]:
         classes = [each for each in find_dataclasses(hints[field.name]) if each not in linked]
         linked |= {*classes}
         links = "".join(f" [{each.__name__}](#{each.__name__.lower()})" for each in classes)
-        ranges = [limit for limit in find_limits(limits[field.name]) if limit.most < 1e9]
-        text = as_cell(texts[field.name]) + "".join(f" {str(limit).capitalize()}." for limit in ranges)
+        ranges = [f"{str(limit).capitalize()}." for limit in find_limits(limits[field.name]) if limit.most < 1e9]
+        if texts[field.name].startswith(("fraction", "share", "probability")) or "0 to 1" in texts[field.name]:
+            ranges = [each for each in ranges if each != "From 0 to 1."]
+        text = " ".join([as_cell(texts[field.name]), *ranges])
         rows[field.name] = f"| `{describe_default(field)}` | {text}{links} |"
     return rows
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from inference_slides import TiledSlide, open_tiled, take_to_store
 
 from muse_pipeline.cli.main import main
+from muse_pipeline.demo.field import PERIOD_UM
+from muse_pipeline.demo.layout import plan_layout
+from muse_pipeline.demo.tissue import Tissue, disable_ipp, plan_tissue
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,15 +74,40 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
 
 
 @pytest.fixture(scope="session")
-def tiled_slide(once) -> TiledSlide:
-    """A small drawn slide, taken to its store."""
-    return open_tiled(once("tiled", lambda folder: take_to_store(folder, mpp=0.25)))
+def planned(once) -> Callable[[float, int], Tissue]:
+    """``plan_tissue`` of seed 0, which takes seconds; the area changes the layout alone."""
+    path = once("plan", lambda folder: (folder / "tissue").write_bytes(pickle.dumps(plan_tissue(1, seed=0)))) / "tissue"
+
+    def plan(area_mm2: float, seed: int) -> Tissue:
+        disable_ipp()
+        layout = plan_layout(area_mm2, PERIOD_UM, np.random.default_rng(seed).spawn(5)[0])
+        return replace(pickle.loads(path.read_bytes()), layout=layout)
+
+    return plan
 
 
 @pytest.fixture(scope="session")
-def coarse_slide(once) -> Path:
+def drawn_once(once, planned) -> Callable[[str, float], Path]:
+    """Folder of a small slide drawn at an mpp and taken to its store: ``drawn_once("coarse", 0.5)``."""
+
+    def draw(name: str, mpp: float) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("muse_pipeline.demo.write.plan_tissue", planned)
+            return once(name, lambda folder: take_to_store(folder, mpp))
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def tiled_slide(drawn_once) -> TiledSlide:
+    """A small drawn slide, taken to its store."""
+    return open_tiled(drawn_once("tiled", 0.25))
+
+
+@pytest.fixture(scope="session")
+def coarse_slide(drawn_once) -> Path:
     """Folder of a small slide drawn at 0.5 um and taken to its store; tests share it and write elsewhere."""
-    return once("coarse", lambda folder: take_to_store(folder, mpp=0.5))
+    return drawn_once("coarse", 0.5)
 
 
 @pytest.fixture(scope="module")

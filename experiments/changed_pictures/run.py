@@ -25,6 +25,7 @@ from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, optical_density
 
 RUNS = runs_of(__file__)
 MODEL, UNCHANGED = "label_free", "as they are"
+LEAST = 0.02
 TITLES = {"nucls": "NuCLS"}
 Change = Callable[[np.ndarray], np.ndarray]  # of (h, w, 3) uint8
 
@@ -53,13 +54,19 @@ def measure(crops: list[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Scores of the pictures as they are, and the difference of every change."""
+    """Scores of the pictures as they are, and the differences of changes that move the AJI by ``LEAST`` or more."""
     heads = [f"{TITLES[run['set']]}, {len(run['patients'])} crops: detection F1 | AJI" for run in runs]
     rows = [f"| change | {' | '.join(heads)} |", "|---" * (1 + 2 * len(runs)) + "|"]
-    for name in runs[0]["counts"]:
+    for name in (name for name in runs[0]["counts"] if any(moves(run, name) for run in runs)):
         cells = [cell for run in runs for cell in render_cells(run, name)]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def moves(run: dict, name: str) -> bool:
+    """Whether a change is in the table."""
+    before, after = (aji(np.sum(run["counts"][one], 0)) for one in (UNCHANGED, name))
+    return name == UNCHANGED or abs(after - before) >= LEAST
 
 
 def render_cells(run: dict, name: str) -> list[str]:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from experiments.common.crops import SNAP_UM, aji, detection_f1, find_by_otsu, mean_of_seeds, network_finder, score
-from experiments.common.intervals import change_from, with_interval
+from experiments.common.intervals import with_interval
 from experiments.common.runs import TOP, run_arms, runs_of
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
@@ -66,27 +66,25 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Scores of every round with 95 % intervals over patients; AJI also as a difference, paired by patient."""
+    """Scores of every round with 95 % intervals over patients."""
     (otsu,) = (run for run in runs if run["arm"] == "otsu")
     header = ["pseudo-labels", "rounds", "seeds", "points of BRCA-M2C, F1"]
-    header += [f"{name}, {what}" for name in ("TNBC", "NuCLS") for what in ("F1 (95 %)", "AJI (95 %)", "AJI - Otsu")]
+    header += [f"{name}, {what}" for name in ("TNBC", "NuCLS") for what in ("F1 (95 %)", "AJI (95 %)")]
     rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for arm, title in TITLES.items():
         of_arm = [run for run in runs if run["arm"] == arm]
         for stage, number in ROUNDS.items() if of_arm and arm in CHANGES else ():
             found = [run["rounds"][stage] for run in of_arm]
             f1 = [run["rounds"][stage]["f1_by_threshold"][str(run["threshold"])] for run in of_arm]
-            rows.append(_render_row([title, number, str(len(of_arm)), f"{sum(f1) / len(f1):.1f}"], found, otsu))
-    rows.append(_render_row([TITLES["otsu"], "", "", ""], [otsu], otsu))
+            rows.append(_render_row([title, number, str(len(of_arm)), f"{sum(f1) / len(f1):.1f}"], found))
+    rows.append(_render_row([TITLES["otsu"], "", "", ""], [otsu]))
     return "\n".join(rows)
 
 
-def _render_row(cells: list[str], runs: list[dict], otsu: dict) -> str:
+def _render_row(cells: list[str], runs: list[dict]) -> str:
     for name in ("TNBC", "NuCLS"):
         values, patients, _ = mean_of_seeds(runs, name)
-        before, _, _ = mean_of_seeds([otsu], name)
         cells = [*cells, *(with_interval(measure, values, patients) for measure in (detection_f1, aji))]
-        cells.append("" if runs == [otsu] else change_from(aji, before, values, patients))
     return f"| {' | '.join(cells)} |"
 
 

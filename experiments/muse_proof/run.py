@@ -137,7 +137,7 @@ def accuracy(counts: np.ndarray) -> np.ndarray:
 
 
 def render(recorded: list[dict]) -> str:
-    """A table per site: accuracies, and what full has more, over the seeds of both, with its interval over patients."""
+    """A table per site: accuracies by neighbours, and what full has more, with its interval over patients."""
     runs = by_arm_and_seed(recorded)
     return "\n\n".join(render_site(runs, site) for site in SITES if any(arm.endswith(site) for arm, _ in runs))
 
@@ -145,7 +145,8 @@ def render(recorded: list[dict]) -> str:
 def render_site(runs: Mapping[tuple[str, int], dict], site: str) -> str:
     """The table of one site."""
     n_patients = len(next(run["patients"] for (arm, _), run in runs.items() if arm.endswith(site)))
-    header = [f"{site}, {n_patients} patients", "seeds", *PROTOCOLS]
+    protocols = [protocol for protocol in PROTOCOLS if protocol.startswith("kNN")]
+    header = [f"{site}, {n_patients} patients", "seeds", *protocols]
     rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for arm, (title, _) in ARMS.items():
         seeds = [seed for one, seed in runs if one == f"{arm}-{site}"]
@@ -153,7 +154,7 @@ def render_site(runs: Mapping[tuple[str, int], dict], site: str) -> str:
             continue
         both = [seed for seed in seeds if (f"full-{site}", seed) in runs]
         cells = []
-        for protocol in PROTOCOLS:
+        for protocol in protocols:
             counts = stack(runs, f"{arm}-{site}", seeds, protocol)
             cell = f"{accuracy(counts.sum(0)):.1f}"
             if arm != "full" and both:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.common.crops import MPP, network_finder
-from experiments.common.intervals import change_from, with_interval
+from experiments.common.intervals import change_from
 from experiments.common.outlines import MEASURES, SETS, count_crop
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
 from muse_pipeline.core.pictures import read_rgb
@@ -393,9 +393,10 @@ def score(data: Path, fold: str, runs: Path, refiner: OutlineRefiner) -> dict:
 
 def render_table(runs: list[dict]) -> str:
     """Rows of networks and kinds of outlines; folds of TNBC are joined where a network has both."""
+    shown = {name: measure for name, measure in MEASURES.items() if name != "Dice"}
     lines = [
-        f"| pictures left out | network | outlines | {' | '.join(MEASURES)} |",
-        "|---" * (len(MEASURES) + 3) + "|",
+        f"| pictures left out | network | outlines | {' | '.join(shown)} |",
+        "|---" * (len(shown) + 3) + "|",
     ]
     joined: dict[tuple[str, str], list[dict]] = {}
     for run in sorted(runs, key=lambda run: list(FOLDS).index(run["fold"])):
@@ -406,9 +407,9 @@ def render_table(runs: list[dict]) -> str:
         rows = {kind: [row for part in parts for row in part["counts"][network][kind]] for kind in OUTLINES}
         of = {kind: np.array(counts, float) for kind, counts in rows.items()}
         for kind, counts in list(of.items())[1:]:  # without those of the network
-            cells = [with_interval(measure, counts, patients) for measure in MEASURES.values()]
+            cells = [f"{measure(counts.sum(0)):.3f}" for measure in shown.values()]
             lines.append(f"| {name}, {len(patients)} | {network} | {kind} | {' | '.join(cells)} |")
-        changes = [change_from(measure, of["on edges"], of["refined"], patients) for measure in MEASURES.values()]
+        changes = [change_from(measure, of["on edges"], of["refined"], patients) for measure in shown.values()]
         lines.append(f"| | | refined, less on edges | {' | '.join(changes)} |")
     return "\n".join(lines)
 

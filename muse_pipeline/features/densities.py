@@ -38,6 +38,14 @@ def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
     return density
 
 
+def split_near(mask: np.ndarray, planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
+    """``split_stain`` of the pixels in ``mask`` (h, w) bool and of those beside them; other pixels have no value."""
+    beside = cv2.dilate(mask.view(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    pixel, density = np.flatnonzero(beside), np.empty(mask.size, np.int32)
+    density[pixel] = split_stain([plane.take(pixel)[:, None] for plane in planes], table).ravel()
+    return density.reshape(mask.shape)
+
+
 def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> dict[str, np.ndarray]:
     """The features of the groups *h* and *e* in OD, (N,) each; NaN where a zone has no pixel.
 
@@ -100,13 +108,14 @@ def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str
 
     Args:
         nuclei: pixels of the nuclei.
-        density: (h, w) haematoxylin of the image, in ``STEP``; it is continued beyond the edges.
+        density: (h, w) haematoxylin of the image, in ``STEP``, of the nuclei's pixels and of those beside them; it is
+            continued beyond the edges.
         mpp: um per pixel.
     """
     y, x = np.divmod(nuclei.pixel, density.shape[1])
     values = density.ravel().take(nuclei.pixel)
     level = (values * (STEP / LEVEL_OD)).astype(np.int32).clip(0, N_LEVELS - 1)
-    gradient_mean, gradient_sd = mean_and_sd(nuclei, _gradient(density, x, y) * (STEP / mpp))
+    gradient_mean, gradient_sd = mean_and_sd(nuclei, _gradient(nuclei, density, x, y) * (STEP / mpp))
     return {
         "texture_gradient_mean": gradient_mean,
         "texture_gradient_sd": gradient_sd,
@@ -116,13 +125,14 @@ def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str
     }
 
 
-def _gradient(density: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(M,) magnitude of the central differences at pixels (x, y), per pixel."""
-    padded = cv2.copyMakeBorder(density, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    width, values = padded.shape[1], padded.ravel()
-    pixel = (y + 1) * width + x + 1
-    right, left, below, above = (values.take(pixel + step) for step in (1, -1, width, -width))
-    return np.hypot(right - left, below - above) / 2
+def _gradient(nuclei: Pixels, density: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(M,) magnitude of the central differences at the pixels, whose columns and rows are x and y, per pixel."""
+    (height, width), values = density.shape, density.ravel()
+    pixel = nuclei.pixel.astype(np.intp)
+    across = values.take(pixel + (x < width - 1)) - values.take(pixel - (x > 0))
+    down = values.take(pixel + width * (y < height - 1)) - values.take(pixel - width * (y > 0))
+    across, down = across.astype(float), down.astype(float)
+    return np.sqrt(across * across + down * down) / 2
 
 
 def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
@@ -134,34 +144,36 @@ def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
 
 
 def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums over all pairs of adjacent pixels of a nucleus."""
-    n, owner = len(nuclei.n), nuclei.owner
+    """The features of the matrix of each nucleus, whose entries are numbered by difference and lower level.
+
+    All but the homogeneity are quotients of sums of whole numbers.
+    """
+    n = len(nuclei.n)
     cell, stride = _cells(nuclei, x, y)
-    level_of_cell = np.full(cell.max(initial=0) + stride + 2, -1, np.int32)
+    level = level.astype(np.int16)
+    level_of_cell = np.full(cell.max(initial=0) + stride + 2, -1, np.int16)
     level_of_cell[cell] = level
-    row_of_matrix = owner * N_LEVELS
-    totals = np.zeros((6, n))
-    counts = np.zeros(n * N_LEVELS**2, np.int64)
-    inverse_of = 1 / (1 + np.arange(N_LEVELS) ** 2)
+    matrix = nuclei.owner * N_LEVELS**2
+    entries = []
     for step in (1, stride - 1, stride, stride + 1):
         other = level_of_cell.take(cell + step)
-        known = other >= 0
-        first, second = level * known, other * known
-        apart = np.abs(first - second)
-        of_pair = known, first + second, first * first + second * second, first * second, apart * apart
-        totals += [nuclei.sum(values) for values in (*of_pair, inverse_of.take(apart) * known)]
-        entry = (row_of_matrix + np.maximum(first, second)) * N_LEVELS + np.minimum(first, second)
-        counts += np.bincount(entry[known], minlength=len(counts))
-    n_pairs, sums, squares, products, differences, inverse = totals
+        known = np.flatnonzero(other >= 0)
+        first, second = level.take(known), other.take(known)
+        entries.append(matrix.take(known) + (np.abs(first - second) * N_LEVELS + np.minimum(first, second)))
+    counts = np.bincount(np.concatenate(entries), minlength=n * N_LEVELS**2).reshape(n, N_LEVELS, N_LEVELS)
+    apart = lower = np.arange(N_LEVELS)
+    n_apart, lower_sums = counts.sum(2), counts @ lower  # (n, N_LEVELS) by difference
+    n_pairs, differences, inverse = ((n_apart * each).sum(1) for each in (1, apart**2, 1 / (1 + apart**2)))
+    products = counts.sum(1) @ lower**2 + lower_sums @ apart
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = sums / (2 * n_pairs)
-        variance = squares / (2 * n_pairs) - mean**2  # of both pixels of a pair: the matrix is symmetric
+        mean = (2 * lower_sums.sum(1) + n_apart @ apart) / (2 * n_pairs)
+        variance = (2 * products + differences) / (2 * n_pairs) - mean**2  # of both pixels of a pair
         correlation = np.where(variance > 1e-9, (products / n_pairs - mean**2) / variance, np.nan)
         return {
             "texture_contrast": differences / n_pairs,
             "texture_correlation": correlation,
             "texture_homogeneity": inverse / n_pairs,
-            "texture_asm": _sum_of_squares(counts.reshape(n, N_LEVELS, N_LEVELS)) / n_pairs**2,
+            "texture_asm": _sum_of_squares(counts) / n_pairs**2,
         }
 
 
@@ -182,9 +194,9 @@ def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, in
 
 
 def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
-    """(n,) sums of squares of symmetric matrices, from the counts (n, L, L) of both triangles in the lower one."""
-    diagonal = np.einsum("nii->ni", counts)
-    whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (counts.reshape(len(counts), -1), diagonal))
+    """(n,) sums of squares of symmetric matrices, whose pairs of entries off the diagonal are one of ``counts``."""
+    flat = counts.reshape(len(counts), -1)
+    whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (flat, counts[:, 0]))
     return (whole + on_diagonal) / 2
 
 

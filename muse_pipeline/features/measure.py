@@ -12,7 +12,7 @@ from muse_pipeline.core.provenance import FeatureRecord
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL, features_of
 from muse_pipeline.features.cells import find_cells, measure_area
-from muse_pipeline.features.densities import measure_densities, measure_texture, split_stain, stain_tables
+from muse_pipeline.features.densities import measure_densities, measure_texture, split_near, stain_tables
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
 from muse_pipeline.features.zones import RING_UM, find_nuclei, find_zones
 from muse_pipeline.nuclei.parquet import CELL_RAYS
@@ -25,7 +25,7 @@ from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
 MAX_RAY_UM = 24.0  # pixels further from the centre count as outside: so what may touch a nucleus is near it
 FIELD_PX = 1500  # longest side of what is read at once
-AT_ONCE = 1024  # nuclei of about one size whose pixels are held at once
+AT_ONCE = 512  # nuclei of about one size whose pixels are held at once: a core keeps them in its cache
 CACHED_CHUNKS = 64  # 50 MB: a row of fields shares its chunks with the next one
 
 
@@ -168,7 +168,9 @@ class FeatureMeter:
         for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
             taken[nuclei.pixel] = True
         planes = self.store.read_planes(tuple(low), (width, height))
-        density = split_stain(planes, self._tables[0]) if "texture" in self.groups else None
+        density = None
+        if "texture" in self.groups:
+            density = split_near(taken.reshape(height, width), planes, self._tables[0])
         parts = []
         for group in zones:
             free = group.ring.where(~taken.take(group.ring.pixel))  # cells end before other nuclei

@@ -1,14 +1,13 @@
 import pytest
 
-from muse_pipeline.demo.tissue import plan_tissue
 from muse_pipeline.demo.write import write_demo
 
 AREA_MM2 = 0.06
 
 
 @pytest.fixture(scope="session")
-def tissue():
-    return plan_tissue(AREA_MM2, seed=0)
+def tissue(planned):
+    return planned(AREA_MM2, seed=0)
 
 
 @pytest.fixture(scope="session")

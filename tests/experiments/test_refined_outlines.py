@@ -30,6 +30,7 @@ def test_examples_are_nuclei_with_rays_to_the_outlines_drawn(examples):
     assert inner < outer - 20  # nuclei are darker than what is around them
 
 
+@pytest.mark.slow
 def test_a_trained_network_refines_and_its_graph_does_the_same(examples, tmp_path):
     torch.manual_seed(0)
     network = experiment.RefiningNetwork(16)
@@ -45,6 +46,7 @@ def test_a_trained_network_refines_and_its_graph_does_the_same(examples, tmp_pat
     assert np.allclose(OutlineRefiner(tmp_path / "refine.onnx")(pixels, xy, rays, 0.5), expected, atol=1e-4)
 
 
+@pytest.mark.slow  # of the shipped network: tests/inference/test_outline_refiner.py
 def test_rays_move_by_3_um_at_most_and_do_not_vanish(tmp_path):
     network = experiment.RefiningNetwork(16).eval()
     torch.nn.init.constant_(network.last.bias, -100)

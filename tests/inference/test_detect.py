@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -51,13 +52,27 @@ def test_found_positions_are_not_shifted(tiled_slide, whole):
     assert np.abs(shift_um).max() < 0.2
 
 
-@pytest.mark.parametrize(
-    ("n_shards", "threads"),
-    [(16, 2), pytest.param(3, 1, marks=pytest.mark.slow), pytest.param(1, 2, marks=pytest.mark.slow)],
-)
+@pytest.fixture(scope="module")
+def sixteenths(tiled_slide, tmp_path_factory):
+    """The shards of the slide, detected in sixteen parts on two threads."""
+    return tiled_slide.detect(tmp_path_factory.mktemp("sixteenths"), n_shards=16, threads=2)
+
+
+def test_sixteen_shards_and_two_threads_give_the_same_bytes(tiled_slide, whole, sixteenths, tmp_path):
+    stitch_shards(sixteenths, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet")
+    assert (tmp_path / "nuclei.parquet").read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_shards", "threads"), [(3, 1), (1, 2)])
 def test_any_number_of_shards_and_threads_gives_the_same_bytes(tiled_slide, whole, tmp_path, n_shards, threads):
     again = tiled_slide.nuclei(tmp_path, n_shards=n_shards, threads=threads)
     assert again.read_bytes() == whole.read_bytes()
+
+
+def shard_of(whole):
+    """The only shard of the table."""
+    return whole.with_name("1-of-1.parquet")
 
 
 def crossing(outlines, box):
@@ -71,7 +86,7 @@ def test_outlines_are_cut_at_the_scanners_bounds_and_nowhere_else(tiled_slide, w
     before = pq.read_table(whole)
     centre, (width, height) = np.median(read_nuclei(whole).xy, axis=0).astype(int), tiled_slide.info.size_px
     info = replace(tiled_slide.info, bounds=Bounds(*centre.tolist(), width - int(centre[0]), height - int(centre[1])))
-    stitch_shards(tiled_slide.detect(tmp_path), info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet")
+    stitch_shards([shard_of(whole)], info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet")
     after = pq.read_table(tmp_path / "nuclei.parquet")
     old, new = (shapely.from_wkb(table["geometry"].to_numpy()) for table in (before, after))
     inside = (read_nuclei(whole).xy >= centre).all(1)
@@ -170,8 +185,8 @@ def test_what_windows_of_a_row_share_is_decoded_once(tiled_slide, tmp_path, monk
     assert max(Counter(decoded).values()) == 1
 
 
-def test_a_shard_with_a_byte_that_is_another_is_rejected(tiled_slide, tmp_path):
-    (path,) = tiled_slide.detect(tmp_path)
+def test_a_shard_with_a_byte_that_is_another_is_rejected(tiled_slide, whole, tmp_path):
+    path = Path(shutil.copy(shard_of(whole), tmp_path))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -180,9 +195,8 @@ def test_a_shard_with_a_byte_that_is_another_is_rejected(tiled_slide, tmp_path):
     assert not (tmp_path / "n.parquet").exists()
 
 
-def test_a_missing_or_doubled_shard_is_rejected(tiled_slide, tmp_path):
-    paths = tiled_slide.detect(tmp_path, n_shards=16)
-    for wrong in (paths[1:], [*paths, paths[0]]):
+def test_a_missing_or_doubled_shard_is_rejected(tiled_slide, sixteenths, tmp_path):
+    for wrong in (sixteenths[1:], [*sixteenths, sixteenths[0]]):
         with pytest.raises(StoreError, match="exactly once"):
             stitch_shards(wrong, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     assert not (tmp_path / "n.parquet").exists()

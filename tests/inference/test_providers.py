@@ -79,6 +79,7 @@ def test_what_auto_takes_is_recorded_by_its_own_name(muse, tmp_path):
     assert Predictor(find_model("compact-fp32"), AUTO).provider == taken
 
 
+@pytest.mark.slow  # tests/inference/test_torch_runtime.py compares PyTorch's numbers on a window
 @pytest.mark.parametrize("provider", OTHERS)
 def test_another_provider_finds_the_same_nuclei(provider, request, tmp_path):
     if not starts(provider):

@@ -32,7 +32,7 @@ def pair_of(he, partner, partner_mpp=PARTNER_MPP):
         BENT,
         pytest.param(Warp(degrees=183, scale=0.95, bend_um=12), marks=pytest.mark.slow),
         pytest.param(Warp(degrees=90, shift_um=(0, 300)), marks=pytest.mark.slow),
-        Warp(degrees=180, mirrored=True),
+        pytest.param(Warp(degrees=180, mirrored=True), marks=pytest.mark.slow),
     ],
     ids=["bent", "upside down", "turned by 90", "mirrored"],
 )
@@ -96,7 +96,12 @@ def test_lost_and_displaced_tissue_is_left_out_and_counted(section, he):
 
 
 @pytest.mark.parametrize(
-    "what", ["another slide", "no overlap", pytest.param("half the um per pixel", marks=pytest.mark.slow)]
+    "what",
+    [
+        "another slide",
+        pytest.param("no overlap", marks=pytest.mark.slow),
+        pytest.param("half the um per pixel", marks=pytest.mark.slow),
+    ],
 )
 def test_a_partner_that_does_not_fit_is_one_sentence(section, he, what):
     if what == "another slide":

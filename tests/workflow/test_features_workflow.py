@@ -47,14 +47,6 @@ def read_datasets(path):
     return {name: repr(getattr(values, "tolist", lambda values=values: values)()) for name, values in found.items()}
 
 
-@pytest.mark.timeout(600)
-def test_settings_that_contradict_are_one_sentence(cohort):
-    write_config(cohort, **SETTINGS, keep_stores=False)
-    run = run_snakemake(cohort, "--dry-run")
-    assert run.returncode != 0
-    assert "spatialdata links to the images, which keep_stores: false deletes" in run.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_another_patient_leaves_no_file_with_the_earlier_one(tmp_path):

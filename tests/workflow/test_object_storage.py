@@ -14,9 +14,6 @@ from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import slide_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-moto_server = pytest.importorskip("moto.server", reason="moto, the S3 to test with, is not installed (extra `dev`)")
-boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (extra `dev`)")
-pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
 
 SECRET = "geheim"
 RESULTS = (
@@ -42,6 +39,9 @@ def drawn(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def bucket(drawn):
     """An S3 with the drawn slides in "s3://slides"; Snakemake's jobs find it by their environment."""
+    moto_server = pytest.importorskip("moto.server", reason="moto, the S3 to test with, is not installed (extra `dev`)")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (extra `dev`)")
+    pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
     server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

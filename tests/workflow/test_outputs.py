@@ -68,31 +68,39 @@ def warnings_in(report: Path) -> str:
     return row["warnings"]
 
 
-def test_an_output_of_one_file_runs_both_ways(cohort, with_toy):
-    options = "a.tif", "-o", "by_hand", "--no-viewer"
+def test_an_output_of_one_file_is_written_reported_and_planned(cohort, with_toy):
+    options = "a.tif", "-o", "results", "--no-viewer"
     muse(cohort, "run", *options, "--toy", "--toy-title", "A slide")
-    written = cohort / "by_hand/a/toy.txt"
+    written = cohort / "results/a/toy.txt"
     title, n = written.read_text(encoding="utf-8").splitlines()
     assert title == "A slide" and int(n) > 30
-    assert "toy.txt has no classes" in warnings_in(cohort / "by_hand/cohort.tsv")
-    (record,) = (each for each in read_progress(cohort / "by_hand/a") if each.step == "toy")
+    assert "toy.txt has no classes" in warnings_in(cohort / "results/cohort.tsv")
+    (record,) = (each for each in read_progress(cohort / "results/a") if each.step == "toy")
     assert (record.status, record.warnings) == ("ok", ("toy.txt has no classes",))
-    before = (cohort / "by_hand/a/nuclei.parquet").stat().st_mtime_ns
+    before = (cohort / "results/a/nuclei.parquet").stat().st_mtime_ns
     shown = muse(cohort, "run", *options, "--toy", "--toy-title", "Another")
     assert "  toy_title A slide -> Another: 1 slide (a)" in shown and "unchanged, wrote toy" in shown
     assert written.read_text(encoding="utf-8") == f"Another\n{n}\n"
-    assert (cohort / "by_hand/a/nuclei.parquet").stat().st_mtime_ns == before
+    assert (cohort / "results/a/nuclei.parquet").stat().st_mtime_ns == before
 
-    run = run_snakemake(cohort)
-    assert run.returncode == 0, run.stdout
-    assert (cohort / "results/a/toy.txt").read_text(encoding="utf-8") == f"A slide\n{n}\n"
-    assert "toy.txt has no classes" in warnings_in(cohort / "results/cohort.tsv")
     plans = {
-        "toy_title=Another": {"nuclei": 1, "report": 1, "all": 1},
+        "toy_title=Another": {"report": 1, "all": 1},
+        "toy_title=A slide": {"nuclei": 1, "report": 1, "all": 1},
         "toy=False": {"nuclei": 1, "report": 1, "all": 1},
     }
     for change, jobs in plans.items():
-        assert planned_jobs(run_snakemake(cohort, "--dry-run", "--config", change).stdout) == jobs, change
-    (cohort / "results/a/toy.txt").unlink()
-    assert planned_jobs(run_snakemake(cohort, "--dry-run").stdout)["nuclei"] == 1
+        run = run_snakemake(cohort, "--dry-run", "--config", "viewer=False", change)
+        assert planned_jobs(run.stdout) == jobs, (change, run.stdout)
+    written.unlink()
+    changes = "viewer=False", "toy_title=Another"
+    assert planned_jobs(run_snakemake(cohort, "--dry-run", "--config", *changes).stdout)["nuclei"] == 1
     assert "toy_titel" in run_snakemake(cohort, "--dry-run", "--config", "toy_titel=x").stdout
+
+
+@pytest.mark.slow
+def test_the_workflow_writes_an_output_of_one_file(cohort, with_toy):
+    run = run_snakemake(cohort, "--config", "output=by_workflow")
+    assert run.returncode == 0, run.stdout
+    title, n = (cohort / "by_workflow/a/toy.txt").read_text(encoding="utf-8").splitlines()
+    assert title == "A slide" and int(n) > 30
+    assert "toy.txt has no classes" in warnings_in(cohort / "by_workflow/cohort.tsv")

@@ -1,8 +1,9 @@
-"""The workflow as a user runs it, on slides drawn for the purpose: one of them broken."""
+"""The workflow as a user runs it, on slides drawn for the purpose, one of them broken, and what the terminal shows."""
 
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
 from qupath_check import check_geojson
 from workflow_runs import (
+    SNAKEFILE,
     draw_stained_slide,
     planned_jobs,
     run_snakemake,
@@ -28,6 +30,9 @@ pytestmark = pytest.mark.timeout(1200)  # a test here is a run or two of the wor
 
 IDS = ("S 12 [a]", "Ä-(2)")  # names that shells and patterns could trip over
 BROKEN = {"slide_id": "broken", "path": "broken.svs", "shards": "", "patient": ""}
+WHY_BROKEN = "broken.svs: is not a slide or image of a known format; copy it again from its source"
+ANY_ID, BOTH = "|".join(map(re.escape, IDS)), ", ".join(IDS)
+NOTHING_RUNS = ("--dry-run", "--dry-run --printshellcmds", "--unlock", "--summary --workflow-profile none")
 
 
 def sheet_rows(shards=("", "2"), patient=""):
@@ -60,10 +65,21 @@ def make_cohort(folder: Path, slides: Path, rows, **settings) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first_run(tmp_path_factory, slides):
-    """(folder, what Snakemake printed) of the cohort with its broken slide."""
-    folder = make_cohort(tmp_path_factory.mktemp("cohort"), slides, [*sheet_rows(), BROKEN])
-    return folder, run_snakemake(folder)
+def untouched(tmp_path_factory, slides) -> Path:
+    """The folder of the cohort with its broken slide, where nothing has run."""
+    return make_cohort(tmp_path_factory.mktemp("cohort"), slides, [*sheet_rows(), BROKEN])
+
+
+@pytest.fixture(scope="module")
+def without_run(untouched) -> dict[str, subprocess.CompletedProcess[str]]:
+    """What is printed where nothing has run, by the command's options."""
+    return {options: run_snakemake(untouched, *options.split(), cores=None) for options in (*NOTHING_RUNS, "--jobs 2")}
+
+
+@pytest.fixture(scope="module")
+def first_run(untouched, without_run):
+    """(folder, what a bare `snakemake` printed) of the cohort with its broken slide."""
+    return untouched, run_snakemake(untouched, cores=None)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +91,104 @@ def finished(first_run) -> Path:
     assert run.returncode == 0, run.stdout
     assert planned_jobs(run.stdout) == {"report": 1, "all": 1}
     return folder
+
+
+def slide_lines(shown: str) -> list[str]:
+    """The lines of a run about single slides."""
+    return [line for line in shown.splitlines() if re.match(f"({ANY_ID}|broken): ", line)]
+
+
+def nuclei_of(folder: Path) -> dict[str, int]:
+    return {name: (folder / f"results/{name}/nuclei.parquet").stat().st_mtime_ns for name in IDS}
+
+
+@pytest.mark.parametrize("options", NOTHING_RUNS)
+def test_what_runs_nothing_needs_no_cores(without_run, options):
+    run = without_run[options]
+    assert run.returncode == 0, run.stdout
+    assert "requires a total number of cores" not in run.stdout
+
+
+def test_a_dry_run_counts_jobs_and_lists_them_when_asked(without_run):
+    shown = without_run["--dry-run"].stdout
+    assert planned_jobs(shown)["detect"] == 4 and shown.count("Job stats:") == 1
+    assert "rule detect:" not in shown and "replaces" not in shown
+    assert without_run["--dry-run --printshellcmds"].stdout.count("rule detect:") == 4
+
+
+def test_jobs_in_position_of_cores_are_rejected(without_run):
+    run = without_run["--jobs 2"]
+    assert run.returncode == 1
+    assert "--jobs 2: does not limit the cores used on this machine; give `--cores 2`" in run.stdout
+    assert not slide_lines(run.stdout)
+
+
+def test_a_bare_run_uses_every_core_that_it_may(first_run):
+    _, bare = first_run
+    assert f"Provided cores: {len(os.sched_getaffinity(0))}" in bare.stdout
+
+
+def test_a_slide_is_a_line(first_run):
+    _, bare = first_run
+    found = {line.partition(": ")[0]: line for line in slide_lines(bare.stdout)}
+    assert len(slide_lines(bare.stdout)) == len(found) == 3
+    for name in IDS:
+        assert re.fullmatch(re.escape(name) + r": [1-9]\d* nuclei, \d+\.\d s \([123] of 3\)", found[name])
+    assert re.fullmatch(rf"broken: inspect failed: .*{WHY_BROKEN}.* \([123] of 3\)", found["broken"])
+    assert "Finished jobid" not in bare.stdout and "RuleException" not in bare.stdout
+    assert len(bare.stdout.splitlines()) < 45
+
+
+def test_the_end_names_what_failed_and_why(first_run):
+    _, bare = first_run
+    first, heading, failure, doubled, _, last = bare.stdout.splitlines()[-6:]
+    assert bare.returncode == 1
+    assert (first, heading) == ("3 slides: 2 ok, 1 failed; see results/report.html", "1 slide failed:")
+    assert failure.startswith("  broken: inspect: ") and WHY_BROKEN in failure
+    assert doubled == "1 slide with the same content as another; all are in the totals:"
+    assert last == "Something failed; every other slide is done. Which, and why: results/report.html"
+
+
+def test_the_rest_is_in_the_logs(first_run):
+    folder, _ = first_run
+    log = "".join(path.read_text(encoding="utf-8") for path in (folder / ".snakemake/log").glob("*.log"))
+    assert log.count("rule detect:") >= 2 and "Finished jobid" in log and "Error in rule image:" in log
+    assert "provider cpu" in (folder / f"results/{IDS[0]}/logs/detect-1-of-1.log").read_text(encoding="utf-8")
+    assert WHY_BROKEN in (folder / "results/broken/logs/image.log").read_text(encoding="utf-8")
+
+
+def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same_do_not(first_run, tmp_path):
+    folder, _ = first_run
+    shutil.copytree(folder / "results", tmp_path / "results")  # with its times
+    write_config(tmp_path, slides=str(folder / "slides.tsv"), keep_stores=True)
+    assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {
+        **{"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1},  # of the broken slide
+    }
+    run = run_snakemake(tmp_path, "--dry-run", "--config", "max_features=9", "csv=True")
+    assert planned_jobs(run.stdout)["nuclei"] == 3 and planned_jobs(run.stdout)["detect"] == 1
+    assert f"\n  csv false -> true: 2 slides ({BOTH})\n  max_features null -> 9: 2 slides ({BOTH})\n" in run.stdout
+    rows = [
+        {**row, "path": folder / row["path"], "mpp": mpp} for row, mpp in zip(sheet_rows(), (0.25, ""), strict=True)
+    ]
+    write_sheet(tmp_path / "slides.tsv", rows)
+    (tmp_path / f"results/{IDS[1]}/tissue.npz").touch()
+    run = run_snakemake(tmp_path, "--dry-run", "--config", "slides=slides.tsv")
+    assert f"\n  mpp of the file -> 0.25: 1 slide ({IDS[0]})\n" in run.stdout
+    assert f"\n  tissue.npz is newer than the results made from it: 1 slide ({IDS[1]})\n" in run.stdout
+    assert planned_jobs(run.stdout) == {"image": 1, "detect": 1, "nuclei": 2, "report": 1, "all": 1}
+
+
+def test_results_of_muse_run_are_results_of_the_workflow(muse, tmp_path):
+    draw_stained_slide(tmp_path / "a.tif", size_px=500, n_nuclei=60)
+    options = "--frame", "openslide", "--csv", "--measurements", "h_mean", "--max-features", "40"
+    assert muse("run", tmp_path / "a.tif", "-o", tmp_path / "results", *options)[0] == 0
+    assert (tmp_path / "results/a/nuclei.part-001.geojson.gz").is_file()
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    write_config(tmp_path, frame="openslide", csv=True, measurements=["h_mean"], max_features=40)
+    assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {"report": 1, "all": 1}
+    run = run_snakemake(tmp_path, "--dry-run", "--config", "mode=label-free")
+    assert planned_jobs(run.stdout)["nuclei"] == 1
+    assert re.search(r"  model compact \(\w{8}\) -> label_free \(\w{8}\): 1 slide \(a\)", run.stdout)
 
 
 def test_a_broken_slide_costs_one_slide(first_run):
@@ -197,7 +311,6 @@ def test_without_kept_stores_another_model_still_reaches_the_nuclei(finished):
             "model 'compac': neither a file nor a built-in model (compact, compact-fp32, compact-int8, "
             "label_free); did you mean 'compact'?",
         ),
-        (["mpp=0.25"], "mpp is 0.25, but model 'compact' works at 0.5 um/px; set `mpp: 0.5`"),
     ],
 )
 def test_settings_are_checked_before_anything_runs(finished, settings, complaint):
@@ -267,14 +380,6 @@ def test_a_slide_that_breaks_later_keeps_no_older_result(slides, tmp_path):
             {"proposals": {"method": "otsu", "strictnes": 1}},
             "muse proposer: proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?",
         ),
-        (
-            {"extra_mpps": [0.25, 0.4999]},
-            "config: images at 0.5 and 0.4999 um/px would both be image-500nm.zarr; leave one of them out",
-        ),
-        (
-            {"statistics": {"group": "grade"}},
-            "config: statistics: slides.tsv: has no column 'grade'; its columns are slide_id, path, shards, patient",
-        ),
     ],
 )
 def test_a_mistake_in_the_config_is_one_sentence(tmp_path, slides, setting, sentence):
@@ -283,3 +388,37 @@ def test_a_mistake_in_the_config_is_one_sentence(tmp_path, slides, setting, sent
     assert run.returncode != 0 and not (tmp_path / "results").exists()
     (line,) = (line for line in run.stdout.splitlines() if line.startswith(("config: ", "muse ")))
     assert line == sentence and not {"schema", "Traceback"} & set(run.stdout.split())
+
+
+@pytest.mark.slow
+def test_what_is_replaced_is_named_before_it_is(first_run):
+    folder, _ = first_run
+    write_sheet(folder / "slides.tsv", [*sheet_rows(), BROKEN])
+    before = nuclei_of(folder)
+    again = run_snakemake(folder, cores=1).stdout  # it tries the broken slide alone
+    assert "replaces" not in again and "Provided cores: 1 " in again
+    options = "--config", "model=label_free"
+    dry_run = run_snakemake(folder, "--dry-run", *options)
+    heading, model, _ = dry_run.stdout.splitlines()[-3:]
+    assert heading == "This run replaces the finished results of 2 slides:"
+    assert re.fullmatch(
+        rf"  model compact \(\w{{8}}\) -> label_free \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)", model
+    )
+    assert nuclei_of(folder) == before
+    run = run_snakemake(folder, *options)
+    lines = run.stdout.splitlines()
+    assert lines.index(heading) + 1 == lines.index(model) < lines.index(slide_lines(run.stdout)[0])
+    assert all(now > before[name] for name, now in nuclei_of(folder).items())
+    back = run_snakemake(folder, "--dry-run").stdout  # what would be lost by leaving the option out
+    assert re.search(rf"  model label_free \(\w{{8}}\) -> compact \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)", back)
+
+
+@pytest.mark.slow
+def test_the_end_names_the_slides_that_pretraining_waits_for(first_run):
+    folder, _ = first_run
+    write_sheet(folder / "slides.tsv", [*sheet_rows(), BROKEN])
+    smoke = SNAKEFILE.parent / "config/train/muse_pretrain_smoke.yaml"
+    run = run_snakemake(folder, "--config", f"pretrain={smoke}")
+    assert run.returncode == 1
+    waits = "; pretraining waits for broken: fix these slides or list them in `pretrain.exclude`. Which, and why: "
+    assert waits in run.stdout.splitlines()[-1]

@@ -174,6 +174,7 @@ def test_the_example_config_can_be_read():
     assert config.name == "label_free"
 
 
+@pytest.mark.slow
 def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path):
     changes = ["self_training.rounds=1", "self_training.threshold=0.3"]
     config = load_psm_config(config_path, changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}"])
