@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.inference.outlines import TRAINING_DATA
-from muse_pipeline.report.html import Album
+from muse_pipeline.report.album import Album
 
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:

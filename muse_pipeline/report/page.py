@@ -18,6 +18,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import one_line
 from muse_pipeline.qupath.write import copy_import_script
+from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.cohort import (
     SlideResult,
     by_model,
@@ -29,7 +30,6 @@ from muse_pipeline.report.cohort import (
     summarise_cohort,
 )
 from muse_pipeline.report.costs import COLUMNS, step_costs
-from muse_pipeline.report.html import EMBEDDED_SLIDES, Album
 from muse_pipeline.report.ihc import score_values
 from muse_pipeline.report.model_facts import card_facts, pretraining_facts
 from muse_pipeline.report.notices import rank_slides, summarise_failures, summarise_flags

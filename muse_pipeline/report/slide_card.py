@@ -13,9 +13,9 @@ from muse_pipeline.core.text import area_text, count_noun
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import dab
 from muse_pipeline.registration.record import CHECKERBOARD
+from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.density import WHOLE
-from muse_pipeline.report.html import Album
 from muse_pipeline.report.ihc import COMPARTMENTS, score
 from muse_pipeline.report.notices import RED, ShownSlide, find_notices
 

@@ -10,6 +10,7 @@ from finished_slide import CLASSES, GLASS, HOSTILE, MODEL, row, write_ledger, wr
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import (
     counted,
     gather_cohort,
@@ -17,7 +18,7 @@ from muse_pipeline.report.cohort import (
     read_rows,
     summarise_cohort,
 )
-from muse_pipeline.report.html import Album, render
+from muse_pipeline.report.html import render
 from muse_pipeline.report.notices import rank_slides, summarise_failures, summarise_flags
 from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.report.slide_card import describe_card

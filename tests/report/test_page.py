@@ -13,8 +13,9 @@ from nuclei_example import PROVENANCE
 from PIL import Image
 
 from muse_pipeline.report import page
+from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import gather_cohort, read_rows
-from muse_pipeline.report.html import Album, render
+from muse_pipeline.report.html import render
 from muse_pipeline.report.notices import rank_slides
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.slide_card import describe_card

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from muse_pipeline.report.html import Album, render
+from muse_pipeline.report.album import Album
+from muse_pipeline.report.html import render
 from muse_pipeline.report.model_facts import pretraining_facts
 
 

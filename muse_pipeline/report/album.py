@@ -1,0 +1,62 @@
+"""The pictures in a page, and those in the rows of its table."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+EMBEDDED_SLIDES = 30  # about 1 MB each: the page of a larger cohort would be a burden to mail and to open
+THUMBNAIL_PX = 112  # shown at half the size, for screens of two pixels per point
+_QUALITY = 78
+
+
+UNREADABLE = OSError, ValueError, SyntaxError  # what Pillow raises on a file that is no picture
+
+
+class Album:
+    """Prepares pictures for a page, linked to their files.
+
+    Args:
+        page: path of the page; links are relative to its folder.
+        embedded: True to embed pictures in the page, as JPEG; False to refer to the files.
+    """
+
+    def __init__(self, page: Path, embedded: bool):
+        self.folder, self.embedded = page.parent, embedded
+
+    def figure(self, file: Path, caption: str, longest_px: int) -> dict[str, Any] | None:
+        """A picture with its caption, at most ``longest_px`` wide or high; None if the file is not a picture."""
+        try:
+            with Image.open(file) as picture:
+                width, height = picture.size
+                source = _as_jpeg(picture.convert("RGB"), longest_px) if self.embedded else self.link(file)
+        except UNREADABLE:
+            return None
+        sizes = {"width": width, "height": height}
+        return {"name": file.stem, "caption": caption, "source": source, "original": self.link(file), **sizes}
+
+    def link(self, file: Path) -> str:
+        """The address of ``file`` relative to the page."""
+        return quote(Path(os.path.relpath(file, self.folder)).as_posix())
+
+
+def make_thumbnail(file: Path) -> str | None:
+    """A small picture for a row of a table, as a data address; None if the file is not a picture."""
+    try:
+        with Image.open(file) as picture:
+            return _as_jpeg(picture.convert("RGB"), THUMBNAIL_PX)
+    except UNREADABLE:
+        return None
+
+
+def _as_jpeg(picture: Image.Image, longest_px: int) -> str:
+    picture.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
