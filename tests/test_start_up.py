@@ -25,6 +25,15 @@ def test_a_step_loads_neither_pandas_nor_scipy(step):
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_a_run_loads_neither_zarr_nor_the_parts_of_scipy():
+    modules = "cli.run_slides, inference.predictor, inference.region_lookup, viewer.page, store.write, tissue.outline"
+    program = (
+        f"import sys, {', '.join(f'muse_pipeline.{name}' for name in modules.split(', '))}\n"
+        "print(sorted({'pandas', 'zarr', 'scipy.ndimage', 'scipy.spatial', 'scipy.fft'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_a_run_loads_its_templates_not_before_it_writes_its_report():
     program = "import sys, muse_pipeline.cli.run_slides, muse_pipeline.report.page; print('jinja2' in sys.modules)"
     assert (

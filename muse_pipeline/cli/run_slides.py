@@ -33,7 +33,6 @@ from muse_pipeline.settings import RunSettings, list_settings
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import fingerprint_file
-from muse_pipeline.statistics.cohort import write_cohort
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,8 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     )
     cohort = plan.output / "cohort.h5ad"
     if plan.settings.anndata and any(row["slide_id"] not in stopped for row in runs.values()):
+        from muse_pipeline.statistics.cohort import write_cohort  # which loads pandas
+
         print(f"{cohort}: {count_noun(write_cohort(plan.output, read_rows(sheet), cohort), 'slide')}")
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}

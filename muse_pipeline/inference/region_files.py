@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import shapely
-import zarr
 from PIL import Image, ImageDraw, ImageFont
 
 from muse_pipeline.cohort.layout import SlideFiles
@@ -122,6 +121,8 @@ def _provenance(found: SlideMap) -> dict[str, Any]:
 
 def write_map(path: Path, found: SlideMap) -> None:
     """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0 outside tissue."""
+    import zarr  # which a slide without regions does not need, and takes 0.2 s to load
+
     classes = found.card.classes
     with complete_file(path) as folder, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
         group = zarr.create_group(store=str(folder), zarr_format=3)

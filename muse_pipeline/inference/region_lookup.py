@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import shapely
-import zarr
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
@@ -165,6 +164,8 @@ class ProbabilityMap:
     """
 
     def __init__(self, path: Path, mpp: tuple[float, float]):
+        import zarr  # which a slide without regions does not need, and takes 0.2 s to load
+
         group = zarr.open_group(path, mode="r")
         self._array, self._mpp = group["0"], mpp
         self._cell_um = float(group.attrs["muse"]["cell_um"])

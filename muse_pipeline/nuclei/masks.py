@@ -7,9 +7,9 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import scipy  # its modules are loaded at the first call: that takes longer than a small slide
 import shapely
 from PIL import Image
-from scipy import ndimage
 
 from muse_pipeline.core.coords import row_column_index_to_xy
 from muse_pipeline.core.errors import LabelError
@@ -71,7 +71,7 @@ def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
 
 def number_areas(mask: np.ndarray, min_pixels: float) -> np.ndarray:
     """(h, w) int32: the connected areas that are not 0 and have at least ``min_pixels``, numbered 1..N."""
-    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    labels, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
     return drop_small_labels(labels, min_pixels)
 
 
@@ -118,8 +118,8 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
     if len(outside):
         same = [padded == np.roll(padded, shift, axis) for axis in (0, 1) for shift in (1, -1)]
         interior = np.logical_and.reduce(same)[1:-1, 1:-1]
-        depth = ndimage.distance_transform_edt(np.pad(interior, 1))[1:-1, 1:-1] + (ranks > 0)
-        innermost = ndimage.maximum_position(depth, ranks, outside + 1)
+        depth = scipy.ndimage.distance_transform_edt(np.pad(interior, 1))[1:-1, 1:-1] + (ranks > 0)
+        innermost = scipy.ndimage.maximum_position(depth, ranks, outside + 1)
         xy[outside] = row_column_index_to_xy(np.array(innermost))
     return xy
 

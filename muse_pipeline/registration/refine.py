@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.interpolate import RBFInterpolator
-from scipy.spatial import cKDTree
+import scipy  # its modules are loaded at the first call: that takes longer than a small slide
 
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.registration.match import Matches, PixelReader, Power, lattice, match_tiles
@@ -171,7 +170,7 @@ def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size
 
 def _agrees_with_neighbours(at: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(N,) bool: True where a shift is similar to those of the nearest tiles."""
-    far, near = cKDTree(at).query(at, k=min(N_NEIGHBOURS + 1, len(at)))
+    far, near = scipy.spatial.cKDTree(at).query(at, k=min(N_NEIGHBOURS + 1, len(at)))
     middle = np.median(shift[near[:, 1:]], axis=1)
     return np.linalg.norm(shift - middle, axis=1) < OUTLIER_UM + MILD * np.median(far[:, 1:], axis=1)
 
@@ -185,6 +184,6 @@ def _held_out_errors(at: np.ndarray, shift: np.ndarray, n_parts: int = 4) -> np.
     return error
 
 
-def _spline(at: np.ndarray, shift: np.ndarray) -> RBFInterpolator:
+def _spline(at: np.ndarray, shift: np.ndarray) -> scipy.interpolate.RBFInterpolator:
     """A thin-plate spline through shifts (N, 2) at (N, 2), as a function of positions in mm."""
-    return RBFInterpolator(at / 1000, shift, smoothing=BEND_SMOOTHING, kernel="thin_plate_spline")
+    return scipy.interpolate.RBFInterpolator(at / 1000, shift, smoothing=BEND_SMOOTHING, kernel="thin_plate_spline")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy  # its modules are loaded at the first call: that takes longer than a small slide
 
 from muse_pipeline.core.errors import MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -160,7 +160,7 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
     unknown = np.flatnonzero(matches.is_alike & ~matches.is_clear)
     known = np.flatnonzero(matches.is_clear)
     if len(known):
-        tree = cKDTree(centre[known])
+        tree = scipy.spatial.cKDTree(centre[known])
         for tile, near in zip(unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True):
             if len(near) >= LEAST_NEIGHBOURS:
                 residual[tile] = residual[known[near]].max()

@@ -12,7 +12,7 @@ from itertools import islice, product
 
 import cv2
 import numpy as np
-import scipy.fft
+import scipy  # its modules are loaded at the first call: that takes longer than a small slide
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.registration.match import Picture, nuclear_density

@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import zarr
 
 from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
@@ -46,7 +45,7 @@ from muse_pipeline.report.overlays import (
 from muse_pipeline.report.regions import count_in_annotations, count_in_regions
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
-from muse_pipeline.store.store import Store, open_store
+from muse_pipeline.store.store import CHUNK_PX, PYRAMID, Store, open_store
 from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -257,11 +256,13 @@ def _entry(picture: str, caption: str, field: Field, n_nuclei: int, store: Store
 
 def _read_backdrop(store: Store) -> Iterator[np.ndarray]:
     """The whole slide, colour by colour, from the smallest pyramid level large enough for the density picture."""
-    group = zarr.open_group(store.path, mode="r")
-    levels = [group[level["path"]] for level in group.attrs["ome"]["multiscales"][0]["datasets"]]
-    enough = [level for level in levels if max(level.shape[1:]) >= LONG_SIDE_PX]
+    levels = [store.at(store.mpp * factor) for factor in PYRAMID]
+    enough = [level for level in levels if max(level.size_px) >= LONG_SIDE_PX]
     level = enough[-1] if enough else levels[0]
-    return (level[channel] for channel in range(3))
+    width, height = level.size_px
+    strips = [(top, min(CHUNK_PX, height - top)) for top in range(0, height, CHUNK_PX)]
+    for channel in range(3):
+        yield np.concatenate([level.read_planes((0, top), (width, n))[channel] for top, n in strips])
 
 
 def _picture_mask(mask: np.ndarray) -> list[np.ndarray]:

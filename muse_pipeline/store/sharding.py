@@ -3,14 +3,13 @@
 zarr does the same, but in a pool of its own, sized by the machine and not by the job. It takes twice as long to read
 parts of a few chunks, holds a shard several times in memory while it writes it, and compares every pixel with white
 twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks, then a table of (offset, length) as
-little-endian uint64, row by row, and its CRC-32C. Files are identical to zarr's, byte for byte. zarr has no JPEG codec;
-``JpegCodec`` is registered under the name that imagecodecs uses for numcodecs.
+little-endian uint64, row by row, and its CRC-32C. Files are identical to zarr's, byte for byte. zarr itself has no
+codec for the JPEG chunks of a store.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -20,23 +19,20 @@ import numpy as np
 import simplejpeg
 from numcodecs import Zstd
 from numcodecs.checksum32 import CRC32C
-from zarr.abc.codec import ArrayBytesCodec
-from zarr.codecs import TransposeCodec, ZstdCodec
-from zarr.core.array_spec import ArraySpec
-from zarr.core.buffer import Buffer, NDBuffer
-from zarr.registry import register_codec
+
+from muse_pipeline.store.zarr_files import BYTES, zstd
 
 LOSSLESS, JPEG = "zstd", "jpeg"
 CODECS = (LOSSLESS, JPEG)
 ZSTD = {"level": -1, "checksum": True}
-JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"
+JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"  # the name is of imagecodecs for numcodecs
 
 
 def encode(planes: np.ndarray, codec: str) -> bytes:
     """Content of the file of a chunk (3, side, side) uint8; ``codec`` is one of ``CODECS``."""
     if codec == LOSSLESS:
         return Zstd(**ZSTD).encode(planes)
-    return _encode_jpeg(cv2.merge(list(planes)), JPEG_QUALITY)
+    return simplejpeg.encode_jpeg(cv2.merge(list(planes)), JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING, fastdct=False)
 
 
 def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
@@ -50,51 +46,12 @@ def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
     return np.stack(cv2.split(simplejpeg.decode_jpeg(content, "RGB"))).reshape(3, side_px, side_px)
 
 
-def array_codecs(codec: str) -> dict[str, Any]:
-    """Arguments of ``zarr.Group.create_array`` for an array ``(c, y, x)``."""
+def chunk_codecs(codec: str) -> list[dict[str, Any]]:
+    """Codecs of a chunk in the metadata of an array ``(c, y, x)``."""
     if codec == LOSSLESS:
-        return {"compressors": [ZstdCodec(**ZSTD)]}
-    return {"filters": [TransposeCodec(order=(1, 2, 0))], "serializer": JpegCodec(), "compressors": None}
-
-
-def _encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    return simplejpeg.encode_jpeg(pixels, quality, "RGB", JPEG_SUBSAMPLING, fastdct=False)
-
-
-@dataclass(frozen=True)
-class JpegCodec(ArrayBytesCodec):
-    """Chunks ``(y, x, 3)`` as JPEG files, for any zarr reader of a process that has imported this package.
-
-    Attributes:
-        level: quality, 1 to 100.
-    """
-
-    level: int = JPEG_QUALITY
-    is_fixed_size = False
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Create the codec from the metadata of an array."""
-        return cls(**data.get("configuration", {}))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The codec's entry in the metadata of an array."""
-        return {"name": JPEG_NAME, "configuration": {"level": self.level}}
-
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Unknown before a chunk is encoded."""
-        raise NotImplementedError
-
-    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        pixels = simplejpeg.decode_jpeg(chunk_bytes.to_bytes(), "RGB")
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels)
-
-    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        pixels = np.ascontiguousarray(chunk_array.as_numpy_array())
-        return chunk_spec.prototype.buffer.from_bytes(_encode_jpeg(pixels, self.level))
-
-
-register_codec(JPEG_NAME, JpegCodec)
+        return [BYTES, zstd(**ZSTD)]
+    order = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
+    return [order, {"name": JPEG_NAME, "configuration": {"level": JPEG_QUALITY}}]
 
 
 _ABSENT = np.uint64(2**64 - 1)

@@ -14,12 +14,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import zarr
 
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import one_line
 from muse_pipeline.store.sharding import CODECS, LOSSLESS, ShardFiles
+from muse_pipeline.store.zarr_files import METADATA, Plane
 
 CHUNK_PX = 512
 SHARD_PX = 4096
@@ -45,21 +45,22 @@ def open_store(path: Path | str) -> Store:
     Raises:
         StoreError: the store is missing or not ours.
     """
+    folder = Path(path)
+    if not (folder / METADATA).exists():
+        raise StoreError(f"{path}: no such store; run `muse tile` first")
     try:
-        group = zarr.open_group(str(path), mode="r", zarr_format=3)
-        attributes, image, tissue = dict(group.attrs["muse"]), group["0"], group["labels/tissue/0"]
+        attributes, image = read_json(folder / METADATA)["attributes"]["muse"], read_json(folder / "0" / METADATA)
+        tissue = Plane(folder / "labels/tissue/0")
         _require_ours(attributes, image, tissue)
-        _require_files(attributes, Path(path))
-        return Store(Path(path), image, tissue, attributes)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such store; run `muse tile` first") from error
-    except Exception as error:  # whatever zarr raises on foreign metadata
+        _require_files(attributes, folder)
+        return Store(folder, tuple(image["shape"][:0:-1]), tissue, attributes)
+    except Exception as error:  # whatever foreign metadata lead to
         why = one_line(f"{type(error).__name__}: {error}")[:200]
         raise StoreError(f"{path}: not a store of ours ({why}); run `muse tile` again") from error
 
 
-def _require_ours(attributes: dict[str, Any], image: zarr.Array, tissue: zarr.Array) -> None:
-    """Require the layout that readers of a store rely on.
+def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Plane) -> None:
+    """Require the layout that readers of a store rely on; ``image`` are the metadata of its array.
 
     Raises:
         ValueError: the layout differs.
@@ -67,14 +68,15 @@ def _require_ours(attributes: dict[str, Any], image: zarr.Array, tissue: zarr.Ar
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
     if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
         raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are no sizes of pixels")
-    shard_px = (3, SHARD_PX, SHARD_PX)
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or image.shards != shard_px:
-        raise ValueError(f"its image is {image.dtype} of {image.shape} in shards of {image.shards}, not of {shard_px}")
+    shape, kind, shards = image["shape"], image["data_type"], image["chunk_grid"]["configuration"]["chunk_shape"]
+    shard_px = [3, SHARD_PX, SHARD_PX]
+    if len(shape) != 3 or shape[0] != 3 or kind != "uint8" or shards != shard_px:
+        raise ValueError(f"its image is {kind} of {shape} in shards of {shards}, not of {shard_px}")
     if attributes.get("codec", LOSSLESS) not in CODECS:
         raise ValueError(f"its chunks are compressed by {attributes['codec']}, not by {' or '.join(CODECS)}")
-    pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in image.shape[1:])
-    if tissue.shape != pixels or tissue.dtype != np.uint8:
-        raise ValueError(f"its tissue is {tissue.dtype} of {tissue.shape}, not of {pixels}")
+    pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in shape[1:])
+    if tissue.shape != pixels:
+        raise ValueError(f"its tissue is of {tissue.shape}, not of {pixels}")
 
 
 def list_files(path: Path) -> list[str]:
@@ -97,9 +99,9 @@ def _require_files(attributes: dict[str, Any], path: Path) -> None:
 def is_store(path: Path) -> bool:
     """True if a folder is an image of ours, complete or not."""
     try:
-        return "muse" in read_json(path / "zarr.json")["attributes"]
+        return "muse" in read_json(path / METADATA)["attributes"]
     except ValueError:  # damaged
-        return (path / "labels/tissue/zarr.json").is_file()
+        return (path / "labels/tissue" / METADATA).is_file()
     except (OSError, KeyError, TypeError):
         return False
 
@@ -119,10 +121,10 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, image: zarr.Array, tissue: zarr.Array, attributes: dict[str, Any], reduction: int = 1
+        self, path: Path, full_px: tuple[int, int], tissue: Plane, attributes: dict[str, Any], reduction: int = 1
     ):
         self.path, self.attributes = path, attributes
-        self._image, self._tissue, self._identity = image, tissue, _identity(path)
+        self._full_px, self._tissue, self._identity = full_px, tissue, _identity(path)
         self._level = max(factor for factor in PYRAMID if reduction % factor == 0)
         self._reduction, self._rest = reduction, reduction // self._level
         self._chunk_px = chunk_px(self._level)
@@ -132,7 +134,7 @@ class Store:
         self._read_chunk = self._shards.read_chunk
         self.mpp = float(attributes["mpp"]) * reduction
         self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
-        self.size_px = (-(-int(image.shape[2]) // reduction), -(-int(image.shape[1]) // reduction))
+        self.size_px = tuple(-(-side // reduction) for side in full_px)
         self.slide_id = str(attributes["slide_id"])
         self.fingerprint = str(attributes["fingerprint"])
 
@@ -149,7 +151,7 @@ class Store:
                 "slide at an mpp that divides it"
             )
         reduction = self._reduction * round(ratio)
-        return Store(self.path, self._image, self._tissue, self.attributes, reduction)
+        return Store(self.path, self._full_px, self._tissue, self.attributes, reduction)
 
     def keep_chunks(self, n: int) -> None:
         """Keep the last ``n`` decoded chunks, of 0.8 MB each, for a reader whose boxes overlap."""
@@ -189,7 +191,7 @@ class Store:
     def _parts(self, xy: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
         """Parts of a box in each chunk, in pixels of the level that is read: slices of the box, and (3, h, w) uint8."""
         (x, y), (width, height) = xy, size
-        level_px = [-(-side // self._level) for side in self._image.shape[:0:-1]]
+        level_px = [-(-side // self._level) for side in self._full_px]
         left, right = max(x, 0), min(x + width, level_px[0])
         top, bottom = max(y, 0), min(y + height, level_px[1])
         if left >= right or top >= bottom:
@@ -239,7 +241,7 @@ class Store:
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
         """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels."""
-        return self._tissue[:] > 0, self._tissue_px
+        return self._tissue.read() > 0, self._tissue_px
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
         """(M,) bool: True for positions (M, 2) in work px in tissue; only the label around them is read."""
@@ -249,7 +251,7 @@ class Store:
         if inside.any():
             columns, rows = columns[inside], rows[inside]
             left, top = columns.min(), rows.min()
-            label = self._tissue[top : rows.max() + 1, left : columns.max() + 1]
+            label = self._tissue.read(top, left, rows.max() + 1, columns.max() + 1)
             found[inside] = label[rows - top, columns - left] > 0
         return found
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
-from threading import Lock
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
-import zarr
-from zarr.core.sync import sync
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import complete_file, require_own_folder
@@ -31,7 +27,7 @@ from muse_pipeline.store.chunks import (
     tissue_on_lattice,
 )
 from muse_pipeline.store.resample import AreaReader
-from muse_pipeline.store.sharding import LOSSLESS, NewShardFile, array_codecs, encode, shard_path, z_order
+from muse_pipeline.store.sharding import LOSSLESS, NewShardFile, chunk_codecs, encode, shard_path, z_order
 from muse_pipeline.store.store import (
     BACKGROUND,
     CHUNK_PX,
@@ -46,6 +42,7 @@ from muse_pipeline.store.store import (
     list_files,
     tissue_pixel_px,
 )
+from muse_pipeline.store.zarr_files import in_shards, write_array, write_group, write_plane
 from muse_pipeline.tissue.mask import TissueMask
 
 MARGIN_UM = 32.0  # what a window sees beyond its core
@@ -107,7 +104,7 @@ def write_store(
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px, margin_um)
     if within is not None:
         chunks &= chunks_within(*within, chunks.shape)
-    with complete_file(path) as folder, zarr_at_rest():
+    with complete_file(path) as folder:
         create_levels(folder, reader.size_px, codec)
         label = tissue_on_lattice(tissue, mpp, reader.size_px)
         write_label(folder, label, mpp)
@@ -122,43 +119,12 @@ def write_store(
         write_attributes(folder, info, mpp, corrupt, reader.size_px, known)
 
 
-@contextmanager
-def zarr_at_rest() -> Iterator[None]:
-    """Wait at the end of the block until zarr has finished all its writes.
-
-    It writes several files at a time. If one of them fails it raises at once and still writes the others, into a folder
-    that would exist again after it was removed. TiffSlide reads in the same loop, and may hang there.
-    """
-    try:
-        yield
-    finally:
-        with _one_waits, suppress(TimeoutError):  # two that wait would wait for each other
-            sync(wait_for_others(), timeout=REST_S)
-
-
-REST_S = 60.0  # zarr writes a few files
-_one_waits = Lock()
-
-
-async def wait_for_others() -> None:
-    """Wait for all other tasks of this event loop, whatever their outcome."""
-    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
-
-
 def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
     """Create the image's empty arrays, one per level of the pyramid."""
-    group = zarr.create_group(store=str(path), zarr_format=3)
     for level, factor in enumerate(PYRAMID):
-        group.create_array(
-            str(level),
-            shape=(3, -(-size_px[1] // factor), -(-size_px[0] // factor)),
-            dtype="uint8",
-            chunks=(3, *[chunk_px(factor)] * 2),
-            shards=(3, *[SHARD_PX // factor] * 2),
-            **array_codecs(codec),
-            fill_value=BACKGROUND,
-            dimension_names=("c", "y", "x"),
-        )
+        codecs = in_shards((3, *[chunk_px(factor)] * 2), chunk_codecs(codec))
+        shape, shard = [3, *(-(-side // factor) for side in size_px[::-1])], (3, *[SHARD_PX // factor] * 2)
+        write_array(path / str(level), shape, shard, codecs, ("c", "y", "x"), BACKGROUND)
 
 
 def read_chunks(
@@ -230,26 +196,18 @@ def slices(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
 
 def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
     """Write ``labels/tissue``: 1 where nuclei are kept, with as many levels as the image, as viewers expect."""
-    labels = zarr.create_group(store=str(path / "labels"), zarr_format=3)
-    labels.attrs["ome"] = {"version": OME_VERSION, "labels": ["tissue"]}
-    tissue = labels.create_group("tissue")
-    tissue.attrs["ome"] = label_metadata("tissue", mpp, tuple(tissue_pixel_px(mpp) * factor for factor in PYRAMID))
+    write_group(path / "labels", {"ome": {"version": OME_VERSION, "labels": ["tissue"]}})
+    sides_px = tuple(tissue_pixel_px(mpp) * factor for factor in PYRAMID)
+    write_group(path / "labels/tissue", {"ome": label_metadata("tissue", mpp, sides_px)})
     for level, factor in enumerate(PYRAMID):
-        pixels = any_within(label, factor).astype(np.uint8)
-        array = tissue.create_array(
-            str(level), shape=pixels.shape, dtype="uint8", chunks=(1024, 1024), dimension_names=("y", "x")
-        )
-        with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):  # else it is held many times over
-            array[:] = pixels
+        write_plane(path / f"labels/tissue/{level}", any_within(label, factor).astype(np.uint8))
 
 
 def write_attributes(
     path: Path, info: SlideInfo, mpp: float, corrupt: CorruptChunks, size_px: tuple[int, int], facts: dict[str, Any]
 ) -> None:
     """Describe the store for viewers (``ome``) and for the steps of this package (``muse``)."""
-    group = zarr.open_group(str(path), mode="r+")
-    group.attrs["ome"] = image_metadata(info.slide_id, mpp, PYRAMID)
-    group.attrs["muse"] = {
+    known = {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
         "mpp": mpp,
@@ -261,3 +219,4 @@ def write_attributes(
         "files": list_files(path),
         **facts,
     }
+    write_group(path, {"ome": image_metadata(info.slide_id, mpp, PYRAMID), "muse": known})

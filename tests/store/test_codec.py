@@ -42,11 +42,7 @@ def test_pixels_are_nearly_those_of_a_lossless_store(paths, mpp):
     assert n_bytes(paths["jpeg"]) < 0.4 * n_bytes(paths["zstd"])
 
 
-def test_zarr_reads_the_same_pixels(paths):
-    array = zarr.open_group(paths["jpeg"], mode="r")["0"]
-    assert array.shape == (3, 700, 1000)
-    found = np.moveaxis(array[:, 450:700, 480:900], 0, -1)  # four chunks
-    assert np.array_equal(found, open_store(paths["jpeg"]).read((480, 450), (420, 250)))
+def test_its_metadata_name_the_codecs(paths):
     codecs = [
         codec["name"] for codec in read_json(paths["jpeg"] / "0/zarr.json")["codecs"][0]["configuration"]["codecs"]
     ]

@@ -1,0 +1,49 @@
+"""Files of zarr 3 that are written and read without zarr."""
+
+import numpy as np
+import pytest
+import zarr
+from zarr.codecs import ZstdCodec
+
+from muse_pipeline.store.zarr_files import Plane, in_shards, write_array, write_group, write_plane, zstd
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """A plane of 2 x 3 chunks, of which some are cut off and one has no file."""
+    drawn = np.random.default_rng(0).integers(0, 3, (1500, 2100), np.uint8)
+    drawn[:1024, 1024:2048] = 0
+    return drawn
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_are_those_of_zarr(tmp_path, pixels):
+    attributes = {"name": "Färbung", "mpp": 0.5, "channels": [{"window": [0, 255]}]}
+    group = zarr.create_group(store=str(tmp_path / "zarr"), zarr_format=3, attributes=attributes)
+    names = {"dtype": "uint8", "dimension_names": ("y", "x")}
+    group.create_array("plane", shape=pixels.shape, chunks=(1024, 1024), **names)[:] = pixels
+    compressed = {"compressors": [ZstdCodec(level=-1, checksum=True)], "fill_value": 255}
+    group.create_array("sharded", shape=(700, 900), chunks=(256, 256), shards=(512, 512), **compressed, **names)
+
+    write_group(tmp_path / "ours", attributes)
+    write_plane(tmp_path / "ours/plane", pixels)
+    codecs = in_shards((256, 256), [{"name": "bytes"}, zstd(-1, True)])
+    write_array(tmp_path / "ours/sharded", (700, 900), (512, 512), codecs, ("y", "x"), 255)
+    assert content(tmp_path / "ours") == content(tmp_path / "zarr")
+    assert not (tmp_path / "ours/plane/c/0/1").exists()
+
+
+@pytest.mark.parametrize("box", [(), (3, 1000, 1200, 1030), (1024, 2048, 1500, 2100), (7, 7, 7, 9)])
+def test_a_box_is_read_across_chunks(tmp_path, pixels, box):
+    write_plane(tmp_path, pixels)
+    top, left, bottom, right = box or (0, 0, *pixels.shape)
+    assert np.array_equal(Plane(tmp_path).read(*box), pixels[top:bottom, left:right])
+
+
+def test_another_layout_is_rejected(tmp_path):
+    write_array(tmp_path, (10, 10), (10, 10), [{"name": "bytes"}], ("y", "x"))
+    with pytest.raises(ValueError, match=r"uint8 of \(10, 10\) in chunks of \[10, 10\] by \['bytes'\]"):
+        Plane(tmp_path)
