@@ -93,7 +93,7 @@ NUCLEI = (
         "proposals",
         None,
         {"type": ["object", "null"], "required": ["method"], "properties": {"method": _TEXT}},
-        "nuclei found without labels beside those of the model, as `{method: otsu}`",
+        "nuclei found without labels beside those of the model, as `{method: haematoxylin}`",
         "Written to `proposals.parquet` and `proposals.geojson.gz`; "
         "[docs/guide/label-free.md](../docs/guide/label-free.md) has the methods and their settings",
     ),
@@ -249,7 +249,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"config: {output.name} links to the images, which keep_stores: false deletes; set it to true"
             )
     if settings["pretrain"]:
-        settings["proposals"] = settings["proposals"] or {"method": "otsu"}
+        settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
     return settings
 
 

@@ -69,7 +69,7 @@ def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
     assert complete(mode="label-free")["model"] == "label_free"
     assert complete(mode="label-free", model="~/my.onnx")["model"] == "/home/ann/my.onnx"
     assert complete(max_features=1e5, shards=2.0) == {**complete(), "max_features": 100_000, "shards": 2}
-    assert complete(pretrain={"run": "~/b.yaml"})["proposals"] == {"method": "otsu"}
+    assert complete(pretrain={"run": "~/b.yaml"})["proposals"] == {"method": "haematoxylin"}
     assert complete(pretrain={"run": "~/b.yaml"})["pretrain"] == {"run": "/home/ann/b.yaml"}
     assert complete(slides="s3://bucket//a")["slides"] == "s3://bucket//a"
     assert complete(anndata=True)["features"] == complete(spatialdata=True)["features"] == "all"

@@ -29,7 +29,7 @@ from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, fit_pseudo_masker
-from muse_pipeline.proposals.otsu import blend_stains, cut_mask, fit_otsu, haematoxylin
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Options
 

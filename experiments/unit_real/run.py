@@ -47,7 +47,7 @@ from muse_pipeline.methods.unit.monitors import TranslationAlarm
 from muse_pipeline.methods.unit.run import UnitRecipe, UnitStage
 from muse_pipeline.nuclei.masks import drop_small_labels
 from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, fit_pseudo_masker
-from muse_pipeline.proposals.otsu import blend_stains, cut_mask, haematoxylin
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
 from muse_pipeline.training.loop import Monitor

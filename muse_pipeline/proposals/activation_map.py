@@ -24,7 +24,7 @@ from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import MppError
 from muse_pipeline.data.stream import Seed
 from muse_pipeline.models.activation import ActivationNetwork, load_activation
-from muse_pipeline.proposals.otsu import blend_stains, haematoxylin
+from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def _rescale(values: Tensor, limits: tuple[float, float]) -> Tensor:
 FEATURES = ("stain", "jet", "colour")
 FOREGROUNDS = ("haematoxylin", "green", "dark")
 SAMPLE = 40_000  # pixels that clusters are fitted on
-ROUNDS, RESTARTS = 60, 5
+BATCH, ROUNDS, RESTARTS = 2_000, 60, 5
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def fit_clusters(activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray,
     if settings.features == "stain":
         scale[0] = settings.map_weight
     values = values * scale
-    centres = k_means(values, settings.n_clusters, settings.seed)
+    centres = mini_batch_k_means(values, settings.n_clusters, generator)
     label = nearest(values, centres)
     rules = {
         "haematoxylin": stains[:, 0],
@@ -218,11 +218,37 @@ def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return ((centres**2).sum(1) - 2 * values @ centres.T).argmin(1).astype(np.uint8)
 
 
-def k_means(values: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """Centres (k, D) float32 of ``values`` (N, D): the best of ``RESTARTS`` starts, which are drawn as by k-means++."""
-    cv2.setRNGSeed(seed)
-    ends = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, ROUNDS, 1e-4)
-    return cv2.kmeans(values.astype(np.float32), k, None, ends, RESTARTS, cv2.KMEANS_PP_CENTERS)[2]
+def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
+    """Centres (k, D) of ``values`` (N, D): the best of several starts.
+
+    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of its values in the batches.
+    Starts are drawn as by k-means++ (Arthur and Vassilvitskii, SODA 2007).
+    """
+    best, least = None, np.inf
+    for _ in range(RESTARTS):
+        centres = _spread_start(values, k, generator)
+        n = np.zeros(k)
+        for _ in range(ROUNDS):
+            batch = values[generator.integers(len(values), size=BATCH)]
+            label = nearest(batch, centres)
+            n_batch = np.bincount(label, minlength=k)
+            n += n_batch
+            for one in np.flatnonzero(n_batch):
+                centres[one] += (batch[label == one].mean(0) - centres[one]) * (n_batch[one] / n[one])
+        error = float(((values - centres[nearest(values, centres)]) ** 2).sum())
+        if error < least:
+            best, least = centres, error
+    return best
+
+
+def _spread_start(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
+    centres = [values[generator.integers(len(values))]]
+    for _ in range(k - 1):
+        distance = np.min([((values - centre) ** 2).sum(1, dtype=float) for centre in centres], 0)
+        total = distance.sum()
+        share = distance / total if total else None  # all alike: any will do
+        centres.append(values[generator.choice(len(values), p=share)])
+    return np.array(centres)
 
 
 def _means(label: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:

@@ -16,7 +16,7 @@ def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", BLOCK + code], check=False, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("method", ["otsu", "imported"])
+@pytest.mark.parametrize("method", ["haematoxylin", "otsu", "imported"])
 def test_proposers_without_a_network_need_no_torch(method):
     done = python(f"from muse_pipeline.proposals import PROPOSERS; print(PROPOSERS[{method!r}].Settings)")
     assert done.returncode == 0, done.stderr

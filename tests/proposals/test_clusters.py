@@ -15,11 +15,11 @@ from muse_pipeline.proposals.activation_map import (
     MaskSettings,
     fit_clusters,
     jet,
-    k_means,
+    mini_batch_k_means,
     nearest,
     stain_densities,
 )
-from muse_pipeline.proposals.otsu import blend_stains
+from muse_pipeline.proposals.otsu_mask import blend_stains
 
 COLOURS = np.array([[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8)  # nuclei, eosin, glass
 
@@ -83,10 +83,10 @@ def test_k_means_finds_groups_and_survives_values_that_are_all_alike():
     true = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
     label = generator.integers(4, size=3000)
     values = true[label] + generator.normal(0, 0.5, (3000, 2)).astype(np.float32)
-    centres = k_means(values, 4, seed=1)
+    centres = mini_batch_k_means(values, 4, np.random.default_rng(1))
     order = nearest(true, centres)
     assert len(set(order)) == 4 and np.abs(centres[order] - true).max() < 0.2
-    assert (k_means(np.ones((50, 2), np.float32), 3, seed=0) == 1).all()
+    assert (mini_batch_k_means(np.ones((50, 2), np.float32), 3, generator) == 1).all()
 
 
 def test_an_unknown_choice_is_reported():

@@ -5,7 +5,8 @@ import pytest
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
 from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings, cut_mask, fit_otsu, otsu_threshold
+from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
+from muse_pipeline.proposals.otsu_mask import cut_mask, fit_otsu, otsu_threshold
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 MPP = 0.25

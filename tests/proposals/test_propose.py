@@ -49,7 +49,7 @@ def test_proposals_are_nuclei_of_one_class_with_their_provenance(coarse_slide, w
     assert nuclei.rays.shape == (len(nuclei), 32)
     assert (nuclei.rays > 0).all()
     assert ((nuclei.score > 0) & (nuclei.score <= 1)).all()
-    assert printed.proposer["method"] == "otsu"
+    assert printed.proposer["method"] == "haematoxylin"
     assert np.shape(printed.proposer["fitted"]["stains"]) == (2, 3)
     assert printed.warnings == ()
 
@@ -87,8 +87,8 @@ def test_the_ledger_states_that_nothing_was_sought_in_ink(whole):
 @pytest.mark.parametrize(
     ("arguments", "printed"),
     [
-        (["--method", "otzu"], "did you mean 'otsu'"),
-        (["--settings", "{strictnes: 3}"], "did you mean 'strictness'"),
+        (["--method", "haematoxilin"], "did you mean 'haematoxylin'"),
+        (["--settings", "{min_distance: 3}"], "did you mean 'min_distance_um'"),
         (["--settings", "{strictness: -1}"], "strictness is -1"),
         (["--settings", "{a: ["], "; correct it"),
     ],

@@ -108,7 +108,7 @@ def test_label_free_mode_trains_exports_and_detects(translated):
 def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
     draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
-    proposals = {"method": "otsu", "strictness": 0.9}
+    proposals = {"method": "haematoxylin", "min_distance_um": 3.5}
     write_config(tmp_path, mode="label-free", proposals=proposals, shards=2)
     run = run_snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
@@ -120,9 +120,9 @@ def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
         assert {each["properties"]["classification"]["name"] for each in features} == {"Nucleus"}
     assert read_provenance(slide / "nuclei.parquet").card["name"] == "label_free"
     output = read_provenance(slide / "proposals.parquet").proposer
-    assert (output["method"], output["settings"]["strictness"]) == ("otsu", 0.9)
-    assert read_json(slide / "summary.json")["proposals"]["method"] == "otsu"
+    assert (output["method"], output["settings"]["min_distance_um"]) == ("haematoxylin", 3.5)
+    assert read_json(slide / "summary.json")["proposals"]["method"] == "haematoxylin"
     assert (slide / "overlays" / "proposals.png").is_file()
-    write_config(tmp_path, mode="label-free", proposals={**proposals, "strictnes": 4}, shards=2)
+    write_config(tmp_path, mode="label-free", proposals={**proposals, "min_distnce_um": 4}, shards=2)
     wrong = run_snakemake(tmp_path)
-    assert wrong.returncode and "did you mean 'strictness'" in wrong.stdout and "rule " not in wrong.stdout
+    assert wrong.returncode and "did you mean 'min_distance_um'" in wrong.stdout and "rule " not in wrong.stdout

@@ -25,7 +25,7 @@ from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.model import find_model, name_model
 
 SCHEMA = SNAKEFILE.parent / "workflow/schemas/config.schema.yaml"
-SETTINGS = {"proposals": {"method": "otsu"}}
+SETTINGS = {"proposals": {"method": "haematoxylin"}}
 ROWS = [  # slide b is cut into two shards, whatever the config states
     {"slide_id": "a", "path": "a.tif", "mpp": "", "roi": "", "shards": "", "patient": "", "split": ""},
     {"slide_id": "b", "path": "b.tif", "mpp": "", "roi": "", "shards": "2", "patient": "", "split": ""},
@@ -58,8 +58,8 @@ CHANGED_SETTINGS = [
     ("train_data", ".", {}),  # there is no run that reads it
     ("provider", "openvino", DETECTION),
     ("proposals", None, {"nuclei": 2, "report": 1}),
-    ("proposals", {"method": "imported", "file": "{slide}.csv"}, PROPOSALS),
-    ("proposals", {"method": "otsu", "strictness": 1.2}, PROPOSALS),
+    ("proposals", {"method": "otsu"}, PROPOSALS),
+    ("proposals", {"method": "haematoxylin", "min_distance_um": 3.5}, PROPOSALS),
     ("regions", "tumour.onnx", {"regions": 2, "check_regions": 1, **NUCLEI}),
     ("mpp", 0.25, EVERYTHING),
     ("extra_mpps", [0.25], {"tile": 2}),

@@ -4,7 +4,7 @@ Takes a slide's image store and the stain that `tissue` measured; gives <results
 detection's windows), proposals.parquet and proposals.geojson.gz with its provenance beside it.
 """
 
-PROPOSALS = dict(config["proposals"] or {"method": "otsu"})
+PROPOSALS = dict(config["proposals"] or {"method": "haematoxylin"})
 PROPOSER = PROPOSALS.pop("method")
 
 

@@ -29,7 +29,7 @@ from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_lab
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals.activation_map import PseudoMasker
-from muse_pipeline.proposals.otsu import blend_stains, cut_mask, fit_otsu, haematoxylin
+from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.provenance import Inputs
@@ -137,7 +137,7 @@ def _fit(config: PsmConfig, activation: Path | None, sample: Sequence[np.ndarray
 
 
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu``
+BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``
 MOST = 65535  # instances of a picture in 16 bits
 
 

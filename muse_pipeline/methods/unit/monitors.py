@@ -23,7 +23,7 @@ from muse_pipeline.methods.unit.method import UnitTraining, to_unit
 from muse_pipeline.methods.unit.synthesis.masks import draw_page
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
-from muse_pipeline.proposals.otsu import fit_otsu
+from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.schedule import Schedule
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawn import paint
 
-from muse_pipeline.proposals.otsu import blend_stains, haematoxylin
+from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 

@@ -1,0 +1,336 @@
+"""Nuclei as dark blobs of haematoxylin: peaks of its density at nuclear radii, outlined where the density falls.
+
+The outline around a centre is star-convex. The worth of a ray is the sum of (density - threshold) along it. The closed
+outline of greatest total worth whose neighbouring rays differ by at most one step is found by dynamic programming; it
+follows a blurred edge, crosses a pale centre and does not leak through a gap. Neighbours are separated by the power
+diagram of their centres and radii.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+from muse_pipeline.core.config import Between
+from muse_pipeline.core.types import Frame
+from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.detect import Detector
+from muse_pipeline.nuclei.rays import ray_directions
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.proposals.base import N_RAYS, SlideSample, proposal_card, proposer_facts, shrink, shrink_factor
+from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin, otsu_threshold
+from muse_pipeline.tissue.background import clear_foreign_colours
+
+STEP_UM = 0.35
+MIN_RADIUS_UM = 1.0
+NEIGHBOUR_UM = 20.0
+INSIDE_UM, AROUND_UM = 2.5, 5.0  # what is certainly inside a nucleus, and where its background begins
+BLOCK = 1024  # nuclei at a time: (1024, 32, 30) floats
+TRESPASS = 10.0  # cost per step into a neighbour's territory
+
+
+def trace_outlines(
+    density: np.ndarray,
+    mpp: float,
+    xy: np.ndarray,
+    radius_um: np.ndarray,
+    least_density: float,
+    n_rays: int,
+    max_radius_um: float,
+) -> np.ndarray:
+    """Rays (N, n_rays) float32 in um around centres ``xy`` (N, 2) px, in (h, w) float32 ``density``.
+
+    Args:
+        density: density of the stain, slightly smoothed.
+        mpp: um per pixel.
+        xy: the centres.
+        radius_um: (N,) rough radii, for the territories.
+        least_density: density below which no outline extends. Where the background itself is dense, the outline is
+            halfway between the densities of nucleus and background.
+        n_rays: number of rays.
+        max_radius_um: longest ray.
+    """
+    reach_um = np.minimum(territories(xy * mpp, radius_um, n_rays), max_radius_um)
+    steps_um = np.arange(1, int(max_radius_um / STEP_UM) + 1) * STEP_UM
+    rays = np.zeros((len(xy), n_rays), np.float32)
+    for start in range(0, len(xy), BLOCK):
+        block = slice(start, start + BLOCK)
+        profiles = _profiles(density, mpp, xy[block], steps_um, n_rays)
+        threshold = np.maximum(_halfway(profiles, steps_um), least_density)
+        worth = np.cumsum(profiles - threshold[:, None, None], axis=2)
+        worth -= TRESPASS * np.maximum(steps_um - reach_um[block, :, None], 0)
+        best = steps_um[_best_closed_path(worth)]
+        rays[block] = np.clip(_smooth_around(best), MIN_RADIUS_UM, np.maximum(reach_um[block], MIN_RADIUS_UM))
+    return rays
+
+
+def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.ndarray:
+    """(N, n_rays) um: length of each ray within the power diagram of centres (N, 2) and radii (N,)."""
+    reach = np.full((len(xy_um), n_rays), np.inf)
+    if len(xy_um) < 2:
+        return reach
+    pairs = cKDTree(xy_um).query_pairs(NEIGHBOUR_UM, output_type="ndarray")
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    if not len(pairs):
+        return reach
+    own, other = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
+    apart = xy_um[other] - xy_um[own]
+    border = ((apart**2).sum(1) + radius_um[own] ** 2 - radius_um[other] ** 2) / 2
+    towards = apart @ ray_directions(n_rays).T
+    distance = np.where(towards > 1e-6, border[:, None] / np.maximum(towards, 1e-6), np.inf)
+    first = np.flatnonzero(np.diff(own, prepend=-1))
+    reach[own[first]] = np.minimum.reduceat(distance, first, axis=0)
+    return reach
+
+
+def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndarray, n_rays: int) -> np.ndarray:
+    """Density (N, n_rays, T) halfway into each step of each ray."""
+    offsets = ray_directions(n_rays)[:, None] * (steps_um - STEP_UM / 2)[:, None] / mpp  # (n_rays, T, 2)
+    at = (xy[:, None] - 0.5 + offsets.reshape(1, -1, 2)).astype(np.float32)
+    sampled = cv2.remap(density, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return sampled.reshape(len(xy), n_rays, len(steps_um))
+
+
+def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
+    """Density (N,) halfway between the dark part of each core and the pale part of its background.
+
+    Quartiles rather than means: a core may be vesicular, and the background contains other nuclei.
+    """
+    n = len(profiles)
+    core = np.percentile(profiles[:, :, steps_um <= INSIDE_UM].reshape(n, -1), 75, axis=1)
+    around = np.percentile(profiles[:, :, steps_um > AROUND_UM].reshape(n, -1), 25, axis=1)
+    return ((core + around) / 2).astype(np.float32)
+
+
+def _best_closed_path(worth: np.ndarray) -> np.ndarray:
+    """Step index (N, R) of the path of greatest ``worth`` (N, R, T) that changes by one step at most from ray to ray.
+
+    Rays are visited from half a turn before the full turn to half a turn after it, so that its two ends meet.
+    """
+    n, n_rays, n_steps = worth.shape
+    lead = n_rays // 2
+    order = np.arange(-lead, n_rays + lead) % n_rays
+    total = worth[:, order[0]]
+    moves = np.empty((len(order), n, n_steps), np.int8)
+    low = np.full((n, 1), -np.inf, worth.dtype)
+    for i, ray in enumerate(order[1:], 1):
+        inner, outer = np.hstack([low, total[:, :-1]]), np.hstack([total[:, 1:], low])
+        move = np.where(inner > total, -1, 0).astype(np.int8)
+        best = np.maximum(inner, total)
+        move[outer > best] = 1
+        moves[i] = move
+        total = np.maximum(best, outer) + worth[:, ray]
+    path = np.empty((n, n_rays), int)
+    at, rows = total.argmax(1), np.arange(n)
+    for i in range(len(order) - 1, lead - 1, -1):
+        if i < lead + n_rays:
+            path[:, order[i]] = at
+        at = at + moves[i][rows, at]
+    return path
+
+
+def _smooth_around(rays: np.ndarray) -> np.ndarray:
+    """Each ray (N, R) averaged with its two neighbours, weights 1 2 1."""
+    return (np.roll(rays, 1, 1) + 2 * rays + np.roll(rays, -1, 1)) / 4
+
+
+PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
+CORE_UM = 1.5  # sigma of the mean density that a stained peak must reach
+EDGE_UM = 0.4  # sigma before outlines are traced: below the blur of a 0.5 um pixel
+CAP = 2.0  # times the foreground's threshold: what is darker is grain, folds or dirt
+MIN_DENSITY = 0.12  # of haematoxylin at a nucleus' edge; eosin, red cells and glass lie below
+MIN_VALUES = 20  # fewest peaks or pixels for a threshold
+NOISE = 0.01  # answers of a camera's noise on glass; below it there is no peak
+MIN_ANSWER = 0.09  # of a peak: that of a disc of 4 um that is 0.12 denser than the tissue around
+
+
+@dataclass(frozen=True)
+class HaematoxylinSettings:
+    """Settings of the proposer.
+
+    Attributes:
+        radii_um: radii of the nuclei to find.
+        min_distance_um: least distance of two peaks; of nearer ones the stronger is kept.
+        strictness: factor of the slide's threshold that a peak must reach; higher finds fewer and surer nuclei.
+        max_radius_um: longest ray of an outline; the background of a nucleus is measured within it.
+    """
+
+    radii_um: tuple[Annotated[float, Between(0.5, 20)], ...] = (3.0, 4.0, 5.0)
+    min_distance_um: Annotated[float, Between(0.5, 50)] = 3.0
+    strictness: Annotated[float, Between(0.05, 5)] = 0.7
+    max_radius_um: Annotated[float, Between(6, 20)] = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.radii_um:
+            raise ValueError("radii_um is empty; give one radius in um or more")
+
+
+@PROPOSERS.register("haematoxylin")
+@dataclass(frozen=True, eq=False)
+class HaematoxylinFinder(Detector):
+    """Finds the nuclei of one slide's windows.
+
+    Attributes:
+        mpp: um per pixel of the windows.
+        settings: settings of the proposer.
+        stains: (2, 3) unit vectors, haematoxylin first.
+        edge_density: density between nuclei and their background in the slide's sample.
+        min_answer: least filter response of a peak.
+    """
+
+    Settings = HaematoxylinSettings
+
+    mpp: float
+    settings: HaematoxylinSettings
+    stains: np.ndarray
+    edge_density: float
+    min_answer: float
+
+    @classmethod
+    def fit(cls, sample: SlideSample, settings: HaematoxylinSettings) -> HaematoxylinFinder:
+        """Estimate the slide's thresholds from crops of its tissue, both by Otsu's method with a floor."""
+        stains = blend_stains(sample.stains).round(6)
+        loose = cls(sample.mpp, settings, stains, np.inf, NOISE)
+        densities = [loose.density(picture) for picture in sample.pictures]
+        smooth = [cv2.GaussianBlur(density, (0, 0), CORE_UM / loose.work_mpp) for density in densities]
+        stained = np.concatenate([each[each > 0] for each in smooth] or [np.zeros(0, np.float32)])
+        edge = _threshold(stained, MIN_DENSITY)
+        capped = (np.minimum(density, CAP * edge) for density in densities)
+        answers = [loose.blobs(density)[1] for density in capped]
+        answer = _threshold(np.concatenate([np.zeros(0), *answers]), MIN_ANSWER, settings.strictness)
+        return cls(sample.mpp, settings, stains, edge, answer)
+
+    @property
+    def work_mpp(self) -> float:
+        """Um per pixel at which the finder works."""
+        return self.mpp * shrink_factor(self.mpp)
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """The proposer's card, in the form of a model's."""
+        return proposal_card("haematoxylin", self.mpp)
+
+    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+        """The nuclei of each window; its position makes no difference."""
+        return [self.find(window) for window in pixels]
+
+    def find(self, pixels: np.ndarray) -> Nuclei:
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, highest score first."""
+        density = np.minimum(self.density(pixels), CAP * self.edge_density)
+        xy, answer, radius = self.blobs(density)
+        core = cv2.GaussianBlur(density, (0, 0), CORE_UM / self.work_mpp)
+        core = core[tuple(xy[:, ::-1].astype(int).clip(0, np.array(density.shape) - 1).T)]
+        kept = np.flatnonzero(core > self.edge_density)[: self.card.capacity]
+        xy, answer, radius = xy[kept], answer[kept], radius[kept]
+        rays = trace_outlines(
+            cv2.GaussianBlur(density, (0, 0), EDGE_UM / self.work_mpp),
+            self.work_mpp,
+            xy,
+            radius,
+            self.edge_density,
+            N_RAYS,
+            self.settings.max_radius_um,
+        )
+        return Nuclei(
+            xy * shrink_factor(self.mpp),
+            Frame.WINDOW,
+            rays=rays,
+            label=np.zeros(len(xy)),
+            score=answer / (answer + self.min_answer),
+            prob=np.ones((len(xy), 1)),
+        )
+
+    def density(self, pixels: np.ndarray) -> np.ndarray:
+        """Haematoxylin (h, w) float32 at ``work_mpp``; 0 on ink, pigment and brown chromogen."""
+        pixels = shrink(pixels, shrink_factor(self.mpp))
+        return clear_foreign_colours(haematoxylin(pixels, self.stains), pixels)
+
+    def blobs(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``find_blobs`` with the finder's settings."""
+        return find_blobs(
+            density, self.work_mpp, self.settings.radii_um, self.settings.min_distance_um, self.min_answer
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Settings and estimates, with their checksum."""
+        fitted = {"edge_density": self.edge_density, "min_answer": self.min_answer, "stains": self.stains.tolist()}
+        proposer = {"method": "haematoxylin", "settings": asdict(self.settings), "fitted": fitted}
+        return proposer_facts(proposer, self.stains.tolist(), PACKAGES)
+
+
+def _threshold(values: np.ndarray, floor: float, share: float = 1.0) -> float:
+    """``share`` of Otsu's cut of ``values`` (N,), at least ``floor``; ``floor`` if there is no cut."""
+    cut = otsu_threshold(values) if len(values) >= MIN_VALUES else 0.0
+    return round(max(share * cut, floor) if np.isfinite(cut) else floor, 6)
+
+
+GRAIN = 0.7  # maxima of one radius lie at least this share of it apart
+REFERENCE_UM = 4.0  # radius whose answer is not weighted
+
+
+def find_blobs(
+    density: np.ndarray, mpp: float, radii_um: tuple[float, ...], min_distance_um: float, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blobs of (h, w) float32 ``density``, strongest first.
+
+    Only responses above ``least`` count. Of blobs nearer than the stronger one's radius, or than ``min_distance_um``,
+    the stronger is kept.
+
+    Returns:
+        xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); response (N,) and radius (N,) in um.
+    """
+    found = [_maxima_of_radius(density, mpp, radius, least) for radius in radii_um]
+    xy = np.concatenate([each[0] for each in found])
+    answer = np.concatenate([each[1] for each in found])
+    radius = np.repeat(radii_um, [len(each[1]) for each in found])
+    order = np.lexsort((xy[:, 0], xy[:, 1], -answer))
+    xy, answer, radius = xy[order], answer[order], radius[order]
+    kept = _suppress(xy * mpp, np.maximum(radius, min_distance_um))
+    return xy[kept], answer[kept], radius[kept]
+
+
+def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Maxima (N, 2) in px of one radius and their weighted responses (N,)."""
+    sigma = radius_um / mpp / np.sqrt(2)
+    smooth = cv2.GaussianBlur(density, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    answer = cv2.Laplacian(smooth, cv2.CV_32F, ksize=1, scale=-sigma * sigma * radius_um / REFERENCE_UM)
+    reach = max(1, round(GRAIN * radius_um / mpp))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    row, column = np.nonzero((answer >= cv2.dilate(answer, disc)) & (answer > least))
+    return _between_pixels(answer, row, column), answer[row, column]
+
+
+def _between_pixels(answer: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Vertices (N, 2) x, y of the parabolas through each maximum and its neighbours."""
+    padded = cv2.copyMakeBorder(answer, 1, 1, 1, 1, cv2.BORDER_REPLICATE).astype(np.float64)
+    top = padded[row + 1, column + 1]
+    shifts = []
+    for before, after in (
+        (padded[row + 1, column], padded[row + 1, column + 2]),
+        (padded[row, column + 1], padded[row + 2, column + 1]),
+    ):
+        bend = np.maximum(2 * top - before - after, 1e-12)
+        shifts.append(np.clip((after - before) / (2 * bend), -0.5, 0.5))
+    return np.stack([column + 0.5 + shifts[0], row + 0.5 + shifts[1]], 1)
+
+
+def _suppress(xy_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
+    """(N,) bool: True for positions (N, 2), best first, out of reach of every better position that is kept."""
+    kept = np.ones(len(xy_um), bool)
+    if len(xy_um) < 2:
+        return kept
+    pairs = cKDTree(xy_um).query_pairs(reach_um.max(), output_type="ndarray")  # better index first
+    distance = np.hypot(*(xy_um[pairs[:, 0]] - xy_um[pairs[:, 1]]).T)
+    pairs = pairs[distance < reach_um[pairs[:, 0]]]
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    first = np.searchsorted(pairs[:, 0], np.arange(len(kept) + 1)).tolist()
+    for better in np.unique(pairs[:, 0]).tolist():
+        if kept[better]:
+            kept[pairs[first[better] : first[better + 1], 1]] = False
+    return kept

@@ -1,0 +1,174 @@
+"""The simplest mask without labels: Otsu's threshold on the haematoxylin of a slide, cut into nuclei.
+
+Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979. Lengths are in um, so that a
+slide has the same result at any resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, cut_relief, depth_um
+from muse_pipeline.tissue.find import drop_small
+from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
+
+BLUR_UM = 0.5  # grain of camera and chromatin
+OPEN_UM = 0.5  # radius: fibres and bridges thinner than 1 um go
+MAX_HOLE_UM2 = 20.0  # pale chromatin within a nucleus
+MAX_SAMPLE = 1_000_000  # pixels, of all pictures together
+N_BINS = 256
+PERCENTILES = (0.5, 99.5)  # ends of the histogram: dirt and folds would widen its bins
+
+
+@dataclass(frozen=True)
+class OtsuMask:
+    """A threshold that was fitted on a slide; calling it gives the mask of any of its pictures.
+
+    Attributes:
+        stains: (2, 3) unit vectors in optical density, haematoxylin first.
+        threshold: optical density of haematoxylin above which a pixel is part of a nucleus.
+        mpp: um per pixel of the pictures.
+        spread: standard deviation of ``blob_answer`` over the slide.
+    """
+
+    stains: np.ndarray
+    threshold: float
+    mpp: float
+    spread: float
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``, without specks and with holes filled."""
+        return self.mask(self.density(pixels))
+
+    def instances(self, pixels: np.ndarray) -> np.ndarray:
+        """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N, 0 is background."""
+        return self.cut(self.density(pixels))
+
+    def cut(self, density: np.ndarray) -> np.ndarray:
+        """``instances`` of a picture's ``density``."""
+        return cut_mask(self.mask(density), density, self.mpp, self.spread)
+
+    def density(self, pixels: np.ndarray) -> np.ndarray:
+        """(h, w) float32: haematoxylin, smoothed to remove grain."""
+        return cv2.GaussianBlur(haematoxylin(pixels, self.stains), (0, 0), BLUR_UM / self.mpp)
+
+    def mask(self, density: np.ndarray) -> np.ndarray:
+        """The mask of a picture's ``density``."""
+        radius = max(round(OPEN_UM / self.mpp), 1)
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        opened = cv2.morphologyEx((density > self.threshold).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+        nuclei = drop_small(opened, MIN_NUCLEUS_UM2 / self.mpp**2)
+        return ~drop_small(~nuclei, MAX_HOLE_UM2 / self.mpp**2, connectivity=4)
+
+
+def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None, seed: int = 0) -> OtsuMask:
+    """Fit the threshold on a drawn sample of the pixels of a slide.
+
+    Args:
+        pictures: one or more (h, w, 3) uint8 pictures of the slide's tissue.
+        mpp: um per pixel.
+        stains: (2, 3) stain vectors of the slide (``colour.json``); estimated from the same sample if None.
+        seed: seed of the sample, of up to a million pixels.
+
+    Raises:
+        ConfigError: there is no picture.
+    """
+    if not pictures:
+        raise ConfigError("Otsu's threshold was asked for without a picture; give at least one of the slide's tissue")
+    share = min(1.0, MAX_SAMPLE / sum(picture[..., 0].size for picture in pictures))
+    random = np.random.default_rng(seed)
+    drawn = [random.random(picture.shape[:2]) < share for picture in pictures]
+    if stains is None:
+        fit = fit_macenko(np.concatenate([picture[here] for picture, here in zip(pictures, drawn, strict=True)]))
+        stains = fit and fit.stains
+    mask = OtsuMask(blend_stains(stains), np.inf, mpp, 1.0)
+    densities, answers = [], []
+    for picture, here in zip(pictures, drawn, strict=True):
+        density = mask.density(picture)
+        densities.append(density[here])
+        answers.append(blob_answer(density, mpp)[here])
+    spread = float(np.concatenate(answers).std(dtype=float))
+    return replace(mask, threshold=otsu_threshold(np.concatenate(densities)), spread=spread)
+
+
+def otsu_threshold(values: np.ndarray) -> float:
+    """The cut of values (N,) into two groups whose means lie furthest apart; infinite if all are equal.
+
+    It is the middle of the equally good cuts, so that it lies between the groups and not at the edge of one of them.
+    """
+    low, high = np.percentile(values, PERCENTILES)
+    if not low < high:
+        return float("inf")
+    counts, edges = np.histogram(np.clip(values, low, high), N_BINS, (low, high))
+    centres = (edges[1:] + edges[:-1]) / 2
+    below, sum_below = np.cumsum(counts)[:-1], np.cumsum(counts * centres)[:-1]
+    above, sum_above = counts.sum() - below, (counts * centres).sum() - sum_below
+    between = below * above * (sum_below / below - sum_above / above) ** 2
+    return float(edges[1:-1][np.isclose(between, between.max())].mean())
+
+
+# Chosen, with the blur of ``otsu``, by the points of BRCA-M2C's training pictures (docs/guide/label-free.md).
+RADIUS_UM = 3.0  # of the blobs that the stain is searched for: a small nucleus
+STAIN_SHARE = 0.5  # of the blob filter in units of its spread, against depth in units of ``RADIUS_UM``
+
+
+def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
+    """Split a mask into nuclei by a watershed.
+
+    The relief is the depth within the mask, smoothed, plus the Laplacian of Gaussian of the stain at nuclear radius:
+    touching nuclei are separated at a neck of the mask, or where it is paler between them.
+
+    Args:
+        mask: (h, w) bool.
+        density: (h, w) float32, optical density of the stain of nuclei.
+        mpp: um per pixel.
+        spread: standard deviation of ``blob_answer`` over the slide, so that its windows are cut alike; that of this
+            density if None.
+
+    Returns:
+        (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
+    """
+    return cut_relief(mask, _relief(mask, density, mpp, spread), mpp)
+
+
+def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
+    """(h, w) float32: minus the Laplacian of Gaussian of a density (h, w) at the radius of a small nucleus."""
+    blurred = cv2.GaussianBlur(density.astype(np.float32), (0, 0), RADIUS_UM / np.sqrt(2) / mpp)
+    return -cv2.Laplacian(blurred, cv2.CV_32F)
+
+
+def _relief(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None) -> np.ndarray:
+    """(h, w) float32 without unit; high in the middle of nuclei."""
+    blobs = blob_answer(density, mpp)
+    unit = max(float(blobs.std()) if spread is None else spread, 1e-9)
+    return depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit
+
+
+OWN_SHARE = 0.4  # of the slide's own vectors: they follow the stain, but lean towards whatever tissue fills the slide
+
+
+def blend_stains(own: np.ndarray | None) -> np.ndarray:
+    """Unit stain vectors (2, 3) in optical density, haematoxylin first: 40 % the slide's own, 60 % textbook.
+
+    Args:
+        own: (2, 3) stain vectors of Macenko's fit (``colour.json``), or None if the slide has no plausible fit.
+    """
+    blend = TEXTBOOK if own is None else OWN_SHARE * _unit(np.asarray(own, float)) + (1 - OWN_SHARE) * _unit(TEXTBOOK)
+    return _unit(blend)
+
+
+def haematoxylin(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
+    """Optical density of haematoxylin (h, w) float32, at least 0, of (h, w, 3) uint8 ``pixels``.
+
+    The least-squares share of the first of two ``stains`` (2, 3); the part outside their plane counts for neither.
+    """
+    return np.maximum(weigh_density(pixels, np.linalg.pinv(np.asarray(stains, float))[:, 0]), 0)
+
+
+def _unit(stains: np.ndarray) -> np.ndarray:
+    return stains / np.linalg.norm(stains, axis=1, keepdims=True)
