@@ -46,6 +46,17 @@ def main() -> None:
             repeat_slide(folder, folder.with_name(f"{folder.name}-repeated"), -(-args.repeat_px // BLOCK_PX))
 
 
+def lay_out(folder: Path, area_mm2: float, field_mm2: float = 4.0, threads: int = 2) -> None:
+    """Write a slide of about ``area_mm2`` of tissue into ``folder``: one drawn field, side by side."""
+    field = folder.with_name(f"field-{field_mm2:g}mm2")
+    if not (field / "demo.svs").is_file():
+        write_demo(field, field_mm2, MPP, threads=threads)
+    with tifffile.TiffFile(field / "demo.svs") as source:
+        height, width = (side / BLOCK_PX for side in source.pages[0].shape[:2])
+    repeat_slide(field, folder, round((area_mm2 / field_mm2 * height * width) ** 0.5))
+    shutil.copy(field / "config.yaml", folder / "config.yaml")
+
+
 def repeat_slide(folder: Path, repeated: Path, n_blocks: int) -> None:
     """Lay copies of a drawn slide side by side over ``n_blocks`` by ``n_blocks`` blocks; the last are cut off."""
     side = n_blocks * BLOCK_PX

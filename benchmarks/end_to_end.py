@@ -1,18 +1,20 @@
 """Seconds from slide to GeoJSON by tissue area: fits a + b x mm2 and says where the time goes.
 
-    python benchmarks/draw_slides.py bench --areas-mm2 20 100
-    python benchmarks/end_to_end.py bench/20mm2 bench/100mm2 --cores 2 --output bench/end_to_end.json
+    python benchmarks/end_to_end.py bench --areas-mm2 20 100 --cores 2 --output bench/end_to_end.json
+    python benchmarks/end_to_end.py bench --way "muse run" --no-viewer --output bench/end_to_end.json
 
-Runs the workflow as a user does, on slides that no step has seen, with each model in turn. In the same run it measures,
-on the same number of threads, what nobody can do without: bare calls of the model on exactly the windows used, and bare
-reading of exactly the level-0 blocks that hold tissue. What is left of b is our own cost, and R is the whole run over
-these two. The processor's seconds, of all processes and threads, hardly depend on what else the machine is doing.
+Draws a field of tissue once, lays it side by side to slides of each area, and runs the workflow or `muse run` on them,
+as a user does, with each model in turn. In the same run it measures, on the same number of threads, what nobody can do
+without: bare calls of the model on exactly the windows used, and bare reading of exactly the level-0 blocks that hold
+tissue. What is left of b is our own cost, and R is the whole run over these two, in seconds of the clock and, step by
+step, of the processor, which hardly depend on what else the machine is doing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -22,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from draw_slides import lay_out
 
 from muse_pipeline.core.coords import work_size_px
 from muse_pipeline.inference.detect import plan_windows
@@ -33,21 +36,28 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY
 
+ROOT = Path(__file__).resolve().parents[1]
 BLOCK_PX = 2048
 
 
 def main() -> None:
     """Measure every area, fit, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="as draw_slides.py leaves it")
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="slides are drawn here unless it has them")
+    parser.add_argument("--areas-mm2", type=float, nargs="+", default=[20.0, 100.0])
+    parser.add_argument("--way", choices=("workflow", "muse run"), default="workflow")
+    parser.add_argument("--no-viewer", action="store_true")
     parser.add_argument("--models", nargs="+", default=["compact-fp32", "compact-int8"])
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     rows: dict[str, list[dict]] = {model: [] for model in args.models}
-    for folder in args.folders:
+    for area in args.areas_mm2:
+        folder = args.folder.resolve() / f"{area:g}mm2"
+        if not (folder / "demo.svs").is_file():
+            lay_out(folder, area, threads=args.cores)
         for model in args.models:
-            rows[model].append(measure(folder, model, args.cores))
+            rows[model].append(measure(folder, model, args.cores, args.way, not args.no_viewer))
             print(json.dumps(rows[model][-1]), flush=True)
     fits = {model: fit(rows[model]) for model in args.models}
     args.output.write_text(json.dumps({"cores": args.cores, "fit": fits, "slides": rows}, indent=1) + "\n")
@@ -64,43 +74,61 @@ def fit(rows: list[dict]) -> dict[str, dict[str, float]]:
     return fits
 
 
-def measure(folder: Path, model: str, cores: int) -> dict:
-    """One slide: the whole workflow into a fresh folder, then the bare costs."""
+def measure(folder: Path, model: str, cores: int, way: str, viewer: bool) -> dict:
+    """One slide: the whole run into a fresh folder, then the bare costs."""
     results = folder / "results"
     shutil.rmtree(results, ignore_errors=True)
-    command = [
-        "snakemake",
-        "--cores",
-        str(cores),
-        "--configfile",
-        str(folder / "config.yaml"),
-        "--config",
-        f"output={results}",
-        f"model={model}",
-    ]
+    chosen = ["--config", f"slides={folder}/slides.tsv", f"output={results}", f"model={model}", f"viewer={viewer}"]
+    planned = ["--snakefile", ROOT / "Snakefile", "--configfile", folder / "config.yaml"]
+    commands = {
+        "workflow": ["snakemake", *planned, "--cores", cores, *chosen],
+        "muse run": ["muse", "run", folder / "demo.svs", "-o", results, "--model", model, "--threads", cores],
+    }
+    command = [*commands[way], *(["--no-viewer"] if way == "muse run" and not viewer else [])]
+    compile_package(folder)
     started, used = time.monotonic(), children_seconds()
-    subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], check=True, capture_output=True)
+    words = [Path(sys.executable).parent / command[0], *map(str, command[1:])]
+    subprocess.run(words, check=True, capture_output=True, env=with_bytecode(folder))
     seconds, processor_seconds = time.monotonic() - started, children_seconds() - used
     slide = next(path.parent for path in results.glob("*/nuclei.parquet"))
     provenance = read_provenance(slide / "nuclei.parquet")
     ledgers = {path.stem: json.loads(path.read_text()) for path in sorted(slide.glob("ledger/*.json"))}
     run, run_processor, run_mm2 = bare_run(model, slide, cores)
     reading, reading_processor = bare_reading(slide, cores)
+    bare = run_processor + reading_processor
+    steps = {
+        name: {"seconds": one["seconds"], "MiB": one["peak_memory_mib"], "R": round(one["processor_seconds"] / bare, 3)}
+        for name, one in ledgers.items()
+    }
     return {
         "model": model,
+        "way": way,
+        "viewer": viewer,
         "tissue_mm2": round(TissueMask.load(slide / "tissue.npz").area_mm2, 2),
         "seconds": round(seconds, 2),
         "processor_seconds": round(processor_seconds, 2),
         "bare_run_seconds": round(run, 2),
         "bare_reading_seconds": round(reading, 2),
-        "bare_processor_seconds": round(run_processor + reading_processor, 2),
+        "bare_processor_seconds": round(bare, 2),
         "R": round(seconds / (run + reading), 2),
-        "R_of_the_processor": round(processor_seconds / (run_processor + reading_processor), 2),
+        "R_of_the_processor": round(processor_seconds / bare, 2),
         "n_nuclei": provenance.n_nuclei,
         "n_windows": provenance.n_windows,
         "run_mm2": round(run_mm2, 1),
-        "steps": {name: {"seconds": one["seconds"], "MiB": one["peak_memory_mib"]} for name, one in ledgers.items()},
+        "steps": steps,
     }
+
+
+def with_bytecode(folder: Path) -> dict[str, str]:
+    """The environment of a run that finds its modules compiled, in ``folder``, as after an installation."""
+    cache = {"PYTHONPYCACHEPREFIX": str(folder.resolve() / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, **cache}
+
+
+def compile_package(folder: Path, tree: Path = ROOT) -> None:
+    """Compile the modules of a source tree for ``with_bytecode``, so that no measured process does."""
+    command = [sys.executable, "-m", "compileall", "-q", str(tree.resolve() / "muse_pipeline")]
+    subprocess.run(command, env=with_bytecode(folder), check=True)
 
 
 def children_seconds() -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from end_to_end import children_seconds
+from end_to_end import children_seconds, compile_package, with_bytecode
 
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
@@ -97,7 +96,8 @@ def measure(folder: Path, tree: Path, way: str, cores: int) -> dict[str, float]:
         ],
     }
     options = ["--configfile", "config.yaml"] if way == "workflow" else []
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment = {**with_bytecode(folder), "PYTHONPATH": str(tree)}
+    compile_package(folder, tree)
     started, used = time.monotonic(), children_seconds()
     subprocess.run([*commands[way], *options], cwd=folder, env=environment, check=True, capture_output=True)
     seconds, processor = time.monotonic() - started, children_seconds() - used

@@ -179,7 +179,8 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
         text = getattr(module, "DESCRIPTIONS", {}).get(verb) or module.__doc__ or _read_docstring(module.__file__)
         summaries[verb] = text.strip().splitlines()[0]
         subparser = subparsers.add_parser(verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-        module.add_arguments(subparser)
+        if chosen:  # the list of verbs names no options, and to read those of all outputs takes longer
+            module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, writes=getattr(module, "WRITES", WRITES))
     parser.description = _list_verbs(summaries, groups)
     return parser

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.features.zones import count_from
 from muse_pipeline.nuclei.nms import close_pairs
 from muse_pipeline.nuclei.parquet import CELL_RAYS
-from muse_pipeline.nuclei.rays import clip_rays, ray_directions, rays_to_rings
-from muse_pipeline.nuclei.shape import area_and_moments
+from muse_pipeline.nuclei.rays import clip_rays, ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import KEEP_UM, KeptArea
 
-_MOST_RAYS = 32_000  # that OpenCV looks up at once
+_RAYS_AT_ONCE = 1 << 14  # OpenCV looks up no more than 32,767
 _LEAST = np.float32(1e-6)
 
 
@@ -44,104 +44,111 @@ def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo
     return np.maximum(cells, nuclei.rays)
 
 
-def measure_area(
-    nuclei: Nuclei, cells: np.ndarray, shapes: Mapping[str, np.ndarray], mpp: tuple[float, float]
-) -> dict[str, np.ndarray]:
+def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns of cells that follow from their rays (N, R), and the rays.
 
     Args:
-        nuclei: the nuclei (frame: level0).
-        cells: rays of their cells.
-        shapes: measures of the nuclei by ``nuclei.shape.measure_shapes``.
-        mpp: (x, y) um per pixel.
+        cells: rays of the cells, in um.
+        shapes: measures of their nuclei by ``nuclei.shape.measure_shapes``.
     """
-    um = (rays_to_rings(nuclei.xy, cells, mpp) - nuclei.xy[:, None]) * np.asarray(mpp)
-    area, _ = area_and_moments(*np.moveaxis(um, -1, 0).copy())
+    rays = cells.astype(float)
+    area = (rays * np.roll(rays, 1, 1)).sum(1) * (np.sin(2 * np.pi / rays.shape[1]) / 2)
     return {CELL_RAYS: cells, "cell_area_um2": area, "nucleus_cell_ratio": shapes["area_um2"] / area}
 
 
 def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
-    """Rays (N, R) float32 of the outlines that are at a distance from those of ``rays`` (N, R), both in um."""
-    n, n_rays = rays.shape
-    step = 2 * np.pi / n_rays
-    before, after = np.roll(rays, 1, 1), np.roll(rays, -1, 1)
-    # the normal of each vertex, along its ray and across it
-    along, across = (after + before) * np.float32(np.sin(step)), (before - after) * np.float32(np.cos(step))
-    scale = np.float32(distance_um) / np.maximum(np.sqrt(along * along + across * across), _LEAST)
-    reach, turn = cv2.cartToPolar(rays + scale * along, scale * across)
-    turn -= np.float32(2 * np.pi) * (turn > np.pi)
-    margin = n_rays // 4 + 1  # a vertex turns by less than a right angle
-    around = np.arange(-margin, n_rays + margin)
-    position = np.maximum.accumulate(around + turn[:, around % n_rays] / step, axis=1)
-    row = 4 * n_rays * np.arange(n)[:, None]
-    asked = np.arange(n_rays) + row
-    found = np.interp(asked.ravel(), (position + row).ravel(), reach[:, around % n_rays].ravel())
-    return np.maximum(found.reshape(n, n_rays).astype(np.float32), rays)
+    """Rays (N, R) float32 of the outlines that are at a distance from those of ``rays`` (N, R), both in um.
+
+    The grown outline surrounds circles of this radius around the vertices of the nucleus.
+    """
+    n_rays, distance = rays.shape[1], np.float32(distance_um)
+    margin = n_rays // 4  # beyond a right angle no circle reaches a ray
+    around = np.concatenate([rays[:, n_rays - margin :], rays, rays[:, :margin]], 1)
+    grown = rays + distance
+    with np.errstate(invalid="ignore"):  # of circles that lie beside a ray
+        for step in range(1, margin + 1):
+            angle = 2 * np.pi * step / n_rays
+            across, along = (around * np.float32(part) for part in (np.sin(angle), np.cos(angle)))
+            reach = along + np.sqrt(distance * distance - across * across)
+            for first in (margin - step, margin + step):
+                np.fmax(grown, reach[:, first : first + n_rays], out=grown)
+    return grown
 
 
 def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np.ndarray:
     """The rays ``grown`` of the first ``n_own`` nuclei, shortened to where as much of a neighbour's growth is done."""
-    reach, cells = grown.max(1, initial=0), grown[:n_own].copy()
-    pairs = close_pairs(xy, 2 * float(reach.max(initial=0)))
-    pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    far = ((xy[pairs[:, 1]] - xy[pairs[:, 0]]) ** 2).sum(1) >= reach[pairs].sum(1) ** 2
-    pairs = pairs[(pairs[:, 0] < n_own) & ~far]
-    directions = ray_directions(rays.shape[1]).astype(np.float32)
-    at_once = _MOST_RAYS // len(directions)
-    for first in range(0, len(pairs), at_once):
-        one, other = pairs[first : first + at_once].T
-        apart = (xy[other] - xy[one]).astype(np.float32)
-        x, y = (grown[one] * directions[:, axis] - apart[:, axis, None] for axis in (0, 1))
-        pair, ray = np.nonzero(x * x + y * y < (reach * reach)[other][:, None])
-        one, other = one[pair], other[pair]
-        start = rays[one, ray]
-        facing = _Facing(start, grown[one, ray] - start, directions[ray].T.copy(), apart[pair].T.copy(), other)
-        met, done = facing.meet(rays, grown)
-        np.minimum.at(cells, (one[met], ray[met]), start[met] + done * facing.growth[met])
+    n_rays = rays.shape[1]
+    cells, outlines = grown[:n_own].copy(), np.stack([rays, grown - rays], -1)
+    pairs = _find_facing(xy, grown, n_own)
+    ray, pair = count_from(pairs.first, pairs.n), np.repeat(np.arange(len(pairs.n)), pairs.n)
+    for chunk in (slice(first, first + _RAYS_AT_ONCE) for first in range(0, len(ray), _RAYS_AT_ONCE)):
+        one, other, distance, position = (each.take(pair[chunk]) for each in pairs[:4])
+        turn = (ray[chunk].astype(np.float32) - position) * np.float32(2 * np.pi / n_rays)
+        own = one * n_rays + ray[chunk] % n_rays
+        start, end = rays.ravel().take(own), grown.ravel().take(own)
+        growth, along, across = end - start, np.cos(turn), np.sin(turn)
+        met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)  # as if both were equal circles
+        for _ in range(2):
+            # a share of both growths is done: |met * direction - distance| = outline + speed * (met - start)
+            x, y = met * along - distance, met * across
+            outline, speed = _look_up(outlines, x, y, position, other)
+            speed /= growth
+            outline -= speed * start
+            half = distance * along + speed * outline
+            product = distance * distance - outline * outline
+            root = half + np.sqrt(np.maximum(half * half - (1 - speed * speed) * product, 0))
+            met = np.clip(np.where(root > 0, product / np.maximum(root, _LEAST), end), start, end)
+        np.minimum.at(cells.reshape(-1), own, met)
     return cells
 
 
 class _Facing(NamedTuple):
-    """Rays of nuclei that may meet a neighbour while they grow.
+    """Pairs of nuclei that may meet while they grow, and the rays of the first that may end in the second.
 
     Attributes:
-        start: (M,) um, the ray of the nucleus.
-        growth: (M,) um by which it grows where nothing is in its way.
-        direction: (2, M) of the ray.
-        apart: (2, M) um from the nucleus to its neighbour.
-        other: (M,) number of the neighbour.
+        one: (P,) number of the nucleus.
+        other: (P,) number of its neighbour.
+        distance: (P,) um between their centres.
+        position: (P,) direction from the nucleus to its neighbour, in rays.
+        first: (P,) first of the rays.
+        n: (P,) number of rays.
     """
 
-    start: np.ndarray
-    growth: np.ndarray
-    direction: np.ndarray
-    apart: np.ndarray
+    one: np.ndarray
     other: np.ndarray
+    distance: np.ndarray
+    position: np.ndarray
+    first: np.ndarray
+    n: np.ndarray
 
-    def meet(self, rays: np.ndarray, grown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Indices (K,) of the rays that meet the neighbour, and the share (K,) of their growth that is done then."""
-        late = self.lead(np.ones_like(self.start), rays, grown)
-        met = np.flatnonzero(late > 0)
-        facing = _Facing(*(each[..., met] for each in self))
-        low, high, late = np.zeros(len(met), np.float32), np.ones(len(met), np.float32), late[met]
-        early = np.minimum(facing.lead(low, rays, grown), 0)
-        middle = low + early / np.minimum(early - late, -_LEAST)  # as if the lead grew evenly
-        here = facing.lead(middle, rays, grown)
-        low, early = np.where(here > 0, (low, early), (middle, here))
-        high, late = np.where(here > 0, (middle, here), (high, late))
-        return met, low + (high - low) * early / np.minimum(early - late, -_LEAST)
 
-    def lead(self, done: np.ndarray, rays: np.ndarray, grown: np.ndarray) -> np.ndarray:
-        """The share ``done`` (M,) of each ray's growth, less that with which the neighbour reaches the same point."""
-        if not len(done):  # OpenCV takes no empty arrays
-            return done
-        x, y = (self.start + done * self.growth) * self.direction - self.apart
-        distance, angle = cv2.cartToPolar(x[None], y[None])
-        position = angle * np.float32(rays.shape[1] / (2 * np.pi)), self.other[None].astype(np.float32)
-        outline, end = (
-            cv2.remap(each, *position, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP) for each in (rays, grown)
-        )
-        return done - ((distance - outline) / np.maximum(end - outline, _LEAST))[0]
+def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> _Facing:
+    reach, n_rays = grown.max(1, initial=0), grown.shape[1]
+    pairs = close_pairs(xy, 2 * float(reach.max(initial=0)))
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
+    squared = (apart**2).sum(1)
+    near = np.flatnonzero((pairs[:, 0] < n_own) & (squared < reach[pairs].sum(1) ** 2))
+    (one, other), squared = pairs[near].T, squared[near]
+    # the widest angle at which a ray of this reach ends in the circle of the neighbour's reach
+    outside = squared - reach[other] ** 2
+    length = np.sqrt(np.where(outside > 0, np.minimum(reach[one] ** 2, outside), reach[one] ** 2))
+    distance = np.maximum(np.sqrt(squared), _LEAST)
+    widest = np.arccos(np.clip((length * length + outside) / (2 * length * distance), -1, 1))
+    position, half = (angle * (n_rays / (2 * np.pi)) for angle in (np.arctan2(apart[near, 1], apart[near, 0]), widest))
+    first = np.ceil(position - half).astype(int)
+    n = np.clip(np.floor(position + half).astype(int) - first + 1, 0, n_rays)
+    return _Facing(one, other, distance.astype(np.float32), position.astype(np.float32), first, n)
+
+
+def _look_up(
+    outlines: np.ndarray, x: np.ndarray, y: np.ndarray, position: np.ndarray, number: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two rays (M,) of outlines (N, R, 2) by number (M,), towards (x, y) from an axis at ``position`` (M,), in rays."""
+    _, angle = cv2.cartToPolar(x[None], y[None])
+    ray = angle * np.float32(outlines.shape[1] / (2 * np.pi)) + position
+    found = cv2.remap(outlines, ray, number[None].astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return found[0, :, 0].copy(), found[0, :, 1].copy()
 
 
 def _stop_at_edge(xy: np.ndarray, rays: np.ndarray, cells: np.ndarray, info: SlideInfo, kept: KeptArea) -> np.ndarray:

@@ -52,24 +52,26 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
     Args:
         zones: zones of the nuclei; the caller leaves out pixels of rings that lie in other nuclei.
         planes: (3, h, w) uint8 image.
-        tables: (2, 3, 256) from ``stain_tables``, or (3, 3, 256) with DAB, which is measured of cells.
+        tables: (2, 3, 256) from ``stain_tables``.
     """
-    parts = [zones.nucleus, zones.rim, zones.ring, *([zones.cytoplasm] if zones.cytoplasm else [])]
+    parts = zones.nucleus, zones.rim, zones.ring
     values = [[plane.take(part.pixel)[:, None] for plane in planes] for part in parts]
     found = {}
-    for stain, table in zip("he", tables[:2], strict=True):
-        nucleus, rim, ring, *cytoplasm = (split_stain(each, table).ravel() for each in values)
+    for stain, table in zip("he", tables, strict=True):
+        nucleus, rim, ring = (split_stain(each, table).ravel() for each in values)
         mean, sd = mean_and_sd(zones.nucleus, nucleus)
         measures = {"mean": mean, "sd": sd, "rim_mean": _mean(zones.rim, rim), "ring_mean": _mean(zones.ring, ring)}
         ranked = _percentiles(nucleus, zones.nucleus.n)
         measures |= {f"p{percent}": each for percent, each in zip(PERCENTILES, ranked, strict=True)}
         found |= {f"{stain}_{name}": each * STEP for name, each in measures.items()}
-        found |= {f"cytoplasm_{stain}_mean": _mean(zones.cytoplasm, each) * STEP for each in cytoplasm}
-    for table in tables[2:]:  # DAB, which is measured outside of nuclei alone
-        for name, zone in (("cytoplasm", zones.cytoplasm), ("membrane", zones.membrane)):
-            pixels = split_stain([plane.take(zone.pixel)[:, None] for plane in planes], table).ravel()
-            found[f"{name}_dab_mean"] = _mean(zone, pixels) * STEP
     return found
+
+
+def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean optical density (N, 3) of each channel (h, w) uint8 over pixels; NaN where there is none."""
+    table = np.rint(DENSITY.astype(float) / np.log(10) / STEP).astype(np.int32)
+    taken = (cv2.LUT(plane.take(pixels.pixel)[:, None], table).ravel() for plane in planes)
+    return np.stack([_mean(pixels, values) * STEP for values in taken], -1)
 
 
 def mean_and_sd(pixels: Pixels, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

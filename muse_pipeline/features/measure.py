@@ -12,9 +12,15 @@ from muse_pipeline.core.provenance import FeatureRecord
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL, features_of
 from muse_pipeline.features.cells import find_cells, measure_area
-from muse_pipeline.features.densities import measure_densities, measure_texture, split_near, stain_tables
+from muse_pipeline.features.densities import (
+    mean_densities,
+    measure_densities,
+    measure_texture,
+    split_near,
+    stain_tables,
+)
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
-from muse_pipeline.features.zones import RING_UM, find_nuclei, find_zones
+from muse_pipeline.features.zones import RIM_UM, RING_UM, ROW_STEP, find_between, find_nuclei, find_zones
 from muse_pipeline.nuclei.parquet import CELL_RAYS
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS, area_and_moments, measure_shapes
@@ -87,8 +93,10 @@ class FeatureMeter:
         self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
-        if brown is not None and settings.expand_um:
-            self._tables = np.concatenate([self._tables, stain_tables(brown)[1:2]])
+        stains = {f"cytoplasm_{name}_mean": share for name, share in zip("he", _shares(self._stains), strict=True)}
+        if brown is not None:
+            stains |= {f"{zone}_dab_mean": _shares(brown)[1] for zone in ("cytoplasm", "membrane")}
+        self._stains_of_cells = stains
 
     def describe(self) -> FeatureRecord:
         """Description of the features for the provenance of the table."""
@@ -114,7 +122,7 @@ class FeatureMeter:
         cells = None
         if self.settings.expand_um:
             cells = find_cells(nuclei, others, self.settings.expand_um, info, self.kept)
-            found |= measure_area(nuclei, cells, shapes, info.mpp)
+            found |= measure_area(cells, shapes)
         found |= self._measure_pixels(nuclei, others, cells)
         if "neighbours" in self.groups:
             um, others_um = (each.xy * np.asarray(info.mpp) for each in (nuclei, others))
@@ -132,6 +140,7 @@ class FeatureMeter:
         for field in fields:
             margin = self.margin_um / self.store.mpp + 2
             low = np.maximum(np.floor(all_low[:, field].min(1) - margin), 0).astype(int)
+            low[1] -= low[1] % ROW_STEP
             high = np.minimum(np.ceil(all_high[:, field].max(1) + margin), self.store.size_px).astype(int)
             near = (all_high[0] >= low[0]) & (all_high[1] >= low[1]) & (all_low[0] <= high[0]) & (all_low[1] <= high[1])
             near[field] = False
@@ -159,11 +168,7 @@ class FeatureMeter:
         width, height = high - low
         image = self.store.mpp, low, (int(height), int(width))
         groups = [slice(start, start + AT_ONCE) for start in range(0, len(xy), AT_ONCE)]
-        with_membrane = len(self._tables) > 2
-        zones = [
-            find_zones(xy[group], rays[group], *image, None if cells is None else cells[group], with_membrane)
-            for group in groups
-        ]
+        zones = [find_zones(xy[group], rays[group], *image) for group in groups]
         taken = np.zeros(height * width, bool)
         for nuclei in (*(each.nucleus for each in zones), find_nuclei(others_xy, others_rays, *image)):
             taken[nuclei.pixel] = True
@@ -171,13 +176,36 @@ class FeatureMeter:
         density = None
         if "texture" in self.groups:
             density = split_near(taken.reshape(height, width), planes, self._tables[0])
+        rows = None if cells is None else np.ascontiguousarray(planes[:, ::ROW_STEP])
         parts = []
-        for group in zones:
-            free = group.ring.where(~taken.take(group.ring.pixel))  # cells end before other nuclei
+        for group, nuclei in zip(zones, groups, strict=True):
+            free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
+            if cells is not None:  # which end before other nuclei
+                parts[-1] |= self._measure_cells(xy[nuclei], rays[nuclei], cells[nuclei], image, rows)
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _measure_cells(
+        self,
+        xy: np.ndarray,
+        rays: np.ndarray,
+        cells: np.ndarray,
+        image: tuple[float, np.ndarray, tuple[int, int]],
+        rows: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Stains of cells, by arguments of ``_measure_field`` and the rows of pixels that count."""
+        outlines = {"cytoplasm": (cells, rays)}
+        if len(self._stains_of_cells) > 2:
+            outlines["membrane"] = cells, np.maximum(cells - RIM_UM, rays)
+        means = {zone: mean_densities(find_between(xy, each, *image), rows) for zone, each in outlines.items()}
+        return {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
+
+
+def _shares(stains: np.ndarray) -> np.ndarray:
+    """(S, 3): contribution of the density of each channel to each stain (S, 3), by least squares."""
+    return np.linalg.pinv(np.asarray(stains, float)).T
 
 
 def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:

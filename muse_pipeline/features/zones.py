@@ -7,6 +7,7 @@ before it begins; the numbers of two nested outlines together give the zone betw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from muse_pipeline.nuclei.rays import ray_directions
 
 RIM_UM, RING_UM = 1.0, 2.0
+ROW_STEP = 2  # rows of pixels from one that counts for a cell to the next
 _LAST = np.iinfo(np.int32).max  # fills rows; larger than any number of a pixel
 
 
@@ -61,26 +63,14 @@ class Zones:
         nucleus: pixels whose centres lie in the outline.
         rim: pixels of the nucleus that the outline loses when every ray is shortened by ``RIM_UM``.
         ring: pixels that the outline gains when every ray is lengthened by ``RING_UM``.
-        cytoplasm: pixels of the cell outside the nucleus; None if cells are not measured.
-        membrane: pixels of the cytoplasm that the cell loses when every ray is shortened by ``RIM_UM``; None likewise.
     """
 
     nucleus: Pixels
     rim: Pixels
     ring: Pixels
-    cytoplasm: Pixels | None = None
-    membrane: Pixels | None = None
 
 
-def find_zones(
-    xy: np.ndarray,
-    rays_um: np.ndarray,
-    mpp: float,
-    corner: np.ndarray,
-    shape: tuple[int, int],
-    cells_um: np.ndarray | None = None,
-    with_membrane: bool = False,
-) -> Zones:
+def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Zones:
     """Zones of nuclei in an image; pixels outside the image are left out.
 
     Args:
@@ -89,17 +79,24 @@ def find_zones(
         mpp: um per pixel.
         corner: (2,) int, (x, y) of the image's first pixel on the slide.
         shape: (h, w) of the image.
-        cells_um: (N, R) rays of the cells; None without cells.
-        with_membrane: True to find the membranes of the cells too.
     """
     rays = np.asarray(rays_um, float)
-    outlines = [rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM]
-    if cells_um is not None:
-        outlines += [np.asarray(cells_um, float)]
-        outlines += [np.maximum(cells_um - RIM_UM, rays)] if with_membrane else []
-    own, core, outer, *cell = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
-    of_cell = [_fill(own, each) for each in cell[:1]] + ([_fill(*cell)] if with_membrane and cell else [])
-    return Zones(_fill(own), _fill(own, core), _fill(own, outer), *of_cell)
+    outlines = rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM
+    own, core, outer = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
+    return Zones(_fill(own), _fill(own, core), _fill(own, outer))
+
+
+def find_between(
+    xy: np.ndarray, outlines_um: Sequence[np.ndarray], mpp: float, corner: np.ndarray, shape: tuple[int, int]
+) -> Pixels:
+    """Pixels between two nested outlines of rays (N, R), in the image of every ``ROW_STEP``-th row alone.
+
+    The other arguments are those of ``find_zones``; the y of ``corner`` is a multiple of ``ROW_STEP``.
+    """
+    step, size = np.array([1, ROW_STEP]), (-(-shape[0] // ROW_STEP), shape[1])
+    at = xy / step + [0, 0.5 - 0.5 / ROW_STEP]  # rows that count have their centres at 0.5, 1.5, ...
+    rays = (np.asarray(each, float) for each in outlines_um)
+    return _fill(*(_crossings(at, each, mpp * step, corner // step, size) for each in rays))
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:
@@ -110,11 +107,11 @@ def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndar
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Consecutive runs of int32 values, ``n`` (N,) to a run, as rows (N, max n), filled up with the largest int32."""
     rows = np.full((len(n), n.max(initial=0)), _LAST, np.int32)
-    rows.reshape(-1)[_count_from(np.arange(len(n)) * rows.shape[1], n)] = values
+    rows.reshape(-1)[count_from(np.arange(len(n)) * rows.shape[1], n)] = values
     return rows
 
 
-def _count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
+def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
     """The n[i] whole numbers first[i], first[i] + 1, ..., for each i in turn."""
     end = np.cumsum(n)
     return np.arange(end[-1] if len(n) else 0, dtype=first.dtype) + np.repeat(
@@ -122,7 +119,9 @@ def _count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
     )
 
 
-def _crossings(xy: np.ndarray, rays: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _crossings(
+    xy: np.ndarray, rays: np.ndarray, mpp: float | np.ndarray, corner: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
     """(N, C) int32: pixels to the right of the points where outlines cross rows of the image, as in ``to_rows``.
 
     Beyond a side of the image outlines cross at the side. Vertices are computed from the whole pixel of the centre, and
@@ -140,7 +139,7 @@ def _crossings(xy: np.ndarray, rays: np.ndarray, mpp: float, corner: np.ndarray,
         slope = (next_x - x) / (next_y - y)
         x += (first_row - y) * slope
     x, slope, first = (np.repeat(each, n_rows.ravel()) for each in (x, slope, (first_row + top) * width))
-    nth = _count_from(np.zeros(n_rows.size, np.int32), n_rows.ravel())
+    nth = count_from(np.zeros(n_rows.size, np.int32), n_rows.ravel())
     n = n_rows.sum(1)
     column = np.ceil(x + nth * slope).astype(np.int32) + np.repeat(left, n)
     return to_rows(first + nth * width + np.clip(column, 0, width), n)
@@ -152,4 +151,4 @@ def _fill(*outlines: np.ndarray) -> Pixels:
     begin, end = ascending[:, ::2], ascending[:, 1::2]
     length = end - begin  # 0 where rows are filled up
     start = np.append(0, np.cumsum(length.sum(1)))
-    return Pixels(_count_from(begin.ravel(), length.ravel()), start)
+    return Pixels(count_from(begin.ravel(), length.ravel()), start)

@@ -7,9 +7,16 @@ import shapely
 from skimage.feature import graycomatrix, graycoprops
 from skimage.measure import regionprops_table
 
-from muse_pipeline.features.densities import STEP, measure_densities, measure_texture, split_stain, stain_tables
+from muse_pipeline.features.densities import (
+    STEP,
+    mean_densities,
+    measure_densities,
+    measure_texture,
+    split_stain,
+    stain_tables,
+)
 from muse_pipeline.features.measure import measure_form
-from muse_pipeline.features.zones import find_zones
+from muse_pipeline.features.zones import find_between, find_zones
 from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.tissue.stain import TEXTBOOK, optical_density
@@ -60,6 +67,19 @@ def test_zones_hold_the_pixels_that_geos_finds_in_three_outlines(nuclei):
         assert (pixels_of(zones.nucleus, index) == own).all()
         assert (pixels_of(zones.rim, index) == own & ~core).all()
         assert (pixels_of(zones.ring, index) == outer & ~own).all()
+
+
+def test_cytoplasm_is_every_second_row_between_nucleus_and_cell(nuclei, pixels):
+    xy, rays = nuclei
+    between = find_between(xy, (rays + 5, rays), *IMAGE)
+    planes = np.moveaxis(pixels, -1, 0)
+    found = mean_densities(between, np.ascontiguousarray(planes[:, ::2]))
+    density = optical_density(pixels) / np.log(10)
+    for index in range(N):
+        expected = contains(xy, rays + 5, index) & ~contains(xy, rays, index)
+        expected[1::2] = False
+        assert between.n[index] == expected.sum() > 50
+        np.testing.assert_allclose(found[index], density[expected].mean(0), atol=1e-6)
 
 
 def test_zones_are_the_same_in_every_image(nuclei):

@@ -75,6 +75,7 @@ def test_half_a_partner_is_registered_and_the_rest_counted_as_outside(section, h
     assert np.median(found.tiles.residual_um[found.tiles.is_measured]) <= 2
 
 
+@pytest.mark.slow
 def test_lost_and_displaced_tissue_is_left_out_and_counted(section, he):
     partner = draw_partner(section, BENT, PARTNER_MPP)
     torn = partner.copy()
@@ -122,6 +123,7 @@ def test_a_partner_without_tissue_is_one_sentence(he):
         pair_of(he, np.full((600, 700, 3), 245, np.uint8))
 
 
+@pytest.mark.slow
 def test_a_given_start_replaces_the_search(section, he):
     warp = Warp(degrees=40, bend_um=8)
     pair = pair_of(he, draw_partner(section, warp, PARTNER_MPP))

@@ -51,6 +51,7 @@ def train_linearly(branches, is_paired=True, variance=25.0, steps=300):
     return dict(zip("ABC", (read.sign() == factors[:, :3]).float().mean(0).tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_three_branches_keep_what_each_pair_teaches():
     """C is fainter in a view than the factors that distract, and B is not in the partner."""
     siamese, two, three = (train_linearly(branches) for branches in (1, 2, 3))

@@ -9,6 +9,9 @@ from muse_pipeline.data.pairs import PairBatch, PartnerBatch
 from muse_pipeline.data.views import ViewBatch, Views
 from muse_pipeline.training.devices import average_gradients, gather_rows
 
+# The processes of tests/methods/muse/test_muse_processes.py, which are fast, gather and average as these do.
+pytestmark = pytest.mark.slow
+
 CASES = [("vicreg", 3), ("vicreg", 1), ("infonce", 3)]
 KNOWN = [[True, False, True], [True, False, False]]
 
