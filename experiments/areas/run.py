@@ -16,38 +16,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from experiments.areas.average import average
-from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
+from experiments.common.areas import (
+    EBHI_MPP,
+    MEASURES,
+    NARROW,
+    ORAL_MPP,
+    area_source,
+    ebhi_pictures,
+    narrow_config,
+    oral_pictures,
+    render_score,
+    score_areas,
+    train_base,
+)
 from experiments.common.crops import read_nucls, read_tnbc, score_outlines
-from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
+from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import SITES, export_fold, score_site, split_sources
-from muse_pipeline.core.pictures import read_rgb
-from muse_pipeline.evaluation.bootstrap import compare_scores
-from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
-from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-NARROW = TOP / "config/train/compact_narrow.yaml"
-WITHOUT_UNREAD = "sources.2.exclude=['01_', '02_', '04_']"  # patients of TNBC
 KINDS = ("base", "more", "areas", "mean", "scales")
 SHIPPED = "shipped"
 ARMS = [*(f"{kind}-{site}" for site in SITES for kind in KINDS), SHIPPED]
-EPITHELIAL = 1  # index of the class
-MARGIN_UM = 2.0
-MOST_PICTURES = 130  # of EBHI-Seg that are scored
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
@@ -77,75 +75,17 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
         return average(
             *(train(f"{one}-{site}", seed, data, work) for one in ("base", "areas")), work / f"{arm}-{seed}.pt"
         )
-    changes = [WITHOUT_UNREAD, f"seed={seed}", "export.refine=false", "precision=32-true", "sources.2.weight=2"]
+    base = train_base(site, seed, data, work)
     if kind == "base":
-        changes += ["distillation=null", "schedule.steps=2500"]
-    else:
-        base = train(f"base-{site}", seed, data, work)
-        changes += [f"checkpoint={base}", f"distillation.teachers=[{base}]", "distillation.share=0.5"]
-        changes += ["schedule.steps=1000", "schedule.learning_rate=1e-3"]
+        return base
+    changes = [f"checkpoint={base}", f"distillation.teachers=[{base}]", "distillation.share=0.5"]
+    changes += ["schedule.steps=1000", "schedule.learning_rate=1e-3"]
     if kind == "scales":
         changes.append("augmentation.scale=1.6")
-    config = load_detector_config(NARROW, data, changes)
-    known, _ = split_sources(config, site)
-    known = (*known, *(source for source in config.sources if source.format == "masks"))  # TNBC
+    config = narrow_config(site, seed, data, changes)
     if kind in ("areas", "scales"):
-        known = (*known, area_source(data, work))
-    config: DetectorConfig = dataclasses.replace(config, sources=known)
+        config = dataclasses.replace(config, sources=(*config.sources, area_source(data, work)))
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
-
-
-def area_source(data: Path, work: Path) -> LabelSource:
-    """The half of EBHI-Seg's accessions that is trained on, every picture a quarter as often as the others."""
-    work.mkdir(parents=True, exist_ok=True)
-    split = work / "ebhi_even.txt"
-    split.write_text("\n".join(path.name for path, _, _ in ebhi_pictures(data, odd=False)) + "\n", encoding="utf-8")
-    return LabelSource(
-        labels=data / "ebhi-seg-colon/regions",
-        format="areas",
-        images=data / "ebhi-seg-colon/images",
-        mpp=EBHI_MPP,
-        class_map={"1": "Epithelial", "0": ["Lymphocyte", "Stroma"]},
-        margin_um=MARGIN_UM,
-        split=split,
-        allow_empty=True,
-        weight=0.25,
-    )
-
-
-def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mpp: float) -> dict:
-    """Nuclei found in the epithelium and elsewhere by class, (2, C), in each picture, and its patient."""
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), MOST_PICTURES)).round().astype(int))
-    counts, patients = [], []
-    for picture, mask_path, patient in (pictures[index] for index in chosen):
-        pixels = read_rgb(picture)
-        mask = (cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
-        nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
-        reach = 2 * int(np.ceil(MARGIN_UM / mpp)) + 1
-        kernel = np.ones((reach, reach), np.uint8)
-        inside, outside = (cv2.erode(part, kernel, borderValue=1) for part in (mask, 1 - mask))
-        column, row = np.floor(nuclei.xy).astype(int).T
-        table = [
-            np.bincount(nuclei.label[part[row, column] > 0], minlength=len(predictor.card.classes)).tolist()
-            for part in (inside, outside)
-        ]
-        counts.append(table)
-        patients.append(patient)
-    return {"patients": patients, "counts": counts}
-
-
-def balanced(counts: np.ndarray) -> np.ndarray:
-    """Balanced accuracy in percent of epithelial against other nuclei, of counts (..., 2, C)."""
-    share = counts[..., EPITHELIAL] / counts.sum(-1).clip(min=1)
-    return 50 * (share[..., 0] + 1 - share[..., 1])
-
-
-MEASURES = {
-    "site: mean class F1": ("site", lambda counts: DetectionCounts(counts).mean_class_f1),
-    "site: detection F1": ("site", lambda counts: DetectionCounts(counts).f1[..., 0]),
-    "colon, other accessions: balanced accuracy": ("ebhi", balanced),
-    "mouth, unread: balanced accuracy": ("oral", balanced),
-}
 
 
 def render(recorded: list[dict]) -> str:
@@ -158,20 +98,6 @@ def render(recorded: list[dict]) -> str:
         cells = [render_score(run, reference, *measure) for measure in MEASURES.values()]
         table.append(f"| {site or 'none'} | {kind} | {' | '.join(cells)} |")
     return "\n".join(table)
-
-
-def render_score(run: Mapping[str, dict], reference: Mapping[str, dict] | None, part: str, measure) -> str:
-    """A score, and its difference from that of the reference; empty where it was not measured."""
-    if part not in run:
-        return ""
-    counts = np.array(run[part]["counts"], float)
-    text = f"{float(measure(counts.sum(0))):.1f}"
-    if reference is None:
-        return text
-    before = np.array(reference[part]["counts"], float)
-    found = compare_scores(before, counts, run[part]["patients"], measure)
-    low, high = found["interval"]
-    return f"{text} ({found['difference']:+.1f}: {low:+.1f} to {high:+.1f})"
 
 
 if __name__ == "__main__":

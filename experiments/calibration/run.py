@@ -3,10 +3,13 @@
     python -m experiments.calibration.run config/train/compact.yaml runs/loso/A7 runs/loso/A8 runs/loso/AC \
         --data ../shared/data --output runs/scores
 
-Each folder is one of `experiments.left_out_sites.run`, named for its site: model.onnx there has not seen it. For
-every site the temperature is fitted on the left-out predictions of the others; where there is one site alone, on the
-half of its patients that is not scored, in turn. The last line is the temperature that all left-out predictions
-together ask for: `muse card MODEL --temperature T -o MODEL` writes it.
+Each folder is named for its site, and model.onnx there has not seen it: a folder of `experiments.left_out_sites.run`,
+or that of "mean" of `experiments.areas.run`. A folder named `colon` is scored on the areas of the accessions of
+EBHI-Seg that `compact` has not read, by the probability of Epithelial against that of all other classes.
+
+For every site the temperature is fitted on the left-out predictions of the others; where there is one site alone, and
+for colon, on the half of its patients that is not scored, in turn. The last line is the temperature that all left-out
+predictions of sites together ask for: `muse card MODEL --temperature T -o MODEL` writes it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from experiments.common.areas import EBHI_MPP, EPITHELIAL, ebhi_pictures, nuclei_in_areas
 from experiments.common.sites import split_sources
 from muse_pipeline.core.files import write_json
 from muse_pipeline.evaluation.detection import match_nuclei
@@ -35,6 +39,7 @@ from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 
+COLON = "colon"
 TEMPERATURES = (0.2, 10.0)  # between which one is sought
 THRESHOLD = 0.4  # of the figures in docs/guide/confidence.md; the benchmark's graphs keep more
 
@@ -66,10 +71,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     config = load_detector_config(args.config, args.data)
-    sites = [predict(config, folder) for folder in args.folds]
+    sites = [
+        predict_colon(args.data, folder) if folder.name == COLON else predict(config, folder) for folder in args.folds
+    ]
     scores, panels = {}, {}
     for site in sites:
-        others = [one for one in sites if one is not site]
+        others = [one for one in sites if one is not site and COLON not in (one.site, site.site)]
         after, temperatures = cross_fitted(site, others)
         by_time = {when: describe(site, prob) for when, prob in (("before", site.prob), ("after", after))}
         scores[site.site] = {"temperatures": temperatures, **by_time}
@@ -82,8 +89,10 @@ def main() -> None:
             f"log loss {before['log_loss']:.3f} -> {later['log_loss']:.3f}, "
             f"temperature {', '.join(f'{t:.2f}' for t in temperatures)}"
         )
-    temperature = fit_temperature(*pooled(sites))
-    print(f"all left-out predictions together: temperature {temperature:.2f}")
+    temperature = None
+    if of_points := [site for site in sites if site.site != COLON]:
+        temperature = fit_temperature(*pooled(of_points))
+        print(f"all left-out predictions together: temperature {temperature:.2f}")
     write_json(args.output / "calibration.json", {"temperature": temperature, "sites": scores})
     draw_reliability(panels, args.output / "reliability.png")
 
@@ -103,6 +112,18 @@ def predict(config: DetectorConfig, folder: Path) -> LeftOut:
         labels.append(label[label >= 0])
         names.append(np.repeat(picture.name, len(labels[-1])))
     return LeftOut(site, np.concatenate(probs), np.concatenate(labels), np.concatenate(names))
+
+
+def predict_colon(data: Path, folder: Path) -> LeftOut:
+    """Probabilities (N, 2) of other and Epithelial in the areas of EBHI-Seg; pictures are named by accession."""
+    predictor = Predictor(folder / "model.onnx")
+    probs, labels, names = [], [], []
+    for nuclei, is_epithelial, patient in nuclei_in_areas(predictor, ebhi_pictures(data, odd=True), EBHI_MPP):
+        epithelial = nuclei.prob[:, EPITHELIAL]
+        probs.append(np.stack([1 - epithelial, epithelial], 1))
+        labels.append(is_epithelial.astype(int))
+        names.append(np.repeat(patient, len(nuclei)))
+    return LeftOut(folder.name, np.concatenate(probs), np.concatenate(labels), np.concatenate(names))
 
 
 def cross_fitted(site: LeftOut, others: list[LeftOut]) -> tuple[np.ndarray, list[float]]:

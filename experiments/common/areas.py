@@ -1,14 +1,36 @@
-"""Pictures whose epithelium is outlined: colon (EBHI-Seg) and mouth (OCDC)."""
+"""Pictures whose epithelium is outlined, colon (EBHI-Seg) and mouth (OCDC), and networks that are scored on them."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from muse_pipeline.core.pictures import list_pictures
+import cv2
+import numpy as np
+
+from experiments.common.runs import TOP
+from experiments.common.sites import split_sources
+from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.evaluation.bootstrap import compare_scores
+from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.inference.detect import detect_picture
+from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.methods.detector.config import DetectorConfig
+from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.tissue.stain import fit_macenko
+from muse_pipeline.training.run import Options
 
 EBHI_MPP, ORAL_MPP = 0.9, 0.5  # neither is stated: a normal crypt has 65 to 85 px; the nuclei of the mouth look alike
+EPITHELIAL = 1  # index of the class
+MARGIN_UM = 2.0
+MOST_PICTURES = 130  # of EBHI-Seg that are scored
+NARROW = TOP / "config/train/compact_narrow.yaml"
+WITHOUT_UNREAD = "sources.2.exclude=['01_', '02_', '04_']"  # patients of TNBC
 
 
 def ebhi_pictures(data: Path, odd: bool) -> list[tuple[Path, Path, str]]:
@@ -26,3 +48,91 @@ def oral_pictures(data: Path) -> list[tuple[Path, Path, str]]:
     folder = data / "oral-scc"
     masks = {path.stem: path for path in list_pictures(folder / "regions")}
     return [(path, masks[path.stem], path.stem) for path in list_pictures(folder / "images")]
+
+
+def nuclei_in_areas(
+    predictor: Predictor, pictures: Sequence[tuple[Path, Path, str]], mpp: float
+) -> Iterator[tuple[Nuclei, np.ndarray, str]]:
+    """Nuclei of each picture farther than a margin from any edge, whether each is in an area (N,), and the patient."""
+    reach = 2 * int(np.ceil(MARGIN_UM / mpp)) + 1
+    kernel = np.ones((reach, reach), np.uint8)
+    for picture, mask_path, patient in pictures:
+        pixels = read_rgb(picture)
+        mask = (cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
+        nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
+        inside, outside = (cv2.erode(part, kernel, borderValue=1) > 0 for part in (mask, 1 - mask))
+        column, row = np.floor(nuclei.xy).astype(int).T
+        is_counted = (inside | outside)[row, column]
+        yield nuclei[is_counted], inside[row, column][is_counted], patient
+
+
+def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mpp: float) -> dict:
+    """Nuclei found in the epithelium and elsewhere by class, (2, C), in each picture, and its patient."""
+    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), MOST_PICTURES)).round().astype(int))
+    counts, patients = [], []
+    for nuclei, is_inside, patient in nuclei_in_areas(predictor, [pictures[index] for index in chosen], mpp):
+        parts = (nuclei.label[is_inside], nuclei.label[~is_inside])
+        counts.append([np.bincount(labels, minlength=len(predictor.card.classes)).tolist() for labels in parts])
+        patients.append(patient)
+    return {"patients": patients, "counts": counts}
+
+
+def area_source(data: Path, work: Path) -> LabelSource:
+    """The half of EBHI-Seg's accessions that is trained on, every picture a quarter as often as the others."""
+    work.mkdir(parents=True, exist_ok=True)
+    split = work / "ebhi_even.txt"
+    split.write_text("\n".join(path.name for path, _, _ in ebhi_pictures(data, odd=False)) + "\n", encoding="utf-8")
+    return LabelSource(
+        labels=data / "ebhi-seg-colon/regions",
+        format="areas",
+        images=data / "ebhi-seg-colon/images",
+        mpp=EBHI_MPP,
+        class_map={"1": "Epithelial", "0": ["Lymphocyte", "Stroma"]},
+        margin_um=MARGIN_UM,
+        split=split,
+        allow_empty=True,
+        weight=0.25,
+    )
+
+
+def balanced(counts: np.ndarray) -> np.ndarray:
+    """Balanced accuracy in percent of epithelial against other nuclei, of counts (..., 2, C)."""
+    share = counts[..., EPITHELIAL] / counts.sum(-1).clip(min=1)
+    return 50 * (share[..., 0] + 1 - share[..., 1])
+
+
+def narrow_config(site: str, seed: int, data: Path, changes: Sequence[str]) -> DetectorConfig:
+    """The recipe of a narrow network without a site of BRCA-M2C and three patients of TNBC."""
+    fixed = [WITHOUT_UNREAD, f"seed={seed}", "export.refine=false", "precision=32-true", "sources.2.weight=2"]
+    config = load_detector_config(NARROW, data, [*fixed, *changes])
+    known, _ = split_sources(config, site)
+    of_tnbc = (source for source in config.sources if source.format == "masks")
+    return dataclasses.replace(config, sources=(*known, *of_tnbc))
+
+
+def train_base(site: str, seed: int, data: Path, work: Path) -> Path:
+    """The checkpoint of a network that has read neither the site nor colon, trained unless it exists."""
+    config = narrow_config(site, seed, data, ["distillation=null", "schedule.steps=2500"])
+    return finetune(config, work / f"base-{site}-{seed}", Options(accelerator="cpu", threads=1))
+
+
+MEASURES = {
+    "site: mean class F1": ("site", lambda counts: DetectionCounts(counts).mean_class_f1),
+    "site: detection F1": ("site", lambda counts: DetectionCounts(counts).f1[..., 0]),
+    "colon, other accessions: balanced accuracy": ("ebhi", balanced),
+    "mouth, unread: balanced accuracy": ("oral", balanced),
+}
+
+
+def render_score(run: Mapping[str, dict], reference: Mapping[str, dict] | None, part: str, measure) -> str:
+    """A score, and its difference from that of the reference; empty where it was not measured."""
+    if part not in run:
+        return ""
+    counts = np.array(run[part]["counts"], float)
+    text = f"{float(measure(counts.sum(0))):.1f}"
+    if reference is None:
+        return text
+    before = np.array(reference[part]["counts"], float)
+    found = compare_scores(before, counts, run[part]["patients"], measure)
+    low, high = found["interval"]
+    return f"{text} ({found['difference']:+.1f}: {low:+.1f} to {high:+.1f})"

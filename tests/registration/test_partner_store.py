@@ -23,7 +23,7 @@ WARP = Warp(degrees=173, scale=1.03, shift_um=(60, 200), bend_um=10)
 def made(tmp_path_factory):
     """Both stores of a drawn slide whose partner shows its left half only, and what they were made of."""
     folder = tmp_path_factory.mktemp("stores")
-    section = draw_section((1600.0, 1400.0), 0.5)
+    section = draw_section((1300.0, 1100.0), 0.5)
     he = stain_he(section.amounts)
     partner = draw_partner(section, WARP, 0.7)
     partner[:, : partner.shape[1] // 2] = 255
@@ -50,7 +50,7 @@ def test_the_marker_is_brown_at_the_nuclei_that_carry_it(made):
     pixels = partner.read((0, 0), partner.size_px)
     alone = [np.sort(np.linalg.norm(at - one, axis=1))[1] > 24 for one in at]  # overlapping nuclei have no one colour
     dab = split_stains(pixels)[..., 1][at[:, 1], at[:, 0]]
-    assert sum(alone) > 300
+    assert sum(alone) > 150
     assert np.mean((dab[alone] > 0.3) == marked[alone]) >= 0.98
 
 

@@ -74,6 +74,9 @@ class DetectorData:
                 summary.write(run.path / f"labels-{split}.tsv")
                 if missing := missing_classes(images, self.config.class_names):
                     say(f"classes without {split} labels: {', '.join(missing)}")
+        distillation = self.config.distillation
+        if distillation and (share := distillation.share_on(self.images)) < distillation.share:
+            say(f"the teachers have {share:.0%} of the loss: no picture is corrected in a part")
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             say(
@@ -96,7 +99,6 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     """
     require_words((*config.sources, *config.validation))  # before pictures are read for minutes
     images = _read(config.sources, config)
-    _require_outside(config, images)
     held = _read(config.validation, config) if config.validation else []
     check_leaks(images, held)
     if config.head != "dense" and any(image.areas for image in (*images, *held)):
@@ -119,20 +121,6 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     keeps_colour = detector is not None and detector.colour.method == config.colour
     reference = detector.colour if keeps_colour else colour_reference(images, config.colour)
     return DetectorData(config, images, held, reference)
-
-
-def _require_outside(config: DetectorConfig, images: list[LabelledImage]) -> None:
-    """Reject distillation outside of annotated regions if every picture is annotated everywhere.
-
-    Raises:
-        ConfigError: no picture has unannotated tissue.
-    """
-    is_outside = config.distillation is not None and config.distillation.where == "outside"
-    if is_outside and all(image.region is None for image in images):
-        raise ConfigError(
-            "`distillation.where` learns outside of annotated regions, and every training picture is annotated "
-            "everywhere; give regions of slides as labels, or remove this setting"
-        )
 
 
 def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[LabelledImage]:

@@ -19,11 +19,13 @@ from torch.nn import functional
 from muse_pipeline.core.config import Fraction, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
+from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.detector.criterion import RAY_WEIGHT, mean_over, unannotated_cells
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
 
 AREAS = ("everywhere", "outside")
+WHOLE_SHARE = 0.5  # at most, of teachers outside of regions in pictures without an outside
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,20 @@ class DistillationSettings:
 
     Attributes:
         teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
-        share: weight of the distillation loss, 0 to 1; the labels have the rest.
-        where: area of the distillation loss: "everywhere", or "outside" of the annotated regions. In areas with a class
-            the teachers never teach classes.
+        share: weight of the distillation loss, 0 to 1; the labels have the rest. With ``where: outside`` it is at most
+            0.5 unless a picture is corrected in a part: labels and teachers then share all tissue.
+        where: area of the distillation loss: "everywhere", or "outside" of the annotated regions; both are the same if
+            every picture is annotated as a whole. In areas with a class the teachers never teach classes.
     """
 
     teachers: tuple[Weights, ...]
     share: Fraction = 0.7
     where: Annotated[str, OneOf(AREAS)] = "everywhere"
+
+    def share_on(self, images: Sequence[LabelledImage]) -> float:
+        """The weight in a run on these images."""
+        has_outside = any(image.region is not None and not image.areas for image in images)
+        return self.share if self.where == "everywhere" or has_outside else min(self.share, WHOLE_SHARE)
 
     def __post_init__(self) -> None:
         if not self.teachers:
@@ -73,14 +81,14 @@ class DistillationTerm(nn.Module):
 
         Args:
             student: maps of the varied windows.
-            batch: windows with their ``weak`` view, and with regions where the teachers teach outside of them.
+            batch: windows with their ``weak`` view; without regions the teachers teach everywhere.
         """
         with torch.no_grad():
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
             teacher_pred = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*outputs, strict=True)))
             heat, label = teacher_pred.centre.sigmoid(), teacher_pred.label.log_softmax(1)
         taught = known = torch.ones_like(heat)
-        if self.where == "outside":
+        if self.where == "outside" and batch.region is not None:
             taught, known = (cells.to(heat) for cells in unannotated_cells(batch))
         elif batch.shares is not None:  # the classes of areas are labels, which the teachers may contradict
             taught = (batch.region[:, None] != CLASSES_ONLY).to(heat)

@@ -25,8 +25,8 @@ from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.schedule import Schedule
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
-NUCLEI_PER_STEP, LEAST_STEPS = 8, 100
-FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 4000  # learning rate, and number of labelled nuclei for which it suits
+NUCLEI_PER_STEP, LEAST_STEPS = 4, 200
+FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # learning rate, and number of labelled nuclei for which it suits
 BLOCK_UM = 64.0  # side of the parts of a picture that are drawn for intervals
 TOLERANCE = 0.5  # largest loss of either score on held-out labels, in points
 

@@ -228,7 +228,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         distillation = None
         if config.distillation is not None:
             teachers = [load_teacher(path, config) for path in find_teachers(config)]
-            distillation = DistillationTerm(config.distillation.share, teachers, config.distillation.where)
+            share = config.distillation.share_on(data.images)
+            distillation = DistillationTerm(share, teachers, config.distillation.where)
             distillation.to(memory_format=torch.channels_last)
         return DetectorTraining(network, config.head, config.mpp, weights, distillation, config.backbone_rate, shift)
 

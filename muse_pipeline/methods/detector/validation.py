@@ -17,7 +17,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.data import DetectorData
-from muse_pipeline.methods.detector.mixing import BLOCK_UM, FULL_RATE_NUCLEI, SHARES, mix_weights, restrict
+from muse_pipeline.methods.detector.mixing import BLOCK_UM, SHARES, mix_weights, restrict
 from muse_pipeline.methods.detector.start import Start, load_trained
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
@@ -219,10 +219,11 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
         labelled += np.bincount(known, minlength=n_classes)
         found += np.bincount(nuclei.label[judged], minlength=n_classes)
     n = labelled.sum()
-    shares, expected = labelled / n, (labelled + FULL_RATE_NUCLEI * found / found.sum()) / (n + FULL_RATE_NUCLEI)
+    shares, expected = labelled / n, (labelled + PRIOR_NUCLEI * found / found.sum()) / (n + PRIOR_NUCLEI)
     return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
+PRIOR_NUCLEI = 4000  # labels that weigh as much as what the start finds
 N_IMAGES = 24
 AROUND_UM = 128.0  # of tissue around an annotated region
 

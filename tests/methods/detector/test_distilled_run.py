@@ -85,9 +85,17 @@ def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
         finetune(distilled(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
-def test_teaching_outside_of_regions_needs_regions(folder, tmp_path):
-    with pytest.raises(ConfigError, match=r"`distillation.where` learns outside .* give regions of slides"):
-        finetune(distilled(folder, "t0", changes=["distillation.where=outside"]), tmp_path, CPU)
+def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(folder, tmp_path):
+    output = []
+    config = distilled(folder, "t0", changes=["distillation.where=outside"])
+    taught = load_checkpoint(finetune(config, tmp_path / "taught", Options(accelerator="cpu", say=output.append)))
+    assert any("the teachers have 50% of the loss" in sentence for sentence in output)
+    everywhere = distilled(folder, "t0", changes=["distillation.share=0.5"])
+    expected = load_checkpoint(finetune(everywhere, tmp_path / "everywhere", CPU))
+    assert all(torch.equal(taught.head[name], value) for name, value in expected.head.items())
+
+
+def test_teachers_teach_outside_of_regions(folder, tmp_path):
     config = distilled(folder, "t0", changes=["distillation.where=outside", "window_px=128"])
     SmallSquares(config, tmp_path).run(CPU)
 

@@ -50,10 +50,10 @@ def images_of(config):
 
 def test_steps_and_rate_follow_the_number_of_labels():
     schedule = Schedule(steps=1500, learning_rate=2.5e-4)
-    steps = [follow_labels(schedule, n).steps for n in (10, 440, 1100, 4400, 11_000, 50_000)]
-    assert steps == [100, 100, 137, 550, 1375, 1500]
+    steps = [follow_labels(schedule, n).steps for n in (10, 440, 1100, 4400, 50_000)]
+    assert steps == [200, 200, 275, 1100, 1500]
     few, many = (follow_labels(schedule, n) for n in (440, 11_000))
-    assert few.learning_rate == pytest.approx(2.5e-4 * 0.11**0.5) and many.learning_rate == 2.5e-4
+    assert few.learning_rate == pytest.approx(2.5e-4 * 0.22**0.5) and many.learning_rate == 2.5e-4
     assert follow_labels(few, 440) == few  # the settings in the folder of a run can be given again
 
 
