@@ -54,7 +54,7 @@ rule all:
             PLAN.every_shard("proposals") if config["keep_stores"] and config["proposals"] else []
         ),
         regions=[*REGION_STATE, *PLAN.files("regions.json"), REGIONS_WELL] if config["regions"] else [],
-        pretrained=[PRETRAINED, COMPARED] if PRETRAINING else [],
+        pretrained=PRETRAINED,
 
 
 onstart:

@@ -20,8 +20,7 @@ import torch
 
 from muse_pipeline.core.environment import peak_memory_mib
 from muse_pipeline.inference.predictor import RegionPredictor
-from muse_pipeline.methods.mil.attention import SlideAttention
-from muse_pipeline.models.abmil import GatedAttention
+from muse_pipeline.methods.mil.attention import GatedAttention, SlideAttention
 from muse_pipeline.steps import join_regions, map_regions
 from muse_pipeline.store.grid import Shard
 from muse_pipeline.store.store import open_store

@@ -17,7 +17,6 @@ _PUBLIC = {
     "read_cohort": "muse_pipeline.statistics.cohort",
     "write_geojson": "muse_pipeline.geodataframe",
     "read_geojson": "muse_pipeline.qupath.read",
-    "check_geojson": "muse_pipeline.qupath.check",
     "SlideInfo": "muse_pipeline.core.types",
     "ModelCard": "muse_pipeline.inference.card",
     "MuseError": "muse_pipeline.core.errors",

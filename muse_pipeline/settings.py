@@ -63,7 +63,6 @@ MODEL = (
             **{"type": ["string", "object", "null"], "minLength": 1},
             "properties": {
                 **{"run": _TEXT, "name": _TEXT, "exclude": _TEXTS, "held_splits": _TEXTS},
-                "compare": {"type": ["string", "boolean", "null"], "minLength": 1},
             },
             **{"if": {"not": {"required": ["run"]}}, "then": {"required": ["name"]}},
         },

@@ -9,13 +9,13 @@ import pandas
 import pytest
 import shapely
 from nuclei_example import CLASSES, COLOURS, MPP, PROVENANCE, draw_nuclei, slide_info, write_example
+from qupath_check import check_geojson
 
 from muse_pipeline.core.errors import ArgumentError, GeoJSONError, NucleiError
 from muse_pipeline.geodataframe import read_nuclei, write_geojson
 from muse_pipeline.nuclei.parquet import ROW_GROUP
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath import write as geojson
-from muse_pipeline.qupath.check import check_geojson
 
 BOUNDS = {"x": 300, "y": 170, "width": 49_000, "height": 49_000}
 

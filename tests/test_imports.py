@@ -30,7 +30,7 @@ LAYERS = (
     {"evaluation", "proposals"},
     {"demo", "preflight", "training", "report", "statistics"},
     {"methods", "viewer"},
-    {"export", "probing"},
+    {"export"},
     {"geodataframe", "steps"},
     {"outputs"},
     {"settings"},
@@ -41,7 +41,7 @@ LAYERS = (
 NEVER = {("nuclei", "slides"), ("nuclei", "tissue"), *(("losses", part) for layer in LAYERS[:5] for part in layer)}
 ALLOWED: set[tuple[str, str]] = set()
 
-WITH_TORCH = {"data", "models", "losses", "methods", "training", "probing", "export", "proposals"}
+WITH_TORCH = {"data", "models", "losses", "methods", "training", "export", "proposals"}
 TORCH_RUNTIME = "muse_pipeline.inference.torch_runtime"  # loaded where the provider is PyTorch
 LOADS_ON_DEMAND = "cli"  # a verb imports what it needs inside its `run`
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from experiments.common.runs import by_arm_and_seed
-from muse_pipeline.data.labelled_points import PointSet, point_features
 from muse_pipeline.evaluation.bootstrap import compare_scores
-from muse_pipeline.evaluation.detection import confusion_by_patient
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.statistics import image_colour, mean_stains
+from muse_pipeline.methods.muse.validation import PointSet, classify_by_neighbours, point_features
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.probing.protocols import train_linear_probe
 from muse_pipeline.training.checkpoint import load_backbone
-from muse_pipeline.training.knn import classify_by_neighbours
 
 PROTOCOLS = ("kNN", "linear")
 K, WINDOW_PX, N_LABELLED, N_DRAWS = 20, 224, 5, 5
@@ -80,6 +81,72 @@ def read_points(
     """(N, D) features of the nuclei of ``images``, and these nuclei."""
     points = PointSet(images, np.stack([image_colour(image, reference) for image in images]), WINDOW_PX)
     return point_features(backbone, points, torch.device("cpu")), points
+
+
+LINEAR_EPOCHS = 100
+LINEAR_LEARNING_RATE = 0.01
+MOMENTUM = 0.9
+LINEAR_BATCH = 256
+INITIAL_STD = 0.01
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """The layer after each of E epochs.
+
+    Attributes:
+        weight: (E, C, D).
+        bias: (E, C).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(M, D) raw features -> (E, M) class index."""
+        return torch.stack([(features @ w.T + b).argmax(1) for w, b in zip(self.weight, self.bias, strict=True)])
+
+
+def train_linear_probe(
+    features: Tensor, label: Tensor, n_classes: int, seed: int, epochs: int = LINEAR_EPOCHS
+) -> LinearProbe:
+    """SGD with momentum, learning rate along a cosine from 0.01 to 0 by epochs, shuffled whole batches of 256.
+
+    Args:
+        features: (N, D) raw features. Fewer than 256 make one batch.
+        label: (N,) class index.
+        n_classes: C.
+        seed: Seed of the initial weights and of the order.
+        epochs: E.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(features.shape[1], n_classes)
+    nn.init.normal_(layer.weight, std=INITIAL_STD, generator=generator)
+    nn.init.zeros_(layer.bias)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=LINEAR_LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
+    batch = min(LINEAR_BATCH, len(features))
+    weights, biases = [], []
+    for epoch in range(epochs):
+        optimiser.param_groups[0]["lr"] = LINEAR_LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        order = torch.randperm(len(features), generator=generator)
+        for chosen in order[: len(order) // batch * batch].split(batch):
+            loss = functional.cross_entropy(layer(features[chosen]), label[chosen])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        weights.append(layer.weight.detach().clone())
+        biases.append(layer.bias.detach().clone())
+    return LinearProbe(torch.stack(weights), torch.stack(biases))
+
+
+def confusion_by_patient(
+    true: np.ndarray, predicted: np.ndarray, patient: Sequence[str], n_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Names of the patients, sorted, and (N, C, C) nuclei of each, true by predicted class."""
+    names, member = np.unique(np.asarray(patient, str), return_inverse=True)
+    by_patient = np.zeros((len(names), n_classes, n_classes), int)
+    np.add.at(by_patient, (member, true, predicted), 1)
+    return names, by_patient
 
 
 def macro_f1(counts: np.ndarray) -> np.ndarray:

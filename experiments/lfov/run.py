@@ -3,17 +3,19 @@
     python -m experiments.lfov.run --data ../shared/data    # trains what is not recorded, minutes each
     python -m experiments.lfov.run --table                  # prints the table
 
-BRCA-M2C is labelled everywhere, so every training picture keeps the labels of one random square of 224 px
-(`hidden_labels`), the same in all arms; with 25 % of the labels a quarter of the pictures is trained on. "plain" sees
-windows of that square, the others windows of twice its side with the square anywhere inside. Detectors have the point
-head and begin with the backbone of `muse_proof.py` of the same left-out site and seed, which is trained before if it
-is not there. A stopped run goes on. DATA is a folder with brca-m2c/ and camelyon16-patches/.
+BRCA-M2C is labelled everywhere, so every training picture keeps the labels of one random square of 224 px, the same in
+all arms; with 25 % of the labels a quarter of the pictures is trained on. "plain" sees windows of that square, the
+others windows of twice its side with the square anywhere inside. Detectors have the point head and begin with the
+backbone of `muse_proof.py` of the same left-out site and seed, which is trained before if it is not there. A stopped
+run goes on. DATA is a folder with brca-m2c/ and camelyon16-patches/.
 """
 
 from __future__ import annotations
 
 import argparse
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +23,55 @@ import numpy as np
 from experiments.common.breast import pretrain
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import THRESHOLDS, export_fold, score_picture, split_sources, train_fold
-from experiments.lfov.hidden_labels import REGION_PX, HiddenLabelsStage
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import image_paths
 from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
-from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.detector.data import DetectorData, read_detector_data
+from muse_pipeline.methods.detector.run import DetectorStage, load_detector_config
+from muse_pipeline.training.run import Say
+
+REGION_PX = 224
+
+
+def hide_labels(image: LabelledImage, region_px: int, seed: int) -> LabelledImage:
+    """The picture with the labels of one square alone, which depends on the seed and the picture's name alone.
+
+    Args:
+        image: at the model's mpp.
+        region_px: side of the square; on a smaller picture it is that picture's.
+        seed: of the run.
+    """
+    generator = np.random.default_rng([seed, zlib.crc32(image.name.encode())])
+    size = np.array(image.pixels.shape[1::-1])
+    corner = np.floor(generator.random(2) * (np.maximum(size - region_px, 0) + 1)).astype(int)
+    region = np.zeros(image.pixels.shape[:2], bool)
+    region[corner[1] : corner[1] + region_px, corner[0] : corner[0] + region_px] = True
+    visible = ((image.nuclei.xy >= corner) & (image.nuclei.xy < corner + region_px)).all(1)
+    if image.region is not None:
+        region &= image.region
+        column, row = np.clip(image.nuclei.xy.astype(int), 0, size - 1).T
+        visible &= image.region[row, column]
+    return replace(image, nuclei=image.nuclei[visible], region=region, annotated=None)
+
+
+class HiddenLabelsStage(DetectorStage):
+    """Trains on the squares."""
+
+    region_px = REGION_PX
+
+    def read(self, say: Say) -> DetectorData:
+        """The pictures with the labels of their squares."""
+        plain = replace(self.config, distillation=None)  # the pictures have no regions yet
+        data = read_detector_data(plain, self.start)
+        images = [hide_labels(image, self.region_px, self.config.seed) for image in data.images]
+        return replace(data, config=self.config, images=images)
+
 
 RUNS = runs_of(__file__)
 RECIPE = TOP / "config/train/compact.yaml"

@@ -25,8 +25,8 @@ from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.labels.tissue import TissueSource, read_tissue_images
 from muse_pipeline.methods.mil.config import MilConfig, StudentSettings
-from muse_pipeline.methods.mil.validation import SCORES, THRESHOLD, RegionScorer
-from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.methods.mil.data import SCORES, THRESHOLD, RegionScorer
+from muse_pipeline.training.loop import MetricsLog
 from muse_pipeline.training.recipe import RECIPES, train_run
 from muse_pipeline.training.run import Options, RunFolder
 from muse_pipeline.training.schedule import Schedule

@@ -21,7 +21,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from experiments.common.breast import CLASSES, breast_labels, load_pretraining, run_pretraining, word_of
-from experiments.common.frozen_features import load_frozen, read_points
+from experiments.common.frozen_features import confusion_by_patient, load_frozen, read_points, train_linear_probe
 from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
 from experiments.muse_proof.controls import (
     ENCODER,
@@ -31,17 +31,14 @@ from experiments.muse_proof.controls import (
     ShuffledStage,
     register_encoder,
 )
-from muse_pipeline.data.labelled_points import PointSet
 from muse_pipeline.evaluation.bootstrap import compare_scores
-from muse_pipeline.evaluation.detection import confusion_by_patient
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import MuseStage
+from muse_pipeline.methods.muse.validation import PointSet, classify_by_neighbours
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.probing.protocols import train_linear_probe
-from muse_pipeline.training.knn import classify_by_neighbours
 
 RUNS = runs_of(__file__)
 SITES = ("A7", "AC", "A8")

@@ -151,7 +151,7 @@ class FactorBatches:
         none = torch.zeros(0)
         known = torch.full((self.config.batch,), self.data.partners is not None)
         partner = none if self.data.partners is None else cut_crops(self.data.partners[chosen], poses[0])
-        return PairBatch(ViewBatch(views, None, *[none] * 4), PartnerBatch(partner, known, None, none))
+        return PairBatch(ViewBatch(views, None, *[none] * 4), PartnerBatch(partner, known, none))
 
 
 def draw_poses(n: int, generator: torch.Generator) -> Tensor:

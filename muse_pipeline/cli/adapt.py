@@ -5,8 +5,8 @@
     muse adapt CONFIG -o RUN       a config with `method: adapt`, as config/train/adapt.yaml
 
 Finds the nuclei of slides first, with results in RUN/slides. Slides of the split "test" are held back, and those of
-another stain are left out. Writes into RUN: checkpoint.pt and adapted.onnx, the detector, and compare/compare.html, its
-features before and after. The same command continues a run that was stopped. See docs/guide/pretraining.md.
+another stain are left out. Writes checkpoint.pt and adapted.onnx, the detector, into RUN. The same command continues a
+run that was stopped. See docs/guide/pretraining.md.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the nuclei of slides and write the config, unless one is given; train; compare the features."""
+    """Find the nuclei of slides and write the config, unless one is given; train."""
     import os
 
-    from muse_pipeline.cli.main import run_verb
     from muse_pipeline.core.errors import ConfigError
-    from muse_pipeline.training.devices import find_launcher, is_first_process
-    from muse_pipeline.training.recipe import load_run
+    from muse_pipeline.training.devices import find_launcher
 
-    args.config, tissue = args.slides[0], args.output / "tissue.yaml"
+    args.config = args.slides[0]
     threads = ["--threads", str(args.threads)] if args.threads else []
     if len(args.slides) == 1 and Path(args.config).suffix in {".yaml", ".yml"}:
         return train.run(args)
@@ -46,13 +44,9 @@ def run(args: argparse.Namespace) -> None:
     args.config = args.output / "slides.yaml"
     if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices are started when the files are there
         changes = [_from_here(change) for change in args.set]
-        _write_configs(args.slides, args.config, tissue, changes, threads)
+        _write_config(args.slides, args.config, changes, threads)
     args.set = []
     train.run(args)
-    if is_first_process():
-        before, after = load_run(args.config)[1].checkpoint, args.output / "checkpoint.pt"
-        words = ["--before", before, "--after", after, "--output", args.output / "compare", "--allow-shared-patients"]
-        run_verb(["compare", str(tissue), *map(str, words), *threads, "--accelerator", args.accelerator])
 
 
 def _from_here(change: str) -> str:
@@ -72,10 +66,8 @@ def _from_here(change: str) -> str:
     return f"{name}={path}"
 
 
-def _write_configs(
-    slides: list[Path | str], config: Path, tissue: Path, changes: list[str], threads: Sequence[str] = ()
-) -> None:
-    """Find the nuclei of slides, and write the configs of the run and of the comparison."""
+def _write_config(slides: list[Path | str], config: Path, changes: list[str], threads: Sequence[str] = ()) -> None:
+    """Find the nuclei of slides, and write the config of the run."""
     import sys
     from dataclasses import replace
 
@@ -115,6 +107,5 @@ def _write_configs(
     def with_nuclei(source):
         return replace(source, proposals=SlideFiles(source.store.parent).nuclei)
 
-    sources, compared = (tuple(map(with_nuclei, some)) for some in (planned.config.sources, planned.compared))
+    sources = tuple(map(with_nuclei, planned.config.sources))
     write_settings(config, settings_of(replace(planned.config, sources=sources)))
-    write_settings(tissue, replace(planned, compared=compared).tissue_settings())

@@ -133,28 +133,6 @@ def add_shard_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_probe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of verbs that read classes from the features of a backbone."""
-    parser.add_argument(
-        "--window-px", type=at_least_one, default=224, help="around nuclei, or of patches (default: %(default)s)"
-    )
-    parser.add_argument("--finetune", action="store_true", help="also train the whole network, for ten epochs")
-    parser.add_argument(
-        "--finetune-rate",
-        type=positive,
-        default=1e-5,
-        help="learning rate of the whole network (default: %(default)g; for ResNet-50 the authors take 4e-5)",
-    )
-    parser.add_argument(
-        "--allow-shared-patients",
-        action="store_true",
-        help="allow patients on both sides, or in the training of a network; the output states it",
-    )
-    parser.add_argument(
-        "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
-    )
-
-
 def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--threads``, for ``share_of_cores``, and ``--accelerator`` to a verb that runs a network in torch."""
     parser.add_argument(

@@ -6,7 +6,7 @@
 
 Reads the nuclei and the image of a finished slide and writes `embeddings-<model>.parquet` beside them: id in QuPath,
 position and a vector of 16-bit floats per nucleus. Nuclei of another program come with --nuclei: outlines or points as
-GeoJSON, points as CSV or HDF5 in level-0 pixels, or a label image.
+GeoJSON, points as CSV in level-0 pixels, or a label image.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.steps import embed, image_mpp
 
     if args.checkpoint:
-        from muse_pipeline.export.embedder import export_embedder
+        from muse_pipeline.export.onnx import export_embedder
 
         card = export_embedder(args.checkpoint, args.model, image_mpp(args.results))
         print(f"{args.model}: {card.embedding_dim} features of {card.source['backbone']} at {card.mpp:g} um/px")

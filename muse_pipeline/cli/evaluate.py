@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> None:
     """Pair the nuclei, score them, print."""
     from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
-    from muse_pipeline.evaluation.summary import summarise
-    from muse_pipeline.evaluation.summary_text import render_summary
+    from muse_pipeline.evaluation.summary import render_summary, summarise
 
     if args.reliability:
         import_module("matplotlib")  # missing without the extra `train`: before the work, not after it
@@ -108,7 +107,7 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
 def _pair(args: argparse.Namespace):
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.errors import ConfigError, NucleiError
-    from muse_pipeline.evaluation.pairing import pair_folder, pair_one
+    from muse_pipeline.evaluation.truth import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 

@@ -23,12 +23,12 @@ GROUPS = {
     "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
     "further files of a slide": "embed anndata spatialdata bins",
-    "a model of your own": "outline adapt finetune pretrain train export evaluate",
+    "a model of your own": "adapt finetune pretrain train export evaluate",
 }
 MORE = {  # as `muse help all` lists them too
     "single steps of a run": ("fetch tissue register tile image regions propose detect stitch geojson overlay report"),
-    "more about models": "pretrain-config import-checkpoint import-model psm synthesize probe compare card proposer",
-    "tools": "qupath-script check-geojson demo-slide",
+    "more about models": "pretrain-config import-checkpoint import-model psm synthesize card proposer",
+    "tools": "qupath-script demo-slide",
 }
 MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # of verbs that share one
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")

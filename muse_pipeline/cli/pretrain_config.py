@@ -12,7 +12,7 @@ from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_config_arguments, add_output_argument
 
-WRITES = frozenset({"output", "tissue", "resolved"})
+WRITES = frozenset({"output", "resolved"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("YAML", "FOLDER"),
         help="a training config whose validation is held back too, and what its paths are relative to",
     )
-    parser.add_argument(
-        "--tissue", type=Path, metavar="YAML", help="also write what `muse compare` needs to compare without labels"
-    )
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write what the workflow needs")
 
 
@@ -66,8 +63,6 @@ def run(args: argparse.Namespace) -> None:
     planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
     config, facts = planned.config, planned.facts()  # errors come before anything is written
     write_settings(args.output, settings_of(config))
-    if args.tissue:
-        write_settings(args.tissue, planned.tissue_settings())
     if args.resolved:
         write_json(args.resolved, facts)
     n_others = len(config.sources) - len(planned.slides)

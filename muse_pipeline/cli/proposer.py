@@ -24,8 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.proposals.propose import read_settings
 
     try:
-        own, by_dab = read_settings(args.method, parse_yaml(args.settings, "--settings"))
-        settings = {**asdict(own), **({"classes": "dab"} if by_dab else {})}
+        settings = asdict(read_settings(args.method, parse_yaml(args.settings, "--settings")))
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         text = ", ".join(f"{name} {value}" for name, value in settings.items())
     except ModuleNotFoundError as error:  # the jobs of a workflow may have an environment of their own

@@ -26,9 +26,9 @@ provenance.json, metrics.jsonl and curves.png. The same command continues a run 
 """,
     "pretrain": """Pretrain a backbone on tissue without labels, as a config describes (MUSE).
 
-Like `muse train` with `method: muse`. Writes into the run folder: checkpoint.pt (a backbone, for `muse finetune` and
-`muse compare`), the resolved config.yaml, provenance.json, metrics.jsonl, curves.png and views.png. The same command
-continues a run that was stopped; a run that collapses ends with an error. See docs/guide/pretraining.md.
+Like `muse train` with `method: muse`. Writes into the run folder: checkpoint.pt (a backbone, for `muse finetune`), the
+resolved config.yaml, provenance.json, metrics.jsonl, curves.png and views.png. The same command continues a run that
+was stopped; a run that collapses ends with an error. See docs/guide/pretraining.md.
 """,
     "psm": """Train a nucleus detector on tissue without labels, as a config describes (PSM), and export it.
 

@@ -169,7 +169,7 @@ class Plan:
             "model": name_version(self.model["name"], self.model.get("sha256")),
             "provider": self.model["provider"],
             "training": self.config["model"] if self.is_trained else None,
-            "pretraining": {**self.pretraining, "compare": None} if self.is_trained and self.pretraining else None,
+            "pretraining": self.pretraining if self.is_trained and self.pretraining else None,
         }
 
     def regions_settings(self, slide: str) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.data.nucleus_images import NucleusImage
-from muse_pipeline.data.partners import Partner
-from muse_pipeline.data.spots import SpotVectors
+from muse_pipeline.data.partners import PicturePartner
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSet
 
 CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])  # shares of a view's side
@@ -21,15 +20,13 @@ class PartnerBatch(NamedTuple):
     """The partners of B sets of views, in the geometry of each set's first global view.
 
     Attributes:
-        image: pixels (K, 3, R, R) uint8, or vectors (K, D) at the middle of the view, of the K sets that have one.
+        image: pixels (K, 3, R, R) uint8 of the K sets that have one.
         image_known: (B,) bool, True for the K sets with a partner.
-        nuclei: (B, M, D) vectors at the nuclei that the global views share; None for pictures.
-        nuclei_known: (B, M) bool, the shared nuclei that the partner covers.
+        nuclei_known: (B, M) bool, the nuclei that the global views share and the partner covers.
     """
 
     image: Tensor
     image_known: Tensor
-    nuclei: Tensor | None
     nuclei_known: Tensor
 
 
@@ -53,27 +50,24 @@ class PairBatches:
     Args:
         views: batches of views of the H&E images.
         images: images that ``views`` draws from.
-        partners: partner of each image, None where there is none; all of them pictures, or all vectors of D columns.
-        n_columns: D; 0 for pictures.
+        partners: partner of each image, None where there is none.
     """
 
     def __init__(
         self,
         views: ViewBatches,
         images: Sequence[NucleusImage],
-        partners: Sequence[Partner | None],
-        n_columns: int = 0,
+        partners: Sequence[PicturePartner | None],
     ):
-        self.views, self.n_columns = views, n_columns
+        self.views = views
         self._partner = {id(image): partner for image, partner in zip(images, partners, strict=True)}
 
     def __call__(self, number: int) -> PairBatch:
         """The batch of ``number``."""
         views, sets = self.views.draw(number)
-        read_partners = self._vectors if self.n_columns else self._pictures
-        return PairBatch(views, read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
+        return PairBatch(views, self._read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
 
-    def _pictures(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
+    def _read_partners(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
         cut, known, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
         for number, one in enumerate(sets):
             partner, view = self._partner[id(one.image)], one.views[0]
@@ -85,17 +79,4 @@ class PairBatches:
                 at_nuclei[number] = shared[number] & partner.covers(view.source_xy(xy[number]))
         side = sets[0].views[0].size_px
         pixels = torch.from_numpy(np.stack(cut) if cut else np.zeros((0, side, side, 3), np.uint8))
-        return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(known), None, torch.from_numpy(at_nuclei))
-
-    def _vectors(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
-        at_middle, known = np.zeros((len(sets), self.n_columns), np.float32), np.zeros(len(sets), bool)
-        nuclei, at_nuclei = np.zeros((*shared.shape, self.n_columns), np.float32), np.zeros_like(shared)
-        for number, one in enumerate(sets):
-            partner, view = self._partner[id(one.image)], one.views[0]
-            if not isinstance(partner, SpotVectors):
-                continue
-            middle = view.source_xy(np.full((1, 2), view.size_px / 2))
-            (at_middle[number],), (known[number],) = partner.at(middle)
-            nuclei[number], covered = partner.at(view.source_xy(xy[number]))
-            at_nuclei[number] = shared[number] & covered
-        return PartnerBatch(*map(torch.from_numpy, (at_middle[known], known, nuclei, at_nuclei)))
+        return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(known), torch.from_numpy(at_nuclei))

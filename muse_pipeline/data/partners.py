@@ -1,7 +1,7 @@
 """Partners of H&E images: data on the same tissue that training has and later use lacks.
 
-A partner is a picture (another stain, drawn nuclei) or vectors at spots (a spatial assay), in the pixels of its H&E
-image. It may cover part of the image, or be absent.
+A partner is a picture (another stain, drawn nuclei) in the pixels of its H&E image. It may cover part of the image, or
+be absent.
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
 
-from muse_pipeline.core.config import OneOf, Positive
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, GeoJSONError, LabelError, MppError, NucleiError, StoreError
 from muse_pipeline.core.files import cache_name, complete_file
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
-from muse_pipeline.data.spots import SpotVectors, read_spots
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
@@ -31,13 +27,13 @@ from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
-KINDS, UNITS = ("store", "images", "nuclei", "vectors"), ("px", "um")
+KINDS = ("store", "images", "nuclei")
 MPP_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class PartnerSource:
-    """Partner of an H&E source: one of ``store``, ``images``, ``nuclei`` and ``vectors``.
+    """Partner of an H&E source: one of ``store``, ``images`` and ``nuclei``.
 
     Attributes:
         store: partner of a slide: a store with the grid and mpp of the H&E store, as ``muse register`` writes it. Its
@@ -47,20 +43,11 @@ class PartnerSource:
             have no partner.
         nuclei: outlines that are drawn as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
             in level-0 px. For a folder of pictures: a folder of label images or GeoJSON with the pictures' names.
-        vectors: spots of a slide: a CSV or Parquet table with the columns x and y and a number per column and spot, or
-            AnnData (.h5ad) with positions in ``obsm['spatial']``.
-        columns: columns of ``vectors`` that are used; all others than x and y when not given.
-        unit: unit of x and y: level-0 "px" or "um".
-        radius_um: largest distance of a position from the nearest spot, whose vector it gets.
     """
 
     store: Path | None = None
     images: Path | None = None
     nuclei: Path | None = None
-    vectors: Path | None = None
-    columns: tuple[str, ...] = ()
-    unit: Annotated[str, OneOf(UNITS)] = "px"
-    radius_um: Positive = 20.0
 
     def __post_init__(self) -> None:
         given = [name for name in KINDS if getattr(self, name) is not None]
@@ -71,12 +58,7 @@ class PartnerSource:
     @property
     def location(self) -> Path:
         """The file or folder of the partner."""
-        return self.store or self.images or self.nuclei or self.vectors
-
-    @property
-    def is_vectors(self) -> bool:
-        """True for vectors at spots, False for pictures."""
-        return self.vectors is not None
+        return self.store or self.images or self.nuclei
 
 
 @dataclass(frozen=True)
@@ -93,12 +75,12 @@ class PairedSource(NucleusSource):
         super().__post_init__()
         if self.partner is None:
             return
-        allowed = {"store": ("store", "nuclei", "vectors"), "images": ("images", "nuclei")}
+        allowed = {"store": ("store", "nuclei"), "images": ("images", "nuclei")}
         kind = next((name for name in allowed if getattr(self, name) is not None), "labelled")
         if all(getattr(self.partner, name) is None for name in allowed.get(kind, ())):
             raise ConfigError(
-                f"{self.partner.location}: cannot be the partner of a source of `{kind}`; a `store` takes a `store`, "
-                "`nuclei` or `vectors`, and `images` take `images` or `nuclei`"
+                f"{self.partner.location}: cannot be the partner of a source of `{kind}`; a `store` takes a `store` "
+                "or `nuclei`, and `images` take `images` or `nuclei`"
             )
 
 
@@ -193,16 +175,13 @@ class DrawnNuclei(PicturePartner):
         return canvas
 
 
-Partner = PicturePartner | SpotVectors
-
-
-def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
+def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> PicturePartner | None:
     """Open the partner of one image; None if a folder has no file for it, or a slide's partner was not registered.
 
     Args:
         source: settings of the partner.
         image: the H&E image.
-        folder: folder that keeps outlines and tables in a form that is read quickly.
+        folder: folder that keeps outlines in a form that is read quickly.
 
     Raises:
         GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or of another image.
@@ -212,9 +191,7 @@ def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Pa
         return _open_store(source.store, image)
     if source.images is not None:
         return _open_picture(source.images, image)
-    if source.nuclei is not None:
-        return _open_nuclei(source.nuclei, image, folder)
-    return _open_vectors(source, image, folder)
+    return _open_nuclei(source.nuclei, image, folder)
 
 
 def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
@@ -300,60 +277,6 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
     require_nuclei(path, labels, (image.mpp, image.mpp))
     nuclei = label_image_to_nuclei(labels, (image.mpp, image.mpp), N_RAYS)
     return nuclei.xy, nuclei.rays
-
-
-def _open_vectors(source: PartnerSource, image: NucleusSlide, folder: Path) -> SpotVectors:
-    path, other = source.vectors, UNITS[1 - UNITS.index(source.unit)]
-    table_xy, names, values = read_spots(path, source.columns)
-    xy = _in_image(table_xy, source.unit, image)
-    if not _is_inside(xy, image).any():
-        raise NucleiError(
-            f"{path}: all {len(xy)} spots lie outside {image.name} ({_size(image.size_px)} px at {image.mpp:g} "
-            f"um/px), with x and y in {source.unit}; set `unit: {other}` if that is meant, or give this slide's table"
-        )
-    kept, radius_px = folder / f"{_key(path, ' '.join(names))}.npy", source.radius_um / image.mpp
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with complete_file(kept) as partial, partial.open("wb") as file:
-            np.save(file, values)
-    found = SpotVectors(xy, np.load(kept, mmap_mode="r"), names, radius_px)
-    if not found.at(image.nuclei.xy)[1].any():
-        raise NucleiError(
-            f"{path}: no spot lies within {source.radius_um:g} um of a nucleus of {image.name}; check `unit` (x and y "
-            f"are read as {source.unit}) and `radius_um`"
-        )
-    as_other = _share_at_nuclei(_in_image(table_xy, other, image), image)
-    if as_other > LEAST_SHARE and as_other > LARGER_SHARE * (as_stated := _share_at_nuclei(xy, image)):
-        raise NucleiError(
-            f"{path}: {as_other:.0%} of its spots in tissue lie at a nucleus of {image.name} with x and y in {other}, "
-            f"and {as_stated:.0%} in {source.unit}; set `unit: {other}`, or give this slide's table"
-        )
-    return found
-
-
-AT_NUCLEUS_UM, IN_TISSUE_UM, LEAST_SPOTS, LEAST_INSIDE = 4.0, 20.0, 20, 0.95
-LEAST_SHARE, LARGER_SHARE = 0.6, 1.5  # spots of a grid are at nuclei as often in either unit, cells in theirs alone
-
-
-def _in_image(table_xy: np.ndarray, unit: str, image: NucleusSlide) -> np.ndarray:
-    """(P, 2) image px of positions in level-0 px or um."""
-    to_level0 = np.asarray(image.store.slide_mpp) if unit == "um" else 1.0
-    return level0_to_work(table_xy / to_level0, image.store.slide_mpp, image.mpp)
-
-
-def _is_inside(xy: np.ndarray, image: NucleusImage) -> np.ndarray:
-    return ((xy >= 0) & (xy < image.size_px)).all(1)
-
-
-def _share_at_nuclei(xy: np.ndarray, image: NucleusImage) -> float:
-    """Fraction of the spots in tissue that lie at a nucleus; 0 if many are outside or few are in tissue."""
-    if _is_inside(xy, image).mean() < LEAST_INSIDE:
-        return 0.0
-    distance_um = cKDTree(image.nuclei.xy).query(xy)[0] * image.mpp
-    in_tissue = distance_um < IN_TISSUE_UM
-    if in_tissue.sum() < LEAST_SPOTS:
-        return 0.0
-    return float((distance_um[in_tissue] < AT_NUCLEUS_UM).mean())
 
 
 def _file_of(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:

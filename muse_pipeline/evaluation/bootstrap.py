@@ -71,7 +71,6 @@ def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float
     return float(low), float(high)
 
 
-YES, NO, CLOSE, FEW = "yes", "no", "too close to call", "too few patients to call"
 MIN_PATIENTS = 6  # five that all agree do so by chance once in sixteen times, and their bootstrap never doubts it
 
 
@@ -82,7 +81,7 @@ def compare_scores(
     score: Callable[[np.ndarray], np.ndarray],
     repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """Scores of two networks, their difference (after minus before) with a 95 % interval over patients, and a verdict.
+    """Scores of two networks, their difference (after minus before) with a 95 % interval over patients.
 
     The same patients are drawn for both, so that patients who are hard for both do not widen the interval.
 
@@ -96,38 +95,10 @@ def compare_scores(
     both = np.stack([before, after], 1)
     first, second = score(both.sum(0))
     drawn = score(resample_sums(both, patients, repeats))
-    interval = percentile_interval(drawn[:, 1] - drawn[:, 0], patients)
     return {
         "before": float(first),
         "after": float(second),
         "difference": float(second - first),
-        "interval": interval,
+        "interval": percentile_interval(drawn[:, 1] - drawn[:, 0], patients),
         "n_patients": len(set(patients)),
-        "verdict": decide(interval, len(set(patients))),
     }
-
-
-def compare_means(
-    before: np.ndarray, after: np.ndarray, patient: Sequence[str], repeats: int = REPEATS
-) -> dict[str, Any]:
-    """``compare_scores`` for means of values of M nuclei.
-
-    Args:
-        before: (M,) values.
-        after: (M,) values of the same nuclei.
-        patient: (M,) patient of each nucleus.
-        repeats: number of draws of the bootstrap.
-    """
-    names, member = np.unique(np.asarray(patient, str), return_inverse=True)
-    sums = np.zeros((2, len(names), 2))  # value and count
-    for side, values in enumerate((before, after)):
-        np.add.at(sums[side], member, np.stack([values, np.ones(len(values))], 1))
-    return compare_scores(*sums, names, lambda summed: summed[..., 0] / summed[..., 1], repeats)
-
-
-def decide(interval: tuple[float, float] | None, n_patients: int) -> str:
-    """Verdict on a difference: yes if its interval lies above 0, no if below, else undecided."""
-    if interval is None or n_patients < MIN_PATIENTS:
-        return FEW
-    low, high = interval
-    return YES if low > 0 else NO if high < 0 else CLOSE

@@ -1,4 +1,4 @@
-"""The contract of every nucleus head: its output at each cell, and the cells that are peaks."""
+"""Nucleus heads, dense and of points, and their contract: the output at each cell, and the cells that are peaks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from muse_pipeline.models import HEADS
+from muse_pipeline.models.base import conv_norm
 
 PRIOR = 0.05  # share of cells that hold a centre in dense tissue: where scores start
 MEAN_RADIUS_UM = 4.0  # where rays start
@@ -97,3 +100,141 @@ def pick(rows: Tensor, cell: Tensor, n_cells: int) -> Tensor:
     """The rows (B, ..., M), out of (B * n_cells, M), of the cells of these numbers (B, ...), counted per window."""
     first = n_cells * torch.arange(cell.shape[0], device=cell.device)  # row of each window's first cell
     return rows[cell + first.view(-1, *(1,) * (cell.dim() - 1))]
+
+
+RIVAL_CELLS = 2  # how far apart, in rows or columns, two cells may be that point to the same nucleus
+SAME_NUCLEUS_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at 0.5 um/px
+
+
+@HEADS.register("point")
+class PointHead(NucleusHead):
+    """Perceptrons on the features at each proposal, one for offsets, one for types and background, one for rays.
+
+    Type and background share one softmax. The maps hold its two factors: ``centre`` is the logit of "not
+    background", ``label`` the logits of the types given that, so that minus the log of any of its probabilities is the
+    binary cross-entropy of ``centre`` plus the cross-entropy of ``label``.
+
+    Args:
+        in_channels: D of the dense map.
+        n_classes: C.
+        n_rays: R.
+        hidden: width of each perceptron.
+        dropout: share of its hidden values that are dropped in training.
+    """
+
+    def __init__(self, in_channels: int, n_classes: int, n_rays: int, hidden: int = 256, dropout: float = 0.1):
+        super().__init__()
+        self.sizes = (n_classes, n_rays)
+
+        def perceptron(out_channels: int) -> nn.Sequential:
+            last = nn.Conv2d(hidden, out_channels, 1)
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)
+            return nn.Sequential(nn.Conv2d(in_channels, hidden, 1), nn.ReLU(inplace=True), nn.Dropout(dropout), last)
+
+        self.offset, self.types, self.rays = perceptron(2), perceptron(n_classes + 1), perceptron(n_rays)
+        with torch.no_grad():
+            self.types[-1].bias[-1] = math.log(n_classes) + math.log(1 / PRIOR - 1)
+            self.rays[-1].bias.fill_(MEAN_RAY)
+
+    def forward(self, features: Tensor) -> NucleusMaps:
+        """(B, D, h, w) -> four maps."""
+        types = self.types(features).float()  # losses and read-out stay exact in mixed precision
+        label, background = types[:, :-1], types[:, -1:]
+        centre = label.logsumexp(1, keepdim=True) - background
+        rays = to_rays(self.rays(features).float())
+        return NucleusMaps(centre, self.offset(features).float(), label, rays)
+
+    def scores(self, maps: NucleusMaps) -> Tensor:
+        """The probability of "not background", at the best of the cells that point to the same nucleus.
+
+        One-to-one matching trains one cell per nucleus, and a long training may need no suppression. A short one
+        does: if a nucleus lies between cells, several of them remain peaks. Of neighbours whose points are less than a
+        cell (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to
+        different nuclei never compete.
+        """
+        rows, columns = maps.centre.shape[-2:]
+        known = torch.cat((maps.centre, maps.offset), 1)
+        around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # no competitors beyond the border
+        beaten = torch.zeros_like(maps.centre, dtype=torch.bool)
+        offsets = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
+        for down, right in ((down, right) for down in offsets for right in offsets if (down, right) != (0, 0)):
+            top, left = RIVAL_CELLS + down, RIVAL_CELLS + right
+            rival = around[:, :, top : top + rows, left : left + columns]
+            x, y = (rival[:, 1:] - maps.offset).split(1, 1)
+            is_same = (x + right).square() + (y + down).square() < SAME_NUCLEUS_CELLS**2
+            earlier = (down, right) < (0, 0)
+            better = rival[:, :1] >= maps.centre if earlier else rival[:, :1] > maps.centre
+            beaten = beaten | (is_same & better)
+        return torch.where(beaten, torch.zeros_like(maps.centre), maps.centre.sigmoid())
+
+
+HIDDEN = (64, 96)  # least and most channels: they are expensive at stride 4
+FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) of a cell and of those beside it
+LEAST_WEIGHT = 1e-12
+
+
+@HEADS.register("dense")
+class DenseHead(NucleusHead):
+    """One shared 3x3 convolution to about twice the channels, then a 1x1 convolution for all quantities."""
+
+    def __init__(self, in_channels: int, n_classes: int, n_rays: int):
+        super().__init__()
+        self.sizes = (n_classes, n_rays)
+        hidden = min(max(2 * in_channels, HIDDEN[0]), HIDDEN[1])
+        self.shared = nn.Sequential(conv_norm(in_channels, hidden), nn.ReLU(inplace=True))
+        self.out = nn.Conv2d(hidden, 3 + sum(self.sizes), 1)
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.zeros_(self.out.bias)
+        with torch.no_grad():
+            self.out.bias[0] = -math.log(1 / PRIOR - 1)
+            self.out.bias[-n_rays:] = MEAN_RAY
+
+    def forward(self, features: Tensor) -> NucleusMaps:
+        """(B, D, h, w) -> four maps."""
+        maps = self.out(self.shared(features)).float()  # losses and read-out stay exact in mixed precision
+        centre, offset, label, rays = maps.split((1, 2, *self.sizes), 1)
+        return NucleusMaps(centre, offset, label, to_rays(rays))
+
+    def scores(self, maps: NucleusMaps) -> Tensor:
+        """The centre map at its peaks among 3 x 3 cells."""
+        return _scores_at_peaks(maps.centre)
+
+    def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre and offset alone are computed at every cell; the rest only at peaks."""
+        rows = as_rows(self.shared(features))
+        located = torch.matmul(rows, self.out.weight[:3, :, 0, 0].T) + self.out.bias[:3]
+        located = located.unflatten(0, (-1, *features.shape[-2:])).permute(0, 3, 1, 2)
+        return _scores_at_peaks(located[:, :1]), located, rows
+
+    def locate(self, located: Tensor, cell: Tensor) -> Tensor:
+        """Mean of the cell and its four neighbours, weighted by the fourth power of their scores.
+
+        So the result hardly depends on which of two cells with nearly equal scores is the peak. A neighbour whose
+        position is further off belongs to another nucleus and is left out.
+        """
+        columns = located.shape[-1]
+        row = torch.div(cell, columns, rounding_mode="floor")
+        column = cell - row * columns
+        around = nn.functional.pad(located, (1,) * 4, value=-1e4)  # no peaks beyond the border
+        right, down = torch.tensor(FIVE, device=cell.device).T
+        wide = columns + 2
+        near = ((row + 1) * wide + column + 1)[..., None] + down * wide + right  # (B, K, 5), numbered as in ``around``
+        centre, x, y = pick(as_rows(around), near, around.shape[-2] * wide).movedim(-1, 0)
+        x, y = x + right, y + down  # from the middle of the cell itself
+        apart = torch.stack((x - x[..., :1], y - y[..., :1])).abs().amax(0)
+        score = centre.sigmoid()
+        weight = score * score * score * score * (apart < SAME_NUCLEUS_CELLS)
+        mean = torch.stack((weight * x, weight * y)).sum(-1) / weight.sum(-1).clamp(min=LEAST_WEIGHT)
+        return torch.stack((column, row), 2) + 0.5 + mean.movedim(0, 2)
+
+    def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
+        """The other channels of the last convolution, as one matrix product."""
+        output = torch.matmul(cells, self.out.weight[3:, :, 0, 0].T) + self.out.bias[3:]
+        label, rays = output.split(self.sizes, 2)
+        return label, to_rays(rays)
+
+
+def _scores_at_peaks(centre: Tensor) -> Tensor:
+    peak = centre == nn.functional.max_pool2d(centre, 3, stride=1, padding=1)
+    return torch.where(peak, centre.sigmoid(), torch.zeros_like(centre))

@@ -1,4 +1,4 @@
-"""Proposers: ways to find nuclei without labels, one per file (stain, activation maps, imported detections)."""
+"""Proposers: ways to find nuclei without labels, one per file (stain, imported detections)."""
 
 from muse_pipeline.core.registry import Registry
 

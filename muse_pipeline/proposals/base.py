@@ -109,17 +109,12 @@ def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
     """The ``facts`` of a finder; ``proposer`` holds all that its nuclei depend on, and its checksum is the model's."""
     return {
-        "model_sha256": proposer_sha256(proposer),
+        "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
         "provider": "cpu",
         "colour": colour,
         "proposer": proposer,
         "versions": find_versions(packages),
     }
-
-
-def proposer_sha256(proposer: dict[str, Any]) -> str:
-    """SHA-256 (hex) of the description of a proposer."""
-    return hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest()
 
 
 def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:

@@ -185,7 +185,6 @@ class HaematoxylinFinder(Detector):
     """
 
     Settings = HaematoxylinSettings
-    BY_STAIN = True  # of whatever colour: ``dab_classes`` shows it brown as blue
 
     mpp: float
     settings: HaematoxylinSettings

@@ -1,4 +1,4 @@
-"""Imported detections as proposals: GeoJSON with outlines or points, label images, CSV and HDF5 with points."""
+"""Imported detections as proposals: GeoJSON with outlines or points, label images, and CSV with points."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import require_nucleus_size, split_regions
 
-PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas", "h5py")
+PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas")
 TABLES = (".csv", ".csv.gz")
-HDF5 = (".h5", ".hdf5")
 LABEL_IMAGES = (".npy", ".png", ".tif", ".tiff")
 SAME_SHAPE = 0.01  # by which the sides of a label image may differ from those of its slide
 UNITS = ("px", "um")
@@ -44,10 +43,9 @@ class ImportSettings:
 
     Attributes:
         file: path of the slide's detections; ``{slide}`` stands for the slide's id.
-        unit: unit of positions in CSV and HDF5: level-0 "px", or "um" from the corner of level 0.
+        unit: unit of positions in CSV: level-0 "px", or "um" from the corner of level 0.
         x: column of x in a CSV.
         y: column of y in a CSV.
-        dataset: name of the table in an HDF5 file.
         frame: frame of positions in GeoJSON: "qupath", or "openslide" for absolute level-0 pixels.
         radius_um: radius of the round outline given to a point without one.
     """
@@ -56,7 +54,6 @@ class ImportSettings:
     unit: Annotated[str, OneOf(UNITS)] = "px"
     x: str = "x"
     y: str = "y"
-    dataset: str = "prediction"
     frame: Annotated[str, OneOf(GEOJSON_FRAMES)] = "qupath"
     radius_um: Annotated[float, Between(0.5, 20)] = 4.0
 
@@ -152,10 +149,8 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
         return _read_label_image(path, info)
     if name.endswith(TABLES):
         xy, score = read_csv_points(path, settings.x, settings.y)
-    elif name.endswith(HDF5):
-        xy, score = read_hdf5_points(path, settings.dataset)
     else:
-        known = ", ".join((*GEOJSON_SUFFIXES, *LABEL_IMAGES, *TABLES, *HDF5))
+        known = ", ".join((*GEOJSON_SUFFIXES, *LABEL_IMAGES, *TABLES))
         raise ConfigError(f"{path}: is none of {known}; export the detections as one of them")
     if settings.unit == "um":
         xy = xy / np.asarray(info.mpp)
@@ -219,31 +214,6 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
             raise LabelError(f"{path}: has no column '{column}' but {known}; name its columns with `x` and `y`")
     score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
     return _require_numbers(path, table[[x, y]]), score
-
-
-def read_hdf5_points(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) from the first two columns of ``dataset``, and scores (N,) of 1.
-
-    Raises:
-        ConfigError: h5py is not installed.
-        LabelError: the file cannot be read or has no such table.
-    """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{path}: HDF5 needs the package h5py; install the extra `hdf5` or give CSV") from error
-    try:
-        with h5py.File(path) as file:
-            table = np.asarray(file[dataset], float)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise LabelError(
-            f"{path}: no table '{dataset}' can be read from it ({one_line(error)}); set `dataset`"
-        ) from error
-    if table.ndim != 2 or table.shape[1] < 2:
-        raise LabelError(
-            f"{path}: '{dataset}' is of shape {table.shape}; expected rows whose first columns are x and y"
-        )
-    return _require_numbers(path, pd.DataFrame(table[:, :2])), np.ones(len(table))
 
 
 def _require_numbers(path: Path, cells: pd.DataFrame) -> np.ndarray:

@@ -51,7 +51,6 @@ class OtsuFinder(Detector):
     """
 
     Settings = OtsuSettings
-    BY_STAIN = True  # of whatever colour: ``dab_classes`` shows it brown as blue
 
     mpp: float
     settings: OtsuSettings

@@ -11,12 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from muse_pipeline.core.config import parse_config
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.detect import Detector, Guard, WindowChoice, detect_shard
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.proposals.base import judge_slide, judge_window, name_guarded, sample_slide
-from muse_pipeline.proposals.dab import DabFinder
 from muse_pipeline.store.grid import Shard
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
@@ -38,7 +36,7 @@ def fit_proposer(
     Args:
         store: the slide's image.
         method: name of a proposer.
-        settings: settings of the proposer, default where missing. ``classes: dab`` adds classes by brown stain.
+        settings: settings of the proposer, default where missing.
         colour: colour statistics of the slide.
         info: the slide, for proposers that read other files about it.
 
@@ -46,15 +44,10 @@ def fit_proposer(
         ConfigError: the method or a setting is unknown or unusable.
     """
     proposer = PROPOSERS[method]
-    chosen, by_dab = read_settings(method, settings)
     sample = sample_slide(store, colour, info)
-    if by_dab:
-        finder = DabFinder.fit(sample, method, partial(proposer.fit, settings=chosen))
-        remarks = judge_slide(finder.paint.sample(sample)) + finder.cut.remarks()
-        return FittedProposer(finder, Guard(finder.judge_window, tuple(remarks)))
     is_guarded = getattr(proposer, "GUARDED", True)  # not imported detections
     guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if is_guarded else None
-    return FittedProposer(proposer.fit(sample, chosen), guard)
+    return FittedProposer(proposer.fit(sample, read_settings(method, settings)), guard)
 
 
 def propose_shard(
@@ -88,18 +81,10 @@ def propose_shard(
     return warnings
 
 
-def read_settings(method: str, settings: dict[str, Any]) -> tuple[Any, bool]:
-    """The proposer's own settings, with defaults for missing ones, and True if its nuclei get classes by their DAB.
+def read_settings(method: str, settings: dict[str, Any]) -> Any:
+    """The proposer's own settings, with defaults for missing ones.
 
     Raises:
         ConfigError: the method or a setting is unknown or unusable.
     """
-    proposer, where = PROPOSERS[method], f"proposals: {method}"
-    if not isinstance(settings, dict) or "classes" not in settings:
-        return parse_config(settings, proposer.Settings, where), False
-    if settings["classes"] != "dab":
-        raise ConfigError(f"{where}: classes is {settings['classes']!r}; give dab, or leave it out")
-    if not getattr(proposer, "BY_STAIN", False):
-        raise ConfigError(f"{where}: it has no classes by stain; take method haematoxylin or otsu for them")
-    own = {name: value for name, value in settings.items() if name != "classes"}
-    return parse_config(own, proposer.Settings, where), True
+    return parse_config(settings, PROPOSERS[method].Settings, f"proposals: {method}")

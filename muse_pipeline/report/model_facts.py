@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.files import read_json
 from muse_pipeline.inference.outlines import TRAINING_DATA
 from muse_pipeline.report.album import Album
 
@@ -59,7 +58,6 @@ def _number(value: Any) -> str | None:
 
 
 PAGES = {  # file of the run's folder -> what it is called
-    "compare/compare.html": "Did pretraining help?",
     "views.png": "What it saw",
     "curves.png": "How it went",
     "cohort.yaml": "Settings and slides",
@@ -67,36 +65,20 @@ PAGES = {  # file of the run's folder -> what it is called
 
 
 def pretraining_facts(folder: Path, album: Album) -> dict[str, Any]:
-    """The results of the comparison and the path to it; unfinished runs and comparisons are marked.
+    """State of a pretraining run and links to its files.
 
     Args:
         folder: folder of the pretraining run, in the layout of the workflow.
         album: album of the page, for links to files.
     """
     files = [(folder / name, words) for name, words in PAGES.items()]
-    answers, lacking, log = _read_answers(folder)
+    log = folder / "logs" / "pretrain.log"
     return {
         "name": folder.name,
-        "answers": answers,
-        "lacking": lacking,
+        "ended": _is_newer(folder / "checkpoint.pt", folder / "cohort.yaml"),
         "log": album.link(log) if log.is_file() else None,
         "links": [(words, album.link(file)) for file, words in files if file.is_file()],
     }
-
-
-def _read_answers(folder: Path) -> tuple[list[dict[str, str]], str, Path]:
-    """The answers of the comparison; without them, what is lacking and the log that may have the reason."""
-    checkpoint, figures = folder / "checkpoint.pt", folder / "compare" / "compare.json"
-    if not _is_newer(checkpoint, folder / "cohort.yaml"):
-        return [], "It has not ended", folder / "logs" / "pretrain.log"
-    log = folder / "logs" / "compare.log"
-    try:
-        if not _is_newer(figures, checkpoint):
-            raise ValueError("of an older run")
-        answers = [{name: answer[name] for name in ("verdict", "sentence")} for answer in read_json(figures)["answers"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return [], "Whether it helped is not known", log
-    return answers, "", log
 
 
 def _is_newer(file: Path, than: Path) -> bool:

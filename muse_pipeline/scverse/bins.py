@@ -76,7 +76,7 @@ def read_visium_hd(path: Path) -> Assay:
     matrix_file, positions_file = folder / "filtered_feature_bc_matrix.h5", folder / "spatial/tissue_positions.parquet"
     h5py = require_h5py()
     try:
-        with h5py.File(matrix_file) as file:
+        with matrix_file.open("rb") as opened, h5py.File(opened) as file:
             group = file["matrix"]
             parts = tuple(group[name][:] for name in ("data", "indices", "indptr"))
             counts = sparse.csc_matrix(parts, shape=group["shape"][:]).T.tocsr()

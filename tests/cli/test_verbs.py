@@ -108,7 +108,6 @@ BAD_INPUT = {
     "finetune": ["{missing}", "-o", "{out}"],
     "train": ["{missing}", "-o", "{out}"],
     "psm": ["{missing}", "-o", "{out}"],
-    "outline": ["{missing}", "-o", "{out}"],
     "export": ["{missing}", "-o", "{out}"],
     "model": ["{noise}", "--resolved", "{out}"],
     "proposer": ["no-such-name", "--resolved", "{out}"],
@@ -128,15 +127,13 @@ BAD_INPUT = {
     "view": ["{missing}"],
     "run": ["{noise}", "-o", "{out}", "--model", "no-such-name"],
     "evaluate": ["{noise}", "--truth", "{missing}"],
-    "probe": ["{missing}"],
-    "compare": ["{missing}", "--before", "untrained", "--after", "{noise}", "-o", "{out}"],
     "sheet": ["{missing}", "--output", "{out}"],
     "workflow": ["{out}", "--slides", "{missing}"],
     "demo-slide": ["{out}", "--area-mm2", "-1"],
     "synthesize": ["masks", "--fit", "{missing}", "--output", "{out}"],
 }
 JOINED = {"image", "nuclei", "partner"}  # other verbs in one process
-JUDGES = {"check-geojson", "doctor"}  # what they find is their output, not their error
+JUDGES = {"doctor"}  # what they find is their output, not their error
 JOBS = {"image", "nuclei"}  # several of these verbs in one process
 
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 from paired import draw_paired_slide
-from scipy import sparse
 
-from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.data.pairs import PairBatches
@@ -16,7 +14,6 @@ from muse_pipeline.data.partners import (
     PartnerStore,
     PicturePartner,
 )
-from muse_pipeline.data.spots import SpotVectors, read_spots
 from muse_pipeline.data.views import View, ViewBatches, ViewSettings
 from muse_pipeline.store.store import open_store
 
@@ -30,7 +27,7 @@ def make_picture(seed: int = 0) -> NucleusPicture:
     return NucleusPicture(f"P{seed}", f"P{seed}", 0.5, (SIDE, SIDE), None, 1.0, pixels, index)
 
 
-def make_batches(images, partners, n_columns=0, **settings) -> PairBatches:
+def make_batches(images, partners, **settings) -> PairBatches:
     still = Augmentation(stain_gain=0, stain_mix=0, shift=0, blur=0, noise=0)
     views = ViewBatches(
         images,
@@ -41,7 +38,7 @@ def make_batches(images, partners, n_columns=0, **settings) -> PairBatches:
         augmentation=still,
         seed=3,
     )
-    return PairBatches(views, images, partners, n_columns)
+    return PairBatches(views, images, partners)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -90,23 +87,6 @@ def test_views_beyond_the_partner_have_none():
         assert not batch.partner.image_known[right > 1.2 * SIDE / 2].any()
 
 
-def test_vectors_are_those_at_the_same_nucleus():
-    """The vector of a spot is its position, which must be the position of the nucleus in the image."""
-    image = make_picture()
-    positions = image.nuclei.xy.astype(float)
-    left = positions[:, 0] < SIDE / 2
-    partner = SpotVectors(positions[left], positions[left].astype(np.float32), ("x", "y"), 1.0)
-    batches = make_batches([image], [partner], 2)
-    batch, sets = batches(0), batches.views.draw(0)[1]
-    assert batch.partner.nuclei_known.any() and not batch.partner.nuclei_known.all()
-    for number, one in enumerate(sets):
-        has = batch.partner.nuclei_known[number].numpy()
-        xy = one.views[0].source_xy(batch.views.teacher_xy[0, number].numpy())
-        np.testing.assert_allclose(batch.partner.nuclei[number].numpy()[has], xy[has], atol=1e-3)
-        assert (has == (batch.views.shared[0, number].numpy() & (xy[:, 0] < SIDE / 2))).all()
-    assert len(batch.partner.image) == batch.partner.image_known.sum() < 8
-
-
 def test_nuclei_are_drawn_where_they_lie(tmp_path):
     xy, rays = np.array([[50.0, 60], [150, 60], [-5, 3]]), np.full((3, 16), 5.0)
     rays[1] = np.nan
@@ -129,53 +109,3 @@ def test_a_store_covers_its_tissue(tmp_path):
     xy = (np.stack([columns, rows], -1).reshape(-1, 2) + 0.5) * side
     np.testing.assert_array_equal(partner.covers(xy), mask.ravel())
     assert not partner.covers(np.array([[-1.0, 5], [1e6, 5]])).any()
-
-
-def test_a_table_is_read_by_columns(tmp_path):
-    (tmp_path / "t.csv").write_text("b,x,y,a\n1,2,3,4\n5,6,7,8\n")
-    xy, names, values = read_spots(tmp_path / "t.csv")
-    assert names == ("b", "a") and xy.tolist() == [[2, 3], [6, 7]] and values.tolist() == [[1, 4], [5, 8]]
-    assert read_spots(tmp_path / "t.csv", ["a"])[2].tolist() == [[4], [8]]
-    with pytest.raises(NucleiError, match="not readable as CSV or Parquet"):
-        read_spots(tmp_path / "none.csv")
-
-
-def write_h5ad(path, xy, values, names, kind=""):
-    """AnnData as its package writes it: ``X`` dense or sparse, names as an index of ``var``."""
-    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
-    with h5py.File(path, "w") as file:
-        file["obsm/spatial"] = xy
-        file["var/gene_id"] = np.array(names, h5py.string_dtype())
-        file["var"].attrs["_index"] = "gene_id"
-        if not kind:
-            file["X"] = values
-            return
-        matrix = {"csr_matrix": sparse.csr_matrix, "csc_matrix": sparse.csc_matrix}[kind](values)
-        for name in ("data", "indices", "indptr"):
-            file[f"X/{name}"] = getattr(matrix, name)
-        file["X"].attrs.update({"encoding-type": kind, "shape": matrix.shape})
-
-
-@pytest.mark.parametrize("kind", ["", "csr_matrix", "csc_matrix"])
-def test_anndata_is_read_as_a_table_is(kind, tmp_path):
-    values = np.array([[1, 0, 2], [0, 0, 3]], np.float32)
-    write_h5ad(tmp_path / "a.h5ad", [[9.5, 8], [7, 6]], values, ["CD3", "KRT8", "ACTB"], kind)
-    xy, names, read = read_spots(tmp_path / "a.h5ad")
-    assert xy.tolist() == [[9.5, 8], [7, 6]] and names == ("CD3", "KRT8", "ACTB")
-    np.testing.assert_array_equal(read, values)
-    np.testing.assert_array_equal(read_spots(tmp_path / "a.h5ad", ["ACTB", "CD3"])[2], values[:, [2, 0]])
-    with pytest.raises(NucleiError, match="has no column 'CD8'; it has CD3, KRT8, ACTB"):
-        read_spots(tmp_path / "a.h5ad", ["CD8"])
-
-
-def test_anndata_that_cannot_be_used_is_rejected(tmp_path):
-    path = tmp_path / "a.h5ad"
-    write_h5ad(path, [[1, 2], [3, 4]], np.array([[1.0], [np.nan]]), ["CD3"])
-    with pytest.raises(NucleiError, match="1 of 2 values in column 'CD3' are missing or not finite"):
-        read_spots(path)
-    write_h5ad(path, [[1, 2]], np.ones((2, 1)), ["CD3"])
-    with pytest.raises(NucleiError, match=r"has 1 positions and X is \(2, 1\)"):
-        read_spots(path)
-    path.write_bytes(b"no HDF5")
-    with pytest.raises(NucleiError, match="not readable as AnnData with positions in obsm"):
-        read_spots(path)

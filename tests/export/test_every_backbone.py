@@ -17,7 +17,7 @@ from muse_pipeline.export.quantise import halve
 from muse_pipeline.inference.card import ModelCard, NucleusClass
 from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
-from muse_pipeline.models import BACKBONES, HEADS, dense_head
+from muse_pipeline.models import BACKBONES, HEADS, heads
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.muse_vit import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
@@ -30,7 +30,7 @@ TOLERANCES = {**EXPORT_TOLERANCES, "fp16": replace(EXPORT_TOLERANCES["fp16"], xy
 @pytest.fixture(autouse=True)
 def every_neighbour_counts(monkeypatch):
     """Whether neighbours agree on a position is chance in an untrained network, and last digits would decide it."""
-    monkeypatch.setattr(dense_head, "SAME_NUCLEUS_CELLS", 1e9)
+    monkeypatch.setattr(heads, "SAME_NUCLEUS_CELLS", 1e9)
 
 
 def build(backbone: str, head: str) -> NucleusDetector:

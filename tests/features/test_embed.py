@@ -15,7 +15,7 @@ import torch
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ModelError
-from muse_pipeline.export.embedder import load_embedder
+from muse_pipeline.export.onnx import load_embedder
 from muse_pipeline.features.measure import with_near
 from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.embed import Embedder, embed_nuclei

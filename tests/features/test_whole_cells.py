@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 from nuclei_example import slide_info
+from qupath_check import check_geojson
 
 from muse_pipeline.core.errors import ConfigError, NucleiError
 from muse_pipeline.core.types import Frame
@@ -20,7 +21,6 @@ from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.outputs.base import list_outputs
-from muse_pipeline.qupath.check import check_geojson
 from muse_pipeline.qupath.write import nucleus_ids, write_cells
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.steps import Pixels, stitch

@@ -97,7 +97,7 @@ SPECIMENS = (
     Specimen(
         "results of a slide", NUCLEI, (("overlay", at("S"), "--ledger", "{out}/l.json"),), mutations.BINARY, ("S",)
     ),
-    Specimen("labels, GeoJSON", "truth.geojson", (EVALUATE, ("check-geojson", "{file}")), mutations.JSON, (NUCLEI,)),
+    Specimen("labels, GeoJSON", "truth.geojson", (EVALUATE,), mutations.JSON, (NUCLEI,)),
     Specimen("labels, table", "truth.tsv", (EVALUATE,), mutations.TABLE, (NUCLEI,)),
     Specimen("labels, mask", "truth.png", (EVALUATE,), mutations.PICTURE, (NUCLEI,)),
     Specimen(

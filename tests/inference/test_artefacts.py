@@ -15,6 +15,7 @@ import zarr
 from drawn import ArraySlide
 from inference_slides import AREA_MM2 as COARSE_MM2
 from PIL import Image
+from qupath_check import check_geojson
 from slide_files import write_pyramid
 
 from muse_pipeline import read_nuclei
@@ -44,7 +45,7 @@ from muse_pipeline.nuclei.parquet import write_csv
 from muse_pipeline.outputs.artefacts import require_quality_mpp
 from muse_pipeline.pipeline import make_image
 from muse_pipeline.settings import RunSettings
-from muse_pipeline.statistics.slides import measure_slide
+from muse_pipeline.statistics.cohort import measure_slide
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -278,9 +279,9 @@ def test_the_same_bytes_for_any_shards_and_threads(results):
         assert (results / "cut/drawn" / name).read_bytes() == (results / "flagged/drawn" / name).read_bytes()
 
 
-def test_qupath_imports_the_areas(results, muse):
-    status, out, _ = muse("check-geojson", results / "flagged/drawn/artefacts.geojson")
-    assert status == 0 and "annotations" in out
+def test_qupath_imports_the_areas(results):
+    verdict = check_geojson(results / "flagged/drawn/artefacts.geojson")
+    assert verdict.is_good and verdict.n_by_type.keys() == {"annotation"}
 
 
 def test_areas_end_with_what_the_scanner_declares(tmp_path):

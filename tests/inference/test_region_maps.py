@@ -15,6 +15,7 @@ import shapely
 import zarr
 from drawn_regions import CLASSES, MPP, SLIDE_MPP, dice
 from PIL import Image
+from qupath_check import check_geojson
 from region_slides import read_polygons, regions
 from slide_files import write_pyramid
 
@@ -73,8 +74,8 @@ def test_polygons_tile_the_tissue_and_areas_are_those_of_the_file(found, drawn_s
     assert whole == pytest.approx(drawn_slide.tissue.sum() * MPP**2 / 1e6, rel=0.05)  # and 16 um around the tissue
 
 
-def test_the_checker_accepts_the_annotations(found, capsys):
-    assert main(["check-geojson", str(found / "regions.geojson")]) == 0
+def test_qupath_imports_the_annotations(found):
+    assert check_geojson(found / "regions.geojson").is_good
     for feature in json.loads((found / "regions.geojson").read_text())["features"]:
         assert feature["properties"]["objectType"] == "annotation"
         assert feature["properties"]["classification"]["color"] in [list(one.color) for one in CLASSES]

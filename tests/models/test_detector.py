@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from muse_pipeline.models.base import optical_density, recoloured
-from muse_pipeline.models.dense_head import DenseHead
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.models.heads import NucleusHead, NucleusMaps
+from muse_pipeline.models.heads import DenseHead, NucleusHead, NucleusMaps
 
 
 def test_optical_density_is_the_one_of_the_stain_fit():

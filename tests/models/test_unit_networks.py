@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from muse_pipeline.models.patch_discriminator import PatchDiscriminator
+from muse_pipeline.models.co_modulated import PatchDiscriminator
 from muse_pipeline.models.reader import MaskReader
 
 EYE = torch.eye(3, 4)

@@ -106,15 +106,6 @@ def test_tiles_of_other_programs_are_nuclei_and_cores_are_not(tmp_path):
         assert len(read(tmp_path / "cells.geojson")) == 1
 
 
-def test_hdf5_as_the_field_writes_it(tmp_path):
-    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
-    with h5py.File(tmp_path / "S1.h5", "w") as file:
-        file["prediction"] = np.hstack([XY, np.ones((3, 2))])
-    assert read(tmp_path / "S1.h5").xy == pytest.approx(XY / 2)
-    with pytest.raises(LabelError, match="cells"):
-        read(tmp_path / "S1.h5", dataset="cells")
-
-
 def test_wrong_files_are_rejected_in_words(tmp_path):
     (tmp_path / "a.csv").write_text("x,z\n1,2\n")
     with pytest.raises(LabelError, match="no column 'y'"):

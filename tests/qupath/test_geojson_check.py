@@ -9,12 +9,11 @@ from collections import Counter
 
 import pytest
 from nuclei_example import draw_nuclei, slide_info, write_example
+from qupath_check import check_geojson
+from qupath_rules import VERSIONS
 
-from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.qupath.check import check_geojson
 from muse_pipeline.qupath.read import read_geojson
-from muse_pipeline.qupath.rules import VERSIONS
 from muse_pipeline.qupath.write import write_geojson
 
 ID = "2aa7e31c-8437-499d-ba61-88aacd9a2c3f"
@@ -497,27 +496,18 @@ PEERS = {
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_styles_of_peers(tmp_path, capsys, peer):
+def test_styles_of_peers(tmp_path, peer):
     text, reason = PEERS[peer]
-    path = write(tmp_path / "peer.geojson", text=text)
-    assert main(["check-geojson", str(path)]) == 2
-    assert reason in capsys.readouterr().out
-
-
-def test_verb_passes_good_files(tmp_path, capsys):
-    paths = [str(write(tmp_path / f"{name}.geojson", feature())) for name in "ab"]
-    assert main(["check-geojson", *paths]) == 0
-    assert capsys.readouterr().out.count("good: QuPath 0.4 to 0.7 imports 1 detection") == 2
+    verdict = check_geojson(write(tmp_path / "peer.geojson", text=text))
+    assert not verdict.is_good and reason in str(verdict)
 
 
 @pytest.mark.parametrize(
     "text", ['{"type": "FeatureCollection", "features": []}', "[]", '[{"type": "FeatureCollection", "features": []}]']
 )
-def test_a_file_without_objects_is_not_good(tmp_path, capsys, text):
-    assert main(["check-geojson", str(write(tmp_path / "a.geojson", text=text))]) == 2
-    assert capsys.readouterr().out.endswith(
-        "a.geojson: bad: QuPath 0.4 to 0.7 imports no objects\n  contains no objects\n"
-    )
+def test_a_file_without_objects_is_not_good(tmp_path, text):
+    verdict = check_geojson(write(tmp_path / "a.geojson", text=text))
+    assert str(verdict).endswith("a.geojson: bad: QuPath 0.4 to 0.7 imports no objects\n  contains no objects")
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pyogrio
 import pytest
 import shapely
 from nuclei_example import CLASSES, COLOURS, PROVENANCE, draw_nuclei, slide_info, write_example
+from qupath_check import check_geojson
 
 from muse_pipeline import geodataframe
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
 from muse_pipeline.nuclei.parquet import iterate_rows
-from muse_pipeline.qupath.check import check_geojson
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.write import write_geojson
 

@@ -9,8 +9,7 @@ from finished_slide import CLASSES, draw_tissue, row, write_slide
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.report.cohort import judge_slide
-from muse_pipeline.report.page import write_page
-from muse_pipeline.report.tables import write_roi_table
+from muse_pipeline.report.page import write_page, write_roi_table
 from muse_pipeline.tissue.mask import RoiAnnotation
 
 # In level-0 px of the drawing, which is enlarged twice to 0.25 um.

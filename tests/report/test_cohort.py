@@ -20,9 +20,8 @@ from muse_pipeline.report.cohort import (
 )
 from muse_pipeline.report.html import render
 from muse_pipeline.report.notices import rank_slides, summarise_failures, summarise_flags
-from muse_pipeline.report.page import write_page
+from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.report.slide_card import describe_card
-from muse_pipeline.report.tables import write_table
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 
 

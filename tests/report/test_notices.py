@@ -13,9 +13,8 @@ from finished_slide import draw_tissue, row, write_slide
 from muse_pipeline.core.files import write_json
 from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
 from muse_pipeline.report.notices import find_notices, rank_slides, summarise_flags
-from muse_pipeline.report.page import write_page
+from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.report.slide_card import describe_use
-from muse_pipeline.report.tables import write_table
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT

@@ -148,11 +148,9 @@ def test_provenance_is_lists_and_words(slides, page_path):
 
 
 def test_text_is_escaped_and_loses_control_characters():
-    facts = {"name": "a\ud800b\x07c", "answers": [{"verdict": '"<', "sentence": "<&>"}]}
-    drawn = render("pretraining.html", pretraining={**facts, "lacking": "", "log": None, "links": []})
-    assert (
-        drawn == '<section><h3><bdi>a\ufffdb\ufffdc</bdi></h3><p class="answer undecided">&lt;&amp;&gt;</p></section>'
-    )
+    facts = {"name": "a\ud800b\x07c", "links": [("<&>", '"<')]}
+    drawn = render("pretraining.html", pretraining={**facts, "ended": True, "log": None})
+    assert drawn == '<section><h3><bdi>a\ufffdb\ufffdc</bdi></h3><p><a href="&#34;&lt;">&lt;&amp;&gt;</a></p></section>'
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not looked at")

@@ -15,8 +15,7 @@ from muse_pipeline.outputs.base import FinishedSlide
 from muse_pipeline.outputs.summary import Summary
 from muse_pipeline.qupath.regions import read_cores, write_cores
 from muse_pipeline.report.cohort import judge_slide
-from muse_pipeline.report.page import write_page
-from muse_pipeline.report.tables import write_roi_table, write_table
+from muse_pipeline.report.page import write_page, write_roi_table, write_table
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.tma import Core
 

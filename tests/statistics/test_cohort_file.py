@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.statistics.slides import measure_slide
+from muse_pipeline.statistics.cohort import measure_slide
 
 h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
 

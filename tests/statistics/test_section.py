@@ -9,8 +9,8 @@ import pytest
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.report.html import render
+from muse_pipeline.report.page import SHOWN, read_statistics
 from muse_pipeline.report.plots import group_color
-from muse_pipeline.report.statistics import SHOWN, read_statistics
 
 
 def compare(results, group="label"):

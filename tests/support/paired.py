@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from labelled import draw_labelled_folder
-from pretraining import MPP, SIDE_PX, draw_slide
+from pretraining import MPP, draw_slide
 
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
 from muse_pipeline.nuclei.parquet import read_nuclei
@@ -37,7 +37,7 @@ def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", *
 
 
 def draw_paired_slide(folder: Path) -> dict:
-    """A slide's folder with a partner store, GeoJSON and a table of vectors; returns it as a source."""
+    """A slide's folder with a partner store and GeoJSON; returns it as a source."""
     draw_slide(folder)
     shutil.copytree(folder / "image-500nm.zarr", folder / "partner.zarr")
     xy = read_nuclei(folder / "proposals.parquet").xy
@@ -45,9 +45,6 @@ def draw_paired_slide(folder: Path) -> dict:
     shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in squares]
     features = [{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes]
     (folder / "nuclei.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    left = xy[xy[:, 0] < SIDE_PX / 2]
-    lines = [f"{x:.2f},{y:.2f},{x / SIDE_PX:.4f},{y / SIDE_PX:.4f}" for x, y in left]
-    (folder / "vectors.csv").write_text("\n".join(["x,y,gene_a,gene_b", *lines]) + "\n")
     return {"store": str(folder / "image-500nm.zarr"), "proposals": str(folder / "proposals.parquet")}
 
 

@@ -7,31 +7,25 @@ from muse_views import WIDE_PX, make_batch
 
 from muse_pipeline.data.pairs import PairBatch, PartnerBatch
 from muse_pipeline.methods.trident.config import AlignmentSettings
-from muse_pipeline.methods.trident.method import Trident, VectorEncoder
+from muse_pipeline.methods.trident.method import Trident
 from muse_pipeline.models import BACKBONES
 
-N_COLUMNS = 5
 
-
-def make_trident(vectors: bool = False, **settings) -> Trident:
+def make_trident(**settings) -> Trident:
     """On the smallest backbone; the same weights each time."""
     torch.manual_seed(0)
     settings = AlignmentSettings(**{"hidden": 16, "width": 8, "nucleus_weight": 0.5, **settings})
     backbone, partner = BACKBONES["muse_compact_16"](), None
     if settings.branches > 1:
-        partner = VectorEncoder(N_COLUMNS, 16) if vectors else BACKBONES["muse_compact_16"]()
+        partner = BACKBONES["muse_compact_16"]()
     return Trident(backbone, partner, settings)
 
 
-def make_pairs(known: list[bool], seed: int = 0, vectors: bool = False) -> PairBatch:
+def make_pairs(known: list[bool], seed: int = 0) -> PairBatch:
     """Sets of views, those that are ``known`` with a partner; all nuclei but some of these are covered by it."""
     generator = torch.Generator().manual_seed(100 + seed)
     views, has = make_batch(0, seed, len(known)), torch.tensor(known)
     covered = views.shared[0] & has[:, None] & (torch.rand(views.shared[0].shape, generator=generator) < 0.8)
     pixels = 255 * torch.rand(len(known), 3, WIDE_PX // 8, WIDE_PX // 8, generator=generator)
     pixels = torch.nn.functional.interpolate(pixels, size=WIDE_PX)
-    at_images = torch.randn(len(known), N_COLUMNS, generator=generator)
-    at_nuclei = torch.randn(*covered.shape, N_COLUMNS, generator=generator)
-    if vectors:
-        return PairBatch(views, PartnerBatch(at_images[has], has, at_nuclei, covered))
-    return PairBatch(views, PartnerBatch(pixels[has], has, None, covered))
+    return PairBatch(views, PartnerBatch(pixels[has], has, covered))

@@ -11,12 +11,12 @@ import pytest
 import shapely
 from drawn import ArraySlide
 from PIL import Image
+from qupath_check import check_geojson
 from shapely.geometry import box
 from slide_files import spoil_tile, write_pyramid
 
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.qupath.check import check_geojson
 from muse_pipeline.qupath.regions import read_roi, write_outline
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide

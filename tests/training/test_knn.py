@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.training.knn import KS, TEMPERATURE, classify_by_neighbours
+from muse_pipeline.methods.muse.validation import KS, TEMPERATURE, classify_by_neighbours
 
 
 @pytest.mark.parametrize("k", KS)

@@ -10,13 +10,13 @@ import pytest
 import shapely
 from finished_slide import CLASSES
 from PIL import Image
+from qupath_check import check_geojson
 from scipy.spatial import cKDTree
 from uneven_slide import read_slide
 from viewer_tab import CENTRE, LEVEL0_UM, ON_SCREEN, Tab, fragment, is_color
 
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.nuclei.parquet import footer_checksum, read_nuclei
-from muse_pipeline.qupath.check import check_geojson
 from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.viewer.page import write_viewer
 

@@ -35,7 +35,7 @@ def begin(folder):
     """Sheet and configs of a run on two slides."""
     write_sheet(folder / "slides.tsv", ROWS)
     (folder / "partners.yaml").write_text(yaml.safe_dump(TRIDENT))
-    write_config(folder, pretrain={"run": "partners.yaml", "compare": False})
+    write_config(folder, pretrain={"run": "partners.yaml"})
 
 
 @pytest.mark.slow

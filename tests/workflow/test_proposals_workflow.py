@@ -73,15 +73,6 @@ def test_what_failed_in_proposals_that_are_not_asked_for_any_more_is_forgotten(t
     assert left() == ["ledger/propose-1-of-2.json", "proposals.parquet"]
 
 
-def test_proposals_follow_from_their_checkpoint(tmp_path):
-    for name in ("a.tif", "activation.pt"):
-        (tmp_path / name).touch()
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
-    write_config(tmp_path, proposals={"method": "activation", "checkpoint": "activation.pt"})
-    run = run_snakemake(tmp_path, "--dry-run", "--printshellcmds")
-    assert "activation.pt" in inputs_of(run.stdout, "propose"), run.stdout
-
-
 @pytest.fixture
 def translated(tmp_path):
     """A drawn slide and a short run of `method: unit` without sources, which is trained on it."""

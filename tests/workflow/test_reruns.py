@@ -37,7 +37,7 @@ NUCLEI = {"nuclei": 2, **PICTURES}
 DETECTION = {"detect": 3, **NUCLEI}
 PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2, **PICTURES}
 EVERYTHING = {"image": 2, **DETECTION, **PROPOSALS}
-PRETRAINING = {"pretrain": 1, "compare": 1, "report": 1}
+PRETRAINING = {"pretrain": 1, "report": 1}
 # And for slide a alone.
 CUT_OF_A = {
     **{"detect": 1, "nuclei": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},

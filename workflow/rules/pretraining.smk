@@ -1,14 +1,14 @@
-"""From slides without labels to a backbone, where the config asks for `pretrain`; and whether that helped.
+"""From slides without labels to a backbone, where the config asks for `pretrain`.
 
 Takes the stores and proposals of the slides that are learnt from, and for TriDeNT their partners, which are registered
-here; gives <results>/{slide}/partner, <results>/pretraining/<run>/checkpoint.pt and compare/compare.html. Of a partner
-that cannot be registered partner.json states why, and its store is an empty folder. The run's config with all its slides
-is <results>/pretraining/<run>/cohort.yaml, the slides that it is compared on are in tissue.yaml, and what the rules read
-is <results>/pretraining.json; each is rewritten only when its content changes.
+here; gives <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. Of a partner that cannot be
+registered partner.json states why, and its store is an empty folder. The run's config with all its slides is
+<results>/pretraining/<run>/cohort.yaml, and what the rules read is <results>/pretraining.json; each is rewritten only
+when its content changes.
 What a run needs to resume is kept beside its checkpoint and is not declared.
 """
 
-BESIDE_THE_RUN = ("run", "exclude", "held_splits", "compare")  # keys of `pretrain` that are no settings of the run
+BESIDE_THE_RUN = ("run", "exclude", "held_splits")  # keys of `pretrain` that are no settings of the run
 PRETRAIN_SETTINGS = {name: value for name, value in PRETRAIN.items() if name not in BESIDE_THE_RUN}
 RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 
@@ -17,19 +17,16 @@ def plan_pretraining():
     """Write the run's config with its slides; what does not suit them, or the model, is rejected."""
     by_name = "run" in PRETRAIN
     file = PRETRAIN["run"] if by_name else or_exit(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
-    run, held_splits, labels = settings.slug(Path(file).stem), PRETRAIN.get("held_splits"), labels_to_compare_on()
-    judges = [labels] if labels else []
-    if TRAINING and MODEL["is_validated"]:
-        judges.append({"config": TRAINING, "data": settings.training_data(config)})
+    run, held_splits = settings.slug(Path(file).stem), PRETRAIN.get("held_splits")
+    is_judged = TRAINING and MODEL["is_validated"]
     planned = resolve(
         *("pretrain-config", file, "--sheet", config["slides"], "--results", OUTPUT),
         *("--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"),
-        *("--tissue", f"{OUTPUT}/pretraining/{run}/tissue.yaml"),
         *option("--data", config["train_data"] or (None if by_name else ".")),
         *(["--set", *settings.as_changes(PRETRAIN_SETTINGS)] if by_name and PRETRAIN_SETTINGS else []),
         *(["--exclude", *PRETRAIN["exclude"]] if PRETRAIN.get("exclude") else []),
         *([] if held_splits is None else ["--held-splits", *held_splits]),
-        *(word for judge in judges for word in ("--judged-by", judge["config"], *judge["data"][1:])),
+        *(["--judged-by", TRAINING, *settings.training_data(config)[1:]] if is_judged else []),
     )
     missing = [slide for slide in planned["slides"] if not (config["regions"] or ROWS[slide].get("regions"))]
     if planned["reads_regions"] and missing:
@@ -42,20 +39,7 @@ def plan_pretraining():
             f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' is of "
             f"{MODEL['backbone']}; give both the same `backbone`"
         )
-    return {**planned, "run": run, "labels": labels}
-
-
-def labels_to_compare_on():
-    """The training run whose labels show whether pretraining helped: that of `compare`, else the model's own if it can."""
-    file = PRETRAIN.get("compare")
-    if not isinstance(file, str):
-        able = TRAINING and MODEL["is_validated"] and file is not False
-        return {"config": TRAINING, "data": settings.training_data(config), "inputs": MODEL["inputs"]} if able else None
-    data = option("--data", config["train_data"])
-    found = resolve("model", file, *data, "--set", "checkpoint=null")
-    if not found.get("is_validated"):
-        sys.exit(f"config: pretrain.compare: {file} has no `validation`, by which two networks are compared")
-    return {"config": file, "data": data, "inputs": found["inputs"]}
+    return {**planned, "run": run}
 
 
 if PRETRAIN and workflow.is_main_process:
@@ -66,15 +50,10 @@ if PRETRAIN and workflow.is_main_process:
 PRETRAINING = json.loads(RESOLVED_PRETRAINING.read_text(encoding="utf-8")) if PRETRAIN else None
 PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
 PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []
-COMPARED = [f"{PRETRAINING_FOLDER}/compare/{name}" for name in ("compare.html", "compare.json")] if PRETRAINING else []
 PRETRAIN_STORE = store_name(PRETRAINING["mpp"]) if PRETRAINING else STORE
 PRETRAIN_SLIDES = PRETRAINING["slides"] if PRETRAINING else []
 PARTNER_STORE = f"partner/{PRETRAIN_STORE}"
 PAIRED_SLIDES = PRETRAINING["partners"] if PRETRAINING else []
-LABELS = PRETRAINING["labels"] if PRETRAINING else None
-# Whether pretraining helped is also asked of the slides held back; where there is neither label nor such a slide, of those
-# learnt from.
-COMPARE_SLIDES = (PRETRAINING["held"] or ([] if LABELS else PRETRAIN_SLIDES)) if PRETRAINING else []
 CODEC_OF_STORE = or_exit(settings.name_codecs, config, PRETRAINING["mpp"]) if PRETRAINING else {}
 if PRETRAINING:
     MPP_OF_STORE = or_exit(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
@@ -83,8 +62,7 @@ if PRETRAINING:
 def every_store(wildcards):
     """The images of every slide that the config asks for."""
     names = [STORE, *map(store_name, config["extra_mpps"])]
-    of_pretraining = PLAN.files(PRETRAIN_STORE, slides=[*PRETRAIN_SLIDES, *COMPARE_SLIDES])
-    return list(dict.fromkeys([*PLAN.files(*names), *of_pretraining]))
+    return list(dict.fromkeys([*PLAN.files(*names), *PLAN.files(PRETRAIN_STORE, slides=PRETRAIN_SLIDES)]))
 
 
 def regions_of_pretraining(wildcards):
@@ -175,49 +153,4 @@ rule pretrain:
             --start-over \
             --threads {threads} \
             --output {params.folder:q} 2>&1 | tee {log:q}
-        """
-
-
-def compare_options(wildcards, input):
-    """What two networks are compared on: labels, slides, or both; slides of the training of one need the option."""
-    if not LABELS:
-        return [*input.tissue, *([] if PRETRAINING["held"] else ["--allow-shared-patients"])]
-    return [LABELS["config"], *LABELS["data"], *(word for file in input.tissue for word in ("--unlabelled", file))]
-
-
-rule compare:
-    """Compare the backbone before and after pretraining."""
-    input:
-        tissue=["<results>/pretraining/{run}/tissue.yaml"] if COMPARE_SLIDES else [],
-        labels=without_patterns([LABELS["config"], *LABELS["inputs"]] if LABELS else []),
-        stores=of_every_slide(PRETRAIN_STORE, slides=COMPARE_SLIDES),
-        colours=of_every_slide("colour.json", slides=COMPARE_SLIDES),
-        proposals=of_every_slide("proposals.parquet", slides=COMPARE_SLIDES),
-        checkpoint="<results>/pretraining/{run}/checkpoint.pt",
-        changed=if_changed("compare"),
-    output:
-        page="<results>/pretraining/{run}/compare/compare.html",
-        figures="<results>/pretraining/{run}/compare/compare.json",
-        made_with="<results>/pretraining/{run}/logs/settings.json",
-    log:
-        "<results>/pretraining/{run}/logs/compare.log",
-    benchmark:
-        "<results>/pretraining/{run}/benchmarks/compare.tsv"
-    conda:
-        "../../envs/train.yaml"
-    params:
-        made_with=settings_of(
-            lambda wildcards: {"before": PRETRAINING["checkpoint"]}, labels=LABELS, slides=COMPARE_SLIDES
-        ),
-        on=compare_options,
-        before=lambda wildcards: PRETRAINING["checkpoint"] or "untrained",
-        folder=subpath(output.page, parent=True),
-    shell:
-        r"""
-        muse compare {params.on:q} \
-            --before {params.before:q} \
-            --after {input.checkpoint:q} \
-            --threads {threads} \
-            --output {params.folder:q} 2>&1 | tee {log:q}
-        echo {params.made_with:q} >{output.made_with:q}
         """

@@ -9,11 +9,11 @@ PROPOSER = PROPOSALS.pop("method")
 
 
 def files_of_proposer(wildcards):
-    """What the slide's proposals follow from besides its pixels: detections of another program, or learnt weights.
+    """What the slide's proposals follow from besides its pixels: detections of another program.
 
     A missing one is no input: the step of that slide fails, and the others run.
     """
-    names = [PROPOSALS[setting] for setting in ("file", "checkpoint") if setting in PROPOSALS]
+    names = [PROPOSALS["file"]] if "file" in PROPOSALS else []
     paths = [name.replace("{slide}", wildcards.slide) for name in names]
     return [path for path in without_patterns(paths) if Path(path).is_file()]
 

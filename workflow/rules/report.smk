@@ -132,7 +132,7 @@ rule report:
         nuclei=of_every_slide("nuclei.geojson.gz"),
         summaries=of_every_slide("summary.json"),
         embeddings=embeddings_of_all,
-        compared=COMPARED,
+        pretrained=PRETRAINED,
         statistics=STATISTICS_FILE,
         changed=if_changed("report"),
     output:

@@ -6,11 +6,11 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.core.errors import LabelError
@@ -21,13 +21,53 @@ from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
 from muse_pipeline.labels.tissue import TissueSource
 from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide_store
 from muse_pipeline.methods.mil.config import MilConfig
-from muse_pipeline.models.abmil import BagOutput, GatedAttention
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.run import Say
 from muse_pipeline.training.schedule import Schedule
 from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
+
+
+class BagOutput(NamedTuple):
+    """Output of a model for one slide of N tiles.
+
+    Attributes:
+        logit: (K,) logits of the slide.
+        attention: (N, K), sums to 1 over the tiles.
+        tile_logit: (N, K) of every tile on its own.
+    """
+
+    logit: Tensor
+    attention: Tensor
+    tile_logit: Tensor
+
+
+class GatedAttention(nn.Module):
+    """Features of tiles -> classes of the slide; every class has its own attention.
+
+    Args:
+        n_features: D.
+        n_classes: K, without the first class of the region model.
+        hidden: width of the attention.
+    """
+
+    def __init__(self, n_features: int, n_classes: int, hidden: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("deviation", torch.ones(n_features))
+        self.embed = nn.Sequential(nn.Linear(n_features, 2 * hidden), nn.ReLU())
+        self.value, self.gate = nn.Linear(2 * hidden, hidden), nn.Linear(2 * hidden, hidden)
+        self.attend = nn.Linear(hidden, n_classes)
+        self.classify = nn.Linear(2 * hidden, n_classes)
+
+    def forward(self, features: Tensor) -> BagOutput:
+        """Classify a slide by the features (N, D) of its tiles."""
+        embedded = self.embed((features - self.mean) / self.deviation)
+        scores = self.attend(torch.tanh(self.value(embedded)) * torch.sigmoid(self.gate(embedded)))
+        attention, tile_logit = torch.softmax(scores, 0), self.classify(embedded)
+        return BagOutput((attention * tile_logit).sum(0), attention, tile_logit)
+
 
 KIND, NETWORK = "slide attention", "attention"
 TRAINING, VALIDATION, LABELS = "training", "validation", "labels.tsv"

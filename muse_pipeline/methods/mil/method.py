@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from muse_pipeline.data.region_windows import RegionBatch
+from muse_pipeline.data.windows import RegionBatch
 from muse_pipeline.losses.gm_mil import image_cross_entropy
 from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StageConfig, StudentSettings
-from muse_pipeline.methods.mil.validation import SCORES
+from muse_pipeline.methods.mil.data import SCORES
 from muse_pipeline.models.region import RegionMaps, RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint

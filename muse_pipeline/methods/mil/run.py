@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from muse_pipeline.data.region_windows import RegionWindows
+from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.inference.card import REGIONS
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.tissue import source_checksums, source_files
@@ -23,7 +23,7 @@ from muse_pipeline.methods.mil.config import (
     StudentSettings,
     require_network,
 )
-from muse_pipeline.methods.mil.data import RegionData, all_sources, read_region_data
+from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read_region_data
 from muse_pipeline.methods.mil.method import (
     TEACHER,
     TEACHER_SCORES,
@@ -32,7 +32,6 @@ from muse_pipeline.methods.mil.method import (
     TeacherTraining,
     begin_round,
 )
-from muse_pipeline.methods.mil.validation import SCORES
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint, seen_before
 from muse_pipeline.training.loop import BestWeights, Monitor

@@ -16,7 +16,6 @@ from muse_pipeline.core.config import read_settings
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.unlabelled import UnlabelledSource
-from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.muse.config import MuseConfig
@@ -58,31 +57,12 @@ class CohortRun:
         slides: ids of the slides that are trained on.
         partners: ids of those among them that are paired with a partner.
         held: ids of the slides that are held back.
-        compared: sources of the comparison without labels: the slides held back, or the run's if there is none.
     """
 
     config: MuseConfig | UnitConfig
     slides: list[str]
     partners: list[str]
     held: list[str]
-    compared: tuple[NucleusSource, ...]
-
-    def tissue_settings(self) -> dict[str, Any]:
-        """Settings of the comparison without labels, as ``muse compare`` reads them.
-
-        There are two scales; a run of one scale is compared at that and at one twice as coarse.
-        """
-        config = self.config
-        views = ViewSettings(mpp=(config.mpp, config.mpp)) if isinstance(config, UnitConfig) else config.views
-        fine, coarse = views.mpp
-        sources = [_stated(source) for source in self.compared]
-        for source in sources:
-            source.pop("partner", None)
-        return {
-            "sources": sources,
-            "views": plain_settings(dataclasses.replace(views, mpp=(fine, coarse if fine < coarse else 2 * fine))),
-            "min_nuclei": getattr(config, "min_nuclei", MuseConfig.min_nuclei),
-        }
 
     def facts(self) -> dict[str, Any]:
         """Facts that the workflow needs before it starts.
@@ -128,24 +108,20 @@ def plan_cohort_run(
     """
     rows, held = _choose_rows(cohort)
     recipe, config = _load_with_placeholder(path, data, list(changes))
-    slides, held_slides = (
-        tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in some) for some in (rows, held)
-    )
+    slides = tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in rows)
     judged = [source for judge in judged_by for source in load_detector_config(*judge).validation]
     if isinstance(config, UnitConfig):
         tissue = (UnlabelledSource(store=slide.store) for slide in slides)
         config = dataclasses.replace(config, sources=(*config.sources[:-1], *tissue))
         unit.require_sound(config)
-        compared = held_slides or slides
     else:
         judged = [*config.held, *judged]
         config = dataclasses.replace(config, sources=(*config.sources[:-1], *slides), held=tuple(judged))
         (stage,) = recipe.stages(config, cohort.results)
         stage.check()
-        compared = held_slides or config.sources
     require_apart([_patient(row) for row in rows], judged)
     paired = [row.slide_id for row, source in zip(rows, slides, strict=True) if getattr(source, "partner", None)]
-    return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held], compared)
+    return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held])
 
 
 def _load_with_placeholder(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:

@@ -15,8 +15,7 @@ from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage
 from muse_pipeline.methods.psm.config import PsmConfig
-from muse_pipeline.methods.psm.labels import CLASS, FoundLabelsStage, LabelsStage, label_source
-from muse_pipeline.methods.psm.masks import MasksStage
+from muse_pipeline.methods.psm.labels import CLASS, FoundLabelsStage, LabelsStage, MasksStage, label_source
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.stages import Stage, stage_folder
 

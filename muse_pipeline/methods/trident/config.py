@@ -36,7 +36,7 @@ class AlignmentSettings:
         variance: weight of the term in VICReg.
         covariance: weight of the term in VICReg.
         temperature: softmax temperature of InfoNCE.
-        hidden: width of the two inner layers of the projectors, and of the encoder of vectors.
+        hidden: width of the two inner layers of the projectors.
         width: length of the vectors that are compared.
         max_nuclei: largest number of nuclei of a batch that are compared, drawn from all.
     """
@@ -110,14 +110,11 @@ def require_sound_pairs(config: TridentConfig) -> None:
         ConfigError: a setting is wrong.
     """
     require_sound(config)
-    kinds = {source.partner.is_vectors for source in config.sources if source.partner is not None}
-    if not kinds and config.alignment.branches > 1:
+    if config.alignment.branches > 1 and all(source.partner is None for source in config.sources):
         raise ConfigError(
             f"sources: none has a `partner`, which {config.alignment.branches} branches need; add it (of a slide in a "
             "sheet: in its column `partner`), or set `alignment.branches` to 1"
         )
-    if len(kinds) > 1:
-        raise ConfigError("sources: some partners are pictures and some vectors; train a run on each kind")
     if config.partner_backbone is not None:
         with torch.device("meta"):  # no weights yet
             backbone = BACKBONES[config.partner_backbone]()

@@ -16,8 +16,6 @@ from muse_pipeline.models.base import Backbone, Features, read_at
 from muse_pipeline.training.devices import gather_rows
 from muse_pipeline.training.method import Method
 
-LARGEST_DROPOUT = 0.2  # share of a vector's columns, after the authors of TriDeNT
-
 
 def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
     """Two layers with batch norm and ReLU, and a last one without: (N, channels) -> (N, width)."""
@@ -36,29 +34,6 @@ def in_float(values: Tensor) -> Tensor:
 def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
     """Apply ``network`` to rows (N, C), also to a single one, which batch norms refuse in training."""
     return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
-
-
-class VectorEncoder(nn.Module):
-    """Standardises vectors, in training also drops columns and adds noise, and encodes them.
-
-    Args:
-        n_columns: D.
-        channels: length of the result, and width of the layers.
-    """
-
-    def __init__(self, n_columns: int, channels: int):
-        super().__init__()
-        self.channels = self.image_channels = channels
-        self.standardise = nn.BatchNorm1d(n_columns, affine=False)
-        self.layers = build_projector(n_columns, channels, channels)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(N, D) -> (N, channels)."""
-        x = self.standardise(vectors)
-        if self.training:
-            dropped = torch.rand_like(x) < LARGEST_DROPOUT * torch.rand_like(x[:, :1])
-            x = (x + torch.randn_like(x)).masked_fill(dropped, 0)
-        return self.layers(x)
 
 
 class Level(nn.Module):
@@ -134,12 +109,11 @@ class Trident(Method):
 
     Args:
         backbone: backbone of the H&E branches.
-        partner: encoder of the partner: a backbone for pictures, a ``VectorEncoder`` for vectors; None if
-            the setting ``branches`` is 1.
+        partner: backbone of the partner; None if the setting ``branches`` is 1.
         settings: settings of the alignment.
     """
 
-    def __init__(self, backbone: Backbone, partner: Backbone | VectorEncoder | None, settings: AlignmentSettings):
+    def __init__(self, backbone: Backbone, partner: Backbone | None, settings: AlignmentSettings):
         super().__init__()
         self.settings, self.backbone, self.partner = settings, backbone, partner
         of_images, of_nuclei = (None, None) if partner is None else (partner.image_channels, partner.channels)
@@ -172,16 +146,14 @@ class Trident(Method):
         return [Features(*parts) for parts in zip(*(part.chunk(n) for part in features), strict=True)]
 
     def _encode_pictures(self, batch: PairBatch) -> Features | None:
-        if not isinstance(self.partner, Backbone):
+        if self.partner is None:
             return None
         pixels = batch.partner.image
         colour = torch.eye(3, 4, dtype=torch.promote_types(pixels.dtype, torch.float), device=pixels.device)
         return self.partner(self.partner.prepare(pixels, colour))
 
     def _compare_images(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
-        rows = None
-        if self.partner is not None:
-            rows = pictures.image if pictures else apply_to_rows(self.partner, batch.partner.image)
+        rows = pictures.image if pictures else None
         return self.image([one.image for one in he], rows, batch.partner.image_known)
 
     def _compare_nuclei(self, he: list[Features], pictures: Features | None, batch: PairBatch) -> dict[str, Tensor]:
@@ -193,8 +165,6 @@ class Trident(Method):
         if pictures:
             has = partner.image_known
             rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[known[has]]
-        elif self.partner is not None:
-            rows = apply_to_rows(self.partner, partner.nuclei[known])
         return self.nucleus(views, rows, known[chosen])
 
     def trained(self) -> Backbone:

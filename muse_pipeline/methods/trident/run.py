@@ -16,13 +16,12 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.pairs import PairBatch, PairBatches
-from muse_pipeline.data.partners import Partner, PartnerSource, failure_of, open_partner
-from muse_pipeline.data.spots import SpotVectors
+from muse_pipeline.data.partners import PartnerSource, PicturePartner, failure_of, open_partner
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
 from muse_pipeline.methods.trident.config import TridentConfig, require_sound_pairs
-from muse_pipeline.methods.trident.method import Trident, VectorEncoder
+from muse_pipeline.methods.trident.method import Trident
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum
@@ -37,22 +36,17 @@ class PairedData(PretrainData):
     """Images that hold enough nuclei, and their partners.
 
     Attributes:
-        partners: partner of each image, None for none; all of them pictures, or all vectors of the same columns.
+        partners: partner of each image, None for none.
     """
 
-    partners: list[Partner | None]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns of vectors; none if partners are pictures."""
-        return next((one.names for one in self.partners if isinstance(one, SpotVectors)), ())
+    partners: list[PicturePartner | None]
 
 
 def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedData:
     """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``).
 
     Raises:
-        ConfigError: no image has a partner, or two tables have other columns.
+        ConfigError: no image has a partner.
         MuseError: a source or a partner cannot be used.
     """
     data = read_pretrain_data(
@@ -65,18 +59,11 @@ def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedDat
     ]
     _require_partners(wanted, partners)
     _report_failures(wanted, say)
-    tables = [one for one in partners if isinstance(one, SpotVectors)]
-    if other := next((one for one in tables if one.names != tables[0].names), None):
-        only = sorted(set(other.names) ^ set(tables[0].names)) or list(other.names)
-        raise ConfigError(
-            f"sources: the vectors of two partners have different columns (first: '{only[0]}'); name the columns that "
-            "all tables have in `columns`, in one order"
-        )
     parts = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     return PairedData(**parts, partners=partners)
 
 
-def _require_partners(sources: list, partners: list[Partner | None]) -> None:
+def _require_partners(sources: list, partners: list[PicturePartner | None]) -> None:
     """Reject a source whose folder has a file for none of its pictures, and slides none of which has a partner."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
@@ -145,9 +132,7 @@ class TridentStage(MuseStage):
         config, settings = self.config, self.config.alignment
         backbone = self.build_backbone()
         partner = None
-        if settings.branches > 1 and data.columns:
-            partner = VectorEncoder(len(data.columns), settings.hidden)
-        elif settings.branches > 1:
+        if settings.branches > 1:
             partner = BACKBONES[config.partner_backbone or config.backbone]()
         trident = Trident(backbone, partner, settings)
         if config.distillation is None:
@@ -158,7 +143,7 @@ class TridentStage(MuseStage):
     def batches(self, data: PairedData, device: torch.device) -> Callable[[int], PairBatch | dict[str, Any]]:
         """Sets of views with their partners; with MUSE's loss, the batches by the names of the methods."""
         views = make_batches(self.config, data)
-        pairs = PairBatches(views, data.images, data.partners, len(data.columns))
+        pairs = PairBatches(views, data.images, data.partners)
         if self.config.distillation is None:
             return pairs
 
@@ -174,12 +159,9 @@ class TridentStage(MuseStage):
         if self.config.alignment.branches == 1:
             return
         n_partners = sum(partner is not None for partner in data.partners)
-        kind = f"vectors of {len(data.columns)} columns" if data.columns else "pictures"
-        say(f"{n_partners} of {len(data.images)} images have partners ({kind})")
-        if not data.columns:
-            views = make_batches(self.config, data)
-            batch = PairBatches(views, data.images, data.partners)(0)
-            draw_pairs(batch, self.run_folder.path / "pairs.png")
+        say(f"{n_partners} of {len(data.images)} images have partners")
+        batch = PairBatches(make_batches(self.config, data), data.images, data.partners)(0)
+        draw_pairs(batch, self.run_folder.path / "pairs.png")
 
     def monitors(self, data: PairedData, method: Method) -> Sequence[Monitor]:
         """An alarm for collapse; with labelled nuclei held back, scores of the H&E backbone."""

@@ -82,7 +82,7 @@ class ReaderSettings:
 
 @dataclass(frozen=True)
 class DiscriminatorSettings:
-    """A discriminator and its loss (``models.patch_discriminator``).
+    """A discriminator and its loss (``models.co_modulated``).
 
     Attributes:
         widths: channels of the strided convolutions.

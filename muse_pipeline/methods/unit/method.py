@@ -17,9 +17,8 @@ from muse_pipeline.losses.unit import cycle_loss, painted_loss, translation_obje
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
-from muse_pipeline.models.co_modulated import CoModulatedGenerator
+from muse_pipeline.models.co_modulated import CoModulatedGenerator, PatchDiscriminator
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.patch_discriminator import PatchDiscriminator
 from muse_pipeline.models.reader import MaskReader
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.schedule import Schedule

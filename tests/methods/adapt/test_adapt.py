@@ -12,7 +12,7 @@ from labelled import write_config as write_training_config
 from pretraining import SETTINGS, draw_pictures, draw_slide, write_config
 from workflow_runs import draw_stained_slide, write_sheet
 
-from muse_pipeline.cli.adapt import _write_configs
+from muse_pipeline.cli.adapt import _write_config
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.evaluation.detection import match_points
@@ -22,7 +22,6 @@ from muse_pipeline.methods.detector.run import describe_detector, load_detector_
 from muse_pipeline.methods.detector.start import load_trained, read_start
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
-from muse_pipeline.probing.compare_tissue import load_tissue_config
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
@@ -230,7 +229,6 @@ def test_a_slide_is_adapted_to_and_then_has_the_same_nuclei(tmp_path, muse):
     status, out, errors = muse(*adapt, "--set", *few)
     assert status == 0, errors
     assert f"{tmp_path / 'run' / 'adapted.onnx'}" in out and "agreement of both" in errors
-    assert (tmp_path / "run" / "compare" / "compare.html").is_file()
     results = tmp_path / "results"
     status, _, errors = muse("run", tmp_path / "s.tif", "--model", tmp_path / "run" / "adapted.onnx", "-o", results)
     assert status == 0, errors
@@ -249,13 +247,11 @@ def test_results_of_a_run_give_stores_and_nuclei(tmp_path):
         draw_slide(tmp_path / "results" / name, name)
         (tmp_path / "results" / name / "proposals.parquet").rename(tmp_path / "results" / name / "nuclei.parquet")
     write_json(tmp_path / "results" / "sheet.json", rows)
-    config, tissue = tmp_path / "slides.yaml", tmp_path / "tissue.yaml"
-    _write_configs([tmp_path / "results"], config, tissue, ["hold.weight=9"])
+    config = tmp_path / "slides.yaml"
+    _write_config([tmp_path / "results"], config, ["hold.weight=9"])
     found = load_run(config)[1]
     assert [source.proposals for source in found.sources] == [tmp_path / "results" / "a" / "nuclei.parquet"]
     assert found.hold.weight == 9
-    (compared,) = load_tissue_config(tissue).sources
-    assert compared.proposals == tmp_path / "results" / "b" / "nuclei.parquet"
 
 
 def test_slides_are_not_searched_by_several_processes_nor_for_a_checkpoint_that_is_not_there(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
-from experiments.lfov.hidden_labels import HiddenLabelsStage
+from experiments.lfov.run import HiddenLabelsStage
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.methods.detector.run import describe_config, finetune, load_detector_config
 from muse_pipeline.methods.detector.start import read_start

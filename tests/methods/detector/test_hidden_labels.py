@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.lfov.hidden_labels import hide_labels
+from experiments.lfov.run import hide_labels
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei

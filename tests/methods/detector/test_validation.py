@@ -23,7 +23,7 @@ from muse_pipeline.methods.detector.validation import SCORE, NetworkPredictor, V
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.tissue.stain import IDENTITY
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.loop import MetricsLog
 from muse_pipeline.training.run import Options
 
 

@@ -15,16 +15,15 @@ from every_setting import APPEARANCE, CARD, NAMES, REPORTS, SCHEDULE, Kind, keep
 
 from experiments.mil_rungs import run as rungs
 from muse_pipeline.cli.main import main
-from muse_pipeline.data.region_windows import RegionBatch, RegionWindows
+from muse_pipeline.data.windows import RegionBatch, RegionWindows
 from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, list_labelled, read_tissue_images
 from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StudentSettings
-from muse_pipeline.methods.mil.data import read_region_data
+from muse_pipeline.methods.mil.data import SCORES, read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining, begin_round, is_good_enough
-from muse_pipeline.methods.mil.validation import SCORES
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run

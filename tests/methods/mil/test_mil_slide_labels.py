@@ -22,10 +22,16 @@ from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
-from muse_pipeline.methods.mil.attention import AttentionStage, SlideAttention, TilesStage, choose_tiles
+from muse_pipeline.methods.mil.attention import (
+    AttentionStage,
+    BagOutput,
+    GatedAttention,
+    SlideAttention,
+    TilesStage,
+    choose_tiles,
+)
 from muse_pipeline.methods.mil.bags import BagsStage, LabelledSlide, deal_folds
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.abmil import BagOutput, GatedAttention
 from muse_pipeline.store.store import open_store
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run

@@ -9,7 +9,6 @@ from workflow_runs import write_sheet
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.methods.muse.run import load_muse_config
-from muse_pipeline.probing.compare_tissue import load_tissue_config
 from muse_pipeline.training.recipe import load_run
 
 SETTINGS = {
@@ -74,17 +73,6 @@ def test_test_slides_are_held_back_however_the_word_is_written(plan, where):
     sheet.write_text(sheet.read_text().replace("test", "Test"))
     plan()
     assert read_json(where / "run.json")["held"] == ["c"]
-
-
-def test_without_labels_it_is_compared_on_the_slides_held_back(plan, where):
-    plan("--tissue", "tissue.yaml")
-    tissue = load_tissue_config(Path("tissue.yaml"))
-    assert [source.store for source in tissue.sources] == [where / "out" / "c" / "image-250nm.zarr"]
-    assert tissue.views.mpp == (0.25, 0.5)
-    plan("--tissue", "tissue.yaml", "--set", "views.mpp=[0.5, 0.5]")
-    assert load_tissue_config(Path("tissue.yaml")).views.mpp == (0.5, 1.0)  # which `muse compare` looks at
-    plan("--tissue", "tissue.yaml", "--held-splits")
-    assert len(load_tissue_config(Path("tissue.yaml")).sources) == 5
 
 
 def test_what_is_left_out_is_for_the_user_to_state(plan):
@@ -172,14 +160,13 @@ def test_slides_with_a_partner_are_paired_with_its_store(muse, where):
     fill_partners(where, "a", "c", "d")
     (where / "given.yaml").write_text(yaml.safe_dump(PAIRED))
     files = ["--sheet", "slides.tsv", "--results", "out", "-o", "run.yaml", "--resolved", "run.json"]
-    status, _, errors = muse("pretrain-config", "given.yaml", *files, "--tissue", "tissue.yaml")
+    status, _, errors = muse("pretrain-config", "given.yaml", *files)
     assert status == 0, errors
     _, config = load_run(Path("run.yaml"))
     partners = {s.store.parent.name: s.partner and s.partner.store for s in config.sources}
     stores = [where / "out" / name / "partner" / "image-500nm.zarr" for name in "ad"]
     assert partners == {"a": stores[0], "b": None, "d": stores[1], "e-bad": None}
     assert read_json(where / "run.json")["partners"] == ["a", "d"]  # c is held back
-    load_tissue_config(Path("tissue.yaml"))
     status, _, _ = muse("pretrain-config", "given.yaml", *files, "--set", "alignment.branches=1")
     assert status == 0 and read_json(where / "run.json")["partners"] == []
 

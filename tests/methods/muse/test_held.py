@@ -14,7 +14,7 @@ from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.muse.run import load_muse_config, pretrain
 from muse_pipeline.methods.muse.validation import SCORE, accuracy_of_others, read_held
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.loop import MetricsLog
 
 MAP = {"1": "Dark", "2": "Pale"}
 

@@ -18,7 +18,7 @@ from pretraining import draw_pictures, draw_slide, write_config
 from muse_pipeline.methods.muse.run import load_muse_config, pretrain
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.log import MetricsLog
+from muse_pipeline.training.loop import MetricsLog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 14

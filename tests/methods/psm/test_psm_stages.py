@@ -11,8 +11,13 @@ import torch
 from test_psm import CONFIG, load_psm_config
 
 from muse_pipeline.methods.psm.activation import PriorSelfActivation
-from muse_pipeline.methods.psm.labels import FoundLabelsStage, LabelsStage, write_labels
-from muse_pipeline.methods.psm.masks import read_pictures_and_masks, write_masks
+from muse_pipeline.methods.psm.labels import (
+    FoundLabelsStage,
+    LabelsStage,
+    read_pictures_and_masks,
+    write_labels,
+    write_masks,
+)
 from muse_pipeline.methods.psm.run import PsmRecipe, detector_config
 from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint

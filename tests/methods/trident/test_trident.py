@@ -11,7 +11,7 @@ from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.data.pairs import PairBatch, PartnerBatch
 from muse_pipeline.data.views import Views
 from muse_pipeline.losses.vicreg import covariance, invariance, variance
-from muse_pipeline.methods.trident.method import VectorEncoder, measure_spread
+from muse_pipeline.methods.trident.method import measure_spread
 from muse_pipeline.methods.trident.run import SpreadAlarm
 from muse_pipeline.models.base import read_at
 from muse_pipeline.training.loop import GRACE, IN_A_ROW
@@ -94,22 +94,21 @@ def literal_trident(method, batch, branches):
         nuclei.append({})
         for k, b in enumerate(which.tolist()):
             one = partner.image[k : k + 1]
-            found = features(method.partner, one, torch.eye(3, 4).double()) if partner.nuclei is None else None
-            images[-1][b] = method.image.partner(method.partner(one) if found is None else found.image)[0]
+            found = features(method.partner, one, torch.eye(3, 4).double())
+            images[-1][b] = method.image.partner(found.image)[0]
             for m in partner.nuclei_known[b].nonzero()[:, 0].tolist():
                 at = batch.views.teacher_xy[0][b, m]
-                one = read_bilinear(found.dense[0], at)[None] if found else method.partner(partner.nuclei[b, m][None])
-                nuclei[-1][b, m] = method.nucleus.partner(one)[0]
+                nuclei[-1][b, m] = method.nucleus.partner(read_bilinear(found.dense[0], at)[None])[0]
     return 0.7 * literal_vicreg(images) + 0.4 * literal_vicreg(nuclei)
 
 
-@pytest.mark.parametrize(("branches", "vectors"), [(1, False), (2, False), (2, True), (3, False), (3, True)])
-def test_loss_and_gradients_of_every_network_are_those_of_the_formula(branches, vectors):
+@pytest.mark.parametrize("branches", [1, 2, 3])
+def test_loss_and_gradients_of_every_network_are_those_of_the_formula(branches):
     weights = {"image_weight": 0.7, "nucleus_weight": 0.4, "invariance": 2.0, "variance": 3.0, "covariance": 0.5}
-    method = make_trident(vectors, branches=branches, width=4, **weights).double().eval()
-    pairs = make_pairs(KNOWN, vectors=vectors)
+    method = make_trident(branches=branches, width=4, **weights).double().eval()
+    pairs = make_pairs(KNOWN)
     wide = Views(*(part.double() for part in pairs.views.global_views))
-    partner = [p.double() if p is not None and p.is_floating_point() else p for p in pairs.partner]
+    partner = [p.double() if p.is_floating_point() else p for p in pairs.partner]
     batch = PairBatch(pairs.views._replace(global_views=wide), PartnerBatch(*partner))
     parameters = dict(method.named_parameters())
     loss, expected = method.losses(batch, "model", 0.0)["loss"], literal_trident(method, batch, branches)
@@ -122,9 +121,8 @@ def test_loss_and_gradients_of_every_network_are_those_of_the_formula(branches, 
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("vectors", [False, True])
-def test_no_two_networks_share_weights(vectors):
-    method = make_trident(vectors)
+def test_no_two_networks_share_weights():
+    method = make_trident()
     levels = [network for level in (method.image, method.nucleus) for network in (level.he, level.partner)]
     weights = [{id(parameter) for parameter in one.parameters()} for one in (method.backbone, method.partner, *levels)]
     assert len(weights) == 6 and all(weights)
@@ -132,39 +130,12 @@ def test_no_two_networks_share_weights(vectors):
     assert {id(parameter) for _, parameter in method.turn_parameters("model")} == set.union(*weights)
 
 
-def test_vectors_are_standardised_by_column():
-    torch.manual_seed(0)
-    encoder, vectors = VectorEncoder(40, 8), torch.randn(2000, 40) * torch.logspace(-1, 3, 40) + 50
-    seen = []
-    encoder.layers[0].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
-    for _ in range(200):
-        encoder.standardise(vectors)  # until the running statistics are those of the vectors
-    encoder.eval()(vectors)
-    torch.testing.assert_close(seen[0], (vectors - vectors.mean(0)) / vectors.std(0), rtol=0.01, atol=0.01)
-
-
-def test_training_drops_up_to_a_fifth_of_the_columns_and_adds_noise_of_the_same_deviation():
-    torch.manual_seed(0)
-    encoder, vectors = VectorEncoder(40, 8), torch.randn(2000, 40) * 7 + 50
-    seen = []
-    encoder.layers[0].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
-    encoder(vectors)
-    dropped = seen[0] == 0
-    shares, kept = dropped.float().mean(1), seen[0][~dropped]
-    assert shares.mean().item() == pytest.approx(0.1, abs=0.01) and shares.max() < 0.5
-    assert shares.std().item() == pytest.approx((0.2**2 / 12 + (0.1 - 0.04 / 3) / 40) ** 0.5, rel=0.1)
-    assert kept.mean().item() == pytest.approx(0, abs=0.02) and kept.var().item() == pytest.approx(2, rel=0.03)
-    signal = ((vectors - vectors.mean(0)) / vectors.std(0))[~dropped]
-    assert (kept * signal).mean().item() == pytest.approx(1, rel=0.03)
-
-
 @pytest.mark.parametrize("loss", ["vicreg", "infonce"])
-@pytest.mark.parametrize("vectors", [False, True])
 @pytest.mark.parametrize("branches", [1, 2, 3])
 @pytest.mark.parametrize("known", [KNOWN, [False, True, False], [False] * 3])
-def test_every_kind_trains_whatever_partners_there_are(loss, vectors, branches, known):
-    method = make_trident(vectors, loss=loss, branches=branches).train()
-    found = method.losses(make_pairs(known, vectors=vectors), "model", 0.0)
+def test_every_kind_trains_whatever_partners_there_are(loss, branches, known):
+    method = make_trident(loss=loss, branches=branches).train()
+    found = method.losses(make_pairs(known), "model", 0.0)
     found["loss"].backward()
     assert all(value.isfinite() for value in found.values())
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in method.parameters())

@@ -11,7 +11,7 @@ import torch
 from every_setting import APPEARANCE, NAMES, SCHEDULE, Kind, last_stage
 from labelled import write_config as write_training_config
 from paired import SETTINGS, draw_paired_pictures, draw_paired_slide, write_paired_config
-from pretraining import MPP, draw_slide, write_proposals
+from pretraining import draw_slide, write_proposals
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
@@ -43,7 +43,7 @@ def train(muse, config, folder):
     return muse("train", config, "-o", folder, "--accelerator", "cpu", "--threads", "1")
 
 
-KINDS = {"store": "partner.zarr", "nuclei": "nuclei.geojson", "vectors": "vectors.csv"}
+KINDS = {"store": "partner.zarr", "nuclei": "nuclei.geojson"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,7 +57,7 @@ def test_a_slide_is_trained_with_every_kind_of_partner(kind, slide, tmp_path, mu
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert checkpoint.meta["kind"] == "backbone" and not checkpoint.head
     assert checkpoint.meta["config"]["method"] == "trident" and checkpoint.meta["images"] == ["S1"]
-    assert (tmp_path / "run" / "pairs.png").is_file() == (kind != "vectors")
+    assert (tmp_path / "run" / "pairs.png").is_file()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"image_variance", "nucleus_covariance", "image_spread", "nucleus_partners"} <= rows[-1].keys()
     assert 0 < np.mean([row["image_partners"] for row in rows]) < 1
@@ -86,17 +86,6 @@ def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, mus
     assert {"muse nucleus", "trident image_invariance"} <= row.keys()
 
 
-@pytest.mark.parametrize("radius_um", [2.0, 20.0])
-def test_a_position_has_the_vector_of_a_spot_within_the_radius(slide, tmp_path, radius_um):
-    partner = {"vectors": beside(slide, "vectors.csv"), "radius_um": radius_um}
-    recipe, config = load_run(write_paired_config(tmp_path, [with_partner(slide, **partner)]))
-    (spots,) = recipe.stages(config, tmp_path / "run")[0].read(print).partners
-    leftmost = spots.xy[spots.xy[:, 0].argmin()]
-    near, far = (leftmost - (share * radius_um / MPP, 0) for share in (0.99, 1.01))
-    vectors, known = spots.at(np.stack([near, far]))
-    assert known.tolist() == [True, False] and vectors[0].any() and not vectors[1].any()
-
-
 @pytest.mark.parametrize("weight", [0.0, 0.004, 3.0])
 def test_the_loss_beside_muses_has_its_weight(pictures, tmp_path, weight):
     sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
@@ -112,7 +101,7 @@ def test_the_loss_beside_muses_has_its_weight(pictures, tmp_path, weight):
     torch.testing.assert_close(gradients, tuple(weight * one for one in alone), rtol=1e-3, atol=1e-3)
 
 
-def test_a_checkpoint_is_fine_tuned_and_probed_as_any_other(pictures, tmp_path, muse):
+def test_a_checkpoint_is_fine_tuned_as_any_other(pictures, tmp_path, muse):
     config = write_paired_config(tmp_path, [pictures], schedule={"steps": 2})
     assert train(muse, config, tmp_path / "run")[0] == 0
     backbone = tmp_path / "run" / "checkpoint.pt"
@@ -123,14 +112,6 @@ def test_a_checkpoint_is_fine_tuned_and_probed_as_any_other(pictures, tmp_path, 
     assert status == 0, errors
     tuned = load_checkpoint(tmp_path / "tuned" / "checkpoint.pt")
     assert tuned.head and tuned.backbone.keys() == load_checkpoint(backbone).backbone.keys()
-
-    for kind, picture in zip(("one", "other"), list_pictures(Path(pictures["images"])), strict=False):
-        (tmp_path / "patches" / kind).mkdir(parents=True)
-        shutil.copy(picture, tmp_path / "patches" / kind)
-    patches = [tmp_path / "patches", "--test", tmp_path / "patches", "--window-px", "64", "--allow-shared-patients"]
-    status, out, errors = muse("probe", *patches, "--checkpoint", backbone, "--accelerator", "cpu")
-    assert status == 0 and "muse_compact_16 (run/checkpoint.pt)" in out, errors
-    assert "that run/checkpoint.pt was trained on, which flatters: P0, P1" in out
 
 
 def refused(muse, tmp_path, source, *words, **settings):
@@ -192,49 +173,6 @@ def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path
     refused(muse, tmp_path, {**pictures, "partner": {"nuclei": str(wrong)}}, "is 100 x 80 px and its picture")
 
 
-def write_table(path, *lines):
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
-
-
-@pytest.mark.parametrize(
-    ("lines", "partner", "words"),
-    [
-        (["x,y,a", "9,9,1", "9,20,", "20,20,nan"], {}, "2 of 3 values in column 'a' are missing or not finite"),
-        (["x,y,a", "9,9,high"], {}, "column 'a' holds no numbers; name the columns to use"),
-        (["x,y", "9,9"], {}, "has 1 rows and 0 columns beside x and y"),
-        (["x,z,a", "9,9,1"], {}, "has no column 'y'; it has x, z, a"),
-        (["x,y,a", "2000,2000,1"], {}, "all 1 spots lie outside S1 (640 x 640 px at 0.5 um/px), with x and y in px"),
-        (["x,y,a", "500,500,1"], {"unit": "um"}, "with x and y in um; set `unit: px` if that is meant"),
-        (["x,y,a", "1,1,1"], {"radius_um": 0.01}, "no spot lies within 0.01 um of a nucleus of S1"),
-    ],
-)
-def test_a_table_that_cannot_be_used_is_refused(lines, partner, words, slide, tmp_path, muse):
-    table = write_table(tmp_path / "t.csv", *lines)
-    refused(muse, tmp_path, with_partner(slide, vectors=table, **partner), "t.csv: ", words)
-
-
-def test_a_table_of_cells_in_the_other_unit_is_refused(slide, tmp_path, muse):
-    """In um at 0.5 um/px all cells lie within the upper left quarter of the px that were stated."""
-    xy = MPP * read_nuclei(Path(slide["proposals"])).xy
-    table = write_table(tmp_path / "t.csv", "x,y,a", *(f"{x:.2f},{y:.2f},1" for x, y in xy))
-    config = write_paired_config(tmp_path, [with_partner(slide, vectors=table, unit="um")], schedule={"steps": 1})
-    status, _, errors = train(muse, config, tmp_path / "um")
-    assert status == 0, errors
-    words = "t.csv: 100% of its spots in tissue lie at a nucleus of S1 with x and y in um, and ", "set `unit: um`"
-    refused(muse, tmp_path, with_partner(slide, vectors=table), *words)
-
-
-def test_tables_with_other_columns_are_refused(slide, tmp_path, muse):
-    table = write_table(
-        tmp_path / "t.csv", "x,y,gene_b", *(f"{x},{y},1" for x in range(640) for y in range(0, 640, 40))
-    )
-    sources = [with_partner(slide, vectors=beside(slide, "vectors.csv")), with_partner(slide, vectors=table)]
-    config = write_paired_config(tmp_path, sources)
-    status, _, errors = train(muse, config, tmp_path / "run")
-    assert status == 2 and "two partners have different columns (first: 'gene_a')" in errors
-
-
 def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
     draw_slide(tmp_path / "S9", "S9", "f" * 16)
     nuclei = str(tmp_path / "S9" / "proposals.parquet")
@@ -250,9 +188,8 @@ def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
     ("partner", "settings", "words"),
     [
         (None, {}, "none has a `partner`, which 3 branches need"),
-        ({}, {}, "partner: found none; give one of `store`, `images`, `nuclei`, `vectors`"),
+        ({}, {}, "partner: found none; give one of `store`, `images`, `nuclei`"),
         ({"images": "x"}, {}, "cannot be the partner of a source of `store`"),
-        ({"vectors": "x", "unit": "mm"}, {}, "partner: unit 'mm' is unknown; choose px or um"),
         ({"nuclei": "x"}, {"views": {"n_local": 2}}, "n_local is 2, and local views need MUSE's loss"),
         ({"nuclei": "x"}, {"alignment": {"image_weight": 0, "nucleus_weight": 0}}, "are both 0; nothing would be"),
         ({"nuclei": "x"}, {"batch": 1}, "batch is 1; give a whole number of 2 or more"),
@@ -308,7 +245,6 @@ SETTINGS_OF_RUN = Kind(
     {
         **dict.fromkeys(("augmentation.scale", "augmentation.free_rotation"), "views have a geometry of their own"),
         **NAMES,
-        "radius_um": "of vectors alone: see the test of spots above",
         "mpp": "of pictures",
     },
 )

@@ -21,8 +21,7 @@ from muse_pipeline.methods.unit.monitors import (
 from muse_pipeline.methods.unit.synthesis.folder import write_masks
 from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.log import MetricsLog
-from muse_pipeline.training.loop import BestWeights
+from muse_pipeline.training.loop import BestWeights, MetricsLog
 from muse_pipeline.training.recipe import load_run
 
 MPP = 0.5

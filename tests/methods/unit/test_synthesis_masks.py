@@ -17,20 +17,21 @@ from experiments.synthetic_masks.run import (
 )
 from muse_pipeline.core.config import replace_settings
 from muse_pipeline.core.errors import ArgumentError, ConfigError
-from muse_pipeline.methods.unit.synthesis.layout import Plan, plan_tissue
+from muse_pipeline.methods.unit.synthesis.folder import MEASURES, measure_instances, summarise
 from muse_pipeline.methods.unit.synthesis.masks import (
     CONTOUR,
     FILL_RANGE,
+    Plan,
     contours,
     draw_page,
     draw_rings,
     fills,
     paint,
+    plan_tissue,
     stylise,
     synthesise_mask,
 )
 from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, KINDS, STROMA, TissueSettings
-from muse_pipeline.methods.unit.synthesis.statistics import MEASURES, measure_instances, summarise
 
 TISSUE = TissueSettings()
 CROSS = ndimage.generate_binary_structure(2, 1)

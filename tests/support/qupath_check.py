@@ -23,6 +23,19 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 import shapely
+from qupath_rules import (
+    MOST_LEVELS,
+    SINCE_06,
+    VERSIONS,
+    Fault,
+    build_as_jts,
+    count_levels,
+    geometries_of,
+    has_plain_rings,
+    is_uuid,
+    judge_feature,
+    judge_geometry,
+)
 
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.nuclei.rays import QUPATH_GRID_PX
@@ -36,19 +49,6 @@ from muse_pipeline.qupath.parse import (
     iterate_items,
     list_geojson,
     open_member,
-)
-from muse_pipeline.qupath.rules import (
-    MOST_LEVELS,
-    SINCE_06,
-    VERSIONS,
-    Fault,
-    build_as_jts,
-    count_levels,
-    geometries_of,
-    has_plain_rings,
-    is_uuid,
-    judge_feature,
-    judge_geometry,
 )
 
 _BATCH = 4_096
