@@ -255,11 +255,12 @@ def _find_memory_limit() -> Finding:
 def _find_scratch() -> Finding:
     import tempfile
 
-    folder = tempfile.gettempdir()
     try:
+        folder = tempfile.gettempdir()
         with tempfile.TemporaryFile() as file:
             file.write(b"x")
     except OSError as error:
+        folder = tempfile.tempdir or "every folder for temporary files"
         return Finding("scratch", False, f"{folder} cannot be written ({error.strerror}); set TMPDIR to another folder")
     return Finding("scratch", True, f"{folder} is writable, {shutil.disk_usage(folder).free / 2**30:.1f} GiB free")
 
