@@ -7,6 +7,7 @@ TORCH := torch==2.13.0
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE  # which makes every process compile the package again
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-spawn docs lint clean
