@@ -171,6 +171,7 @@ class ModelCard(Card):
     does = "finds nuclei"
     verb = "muse detect"
     otherwise = ", and finds no nuclei; run it with `{verb}`"
+    is_imported = False  # an imported network has maps of its own, and probabilities that mean something else
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("input_px", "stride_px", "batch", "capacity", "n_rays")}
@@ -211,6 +212,8 @@ class ImportedCard(ModelCard):
     channels_first: bool = True
     logits: bool = False
     margin_px: int = 0
+
+    is_imported = True
 
 
 REGIONS = "regions"

@@ -14,7 +14,7 @@ import numpy as np
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.card import ImportedCard, ModelCard, RegionCard
+from muse_pipeline.inference.card import ModelCard, RegionCard
 from muse_pipeline.inference.graph import cut_after_single_values
 from muse_pipeline.inference.model import (
     PROVIDERS,
@@ -167,7 +167,7 @@ class Predictor(GraphRunner):
         super().__init__(path, provider)
         self.card = card = ModelCard.from_json(card_text(self.session, self.path), str(self.path))
         self.refiner = OutlineRefiner() if card.refine else None
-        if isinstance(card, ImportedCard):
+        if card.is_imported:
             self.any_size = False  # values of a cut window may differ
             return
         self.outputs = [*OUTPUTS, EMBEDDING] if card.embedding_dim else list(OUTPUTS)
@@ -193,15 +193,16 @@ class Predictor(GraphRunner):
         Returns:
             For each window its nuclei (frame: window), by descending score.
         """
-        if isinstance(self.card, ImportedCard):
-            found = self._find_in_maps(pixels, self.card)
+        if self.card.is_imported:
+            found = self._find_in_maps(pixels)
         else:
             found = nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
         return fit_outlines(found, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
-    def _find_in_maps(self, pixels: np.ndarray, card: ImportedCard) -> list[Nuclei]:
+    def _find_in_maps(self, pixels: np.ndarray) -> list[Nuclei]:
         from muse_pipeline.inference.maps import nuclei_of_maps, scale_pixels  # which load SciPy
 
+        card = self.card
         (port,) = self.session.get_inputs()
         inputs = {port.name: scale_pixels(pixels, card)}
         found = nuclei_of_maps(run_session(self.session, self.path, list(card.maps), inputs), card)

@@ -19,7 +19,7 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, SizeRecord
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
-from muse_pipeline.inference.card import ImportedCard, ModelCard
+from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.dab import STAINS
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
@@ -129,7 +129,7 @@ def stitch_shards(
     around = surrounded(nuclei_apart(), meter, row_um)
     with NucleiWriter(output, names, made_from, card.n_rays, optional) as writer:
         size, *of_class = write_nuclei(writer, around, measures, info, threads)
-        if isinstance(card, ImportedCard):  # the limits of sizes were chosen for our probabilities
+        if card.is_imported:  # the limits of sizes were chosen for our probabilities
             size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
