@@ -240,8 +240,12 @@ class Store:
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
-        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels."""
-        return self._tissue.read() > 0, self._tissue_px
+        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels.
+
+        Raises:
+            StoreError: the label of the tissue is damaged.
+        """
+        return self._read_tissue(), self._tissue_px
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
         """(M,) bool: True for positions (M, 2) in work px in tissue; only the label around them is read."""
@@ -251,9 +255,15 @@ class Store:
         if inside.any():
             columns, rows = columns[inside], rows[inside]
             left, top = columns.min(), rows.min()
-            label = self._tissue.read(top, left, rows.max() + 1, columns.max() + 1)
-            found[inside] = label[rows - top, columns - left] > 0
+            label = self._read_tissue(top, left, rows.max() + 1, columns.max() + 1)
+            found[inside] = label[rows - top, columns - left]
         return found
+
+    def _read_tissue(self, *box: int) -> np.ndarray:
+        try:
+            return self._tissue.read(*box) > 0
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StoreError(f"{self.path}: its tissue is damaged ({error}); run `muse tile` again") from error
 
     @property
     def _tissue_px(self) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zarr
 from drawn import ArraySlide
+from numcodecs import Zstd
 from ome_zarr_models.v05 import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 from shapely.geometry import box
@@ -220,6 +221,19 @@ def test_a_damaged_chunk_is_reported(tmp_path):
     chunk.write_bytes(chunk.read_bytes()[:-40])
     with pytest.raises(StoreError, match=r"chunk \(0, 0\) is damaged"):
         open_store(tmp_path / "a.zarr").read((0, 0), (64, 64))
+
+
+@pytest.mark.parametrize("content", [b"no Zstandard", Zstd().encode(np.ones(7, np.uint8))])
+def test_a_damaged_label_of_tissue_is_reported(tmp_path, content):
+    slide = noise_slide(600, 500)
+    info = slide.info(MPP)
+    write_store(slide, info, mask_with(info, (0, 0, 100, 100)), tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/labels/tissue/0/c/0/0").write_bytes(content)
+    store = open_store(tmp_path / "a.zarr")
+    with pytest.raises(StoreError, match=r"a.zarr: its tissue is damaged .*; run `muse tile` again"):
+        store.tissue  # noqa: B018
+    with pytest.raises(StoreError, match="its tissue is damaged"):
+        store.in_tissue(np.array([[10.0, 10.0]]))
 
 
 def test_a_lost_file_is_no_glass(tmp_path):
