@@ -32,10 +32,15 @@ def stain_tables(stains: np.ndarray) -> np.ndarray:
 
 def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
     """The density (h, w) int32 of a stain, from its (3, 256) of ``stain_tables`` and three channels (h, w) uint8."""
-    density, *others = (cv2.LUT(plane, part) for plane, part in zip(planes, table, strict=True))
+    density, *others = (_look_up(plane, part) for plane, part in zip(planes, table, strict=True))
     for other in others:
         density += other
     return density
+
+
+def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The entries of a table (256,) at values (h, w) uint8."""
+    return cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)  # OpenCV returns None
 
 
 def split_near(mask: np.ndarray, planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
@@ -70,7 +75,7 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
 def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
     """Mean optical density (N, 3) of each channel (h, w) uint8 over pixels; NaN where there is none."""
     table = np.rint(DENSITY.astype(float) / np.log(10) / STEP).astype(np.int32)
-    taken = (cv2.LUT(plane.take(pixels.pixel)[:, None], table).ravel() for plane in planes)
+    taken = (_look_up(plane.take(pixels.pixel)[:, None], table).ravel() for plane in planes)
     return np.stack([_mean(pixels, values) * STEP for values in taken], -1)
 
 

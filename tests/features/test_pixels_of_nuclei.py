@@ -1,5 +1,7 @@
 """Features from pixels and outlines against scikit-image, NumPy and shapely."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -80,6 +82,19 @@ def test_cytoplasm_is_every_second_row_between_nucleus_and_cell(nuclei, pixels):
         expected[1::2] = False
         assert between.n[index] == expected.sum() > 50
         np.testing.assert_allclose(found[index], density[expected].mean(0), atol=1e-6)
+
+
+def test_a_cell_without_cytoplasm_has_no_density(nuclei, pixels):
+    """OpenCV looks up nothing in place of no values."""
+    xy, rays = (each[:1] for each in nuclei)
+    planes = np.moveaxis(pixels, -1, 0)
+    between = find_between(xy, (rays, rays), *IMAGE)
+    assert np.isnan(mean_densities(between, np.ascontiguousarray(planes[:, ::2]))).all()
+    zones = find_zones(xy, rays, *IMAGE)
+    alone = replace(zones, ring=zones.ring.where(np.zeros(len(zones.ring.pixel), bool)))  # in other nuclei
+    found = measure_densities(alone, planes, stain_tables(TEXTBOOK))
+    assert np.isnan(found["h_ring_mean"]).all()
+    assert np.isfinite(found["h_mean"]).all()
 
 
 def test_zones_are_the_same_in_every_image(nuclei):
