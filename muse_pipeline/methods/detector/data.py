@@ -51,6 +51,7 @@ class DetectorData:
     def make_windows(self, device: torch.device) -> LabelledWindows:
         """Windows on ``device``."""
         config = self.config
+        distillation = config.distillation and config.distillation.on(self.images)
         return LabelledWindows(
             [continue_mirrored(image, config.window_px, config.mpp) for image in self.images],
             np.stack([image_colour(image, self.reference) for image in self.images]),
@@ -61,8 +62,8 @@ class DetectorData:
             augmentation=config.augmentation,
             seed=config.seed,
             device=device,
-            weak_view=config.distillation is not None,
-            around=config.distillation is not None and config.distillation.where == "outside",
+            weak_view=distillation is not None,
+            around=distillation is not None and distillation.where == "outside",
         )
 
     def describe(self, run: RunFolder, say: Say) -> None:
@@ -75,8 +76,8 @@ class DetectorData:
                 if missing := missing_classes(images, self.config.class_names):
                     say(f"classes without {split} labels: {', '.join(missing)}")
         distillation = self.config.distillation
-        if distillation and (share := distillation.share_on(self.images)) < distillation.share:
-            say(f"the teachers have {share:.0%} of the loss: no picture is corrected in a part")
+        if distillation and (share := distillation.on(self.images).share) < distillation.share:
+            say(f"the teachers have {share:.0%} of the loss: no picture has tissue around a region of labelled nuclei")
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             say(

@@ -9,7 +9,7 @@ what it has learnt there ("Learning without Forgetting", Li and Hoiem, arXiv 160
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -35,7 +35,7 @@ class DistillationSettings:
     Attributes:
         teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
         share: weight of the distillation loss, 0 to 1; the labels have the rest. With ``where: outside`` it is at most
-            0.5 unless a picture is corrected in a part: labels and teachers then share all tissue.
+            0.5 if no picture has tissue around a region of labelled nuclei: labels and teachers then share all tissue.
         where: area of the distillation loss: "everywhere", or "outside" of the annotated regions; both are the same if
             every picture is annotated as a whole. In areas with a class the teachers never teach classes.
     """
@@ -44,10 +44,12 @@ class DistillationSettings:
     share: Fraction = 0.7
     where: Annotated[str, OneOf(AREAS)] = "everywhere"
 
-    def share_on(self, images: Sequence[LabelledImage]) -> float:
-        """The weight in a run on these images."""
-        has_outside = any(image.region is not None and not image.areas for image in images)
-        return self.share if self.where == "everywhere" or has_outside else min(self.share, WHOLE_SHARE)
+    def on(self, images: Sequence[LabelledImage]) -> DistillationSettings:
+        """The settings in a run on these images."""
+        in_parts = [image for image in images if image.unannotated.any()]
+        if self.where == "everywhere" or not all(image.areas for image in in_parts):
+            return self
+        return replace(self, share=min(self.share, WHOLE_SHARE), where=self.where if in_parts else "everywhere")
 
     def __post_init__(self) -> None:
         if not self.teachers:
@@ -81,14 +83,14 @@ class DistillationTerm(nn.Module):
 
         Args:
             student: maps of the varied windows.
-            batch: windows with their ``weak`` view; without regions the teachers teach everywhere.
+            batch: windows with their ``weak`` view, and with regions where the teachers teach outside of them.
         """
         with torch.no_grad():
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
             teacher_pred = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*outputs, strict=True)))
             heat, label = teacher_pred.centre.sigmoid(), teacher_pred.label.log_softmax(1)
         taught = known = torch.ones_like(heat)
-        if self.where == "outside" and batch.region is not None:
+        if self.where == "outside":
             taught, known = (cells.to(heat) for cells in unannotated_cells(batch))
         elif batch.shares is not None:  # the classes of areas are labels, which the teachers may contradict
             taught = (batch.region[:, None] != CLASSES_ONLY).to(heat)

@@ -228,8 +228,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         distillation = None
         if config.distillation is not None:
             teachers = [load_teacher(path, config) for path in find_teachers(config)]
-            share = config.distillation.share_on(data.images)
-            distillation = DistillationTerm(share, teachers, config.distillation.where)
+            chosen = config.distillation.on(data.images)
+            distillation = DistillationTerm(chosen.share, teachers, chosen.where)
             distillation.to(memory_format=torch.channels_last)
         return DetectorTraining(network, config.head, config.mpp, weights, distillation, config.backbone_rate, shift)
 

@@ -2,13 +2,17 @@
 
 import dataclasses
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
 from experiments.lfov.run import HiddenLabelsStage
 from muse_pipeline.core.errors import CheckpointError, ConfigError
+from muse_pipeline.methods.detector.data import read_detector_data
+from muse_pipeline.methods.detector.mixing import restrict
 from muse_pipeline.methods.detector.run import describe_config, finetune, load_detector_config
 from muse_pipeline.methods.detector.start import read_start
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
@@ -85,14 +89,31 @@ def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
         finetune(distilled(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
-def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(folder, tmp_path):
-    output = []
-    config = distilled(folder, "t0", changes=["distillation.where=outside"])
+@pytest.mark.parametrize("window_px", [96, 192])  # a picture is smaller than the second, and is continued
+def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(folder, tmp_path, window_px):
+    output, window = [], f"window_px={window_px}"
+    config = distilled(folder, "t0", changes=["distillation.where=outside", window])
     taught = load_checkpoint(finetune(config, tmp_path / "taught", Options(accelerator="cpu", say=output.append)))
     assert any("the teachers have 50% of the loss" in sentence for sentence in output)
-    everywhere = distilled(folder, "t0", changes=["distillation.share=0.5"])
+    everywhere = distilled(folder, "t0", changes=["distillation.share=0.5", window])
     expected = load_checkpoint(finetune(everywhere, tmp_path / "everywhere", CPU))
     assert all(torch.equal(taught.head[name], value) for name, value in expected.head.items())
+
+
+def test_the_weight_of_teachers_depends_on_tissue_around_labels(folder):
+    config = distilled(folder, "t0", changes=["distillation.where=outside", "distillation.share=0.9"])
+    image = read_detector_data(config).images[0]
+    part = np.arange(image.pixels.shape[1]) < 40 + np.zeros((image.pixels.shape[0], 1))
+    chosen = {
+        "whole": config.distillation.on([image]),
+        "held out in part": config.distillation.on([restrict(image, part)]),
+        "corrected in part": config.distillation.on([image, replace(image, region=part)]),
+    }
+    assert {name: (each.share, each.where) for name, each in chosen.items()} == {
+        "whole": (0.5, "everywhere"),
+        "held out in part": (0.5, "everywhere"),
+        "corrected in part": (0.9, "outside"),
+    }
 
 
 def test_teachers_teach_outside_of_regions(folder, tmp_path):
