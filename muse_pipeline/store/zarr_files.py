@@ -78,7 +78,7 @@ def write_array(
 
 def _write_metadata(folder: Path, known: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / METADATA).write_text(json.dumps(known, indent=2), encoding="utf-8")
+    (folder / METADATA).write_bytes(json.dumps(known, indent=2).encode())
 
 
 def write_plane(folder: Path, pixels: np.ndarray) -> None:
