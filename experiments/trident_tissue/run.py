@@ -3,11 +3,10 @@
     python -m experiments.trident_tissue.run --data ../shared/data    # trains what is not recorded
     python -m experiments.trident_tissue.run --table                  # prints the table
 
-Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. `muse run --mode label-free`
-finds and measures the nuclei of its pictures; the partner of a picture is the table of these measurements, or a drawing
-of the outlines. The frozen features at the true nuclei of sites A7 and AC are classified from the labels of five
-pictures of A8, drawn five times: by the 20 nearest neighbours and by a linear layer. A stopped run goes on. DATA is a
-folder with brca-m2c/.
+Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. `muse run --mode label-
+free` finds the nuclei of its pictures; the partner of a picture is a drawing of their outlines. The frozen features at
+the true nuclei of sites A7 and AC are classified from the labels of five pictures of A8, drawn five times: by the 20
+nearest neighbours and by a linear layer. A stopped run goes on. DATA is a folder with brca-m2c/.
 """
 
 from __future__ import annotations
@@ -37,16 +36,8 @@ from muse_pipeline.training.schedule import Schedule
 RUNS = runs_of(__file__)
 BACKBONE, STEPS, BATCH = "muse_compact_32", 400, 12
 LEARNT, JUDGED = ("A8",), ("A7", "AC")
-MEASUREMENTS = (
-    *("area_um2", "major_axis_um", "minor_axis_um", "eccentricity", "solidity"),
-    *("h_mean", "h_sd", "e_mean", "e_ring_mean"),
-    *("texture_gradient_mean", "texture_entropy", "texture_contrast", "texture_homogeneity"),
-    "texture_clumped_fraction",
-)
-ARMS = ("three", "three-shuffled", "three-drawn", "siamese", "muse", "untrained")
+ARMS = ("three-drawn", "siamese", "muse", "untrained")
 TITLES = {
-    "three": "two H&E views and measurements of nuclei (TriDeNT)",
-    "three-shuffled": "likewise, measurements of another picture's nuclei",
     "three-drawn": "two H&E views and drawn nuclei",
     "siamese": "two H&E views (Siamese)",
     "muse": "MUSE",
@@ -71,17 +62,12 @@ def find_nuclei(images: Path, results: Path) -> list[Path]:
 def make_sources(arm: str, slides: list[Path]) -> tuple[NucleusSource, ...]:
     """The pictures of an arm, with their partners."""
     sources = []
-    for slide, other in zip(slides, slides[1:] + slides[:1], strict=True):
+    for slide in slides:
         source = {"store": slide / "image-500nm.zarr", "proposals": slide / "nuclei.parquet"}
         if arm == "muse":
             sources.append(NucleusSource(**source))
             continue
-        partner = PartnerSource(nuclei=slide / "nuclei.parquet")
-        if arm != "three-drawn":
-            table = (other if arm == "three-shuffled" else slide) / "nuclei.parquet"
-            radius_um = 30.0 if arm == "three-shuffled" else 2.0  # another picture's nuclei lie elsewhere
-            partner = PartnerSource(vectors=table, columns=MEASUREMENTS, radius_um=radius_um)
-        sources.append(PairedSource(**source, partner=partner))
+        sources.append(PairedSource(**source, partner=PartnerSource(nuclei=slide / "nuclei.parquet")))
     return tuple(sources)
 
 
