@@ -3,10 +3,10 @@
     python -m experiments.trident_tissue.run --data ../shared/data    # trains what is not recorded
     python -m experiments.trident_tissue.run --table                  # prints the table
 
-Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. `muse run --mode label-
-free` finds the nuclei of its pictures; the partner of a picture is a drawing of their outlines. The frozen features at
-the true nuclei of sites A7 and AC are classified from the labels of five pictures of A8, drawn five times: by the 20
-nearest neighbours and by a linear layer. A stopped run goes on. DATA is a folder with brca-m2c/.
+Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. `muse run --mode
+label-free` finds the nuclei of its pictures; the partner of a picture is a drawing of their outlines. The frozen
+features at the true nuclei of sites A7 and AC are classified from the labels of five pictures of A8, drawn five times:
+by the 20 nearest neighbours and by a linear layer. A stopped run goes on. DATA is a folder with brca-m2c/.
 """
 
 from __future__ import annotations
