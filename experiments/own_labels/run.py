@@ -119,7 +119,7 @@ def breast_source(data: Path, odd: bool) -> LabelSource:
 def render(recorded: list[dict]) -> str:
     """Scores of each arm, and its difference from the start with 95 % intervals over patients."""
     runs = by_arm_and_seed(recorded)
-    table = ["| tissue | arm | labelled pictures | seed | kept | score | second score |", "|---" * 7 + "|"]
+    table = ["| tissue | arm | labelled pictures | seed | change kept | class score | detection F1 |", "|---" * 7 + "|"]
     for (arm, seed), run in runs.items():
         tissue, kind, size = arm.split("-")
         start = runs.get((f"{tissue}-plain-0", 0))

@@ -89,7 +89,7 @@ def test_a_missing_provider_is_one_sentence_and_costs_nothing(finished, undistur
 
 def test_out_of_memory_fails_and_with_more_the_bytes_are_the_same(finished, undisturbed):
     shutil.rmtree(finished / "results" / SLIDE / "shards")
-    limit = 700 << 20  # enough for Snakemake, not for a model
+    limit = 600 << 20  # enough for Snakemake, not for a model
     command = snakemake_command()
     run = subprocess.run(
         command,
