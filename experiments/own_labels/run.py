@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import zlib
 from pathlib import Path
 
@@ -32,7 +33,6 @@ from experiments.common.areas import (
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import draw_pictures, excluding, export_fold, score_site, split_sources
 from muse_pipeline.core.pictures import read_rgb, write_png
-from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.methods.adapt.config import AdaptConfig
@@ -83,15 +83,11 @@ def train(start: Path, tissue: str, size: int, seed: int, data: Path, folder: Pa
 
 def adapt(start: Path, tissue: str, seed: int, data: Path, folder: Path) -> Path:
     """The checkpoint of an adaptation to the pictures that labels are drawn from."""
-    changes = [
-        f"checkpoint={start}",
-        f"seed={seed}",
-        f"schedule.steps={ADAPT_STEPS}",
-        "sources=[{images: ., mpp: 0.5}]",
-    ]
+    pictures = unlabelled_pictures(tissue, data, folder.parent)
+    changes = [f"checkpoint={start}", f"seed={seed}", f"schedule.steps={ADAPT_STEPS}"]
+    changes.append(f"sources=[{{images: {json.dumps(str(pictures))}, mpp: 0.5}}]")
     _, config = load_run(TOP / "config/train/adapt.yaml", data, changes, only=AdaptConfig)
-    source = NucleusSource(images=unlabelled_pictures(tissue, data, folder.parent), mpp=0.5)
-    return AdaptStage(dataclasses.replace(config, sources=(source,)), folder).run(OPTIONS)
+    return AdaptStage(config, folder).run(OPTIONS)
 
 
 def unlabelled_pictures(tissue: str, data: Path, work: Path) -> Path:

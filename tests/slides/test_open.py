@@ -11,7 +11,7 @@ from PIL import Image
 from slide_files import draw_gradient, shrink, write_pyramid
 
 from muse_pipeline.core.errors import SlideError
-from muse_pipeline.slides import slide_image
+from muse_pipeline.slides import image
 from muse_pipeline.slides.base import exact_downsamples, open_slide
 
 
@@ -96,7 +96,7 @@ def test_jpeg_jpeg_2000_and_16_bit_tiff(tmp_path, gradient):
 
 
 def test_a_large_tiff_in_strips_is_not_held_in_memory(tmp_path, gradient, monkeypatch):
-    monkeypatch.setattr(slide_image, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(image, "MAX_PIXELS", 1000)
     path = tmp_path / "strips.tif"
     tifffile.imwrite(path, gradient, rowsperstrip=16, compression="deflate", photometric="rgb")
     assert read_whole(path)[0] == "tiffslide"
@@ -159,7 +159,7 @@ def test_directory_at_the_end_of_a_truncated_tiff(tmp_path):
 
 
 def test_too_large_to_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(slide_image, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(image, "MAX_PIXELS", 1000)
     Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
     assert "40 x 30 pixels in one chunk are too many" in sentence(tmp_path / "large.png")
 
