@@ -1,24 +1,21 @@
-"""Print docs/reference.md: how every verb is called, and every setting of a training run and a proposer.
+"""Print docs/reference.md: every setting of a training run and a proposer.
 
     python docs/make_reference.py > docs/reference.md
 
-Verbs come from their argument parsers, settings from the ``Attributes`` of their dataclasses.
+The descriptions are the ``Attributes`` of the dataclasses of the settings.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import enum
 import re
-import textwrap
 import typing
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from inspect import getdoc
 from typing import Any
 
-from muse_pipeline.cli.main import GROUPS, MORE, build_parser
 from muse_pipeline.core.config import Between
 from muse_pipeline.proposals import PROPOSERS
 from muse_pipeline.training.recipe import RECIPES
@@ -33,24 +30,18 @@ METHODS = {
     "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
 }
 TABLE = "| setting and default | what |\n|---|---|"
-NOT_SHOWN = {"help", "ledger", "resolved"}  # among the arguments of a verb
-NO_BREAK = "\N{NO-BREAK SPACE}"  # in an argument, so that a line does not end within it
 HEAD = """# Reference
 
-Every verb, and every setting of a training run. `python docs/make_reference.py > docs/reference.md` writes this page.
-The sheet and the settings of the workflow are in [config/README.md](../config/README.md).
+Every setting of a training run and of a proposer. `python docs/make_reference.py > docs/reference.md` writes this page.
+`muse help` lists the verbs, `muse help VERB` the arguments of each. The sheet and the settings of the workflow are in
+[config/README.md](../config/README.md).
 """
 
 
 def print_reference() -> None:
     """Print the page."""
     print(HEAD)
-    print("## Verbs\n\n`muse VERB --help` describes each argument of a verb, also those that only the workflow gives.")
-    for group, verbs in {**GROUPS, **MORE}.items():
-        print(f"\n### {group[0].upper()}{group[1:]}")
-        for verb in verbs.split():
-            print_verb(verb)
-    print("\n## Settings of training runs\n")
+    print("## Settings of training runs\n")
     print("`muse train CONFIG` reads one of these, chosen by `method`. Settings without a default must be given.")
     configs = [RECIPES[method].Config for method in METHODS]
     counts = Counter(item for config in configs for item in list_rows(config).items())
@@ -69,34 +60,6 @@ def print_reference() -> None:
     for name in PROPOSERS.names():
         print(f"\n### proposer: {name}")
         print_settings(PROPOSERS[name].Settings, documented, f"proposer: {name}")
-
-
-def print_verb(verb: str) -> None:
-    """Print one verb's summary and how it is called; of each of its kinds if it has several."""
-    subparser = find_subparsers(build_parser([verb]))[verb]
-    print(f"\n#### muse {verb}\n\n{as_cell(subparser.description.strip().splitlines()[0])}\n")
-    kinds = find_subparsers(subparser)
-    for name, parser in kinds.items() or {"": subparser}.items():
-        words = [as_words(action) for action in parser._actions if action.dest not in NOT_SHOWN]
-        call = " ".join(["muse", verb, *filter(None, [name]), *sorted(words, key=lambda word: word[0] == "[")])
-        text = textwrap.fill(call, 120, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
-        print(text.replace(NO_BREAK, " "))
-
-
-def find_subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Sub-commands of ``parser`` by name."""
-    found = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(found[0].choices) if found else {}
-
-
-def as_words(action: argparse.Action) -> str:
-    """An argument as in a command line, in brackets if it may be left out."""
-    names = action.metavar or action.dest.upper()
-    value = "|".join(map(str, action.choices or ())) or NO_BREAK.join([names] if isinstance(names, str) else names)
-    value = "" if action.nargs == 0 else f"{value}..." if action.nargs in ("+", "*") else value
-    option = next((name for name in action.option_strings if name.startswith("--")), "")
-    words = NO_BREAK.join(filter(None, [option, value]))
-    return words if action.required else f"[{words}]"
 
 
 def print_settings(kind: type, documented: dict[type, str], heading: str, shared: Mapping[str, str] = {}) -> None:
