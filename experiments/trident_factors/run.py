@@ -250,8 +250,9 @@ def render_table(runs: list[dict]) -> str:
 
 
 def render_cell(values: list[float]) -> str:
-    """Mean and single values."""
-    return f"{np.mean(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
+    """Mean, and single values where they differ."""
+    mean, single = f"{np.mean(values):.2f}", [f"{value:.2f}" for value in values]
+    return f"{mean} ({', '.join(single)})" if set(single) != {mean} else mean
 
 
 if __name__ == "__main__":
