@@ -272,19 +272,17 @@ def render_table(split: str, runs: list[dict]) -> str:
         arm: np.stack([dice(np.array(run["counts"][arm])) for run in runs], 1) for arm in TITLES
     }  # (fields, seeds)
     rows = [
-        f"| {SPLITS[split]}; {len(runs)} seeds | Dice | the student's difference (95 %) | AUC of test patches |",
-        "|---|---|---|---|",
+        f"| {SPLITS[split]}; {len(runs)} seeds | Dice | the student's difference (95 %) |",
+        "|---|---|---|",
     ]
     names = [str(index) for index in range(N_FIELDS)]
     for arm, title in TITLES.items():
         paired = (by_arm["student"] - by_arm[arm]).mean(1)
         low, high = percentile_interval(resample_sums(paired, names) / N_FIELDS, names)
         difference = "" if arm == "student" else f"{paired.mean():+.1f} ({low:+.1f} to {high:+.1f})"
-        auc = [run["auc_of_patches"].get(arm) for run in runs]
-        auc_text = "" if auc[0] is None else f"{np.mean(auc):.2f}"
         by_seed = ", ".join(f"{value:.1f}" for value in by_arm[arm].mean(0))
         value = f"{by_arm[arm].mean():.1f}" + ("" if arm == "otsu" else f" ({by_seed})")
-        rows.append(f"| {title} | {value} | {difference} | {auc_text} |")
+        rows.append(f"| {title} | {value} | {difference} |")
     return "\n".join(rows)
 
 
