@@ -34,6 +34,7 @@ include: "workflow/rules/scverse.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/terminal.smk"
+include: "workflow/rules/warm.smk"
 
 
 rule all:
@@ -72,6 +73,8 @@ onstart:
         forget_unasked_steps()
         forget_old_failures()
     TERMINAL.start()
+    if len(TERMINAL.jobs_of_slide) > 1:
+        start_warm_muse()
 
 
 onsuccess:

@@ -116,8 +116,11 @@ def find_steps(workflow: subprocess.Popen) -> list[psutil.Process]:
 
 
 def verb(process: psutil.Process) -> str:
-    """What `muse` does in a process; nothing where it is no such process."""
-    with suppress(psutil.Error, ValueError):
-        interpreter, program, name = process.cmdline()[:3]
-        return name if "python" in interpreter and Path(program).name == "muse" else ""
+    """What `muse` does in a process, itself or as the caller of a warm one; nothing where it is no such process."""
+    with suppress(psutil.Error, IndexError):
+        words = process.cmdline()
+        if "python" in words[0] and Path(words[1]).name == "muse":
+            return words[2]
+        if words[4] == "call":
+            return words[6]
     return ""

@@ -32,8 +32,6 @@ rule detect:
     log:
         text="<results>/{slide}/logs/detect-{shard}.log",
         ledger="<results>/{slide}/ledger/detect-{shard}.json",
-    benchmark:
-        "<results>/{slide}/benchmarks/detect-{shard}.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
@@ -71,8 +69,6 @@ rule nuclei:
         made_with="<results>/{slide}/logs/settings/nuclei.json",
     log:
         "<results>/{slide}/logs/nuclei.log",
-    benchmark:
-        "<results>/{slide}/benchmarks/nuclei.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)

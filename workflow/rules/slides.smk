@@ -47,8 +47,6 @@ rule image:
         made_with="<results>/{slide}/logs/settings/image.json",
     log:
         "<results>/{slide}/logs/image.log",
-    benchmark:
-        "<results>/{slide}/benchmarks/image.tsv"
     conda:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)

@@ -1,0 +1,29 @@
+"""A process that the jobs of slides are forked of, so that each of them need not load its libraries.
+
+Only where jobs run on this machine, in the environment of Snakemake, and where there are several slides.
+"""
+
+import shlex
+
+WARM_MUSE = workflow.source_path("../scripts/warm_muse.py")
+MOST_OF_A_SOCKET = 100  # bytes of its path
+
+
+def start_warm_muse():
+    """Start the process, and put a `muse` that calls it in front of the path of jobs."""
+    is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    if not is_here or sys.platform != "linux" or os.environ.get("MUSE_START_METHOD") == "spawn":
+        return
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    address, command = f"{folder}/socket", Path(folder, "muse")
+    if len(os.fsencode(address)) > MOST_OF_A_SOCKET:
+        return
+    words = shlex.join([sys.executable, "-I", "-S", WARM_MUSE, "call", address])
+    command.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
+    command.chmod(0o700)
+    process = subprocess.Popen(
+        [sys.executable, WARM_MUSE, "serve", address], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    atexit.register(process.communicate)
+    os.environ["PATH"] = os.pathsep.join([folder, os.environ["PATH"]])

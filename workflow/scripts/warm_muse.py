@@ -1,0 +1,137 @@
+"""Run the steps of slides as forks of one process, which has loaded the libraries that each would load for a second.
+
+    python warm_muse.py serve SOCKET                # started by the workflow, ends with its standard input
+    python warm_muse.py call SOCKET VERB ...        # `muse` of the workflow's jobs
+
+A step has its caller's arguments, environment, folder and files, and ends if the caller does. Where the process is gone
+or the verb is another, the caller runs `muse` itself. For Linux alone, where a process of one thread is forked safely.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+VERBS = {"image", "detect", "nuclei"}
+MODULES = (
+    *("cli.image", "cli.detect", "cli.nuclei", "pipeline", "slides.inspect", "slides.openslide", "slides.tiffslide"),
+    *("tissue.find", "tissue.outline", "tissue.colour", "store.store", "store.write", "inference.detect"),
+    *("inference.predictor", "inference.stitch", "features.measure", "qupath.write", "report.overlays"),
+)
+FILES = (0, 1, 2)  # standard input, output and errors
+N_BYTES = 8  # of the length of a request
+
+
+def call(path, arguments):
+    """Have a step run; returns its exit status."""
+    with socket.socket(socket.AF_UNIX) as server:
+        try:
+            if arguments[0] not in VERBS:
+                raise ConnectionRefusedError
+            server.connect(path)
+        except OSError:
+            os.execv(sys.executable, [sys.executable, "-m", "muse_pipeline.cli.main", *arguments])
+        folder = os.getcwd()  # noqa: PTH109 - pathlib takes a fifth of the time of a call to import
+        request = json.dumps([arguments, folder, dict(os.environ)]).encode()
+        socket.send_fds(server, [len(request).to_bytes(N_BYTES)], FILES)
+        server.sendall(request)
+        answer = server.recv(1)
+    if not answer:
+        print("muse: the process that runs the steps has ended", file=sys.stderr)
+    return answer[0] if answer else 1
+
+
+def serve(path):
+    """Wait for requests until standard input ends.
+
+    Returns:
+        the arguments of the step that this process, a fork, is to run; None at the end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the steps
+    signal.signal(signal.SIGCHLD, reap)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(64)
+        load_modules()
+        while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
+            caller, _ = listener.accept()
+            if os.fork():
+                caller.close()
+                continue
+            listener.close()
+            return supervise(caller)
+
+
+def reap(*_):
+    """Take leave of forks that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def load_modules():
+    """Import what the steps import."""
+    import gc
+    import importlib
+
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # more threads could not be forked
+    for name in MODULES:
+        importlib.import_module(f"muse_pipeline.{name}")
+    gc.freeze()  # a collection would copy the memory that forks share
+
+
+def supervise(caller):
+    """Fork the step, wait for its end and answer; it is stopped if the caller or the workflow ends.
+
+    Returns:
+        the arguments, in the step.
+    """
+    length, files, _, _ = socket.recv_fds(caller, N_BYTES, len(FILES))
+    with caller.makefile("rb") as request:
+        arguments, folder, environment = json.loads(request.read(int.from_bytes(length)))
+    ended, ending = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(ending)
+    step = os.fork()
+    if not step:
+        become(caller, files, folder, environment)
+        return arguments
+    ready, _, _ = select.select([caller, sys.stdin, ended], [], [])
+    if ended not in ready:
+        os.kill(step, signal.SIGKILL if sys.stdin in ready else signal.SIGTERM)
+    _, status = os.waitpid(step, 0)
+    code = os.waitstatus_to_exitcode(status)
+    caller.send(bytes([code if code >= 0 else 128 - code]))
+    os._exit(0)
+
+
+def become(caller, files, folder, environment):
+    """Take on the files, the folder and the environment of the caller."""
+    import tempfile
+
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    caller.close()
+    for file, own in zip(files, FILES, strict=True):
+        os.dup2(file, own)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR may be another
+
+
+if __name__ == "__main__":
+    role, path, *arguments = sys.argv[1:]
+    if role == "call":
+        sys.exit(call(path, arguments))
+    step = serve(path)
+    if step:
+        from muse_pipeline.cli.main import main
+
+        sys.argv = ["muse", *step]
+        sys.exit(main(step))
