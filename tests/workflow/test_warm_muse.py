@@ -44,7 +44,8 @@ def call(server: subprocess.Popen | None, folder: Path, *words: str) -> subproce
 def start_endless_step(server: subprocess.Popen, folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
     """The caller of a step that waits for its model for ever, and the step."""
     os.mkfifo(folder / "model.onnx")
-    caller = call(server, folder, "detect", "store", "--model", "model.onnx", "--colour", "c.json", "-o", "1-of-1.parquet")
+    words = ["detect", "store", "--model", "model.onnx", "--colour", "c.json", "-o", "1-of-1.parquet"]
+    caller = call(server, folder, *words)
     while True:
         forks = psutil.Process(server.pid).children(recursive=True)
         if steps := [fork for fork in forks if fork.ppid() != server.pid]:
