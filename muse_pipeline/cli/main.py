@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -89,6 +90,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # this one is met wherever a path is first used
+            raise
+        print(f"muse {arguments[0]}: {error.filename}: a name in this path is too long; shorten it", file=sys.stderr)
+        return 2
 
 
 def run_verb(arguments: list[str]) -> int:

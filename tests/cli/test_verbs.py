@@ -142,6 +142,15 @@ def test_bad_input_is_given_to_every_verb():
 
 
 @pytest.mark.parametrize("verb", BAD_INPUT)
+def test_a_name_that_no_file_can_have_costs_one_sentence(verb, muse, tmp_path):
+    name = tmp_path / ("a" * 300)
+    words = [argument.format(noise=name, missing=name, out=tmp_path / "out") for argument in BAD_INPUT[verb]]
+    status, _, errors = muse(verb, *words)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert errors.startswith(f"muse {verb}: ")
+
+
+@pytest.mark.parametrize("verb", BAD_INPUT)
 def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
     positions = {"noise": tmp_path / "noise.svs", "missing": tmp_path / "missing", "out": tmp_path / "out"}
     positions["noise"].write_bytes(bytes(range(256)) * 4)
