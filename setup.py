@@ -8,7 +8,13 @@ from setuptools.command.build_py import build_py
 
 TOP = Path(__file__).parent
 PARTS = "workflow", "envs", "config", "profiles"
-WORKFLOW = ("Snakefile", "workflow/**/*.smk", "workflow/**/*.py", "config/README.md", *(f"{part}/**/*.yaml" for part in PARTS))
+WORKFLOW = (
+    "Snakefile",
+    "workflow/**/*.smk",
+    "workflow/**/*.py",
+    "config/README.md",
+    *(f"{part}/**/*.yaml" for part in PARTS),
+)
 
 
 class BuildWithWorkflow(build_py):
