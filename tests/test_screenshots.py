@@ -16,7 +16,6 @@ from viewer_tab import Tab
 from muse_pipeline.cli.main import main as muse
 from muse_pipeline.report.cohort import gather_cohort, read_rows
 from muse_pipeline.report.page import write_page
-from muse_pipeline.viewer.serve import write_comparison
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES = Path(__file__).parents[1] / "docs/images"
@@ -86,27 +85,6 @@ def test_the_viewer_with_corrections(slide, browser, keep):
     tab.page.keyboard.up("Shift")
     tab.wait()
     keep("viewer.jpg", tab.page.screenshot())
-
-
-def test_two_results_side_by_side(slide, browser, keep, tmp_path):
-    command = ["run", str(slide.parents[1] / "demo/demo.svs"), "--no-viewer", "--features", "none"]
-    assert muse([*command, "--model", "label_free", "--output", str(tmp_path / "label_free")]) == 0
-    page = write_comparison(slide, tmp_path / "label_free/demo")
-    tab = browser.new_page(viewport={"width": 1400, "height": 700})
-    tab.goto(page.as_uri())
-    wait(tab)
-    tab.get_by_role("button", name="Next").click()
-    wait(tab)
-    keep("compare.jpg", tab.screenshot())
-
-
-def wait(tab):
-    """Wait until both viewers have drawn all."""
-    for _ in range(1200):
-        tab.wait_for_timeout(50)
-        if all(frame.evaluate("Boolean(muse.isReady && muse.isReady())") for frame in tab.frames[1:]):
-            return
-    raise TimeoutError("the viewers have not drawn within a minute")
 
 
 def test_the_plots_of_a_report(slide, browser, keep, tmp_path):

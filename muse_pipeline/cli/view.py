@@ -2,7 +2,6 @@
 
     muse view results            the report of a run, with the viewer of every slide
     muse view results/S          the viewer of one slide, written if it is not there yet
-    muse view results --compare others      both results of every slide side by side: results/S/compare/index.html
 
 The pages also open by double click, without a server.
 """
@@ -20,9 +19,6 @@ MOST_LISTED = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse view``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="output folder of a run, or of one slide of it")
-    parser.add_argument(
-        "--compare", type=Path, metavar="OTHER", help="another output of the same slides, shown beside the first"
-    )
     parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any that is free (default: %(default)s)")
 
 
@@ -30,9 +26,9 @@ def run(args: argparse.Namespace) -> None:
     """Print the addresses, serve them."""
     from contextlib import suppress
 
-    from muse_pipeline.viewer.serve import ADDRESS, compare_pages, find_pages, start_server
+    from muse_pipeline.viewer.serve import ADDRESS, find_pages, start_server
 
-    pages = compare_pages(args.results, args.compare) if args.compare else find_pages(args.results)
+    pages = find_pages(args.results)
     with start_server(args.results, args.port) as server:
         for page in pages[:MOST_LISTED]:
             print(f"http://{ADDRESS}:{server.server_port}/{page}")

@@ -134,11 +134,6 @@ class SlideFiles:
         """The page that shows the slide and its nuclei."""
         return self.folder / "viewer/index.html"
 
-    @property
-    def comparison(self) -> Path:
-        """The page that compares the nuclei with those of another run."""
-        return self.folder / "compare/index.html"
-
     def embeddings(self, model: str, nuclei: str = "") -> Path:
         """The features of a model for the nuclei, or for those in the file ``nuclei`` of another program."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"

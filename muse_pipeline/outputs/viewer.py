@@ -14,7 +14,6 @@ class Viewer(Output):
 
     name = "viewer"
     files = ("viewer/",)
-    patterns = ("compare",)
     switch = Setting(
         "viewer",
         True,

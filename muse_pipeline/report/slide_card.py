@@ -156,18 +156,17 @@ def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:
     return f"{what} around QuPath pixel {x}, {y}"
 
 
-def _files(slide: SlideResult, album: Album) -> dict[str, list[tuple[str, str]]]:
-    """Viewers and result files, each with its address."""
+def _files(slide: SlideResult, album: Album) -> dict[str, Any]:
+    """Viewer and result files, each with its address."""
     if not slide.summary:
-        return {"viewers": [], "files": []}
+        return {"viewer": "", "files": []}
     files = slide.files
     proposals = [files.proposals_geojson, files.proposals] if slide.summary.get("proposals") else []
     regions = [files.region_outlines] if slide.regions else []
     artefacts = [files.artefacts] if slide.artefacts_mm2 else []
     results = [files.geojson, files.nuclei, *proposals, *regions, *artefacts, files.outline]
-    viewers = {"Open in the browser": files.viewer, "Compare two results": files.comparison}
     return {
-        "viewers": [(text, album.link(page)) for text, page in viewers.items() if page.is_file()],
+        "viewer": album.link(files.viewer) if files.viewer.is_file() else "",
         "files": [(path.name, album.link(path)) for path in results if path.is_file()],
     }
 

@@ -24,7 +24,7 @@ from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.core.files import complete_file, read_json, remove
+from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
@@ -145,7 +145,7 @@ def _write_tile(pixels: np.ndarray, path: Path) -> None:
 
 
 FORMAT = 3
-SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "linked.js", "start.js")
+SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "start.js")
 VENDORED = ("openseadragon.min.js", "OPENSEADRAGON-LICENSE.txt")
 TISSUE, ROI = "Tissue", "Region of interest"
 SIMPLER_UM = 2.0  # by how much outlines of areas may be moved
@@ -165,19 +165,23 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     """
     files = SlideFiles(folder)
     viewer, nuclei = files.viewer.parent, files.nuclei
-    provenance = read_provenance(nuclei)
+    provenance, info = read_provenance(nuclei), read_info(files.info)
     store_path = files.store(provenance.model_mpp)
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
-    if proposals := find_proposals(folder, read_info(files.info)):
+    if proposals := find_proposals(folder, info):
         made_from["proposals"] = footer_checksum(proposals)
     if _is_current(_read_known(viewer), made_from, store_path.exists()):
         return files.viewer
     store = open_store(store_path) if store_path.exists() else None
-    remove(files.comparison.parent)  # shows the nuclei of the viewer that is replaced
     with complete_file(viewer) as partial:
         partial.mkdir()
         image = {**write_tiles(store, partial / "tiles", threads), "folder": "tiles"} if store else None
-        write_slide_page(partial, folder, image)
+        slide = _describe(info, provenance, footer_checksum(nuclei))
+        slide |= {"image": image, "n_nuclei": provenance.n_nuclei, "n_left_out": provenance.n_left_out}
+        slide |= _write_nuclei(nuclei, info, slide, partial)
+        slide["proposals"] = _write_proposals(proposals, info, partial) if proposals else None
+        slide["layers"] = list(_layers(files, info))
+        _write_page(partial, slide)
         known = {"made_from": made_from, "image": image}
         (partial / "made_from.json").write_text(json.dumps(known, sort_keys=True), encoding="utf-8")
     return files.viewer
@@ -190,32 +194,6 @@ def _is_current(known: dict[str, Any] | None, made_from: dict[str, Any], has_sto
     if known["image"] and not has_store:
         return known["made_from"]["nuclei"] == made_from["nuclei"]
     return known["made_from"] == made_from and bool(known["image"]) == has_store
-
-
-def write_slide_page(target: Path, folder: Path, image: dict[str, Any] | None) -> None:
-    """Write the page and the nuclei of the slide in ``folder`` into ``target``.
-
-    Args:
-        target: path of an empty folder.
-        folder: results of the slide.
-        image: image from ``write_tiles``, with the "folder" of the tiles relative to the page; None for white.
-    """
-    files = SlideFiles(folder)
-    nuclei, info = files.nuclei, read_info(files.info)
-    provenance = read_provenance(nuclei)
-    slide = _describe(info, provenance, footer_checksum(nuclei))
-    slide |= {"image": image, "n_nuclei": provenance.n_nuclei, "n_left_out": provenance.n_left_out}
-    slide |= _write_nuclei(nuclei, info, slide, target)
-    proposals = find_proposals(folder, info)
-    slide["proposals"] = _write_proposals(proposals, info, target) if proposals else None
-    slide["layers"] = list(_layers(files, info))
-    _write_page(target, slide)
-
-
-def read_image(viewer: Path) -> dict[str, Any] | None:
-    """The image of a viewer in the form of its page; None if nuclei are shown on white."""
-    known = _read_known(viewer)
-    return known["image"] if known else None
 
 
 def _read_known(viewer: Path) -> dict[str, Any] | None:

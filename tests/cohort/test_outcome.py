@@ -23,7 +23,6 @@ NUCLEI = {
     "summary.json",
     "overlays/1.png",
     "viewer/index.html",
-    "compare/index.html",
     "artefacts.geojson",
 }
 PROPOSALS = {"proposals.parquet", "proposals.geojson.gz"}

@@ -4,4 +4,3 @@ muse.startViewer();
 muse.startControls();
 muse.startTeaching();
 muse.startGallery();
-muse.startLink();
