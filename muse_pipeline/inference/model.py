@@ -6,13 +6,13 @@ import json
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from muse_pipeline.core.environment import Finding, has_vnni
 from muse_pipeline.core.errors import ModelError, ProviderError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import REGION_MODELS
-from muse_pipeline.inference.card import METADATA_KEY, ModelCard, RegionCard, read_any_card
+from muse_pipeline.inference.card import METADATA_KEY, Card, ModelCard, RegionCard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from muse_pipeline.inference.torch_runtime import TorchSession
 
-
+AnyCard = TypeVar("AnyCard", bound=Card)
 BUILT_IN = Path(__file__).parent / "built_in"
 REMOVED = "large"  # a built-in model until 0.1.0
 _RUN = "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the workflow's config"
@@ -117,17 +117,17 @@ def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]
     ]
 
 
-def read_card(path: Path) -> ModelCard | RegionCard:
-    """The card of a model of either kind, without a session to run it.
+def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:
+    """The card of a model of any kind, or of one ``kind``, without a session to run it.
 
     Raises:
-        ModelError: the file is not ONNX or has no card.
+        ModelError: the file is not ONNX, has no card, or is a model of another kind.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return read_any_card(card_text(open_session(path, options, "cpu"), path), str(path))
+    return kind.from_json(card_text(open_session(path, options, "cpu"), path), str(path))
 
 
 def open_session(

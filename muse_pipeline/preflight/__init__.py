@@ -1,1 +1,1 @@
-"""Checks before the run: readability and scanner of every slide, and the cost of the run."""
+"""Checks before the run: readability, scanner and tissue of every slide, duplicates, sizes to fetch."""

@@ -5,7 +5,7 @@ fails, naming them, if there are slides that cannot run.
 """
 
 PREFLIGHT_LOG = Path(OUTPUT, "logs/preflight.log")
-# A model that is still to be trained costs about what its mode's does.
+# A model that is still to be trained reads slides at the um per pixel of its mode's.
 PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 
 
@@ -49,7 +49,6 @@ rule preflight_slide:
     params:
         made_with=settings_of(of_slide(PLAN.image_settings), of_slide(PLAN.detection_settings)),
         model=PREFLIGHT_MODEL,
-        provider=MODEL["provider"],
         max_corrupt=config["max_corrupt"],
     # The row is read from the sheet, which alone has what a URL needs; as a param its name would make every slide new.
     shell:
@@ -57,7 +56,6 @@ rule preflight_slide:
         muse preflight {config[slides]:q} \
             --slide-id {wildcards.slide:q} \
             --model {params.model:q} \
-            --provider {params.provider} \
             --max-corrupt {params.max_corrupt} \
             --record {output.check:q} >{log:q} 2>&1
         echo {params.made_with:q} >{output.made_with:q}
@@ -65,7 +63,7 @@ rule preflight_slide:
 
 
 rule preflight:
-    """Write the checks and the cost of the run on the threads that it may use; printed at the end."""
+    """Write the checks of all slides and their sum, which is printed at the end."""
 
     # Logs, not outputs: Snakemake would delete those when slides cannot run.
     input:
@@ -81,12 +79,10 @@ rule preflight:
         sheet=config["slides"],
         results=OUTPUT,
         model=PREFLIGHT_MODEL,
-        cores=workflow.resource_settings.cores or 1,
     shell:
         r"""
         muse preflight {params.sheet:q} \
             --records {params.results:q} \
             --model {params.model:q} \
-            --run-threads {params.cores} \
             --json {log.json:q} >{log.text:q} 2>&1
         """
