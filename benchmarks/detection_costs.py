@@ -19,12 +19,13 @@ import numpy as np
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_size_px
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.detect import ModelFinder, detect_shard, plan_windows
+from muse_pipeline.inference.detect import ModelFinder, detect_shard
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.store.grid import Shard
-from muse_pipeline.store.store import open_store
+from muse_pipeline.store.chunks import tissue_on_lattice
+from muse_pipeline.store.grid import Shard, WindowGrid
+from muse_pipeline.store.store import open_store, tissue_pixel_px
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY
 
@@ -56,6 +57,28 @@ def area_run(predictor: Predictor, side_px: int, tissue: TissueMask, info: Slide
     sizes = plan_windows(predictor, tissue, work_size_px(info.size_px, info.mpp, card.mpp))[:, 2:]
     predictor.card = card
     return len(sizes), float(sizes.prod(1).sum() * card.mpp**2 / 1e6)
+
+
+def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, int]) -> np.ndarray:
+    """Windows of all shards of a slide: corner, width and height (N, 4) in work pixels.
+
+    Args:
+        predictor: the model.
+        tissue: tissue of the slide.
+        size_px: (width, height) of the slide at the model's mpp.
+    """
+    card = predictor.card
+    grid = WindowGrid(size_px, card.input_px, card.halo_px)
+    label = tissue_on_lattice(tissue, card.mpp, size_px), float(tissue_pixel_px(card.mpp))
+    windows = grid.windows_with_tissue(*label)
+    parts = [
+        grid.part(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
+        for i in range(len(windows))
+    ]
+    positions = [
+        (*grid.part_xy(window, part), part.width, part.height) for window, part in zip(windows, parts, strict=True)
+    ]
+    return np.array(positions, int).reshape(-1, 4)
 
 
 class Blind:

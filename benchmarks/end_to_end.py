@@ -24,10 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from detection_costs import plan_windows
 from draw_slides import lay_out
 
 from muse_pipeline.core.coords import work_size_px
-from muse_pipeline.inference.detect import plan_windows
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_provenance

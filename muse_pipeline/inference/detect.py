@@ -22,7 +22,7 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Verdict
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.appearance import judge_appearance
-from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.card import EmbedderCard, ModelCard
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.dab import LN_10, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.predictor import Predictor
@@ -30,11 +30,9 @@ from muse_pipeline.inference.shards import ShardWriter
 from muse_pipeline.nuclei.nms import cut_apart, suppress_overlaps
 from muse_pipeline.nuclei.seams import SeamResolver, report_window
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.store.chunks import tissue_on_lattice
 from muse_pipeline.store.grid import Shard, WindowGrid
-from muse_pipeline.store.store import Store, tissue_pixel_px
+from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 CACHED_CHUNKS = 8  # per thread, 6 MB: what a window shares with the next one of its row
@@ -131,7 +129,7 @@ def detect_shard(
         StoreError: the store was replaced meanwhile.
     """
     card, guard = finder.card, choice.guard
-    _require_mpp(store, card)
+    require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, choice.offset_px)
     batches = _find_batches(store, grid, card.batch, shard, choice.within)
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
@@ -203,7 +201,7 @@ def no_nuclei(card: ModelCard) -> Nuclei:
     )
 
 
-def _require_mpp(store: Store, card: ModelCard) -> None:
+def require_mpp(store: Store, card: ModelCard | EmbedderCard) -> None:
     """Reject a store that is not at the model's mpp.
 
     Raises:
@@ -308,28 +306,6 @@ class ModelFinder(Detector):
             **({"positive_od": POSITIVE_OD} if self.measures_dab else {}),
             "versions": find_versions((*PACKAGES, "torch") if self.predictor.device else PACKAGES),
         }
-
-
-def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, int]) -> np.ndarray:
-    """Windows of all shards of a slide: corner, width and height (N, 4) in work pixels.
-
-    Args:
-        predictor: the model.
-        tissue: tissue of the slide.
-        size_px: (width, height) of the slide at the model's mpp.
-    """
-    card = predictor.card
-    grid = WindowGrid(size_px, card.input_px, card.halo_px)
-    label = tissue_on_lattice(tissue, card.mpp, size_px), float(tissue_pixel_px(card.mpp))
-    windows = grid.windows_with_tissue(*label)
-    parts = [
-        grid.part(windows[i : i + 1], *label, card.stride_px) if predictor.any_size else grid.whole
-        for i in range(len(windows))
-    ]
-    positions = [
-        (*grid.part_xy(window, part), part.width, part.height) for window, part in zip(windows, parts, strict=True)
-    ]
-    return np.array(positions, int).reshape(-1, 4)
 
 
 def detect_picture(predictor: Predictor, pixels: np.ndarray, mpp: float, stain: MacenkoFit | None) -> Nuclei:

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from muse_pipeline.core.coords import CELL_PX
-from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.inference.card import EmbedderCard, ModelCard
+from muse_pipeline.inference.detect import require_mpp
 from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.model import card_text, read_card
 from muse_pipeline.inference.predictor import GraphRunner
@@ -122,11 +122,7 @@ def embed_nuclei(
         StoreError: the store was replaced meanwhile.
     """
     card = embedder.card
-    if abs(store.mpp / card.mpp - 1) > 1e-6:
-        raise ModelError(
-            f"{store.path}: stored at {store.mpp:g} um/px, but model '{card.name}' works at {card.mpp:g} um/px; "
-            f"tile the slide at {card.mpp:g} or choose another model"
-        )
+    require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, offset_px)
     column, row = ((xy + offset_px) // grid.core_px).astype(int).T
     window = row * grid.shape[1] + column
