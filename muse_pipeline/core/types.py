@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
-from muse_pipeline.core.config import OneOf
+from muse_pipeline.core.config import Count, OneOf, Positive, parse_config
 from muse_pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ class SlideInfo:
     path: str
     reader: str
     vendor: str
-    size_px: tuple[int, int]
-    mpp: tuple[float, float]
+    size_px: tuple[Count, Count]
+    mpp: tuple[Positive, Positive]
     mpp_source: str
-    level_sizes_px: tuple[tuple[int, int], ...]
-    level_downsamples: tuple[tuple[float, float], ...]
+    level_sizes_px: tuple[tuple[Count, Count], ...]
+    level_downsamples: tuple[tuple[Positive, Positive], ...]
     fingerprint: str
     bounds: Bounds | None = None
     warnings: tuple[str, ...] = field(default_factory=tuple)
@@ -102,19 +102,12 @@ class SlideInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SlideInfo:
-        """Inverse of ``to_dict``."""
-        bounds = values.get("bounds")
-        return cls(
-            **{
-                **values,
-                "size_px": tuple(values["size_px"]),
-                "mpp": tuple(values["mpp"]),
-                "level_sizes_px": tuple(tuple(size) for size in values["level_sizes_px"]),
-                "level_downsamples": tuple(tuple(downsample) for downsample in values["level_downsamples"]),
-                "bounds": Bounds(**bounds) if bounds else None,
-                "warnings": tuple(values.get("warnings", ())),
-            }
-        )
+        """Inverse of ``to_dict``.
+
+        Raises:
+            ConfigError: a value is missing or has another type.
+        """
+        return parse_config(values, cls, "slide.json")
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:
