@@ -46,6 +46,16 @@ def shard_names(n_shards: int) -> list[str]:
     return [f"{number}-of-{n_shards}" for number in range(1, n_shards + 1)]
 
 
+class _Path:
+    """A file or folder within the ``folder`` of the results, by its name."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __get__(self, files: SlideFiles | CohortFiles, owner: type) -> Path:
+        return files.folder / self._name
+
+
 @dataclass(frozen=True)
 class SlideFiles:
     """The files of one slide's results.
@@ -56,35 +66,29 @@ class SlideFiles:
 
     folder: Path
 
-    @property
-    def fetched(self) -> Path:
-        """Folder of the copy of a slide at a URL, which is removed when its images are written."""
-        return self.folder / "fetched"
-
-    @property
-    def info(self) -> Path:
-        """Header of the slide, ``slide.json``."""
-        return self.folder / "slide.json"
-
-    @property
-    def mask(self) -> Path:
-        """The tissue mask."""
-        return self.folder / "tissue.npz"
-
-    @property
-    def picture(self) -> Path:
-        """Picture of the tissue's outline on the slide."""
-        return self.folder / "tissue.png"
-
-    @property
-    def outline(self) -> Path:
-        """Outline of the tissue for QuPath."""
-        return self.folder / "tissue.geojson"
-
-    @property
-    def colour(self) -> Path:
-        """Stains of the slide."""
-        return self.folder / "colour.json"
+    fetched = _Path("fetched")  # folder of the copy of a slide at a URL, which is removed when its images are written
+    info = _Path("slide.json")  # header of the slide
+    mask = _Path("tissue.npz")  # the tissue mask
+    picture = _Path("tissue.png")  # picture of the tissue's outline on the slide
+    outline = _Path("tissue.geojson")  # outline of the tissue for QuPath
+    colour = _Path("colour.json")  # stains of the slide
+    nuclei = _Path("nuclei.parquet")  # the table of nuclei
+    csv = _Path("nuclei.csv.gz")  # the table as CSV
+    geojson = _Path("nuclei.geojson.gz")  # the nuclei for QuPath
+    proposals = _Path("proposals.parquet")  # the table of proposals
+    proposals_geojson = _Path("proposals.geojson.gz")  # the proposals for QuPath
+    summary = _Path("summary.json")  # summary of the slide for the report
+    density = _Path("density.png")  # picture of the density of the nuclei
+    viewer = _Path("viewer/index.html")  # the page that shows the slide and its nuclei
+    anndata = _Path("nuclei.h5ad")  # the nuclei as AnnData
+    bins = _Path("bins.h5ad")  # counts of genes in the nuclei, by `muse bins`
+    regions = _Path("regions.json")  # record of the tissue regions, or of why there are none
+    region_outlines = _Path("regions.geojson")  # tissue regions for QuPath
+    region_picture = _Path("regions.png")  # picture of the tissue regions
+    region_map = _Path("regions.zarr")  # probabilities of the classes of tissue
+    artefacts = _Path("artefacts.geojson")  # areas of artefacts, for QuPath
+    tma = _Path("tma.geojson")  # cores of a tissue microarray, for QuPath
+    partner = _Path("partner")  # the folder of the registered partner: its transform, pictures and stores
 
     def store(self, mpp: float) -> Path:
         """The image at ``mpp``."""
@@ -94,94 +98,9 @@ class SlideFiles:
         """The nuclei of one shard of the windows."""
         return self.folder / f"shards/{name}.parquet"
 
-    @property
-    def nuclei(self) -> Path:
-        """The table of nuclei."""
-        return self.folder / "nuclei.parquet"
-
-    @property
-    def csv(self) -> Path:
-        """The table as CSV."""
-        return self.folder / "nuclei.csv.gz"
-
-    @property
-    def geojson(self) -> Path:
-        """The nuclei for QuPath."""
-        return self.folder / "nuclei.geojson.gz"
-
-    @property
-    def proposals(self) -> Path:
-        """The table of proposals."""
-        return self.folder / "proposals.parquet"
-
-    @property
-    def proposals_geojson(self) -> Path:
-        """The proposals for QuPath."""
-        return self.folder / "proposals.geojson.gz"
-
-    @property
-    def summary(self) -> Path:
-        """Summary of the slide for the report."""
-        return self.folder / "summary.json"
-
-    @property
-    def density(self) -> Path:
-        """Picture of the density of the nuclei."""
-        return self.folder / "density.png"
-
-    @property
-    def viewer(self) -> Path:
-        """The page that shows the slide and its nuclei."""
-        return self.folder / "viewer/index.html"
-
     def embeddings(self, model: str, nuclei: str = "") -> Path:
         """The features of a model for the nuclei, or for those in the file ``nuclei`` of another program."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
-
-    @property
-    def anndata(self) -> Path:
-        """The nuclei as AnnData."""
-        return self.folder / "nuclei.h5ad"
-
-    @property
-    def bins(self) -> Path:
-        """Counts of genes in the nuclei, by `muse bins`."""
-        return self.folder / "bins.h5ad"
-
-    @property
-    def regions(self) -> Path:
-        """Record of the tissue regions, or of why there are none."""
-        return self.folder / "regions.json"
-
-    @property
-    def region_outlines(self) -> Path:
-        """Tissue regions for QuPath."""
-        return self.folder / "regions.geojson"
-
-    @property
-    def region_picture(self) -> Path:
-        """Picture of the tissue regions."""
-        return self.folder / "regions.png"
-
-    @property
-    def region_map(self) -> Path:
-        """Probabilities of the classes of tissue."""
-        return self.folder / "regions.zarr"
-
-    @property
-    def artefacts(self) -> Path:
-        """Areas of artefacts, for QuPath."""
-        return self.folder / "artefacts.geojson"
-
-    @property
-    def tma(self) -> Path:
-        """Cores of a tissue microarray, for QuPath."""
-        return self.folder / "tma.geojson"
-
-    @property
-    def partner(self) -> Path:
-        """The folder of the registered partner: its transform, pictures and stores."""
-        return self.folder / "partner"
 
     def record(self, job: str) -> Path:
         """The settings that a job was run with."""
@@ -206,6 +125,11 @@ class CohortFiles:
 
     folder: Path
 
+    sheet = _Path("sheet.json")  # the resolved sheet
+    report = _Path("report.html")  # the report
+    table = _Path("cohort.tsv")  # the table of all slides
+    anndata = _Path("cohort.h5ad")  # the slides as AnnData
+
     def slide(self, slide_id: str) -> SlideFiles:
         """The results of one slide."""
         return SlideFiles(self.folder / slide_id)
@@ -213,26 +137,6 @@ class CohortFiles:
     def tables(self) -> dict[str, Path]:
         """The table of nuclei of every slide that has one, by slide_id."""
         return {path.parent.name: path for path in sorted(self.folder.glob("*/nuclei.parquet"))}
-
-    @property
-    def sheet(self) -> Path:
-        """The resolved sheet."""
-        return self.folder / "sheet.json"
-
-    @property
-    def report(self) -> Path:
-        """The report."""
-        return self.folder / "report.html"
-
-    @property
-    def table(self) -> Path:
-        """The table of all slides."""
-        return self.folder / "cohort.tsv"
-
-    @property
-    def anndata(self) -> Path:
-        """The slides as AnnData."""
-        return self.folder / "cohort.h5ad"
 
 
 def withdraw_of_cohort(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
