@@ -75,10 +75,8 @@ def write_settings(path: Path, settings: dict) -> None:
     """Write YAML; a file with the same content keeps its modification time."""
     import yaml
 
-    from muse_pipeline.core.files import complete_file
+    from muse_pipeline.cohort.settings import write_if_changed
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text = yaml.dump(settings, Dumper=dumper, sort_keys=False, allow_unicode=True)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        with complete_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+    write_if_changed(path, text)

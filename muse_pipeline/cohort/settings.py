@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -15,7 +14,8 @@ import yaml
 from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.config import parse_yaml
-from muse_pipeline.core.errors import ConfigError, LeftOutWarning, OutputError, SheetError
+from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
+from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import slug
 
 PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
@@ -283,12 +283,6 @@ def write_if_changed(path: Path, text: str) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    try:
-        if read_text(path) == text:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); set `output` to another folder") from error
+    if read_text(path) != text:
+        with complete_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -47,10 +47,6 @@ def write_study(folder: Path) -> list[Path]:
     if existing := [str(path.relative_to(folder)) for path in texts if path.exists()]:
         raise OutputError(f"{folder}: has {some_of(existing)} already, and nothing was written; give another folder")
     for path, text in texts.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with complete_file(path) as partial:
-                partial.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror}); give another folder") from error
+        with complete_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     return list(texts)

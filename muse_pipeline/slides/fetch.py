@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from muse_pipeline.core.errors import SlideError
-from muse_pipeline.core.files import complete_file, require_own_folder
+from muse_pipeline.core.files import complete_file, require_own_folder, write_json
 from muse_pipeline.slides.remote import EndedEarlyError, RemoteSlide, SlideUrl, Stated
-from muse_pipeline.slides.signature import SOURCE, write_source
+from muse_pipeline.slides.signature import SOURCE
 
 
 def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
@@ -45,7 +45,8 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
             copy_file(slide, path, stated, partial / name, threads)
             n_bytes += stated.n_bytes
             version = version or stated.version
-        write_source(partial, url, url.file_name, n_bytes, version)
+        source = {"url": url, "file": url.file_name, "bytes": n_bytes, "version": version}
+        write_json(partial / SOURCE, source)
     return n_bytes
 
 

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 from muse_pipeline.core.errors import SlideError
-from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.core.files import read_json
 from muse_pipeline.slides.remote import SlideUrl
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff"})
@@ -129,20 +129,7 @@ def _companions(path: Path) -> list[Path]:
     return sorted(part for part in folder.iterdir() if part.suffix.lower() in {".dat", ".ini"} and part.is_file())
 
 
-SOURCE = "source.json"
-
-
-def write_source(folder: Path, url: str, file: str, n_bytes: int, version: str | None) -> None:
-    """Record in ``folder`` the URL that it is a copy of.
-
-    Args:
-        folder: the copy.
-        url: URL without credentials.
-        file: name of the slide inside the folder.
-        n_bytes: size of all files.
-        version: version on the server (an ETag, a date), or None.
-    """
-    write_json(folder / SOURCE, {"url": url, "file": file, "bytes": n_bytes, "version": version})
+SOURCE = "source.json"  # in the folder of a fetched slide: its URL without credentials, and its file in the folder
 
 
 def slide_file(path: Path) -> Path:

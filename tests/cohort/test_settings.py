@@ -130,5 +130,5 @@ def test_a_file_of_the_plan_keeps_its_time_while_its_content_stays(planned):
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "results").touch()
-    with pytest.raises(OutputError, match=r"cannot be written .*; set `output` to another folder"):
+    with pytest.raises(OutputError, match=r"cannot be written .*; choose another output folder"):
         settings.write_if_changed(tmp_path / "results/model.json", "one")
