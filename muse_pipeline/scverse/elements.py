@@ -46,25 +46,6 @@ class Array(Protocol):
     def __setitem__(self, rows: slice, values: np.ndarray) -> None: ...
 
 
-class Elements(Protocol):
-    """A file of elements, addressed by their paths."""
-
-    def group(self, path: str, attributes: dict[str, Any]) -> None:
-        """Make a group; "" is the file itself."""
-
-    def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Make an array of numbers, to be filled."""
-
-    def ids(self, path: str, n: int) -> Array:
-        """Make an array of ``n`` ids, to be filled with (n,) bytes of ``ID_LENGTH``."""
-
-    def strings(self, path: str, values: Sequence[str]) -> None:
-        """Write strings."""
-
-    def scalar(self, path: str, value: str | float) -> None:
-        """Write a string or a number."""
-
-
 def open_hdf5(path: Path) -> Hdf5Elements:
     """A new HDF5 file, to be used in a ``with`` block.
 
@@ -101,7 +82,7 @@ def keys_of(names: Sequence[str]) -> dict[str, str]:
 
 
 class Hdf5Elements:
-    """Elements in an HDF5 file."""
+    """Elements in an HDF5 file, addressed by their paths."""
 
     def __init__(self, file: Any, text: Any):
         self._file, self._text = file, text
@@ -113,7 +94,7 @@ class Hdf5Elements:
         self._file.close()
 
     def group(self, path: str, attributes: dict[str, Any]) -> None:
-        """Make a group, as in ``Elements``."""
+        """Make a group; "" is the file itself."""
         attrs = (self._file.require_group(path) if path else self._file).attrs
         for name, value in attributes.items():
             if isinstance(value, list):
@@ -122,19 +103,22 @@ class Hdf5Elements:
                 attrs[name] = value
 
     def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Make an array of numbers, as in ``Elements``."""
+        """Make an array of numbers, to be filled."""
         return _encoded(self._file.create_dataset(path, shape, dtype), "array")
 
     def ids(self, path: str, n: int) -> Array:
-        """Make an array of ids, as in ``Elements``; their fixed length is written a hundred times faster."""
+        """Make an array of ``n`` ids, to be filled with (n,) bytes of ``ID_LENGTH``.
+
+        Their fixed length is written a hundred times faster.
+        """
         return _encoded(self._file.create_dataset(path, (n,), f"S{ID_LENGTH}"), "string-array")
 
     def strings(self, path: str, values: Sequence[str]) -> None:
-        """Write strings, as in ``Elements``."""
+        """Write strings."""
         _encoded(self._file.create_dataset(path, data=list(values), dtype=self._text), "string-array")
 
     def scalar(self, path: str, value: str | float) -> None:
-        """Write a string or a number, as in ``Elements``."""
+        """Write a string or a number."""
         _encoded(self._file.create_dataset(path, data=value), _kind_of(value))
 
 
@@ -145,26 +129,26 @@ class ZarrElements:
         self._group = group
 
     def group(self, path: str, attributes: dict[str, Any]) -> None:
-        """Make a group, as in ``Elements``."""
+        """Make a group, as in ``Hdf5Elements``."""
         (self._group.require_group(path) if path else self._group).attrs.update(attributes)
 
     def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Make an array of numbers, as in ``Elements``."""
+        """Make an array of numbers, as in ``Hdf5Elements``."""
         return _encoded(self._create(path, shape, np.dtype(dtype)), "array")
 
     def ids(self, path: str, n: int) -> Array:
-        """Make an array of ids, as in ``Elements``."""
+        """Make an array of ids, as in ``Hdf5Elements``."""
         return _ZarrIds(_encoded(self._create(path, (n,), "string"), "string-array"))
 
     def strings(self, path: str, values: Sequence[str]) -> None:
-        """Write strings, as in ``Elements``."""
+        """Write strings, as in ``Hdf5Elements``."""
         array = self._create(path, (len(values),), "string")
         if len(values):
             array[:] = np.array(values, np.dtypes.StringDType())
         _encoded(array, "string-array")
 
     def scalar(self, path: str, value: str | float) -> None:
-        """Write a string or a number, as in ``Elements``."""
+        """Write a string or a number, as in ``Hdf5Elements``."""
         array = self._create(path, (), "string" if isinstance(value, str) else np.dtype(float))
         array[...] = np.array(value, np.dtypes.StringDType()) if isinstance(value, str) else value
         _encoded(array, _kind_of(value))
@@ -182,6 +166,9 @@ class _ZarrIds:
 
     def __setitem__(self, rows: slice, values: np.ndarray) -> None:
         self._array[rows] = values.astype(f"U{ID_LENGTH}").astype(np.dtypes.StringDType())
+
+
+Elements = Hdf5Elements | ZarrElements
 
 
 def _kind_of(value: str | float) -> str:

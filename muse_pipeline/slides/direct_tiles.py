@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class TileIndex:
     tile_px: tuple[int, int]
     offsets: np.ndarray
     n_bytes: np.ndarray
-    codec: TileCodec
+    codec: Jpeg | Jpeg2000
 
     @property
     def decoded_bytes(self) -> int:
@@ -208,18 +208,7 @@ def _index_page(page: TiffPage) -> TileIndex | None:
     )
 
 
-class TileCodec(Protocol):
-    """Decoder of the tiles of one level; called from several threads."""
-
-    def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of a whole tile of ``tile_px`` = (width, height), or of the size in the stream.
-
-        Raises:
-            ValueError, RuntimeError: the tile has another size or is damaged.
-        """
-
-
-def codec_of(page: TiffPage) -> TileCodec | None:
+def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
     """Decoder of the tiles of ``page``; None if OpenSlide must decode them or the package is not installed."""
     if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or page.planarconfig != CONTIGUOUS:
         return None
@@ -257,7 +246,11 @@ class Jpeg:
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)
 
     def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """Decode a tile, as described in ``TileCodec``."""
+        """(h, w, 3) uint8 RGB of a whole tile of ``tile_px`` = (width, height), or of the size in the stream.
+
+        Raises:
+            ValueError, RuntimeError: the tile has another size or is damaged.
+        """
         import simplejpeg
 
         if not stream.startswith(self.START):
@@ -295,7 +288,7 @@ class Jpeg2000:
         return cls(is_ycbcr) if imagecodecs.JPEG2K.available else None
 
     def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """Decode a tile, as described in ``TileCodec``."""
+        """Decode a tile, as described in ``Jpeg``."""
         import imagecodecs
 
         self._require_tile(stream, tile_px)

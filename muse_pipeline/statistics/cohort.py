@@ -41,7 +41,7 @@ from muse_pipeline.nuclei.parquet import (
     open_nuclei,
     read_provenance,
 )
-from muse_pipeline.scverse.anndata import begin_anndata, categorical, frame
+from muse_pipeline.scverse.anndata import begin_anndata, categorical, frame, write_var
 from muse_pipeline.scverse.elements import Elements, open_hdf5
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
 
@@ -199,7 +199,8 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
-        _write_var(elements, measures)
+        columns = {name: [getattr(each, name) for each in measures] for name in ("group", "unit")}
+        write_var(elements, [each.name for each in measures], columns)
         _write_obs(elements, slides, _read_table(files.table))
         made = {row["slide_id"]: _describe_origin(files.slide(row["slide_id"]).nuclei) for row in slides}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
@@ -209,13 +210,6 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
 def _describe_origin(nuclei: Path) -> dict[str, Any]:
     known = read_provenance(nuclei).to_dict()
     return {name: known[name] for name in PROVENANCE if name in known}
-
-
-def _write_var(elements: Elements, measures: Sequence[Measure]) -> None:
-    columns = {name: [getattr(each, name) for each in measures] for name in ("group", "unit")}
-    frame(elements, "var", columns)
-    for name, values in {"_index": [each.name for each in measures], **columns}.items():
-        elements.strings(f"var/{name}", values)
 
 
 def _read_table(path: Path) -> dict[str, dict[str, str]]:
