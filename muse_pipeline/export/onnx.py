@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +22,7 @@ from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.core.text import join_sentences
-from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
+from muse_pipeline.export.quantise import calibration_windows, describe_calibration, errors_only, halve, quantise
 from muse_pipeline.inference.appearance import describe_training
 from muse_pipeline.inference.card import (
     METADATA_KEY,
@@ -102,7 +100,9 @@ def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_si
     sizes = {0: Dim("batch")}
     if any_size:
         sizes |= {axis: card.stride_px * Dim(name) for axis, name in ((2, "rows"), (3, "columns"))}
-    with _without_chatter():
+    # Without the exporter's warnings about optional packages and future changes of torch.
+    with errors_only("torch.onnx._internal.exporter._registration"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
             graph,
             (pixels, torch.eye(3, 4)),
@@ -114,23 +114,6 @@ def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_si
             verbose=False,
         )
     return program.model_proto
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Silence the exporter's warnings about optional packages and future changes of torch."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    registration.addFilter(_is_error)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        registration.removeFilter(_is_error)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
 
 
 def write_model(model: onnx.ModelProto, card: Card, output: Path) -> None:

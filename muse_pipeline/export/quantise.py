@@ -59,7 +59,8 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
             f"precision 'int8' is for networks of convolutions alone (the compact family), and {name} has {found}; "
             "choose fp32 or fp16"
         )
-    with tempfile.TemporaryDirectory() as folder, _without_advice():
+    # ONNX Runtime advises to fuse batch norms first, which torch's exporter has done.
+    with tempfile.TemporaryDirectory() as folder, errors_only():
         quantised = Path(folder) / "int8.onnx"
         quantize_static(
             model,
@@ -145,18 +146,18 @@ def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
 
 
 @contextmanager
-def _without_advice() -> Iterator[None]:
-    """ONNX Runtime advises to fuse batch norms first, which torch's exporter has done."""
-    root = logging.getLogger()
-    root.addFilter(_is_error)
+def errors_only(name: str | None = None) -> Iterator[None]:
+    """Silence what a logger says below errors; without a name, that is the root."""
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    logger = logging.getLogger(name)
+    logger.addFilter(is_error)
     try:
         yield
     finally:
-        root.removeFilter(_is_error)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+        logger.removeFilter(is_error)
 
 
 class HalfBackbone(Backbone):
