@@ -198,7 +198,7 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: b
     unwanted = ("tmaCore", "root") if tiles else ("tmaCore", "root", "tile")
     geometries, class_names, object_types, names, reasons = [np.zeros(0, object)], [], [], [], []
     items = iterate_features(path)
-    while features := [_to_feature(item) for item in islice(items, _BATCH)]:
+    while features := [to_feature(item) for item in islice(items, _BATCH)]:
         shapes, types = _build_geometries(features, path, n_before=len(names)), list(map(read_object_type, features))
         geometries.append(shapes)
         reasons += why_left_out(shapes, [feature.get("geometry") for feature in features], types, unwanted).tolist()
@@ -222,7 +222,8 @@ def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -
         warnings.warn(f"{path}: left out {list_counts(counts)}", LeftOutWarning, stacklevel=3)
 
 
-def _to_feature(item: Any) -> dict[str, Any]:
+def to_feature(item: Any) -> dict[str, Any]:
+    """An item of ``iterate_features`` as a feature; empty if it is none."""
     if not isinstance(item, dict):
         return {}
     if is_geometry(item):

@@ -6,7 +6,7 @@ import json
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from muse_pipeline.qupath.objects import (
     OUTSIDE,
     REGION,
     TYPE_NAMES,
-    children_of,
     is_called,
     list_counts,
     properties_of,
@@ -36,8 +35,8 @@ from muse_pipeline.qupath.objects import (
     shape_to_geojson,
     why_left_out,
 )
-from muse_pipeline.qupath.parse import open_geojson
-from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts
+from muse_pipeline.qupath.parse import iterate_features
+from muse_pipeline.qupath.read import GeoJSONObjects, NucleusParts, to_feature
 from muse_pipeline.qupath.write import FeatureFile, encode, split_name
 from muse_pipeline.tissue.mask import RoiArea
 from muse_pipeline.tissue.outline import TISSUE_RGB
@@ -206,9 +205,8 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
         path: path of the file.
         kinds: types of object that are areas.
     """
-    values = _read_json(path)
+    features = list(map(to_feature, iterate_features(path)))
     try:
-        features = list(_flatten(values, {}))
         types = list(map(read_object_type, features))
         shapes = np.array([_build_area(*each, kinds) for each in zip(features, types, strict=True)], object)
     except (shapely.errors.GEOSException, TypeError, KeyError, AttributeError) as error:
@@ -216,7 +214,7 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
             f"{path}: is not GeoJSON that can be read ({error}); export the areas from QuPath again"
         ) from error
     others = [kind for kind in OBJECT_TYPES if kind not in kinds]
-    reasons = why_left_out(shapes, [feature["geometry"] for feature in features], types, others)
+    reasons = why_left_out(shapes, [feature.get("geometry") for feature in features], types, others)
     reasons[(reasons == "") & (shapely.get_dimensions(shapes) == 0)] = "point"
     missing = np.array([properties_of(feature).get("isMissing") is True for feature in features], bool)
     reasons[(reasons == "") & missing] = _MISSING_CORE
@@ -247,43 +245,16 @@ def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
 
 def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str]) -> BaseGeometry | None:
     """The shape of an area; None without one, and for other objects, whose shapes are not parsed."""
-    wanted = object_type in kinds and feature["geometry"]
-    return remove_spikes(shapely.from_geojson(json.dumps(_close_rings(feature["geometry"])))) if wanted else None
+    if object_type not in kinds or not feature.get("geometry"):
+        return None
+    shape = shapely.from_geojson(json.dumps(_close_rings(feature["geometry"])))
+    return union_of_areas(np.array([shape])) if shape.geom_type == "GeometryCollection" else remove_spikes(shape)
 
 
 def _warn_of_left_out(path: Path | str, others: Counter[str]) -> None:
     """Warn of objects that a user may have meant as areas: all but those of other types and missing cores."""
     if meant := {noun: n for noun, n in others.items() if noun not in {*TYPE_NAMES.values(), _MISSING_CORE}}:
         warnings.warn(f"{path}: left out {list_counts(meant)}", LeftOutWarning, stacklevel=3)
-
-
-def _read_json(path: Path | str) -> Any:
-    with open_geojson(path) as file:
-        try:
-            return json.loads(file.read().decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise GeoJSONError(f"{path}: is not JSON ({error}); export the areas from QuPath as GeoJSON") from error
-
-
-def _flatten(values: Any, feature: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Features of one geometry each, from any form of GeoJSON, or a bare list of it.
-
-    Args:
-        values: parsed GeoJSON, or a part of it.
-        feature: feature that contains ``values``.
-    """
-    if isinstance(values, list):
-        for value in values:
-            yield from _flatten(value, feature)
-    elif not isinstance(values, dict):
-        raise TypeError(f"found {values!r} where a feature is expected")
-    elif "features" in values or "geometries" in values:
-        yield from _flatten(values.get("features") or values.get("geometries") or [], feature)
-    elif "geometry" in values or values.get("type") == "Feature":
-        yield from _flatten(values.get("geometry") or {}, values)
-        yield from _flatten(children_of(values), {})
-    elif values or feature:
-        yield {**feature, "geometry": values}
 
 
 _NAMESPACE = uuid.UUID("5d1b9c1e-6f3c-5b0a-9a53-0f6d1c3f2b7a")
@@ -340,7 +311,7 @@ def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
     Raises:
         GeoJSONError: the file cannot be read.
     """
-    features = _read_json(path)["features"]
+    features = list(iterate_features(path))
     missing = [each["properties"]["name"] for each in features if each["properties"]["isMissing"]]
     if len(missing) == len(features):
         return [], missing

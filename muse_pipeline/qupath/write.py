@@ -256,8 +256,9 @@ def _write_files(
 ) -> list[Path]:
     """Write the whole file and the parts beside it; returns the paths of the parts."""
     suffix = split_name(output)[1]
-    n_batches, batch_size = _divide_into_batches(BATCH if max_features is None else max_features)
-    n_parts = 0 if max_features is None else -(-n_nuclei // (n_batches * batch_size))
+    n_batches = -(-(max_features or BATCH) // BATCH)
+    batch_size = (max_features or BATCH) // n_batches  # a part may have a few nuclei less than ``max_features``
+    n_parts = -(-n_nuclei // (n_batches * batch_size)) if max_features else 0
     parts = [_part_path(output, f"{number:03d}") for number in range(1, n_parts + 1)] if n_parts > 1 else []
     of_any_number = re.compile(re.escape(split_name(output)[0]) + r"\.part-\d{3,}" + re.escape(suffix))
     for stale in [path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)]:
@@ -272,18 +273,6 @@ def _write_files(
         for batch in batches:  # all of them, where there are no parts
             whole.write(batch)
     return parts
-
-
-def _divide_into_batches(n_features: int) -> tuple[int, int]:
-    """Number and size of batches, of at most ``BATCH``, that make up ``n_features`` or a few less.
-
-    Raises:
-        GeoJSONError: there is nothing to divide.
-    """
-    if n_features < 1:
-        raise GeoJSONError(f"parts of at most {n_features} nuclei hold none; give 1 or more")
-    n_batches = -(-n_features // BATCH)
-    return n_batches, n_features // n_batches
 
 
 def _part_path(output: Path, number: str) -> Path:

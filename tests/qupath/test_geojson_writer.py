@@ -229,6 +229,4 @@ def test_refusals(table, tmp_path):
         write_geojson(table, slide_info(), tmp_path / "nuclei.zip")
     with pytest.raises(GeoJSONError, match="frame 'level0' is unknown"):
         write_geojson(table, slide_info(), tmp_path / "nuclei.geojson.gz", frame="level0")
-    with pytest.raises(GeoJSONError, match="at most 0"):
-        write_geojson(table, slide_info(), tmp_path / "nuclei.geojson.gz", max_features=0)
     assert [path.name for path in tmp_path.iterdir()] == ["nuclei.parquet"]
