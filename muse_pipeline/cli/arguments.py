@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any
 
+from muse_pipeline.core.config import Between
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.setting import Setting, plain
 from muse_pipeline.core.types import ACCELERATORS, DOUBTS
@@ -22,39 +22,25 @@ def text_columns() -> int:
     return max(get_terminal_size((100, 24)).columns, LEAST_COLUMNS)
 
 
-def at_least_one(text: str) -> int:
-    """An integer of at least 1."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
-    return int(text)
+def _number_type(limits: Between, kind: type[int] | type[float] = float) -> Callable[[str], float]:
+    """The type of an argument that is a number within ``limits``."""
+
+    def parse(text: str) -> float:
+        try:
+            limits.require(number := kind(text), "argument")
+        except (ValueError, OverflowError) as error:
+            noun = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"'{text}' is not a {noun} {limits}") from error
+        return number
+
+    return parse
 
 
-def zero_or_more(text: str) -> int:
-    """An integer of at least 0."""
-    if not text.strip().isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    if not 0 < (number := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return number
-
-
-def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
-    if not 0 <= (number := _number(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
-    return number
-
-
-def fraction(text: str) -> float:
-    """A number from 0 to 1."""
-    if not 0 <= (number := _number(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
-    return number
+at_least_one = _number_type(Between(1), int)
+zero_or_more = _number_type(Between(0), int)
+positive = _number_type(Between(0, is_open=True))
+not_negative = _number_type(Between(0))
+fraction = _number_type(Between(0, 1))
 
 
 def path_or_url(text: str) -> Path | str:
@@ -180,16 +166,10 @@ def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 
 def _any_number(text: str) -> float:
     """A number, in a range that the settings check."""
-    if math.isnan(number := _number(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
-    return number
-
-
-def _number(text: str) -> float:
     try:
         return float(text)
-    except ValueError:
-        return math.nan
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from error
 
 
 _NUMBERS = {"integer": at_least_one, "number": fraction}  # of settings that have an option
