@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.config import Count, Fraction, Positive, parse_config
 from muse_pipeline.core.errors import ConfigError, ModelError
 from muse_pipeline.core.types import NETWORKS, NucleusClass
 
@@ -29,7 +29,7 @@ class ColourReference:
     method: str = "identity"
     stains: tuple[tuple[float, float, float], ...] = ()
     strong: tuple[float, ...] = ()
-    share: float = 1.0
+    share: Fraction = 1.0
 
     def __post_init__(self) -> None:
         if self.method == "macenko" and (len(self.stains), len(self.strong)) != (2, 2):
@@ -37,8 +37,6 @@ class ColourReference:
                 f"colour: method 'macenko' needs two stains and their two strong ends, not {len(self.stains)} and "
                 f"{len(self.strong)}"
             )
-        if not 0 <= self.share <= 1:
-            raise ConfigError(f"colour: share is {self.share}; give a number from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,11 @@ class Card:
     """
 
     name: str
-    mpp: float
-    input_px: int
+    mpp: Positive
+    input_px: Count
     halo_px: int
-    stride_px: int
-    batch: int
+    stride_px: Count
+    batch: Count
     licence: str
     training_data: str
     colour: ColourReference = field(default_factory=ColourReference)
@@ -153,13 +151,13 @@ class ModelCard(Card):
         nuclei: nuclei of each class in training; none if they were not measured.
     """
 
-    capacity: int
+    capacity: Count
     classes: tuple[NucleusClass, ...]
     threshold: float
-    n_rays: int
+    n_rays: Count
     readout: str
     appearance: AppearanceReference | None = None
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     snap_um: float = 0.0
     refine: bool = False
     embedding_dim: int = 0
@@ -174,11 +172,8 @@ class ModelCard(Card):
     is_imported = False  # an imported network has maps of its own, and probabilities that mean something else
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("input_px", "stride_px", "batch", "capacity", "n_rays")}
-        sizes = {"mpp": self.mpp, **counts, "classes": len(self.classes), "temperature": self.temperature}
-        for name, value in sizes.items():
-            if not value > 0:
-                raise ConfigError(f"card of '{self.name}': {name} is {value}, which no model has")
+        if not self.classes:
+            raise ConfigError(f"card of '{self.name}': has no classes")
         if not 0 <= self.snap_um <= MAX_SNAP_UM:
             raise ConfigError(
                 f"card of '{self.name}': snap_um is {self.snap_um:g}; give a number from 0 to {MAX_SNAP_UM:g}"

@@ -158,9 +158,9 @@ def test_a_card_that_is_counted_of_another_graph_is_rejected(tmp_path, stated, p
 
 @pytest.mark.parametrize("name", ["mpp", "batch", "stride_px"])
 def test_a_card_without_a_size_is_rejected(name):
-    card = Predictor(find_model("compact")).card
-    with pytest.raises(ConfigError, match=f"{name} is 0"):
-        dataclasses.replace(card, **{name: 0})
+    values = json.loads(read_card(find_model("compact")).to_json())
+    with pytest.raises(ModelError, match=f"{name} is 0"):
+        ModelCard.from_json(json.dumps(values | {name: 0}), "m.onnx")
 
 
 def test_a_reference_without_its_stains_is_rejected():
