@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.core.files import read_json, sha256_of
-from muse_pipeline.core.text import some_of
+from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import is_url
 
 # Of settings whose values mean little to a reader.
@@ -34,8 +34,8 @@ def describe_changes(changes: Mapping[str, Sequence[str]], replaced: str = "the 
     if not slides_of:
         return []
     return [
-        f"This run replaces {replaced} of {_count(len(changes))}:",
-        *(f"  {change}: {_count(len(names))} ({some_of(names)})" for change, names in slides_of.items()),
+        f"This run replaces {replaced} of {count_noun(len(changes), 'slide')}:",
+        *(f"  {change}: {count_noun(len(names), 'slide')} ({some_of(names)})" for change, names in slides_of.items()),
         "To keep them, stop the run and give another output folder.",
     ]
 
@@ -88,7 +88,3 @@ def _checksum(path: str, time_ns: int) -> str:
 def name_version(name: str, sha256: str | None) -> str:
     """The name of a model or a file with the beginning of its checksum."""
     return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"
-
-
-def _count(n: int) -> str:
-    return f"{n} slide{'' if n == 1 else 's'}"

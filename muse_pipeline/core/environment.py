@@ -179,13 +179,6 @@ def write_any_text() -> None:
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
 
 
-def own_processor_seconds() -> float:
-    """Processor time of this process so far, all threads together."""
-    import time
-
-    return time.process_time()
-
-
 def all_processor_seconds() -> float:
     """Processor time of this process so far, with that of its child processes that have ended."""
     return sum(os.times()[:4])

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from muse_pipeline.core.environment import own_processor_seconds
 from muse_pipeline.core.text import count_noun
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -75,9 +74,9 @@ def print_load(work: str, threads: int) -> Iterator[None]:
 
     Nothing is printed for a block of less than a second, in which starting the threads takes a large part.
     """
-    started, used = time.monotonic(), own_processor_seconds()
+    started, used = time.monotonic(), time.process_time()
     yield
-    seconds, busy = time.monotonic() - started, own_processor_seconds() - used
+    seconds, busy = time.monotonic() - started, time.process_time() - used
     if seconds >= 1:
         share = f"{100 * busy / seconds / threads:.0f} % busy"
         print(f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')}, {share}")

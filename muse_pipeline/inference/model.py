@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 AnyCard = TypeVar("AnyCard", bound=Card)
 BUILT_IN = Path(__file__).parent / "built_in"
-REMOVED = "large"  # a built-in model until 0.1.0
 _RUN = "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the workflow's config"
 NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes the model of it", ".yaml": _RUN, ".yml": _RUN}
 
@@ -38,8 +37,6 @@ def find_model(model: str, provider: str = "cpu") -> Path:
     """
     if path := _find_file(model, provider):
         return path
-    if model.partition("-")[0] == REMOVED:
-        raise ModelError(f"model '{model}': is no longer built in; choose `compact`")
     files = [file.stem for file in BUILT_IN.glob("*.onnx")]
     known = sorted({*files, *(name.partition("-")[0] for name in files)})
     near = get_close_matches(model, known, n=1)

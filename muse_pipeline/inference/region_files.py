@@ -25,6 +25,7 @@ from muse_pipeline.inference.region_maps import SlideMap
 from muse_pipeline.inference.region_outlines import classify, trace_regions
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
 from muse_pipeline.store.store import OME_VERSION, PYRAMID, Store, multiscale
+from muse_pipeline.tissue.overview import strips
 
 OK, FAILED = "ok", "failed"
 PICTURE_PX = 1500
@@ -151,7 +152,9 @@ def write_map(path: Path, found: SlideMap) -> None:
 def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[NucleusClass], store: Store) -> None:
     """Draw the slide, at most 1,500 px wide and high, with areas tinted in the colours of their classes."""
     small = store.at(store.mpp * _find_reduction(store))
-    picture = np.concatenate([small.read((0, top), (small.size_px[0], n)) for top, n in _bands(small.size_px[1])])
+    width, height = small.size_px
+    bands = strips(height, 64)  # a large slide is not read all at once
+    picture = np.concatenate([small.read((0, rows.start), (width, rows.stop - rows.start)) for rows in bands])
     tint = picture.copy()
     scale = np.array(store.slide_mpp) / small.mpp
     rings = [[_to_pixels(ring, scale) for ring in shapely.get_rings(area.shape)] for area in areas]
@@ -176,11 +179,6 @@ def _find_reduction(store: Store) -> int:
     needed = max(1, -(-max(store.size_px) // PICTURE_PX))
     factor = max(factor for factor in PYRAMID if factor <= needed)
     return -(-needed // factor) * factor
-
-
-def _bands(height: int) -> Iterator[tuple[int, int]]:
-    """Top and height of strips, so that a large slide is not read all at once."""
-    return ((top, min(64, height - top)) for top in range(0, height, 64))
 
 
 def _add_legend(picture: np.ndarray, classes: Sequence[NucleusClass]) -> Image.Image:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
@@ -35,6 +35,7 @@ STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reade
 MUCH = 0.01  # of the nuclei left out as lying in artefacts, from which the report warns
 BARE_MM2 = 0.05  # of tissue, without a nucleus
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -283,9 +284,9 @@ def judge_slide(
         "organ": str(row.get("organ") or ""),
         "included": included,
         "partner": read_outcome(files.partner) if row.get("partner") else None,
-        "info": _read_info(files) if "inspect" in done else None,
+        "info": _read(read_info, files.info) if "inspect" in done else None,
     }
-    tissue = _read_tissue(files) if "tissue" in done else None
+    tissue = _read(TissueMask.load, files.mask) if "tissue" in done else None
     known["tissue_mm2"] = tissue.area_mm2 if tissue else None
     known["warnings"] = _gather_warnings(files, known["info"], "tissue" in done)
     known["warnings"] += [warning for record in progress for warning in record.warnings]
@@ -360,16 +361,10 @@ def class_names(slides: Iterable[SlideResult]) -> list[str]:
     return list(dict.fromkeys(each["name"] for slide in slides if slide.summary for each in slide.summary["classes"]))
 
 
-def _read_info(files: SlideFiles) -> SlideInfo | None:
+def _read(read: Callable[[Path], T], path: Path) -> T | None:
+    """What ``read`` makes of a file; None if it cannot be read."""
     try:
-        return read_info(files.info)
-    except _UNREADABLE:
-        return None
-
-
-def _read_tissue(files: SlideFiles) -> TissueMask | None:
-    try:
-        return TissueMask.load(files.mask)
+        return read(path)
     except _UNREADABLE:
         return None
 

@@ -40,7 +40,7 @@ def test_the_load_is_printed_of_work_of_a_second_or_more(capsys, monkeypatch, se
     clock = iter((100.0, 100.0 + seconds))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     used = iter((5.0, 5.0 + seconds))
-    monkeypatch.setattr("muse_pipeline.core.process.own_processor_seconds", lambda: next(used))
+    monkeypatch.setattr(time, "process_time", lambda: next(used))
     with print_load("finding nuclei", threads):
         pass
     assert capsys.readouterr().out == printed

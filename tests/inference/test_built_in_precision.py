@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from muse_pipeline.core import environment
-from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.inference import model as model_file
 from muse_pipeline.inference.detect import detect_image
@@ -29,12 +28,6 @@ def test_a_name_means_what_suits_the_processor_and_a_name_with_its_precision_the
     assert find_model("compact", "cuda").stem == "compact-fp32"
     for name in ("compact-int8", "compact-fp32", "label_free"):
         assert name_model(find_model(name)) == name
-
-
-@pytest.mark.parametrize("name", ["large", "large-int8"])
-def test_a_model_that_was_removed_names_the_one_to_take(name):
-    with pytest.raises(ModelError, match=rf"model '{name}': is no longer built in; choose `compact`"):
-        find_model(name)
 
 
 def test_the_workflow_is_given_which_it_is(vnni, muse, tmp_path):
