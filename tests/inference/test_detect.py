@@ -118,7 +118,7 @@ def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
 
 
 def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
-    """Half a window further: of the nuclei well above the threshold, 99 % come back within 0.5 um, 99.8 % in 3."""
+    """Half a window further: of the nuclei well above the threshold, 99 % come back within 0.5 um, 99.7 % in 3."""
     card = tiled_slide.predictor.card
     half = (card.input_px // 2 - card.halo_px) // card.stride_px * card.stride_px
     first, second = read_nuclei(whole), read_nuclei(tiled_slide.nuclei(tmp_path, offset_px=half))
@@ -126,7 +126,7 @@ def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
         sure = one[one.score > card.threshold + 0.1]
         distance_um = cKDTree(other.xy).query(sure.xy)[0] * tiled_slide.info.mpp[0]
         assert (distance_um <= 0.5).mean() >= 0.99
-        assert (distance_um <= 3).mean() >= 0.998
+        assert (distance_um <= 3).mean() >= 0.997
 
 
 def test_looking_at_tissue_alone_changes_hardly_anything(tiled_slide, whole, tmp_path, monkeypatch):
