@@ -23,8 +23,8 @@ from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
-from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage
-from muse_pipeline.models.activation import ActivationNetwork, load_activation
+from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage, load_activation
+from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
@@ -162,7 +162,7 @@ def make_mask(arm: str, seed: int, images: Path, work: Path) -> Mask:
         return lambda pixels, mpp: fit_otsu([pixels], mpp)
     if not UPDATES[arm]:
         torch.manual_seed(seed)
-        return psm(ActivationNetwork(BACKBONE, 1).eval(), ClusterSettings())
+        return psm(ActivationNetwork(BACKBONE).eval(), ClusterSettings())
     config = ActivationConfig(sources=(UnlabelledSource(images=images, mpp=MPP),), mpp=MPP, seed=seed)
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=UPDATES[arm]))
     checkpoint = ActivationStage(config, work).run(Options(accelerator="cpu", threads=1))

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
 from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
-from muse_pipeline.core.errors import MppError
 from muse_pipeline.data.stream import Seed
-from muse_pipeline.models.activation import ActivationNetwork, load_activation
+from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
+from muse_pipeline.tissue.find import drop_small
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,16 +151,12 @@ class Clusters:
         scale: (D,) factors of the features.
         centres: (k, D) centres in scaled features.
         foreground: index of the cluster of nuclei.
-        density: (k,) mean optical density of haematoxylin of each cluster in the sample.
-        share: (k,) share of the sample's pixels in each cluster.
     """
 
     settings: ClusterSettings
     scale: np.ndarray
     centres: np.ndarray
     foreground: int
-    density: np.ndarray
-    share: np.ndarray
 
     def __call__(self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
         """(...) uint8: the cluster of each pixel.
@@ -194,8 +188,7 @@ def fit_clusters(activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray,
         "dark": -values[:, :2].sum(1),
     }
     foreground = int(np.argmax(_means(label, rules[settings.foreground], len(centres))))
-    share = np.bincount(label, minlength=len(centres)) / len(label)
-    return Clusters(settings, scale, centres, foreground, _means(label, stains[:, 0], len(centres)), share)
+    return Clusters(settings, scale, centres, foreground)
 
 
 def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
@@ -257,9 +250,6 @@ def _means(label: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
     return np.where(n > 0, np.bincount(label, values, minlength=k) / np.maximum(n, 1), -np.inf)
 
 
-MPP_TOLERANCE = 0.1
-
-
 @dataclass(frozen=True)
 class MaskSettings:
     """Settings of a slide's pseudo-masks.
@@ -277,18 +267,6 @@ class MaskSettings:
     max_hole_um2: NotNegative = 4.0
     min_density: Annotated[float, Between(0, 10)] = 0.3
     max_share: Fraction = 0.6
-
-
-class PseudoMask(NamedTuple):
-    """The pseudo-mask of a picture.
-
-    Attributes:
-        mask: (h, w) bool; empty if a check rejected it.
-        reason: reason of the rejection, in words; empty if no check rejected the mask.
-    """
-
-    mask: np.ndarray
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,47 +287,14 @@ class PseudoMasker:
     activation: ActivationMap | None
     clusters: Clusters
 
-    @classmethod
-    def load(
-        cls,
-        path: Path,
-        sample: Sequence[np.ndarray],
-        mpp: float,
-        stains: np.ndarray | None = None,
-        settings: MaskSettings | None = None,
-    ) -> PseudoMasker:
-        """Load the trained network in ``path`` and fit it to a slide; the other arguments are ``fit_pseudo_masker``'s.
-
-        Raises:
-            CheckpointError: the file is not an activation network.
-            MppError: the network was trained at another mpp.
-        """
-        network = load_activation(path)
-        if abs(network.mpp / mpp - 1) > MPP_TOLERANCE:
-            raise MppError(f"{path}: was trained at {network.mpp:g} um/px and is given {mpp:g}; train one at that mpp")
-        return fit_pseudo_masker(network, sample, mpp, stains, settings)
-
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) bool mask of (h, w, 3) uint8 ``pixels``."""
-        return self.explain(pixels).mask
-
-    def explain(self, pixels: np.ndarray) -> PseudoMask:
-        """The mask, with the reason if a check rejected it."""
+        """(h, w) bool mask of (h, w, 3) uint8 ``pixels``; empty if it is too pale or too large to be of nuclei."""
         densities = stain_densities(pixels, self.stains)
         activation = _activation(self.activation, pixels)
         mask = self.clusters(activation, pixels, densities) == self.clusters.foreground
         mask = clean(mask, self.mpp, self.settings)
-        reason = self._reject(mask, densities[..., 0])
-        return PseudoMask(np.zeros_like(mask) if reason else mask, reason)
-
-    def _reject(self, mask: np.ndarray, density: np.ndarray) -> str:
-        if not mask.any():
-            return ""
-        if (mean := density[mask].mean()) < self.settings.min_density:
-            return f"no nucleus: the cluster most similar to nuclei has a haematoxylin density of {mean:.2f} only"
-        if (share := mask.mean()) > self.settings.max_share:
-            return f"no nucleus: what looks like nuclei covers {share:.0%} of the picture"
-        return ""
+        is_pale = mask.any() and densities[..., 0][mask].mean() < self.settings.min_density
+        return np.zeros_like(mask) if is_pale or mask.mean() > self.settings.max_share else mask
 
 
 def fit_pseudo_masker(
@@ -384,16 +329,8 @@ def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
     """(h, w) bool without holes and objects below the sizes of the settings; neighbours share an edge."""
-    filled = mask | _smaller(~mask, settings.max_hole_um2 / mpp**2)
-    return filled & ~_smaller(filled, settings.min_area_um2 / mpp**2)
-
-
-def _smaller(mask: np.ndarray, area_px: float) -> np.ndarray:
-    """The connected parts of a mask with fewer than ``area_px`` pixels."""
-    parts, _ = ndimage.label(mask)
-    small = np.bincount(parts.ravel()) < area_px
-    small[0] = False
-    return small[parts]
+    filled = ~drop_small(~mask, settings.max_hole_um2 / mpp**2, connectivity=4)
+    return drop_small(filled, settings.min_area_um2 / mpp**2, connectivity=4)
 
 
 def _activation(activation: ActivationMap | None, pixels: np.ndarray) -> np.ndarray:

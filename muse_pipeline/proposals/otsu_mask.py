@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, cut_relief, depth_um
 from muse_pipeline.tissue.find import drop_small
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
@@ -66,22 +65,16 @@ class OtsuMask:
         return ~drop_small(~nuclei, MAX_HOLE_UM2 / self.mpp**2, connectivity=4)
 
 
-def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None, seed: int = 0) -> OtsuMask:
-    """Fit the threshold on a drawn sample of the pixels of a slide.
+def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None) -> OtsuMask:
+    """Fit the threshold on a drawn sample of up to a million pixels of a slide.
 
     Args:
         pictures: one or more (h, w, 3) uint8 pictures of the slide's tissue.
         mpp: um per pixel.
         stains: (2, 3) stain vectors of the slide (``colour.json``); estimated from the same sample if None.
-        seed: seed of the sample, of up to a million pixels.
-
-    Raises:
-        ConfigError: there is no picture.
     """
-    if not pictures:
-        raise ConfigError("Otsu's threshold was asked for without a picture; give at least one of the slide's tissue")
     share = min(1.0, MAX_SAMPLE / sum(picture[..., 0].size for picture in pictures))
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     drawn = [random.random(picture.shape[:2]) < share for picture in pictures]
     if stains is None:
         fit = fit_macenko(np.concatenate([picture[here] for picture, here in zip(pictures, drawn, strict=True)]))

@@ -62,7 +62,7 @@ def test_several_pictures_share_their_mean_weights():
 def test_any_size_of_picture_has_its_map():
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (70, 45, 3)).astype(np.uint8)
-    fitted = fit_activation_map(ActivationNetwork("shallow_cnn", 1).eval(), [pixels])
+    fitted = fit_activation_map(ActivationNetwork("shallow_cnn").eval(), [pixels])
     found = fitted(pixels)
     assert found.shape == (70, 45) and found.min() >= 0 and found.max() == 1
     assert (found == fitted(pixels)).all()
@@ -71,14 +71,14 @@ def test_any_size_of_picture_has_its_map():
 def test_a_map_states_the_same_of_a_position_whatever_lies_far_from_it():
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
-    fitted = fit_activation_map(ActivationNetwork("shallow_cnn", 1).eval(), [pixels])
+    fitted = fit_activation_map(ActivationNetwork("shallow_cnn").eval(), [pixels])
     assert np.allclose(fitted(pixels)[128:192, 128:192], fitted(pixels[64:256, 64:256])[64:128, 64:128], atol=1e-4)
 
 
 def test_maps_of_pictures_side_by_side_are_those_of_one_after_another():
     torch.manual_seed(0)
     pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype(np.uint8)
-    fitted = fit_activation_map(ActivationNetwork("shallow_cnn", 1).eval(), pictures[:2])
+    fitted = fit_activation_map(ActivationNetwork("shallow_cnn").eval(), pictures[:2])
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(fitted, pictures))
     assert all((one == fitted(pixels)).all() for one, pixels in zip(together, pictures, strict=True))

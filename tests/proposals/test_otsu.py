@@ -2,7 +2,6 @@ import cv2
 import numpy as np
 import pytest
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
@@ -33,11 +32,6 @@ def test_the_threshold_parts_two_groups():
     values = np.concatenate([np.full(900, 0.1), np.full(100, 0.9)])
     assert otsu_threshold(values) == pytest.approx(0.5, abs=0.01)
     assert otsu_threshold(np.full(50, 0.3)) == np.inf  # glass alone: nothing is nucleus
-
-
-def test_a_threshold_needs_a_picture():
-    with pytest.raises(ConfigError, match="without a picture"):
-        fit_otsu([], MPP)
 
 
 def test_drawn_nuclei_come_back_without_speck_and_hole():

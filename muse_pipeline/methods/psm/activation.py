@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, UnlabelledWindows, open_unlabelled
+from muse_pipeline.methods.detector.config import require_window
 from muse_pipeline.methods.psm.config import ActivationSettings
-from muse_pipeline.models.activation import KIND, ActivationNetwork
-from muse_pipeline.training.checkpoint import Checkpoint
+from muse_pipeline.models.activation import ActivationNetwork
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.run import Say, plain_settings
@@ -59,7 +60,7 @@ class ActivationConfig(ActivationSettings):
 
 
 class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
-    """Leaves a checkpoint that ``models.activation.load_activation`` reads."""
+    """Leaves a checkpoint that ``load_activation`` reads."""
 
     def check(self) -> None:
         """Reject windows that the network cannot take.
@@ -67,13 +68,9 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         Raises:
             ConfigError: the backbone is not registered, or the window is not a multiple of its stride.
         """
-        config = self.config
         with torch.device("meta"):
-            stride = ActivationNetwork(config.backbone, 1).backbone.stride_px
-        if config.window_px % stride:
-            raise ConfigError(
-                f"window_px {config.window_px} does not suit {config.backbone}; give a multiple of {stride}"
-            )
+            network = ActivationNetwork(self.config.backbone)
+        require_window(self.config.window_px, network.backbone, self.config.backbone)
 
     def inputs(self) -> Inputs:
         """The tissue."""
@@ -89,7 +86,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
 
     def build(self, data: list[Image]) -> PriorSelfActivation:
         """A network with random weights."""
-        return PriorSelfActivation(ActivationNetwork(self.config.backbone, 1))
+        return PriorSelfActivation(ActivationNetwork(self.config.backbone))
 
     def batches(self, data: list[Image], device: torch.device) -> UnlabelledWindows:
         """Windows, without augmentation."""
@@ -103,7 +100,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         """The network."""
         config, network = self.config, method.trained()
         meta = {
-            "kind": KIND,
+            "kind": "activation",
             "backbone": config.backbone,
             "mpp": config.mpp,
             "window_px": config.window_px,
@@ -111,3 +108,16 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
             "colour": None,
         }
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
+
+
+def load_activation(path: Path) -> ActivationNetwork:
+    """The network of an ``ActivationStage``, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    checkpoint = load_checkpoint(path)
+    network = ActivationNetwork(checkpoint.meta["backbone"])
+    network.backbone.load_state_dict(checkpoint.backbone)
+    network.head.load_state_dict(checkpoint.head)
+    return network.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,17 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import MODEL as REFINER
-from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.detector.validation import NetworkPredictor
+from muse_pipeline.methods.psm.activation import load_activation
 from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.activation_map import PseudoMasker
-from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
+from muse_pipeline.proposals.activation_map import PseudoMasker, fit_pseudo_masker
+from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.provenance import Inputs
@@ -37,53 +37,12 @@ from muse_pipeline.training.run import Say, plain_settings
 from muse_pipeline.training.stages import MADE_FROM, PreparedStage
 
 PICTURES, MASKS = "pictures", "masks"
-Masker = Callable[[np.ndarray], np.ndarray]
-
-
-def write_masks(config: PsmConfig, activation: Path | None, folder: Path, say: Callable[[str], None]) -> None:
-    """Write every crop that is not rejected, and its mask (0 background, 255 nucleus), under the same name.
-
-    A threshold or clusters are fitted to each picture and to each store: stains are a slide's own.
-
-    Args:
-        config: settings of the run.
-        activation: checkpoint of the first stage, if ``config.masks`` needs it.
-        folder: existing folder.
-        say: callback with a sentence on what was left out.
-
-    Raises:
-        ConfigError: no crop is left.
-        MuseError: a source cannot be read.
-    """
-    for name in (PICTURES, MASKS):
-        (folder / name).mkdir()
-    n_kept, rejected = 0, []
-    for number, image in enumerate(open_unlabelled(config.sources, config.mpp)):
-        crops = cut_crops(image, number, config.store_window_px, config.windows_per_store)
-        if not crops:
-            continue
-        masker = _fit(config, activation, [crop.pixels for crop in crops])
-        for crop in crops:
-            mask = masker(crop.pixels)
-            share = mask.mean()
-            if not 0 < share <= config.mask_settings.max_share:
-                rejected.append(f"{crop.name} ({share:.0%} taken for nuclei)")
-                continue
-            write_png(folder / PICTURES / f"{crop.name}.png", crop.pixels)
-            write_png(folder / MASKS / f"{crop.name}.png", mask.astype(np.uint8) * 255)
-            n_kept += 1
-    if rejected:
-        say(f"{len(rejected)} crops are left out, because nuclei cover none or too much of them: first {rejected[0]}")
-    if not n_kept:
-        raise ConfigError(
-            f"no nuclei were found in any of {len(rejected)} crops of tissue; name H&E tissue that contains some in "
-            "`sources`, or correct their `mpp`"
-        )
-    say(f"masks by {config.masks} of {n_kept} crops of tissue")
 
 
 class MasksStage(PreparedStage):
-    """Stage that writes the files of ``write_masks``.
+    """Writes every crop that is not rejected, and its mask (0 background, 255 nucleus), under the same name.
+
+    A threshold or clusters are fitted to each picture and to each store: stains are a slide's own.
 
     Args:
         config: settings of the run.
@@ -106,58 +65,65 @@ class MasksStage(PreparedStage):
         }
 
     def write(self, folder: Path, say: Say) -> None:
-        """Write the files of ``write_masks``."""
-        write_masks(self.config, self.activation, folder, say)
+        """Write crops and masks.
+
+        Raises:
+            ConfigError: no crop is left.
+            MuseError: a source cannot be read.
+        """
+        config = self.config
+        for name in (PICTURES, MASKS):
+            (folder / name).mkdir()
+        n_kept, rejected = 0, []
+        for number, image in enumerate(open_unlabelled(config.sources, config.mpp)):
+            crops = cut_crops(image, number, config.store_window_px, config.windows_per_store)
+            if not crops:
+                continue
+            masker = self._fit([crop.pixels for crop in crops])
+            for crop in crops:
+                mask = masker(crop.pixels)
+                share = mask.mean()
+                if not 0 < share <= config.mask_settings.max_share:
+                    rejected.append(f"{crop.name} ({share:.0%} taken for nuclei)")
+                    continue
+                write_png(folder / PICTURES / f"{crop.name}.png", crop.pixels)
+                write_png(folder / MASKS / f"{crop.name}.png", mask.astype(np.uint8) * 255)
+                n_kept += 1
+        if rejected:
+            which = f"first {rejected[0]}"
+            say(f"{len(rejected)} crops are left out, because nuclei cover none or too much of them: {which}")
+        if not n_kept:
+            raise ConfigError(
+                f"no nuclei were found in any of {len(rejected)} crops of tissue; name H&E tissue that contains some "
+                "in `sources`, or correct their `mpp`"
+            )
+        say(f"masks by {config.masks} of {n_kept} crops of tissue")
+
+    def _fit(self, sample: Sequence[np.ndarray]) -> PseudoMasker | OtsuMask:
+        fit = fit_macenko(np.concatenate([pixels.reshape(-1, 3) for pixels in sample]))
+        stains, mpp = fit and fit.stains, self.config.mpp
+        if self.activation is None:
+            return fit_otsu(sample, mpp, stains)
+        return fit_pseudo_masker(load_activation(self.activation), sample, mpp, stains, self.config.mask_settings)
 
 
-def read_pictures_and_masks(folder: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Read (name, pixels (h, w, 3) uint8, mask (h, w) bool) of a masks stage, by name.
 
     Raises:
-        LabelError: there is no picture, or a file is damaged.
+        LabelError: a file is damaged.
     """
-    read = []
     for path in sorted((folder / PICTURES).glob("*.png")):
         pixels = read_rgb(path, f"delete {folder} to make it again")
         mask = cv2.imread(str(folder / MASKS / path.name), cv2.IMREAD_GRAYSCALE)
         if mask is None or pixels.shape[:2] != mask.shape:
             raise LabelError(f"{path}: its mask is damaged or missing; delete {folder} to make them again")
-        read.append((path.stem, pixels, mask > 127))
-    if not read:
-        raise LabelError(f"{folder}: holds no picture with its mask; delete it to make them again")
-    return read
-
-
-def _fit(config: PsmConfig, activation: Path | None, sample: Sequence[np.ndarray]) -> Masker:
-    fit = fit_macenko(np.concatenate([pixels.reshape(-1, 3) for pixels in sample]))
-    stains = fit and fit.stains
-    if activation is not None:
-        return PseudoMasker.load(activation, sample, config.mpp, stains, config.mask_settings)
-    return fit_otsu(sample, config.mpp, stains)
+        yield path.stem, pixels, mask > 127
 
 
 CLASS = "Nucleus"
 BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``
 MOST = 65535  # instances of a picture in 16 bits
-
-
-def write_labels(config: PsmConfig, masks: Path, folder: Path, say: Callable[[str], None]) -> None:
-    """Write images, instances (16-bit PNG, 0 background) and points (x, y, class; at the instances' centroids).
-
-    Args:
-        config: settings of the run.
-        masks: folder of the masks stage.
-        folder: existing folder.
-        say: callback with a line on what was written.
-
-    Raises:
-        LabelError: the masks stage is damaged.
-    """
-    n_nuclei = n_pictures = 0
-    for name, pixels, mask in read_pictures_and_masks(masks):
-        n_here = write_found(folder, name, pixels, split_instances(mask, pixels, config))
-        n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
-    say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
 def label_source(folder: Path, mpp: float) -> LabelSource:
@@ -194,46 +160,10 @@ FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the pict
 SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found as those inside are
 
 
-def write_found_labels(
-    checkpoint: Path, config: DetectorConfig, labels: Path, folder: Path, say: Callable[[str], None]
-) -> None:
-    """Write the pictures of ``labels`` again with the nuclei that a detector finds, outlined as by its export.
-
-    Args:
-        checkpoint: checkpoint of the detector.
-        config: settings of its training, with the lowest score of a nucleus as ``export.threshold``.
-        labels: folder with the pictures, from ``write_labels``.
-        folder: existing folder.
-        say: callback with a line on what was written.
-
-    Raises:
-        CheckpointError: the checkpoint cannot be read.
-        ConfigError: nothing was found.
-        LabelError: a picture is damaged.
-    """
-    names = sorted((labels / IMAGES).glob("*.png"))
-    pictures = {path.stem: read_rgb(path, f"delete {labels} to make it again") for path in names}
-    predictor, reference = _load(checkpoint, config)
-    n_nuclei = n_pictures = 0
-    for name, pixels in pictures.items():
-        found = paint_nuclei(find_all(predictor, reference, pixels), pixels.shape[:2], config.mpp)
-        n_here = write_found(folder, name, pixels, found)
-        n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
-    if not n_nuclei:
-        raise ConfigError(
-            f"self_training: the detector of {checkpoint.parent} found no nucleus with a score of "
-            f"{config.export.threshold:g}; train it longer, lower `threshold`, or set `rounds: 0`"
-        )
-    say(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
-
-
-def find_all(predictor: Predictor | NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
+def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
     """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; also at its border and some beyond it.
 
-    Args:
-        predictor: colour that the picture is normalised to.
-        reference: colour that the picture is normalised to.
-        pixels: the picture.
+    The picture's stains are normalised to ``reference``.
     """
     margin = round(SURROUND_UM / predictor.card.mpp)
     colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
@@ -248,15 +178,8 @@ def paint_nuclei(found: Nuclei, shape: tuple[int, int], mpp: float) -> np.ndarra
     return drop_small_labels(rings_to_labels(rings, shape), FRAGMENT_UM2 / mpp**2)
 
 
-def _load(path: Path, config: DetectorConfig) -> tuple[NetworkPredictor, ColourReference]:
-    network, _, checkpoint = load_trained(path)
-    reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
-    reference = replace(reference, share=config.export.colour_share)
-    return NetworkPredictor(network, config), reference
-
-
 class LabelsStage(PreparedStage):
-    """Stage that writes the files of ``write_labels``.
+    """Writes images, instances (16-bit PNG, 0 background) and points (x, y, class; at the instances' centroids).
 
     Args:
         config: settings of the run.
@@ -273,12 +196,20 @@ class LabelsStage(PreparedStage):
         return {"labels": plain_settings(self.config.labels), "masks": sha256_of(self.masks / MADE_FROM)}
 
     def write(self, folder: Path, say: Say) -> None:
-        """Write the files of ``write_labels``."""
-        write_labels(self.config, self.masks, folder, say)
+        """Write the instances of every mask.
+
+        Raises:
+            LabelError: the masks stage is damaged.
+        """
+        n_nuclei = n_pictures = 0
+        for name, pixels, mask in read_pictures_and_masks(self.masks):
+            n_here = write_found(folder, name, pixels, split_instances(mask, pixels, self.config))
+            n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+        say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
 class FoundLabelsStage(PreparedStage):
-    """Stage that writes the files of ``write_found_labels``.
+    """Writes the pictures of ``labels`` again with the nuclei that a detector finds, outlined as by its export.
 
     Args:
         config: settings of the detector's training, with the lowest score of a nucleus as ``export.threshold``.
@@ -300,5 +231,27 @@ class FoundLabelsStage(PreparedStage):
         return {**how, **refined, "detector": weights}
 
     def write(self, folder: Path, say: Say) -> None:
-        """Write the files of ``write_found_labels``."""
-        write_found_labels(self.detector, self.config, self.labels, folder, say)
+        """Write what the detector finds in every picture.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+            ConfigError: nothing was found.
+            LabelError: a picture is damaged.
+        """
+        config = self.config
+        network, _, checkpoint = load_trained(self.detector)
+        predictor = NetworkPredictor(network, config)
+        reference = parse_config(checkpoint.meta["colour"], ColourReference, str(self.detector))
+        reference = replace(reference, share=config.export.colour_share)
+        n_nuclei = n_pictures = 0
+        for path in sorted((self.labels / IMAGES).glob("*.png")):
+            pixels = read_rgb(path, f"delete {self.labels} to make it again")
+            found = paint_nuclei(find_all(predictor, reference, pixels), pixels.shape[:2], config.mpp)
+            n_here = write_found(folder, path.stem, pixels, found)
+            n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+        if not n_nuclei:
+            raise ConfigError(
+                f"self_training: the detector of {self.detector.parent} found no nucleus with a score of "
+                f"{config.export.threshold:g}; train it longer, lower `threshold`, or set `rounds: 0`"
+            )
+        say(f"found: {n_nuclei:,} instances in {n_pictures} pictures")

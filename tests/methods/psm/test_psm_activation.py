@@ -20,7 +20,7 @@ def windows():
 
 def test_the_difference_of_half_turns_falls():
     torch.manual_seed(0)
-    method, batches = PriorSelfActivation(ActivationNetwork("shallow_cnn", 1)), windows()
+    method, batches = PriorSelfActivation(ActivationNetwork("shallow_cnn")), windows()
     optimiser = torch.optim.AdamW(method.parameters(), lr=2e-3)
     seen = []
     for step in range(18):
@@ -37,7 +37,7 @@ def test_the_difference_of_half_turns_falls():
 @pytest.mark.parametrize(("name", "channels"), [("shallow_cnn", 32), ("muse_compact_16", 16), ("muse_r50_224", 256)])
 def test_any_backbone_with_a_stage_at_stride_four_can_be_looked_into(name, channels):
     torch.manual_seed(0)
-    network = ActivationNetwork(name, 1).eval()
+    network = ActivationNetwork(name).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 96)).float()
     output, blocks = network.read_activations(pixels)
     assert torch.equal(output, network(pixels)[:, 0])
@@ -47,4 +47,4 @@ def test_any_backbone_with_a_stage_at_stride_four_can_be_looked_into(name, chann
 
 def test_a_backbone_without_such_a_stage_is_rejected():
     with torch.device("meta"), pytest.raises(ConfigError, match="no stage at stride 4"):
-        ActivationNetwork("muse_vit_s_16_224", 1)
+        ActivationNetwork("muse_vit_s_16_224")

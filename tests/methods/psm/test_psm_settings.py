@@ -15,7 +15,7 @@ from test_psm_stages import stained
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.psm.activation import ActivationStage
-from muse_pipeline.methods.psm.labels import MasksStage, read_pictures_and_masks, split_instances, write_masks
+from muse_pipeline.methods.psm.labels import MasksStage, read_pictures_and_masks, split_instances
 from muse_pipeline.methods.psm.run import PsmRecipe, activation_config, detector_config
 from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
@@ -137,7 +137,7 @@ def masks_of(config, activation, folder):
     """Names and pixels of what a stage of masks writes; none where it rejects all."""
     folder.mkdir()
     try:
-        write_masks(config, activation, folder, lambda line: None)
+        MasksStage(config, activation, folder).write(folder, lambda line: None)
     except ConfigError:
         return {}
     return {name: mask.tolist() for name, _, mask in read_pictures_and_masks(folder)}
@@ -153,7 +153,7 @@ def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
     activation = None
     if name in ACTIVATION:
         torch.manual_seed(0)
-        network, activation = ActivationNetwork("shallow_cnn", 1), tmp_path / "activation.pt"
+        network, activation = ActivationNetwork("shallow_cnn"), tmp_path / "activation.pt"
         meta = {"kind": "activation", "backbone": "shallow_cnn", "mpp": 0.5, "config": {}, "colour": None}
         save_checkpoint(activation, Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta))
         config = dataclasses.replace(config, masks="activation")

@@ -8,16 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from labelled import CPU
 from test_psm import CONFIG, load_psm_config
 
 from muse_pipeline.methods.psm.activation import PriorSelfActivation
-from muse_pipeline.methods.psm.labels import (
-    FoundLabelsStage,
-    LabelsStage,
-    read_pictures_and_masks,
-    write_labels,
-    write_masks,
-)
+from muse_pipeline.methods.psm.labels import FoundLabelsStage, LabelsStage, MasksStage, read_pictures_and_masks
 from muse_pipeline.methods.psm.run import PsmRecipe, detector_config
 from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
@@ -53,7 +48,7 @@ def save_masks(folder, pixels, mask):
 def test_activation_compares_a_window_with_its_half_turn():
     """Pixel (y, x) of the turned window is pixel (S - 1 - y, S - 1 - x); batch norms see both ways at once."""
     torch.manual_seed(0)
-    method = PriorSelfActivation(ActivationNetwork("shallow_cnn", 1)).train()
+    method = PriorSelfActivation(ActivationNetwork("shallow_cnn")).train()
     batch = torch.randint(0, 256, (2, 3, 32, 32)).float()
     turned = torch.empty_like(batch)
     for y in range(32):
@@ -67,8 +62,7 @@ def test_activation_compares_a_window_with_its_half_turn():
 def test_labels_are_the_nuclei_of_the_masks(config, tmp_path):
     pixels = stained(np.random.default_rng(0))
     masks = save_masks(tmp_path / "masks", pixels, pixels[..., 1] < 110)
-    (tmp_path / "labels").mkdir()
-    write_labels(config, masks, tmp_path / "labels", print)
+    LabelsStage(config, masks, tmp_path / "labels").run(CPU)
     assert cv2.imread(str(tmp_path / "labels/instances/a.png"), cv2.IMREAD_UNCHANGED).max() == 2
 
 
@@ -126,8 +120,7 @@ def test_masks_are_fitted_to_each_picture(config, tmp_path):
     """A pale picture beside a dark one has its nuclei all the same."""
     pale = np.round(255 * (stained(np.random.default_rng(1)) / 255) ** 0.5).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "images/Q.png"), pale[..., ::-1])
-    (tmp_path / "masks").mkdir()
-    write_masks(config, None, tmp_path / "masks", print)
+    MasksStage(config, None, tmp_path / "masks").run(CPU)
     for _, _, mask in read_pictures_and_masks(tmp_path / "masks"):
         discs = np.zeros((64, 64), np.uint8)
         for x in (20, 44):
