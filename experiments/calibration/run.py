@@ -32,10 +32,10 @@ from muse_pipeline.evaluation.reliability import (
     count_calibration,
     draw_reliability,
 )
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 
@@ -103,7 +103,7 @@ def predict(config: DetectorConfig, folder: Path) -> LeftOut:
     _, held = split_sources(config, site)
     probs, labels, names = [], [], []
     for picture in read_labelled_images(held, config.class_names, config.mpp, config.n_rays):
-        found = detect_image(predictor, picture.pixels, image_colour(picture, predictor.card.colour))
+        found = detect_image(predictor, picture.pixels, colour_of_fit(predictor.card.colour, picture.stain))
         found = found[found.score >= THRESHOLD]
         true = dataclasses.replace(picture.nuclei, frame=found.frame)
         taken = match_nuclei(found, true, len(config.classes), config.mpp).taken[0]

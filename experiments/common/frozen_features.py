@@ -15,8 +15,9 @@ from torch.nn import functional
 from experiments.common.runs import by_arm_and_seed
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.statistics import image_colour, mean_stains
+from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.muse.validation import PointSet, classify_by_neighbours, point_features
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
@@ -46,12 +47,12 @@ def count_predictions(
     (bank, labelled), (query, points) = (read_points(backbone, images, reference) for images in (known, judged))
     mean, std = bank.mean(0), bank.std(0) + 1e-6
     bank, query, truth = (bank - mean) / std, (query - mean) / std, points.label.numpy()
-    picture, counts = labelled.positions()[0], dict.fromkeys(PROTOCOLS, 0)
+    picture, counts = positions(labelled)[0], dict.fromkeys(PROTOCOLS, 0)
     for draw in range(N_DRAWS):
         chosen = np.isin(picture, np.random.default_rng(draw).choice(len(known), N_LABELLED, replace=False))
         features, label = bank[chosen], labelled.label[chosen]
         predicted = {
-            "kNN": classify_by_neighbours(features, label, query, n_classes, [K])[0],
+            "kNN": classify_by_neighbours(features, label, query, n_classes, K),
             "linear": train_linear_probe(features, label, n_classes, seed=draw).classify(query)[-1],
         }
         for protocol, classes in predicted.items():
@@ -75,11 +76,18 @@ def load_frozen(
     return backbone, ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
 
 
+def positions(points: PointSet) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) index of the image of every point, and (P, 2) its position in that image, px."""
+    images = [np.repeat(window.image, len(window.label)) for window in points.windows]
+    xy = [window.xy + np.float32(window.origin) for window in points.windows]
+    return np.concatenate([np.zeros(0, int), *images]), np.concatenate([np.zeros((0, 2), np.float32), *xy])
+
+
 def read_points(
     backbone: Backbone, images: Sequence[LabelledImage], reference: ColourReference
 ) -> tuple[torch.Tensor, PointSet]:
     """(N, D) features of the nuclei of ``images``, and these nuclei."""
-    points = PointSet(images, np.stack([image_colour(image, reference) for image in images]), WINDOW_PX)
+    points = PointSet(images, np.stack([colour_of_fit(reference, image.stain) for image in images]), WINDOW_PX)
     return point_features(backbone, points, torch.device("cpu")), points
 
 

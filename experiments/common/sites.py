@@ -9,11 +9,11 @@ from pathlib import Path
 
 from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
 from muse_pipeline.export.onnx import export_onnx
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource, image_paths
-from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.nuclei.table import Nuclei
@@ -84,6 +84,6 @@ def score_site(predictor: Predictor, sources: Sequence[LabelSource], config: Det
     pictures = read_labelled_images(sources, names, config.mpp, config.n_rays)
     counts = []
     for picture in pictures:
-        found = detect_image(predictor, picture.pixels, image_colour(picture, predictor.card.colour))
+        found = detect_image(predictor, picture.pixels, colour_of_fit(predictor.card.colour, picture.stain))
         counts.append(score_picture(found, picture.nuclei, len(names), config.mpp).values.tolist())
     return {"patients": [picture.patient for picture in pictures], "counts": counts}

@@ -28,11 +28,11 @@ from experiments.common.sites import (
 )
 from muse_pipeline.evaluation.bootstrap import resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
-from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config
 
@@ -72,7 +72,7 @@ def score_fold(config: DetectorConfig, fold: str, model: Path) -> dict:
     predictor = Predictor(model)
     names = [one.name for one in config.classes]
     pictures = read_labelled_images(held, tuple(names), config.mpp, config.n_rays)
-    predictions = [detect_image(predictor, p.pixels, image_colour(p, predictor.card.colour)) for p in pictures]
+    predictions = [detect_image(predictor, p.pixels, colour_of_fit(predictor.card.colour, p.stain)) for p in pictures]
     by_threshold = {}
     for threshold in THRESHOLDS:
         counts = [

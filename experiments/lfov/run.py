@@ -25,12 +25,12 @@ from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import THRESHOLDS, export_fold, score_picture, split_sources, train_fold
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import image_paths
-from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.data import DetectorData, read_detector_data
 from muse_pipeline.methods.detector.run import DetectorStage, load_detector_config
@@ -108,7 +108,7 @@ def score(config: DetectorConfig, site: str, model: Path) -> dict:
     pictures = read_labelled_images(split_sources(config, site)[1], names, config.mpp, config.n_rays)
     counts = []
     for picture in pictures:
-        found = detect_image(predictor, picture.pixels, image_colour(picture, predictor.card.colour))
+        found = detect_image(predictor, picture.pixels, colour_of_fit(predictor.card.colour, picture.stain))
         chosen = [found[found.score >= threshold] for threshold in THRESHOLDS]
         counts.append([score_picture(one, picture.nuclei, len(names), config.mpp).values.tolist() for one in chosen])
     return {"patients": [picture.patient for picture in pictures], "counts": counts}

@@ -21,7 +21,13 @@ import torch
 from scipy.spatial import cKDTree
 
 from experiments.common.breast import CLASSES, breast_labels, load_pretraining, run_pretraining, word_of
-from experiments.common.frozen_features import confusion_by_patient, load_frozen, read_points, train_linear_probe
+from experiments.common.frozen_features import (
+    confusion_by_patient,
+    load_frozen,
+    positions,
+    read_points,
+    train_linear_probe,
+)
 from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
 from experiments.muse_proof.controls import (
     ENCODER,
@@ -103,7 +109,7 @@ def classify(backbone: Backbone, reference: ColourReference, known: LabelSource,
     for scales, (of_labels, of_judged) in SCALES.items():
         features, points = bank[of_labels]
         predicted = {
-            "kNN": classify_by_neighbours(features, points.label, asked[of_judged], len(CLASSES), [K])[0],
+            "kNN": classify_by_neighbours(features, points.label, asked[of_judged], len(CLASSES), K),
             "linear": linear[of_labels].classify(asked[of_judged])[-1],
         }
         for protocol, classes in predicted.items():
@@ -123,7 +129,7 @@ def same_nuclei(fine: PointSet, coarse: PointSet) -> tuple[np.ndarray, np.ndarra
     """Numbers of the nuclei in both sets, whose windows hold them in another order."""
     keys = []
     for points, mpp in ((fine, FINE), (coarse, COARSE)):
-        picture, xy = points.positions()
+        picture, xy = positions(points)
         keys.append(np.column_stack([picture * 1e5, xy * mpp]))
     distance_um, nearest = cKDTree(keys[1]).query(keys[0])
     kept = distance_um < 1.0

@@ -19,6 +19,7 @@ from muse_pipeline.core.files import cache_name, complete_file
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
 from muse_pipeline.data.unlabelled import Picture
+from muse_pipeline.labels.formats import require_size
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
@@ -269,11 +270,7 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
         xy, rays = parts.measure(image.store.slide_mpp, N_RAYS)
         return level0_to_work(xy, image.store.slide_mpp, image.mpp), rays
     labels = read_label_image(path)
-    if labels.shape[::-1] != image.size_px:
-        raise LabelError(
-            f"{path}: is {_size(labels.shape[::-1])} px and its picture {_size(image.size_px)} px; give masks of the "
-            "pictures' size"
-        )
+    require_size(path, labels, image.size_px)
     require_nuclei(path, labels, (image.mpp, image.mpp))
     nuclei = label_image_to_nuclei(labels, (image.mpp, image.mpp), N_RAYS)
     return nuclei.xy, nuclei.rays

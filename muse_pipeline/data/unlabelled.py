@@ -16,7 +16,7 @@ from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.errors import ConfigError, MppError, StoreError
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.data.stream import seed_of_step
-from muse_pipeline.labels.pictures import read_picture
+from muse_pipeline.labels.pictures import read_picture, resize_picture
 from muse_pipeline.store.store import open_store
 
 
@@ -60,7 +60,8 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
         if abs(store.mpp / mpp - 1) > 1e-3:
             raise MppError(f"{store.path}: is at {store.mpp:g} um/px and the config has {mpp:g}; correct `mpp`")
         return [store]
-    return [_read(path, source.mpp, mpp) for path in picture_files(source.images)]
+    read = (read_picture(path, source.mpp) for path in picture_files(source.images))
+    return [Picture(resize_picture(pixels, picture_mpp / mpp)) for pixels, picture_mpp in read]
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -75,16 +76,6 @@ def picture_files(folder: Path) -> list[Path]:
     if not paths:
         raise ConfigError(f"{folder}: holds no picture; correct `images` in the config")
     return paths
-
-
-def _read(path: Path, stated: float | None, mpp: float) -> Picture:
-    pixels, picture_mpp = read_picture(path, stated)
-    factor = picture_mpp / mpp
-    if abs(factor - 1) > 1e-6:
-        how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-        size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
-        pixels = cv2.resize(pixels, size, interpolation=how)
-    return Picture(pixels)
 
 
 MASK_PX = 16  # side of the pixels of a picture's tissue mask, from which window centres are drawn

@@ -115,29 +115,30 @@ class PanopticCounts:
     @property
     def segmentation_quality(self) -> np.ndarray:
         """(..., C + 1) mean IoU of the matched pairs; NaN if there are none."""
-        return _ratio(self.values[..., 0], self.values[..., 1])
+        return ratio(self.values[..., 0], self.values[..., 1])
 
     @property
     def detection_quality(self) -> np.ndarray:
         """(..., C + 1) F1 of the matching; NaN if there are neither true nor found outlines."""
         _, tp, fp, fn = np.moveaxis(self.values, -1, 0)
-        return _ratio(2 * tp, 2 * tp + fp + fn)
+        return ratio(2 * tp, 2 * tp + fp + fn)
 
     @property
     def quality(self) -> np.ndarray:
         """(..., C + 1) PQ; NaN if there are neither true nor found outlines."""
         iou, tp, fp, fn = np.moveaxis(self.values, -1, 0)
-        return _ratio(2 * iou, 2 * tp + fp + fn)
+        return ratio(2 * iou, 2 * tp + fp + fn)
 
     @property
     def mean_class_quality(self) -> np.ndarray:
         """(...) mPQ: unweighted mean over the classes that are present or found."""
         by_class = self.quality[..., 1:]
         known = np.isfinite(by_class)
-        return _ratio(np.where(known, by_class, 0).sum(-1), known.sum(-1))
+        return ratio(np.where(known, by_class, 0).sum(-1), known.sum(-1))
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """``above`` / ``below`` (...), NaN where both are 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(above, float) / below
 

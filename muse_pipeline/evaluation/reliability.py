@@ -15,6 +15,7 @@ import numpy as np
 
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
+from muse_pipeline.evaluation.overlaps import ratio
 
 N_BINS = 15
 
@@ -38,20 +39,17 @@ class CalibrationCounts:
     @property
     def error(self) -> np.ndarray:
         """(...) expected calibration error: mean distance of confidence and accuracy, weighted by bin size."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.abs(self.values[..., 1] - self.values[..., 2]).sum(-1) / self.n
+        return ratio(np.abs(self.values[..., 1] - self.values[..., 2]).sum(-1), self.n)
 
     @property
     def confidence(self) -> np.ndarray:
         """(...) mean probability of the likeliest class."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.values[..., 1].sum(-1) / self.n
+        return ratio(self.values[..., 1].sum(-1), self.n)
 
     @property
     def accuracy(self) -> np.ndarray:
         """(...) share of nuclei whose likeliest class is right."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.values[..., 2].sum(-1) / self.n
+        return ratio(self.values[..., 2].sum(-1), self.n)
 
     def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:
         """JSON-ready description, with the interval of the error over patients.

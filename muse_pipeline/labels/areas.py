@@ -19,7 +19,7 @@ from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.formats import class_set, require_size
-from muse_pipeline.labels.pictures import AreaCount, LabelledImage, read_picture, resample_picture
+from muse_pipeline.labels.pictures import AreaCount, LabelledImage, read_picture, resize_picture
 from muse_pipeline.labels.regions import RegionWindow, cut_regions, fill_polygon
 from muse_pipeline.labels.slides import choose_slides, inspect_row, list_slides
 from muse_pipeline.labels.sources import SUFFIXES, LabelFiles, LabelSource, all_pictures, image_paths
@@ -145,7 +145,7 @@ class AreaLabeller:
             pixels, picture_mpp = read_picture(path, source.mpp)
             areas = self.read_file(files.of(path.stem), pixels.shape[1::-1])
             stain = fit_macenko(pixels.reshape(-1, 3))
-            resampled, _, _ = resample_picture(pixels, Nuclei([], Frame.WINDOW), None, picture_mpp / self.mpp)
+            resampled = resize_picture(pixels, picture_mpp / self.mpp)
             size_px = resampled.shape[1::-1]
             scale = np.array(size_px) / pixels.shape[1::-1]
             areas = self.cut_margin(areas.change(lambda shape, scale=scale: _transform(shape, scale)))

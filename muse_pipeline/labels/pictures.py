@@ -347,12 +347,16 @@ def resample_picture(
     pixels: np.ndarray, nuclei: Nuclei, region: np.ndarray | None, factor: float
 ) -> tuple[np.ndarray, Nuclei, np.ndarray | None]:
     """Pixels (h, w, 3), nuclei and region (h, w) of a picture, enlarged by ``factor``."""
-    if abs(factor - 1) < 1e-6:
-        return pixels, nuclei, region
-    height, width = pixels.shape[:2]
-    size = round(width * factor), round(height * factor)
-    scale = np.array(size) / (width, height)
-    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    resized = resize_picture(pixels, factor)
+    size = resized.shape[1::-1]
     if region is not None:
         region = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    return pixels, replace(nuclei, xy=nuclei.xy * scale), region
+    return resized, replace(nuclei, xy=nuclei.xy * (np.array(size) / pixels.shape[1::-1])), region
+
+
+def resize_picture(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Pixels (h, w, 3) of a picture, enlarged by ``factor``; the same array where that is 1."""
+    if abs(factor - 1) < 1e-6:
+        return pixels
+    size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)

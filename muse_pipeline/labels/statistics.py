@@ -14,8 +14,8 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.inference.appearance import describe_training
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.labels.tissue import TissueImage
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.tissue.stain import MacenkoFit
 
@@ -92,20 +92,17 @@ def summarise_labels(images: Sequence[LabelledImage], classes: tuple[str, ...]) 
 
 
 def check_leaks(
-    first: Sequence[LabelledImage],
-    second: Sequence[LabelledImage],
-    names: tuple[str, str] = ("training", "validation"),
+    training: Sequence[LabelledImage | TissueImage], validation: Sequence[LabelledImage | TissueImage]
 ) -> None:
-    """Reject patients with pictures in both of two splits, called ``names`` in the message.
+    """Reject patients with pictures in training and in validation.
 
     Raises:
         LabelError: there are such patients; they are named.
     """
-    shared = sorted({image.patient for image in first} & {image.patient for image in second})
-    if shared:
+    if shared := sorted({image.patient for image in training} & {image.patient for image in validation}):
         raise LabelError(
-            f"patients in {names[0]} and in {names[1]}: {some_of(shared)}; move or `exclude` their "
-            "pictures, or correct the `patient` rule"
+            f"patients in training and in validation: {some_of(shared)}; move or `exclude` their pictures, or correct "
+            "the `patient` rule"
         )
 
 
@@ -159,11 +156,6 @@ def _right(cell: object) -> str:
     return f"{cell if isinstance(cell, str) else format(int(cell), ','):>10}"
 
 
-def colour_reference(images: list[LabelledImage], method: str) -> ColourReference:
-    """The reference to which slides are normalised, by ``mean_stains``; images count as often as they are drawn."""
-    return mean_stains([image.stain for image in images], method, [image.weight for image in images])
-
-
 def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
     """The mean stains and the median strong end of training images.
 
@@ -186,11 +178,6 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
     strong = np.quantile([fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf")
     return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
-
-
-def image_colour(image: LabelledImage, reference: ColourReference) -> np.ndarray:
-    """(3, 4) colour map of a labelled image, fitted on itself as on a slide."""
-    return colour_of_fit(reference, image.stain)
 
 
 def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:

@@ -19,7 +19,8 @@ from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
-from muse_pipeline.core.text import some_of
+from muse_pipeline.labels.formats import require_size
+from muse_pipeline.labels.pictures import resize_picture
 from muse_pipeline.labels.regions import cut_regions, fill_polygon
 from muse_pipeline.qupath.regions import read_class_areas
 from muse_pipeline.slides.base import open_slide
@@ -258,16 +259,14 @@ def _require_consistent(paths: Sequence[LabelledPath], classes: tuple[str, ...])
 
 def _read_picture(found: LabelledPath, source: TissueSource, n_classes: int, mpp: float) -> TissueImage:
     pixels = read_rgb(found.path)
-    mask = None if source.masks is None else _read_mask(found, source.masks, pixels.shape[:2], n_classes)
-    stain, factor = fit_macenko(pixels.reshape(-1, 3)), source.mpp / mpp
-    if abs(factor - 1) > 1e-6:
-        size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        mask = None if mask is None else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    mask = None if source.masks is None else _read_mask(found, source.masks, pixels.shape[1::-1], n_classes)
+    stain, pixels = fit_macenko(pixels.reshape(-1, 3)), resize_picture(pixels, source.mpp / mpp)
+    if mask is not None:
+        mask = cv2.resize(mask, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return TissueImage(name=found.name, pixels=pixels, label=found.label, mask=mask, patient=found.patient, stain=stain)
 
 
-def _read_mask(found: LabelledPath, folder: Path, shape: tuple[int, int], n_classes: int) -> np.ndarray:
+def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_classes: int) -> np.ndarray:
     """(h, w) uint8 of the picture's mask.
 
     Raises:
@@ -279,10 +278,7 @@ def _read_mask(found: LabelledPath, folder: Path, shape: tuple[int, int], n_clas
     mask = None if path is None else cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise LabelError(f"{folder}: has no readable mask for {found.name}; add {found.path.stem}.png")
-    if mask.shape != shape:
-        raise LabelError(
-            f"{path}: has {mask.shape[1]} x {mask.shape[0]} px and its picture {shape[1]} x {shape[0]}; export it again"
-        )
+    require_size(path, mask, size_px)
     if strange := sorted(set(np.unique(mask).tolist()) - {*range(n_classes), UNKNOWN}):
         raise LabelError(
             f"{path}: has the value {strange[0]}; give class indices from 0 to {n_classes - 1}, and {UNKNOWN} for "
@@ -340,20 +336,6 @@ def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ..
                     f"{path}: areas of {classes[index]} and {classes[other]} overlap; redraw them so that each point "
                     "has one class"
                 )
-
-
-def require_disjoint_patients(training: Sequence[TissueImage], validation: Sequence[TissueImage]) -> None:
-    """Reject patients with images in training and in validation.
-
-    Raises:
-        LabelError: there are such patients; they are named.
-    """
-    shared = sorted({one.patient for one in training} & {one.patient for one in validation})
-    if shared:
-        raise LabelError(
-            f"patients in training and in validation: {some_of(shared)}; move or `exclude` their images, or correct "
-            "the `patient` rule"
-        )
 
 
 def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...], split: str) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.datasets import Layout, Sample
-from muse_pipeline.labels.formats import read_instances
+from muse_pipeline.labels.formats import read_instances, require_size
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
 from muse_pipeline.labels.sources import LabelSource
@@ -43,16 +40,9 @@ class NuInsSeg(Layout):
         picture, mask, *vague = sample.files
         pixels, mpp = read_picture(picture, source.mpp)
         annotations = read_instances(mask, pixels.shape[1::-1], mpp, n_rays)
-        region = _read_region(vague[0], pixels.shape[:2]) if vague else None
+        region = None
+        for path in vague:
+            areas = read_mask(path)
+            require_size(path, areas, pixels.shape[1::-1])
+            region = areas == 0
         return AnnotatedPicture(sample.name, pixels, mpp, annotations, region)
-
-
-def _read_region(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: True for pixels that are not vague."""
-    vague = read_mask(path)
-    if vague.shape != shape:
-        raise LabelError(
-            f"{path}: is {vague.shape[1]} x {vague.shape[0]} px and its picture {shape[1]} x {shape[0]} px; take the "
-            "file as it was published"
-        )
-    return vague == 0

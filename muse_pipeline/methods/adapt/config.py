@@ -30,28 +30,20 @@ class HoldSettings:
 class AdaptConfig(MuseConfig):
     """Settings of a run from a trained detector and tissue without labels to a detector.
 
+    Settings that are not described here are those of ``MuseConfig``.
+
     Attributes:
         name: name of the model.
         backbone: registered name of the backbone; by default that of ``checkpoint``.
-        sources: tissue with nucleus positions.
-        schedule: length and learning rate.
         checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in one. Its classes,
             colour reference, export settings and licence are kept.
         hold: distillation from that detector.
         network_rate: factor of the learning rate of the detector; the projectors, which begin with random weights,
             have the rate of the schedule.
-        held: labelled images for the evaluation, as in ``MuseConfig``.
-        trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
-        views: size, scale and number of the views.
         distillation: losses of MUSE's student and teacher, whose batch norms keep the statistics of the detector.
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
         grey: fraction of views and windows converted to grey.
-        balance: 0 draws every slide equally often, 1 every mm2 that contains nuclei.
-        region_weights: class of a tissue region -> frequency of its tissue, as in ``MuseConfig``.
-        min_nuclei: fewest nuclei of a slide that is used.
-        batch: sets of views per batch and device.
         seed: seed of projectors, views and windows.
-        precision: "32-true" or "bf16-mixed".
         method: "adapt".
     """
 

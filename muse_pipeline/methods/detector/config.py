@@ -22,6 +22,7 @@ from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import read_weights
 from muse_pipeline.training.devices import Precision
+from muse_pipeline.training.recipe import require_training_data
 from muse_pipeline.training.schedule import Schedule
 
 
@@ -161,11 +162,11 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**values, "export": {**inherited, **replace_outlines(given)}}
 
 
-def require_known_names(config: DetectorConfig) -> None:
-    """Reject names that this version does not have, before any data is read.
+def require_sound(config: DetectorConfig) -> None:
+    """Reject settings that cannot be trained with, before any data is read.
 
     Raises:
-        ConfigError: the nearest name is given.
+        ConfigError: a name is unknown, classes, sources or training data are not described, or a window does not suit.
     """
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
         registry[name]
@@ -176,6 +177,21 @@ def require_known_names(config: DetectorConfig) -> None:
         raise ConfigError("classes: there is none, or one without a name; list the classes of the network")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
+    require_training_data(config.training_data)
+    export_window(config, require_windows(config.backbone, config.window_px))
+
+
+def require_windows(name: str, *sides_px: int) -> Backbone:
+    """The registered backbone ``name``, without weights; it takes windows of all sides.
+
+    Raises:
+        ConfigError: it is unknown, or a window does not suit it.
+    """
+    with torch.device("meta"):  # no memory and no random numbers
+        backbone = BACKBONES[name]()
+    for side_px in sides_px:
+        require_window(side_px, backbone, name)
+    return backbone
 
 
 def require_window(window_px: int, backbone: Backbone, name: str) -> None:
@@ -191,18 +207,6 @@ def require_window(window_px: int, backbone: Backbone, name: str) -> None:
 
 
 WINDOW_PX = 1024  # of networks that see the same in any window: large, so that little is read twice
-
-
-def require_windows(config: DetectorConfig) -> None:
-    """Reject windows that the network cannot be trained or run on, before any data is read.
-
-    Raises:
-        ConfigError: a window or its halo does not suit the network.
-    """
-    with torch.device("meta"):  # no memory and no random numbers
-        backbone = BACKBONES[config.backbone]()
-    require_window(config.window_px, backbone, config.backbone)
-    export_window(config, backbone)
 
 
 def export_window(config: DetectorConfig, backbone: Backbone) -> int:

@@ -14,13 +14,13 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import CONTEXT_PX, read_labelled_images, require_words
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import (
     check_leaks,
-    colour_reference,
-    image_colour,
+    mean_stains,
     missing_classes,
     require_every_class,
     require_outlines,
@@ -54,7 +54,7 @@ class DetectorData:
         distillation = config.distillation and config.distillation.on(self.images)
         return LabelledWindows(
             [continue_mirrored(image, config.window_px, config.mpp) for image in self.images],
-            np.stack([image_colour(image, self.reference) for image in self.images]),
+            np.stack([colour_of_fit(self.reference, image.stain) for image in self.images]),
             np.array(self.reference.stains or ROUNDED_TEXTBOOK),
             mpp=config.mpp,
             window_px=config.window_px,
@@ -120,7 +120,10 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     if held and detector is None:
         require_every_class(held, config.class_names, "validation")
     keeps_colour = detector is not None and detector.colour.method == config.colour
-    reference = detector.colour if keeps_colour else colour_reference(images, config.colour)
+    if keeps_colour:
+        return DetectorData(config, images, held, detector.colour)
+    weights = [image.weight for image in images]  # images count as often as they are drawn
+    reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from muse_pipeline.methods.detector.config import (
     UNSCORED,
     DetectorConfig,
     inherit_export,
-    require_known_names,
-    require_windows,
+    require_sound,
 )
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
 from muse_pipeline.methods.detector.distillation import DistillationTerm
@@ -50,7 +49,6 @@ from muse_pipeline.methods.detector.validation import (
     N_IMAGES,
     SCORE,
     Scorer,
-    Validation,
     class_shift,
     compare_with_start,
     count_held,
@@ -65,9 +63,9 @@ from muse_pipeline.training.checkpoint import (
     steps_done,
 )
 from muse_pipeline.training.devices import is_first_process
-from muse_pipeline.training.loop import Monitor
+from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.provenance import Inputs, source_files
-from muse_pipeline.training.recipe import RECIPES, Recipe, load_run, require_training_data
+from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
 from muse_pipeline.training.run import Options, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
@@ -114,9 +112,7 @@ def describe_config(config: DetectorConfig) -> dict[str, Any]:
         LabelError: the settings of a source do not go together, or a folder or file is not there.
         SheetError: a sheet of slides is wrong.
     """
-    require_known_names(config)
-    require_training_data(config.training_data)
-    require_windows(config)
+    require_sound(config)
     return {
         "name": config.name,
         "mpp": config.mpp,
@@ -162,14 +158,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_start(self.config)
 
     def check(self) -> None:
-        """Reject unknown names, training data that are not described and windows that the network cannot take.
-
-        Raises:
-            ConfigError: one of these is wrong.
-        """
-        require_known_names(self.config)
-        require_training_data(self.config.training_data)
-        require_windows(self.config)
+        """Reject wrong settings (``config.require_sound``)."""
+        require_sound(self.config)
 
     def inputs(self) -> Inputs:
         """The files of ``read_inputs``."""
@@ -259,7 +249,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         def keep(step: int, scores: dict[str, float]) -> None:
             save_checkpoint(self.run_folder.best, _networks(method, {**meta, "step": step, "scores": scores}))
 
-        return (Validation(method.trained(), data, keep),)
+        scorer = Scorer(method.trained(), data.config, data.reference)
+        return (BestWeights(SCORE, partial(scorer.validate, data.held), keep),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
         """The averaged network at the end, or at the best validation."""

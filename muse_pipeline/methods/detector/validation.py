@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +10,11 @@ import torch
 
 from muse_pipeline.evaluation.detection import RADIUS_UM, DetectionCounts, count_detections, match_points
 from muse_pipeline.inference.card import ColourReference, ModelCard
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.inference.predictor import nuclei_of_windows
 from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.data import DetectorData
 from muse_pipeline.methods.detector.mixing import BLOCK_UM, SHARES, mix_weights, restrict
@@ -22,7 +22,6 @@ from muse_pipeline.methods.detector.start import Start, load_trained
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
-from muse_pipeline.training.loop import BestWeights
 
 MEAN = "mean class"
 SCORE = f"validation {MEAN} F1"  # at 3 um; what "best" means
@@ -46,7 +45,7 @@ class Scorer:
         """The nuclei that the network finds (frame: work)."""
         network, was_training = self.predictor.network, self.predictor.network.training
         network.eval()
-        found = detect_image(self.predictor, image.pixels, image_colour(image, self.reference))
+        found = detect_image(self.predictor, image.pixels, colour_of_fit(self.reference, image.stain))
         network.train(was_training)
         return found
 
@@ -95,6 +94,10 @@ class Scorer:
         scores = {**total.scores(self.classes), MEAN: mean}
         return {name: round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
 
+    def validate(self, images: Sequence[LabelledImage]) -> dict[str, float]:
+        """``scores`` of all images together, under their names in the log."""
+        return {f"validation {name} F1": value for name, value in self.scores(self.total(images)).items()}
+
 
 def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
     """Counts of the classes of nuclei in class areas, and none of detection.
@@ -116,26 +119,6 @@ def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCoun
         values[1:, column] = np.bincount(labels, minlength=len(values) - 1)
     values[1:, 2] = (allowed / allowed.sum(1, keepdims=True))[~is_right].sum(0)
     return DetectionCounts(values)
-
-
-class Validation(BestWeights):
-    """Scores a network at the threshold of the card, and keeps the best weights so far.
-
-    Args:
-        network: network that is scored, with its weights at the time of a call.
-        data: data of the run; the pictures held back are scored.
-        keep: callback with the step and the scores whenever they are better than all before.
-    """
-
-    def __init__(self, network: NucleusDetector, data: DetectorData, keep: Callable[[int, dict[str, float]], None]):
-        super().__init__(SCORE, self.scores, keep)
-        self.images = data.held
-        self.scorer = Scorer(network, data.config, data.reference)
-
-    def scores(self) -> dict[str, float]:
-        """Scores of ``Scorer.scores`` under names of the log."""
-        found = self.scorer.scores(self.scorer.total(self.images))
-        return {f"validation {name} F1": value for name, value in found.items()}
 
 
 class NetworkPredictor:

@@ -14,6 +14,7 @@ from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.stream import Seed
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.labels.tissue import TissueSource
+from muse_pipeline.methods.detector.config import ColourMethod, require_window
 from muse_pipeline.models.region import FUSION, RegionNetwork
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.region_model import RegionExport
@@ -22,7 +23,6 @@ from muse_pipeline.training.schedule import Schedule
 TEACHERS = ("dice", "gm")
 SWAPS = ("none", "exchange")
 SELECTIONS = ("labels", "masks")
-COLOURS = ("macenko", "identity")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class NetworkSettings:
     fusion: tuple[float, float, float] = FUSION
     teacher: Annotated[str, OneOf(TEACHERS)] = "dice"
     student: StudentSettings = field(default_factory=StudentSettings)
-    colour: Annotated[str, OneOf(COLOURS)] = "macenko"
+    colour: ColourMethod = "macenko"
     window_px: Count = 256
     batch: Count = 16
     seed: Seed = 0
@@ -197,8 +197,5 @@ def require_network(config: NetworkSettings) -> None:
         ConfigError: the backbone is not registered, the classes or fusion cannot be used, or the window does not suit.
     """
     with torch.device("meta"):
-        backbone = RegionNetwork(config.backbone, len(config.classes), config.fusion).backbone
-    if config.window_px % backbone.stride_px:
-        raise ConfigError(
-            f"window_px {config.window_px} does not suit {config.backbone}; give a multiple of {backbone.stride_px}"
-        )
+        network = RegionNetwork(config.backbone, len(config.classes), config.fusion)
+    require_window(config.window_px, network.backbone, config.backbone)

@@ -19,14 +19,13 @@ from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit
-from muse_pipeline.labels.statistics import mean_stains
+from muse_pipeline.labels.statistics import check_leaks, mean_stains
 from muse_pipeline.labels.tissue import (
     UNKNOWN,
     TissueImage,
     TissueSource,
     read_tissue_images,
     require_all_classes,
-    require_disjoint_patients,
 )
 from muse_pipeline.losses.gm_mil import EXPONENT
 from muse_pipeline.methods.mil.attention import tile_sources
@@ -115,7 +114,7 @@ def read_region_data(config: StageConfig) -> RegionData:
     )
     require_all_classes(images, config.class_names, "training")
     if held:
-        require_disjoint_patients(images, held)
+        check_leaks(images, held)
         require_all_classes([one for one in held if one.label >= 0], config.class_names, "validation")
     if config.selection == "masks" and not any(one.mask is not None and one.label > 0 for one in held):
         raise LabelError("selection 'masks': no validation image of a class but the first has a mask; add some")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from muse_pipeline.core.config import Count, Fraction, Positive, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
@@ -14,9 +12,8 @@ from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.stream import Seed
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.methods.detector.config import require_window
+from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
-from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.schedule import Schedule
 
@@ -94,7 +91,4 @@ def require_sound(config: MuseConfig) -> None:
     Raises:
         ConfigError: a setting is wrong.
     """
-    with torch.device("meta"):  # no weights yet
-        backbone = BACKBONES[config.backbone]()
-    for side in config.sides_px:
-        require_window(side, backbone, config.backbone)
+    require_windows(config.backbone, *config.sides_px)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
@@ -18,17 +18,18 @@ from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
+from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
-from muse_pipeline.methods.muse.validation import HeldScore, read_held
+from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, save_checkpoint, seen_before
-from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
+from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
@@ -159,8 +160,9 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             meta = {**trained.meta, "step": done, "patients": patients, **scores}
             save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
 
-        backbone, window_px = self.backbone_of(method), self.config.views.global_px
-        return (HeldScore(backbone, self._held, data.reference, window_px, keep),)
+        colours = np.stack([colour_of_fit(data.reference, image.stain) for image in self._held])
+        points = PointSet(self._held, colours, self.config.views.global_px)
+        return (BestWeights(SCORE, partial(score_held, self.backbone_of(method), points), keep),)
 
     def backbone_of(self, method: Method) -> Backbone:
         """The backbone that is scored."""

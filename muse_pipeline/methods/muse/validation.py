@@ -5,7 +5,7 @@ Nuclei are read as points, each in exactly one window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.labels.statistics import image_colour
 from muse_pipeline.models.base import Backbone, read_at
-from muse_pipeline.training.loop import BestWeights
 
 AUTHORS_CELL_PX = 224
 
@@ -80,28 +77,6 @@ def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> np
 BATCH = 10  # the authors'
 
 
-@dataclass(frozen=True, eq=False)
-class PointBatch:
-    """B windows with at most M points each.
-
-    Attributes:
-        pixels: (B, 3, S, S) float, 0 to 255.
-        colour: (B, 3, 4).
-        xy: (B, M, 2) window px.
-        label: (B, M) class index, -1 where there is no point.
-    """
-
-    pixels: Tensor
-    colour: Tensor
-    xy: Tensor
-    label: Tensor
-
-    def features(self, backbone: Backbone) -> Tensor:
-        """(n, D) features of the existing points, window by window."""
-        dense = backbone(backbone.prepare(self.pixels, self.colour)).dense
-        return read_at(dense, self.xy, backbone.lattice)[self.label >= 0]
-
-
 class PointSet:
     """The points of a split, in the order of their windows.
 
@@ -123,77 +98,61 @@ class PointSet:
         patients = [np.repeat(images[window.image].patient, len(window.label)) for window in self.windows]
         self.patient = np.concatenate([np.zeros(0, str), *patients])
 
-    def __len__(self) -> int:
-        return len(self.label)
+    def read(self, windows: Sequence[PointWindow]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels (B, S, S, 3) uint8 and colours (B, 3, 4) of windows, and their points.
 
-    def positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """(P,) index of the image of every point, and (P, 2) its position in that image, px."""
-        images = [np.repeat(window.image, len(window.label)) for window in self.windows]
-        xy = [window.xy + np.float32(window.origin) for window in self.windows]
-        return np.concatenate([np.zeros(0, int), *images]), np.concatenate([np.zeros((0, 2), np.float32), *xy])
-
-    def batches(self, size: int, device: torch.device) -> Iterator[PointBatch]:
-        """Batches of ``size`` windows."""
-        for first in range(0, len(self.windows), size):
-            yield self._batch(self.windows[first : first + size], device)
-
-    def _batch(self, windows: Sequence[PointWindow], device: torch.device) -> PointBatch:
+        Positions (B, M, 2) are padded to the fullest window; the last array, (B, M) bool, is True for those that exist.
+        """
         most = max(len(window.label) for window in windows)
-        xy = np.zeros((len(windows), most, 2), np.float32)
-        label = np.full((len(windows), most), -1)
+        xy, exists = np.zeros((len(windows), most, 2), np.float32), np.zeros((len(windows), most), bool)
         for row, window in enumerate(windows):
-            xy[row, : len(window.label)], label[row, : len(window.label)] = window.xy, window.label
+            xy[row, : len(window.label)], exists[row, : len(window.label)] = window.xy, True
         pixels = np.stack([read_window(self.images[window.image], window, self.window_px) for window in windows])
-        colour = np.stack([self.colours[window.image] for window in windows]).astype(np.float32)
-        return PointBatch(
-            torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float(),
-            *(torch.from_numpy(values).to(device) for values in (colour, xy, label)),
-        )
+        return pixels, np.stack([self.colours[window.image] for window in windows]).astype(np.float32), xy, exists
 
 
 @torch.no_grad()
 def point_features(backbone: Backbone, points: PointSet, device: torch.device) -> Tensor:
     """(P, D) float32 on the CPU, of the frozen backbone in eval mode."""
     backbone.eval()
-    parts = [batch.features(backbone).float().cpu() for batch in points.batches(BATCH, device)]
-    return torch.cat([torch.zeros(0, backbone.channels), *parts])
+    parts = [torch.zeros(0, backbone.channels)]
+    for first in range(0, len(points.windows), BATCH):
+        read = points.read(points.windows[first : first + BATCH])
+        pixels, colour, xy, exists = (torch.from_numpy(values).to(device) for values in read)
+        dense = backbone(backbone.prepare(pixels.permute(0, 3, 1, 2).float(), colour)).dense
+        parts.append(read_at(dense, xy, backbone.lattice)[exists].float().cpu())
+    return torch.cat(parts)
 
 
-KS = (10, 20, 100, 200, 500)
+K = 20
 TEMPERATURE = 0.07
 CHUNK = 1024
 
 
-def classify_by_neighbours(
-    bank: Tensor, bank_label: Tensor, query: Tensor, n_classes: int, ks: Sequence[int] = KS
-) -> Tensor:
-    """Each query gets the class with the most weight among its k nearest of the bank, for every k at once.
+def classify_by_neighbours(bank: Tensor, bank_label: Tensor, query: Tensor, n_classes: int, k: int = K) -> Tensor:
+    """Each query gets the class with the most weight among its k nearest of the bank.
 
     Args:
         bank: (N, D) features, of any length.
         bank_label: (N,) class index.
         query: (M, D).
         n_classes: C.
-        ks: numbers of neighbours that vote; at most all of the bank.
+        k: number of neighbours that vote; at most all of the bank.
 
     Returns:
-        (K, M) class index; of equal weights the lower class.
+        (M,) class index; of equal weights the lower class.
     """
     bank, query = functional.normalize(bank.float(), dim=1), functional.normalize(query.float(), dim=1)
-    ks = [min(k, len(bank)) for k in ks]
-    if not len(query):
-        return torch.zeros((len(ks), 0), dtype=torch.long)
-    predictions = []
+    predictions = [torch.zeros(0, dtype=torch.long)]
     for part in query.split(CHUNK):
-        similarity, neighbour = (part @ bank.T).topk(max(ks), dim=1)  # (m, k), nearest first
+        similarity, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
         votes = functional.one_hot(bank_label[neighbour], n_classes) * (similarity / TEMPERATURE).exp()[..., None]
-        weight = votes.cumsum(1)  # (m, k, C): after so many neighbours
-        predictions.append(torch.stack([weight[:, k - 1].argmax(1) for k in ks]))
-    return torch.cat(predictions, 1)
+        predictions.append(votes.sum(1).argmax(1))
+    return torch.cat(predictions)
 
 
 SCORE = "held kNN"
-K, MAX_IMAGES = 20, 40
+MAX_IMAGES = 40
 
 
 def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]:
@@ -220,36 +179,12 @@ def known(image: LabelledImage) -> np.ndarray:
     return image.nuclei.label[image.nuclei.label >= 0]
 
 
-class HeldScore(BestWeights):
-    """Classes of held nuclei by their nearest neighbours among the nuclei of other held patients.
-
-    Args:
-        backbone: the teacher's backbone, which is scored with its weights at the time of a call.
-        images: labelled images of two or more patients.
-        reference: colour that images are normalised to.
-        window_px: side of the windows that nuclei are read in.
-        keep: callback with the steps done and the accuracy in percent, as ``SCORE``, whenever it is the best.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        images: Sequence[LabelledImage],
-        reference: ColourReference,
-        window_px: int,
-        keep: Callable[[int, dict[str, float]], None],
-    ):
-        super().__init__(SCORE, self.scores, keep)
-        self.backbone = backbone
-        colours = np.stack([image_colour(image, reference) for image in images])
-        self.points = PointSet(images, colours, window_px)
-
-    def scores(self) -> dict[str, float]:
-        """Accuracy in percent, as ``SCORE``."""
-        device, was_training = next(self.backbone.parameters()).device, self.backbone.training
-        features = point_features(self.backbone, self.points, device)
-        self.backbone.train(was_training)
-        return {SCORE: round(accuracy_of_others(features, self.points.label, self.points.patient), 2)}
+def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
+    """Accuracy in percent, as ``SCORE``, of held nuclei by their nearest neighbours in other held patients."""
+    device, was_training = next(backbone.parameters()).device, backbone.training
+    features = point_features(backbone, points, device)
+    backbone.train(was_training)
+    return {SCORE: round(accuracy_of_others(features, points.label, points.patient), 2)}
 
 
 def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> float:
@@ -263,6 +198,6 @@ def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> 
     n_right = 0
     for name in np.unique(patient):
         own = torch.from_numpy(patient == name)
-        found = classify_by_neighbours(features[~own], label[~own], features[own], int(label.max()) + 1, [K])
-        n_right += int((found[0] == label[own]).sum())
+        found = classify_by_neighbours(features[~own], label[~own], features[own], int(label.max()) + 1)
+        n_right += int((found == label[own]).sum())
     return 100 * n_right / len(label)

@@ -6,17 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import torch
-
 from muse_pipeline.core.config import Between, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.partners import PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
-from muse_pipeline.methods.detector.config import require_window
+from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
-from muse_pipeline.models import BACKBONES
 
 LOSSES = ("vicreg", "infonce")
 Width = Annotated[int, Between(2, 1 << 16)]
@@ -60,31 +57,18 @@ class AlignmentSettings:
 
 @dataclass(frozen=True)
 class TridentConfig(MuseConfig):
-    """A run on H&E tissue with partners.
+    """A run on H&E tissue with partners. Settings that are not described here are those of ``MuseConfig``.
 
     Attributes:
-        name: name of the run.
         backbone: registered name of the H&E network.
         sources: H&E tissue with nucleus positions, each with or without a ``partner``.
-        schedule: length and learning rate.
         alignment: losses that make branches agree.
         partner_backbone: registered name of the network that reads pictures; that of ``backbone`` when not given.
         distillation: settings of MUSE. When given, MUSE's loss on the same views is added, and its teacher is the
             run's result.
         weight: factor of the alignment loss when MUSE's loss is added.
-        held: labelled images for the evaluation, as in ``MuseConfig``.
-        checkpoint: initial weights of the H&E network: a checkpoint of this package, a released MUSE file, or the
-            name of a built-in one; random when not given.
-        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
+        checkpoint: initial weights of the H&E network, as in ``MuseConfig``.
         views: settings of H&E views; local views are for MUSE's loss alone, and there are none without it.
-        augmentation: colour and sharpness of each H&E view; the geometric settings are ignored.
-        grey: share of H&E views without hue.
-        balance: 0 draws every slide alike, 1 every mm2 that holds nuclei.
-        region_weights: class of a tissue region -> frequency of its tissue, relative to all other tissue.
-        min_nuclei: fewest nuclei of a slide that is used.
-        batch: sets of views per batch (and device).
-        seed: seed of weights and views.
-        precision: "32-true" or "bf16-mixed".
         method: "trident".
     """
 
@@ -116,8 +100,6 @@ def require_sound_pairs(config: TridentConfig) -> None:
             "sheet: in its column `partner`), or set `alignment.branches` to 1"
         )
     if config.partner_backbone is not None:
-        with torch.device("meta"):  # no weights yet
-            backbone = BACKBONES[config.partner_backbone]()
-        require_window(config.views.global_px, backbone, config.partner_backbone)
+        require_windows(config.partner_backbone, config.views.global_px)
     if config.distillation is None and config.views.n_local:
         raise ConfigError(f"views: n_local is {config.views.n_local}, and local views need MUSE's loss; set it to 0")

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
-import torch
-
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
@@ -26,11 +24,10 @@ from muse_pipeline.methods.detector.config import (
     DetectorConfig,
     ExportSettings,
     export_window,
-    require_window,
+    require_windows,
 )
 from muse_pipeline.methods.unit.synthesis.masks import require_drawable
 from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
-from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.schedule import Schedule
 
@@ -281,10 +278,7 @@ def require_sound(config: UnitConfig) -> None:
     """
     if config.mask_px < config.window_px:
         raise ConfigError(f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows")
-    with torch.device("meta"):  # no weights yet
-        backbone = BACKBONES[config.reader.backbone]()
-    require_window(config.window_px, backbone, config.reader.backbone)
-    export_window(detector_config(config), backbone)
+    export_window(detector_config(config), require_windows(config.reader.backbone, config.window_px))
     strides = {
         "the generator": 2**config.generator.levels,
         "the discriminator of tissue": 2 ** len(config.pictures.widths),

@@ -16,14 +16,14 @@ from muse_pipeline.inference.model import find_checkpoint, find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.methods.detector import validation
-from muse_pipeline.methods.detector.data import DetectorData, read_detector_data
+from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import finetune, load_detector_config
 from muse_pipeline.methods.detector.start import load_trained
-from muse_pipeline.methods.detector.validation import SCORE, NetworkPredictor, Validation
+from muse_pipeline.methods.detector.validation import SCORE, NetworkPredictor, Scorer
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.tissue.stain import IDENTITY
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.loop import MetricsLog
+from muse_pipeline.training.loop import BestWeights, MetricsLog
 from muse_pipeline.training.run import Options
 
 
@@ -46,10 +46,10 @@ def held(config):
     return read_labelled_images(config.validation, config.class_names, config.mpp, config.n_rays)
 
 
-def validate(config, held, kept):
+@pytest.fixture
+def scorer(config):
     network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
-    data = DetectorData(config, [], held, ColourReference())
-    return Validation(network, data, lambda step, scores: kept.append(step))
+    return Scorer(network, config, ColourReference())
 
 
 def find_the_truth(monkeypatch, held, change=lambda nuclei: nuclei):
@@ -59,7 +59,7 @@ def find_the_truth(monkeypatch, held, change=lambda nuclei: nuclei):
 
 def test_the_best_validation_leaves_the_run(config, tmp_path, monkeypatch):
     scripted = iter([10.0, 30.0, 20.0])
-    monkeypatch.setattr(Validation, "scores", lambda self: {SCORE: next(scripted)})
+    monkeypatch.setattr(Scorer, "validate", lambda self, images: {SCORE: next(scripted)})
     trained = load_checkpoint(finetune(config, tmp_path, CPU))
     best = load_checkpoint(tmp_path / "best.pt")
     assert (trained.meta["step"], trained.meta["scores"]) == (8, {SCORE: 30.0})
@@ -73,7 +73,7 @@ def with_export(config, **changes):
 
 
 def test_what_scores_depend_on_does_not_change_before_the_best_is_chosen(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(Validation, "scores", lambda self: {SCORE: 10.0})
+    monkeypatch.setattr(Scorer, "validate", lambda self, images: {SCORE: 10.0})
     schedule = dataclasses.replace(config.schedule, save_every=3)
 
     def stop(done, *_):
@@ -101,14 +101,14 @@ def test_a_real_network_is_scored(config, tmp_path):
     assert all(0 <= row[f"validation {name} F1"] <= 100 for row in rows for name in names)
 
 
-def test_the_truth_scores_a_hundred_and_half_of_it_less(config, held, monkeypatch):
+def test_the_truth_scores_a_hundred_and_half_of_it_less(scorer, held, monkeypatch):
     find_the_truth(monkeypatch, held)
-    assert set(validate(config, held, []).scores().values()) == {100.0}
+    assert set(scorer.validate(held).values()) == {100.0}
     find_the_truth(monkeypatch, held, lambda nuclei: nuclei[::2])
-    assert validate(config, held, []).scores()["validation detection F1"] == pytest.approx(200 / 3, abs=0.01)
+    assert scorer.validate(held)["validation detection F1"] == pytest.approx(200 / 3, abs=0.01)
 
 
-def test_what_is_found_outside_the_annotated_region_does_not_count(config, held, monkeypatch):
+def test_what_is_found_outside_the_annotated_region_does_not_count(scorer, held, monkeypatch):
     """The left half is annotated; everything is found."""
     image = held[0]
     region = np.zeros(image.pixels.shape[:2], bool)
@@ -116,10 +116,10 @@ def test_what_is_found_outside_the_annotated_region_does_not_count(config, held,
     left = image.nuclei[image.nuclei.xy[:, 0] < 80]
     find_the_truth(monkeypatch, held)
     half = [dataclasses.replace(image, nuclei=left, region=region)]
-    assert set(validate(config, half, []).scores().values()) == {100.0}
+    assert set(scorer.validate(half).values()) == {100.0}
 
 
-def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(config, held, monkeypatch):
+def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(scorer, held, monkeypatch):
     """The rule of `muse evaluate`: what is found outside may match, it is only never false."""
     image = held[0]
     x = image.nuclei.xy[len(image.nuclei) // 2, 0]
@@ -127,16 +127,16 @@ def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(con
     region[:, : int(x) + 1] = True
     inside = image.nuclei[image.nuclei.xy[:, 0] < int(x) + 1]
     find_the_truth(monkeypatch, held, lambda nuclei: dataclasses.replace(nuclei, xy=nuclei.xy + np.array([2.0, 0.0])))
-    scores = validate(config, [dataclasses.replace(image, nuclei=inside, region=region)], []).scores()
+    scores = scorer.validate([dataclasses.replace(image, nuclei=inside, region=region)])
     assert scores["validation detection F1"] == 100.0
 
 
-def test_only_better_ones_are_kept_and_a_resumed_run_remembers(config, held, tmp_path, monkeypatch):
+def test_only_better_ones_are_kept_and_a_resumed_run_remembers(tmp_path):
     kept = []
     log = MetricsLog(tmp_path / "m.jsonl")
-    for step, score in enumerate([10.0, 30.0, 30.0, 20.0], 1):
-        monkeypatch.setattr(Validation, "scores", lambda self, score=score: {SCORE: score})
-        validate(config, held, kept).on_validate(step, log)  # a new one each time, as after a kill
+    for step, score in enumerate([10.0, 30.0, 30.0, 20.0], 1):  # a new monitor each time, as after a kill
+        best = BestWeights(SCORE, lambda score=score: {SCORE: score}, lambda step, scores: kept.append(step))
+        best.on_validate(step, log)
     assert kept == [1, 2]
 
 
@@ -150,11 +150,10 @@ def test_a_class_without_nuclei_and_a_patient_on_both_sides_are_named(config):
         read_detector_data(dataclasses.replace(config, validation=config.sources))
 
 
-def test_scoring_changes_no_statistics(config, held):
-    validation = validate(config, held, [])
-    network = validation.scorer.predictor.network.train()
+def test_scoring_changes_no_statistics(scorer, held):
+    network = scorer.predictor.network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    validation.scores()
+    scorer.validate(held)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

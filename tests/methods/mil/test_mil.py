@@ -338,7 +338,7 @@ TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
         (same_picture_twice, [], "are the same picture with the labels"),
         (shared_patient, [], "patients in training and in validation: training-1;"),
         (tiny_picture, [], "has 64 x 20 px at 2 um/px, less than a window of 64 px"),
-        (other_mask_size, ["validation.0.masks=masks"], "has 64 x 32 px and its picture 64 x 64"),
+        (other_mask_size, ["validation.0.masks=masks"], "is 64 x 32 px and its picture 64 x 64 px"),
         (unknown_class, [], "label 'Necrosis' is no class of the model (Stroma, Tumour)"),
         (label_for_no_image, [TABLE], "labels 'nowhere', which is no picture in"),
         (two_labels, [TABLE], "both Tumour and Stroma; keep one label"),
@@ -346,7 +346,7 @@ TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
         (None, ["sources=[]"], "sources: there is none"),
         (None, ["sources=[{folders: training}]"], "`mpp` is missing"),
         (None, ["classes=[{name: Stroma, color: [0, 0, 0]}]"], "needs two classes or more"),
-        (None, ["window_px=40"], "window_px 40 does not suit muse_compact_16"),
+        (None, ["window_px=40"], "a window of 40 px does not suit muse_compact_16"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
