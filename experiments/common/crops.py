@@ -10,7 +10,7 @@ import numpy as np
 
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
-from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
+from muse_pipeline.evaluation.overlaps import Overlaps, jaccard_areas, jaccard_ratio
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
@@ -22,6 +22,22 @@ MPP, MIN_PX, RAYS = 0.25, 20, 32
 BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # of the median nucleus of DSB-2018, which states no um per pixel
 SNAP_UM = 1.5  # as in the card of `label_free`
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
+
+
+def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
+    """Overlaps of two label pictures (h, w), 0 background, in pixels; outlines in ascending order of their labels."""
+    _, first = np.unique(np.append(0, found.ravel()), return_inverse=True)
+    _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
+    first, second = first[1:], second[1:]  # the 0 was there to be the background's, also where there is none
+    n_found, n_true = int(first.max(initial=0)), int(second.max(initial=0))
+    both = (first > 0) & (second > 0)
+    pair, shared = np.unique((first[both] - 1) * max(n_true, 1) + second[both] - 1, return_counts=True)
+    return Overlaps(
+        *np.divmod(pair, max(n_true, 1)),
+        shared,
+        np.bincount(first, minlength=n_found + 1)[1:],
+        np.bincount(second, minlength=n_true + 1)[1:],
+    )
 
 
 def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:

@@ -9,9 +9,18 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from experiments.common.crops import MPP, aji, compare, detection_f1, read_dsb2018, read_nucls, read_tnbc
+from experiments.common.crops import (
+    MPP,
+    aji,
+    compare,
+    detection_f1,
+    overlap_labels,
+    read_dsb2018,
+    read_nucls,
+    read_tnbc,
+)
 from muse_pipeline.evaluation.detection import RADIUS_UM
-from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
+from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
 
 BOUNDARY_UM = 0.5
 

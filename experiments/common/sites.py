@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from muse_pipeline.evaluation.detection import DetectionCounts, count_detections
+from muse_pipeline.evaluation.detection import DetectionCounts, match_nuclei
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
@@ -75,7 +75,7 @@ def export_fold(checkpoint: Path, folder: Path) -> Path:
 
 def score_picture(predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float) -> DetectionCounts:
     """Counts of one picture, whose frame is the window's for labels and the work lattice's for predictions."""
-    return count_detections(predicted, dataclasses.replace(true, frame=predicted.frame), n_classes, mpp)
+    return match_nuclei(predicted, dataclasses.replace(true, frame=predicted.frame), n_classes, mpp).counts
 
 
 def score_site(predictor: Predictor, sources: Sequence[LabelSource], config: DetectorConfig) -> dict:

@@ -19,16 +19,16 @@ import cv2
 import numpy as np
 import torch
 
+from experiments.common.crops import overlap_labels
 from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
-from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
+from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
 from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage, load_activation
-from muse_pipeline.models.activation import ActivationNetwork
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
-from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, fit_pseudo_masker
+from muse_pipeline.proposals.activation_map import ActivationNetwork, ClusterSettings, MaskSettings, PseudoMasker
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Options
@@ -60,7 +60,7 @@ def as_instances(mask: Mask) -> Fit:
 def psm(network: ActivationNetwork | None, clusters: ClusterSettings) -> Mask:
     """Clusters of an activation map and colours; of colours alone without a network."""
     settings = MaskSettings(clusters=clusters)
-    return lambda pixels, mpp: fit_pseudo_masker(network, [pixels], mpp, macenko(pixels), settings)
+    return lambda pixels, mpp: PseudoMasker(network, [pixels], mpp, macenko(pixels), settings)
 
 
 def macenko(pixels: np.ndarray) -> np.ndarray | None:

@@ -25,16 +25,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from experiments.common.crops import MPP, aji, compare, detection_f1, network_finder, read_tnbc
+from experiments.common.crops import MPP, aji, compare, detection_f1, network_finder, overlap_labels, read_tnbc
 from experiments.common.few_labels import SCORES, SETTINGS, load_breast, read_site, score, scorer_of, without
 from experiments.common.runs import run_arms, runs_of
+from experiments.common.training import finetune
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio, overlap_labels
+from muse_pipeline.evaluation.overlaps import jaccard_areas, jaccard_ratio
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.methods.detector.config import DetectorConfig
-from muse_pipeline.methods.detector.run import finetune
 from muse_pipeline.methods.detector.validation import NetworkPredictor
 from muse_pipeline.methods.psm.labels import label_source
 from muse_pipeline.nuclei.masks import write_instances

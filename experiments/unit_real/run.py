@@ -46,7 +46,7 @@ from muse_pipeline.methods.unit.method import INSIDE, UnitTraining, build_reader
 from muse_pipeline.methods.unit.monitors import TranslationAlarm
 from muse_pipeline.methods.unit.run import UnitRecipe, UnitStage
 from muse_pipeline.nuclei.masks import drop_small_labels
-from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, fit_pseudo_masker
+from muse_pipeline.proposals.activation_map import ClusterSettings, MaskSettings, PseudoMasker
 from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
@@ -175,7 +175,7 @@ def _options() -> Options:
 def find_by_colour(pixels: np.ndarray) -> np.ndarray:
     """The darkest of three clusters of colour."""
     clusters = ClusterSettings(features="colour", n_clusters=3, foreground="dark")
-    mask = fit_pseudo_masker(None, [pixels], MPP, find_stains(pixels), MaskSettings(clusters=clusters))
+    mask = PseudoMasker(None, [pixels], MPP, find_stains(pixels), MaskSettings(clusters=clusters))
     return cut_mask(mask(pixels), haematoxylin(pixels, blend_stains(find_stains(pixels))), MPP)
 
 

@@ -179,21 +179,8 @@ class UnlabelledWindows:
 MIN_TISSUE = 0.5  # share of a window of a slide
 
 
-@dataclass(frozen=True, eq=False)
-class Crop:
-    """A crop of an image.
-
-    Attributes:
-        name: name of its files, without suffix; unique in a run.
-        pixels: (h, w, 3) uint8.
-    """
-
-    name: str
-    pixels: np.ndarray
-
-
-def cut_crops(image: Image, number: int, side_px: int, most: int) -> list[Crop]:
-    """Cut crops of one image: all of a picture, or windows of a store.
+def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
+    """Cut crops (h, w, 3) uint8 of one image, by names unique in a run: all of a picture, or windows of a store.
 
     Args:
         image: a picture or a store.
@@ -202,17 +189,17 @@ def cut_crops(image: Image, number: int, side_px: int, most: int) -> list[Crop]:
         most: largest number of windows of a store, chosen evenly in reading order among those with half tissue.
     """
     if isinstance(image, Picture):
-        return [Crop(f"picture-{number:05d}", image.pixels)]
+        return {f"picture-{number:05d}": image.pixels}
     mask, pixel_px = image.tissue
     columns, rows = (side // side_px for side in image.size_px)
     if not rows or not columns:
-        return []
+        return {}
     size = columns * side_px / pixel_px, rows * side_px / pixel_px
     inside = mask[: round(size[1]), : round(size[0])].astype(np.float32)
     share = cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA)
     positions = np.argwhere(share >= MIN_TISSUE)
     chosen = np.unique(np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int))
-    return [
-        Crop(f"{image.slide_id}-{number:05d}-{x}-{y}", image.read((x, y), (side_px, side_px)))
+    return {
+        f"{image.slide_id}-{number:05d}-{x}-{y}": image.read((x, y), (side_px, side_px))
         for y, x in (positions[chosen] * side_px).tolist()
-    ]
+    }

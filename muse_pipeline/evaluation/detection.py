@@ -195,14 +195,3 @@ def match_nuclei(
         row[mine[chosen >= 0]] = of_class[chosen[chosen >= 0]]
     judged = np.ones(len(predicted), bool) if judged is None else judged
     return Matches(predicted.label, true.label, taken, judged)
-
-
-def count_detections(
-    predicted: Nuclei,
-    true: Nuclei,
-    n_classes: int,
-    mpp: float | tuple[float, float],
-    judged: np.ndarray | None = None,
-) -> DetectionCounts:
-    """Counts of one image within 3 um, by ``match_nuclei``. Unknown classes count for detection only."""
-    return match_nuclei(predicted, true, n_classes, mpp, judged=judged).counts

@@ -73,22 +73,6 @@ class Overlaps:
         return chosen[chosen >= 0]
 
 
-def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
-    """Overlaps of two label pictures (h, w), 0 background, in pixels; outlines in ascending order of their labels."""
-    _, first = np.unique(np.append(0, found.ravel()), return_inverse=True)
-    _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
-    first, second = first[1:], second[1:]  # the 0 was there to be the background's, also where there is none
-    n_found, n_true = int(first.max(initial=0)), int(second.max(initial=0))
-    both = (first > 0) & (second > 0)
-    pair, shared = np.unique((first[both] - 1) * max(n_true, 1) + second[both] - 1, return_counts=True)
-    return Overlaps(
-        *np.divmod(pair, max(n_true, 1)),
-        shared,
-        np.bincount(first, minlength=n_found + 1)[1:],
-        np.bincount(second, minlength=n_true + 1)[1:],
-    )
-
-
 def overlap_polygons(found: np.ndarray, true: np.ndarray, mpp: tuple[float, float]) -> Overlaps:
     """Overlaps of polygons (P,) and (T,) in pixels of ``mpp``, in um2, without painting them."""
     um2 = mpp[0] * mpp[1]

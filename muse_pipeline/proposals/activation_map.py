@@ -9,92 +9,139 @@ a sample of a slide: a map does not depend on the borders of tiles and needs no 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.stream import Seed
-from muse_pipeline.models.activation import ActivationNetwork
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.models.muse import MuseBackbone
+from muse_pipeline.models.muse_resnet import ResNet50
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 from muse_pipeline.tissue.find import drop_small
 
+# Where a thread collects the maps of the first stage: windows of a slide are run side by side on one network.
+_RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
 
-@dataclass(frozen=True, eq=False)
+
+class ActivationNetwork(nn.Module):
+    """Self-supervision trains it; gradients of its output with respect to a stage make PSM's map.
+
+    Args:
+        backbone: registered name; one with a stage at stride 4.
+
+    Raises:
+        ConfigError: the backbone is unknown or has no stage at stride 4.
+    """
+
+    def __init__(self, backbone: str):
+        super().__init__()
+        self.backbone: Backbone = BACKBONES[backbone]()
+        self.head = nn.Linear(self.backbone.image_channels, 1)
+        for block in _first_stage(self.backbone, backbone):
+            block.register_forward_hook(_note)
+        self.register_buffer("colour", torch.eye(3, 4), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W), 0 to 255 -> (B, 1); sides are multiples of the backbone's ``stride_px``."""
+        return self.head(self.backbone(self.backbone.prepare(pixels, self.colour)).image)
+
+    def read_activations(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The output (B,) and the maps (B, C, h, w) after each block of the stage at stride 4.
+
+        They are ready for ``autograd.grad``; ``pixels`` as in ``forward``.
+        """
+        seen: list[Tensor] = []
+        token = _RECORDED.set(seen)
+        try:
+            output = self(pixels)
+        finally:
+            _RECORDED.reset(token)
+        return output[:, 0], seen
+
+
+def _note(block: nn.Module, inputs: tuple, output: Tensor) -> None:
+    if (seen := _RECORDED.get()) is not None:
+        seen.append(output)
+
+
+def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
+    """The blocks of the stage at stride 4.
+
+    Raises:
+        ConfigError: the backbone (a ViT) has no such stage.
+    """
+    if isinstance(backbone, MuseBackbone) and isinstance(encoder := backbone.encoder["encoder"], ResNet50):
+        return encoder.layer1
+    if stages := getattr(backbone, "stages", None):
+        return stages[0]
+    raise ConfigError(f"backbone '{name}' has no stage at stride 4; choose shallow_cnn, a compact one or a ResNet")
+
+
 class ActivationMap:
-    """A network with the weights and ranges of one slide.
+    """The map of the pictures of one slide.
+
+    Args:
+        network: network in evaluation mode; with random weights it is the control.
+        pictures: a sample of the slide, (h, w, 3) uint8 each, at the network's mpp; a fit to one picture gives the
+            paper's map.
 
     Attributes:
-        network: network in evaluation mode.
         weights: (C,) weights alpha of the channels of each block.
         ranges: (least, most) value of each block's map in the sample.
         whole: (least, most) value of their mean in the sample.
     """
 
-    network: ActivationNetwork
-    weights: tuple[Tensor, ...]
-    ranges: tuple[tuple[float, float], ...]
-    whole: tuple[float, float]
+    def __init__(self, network: ActivationNetwork, pictures: Sequence[np.ndarray]):
+        self.network = network
+        gradients = [self._spatial_gradients(pixels) for pixels in pictures]
+        self.weights = tuple(torch.stack(of_block).mean(0) for of_block in zip(*gradients, strict=True))
+        with torch.no_grad():
+            maps = [self._weigh(pixels) for pixels in pictures]
+            self.ranges = tuple(_range(of_block) for of_block in zip(*maps, strict=True))
+            sizes = [pixels.shape[:2] for pixels in pictures]
+            self.whole = _range([self._mean(one, size) for one, size in zip(maps, sizes, strict=True)])
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) float32, 0 to 1, of (h, w, 3) uint8 ``pixels``."""
-        _, blocks = _read_activations(self.network, pixels)
-        mean = _mean_map(_weigh(blocks, self.weights), self.ranges, pixels.shape[:2], self.network)
+        mean = self._mean(self._weigh(pixels), pixels.shape[:2])
         return _rescale(mean, self.whole).clamp(0, 1).numpy()
 
+    def _read(self, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
+        """Output and block maps (C, h', w') of one picture, mirrored up to a multiple of the network's stride."""
+        stride = self.network.backbone.stride_px
+        height, width = pixels.shape[:2]
+        pixels = np.pad(pixels, ((0, -height % stride), (0, -width % stride), (0, 0)), "symmetric")
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
+        return self.network.read_activations(image)
 
-def fit_activation_map(network: ActivationNetwork, pictures: Sequence[np.ndarray]) -> ActivationMap:
-    """Fit weights and ranges to ``pictures``, each (h, w, 3) uint8; a fit to one picture gives the paper's map.
+    def _spatial_gradients(self, pixels: np.ndarray) -> list[Tensor]:
+        with torch.enable_grad():
+            output, blocks = self._read(pixels)
+            return [gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)]
 
-    Args:
-        network: network in evaluation mode; with random weights it is the control.
-        pictures: a sample of a slide at the network's mpp.
-    """
-    gradients = [_spatial_gradients(network, pixels) for pixels in pictures]
-    weights = tuple(torch.stack(of_block).mean(0) for of_block in zip(*gradients, strict=True))
-    with torch.no_grad():
-        maps = [_weigh(_read_activations(network, pixels)[1], weights) for pixels in pictures]
-        ranges = tuple(_range(of_block) for of_block in zip(*maps, strict=True))
-        sizes = [pixels.shape[:2] for pixels in pictures]
-        means = [_mean_map(one, ranges, size, network) for one, size in zip(maps, sizes, strict=True)]
-    return ActivationMap(network, weights, ranges, _range(means))
+    def _weigh(self, pixels: np.ndarray) -> list[Tensor]:
+        """(h', w') for each block: the weighted sum of its channels."""
+        blocks = self._read(pixels)[1]
+        return [torch.einsum("c,chw->hw", each, block[0]) for each, block in zip(self.weights, blocks, strict=True)]
 
-
-def _read_activations(network: ActivationNetwork, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
-    """Output and block maps (C, h', w') of one picture, mirrored up to a multiple of the network's stride."""
-    stride = network.backbone.stride_px
-    height, width = pixels.shape[:2]
-    pixels = np.pad(pixels, ((0, -height % stride), (0, -width % stride), (0, 0)), "symmetric")
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
-    return network.read_activations(image)
-
-
-def _spatial_gradients(network: ActivationNetwork, pixels: np.ndarray) -> list[Tensor]:
-    with torch.enable_grad():
-        output, blocks = _read_activations(network, pixels)
-        return [gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)]
-
-
-def _weigh(blocks: list[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """(h', w') for each block: the weighted sum of its channels."""
-    return [torch.einsum("c,chw->hw", weight, block[0]) for weight, block in zip(weights, blocks, strict=True)]
-
-
-def _mean_map(
-    maps: list[Tensor], ranges: Sequence[tuple[float, float]], size: tuple[int, int], network: ActivationNetwork
-) -> Tensor:
-    """(h, w): the positive parts of rescaled maps, enlarged to the picture and averaged."""
-    stride = network.backbone.stride_px
-    padded = [side + -side % stride for side in size]
-    rescaled = torch.stack([_rescale(one, limits) for one, limits in zip(maps, ranges, strict=True)])[None]
-    enlarged = functional.interpolate(rescaled, padded, mode="bilinear", align_corners=False)
-    return enlarged[0, :, : size[0], : size[1]].clamp(min=0).mean(0)
+    def _mean(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """(h, w): the positive parts of rescaled maps, enlarged to the picture and averaged."""
+        stride = self.network.backbone.stride_px
+        padded = [side + -side % stride for side in size]
+        rescaled = torch.stack([_rescale(one, limits) for one, limits in zip(maps, self.ranges, strict=True)])[None]
+        enlarged = functional.interpolate(rescaled, padded, mode="bilinear", align_corners=False)
+        return enlarged[0, :, : size[0], : size[1]].clamp(min=0).mean(0)
 
 
 def _range(maps: Sequence[Tensor]) -> tuple[float, float]:
@@ -136,65 +183,44 @@ class ClusterSettings:
     seed: Seed = 0
 
 
-PRESETS = {  # of the releases, to compare with; a config writes them out (docs/guide/label-free.md)
-    "rel2022": ClusterSettings(features="jet", beta=0.5, n_clusters=3, foreground="green"),
-    "rel2023": ClusterSettings(features="jet", beta=1.0, n_clusters=3, foreground="dark"),
-}
-
-
-@dataclass(frozen=True, eq=False)
 class Clusters:
-    """Fitted clusters.
+    """Clusters of the pixels of a slide.
+
+    Args:
+        activation: (N,) values of the map in a sample, 0 to 1.
+        pixels: (N, 3) uint8 RGB.
+        stains: (N, 2) optical densities of haematoxylin and eosin.
+        settings: settings of the clustering.
 
     Attributes:
-        settings: settings of the clustering.
-        scale: (D,) factors of the features.
-        centres: (k, D) centres in scaled features.
+        centres: (k, D) centres of the features.
         foreground: index of the cluster of nuclei.
     """
 
-    settings: ClusterSettings
-    scale: np.ndarray
-    centres: np.ndarray
-    foreground: int
+    def __init__(self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray, settings: ClusterSettings):
+        self.settings, generator = settings, np.random.default_rng(settings.seed)
+        drawn = generator.permutation(len(activation))[:SAMPLE]
+        activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
+        values = features(settings, activation, pixels, stains)
+        self.centres = mini_batch_k_means(values, settings.n_clusters, generator)
+        rules = {
+            "haematoxylin": stains[:, 0],
+            "green": jet(activation)[:, 1],
+            "dark": -values[:, :2].sum(1),
+        }
+        means = _means(nearest(values, self.centres), rules[settings.foreground], len(self.centres))
+        self.foreground = int(np.argmax(means))
 
     def __call__(self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-        """(...) uint8: the cluster of each pixel.
-
-        Args:
-            activation: (...) values of the map, 0 to 1.
-            pixels: (..., 3) uint8 RGB.
-            stains: (..., 2) optical densities of haematoxylin and eosin.
-        """
-        values = features(self.settings, activation, pixels, stains) * self.scale
+        """(...) uint8: the cluster of each pixel of arguments (...), (..., 3) and (..., 2) as in the fit."""
+        values = features(self.settings, activation, pixels, stains)
         return nearest(values.reshape(-1, values.shape[-1]), self.centres).reshape(activation.shape)
 
 
-def fit_clusters(activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray, settings: ClusterSettings) -> Clusters:
-    """Fit clusters to a sample of a slide's pixels: (N,), (N, 3) uint8 and (N, 2), as ``Clusters`` takes them."""
-    generator = np.random.default_rng(settings.seed)
-    drawn = generator.permutation(len(activation))[:SAMPLE]
-    activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
-    values = features(settings, activation, pixels, stains)
-    scale = np.ones(values.shape[1], np.float32)
-    if settings.features == "stain":
-        scale[0] = settings.map_weight
-    values = values * scale
-    centres = mini_batch_k_means(values, settings.n_clusters, generator)
-    label = nearest(values, centres)
-    rules = {
-        "haematoxylin": stains[:, 0],
-        "green": jet(activation)[:, 1],
-        "dark": -values[:, :2].sum(1),
-    }
-    foreground = int(np.argmax(_means(label, rules[settings.foreground], len(centres))))
-    return Clusters(settings, scale, centres, foreground)
-
-
 def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """(..., D) float32 unscaled features of the arguments of ``Clusters``."""
+    """(..., D) float32 features of the arguments of ``Clusters``."""
     if settings.features == "stain":
-        return np.concatenate([activation[..., None], stains], -1).astype(np.float32)
+        return np.concatenate([settings.map_weight * activation[..., None], stains], -1).astype(np.float32)
     if settings.features == "colour":
         return pixels.astype(np.float32)
     return jet(activation) + np.float32(settings.beta) * pixels
@@ -269,23 +295,31 @@ class MaskSettings:
     max_share: Fraction = 0.6
 
 
-@dataclass(frozen=True, eq=False)
 class PseudoMasker:
-    """Pseudo-masker fitted to a slide; gives the pseudo-mask of any picture of it.
+    """Pseudo-masks of the pictures of a slide.
 
-    Attributes:
-        settings: settings of the masks.
+    Args:
+        network: network in evaluation mode; None clusters colour alone.
+        sample: (h, w, 3) uint8 pictures drawn from the slide's tissue (``data.unlabelled``).
         mpp: um per pixel of pictures.
-        stains: (2, 3) unit vectors, haematoxylin first.
-        activation: map of the slide; None if colour alone is clustered.
-        clusters: clusters of the slide.
+        stains: (2, 3) stain vectors of the slide (``colour.json``); the textbook's if None.
+        settings: settings of the masks; the defaults if None.
     """
 
-    settings: MaskSettings
-    mpp: float
-    stains: np.ndarray
-    activation: ActivationMap | None
-    clusters: Clusters
+    def __init__(
+        self,
+        network: ActivationNetwork | None,
+        sample: Sequence[np.ndarray],
+        mpp: float,
+        stains: np.ndarray | None = None,
+        settings: MaskSettings | None = None,
+    ):
+        self.settings, self.mpp, self.stains = settings or MaskSettings(), mpp, blend_stains(stains)
+        self.activation = network and ActivationMap(network, sample)
+        maps = np.concatenate([_activation(self.activation, pixels).ravel() for pixels in sample])
+        pixels = np.concatenate([pixels.reshape(-1, 3) for pixels in sample])
+        densities = np.concatenate([stain_densities(pixels, self.stains).reshape(-1, 2) for pixels in sample])
+        self.clusters = Clusters(maps, pixels, densities, self.settings.clusters)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) bool mask of (h, w, 3) uint8 ``pixels``; empty if it is too pale or too large to be of nuclei."""
@@ -295,31 +329,6 @@ class PseudoMasker:
         mask = clean(mask, self.mpp, self.settings)
         is_pale = mask.any() and densities[..., 0][mask].mean() < self.settings.min_density
         return np.zeros_like(mask) if is_pale or mask.mean() > self.settings.max_share else mask
-
-
-def fit_pseudo_masker(
-    network: ActivationNetwork | None,
-    sample: Sequence[np.ndarray],
-    mpp: float,
-    stains: np.ndarray | None = None,
-    settings: MaskSettings | None = None,
-) -> PseudoMasker:
-    """Fit map and clusters to a slide.
-
-    Args:
-        network: network in evaluation mode; None clusters colour alone.
-        sample: (h, w, 3) uint8 pictures drawn from the slide's tissue (``data.unlabelled``).
-        mpp: um per pixel of pictures.
-        stains: (2, 3) stain vectors of the slide (``colour.json``); the textbook's if None.
-        settings: settings of the masks; the defaults if None.
-    """
-    settings = settings or MaskSettings()
-    stains = blend_stains(stains)
-    activation = network and fit_activation_map(network, sample)
-    maps = np.concatenate([_activation(activation, pixels).ravel() for pixels in sample])
-    pixels = np.concatenate([pixels.reshape(-1, 3) for pixels in sample])
-    densities = np.concatenate([stain_densities(pixels, stains).reshape(-1, 2) for pixels in sample])
-    return PseudoMasker(settings, mpp, stains, activation, fit_clusters(maps, pixels, densities, settings.clusters))
 
 
 def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The contract of a proposer, fitted to a sample of a slide and then called on its windows like a model; its guard.
 
 A proposer is registered by name in ``PROPOSERS``: a class with ``Settings``, a frozen dataclass of its settings with
-their defaults, and ``fit``, which gives the finder that ``inference.detect`` calls. Estimates come from a sample of the
-slide drawn with a fixed seed, so they are the same for every shard; the facts record them.
+their defaults, and ``fit(sample, settings)``, a class method that gives the ``inference.detect.Detector`` of a slide.
+Estimates come from a sample of the slide drawn with a fixed seed, so they are the same for every shard; the facts
+record them.
 
 The guard skips windows in which nothing should be proposed: glass, ink, brown stain, out of focus. It judges a window
 as a whole; single strokes and brown nuclei inside a good window are left out by ``tissue.background``. Warnings for the
@@ -16,7 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,6 @@ import numpy as np
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import ModelCard, NucleusClass
-from muse_pipeline.inference.detect import Detector
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.background import coarsen, find_ink
@@ -57,16 +57,6 @@ class SlideSample:
     pictures: tuple[np.ndarray, ...]
     stains: np.ndarray | None = None
     info: SlideInfo | None = None
-
-
-class Proposer(Protocol):
-    """A way of finding nuclei without labels."""
-
-    Settings: type
-
-    @classmethod
-    def fit(cls, sample: SlideSample, settings: Any) -> Detector:
-        """The finder for the slide that ``sample`` was drawn from."""
 
 
 def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:

@@ -5,7 +5,7 @@ import pytest
 
 from muse_pipeline.core.errors import FrameError
 from muse_pipeline.core.types import Frame
-from muse_pipeline.evaluation.detection import count_detections, match_nuclei
+from muse_pipeline.evaluation.detection import match_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 
 
@@ -14,7 +14,7 @@ def test_counts_by_class_and_over_all():
     found = Nuclei(
         [(11, 10), (50, 55), (90, 97), (200, 200)], Frame.WORK, label=[0, 0, 1, 1], score=[0.9, 0.8, 0.7, 0.6]
     )
-    counts = count_detections(found, true, 2, mpp=0.5)  # 3 um are 6 px: the third is 7 px off
+    counts = match_nuclei(found, true, 2, mpp=0.5).counts  # 3 um are 6 px: the third is 7 px off
     assert counts.values.tolist() == [[2, 2, 1], [1, 1, 0], [0, 2, 2]]
     scores = counts.scores(["a", "b"])
     assert scores["detection"] == pytest.approx(100 * 4 / 7)
@@ -23,24 +23,24 @@ def test_counts_by_class_and_over_all():
 
 def test_distances_are_um_whatever_the_pixel():
     true, found = Nuclei([(0, 0)], Frame.LEVEL0, label=[0]), Nuclei([(11, 0)], Frame.LEVEL0, label=[0])
-    assert count_detections(found, true, 1, (0.25, 0.25)).values[0].tolist() == [1, 0, 0]
-    assert count_detections(found, true, 1, (0.5, 0.25)).values[0].tolist() == [0, 1, 1]
+    assert match_nuclei(found, true, 1, (0.25, 0.25)).counts.values[0].tolist() == [1, 0, 0]
+    assert match_nuclei(found, true, 1, (0.5, 0.25)).counts.values[0].tolist() == [0, 1, 1]
 
 
 def test_unknown_classes_count_for_detection_alone():
     true, found = Nuclei([(0, 0)], Frame.WORK, label=[-1]), Nuclei([(0, 0)], Frame.WORK, label=[0])
-    assert count_detections(found, true, 1, 0.5).values.tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert match_nuclei(found, true, 1, 0.5).counts.values.tolist() == [[1, 0, 0], [0, 0, 0]]
 
 
 def test_a_prediction_on_a_nucleus_of_unknown_class_is_not_wrong_but_one_beside_it_is():
     true = Nuclei([(0, 0)], Frame.WORK, label=[-1])
     found = Nuclei([(0, 0), (50, 0)], Frame.WORK, label=[0, 0])
-    assert count_detections(found, true, 1, 0.5).values.tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert match_nuclei(found, true, 1, 0.5).counts.values.tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
 def test_mixed_frames_are_an_error():
     with pytest.raises(FrameError):
-        count_detections(Nuclei([(0, 0)], Frame.WORK), Nuclei([(0, 0)], Frame.LEVEL0), 1, 0.5)
+        match_nuclei(Nuclei([(0, 0)], Frame.WORK), Nuclei([(0, 0)], Frame.LEVEL0), 1, 0.5)
 
 
 def test_confusion_of_the_matched_with_what_was_missed_and_what_is_spurious():

@@ -7,12 +7,12 @@ import pytest
 import shapely
 from scipy.optimize import linear_sum_assignment
 
+from experiments.common.crops import overlap_labels
 from muse_pipeline.evaluation.overlaps import (
     PanopticCounts,
     count_panoptic,
     jaccard_areas,
     jaccard_ratio,
-    overlap_labels,
     overlap_polygons,
 )
 from muse_pipeline.nuclei import masks as label_image

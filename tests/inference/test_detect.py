@@ -16,7 +16,7 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.provenance import NamedFile
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.evaluation.detection import count_detections
+from muse_pipeline.evaluation.detection import match_nuclei
 from muse_pipeline.evaluation.truth import read_points
 from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard, no_nuclei
 from muse_pipeline.inference.stitch import stitch_shards
@@ -39,7 +39,7 @@ def test_most_drawn_nuclei_are_found(tiled_slide, whole):
     """The drawing was made for no model: this only shows that positions and scale are right from end to end."""
     classes = [one.name for one in tiled_slide.predictor.card.classes]
     truth = read_points(tiled_slide.folder / "truth.csv", classes).nuclei
-    counts = count_detections(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp)
+    counts = match_nuclei(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp).counts
     assert counts.scores(classes)["detection"] > 60
 
 

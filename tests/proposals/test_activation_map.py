@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from muse_pipeline.models.activation import ActivationNetwork
-from muse_pipeline.proposals.activation_map import fit_activation_map
+from muse_pipeline.proposals.activation_map import ActivationMap, ActivationNetwork
 
 
 class Toy(nn.Module):
@@ -31,7 +30,7 @@ def picture(red, green):
 
 def test_equals_the_hand_computed_map():
     red, green = np.array([[1.0, 0.2], [0.4, 0.0]]), np.array([[0.0, 1.0], [0.2, 0.4]])
-    fitted = fit_activation_map(Toy(), [picture(red, green)])
+    fitted = ActivationMap(Toy(), [picture(red, green)])
     # d/d red of each of four cells is 2 / 4; d/d green is -2 * mean(green) / 4 = -2 * 0.4 / 4
     assert np.allclose(fitted.weights[0], [0.5, -0.2], atol=1e-6)
     cells = 0.5 * red - 0.2 * green  # .5, -.1, .16, -.08
@@ -47,7 +46,7 @@ def test_equals_the_hand_computed_map():
 
 def test_another_picture_of_the_slide_keeps_weights_and_range():
     red, green = np.array([[1.0, 0.2], [0.4, 0.0]]), np.array([[0.0, 1.0], [0.2, 0.4]])
-    fitted = fit_activation_map(Toy(), [picture(red, green)])
+    fitted = ActivationMap(Toy(), [picture(red, green)])
     flat = fitted(picture(np.full((2, 2), 0.4), np.full((2, 2), 0.2)))
     assert np.allclose(flat, 0.26 / 0.6, atol=1e-6)
     assert fitted(picture(np.ones((2, 2)), np.zeros((2, 2)))).max() == 1
@@ -56,13 +55,13 @@ def test_another_picture_of_the_slide_keeps_weights_and_range():
 
 def test_several_pictures_share_their_mean_weights():
     one, other = (picture(np.zeros((2, 2)), np.full((2, 2), level)) for level in (0.2, 0.6))
-    assert np.allclose(fit_activation_map(Toy(), [one, other]).weights[0], [0.5, -0.2], atol=1e-6)
+    assert np.allclose(ActivationMap(Toy(), [one, other]).weights[0], [0.5, -0.2], atol=1e-6)
 
 
 def test_any_size_of_picture_has_its_map():
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (70, 45, 3)).astype(np.uint8)
-    fitted = fit_activation_map(ActivationNetwork("shallow_cnn").eval(), [pixels])
+    fitted = ActivationMap(ActivationNetwork("shallow_cnn").eval(), [pixels])
     found = fitted(pixels)
     assert found.shape == (70, 45) and found.min() >= 0 and found.max() == 1
     assert (found == fitted(pixels)).all()
@@ -71,14 +70,14 @@ def test_any_size_of_picture_has_its_map():
 def test_a_map_states_the_same_of_a_position_whatever_lies_far_from_it():
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
-    fitted = fit_activation_map(ActivationNetwork("shallow_cnn").eval(), [pixels])
+    fitted = ActivationMap(ActivationNetwork("shallow_cnn").eval(), [pixels])
     assert np.allclose(fitted(pixels)[128:192, 128:192], fitted(pixels[64:256, 64:256])[64:128, 64:128], atol=1e-4)
 
 
 def test_maps_of_pictures_side_by_side_are_those_of_one_after_another():
     torch.manual_seed(0)
     pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype(np.uint8)
-    fitted = fit_activation_map(ActivationNetwork("shallow_cnn").eval(), pictures[:2])
+    fitted = ActivationMap(ActivationNetwork("shallow_cnn").eval(), pictures[:2])
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(fitted, pictures))
     assert all((one == fitted(pixels)).all() for one, pixels in zip(together, pictures, strict=True))

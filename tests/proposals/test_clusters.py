@@ -10,10 +10,9 @@ import yaml
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.proposals.activation_map import (
-    PRESETS,
+    Clusters,
     ClusterSettings,
     MaskSettings,
-    fit_clusters,
     jet,
     mini_batch_k_means,
     nearest,
@@ -21,6 +20,10 @@ from muse_pipeline.proposals.activation_map import (
 )
 from muse_pipeline.proposals.otsu_mask import blend_stains
 
+PRESETS = {  # of the releases
+    "rel2022": ClusterSettings(features="jet", beta=0.5, n_clusters=3, foreground="green"),
+    "rel2023": ClusterSettings(features="jet", beta=1.0, n_clusters=3, foreground="dark"),
+}
 COLOURS = np.array([[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8)  # nuclei, eosin, glass
 
 
@@ -34,7 +37,7 @@ def toy():
 
 
 def fit(activation, pixels, stains, settings):
-    return fit_clusters(activation.ravel(), pixels.reshape(-1, 3), stains.reshape(-1, 2), settings)
+    return Clusters(activation.ravel(), pixels.reshape(-1, 3), stains.reshape(-1, 2), settings)
 
 
 def activation_of(truth, levels):

@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from muse_pipeline.models.activation import ActivationNetwork
-from muse_pipeline.proposals.activation_map import MaskSettings, clean, fit_pseudo_masker
+from muse_pipeline.proposals.activation_map import ActivationNetwork, MaskSettings, PseudoMasker, clean
 
 
 def draw_discs(radius=8, seed=0):
@@ -27,7 +26,7 @@ def network():
 
 @pytest.mark.parametrize("with_network", [True, False])
 def test_discs_are_found_in_pictures_that_the_fit_did_not_see(with_network):
-    masker = fit_pseudo_masker(network() if with_network else None, [draw_discs(seed=0)[0], draw_discs(seed=1)[0]], 0.5)
+    masker = PseudoMasker(network() if with_network else None, [draw_discs(seed=0)[0], draw_discs(seed=1)[0]], 0.5)
     pixels, truth = draw_discs(seed=2)
     mask = masker(pixels)
     assert mask.dtype == bool and 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
@@ -51,12 +50,12 @@ def test_background_in_one_crop_is_no_hole():
 
 def test_masks_that_cannot_be_nuclei_are_rejected():
     discs, full = draw_discs()[0], np.full((64, 64, 3), (95, 60, 140), np.uint8)
-    assert not fit_pseudo_masker(None, [discs], 0.5)(full).any()
-    assert fit_pseudo_masker(None, [discs], 0.5, settings=MaskSettings(max_share=1.0))(full).all()
+    assert not PseudoMasker(None, [discs], 0.5)(full).any()
+    assert PseudoMasker(None, [discs], 0.5, settings=MaskSettings(max_share=1.0))(full).all()
     pale = np.random.default_rng(0).normal(235, 4, (128, 128, 3)).clip(0, 255).astype(np.uint8)
     for min_density, is_found in ((0.3, False), (0.0, True)):
         settings = MaskSettings(min_area_um2=0, min_density=min_density, max_share=1.0)
-        assert fit_pseudo_masker(None, [pale], 0.5, settings=settings)(pale).any() == is_found
+        assert PseudoMasker(None, [pale], 0.5, settings=settings)(pale).any() == is_found
 
 
 def test_real_nuclei_without_a_label(shared_data):
@@ -65,6 +64,6 @@ def test_real_nuclei_without_a_label(shared_data):
     for name in ("train_1", "train_2", "train_3"):
         with Image.open(folder / f"images/{name}.png") as picture, Image.open(folder / f"instances/{name}.png") as mask:
             pixels, truth = np.asarray(picture.convert("RGB"))[::2, ::2], np.asarray(mask)[::2, ::2] > 0
-        mask = fit_pseudo_masker(network(), [pixels], 0.5)(pixels)
+        mask = PseudoMasker(network(), [pixels], 0.5)(pixels)
         shared, true, found = shared + (mask & truth).sum(), true + truth.sum(), found + mask.sum()
     assert 2 * shared / (true + found) > 0.75

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from muse_pipeline.evaluation.detection import RADIUS_UM, DetectionCounts, count_detections, match_points
+from muse_pipeline.evaluation.detection import RADIUS_UM, DetectionCounts, match_nuclei, match_points
 from muse_pipeline.inference.card import ColourReference, ModelCard
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
@@ -60,7 +60,7 @@ class Scorer:
         column, row = found.xy.astype(int).T
         judged = None if where is None else where[row, column]
         true = replace(true, frame=found.frame)
-        return count_detections(found, true, len(self.classes), self.predictor.card.mpp, judged)
+        return match_nuclei(found, true, len(self.classes), self.predictor.card.mpp, judged=judged).counts
 
     def total(self, images: Sequence[LabelledImage]) -> DetectionCounts:
         """Counts of all images together."""

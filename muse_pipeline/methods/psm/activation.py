@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, UnlabelledWindows, open_unlabelled
 from muse_pipeline.methods.detector.config import require_window
 from muse_pipeline.methods.psm.config import ActivationSettings
-from muse_pipeline.models.activation import ActivationNetwork
+from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs

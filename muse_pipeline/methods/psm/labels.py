@@ -28,7 +28,7 @@ from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.activation_map import PseudoMasker, fit_pseudo_masker
+from muse_pipeline.proposals.activation_map import PseudoMasker
 from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -79,15 +79,15 @@ class MasksStage(PreparedStage):
             crops = cut_crops(image, number, config.store_window_px, config.windows_per_store)
             if not crops:
                 continue
-            masker = self._fit([crop.pixels for crop in crops])
-            for crop in crops:
-                mask = masker(crop.pixels)
+            masker = self._fit([*crops.values()])
+            for name, pixels in crops.items():
+                mask = masker(pixels)
                 share = mask.mean()
                 if not 0 < share <= config.mask_settings.max_share:
-                    rejected.append(f"{crop.name} ({share:.0%} taken for nuclei)")
+                    rejected.append(f"{name} ({share:.0%} taken for nuclei)")
                     continue
-                write_png(folder / PICTURES / f"{crop.name}.png", crop.pixels)
-                write_png(folder / MASKS / f"{crop.name}.png", mask.astype(np.uint8) * 255)
+                write_png(folder / PICTURES / f"{name}.png", pixels)
+                write_png(folder / MASKS / f"{name}.png", mask.astype(np.uint8) * 255)
                 n_kept += 1
         if rejected:
             which = f"first {rejected[0]}"
@@ -104,7 +104,7 @@ class MasksStage(PreparedStage):
         stains, mpp = fit and fit.stains, self.config.mpp
         if self.activation is None:
             return fit_otsu(sample, mpp, stains)
-        return fit_pseudo_masker(load_activation(self.activation), sample, mpp, stains, self.config.mask_settings)
+        return PseudoMasker(load_activation(self.activation), sample, mpp, stains, self.config.mask_settings)
 
 
 def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -170,12 +170,6 @@ def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np
     found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
     found = found[np.argsort(found.score, kind="stable")]
     return replace(found, xy=found.xy - margin)
-
-
-def paint_nuclei(found: Nuclei, shape: tuple[int, int], mpp: float) -> np.ndarray:
-    """(h, w) int32 instances of nuclei from ``find_all``; the one of the highest score lies on top."""
-    rings = rays_to_rings(found.xy, found.rays, (mpp, mpp))
-    return drop_small_labels(rings_to_labels(rings, shape), FRAGMENT_UM2 / mpp**2)
 
 
 class LabelsStage(PreparedStage):
@@ -246,8 +240,10 @@ class FoundLabelsStage(PreparedStage):
         n_nuclei = n_pictures = 0
         for path in sorted((self.labels / IMAGES).glob("*.png")):
             pixels = read_rgb(path, f"delete {self.labels} to make it again")
-            found = paint_nuclei(find_all(predictor, reference, pixels), pixels.shape[:2], config.mpp)
-            n_here = write_found(folder, path.stem, pixels, found)
+            found = find_all(predictor, reference, pixels)
+            rings = rays_to_rings(found.xy, found.rays, (config.mpp, config.mpp))
+            instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
+            n_here = write_found(folder, path.stem, pixels, instances)
             n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
         if not n_nuclei:
             raise ConfigError(

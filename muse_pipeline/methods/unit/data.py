@@ -34,22 +34,6 @@ from muse_pipeline.training.run import Say, plain_settings
 from muse_pipeline.training.stages import PreparedStage
 
 
-class MaskWindows(NamedTuple):
-    """B windows and their nuclei, those just beyond the border included, padded to the fullest window.
-
-    Attributes:
-        pictures: (B, 3, S, S) float32, -1 to 1, in the colours of ``synthesis.masks``.
-        xy: (B, M, 2) float32 window px; padding lies at -1e6.
-        rays: (B, M, R) float32 um, to the inner edge of the contour, NaN for padding.
-        label: (B, M) int64, 0, and -1 for padding.
-    """
-
-    pictures: np.ndarray
-    xy: np.ndarray
-    rays: np.ndarray
-    label: np.ndarray
-
-
 class MaskDomain:
     """Draws windows of masks, turned and mirrored; one ``step`` always gives the same windows.
 
@@ -66,8 +50,8 @@ class MaskDomain:
         self.turned = _ray_permutations(n_rays)
         self._nuclei: dict[int, Nuclei] = {}
 
-    def __call__(self, step: int, batch: int) -> MaskWindows:
-        """The ``batch`` windows of a step, drawn independently of the other domain."""
+    def __call__(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The ``batch`` windows of a step and their nuclei, as in ``UnitBatch``."""
         rng = np.random.default_rng((self.seed, step))
         pictures, xy, rays = zip(*(self._draw(rng) for _ in range(batch)), strict=True)
         most = max(1, *map(len, xy))
@@ -77,7 +61,7 @@ class MaskDomain:
         for index, (centres, radii) in enumerate(zip(xy, rays, strict=True)):
             padded_xy[index, : len(centres)], padded_rays[index, : len(centres)] = centres, radii
             label[index, : len(centres)] = 0
-        return MaskWindows(np.stack(pictures), padded_xy, padded_rays, label)
+        return np.stack(pictures), padded_xy, padded_rays, label
 
     def nuclei(self, index: int) -> Nuclei:
         """The fills of a mask, measured at their first use: 10 ms for a mask of 320 px."""
@@ -210,27 +194,17 @@ def _is_wide(instances: np.ndarray) -> bool:
     return bool((same & (corner > 0)).any())
 
 
-@dataclass(frozen=True, eq=False)
 class Recoloured:
     """An image with other stains.
 
-    Attributes:
+    Args:
         image: a picture or a store.
         colour: (3, 4) map in optical density.
     """
 
-    image: Image
-    colour: np.ndarray
-
-    @property
-    def size_px(self) -> tuple[int, int]:
-        """Size of the image, (width, height)."""
-        return self.image.size_px
-
-    @property
-    def tissue(self) -> tuple[np.ndarray, float]:
-        """Tissue label of the image, as in ``Image``."""
-        return self.image.tissue
+    def __init__(self, image: Image, colour: np.ndarray):
+        self.image, self.colour = image, colour
+        self.size_px, self.tissue = image.size_px, image.tissue
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, recoloured."""
@@ -282,11 +256,13 @@ def has_tissue(window: np.ndarray) -> bool:
 class UnitBatch(NamedTuple):
     """Windows of both domains, drawn independently.
 
+    The nuclei of masks include those just beyond the border of a window, and are padded to the fullest window.
+
     Attributes:
-        masks: (B, 3, S, S) float, -1 to 1.
-        xy: (B, M, 2), as in ``masks.MaskWindows``.
-        rays: (B, M, R).
-        label: (B, M).
+        masks: (B, 3, S, S) float, -1 to 1, in the colours of ``synthesis.masks``.
+        xy: (B, M, 2) window px; padding lies at -1e6.
+        rays: (B, M, R) um, to the inner edge of the contour, NaN for padding.
+        label: (B, M) int64, 0, and -1 for padding.
         pictures: (B, 3, S, S) float, 0 to 255.
     """
 
@@ -342,8 +318,8 @@ class UnitData:
         with complete_file(folder) as partial:
             partial.mkdir()
             for number in chosen:
-                for piece in cut_crops(self.images[number], number, KEPT_PX, 1):
-                    write_png(partial / f"{piece.name}.png", piece.pixels[:KEPT_PX, :KEPT_PX])
+                for name, pixels in cut_crops(self.images[number], number, KEPT_PX, 1).items():
+                    write_png(partial / f"{name}.png", pixels[:KEPT_PX, :KEPT_PX])
 
 
 def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:

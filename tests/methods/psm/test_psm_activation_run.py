@@ -11,7 +11,7 @@ from PIL import Image
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage, load_activation
-from muse_pipeline.proposals.activation_map import fit_pseudo_masker
+from muse_pipeline.proposals.activation_map import PseudoMasker
 from muse_pipeline.training.run import Options
 from muse_pipeline.training.schedule import Schedule
 
@@ -44,7 +44,7 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(config, tmp_path):
 def test_the_checkpoint_makes_masks(config, tmp_path):
     path = ActivationStage(config, tmp_path / "run").run(CPU)
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    masker = fit_pseudo_masker(load_activation(path), [pixels], 0.5)
+    masker = PseudoMasker(load_activation(path), [pixels], 0.5)
     assert masker(pixels).shape == (64, 64) and masker.activation is not None
 
 

@@ -17,7 +17,7 @@ from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.psm.activation import ActivationStage
 from muse_pipeline.methods.psm.labels import MasksStage, read_pictures_and_masks, split_instances
 from muse_pipeline.methods.psm.run import PsmRecipe, activation_config, detector_config
-from muse_pipeline.models.activation import ActivationNetwork
+from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.run import RunFolder

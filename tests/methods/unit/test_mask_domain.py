@@ -26,18 +26,19 @@ def test_a_step_gives_one_batch_and_another_step_another(domain):
     first, again, other = domain(3, 4), domain(3, 4), domain(4, 4)
     for one, two in zip(first, again, strict=True):
         assert np.array_equal(one, two, equal_nan=True)
-    assert not np.array_equal(first.pictures, other.pictures)
-    assert first.pictures.shape == (4, 3, 64, 64) and first.pictures.dtype == np.float32
-    assert first.pictures.min() == -1 and first.pictures.max() == 1
+    pictures = first[0]
+    assert not np.array_equal(pictures, other[0])
+    assert pictures.shape == (4, 3, 64, 64) and pictures.dtype == np.float32
+    assert pictures.min() == -1 and pictures.max() == 1
 
 
 def test_padding_is_no_nucleus(domain):
-    windows = domain(0, 8)
-    real = windows.label >= 0
-    inside = ((windows.xy >= 0) & (windows.xy <= 64)).all(2)
-    assert ((windows.xy >= -8) & (windows.xy <= 64 + 8)).all(2)[real].all() and not inside[real].all()
-    assert np.isfinite(windows.rays[real]).all() and np.isnan(windows.rays[~real]).all()
-    assert (windows.xy[~real] == -1e6).all() and real.any(1).all()
+    _, xy, rays, label = domain(0, 8)
+    real = label >= 0
+    inside = ((xy >= 0) & (xy <= 64)).all(2)
+    assert ((xy >= -8) & (xy <= 64 + 8)).all(2)[real].all() and not inside[real].all()
+    assert np.isfinite(rays[real]).all() and np.isnan(rays[~real]).all()
+    assert (xy[~real] == -1e6).all() and real.any(1).all()
 
 
 @pytest.mark.parametrize("turn", range(8))
@@ -58,14 +59,13 @@ def test_the_8_turns_differ():
 
 def test_the_instance_guide_has_gradients_in_generator_and_reader(domain):
     torch.manual_seed(0)
-    windows = domain(0, 2)
+    pictures, xy, rays, label = map(torch.from_numpy, domain(0, 2))
     generator = CoModulatedGenerator(
         base=4, most=8, levels=2, noise_dim=4, style_dim=4, code_dim=4, mapping_layers=1, skip_stride=1, dropout=0.0
     )
     reader = MaskReader("muse_compact_16", N_RAYS, (4, 4))
-    rendered = generator(torch.from_numpy(windows.pictures), torch.randn(2, 4), torch.randn(2, 1, 64, 64))
-    label = (torch.from_numpy(values) for values in (windows.xy, windows.label, windows.rays))
-    labels = LabelledBatch(None, None, *label)
+    rendered = generator(pictures, torch.randn(2, 4), torch.randn(2, 1, 64, 64))
+    labels = LabelledBatch(None, None, xy, label, rays)
     DenseCriterion(MPP, torch.ones(1))(reader(rendered, torch.eye(3, 4)).nuclei, labels)["loss"].backward()
     for network in (generator, reader.backbone, reader.head):
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
@@ -79,5 +79,5 @@ def test_an_empty_window_is_a_window():
     domain = MaskDomain(
         [InstanceMask(np.pad(instances, (0, 64)), np.zeros(1, np.uint8))], mpp=MPP, window_px=32, n_rays=8, seed=0
     )
-    labels = np.concatenate([domain(step, 4).label.max(1) for step in range(5)])
+    labels = np.concatenate([domain(step, 4)[-1].max(1) for step in range(5)])
     assert (labels == -1).any()

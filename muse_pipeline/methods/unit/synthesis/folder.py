@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,11 +147,17 @@ def write_masks(
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
-    draw = partial(_draw_into, seed=seed, size_px=size_px, mpp=mpp, tissue=tissue)
     with complete_file(folder) as unfinished:
+
+        def draw(index: int) -> InstanceMask:
+            mask = synthesise_mask(index, seed, size_px, mpp, tissue)
+            words = [KINDS[kind] for kind in mask.kinds]
+            write_instances(unfinished, f"mask-{index:06}", None, mask.instances, words)
+            return mask
+
         unfinished.mkdir()
         first: list[InstanceMask] = []
-        for index, mask in enumerate(map_in_order(lambda i: draw(unfinished, i), range(n), threads)):
+        for index, mask in enumerate(map_in_order(draw, range(n), threads)):
             if index < SUMMARISED:
                 first.append(mask)
             progress(index + 1, n)
@@ -169,12 +174,6 @@ def write_masks(
         write_json(unfinished / SETTINGS, facts)
         write_png(unfinished / PAGE, _draw_examples(first, mpp, size_px))
     return facts
-
-
-def _draw_into(folder: Path, index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
-    mask = synthesise_mask(index, seed, size_px, mpp, tissue)
-    write_instances(folder, f"mask-{index:06}", None, mask.instances, [KINDS[kind] for kind in mask.kinds])
-    return mask
 
 
 def _draw_examples(masks: Sequence[InstanceMask], mpp: float, size_px: int) -> np.ndarray:
