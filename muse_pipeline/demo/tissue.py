@@ -48,10 +48,6 @@ class Cells:
         """The cells chosen by a mask or an index array."""
         return Cells(*(getattr(self, column.name)[index] for column in fields(self)))
 
-    def moved_to(self, xy_um: np.ndarray) -> Cells:
-        """The same cells at other positions."""
-        return replace(self, xy_um=xy_um)
-
 
 def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cells:
     """Propose far too many cells of every kind, then keep as many as possible without overlap.
@@ -232,7 +228,7 @@ def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float) ->
     cells = tissue.cells[(offset < size).all(1)]
     xy = offset[(offset < size).all(1)] + corner
     inside = island.inside_um(*(column[:, None].astype(np.float32) for column in xy.T), tissue.rag)[:, 0]
-    return cells.moved_to(xy)[inside > EDGE_UM]
+    return replace(cells, xy_um=xy)[inside > EDGE_UM]
 
 
 def true_nuclei(tissue: Tissue, window: Window) -> Nuclei:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+ALPHA = 2.0  # focusing exponent
+BETA = 4.0  # exponent of ``1 - target``; the higher, the lower the penalty of cells close to a centre
 
-def penalty_reduced_focal(
-    logit: Tensor, target: Tensor, weight: Tensor, alpha: float = 2.0, beta: float = 4.0
-) -> Tensor:
+
+def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Focal loss on a map of Gaussians: cells near a centre are punished less for firing.
 
     Args:
         logit: (B, 1, h, w).
         target: (B, 1, h, w) Gaussians in [0, 1], 1 exactly at the centre cells.
         weight: (B, 1, h, w), 0 where nothing is known.
-        alpha: focusing exponent.
-        beta: exponent of ``1 - target``; the higher, the lower the penalty of cells close to a centre.
 
     Returns:
         Scalar, divided by the number of centres (at least 1).
@@ -24,6 +23,6 @@ def penalty_reduced_focal(
     prob = logit.sigmoid()
     positive = (target >= 1).to(logit.dtype) * weight
     negative = (target < 1).to(logit.dtype) * weight
-    hit = positive * (1 - prob) ** alpha * logsigmoid(logit)
-    miss = negative * (1 - target) ** beta * prob**alpha * logsigmoid(-logit)
+    hit = positive * (1 - prob) ** ALPHA * logsigmoid(logit)
+    miss = negative * (1 - target) ** BETA * prob**ALPHA * logsigmoid(-logit)
     return -(hit.sum() + miss.sum()) / positive.sum().clamp(min=1)

@@ -29,16 +29,15 @@ def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def variance(branches: Sequence[Tensor], known: Sequence[Tensor], gamma: float = 1.0) -> Tensor:
-    """Sum over branches of the mean hinge by which the standard deviation of a dimension falls short of ``gamma``.
+def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+    """Sum over branches of the mean hinge by which the standard deviation of a dimension falls short of 1.
 
     Args:
         branches: n of (N, D).
         known: n of (N,) bool, as in ``invariance``.
-        gamma: standard deviation above which a dimension has no loss.
     """
     deviations = [(covariance_matrix(rows[has]).diagonal() + EPSILON).sqrt() for rows, has in _pairs(branches, known)]
-    return torch.stack([torch.relu(gamma - one).mean() for one in deviations]).sum()
+    return torch.stack([torch.relu(1 - one).mean() for one in deviations]).sum()
 
 
 def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:

@@ -118,15 +118,14 @@ class PointHead(NucleusHead):
         in_channels: D of the dense map.
         n_classes: C.
         n_rays: R.
-        hidden: width of each perceptron.
-        dropout: share of its hidden values that are dropped in training.
     """
 
-    def __init__(self, in_channels: int, n_classes: int, n_rays: int, hidden: int = 256, dropout: float = 0.1):
+    def __init__(self, in_channels: int, n_classes: int, n_rays: int):
         super().__init__()
         self.sizes = (n_classes, n_rays)
 
         def perceptron(out_channels: int) -> nn.Sequential:
+            hidden, dropout = 256, 0.1
             last = nn.Conv2d(hidden, out_channels, 1)
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)

@@ -18,7 +18,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class MuseBackbone(Backbone):
+class ImageNetBackbone(Backbone):
+    """A backbone that reads RGB, normalised with the means and deviations of ImageNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
+        """RGB after the slide's colour map, normalised."""
+        return (recoloured(pixels, colour) / 255.0 - self.mean) / self.std
+
+
+class MuseBackbone(ImageNetBackbone):
     """Encoder and decoder under the contract of every backbone.
 
     Args:
@@ -44,12 +57,6 @@ class MuseBackbone(Backbone):
         self.decoder = decoder
         self.channels, self.image_channels, self.stride_px = decoder.out_channels, image_channels, stride_px
         self.stage_sizes = tuple(stage_sizes)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
-
-    def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """RGB after the slide's colour map, normalised with the means and deviations of ImageNet."""
-        return (recoloured(pixels, colour) / 255.0 - self.mean) / self.std
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W), normalised -> features."""

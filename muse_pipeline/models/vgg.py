@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, Stage, conv_norm, recoloured
-from muse_pipeline.models.muse import IMAGENET_MEAN, IMAGENET_STD
+from muse_pipeline.models.base import Features, Stage, conv_norm
+from muse_pipeline.models.muse import ImageNetBackbone
 
 WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 
 
-class Vgg16Stages(Backbone):
+class Vgg16Stages(ImageNetBackbone):
     """Convolutions of 3x3 with batch norm and ReLU, a max-pool after each stage.
 
     The dense map is the second stage, at stride 4; the image vector is the mean of the third.
@@ -35,12 +34,6 @@ class Vgg16Stages(Backbone):
         self.blocks = nn.ModuleList(blocks)
         self.channels, self.image_channels, self.stride_px = WIDTHS[1], WIDTHS[2], 8
         self.stage_sizes = tuple(Stage(2 ** (index + 1), width) for index, width in enumerate(WIDTHS))
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
-
-    def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """RGB after the slide's colour map, normalised with the means and deviations of ImageNet."""
-        return (recoloured(pixels, colour) / 255.0 - self.mean) / self.std
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W), normalised -> features."""

@@ -6,7 +6,7 @@ Both stains have the density of nuclei in common, which is read at any positions
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.slides.base import WHITE
+from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.tissue.stain import DENSITY
 
 CLEAR = 0.1  # of correlation, by which the best position in a tile exceeds every other
@@ -22,21 +23,6 @@ OTHER_POSITION_UM = 8.0  # further from the best position than this is another o
 FLAT = 0.02  # optical density; a tile that varies less shows no nuclei
 COVERED = 0.25  # of a tile, by tissue, so that a transform is fitted to it
 MIN_SEEN = 0.8  # part of a tile that lies on the partner
-
-
-class PixelReader(Protocol):
-    """A slide at one resolution, such as ``AreaReader``.
-
-    Attributes:
-        size_px: (width, height).
-        mpp: um per pixel, a number or (x, y).
-    """
-
-    size_px: tuple[int, int]
-    mpp: float | np.ndarray
-
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of a rectangle that lies within ``size_px``."""
 
 
 class Picture:
@@ -52,7 +38,7 @@ class Picture:
         return self.size_px * self.mpp
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of a rectangle, as in ``PixelReader``."""
+        """(h, w, 3) uint8 of a rectangle that lies within ``size_px``."""
         return self._pixels[xy[1] : xy[1] + size[1], xy[0] : xy[0] + size[0]]
 
     def shrunk(self, target_um: float) -> Picture:
@@ -60,6 +46,9 @@ class Picture:
         size = np.maximum(np.round(self.size_um / target_um), 1).astype(int)
         pixels = cv2.resize(self._pixels, size.tolist(), interpolation=cv2.INTER_AREA)
         return Picture(pixels, self.size_um / size)
+
+
+PixelReader = AreaReader | Picture  # a slide at one resolution
 
 
 def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.ndarray:

@@ -64,32 +64,14 @@ class Pair:
             return self.low.picture.shrunk(um), self.partner_low.picture.shrunk(um)
         return AreaReader(self.slide, self.info, um), AreaReader(self.partner, self.partner_info, um)
 
-    def lattice(self, power: Power, most: int = MOST_TILES) -> np.ndarray:
-        """(N, 2) um, centres of tiles on the slide's tissue."""
-        return lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
-
     def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> Matches:
         """Compare up to ``most`` tiles spread over the tissue."""
-        return self.match_at(transform, power, self.lattice(power, most))
+        centre_um = lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
+        return self.match_at(transform, power, centre_um)
 
     def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> Matches:
         """Compare the tiles around ``centre_um`` (N, 2)."""
         return match_tiles(*self.readers(power.um), transform, centre_um, power, self.threads)
-
-
-@dataclass(frozen=True, eq=False)
-class Refined:
-    """The result of ``refine``.
-
-    Attributes:
-        affine: the best transform without a bend.
-        transform: the best transform.
-        power: finest resolution at which tiles could be compared.
-    """
-
-    affine: Transform
-    transform: Transform
-    power: Power
 
 
 def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | None:
@@ -115,8 +97,12 @@ def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
     return transform, part
 
 
-def refine(pair: Pair, start: Transform) -> Refined:
-    """Fit matrix and bend at increasing power, as long as tiles of the two stains can be compared."""
+def refine(pair: Pair, start: Transform) -> tuple[Transform, Transform, Power]:
+    """Fit matrix and bend at increasing power, as long as tiles of the two stains can be compared.
+
+    Returns:
+        The best transform without a bend, the best one, and the finest resolution at which tiles could be compared.
+    """
     affine = transform = start
     reached = HIGH_POWERS[0]
     for power in HIGH_POWERS:
@@ -128,7 +114,7 @@ def refine(pair: Pair, start: Transform) -> Refined:
             break
         affine, reached = fitted[0], power
         transform = fit_bend(matches, transform, affine, pair.low.picture.size_um)
-    return Refined(affine, transform, reached)
+    return affine, transform, reached
 
 
 def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:

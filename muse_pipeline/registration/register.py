@@ -102,26 +102,19 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
     Raises:
         RegistrationError: the partner does not fit.
     """
-    starts = [start] if start else search(pair)
+    starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
     placed = choose_placement(pair, starts)
     if placed is None:
         raise RegistrationError(_misfit(pair, start))
-    refined = refine(pair, placed)
-    tiles = measure_tiles(pair, refined.transform, refined.power, limit_um)
+    affine, transform, power = refine(pair, placed)
+    tiles = measure_tiles(pair, transform, power, limit_um)
     if tiles.is_kept.sum() < MIN_KEPT * max(tiles.is_seen.sum(), 1):
         raise RegistrationError(
             f"{pair.partner_info.path}: only {tiles.is_kept.sum()} of {tiles.is_seen.sum()} tiles lie within "
             f"{limit_um:g} um of slide '{pair.info.slide_id}'; it may be another section; raise --max-residual "
             "or leave it out"
         )
-    return Registration(
-        pair.info, pair.partner_info, starts[0], refined.affine, refined.transform, refined.power, tiles
-    )
-
-
-def search(pair: Pair) -> list[Transform]:
-    """The likeliest placements of the partner, the best first."""
-    return [placement.transform for placement in find_placements(pair.low, pair.partner_low, pair.threads)]
+    return Registration(pair.info, pair.partner_info, starts[0], affine, transform, power, tiles)
 
 
 def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: SlideInfo, threads: int = 1) -> Pair:

@@ -61,13 +61,13 @@ class Placement:
     score: float
 
 
-def find_placements(slide: LowPower, partner: LowPower, threads: int = 1) -> list[Placement]:
+def find_placements(slide: LowPower, partner: LowPower, threads: int = 1) -> list[Transform]:
     """The likeliest placements of the partner, the best first."""
     search = _Search(slide, partner)
     turns = product(np.arange(-180, 180, STEP_DEGREES), (False, True))
     tried = list(map_in_order(lambda turn: search.correlate(*turn, 1.0), turns, threads))
     chosen = map_in_order(search.refine, islice(_best_apart(tried), N_PLACEMENTS), threads)
-    return sorted(chosen, key=lambda placement: -placement.score)
+    return [placement.transform for placement in sorted(chosen, key=lambda placement: -placement.score)]
 
 
 class _Search:

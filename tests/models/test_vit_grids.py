@@ -6,7 +6,7 @@ import torch
 
 from muse_pipeline.models.muse_resnet import ResNet50
 from muse_pipeline.models.muse_vit import MuseVit
-from muse_pipeline.models.vit import VisionTransformer, resample_positions, square_grid
+from muse_pipeline.models.vit import VisionTransformer, resample_positions
 
 
 def make_table(grid, dim=3):
@@ -53,12 +53,6 @@ def test_at_its_own_grid_the_last_token_drifts_and_a_table_of_its_own_is_left_al
     encoder = VisionTransformer(16, 2, grid=14)
     assert encoder.positions((14, 14)) is encoder.pos_embed
     assert not torch.allclose(resample_positions(encoder.pos_embed, (14, 14)), encoder.pos_embed, atol=1e-4)
-
-
-@pytest.mark.parametrize("patches", [0, 2, 15])
-def test_a_table_without_a_square_grid_is_rejected(patches):
-    with pytest.raises(ValueError, match=f"{patches} positions make no square grid"):
-        square_grid(torch.zeros(1, 1 + patches, 4))
 
 
 def test_as_many_patches_in_another_shape_are_another_grid():
