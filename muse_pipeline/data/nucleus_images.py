@@ -88,6 +88,9 @@ class NucleusSource:
 class NucleusImage:
     """An image with positions of nuclei; pixels and positions are only read when they are used.
 
+    Of either kind, ``nuclei`` is the ``NucleusIndex`` of its nuclei, and ``read`` gives pixels as in
+    ``data.unlabelled.Image``.
+
     Attributes:
         name: name of the picture, or id of the slide.
         patient: patient of the image.
@@ -104,15 +107,6 @@ class NucleusImage:
     stain: MacenkoFit | None
     weight: float
 
-    @property
-    def nuclei(self) -> NucleusIndex:
-        """Positions of its nuclei."""
-        raise NotImplementedError
-
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of ``size`` = (width, height) px whose corner is at ``xy``, which may lie outside."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True, eq=False)
 class NucleusPicture(NucleusImage):
@@ -120,19 +114,14 @@ class NucleusPicture(NucleusImage):
 
     Attributes:
         pixels: (h, w, 3) uint8.
-        index: index of its nuclei.
+        nuclei: index of its nuclei.
     """
 
     pixels: np.ndarray
-    index: NucleusIndex
-
-    @property
-    def nuclei(self) -> NucleusIndex:
-        """Positions of its nuclei."""
-        return self.index
+    nuclei: NucleusIndex
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 as in ``NucleusImage.read``, mirrored beyond the border."""
+        """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
         return Picture(self.pixels).read(xy, size)
 
 
@@ -154,7 +143,7 @@ class NucleusSlide(NucleusImage):
         return NucleusIndex.open(self.folder, self.size_px, self.mpp)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 as in ``NucleusImage.read``, from the store."""
+        """(h, w, 3) uint8 as in ``Image.read``, from the store."""
         return self.store.read(xy, size)
 
 

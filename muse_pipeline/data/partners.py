@@ -116,19 +116,8 @@ class PartnerStore(PicturePartner):
         return self.store.in_tissue(xy)
 
 
-@dataclass(frozen=True, eq=False)
-class PartnerPicture(PicturePartner):
-    """A picture beside an H&E picture; both are mirrored beyond their border.
-
-    Attributes:
-        pixels: (h, w, 3) uint8.
-    """
-
-    pixels: np.ndarray
-
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 as in ``PicturePartner.read``, mirrored beyond the border."""
-        return Picture(self.pixels).read(xy, size)
+class PartnerPicture(Picture, PicturePartner):
+    """A picture beside an H&E picture; both are mirrored beyond their border."""
 
 
 N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # of drawn outlines; radius of a point; farthest end of a ray
@@ -240,7 +229,9 @@ def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNucl
     path = location if is_slide else _file_of(location, image.name, (*GEOJSON_SUFFIXES, *PICTURE_SUFFIXES, ".npy"))
     if path is None:
         return None
-    kept = folder / _key(path, f"outlines {image.mpp} {image.size_px}")
+    if not path.is_file():
+        raise NucleiError(f"{path}: no such file; correct `partner` in the config")
+    kept = folder / cache_name(path, f"outlines {image.mpp} {image.size_px}")
     if not kept.is_dir():
         xy, rays = _read_outlines(path, image)
         inside = ((xy >= 0) & (xy < image.size_px)).all(1)
@@ -285,10 +276,3 @@ def _file_of(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
 
 def _size(size_px: Sequence[int]) -> str:
     return f"{size_px[0]} x {size_px[1]}"
-
-
-def _key(path: Path, how: str) -> str:
-    """Name of the cached form of a file (``core.files.cache_name``)."""
-    if not path.is_file():
-        raise NucleiError(f"{path}: no such file; correct `partner` in the config")
-    return cache_name(path, how)

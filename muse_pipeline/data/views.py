@@ -183,14 +183,8 @@ class ViewSampler:
 
     def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
         """A global view that holds ``pivot``, a tenth of its side or more from its border."""
-        return self._view(
-            image,
-            pivot,
-            PIVOT_MARGIN + (1 - 2 * PIVOT_MARGIN) * generator.random(2),
-            mpp,
-            self.settings.global_px,
-            generator,
-        )
+        at = PIVOT_MARGIN + (1 - 2 * PIVOT_MARGIN) * generator.random(2)
+        return self._view(image, pivot, at, mpp, self.settings.global_px, generator)
 
     def _near(self, image: NucleusImage, nucleus: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
         """A local view whose centre is within a quarter of its side of ``nucleus``."""

@@ -106,22 +106,6 @@ def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> 
     return shares
 
 
-def read_areas(
-    source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int, context_px: int
-) -> Iterator[LabelledImage]:
-    """Every picture, and every area of every slide, of a source, with the nuclei that its detector finds.
-
-    Raises:
-        LabelError: as in ``labels.read.read_labelled_images``; areas of different classes overlap.
-        ModelError: there is no such detector.
-    """
-    labeller = AreaLabeller(source, classes, mpp, n_rays)
-    if source.images is None:
-        yield from labeller.read_slides(context_px)
-    else:
-        yield from labeller.read_pictures()
-
-
 class AreaLabeller:
     """Labels nuclei by the areas of a source.
 
@@ -130,6 +114,9 @@ class AreaLabeller:
         classes: names of the model's classes.
         mpp: um per pixel of the model.
         n_rays: number of rays per nucleus, all unknown.
+
+    Raises:
+        ModelError: there is no such detector.
     """
 
     def __init__(self, source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int):
@@ -137,7 +124,15 @@ class AreaLabeller:
         self.predictor = Predictor(find_model(str(source.detector)))
         self.predictor.refiner = None  # its outlines are not used
 
-    def read_pictures(self) -> Iterator[LabelledImage]:
+    def read(self, context_px: int) -> Iterator[LabelledImage]:
+        """Every picture, or every area of every slide, with the nuclei that the detector finds.
+
+        Raises:
+            LabelError: as in ``labels.read.read_labelled_images``; areas of different classes overlap.
+        """
+        return self._read_pictures() if self.source.images else self._read_slides(context_px)
+
+    def _read_pictures(self) -> Iterator[LabelledImage]:
         """The pictures, resampled to the model's mpp; those that are coarser are enlarged."""
         source = self.source
         files = LabelFiles(source.labels, [path.stem for path in all_pictures(source)], SUFFIXES[source.format])
@@ -155,7 +150,7 @@ class AreaLabeller:
             region = fill_polygon(shapely.union_all(areas.shape), (0, 0), size_px)
             yield self.image(path.stem, resampled, nuclei, stain, region, source.patient_of(path.stem), areas, owner)
 
-    def read_slides(self, context_px: int) -> Iterator[LabelledImage]:
+    def _read_slides(self, context_px: int) -> Iterator[LabelledImage]:
         """The areas of the slides, each with tissue around it."""
         rows = list_slides(self.source)
         files = LabelFiles(self.source.labels, [row.slide_id for row in rows], frozenset(GEOJSON_SUFFIXES))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.labels.areas import read_areas
+from muse_pipeline.labels.areas import AreaLabeller
 from muse_pipeline.labels.datasets import all_samples, choose_samples, patient_of, read_dataset
 from muse_pipeline.labels.pictures import LabelledImage, read_pictures
 from muse_pipeline.labels.slides import choose_slides, list_slides, read_slides
@@ -43,7 +43,7 @@ def read_labelled_images(
         if source.is_dataset:
             of_source = list(read_dataset(source, classes, mpp, n_rays))
         elif source.format == "areas":
-            of_source = list(read_areas(source, classes, mpp, n_rays, context_px))
+            of_source = list(AreaLabeller(source, classes, mpp, n_rays).read(context_px))
         elif source.images is not None:
             of_source = list(read_pictures(source, classes, mpp, n_rays))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,24 +35,12 @@ from muse_pipeline.tissue.stain import MacenkoFit
 SLIDE, NUCLEI = "muse slide", "muse nuclei"  # in the metadata of a region drawn in the viewer (page/teach.js)
 
 
-@dataclass(frozen=True)
-class CorrectedResult:
-    """The slides and results on which the corrections of a file were made.
-
-    Attributes:
-        fingerprints: checksums of the slides.
-        checksums: checksums of the tables of nuclei (``footer_checksum``).
-    """
-
-    fingerprints: frozenset[str]
-    checksums: frozenset[str]
-
-
-def read_corrected_result(path: Path) -> CorrectedResult | None:
-    """The slides and results on which the regions of a GeoJSON file were drawn; None for a file not from the viewer.
+def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
+    """True if the regions of a GeoJSON file were drawn in the viewer, on nuclei that they correct.
 
     Raises:
-        LabelError: the file cannot be read.
+        LabelError: the file cannot be read, or is of another slide, or of nuclei that were replaced since in the folder
+            ``results``, if one is given.
     """
     try:
         metadata = [properties_of(each).get("metadata") for each in iterate_features(path) if isinstance(each, dict)]
@@ -60,32 +48,22 @@ def read_corrected_result(path: Path) -> CorrectedResult | None:
         raise LabelError(str(error)) from error
     found = [each for each in metadata if isinstance(each, dict) and SLIDE in each and NUCLEI in each]
     if not found:
-        return None
-    return CorrectedResult(
-        frozenset(str(each[SLIDE]) for each in found), frozenset(str(each[NUCLEI]) for each in found)
-    )
-
-
-def require_current(path: Path, corrected: CorrectedResult, info: SlideInfo, results: Path | None) -> None:
-    """Require that corrections belong to a slide, and to its nuclei in the folder ``results`` if given.
-
-    Raises:
-        LabelError: they were made on another slide, or on nuclei that were replaced since.
-    """
-    if corrected.fingerprints != {info.fingerprint}:
+        return False
+    if {str(each[SLIDE]) for each in found} != {info.fingerprint}:
         raise LabelError(
             f"{path}: comes from the viewer of another slide than '{info.slide_id}'; name it by its own slide_id"
         )
     if results is None:
-        return
+        return True
     nuclei = SlideFiles(results / info.slide_id).nuclei
     if not nuclei.is_file():
         raise LabelError(f"{nuclei}: no such file; `results` must be the output folder of the run that was corrected")
-    if corrected.checksums != {footer_checksum(nuclei)}:
+    if {str(each[NUCLEI]) for each in found} != {footer_checksum(nuclei)}:
         raise LabelError(
             f"{path}: corrects an older result of slide '{info.slide_id}' than {nuclei}; correct the new one, or leave "
             "`results` out to train on the older corrections all the same"
         )
+    return True
 
 
 OUTLINE_MARGIN_UM = 30.0  # of picture around a region's nuclei, for outlines that grow over its border
@@ -172,9 +150,7 @@ def _read(
     offset = qupath_offset_px(info.bounds)
     if source.format == "geojson":
         annotations = read_annotated(path, source, classes, Frame.LEVEL0, info.mpp, n_rays, offset)
-        if corrected := read_corrected_result(path):
-            require_current(path, corrected, info, source.results)
-            annotations = replace(annotations, made_in_viewer=True)
+        annotations = replace(annotations, made_in_viewer=is_from_viewer(path, info, source.results))
     else:
         annotations = read_text(path, source, classes, Frame.LEVEL0, n_rays)
     annotations.require_within(info.size_px, f"slide '{info.slide_id}'")

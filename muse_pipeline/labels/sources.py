@@ -89,40 +89,28 @@ class LabelSource:
 
     def __post_init__(self) -> None:
         known = [*FORMATS, *LAYOUTS.names()]
-        empty = [word for word, names in self.class_map.items() if names is not None and not names]
-        superfluous = [name for name in BESIDE_LABELS if self.is_dataset and getattr(self, name) is not None]
-        problems = (
-            (
-                self.format not in known,
-                f"label format '{self.format}' is unknown; use {', '.join(map(repr, known[:-1]))} or '{known[-1]}'",
-            ),
-            (
-                not self.is_dataset and (self.images is None) == (self.slides is None),
-                f"{self.labels}: give either `images` or `slides` for these labels",
-            ),
-            (
-                bool(superfluous),
+        if self.format not in known:
+            listed = f"{', '.join(map(repr, known[:-1]))} or '{known[-1]}'"
+            raise LabelError(f"label format '{self.format}' is unknown; use {listed}")
+        if not self.is_dataset and (self.images is None) == (self.slides is None):
+            raise LabelError(f"{self.labels}: give either `images` or `slides` for these labels")
+        if superfluous := [name for name in BESIDE_LABELS if self.is_dataset and getattr(self, name) is not None]:
+            raise LabelError(
                 f"{self.labels}: format '{self.format}' takes only `labels`, the folder of the dataset; remove "
-                f"`{next(iter(superfluous), '')}` from this source",
-            ),
-            (
-                bool(empty),
-                f"{self.labels}: class_map gives '{next(iter(empty), '')}' no class that a nucleus could have; name "
-                "one, or null to leave it out",
-            ),
-            (
-                self.diameter_um is not None and (self.format != "instances" or self.mpp is not None),
+                f"`{superfluous[0]}` from this source"
+            )
+        if empty := [word for word, names in self.class_map.items() if names is not None and not names]:
+            raise LabelError(
+                f"{self.labels}: class_map gives '{empty[0]}' no class that a nucleus could have; name one, or null to "
+                "leave it out"
+            )
+        if self.diameter_um is not None and (self.format != "instances" or self.mpp is not None):
+            raise LabelError(
                 f"{self.location}: diameter_um replaces mpp where label masks have the sizes of nuclei; give one "
-                "of both, and diameter_um with instances only",
-            ),
-            (
-                self.format in MASK_FORMATS and self.images is None,
-                f"{self.slides}: label masks go with pictures, not with slides; use geojson",
-            ),
-        )
-        for wrong, sentence in problems:
-            if wrong:
-                raise LabelError(sentence)
+                "of both, and diameter_um with instances only"
+            )
+        if self.format in MASK_FORMATS and self.images is None:
+            raise LabelError(f"{self.slides}: label masks go with pictures, not with slides; use geojson")
         require_patient_rule(self.patient, self.location)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,41 +23,38 @@ MIN_SHARE_GROWN = 0.5
 LISTED = 24  # patients with a line of their own; more of them hide the warnings
 
 
-@dataclass(frozen=True, eq=False)
 class LabelSummary:
-    """Counts of P pictures.
+    """The nuclei of P pictures by class, and doubts about the size of their outlines.
+
+    Args:
+        images: the pictures.
+        classes: names of the C classes.
 
     Attributes:
-        classes: names of the C classes.
-        pictures: (P,) names of the pictures.
-        patients: (P,) patient of each picture.
         counts: (P, C + 1) number of nuclei of each class; those of unknown class in the last column.
-        left_out: (P,) number of nuclei of each label file outside every region, which are not in ``counts``; those of a
-            slide with its first region.
         areas: sentences about class areas, one per class or set of classes.
         warnings: sentences about possible faults.
     """
 
-    classes: tuple[str, ...]
-    pictures: tuple[str, ...]
-    patients: tuple[str, ...]
-    counts: np.ndarray
-    left_out: tuple[int, ...]
-    areas: tuple[str, ...]
-    warnings: tuple[str, ...]
+    def __init__(self, images: Sequence[LabelledImage], classes: tuple[str, ...]):
+        self.images, self.columns = images, (*classes, "unknown")
+        n = len(self.columns)
+        self.counts = np.stack([np.bincount(image.nuclei.label % n, minlength=n) for image in images])
+        self.areas = tuple(_describe_areas(images))
+        self.warnings = (*_doubts_about_scale(images), *_what_was_left_out(images))
 
     def text(self) -> str:
         """A line per patient, of the first ``LISTED`` and of all others together, a total, areas and warnings."""
         of_patient = defaultdict(list)
-        for index, patient in enumerate(self.patients):
-            of_patient[patient].append(index)
+        for index, image in enumerate(self.images):
+            of_patient[image.patient].append(index)
         groups = sorted(of_patient.items())
         if len(groups) > LISTED + 1:
             others = [index for _, of in groups[LISTED:] for index in of]
             groups[LISTED:] = [(f"{len(groups) - LISTED} others", others)]
         rows = [["patient", "pictures", *self.columns]]
         rows += [[name, len(of), *self.counts[of].sum(0)] for name, of in groups]
-        rows += [[count_noun(len(of_patient), "patient"), len(self.pictures), *self.counts.sum(0)]]
+        rows += [[count_noun(len(of_patient), "patient"), len(self.images), *self.counts.sum(0)]]
         width = max(len(str(row[0])) for row in rows)
         lines = ["  ".join([f"{row[0]:<{width}}", *(_right(cell) for cell in row[1:])]) for row in rows]
         return "\n".join([*lines, *self.areas, *(f"warning: {warning}" for warning in self.warnings)])
@@ -66,29 +62,11 @@ class LabelSummary:
     def write(self, path: Path) -> None:
         """Write a TSV with a row per picture."""
         rows = [["picture", "patient", *self.columns, "left out"]]
-        rows += [list(row) for row in zip(self.pictures, self.patients, *self.counts.T, self.left_out, strict=True)]
+        for image, counts in zip(self.images, self.counts, strict=True):
+            rows.append([image.name, image.patient, *counts, image.n_left_out])
         text = "\n".join("\t".join(map(str, row)) for row in rows) + "\n"
         with complete_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns of ``counts``."""
-        return (*self.classes, "unknown")
-
-
-def summarise_labels(images: Sequence[LabelledImage], classes: tuple[str, ...]) -> LabelSummary:
-    """Count the nuclei of every picture by class, and look at the size of their outlines."""
-    counts = [np.bincount(image.nuclei.label % (len(classes) + 1), minlength=len(classes) + 1) for image in images]
-    return LabelSummary(
-        classes,
-        tuple(image.name for image in images),
-        tuple(image.patient for image in images),
-        np.stack(counts),
-        tuple(image.n_left_out for image in images),
-        tuple(_describe_areas(images)),
-        (*_doubts_about_scale(images), *_what_was_left_out(images)),
-    )
 
 
 def check_leaks(

@@ -19,7 +19,7 @@ from muse_pipeline.labels import areas as module
 from muse_pipeline.labels.areas import expected_shares
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.labels.statistics import class_weights, summarise_labels
+from muse_pipeline.labels.statistics import LabelSummary, class_weights
 from muse_pipeline.methods.detector.criterion import DenseCriterion, class_error
 from muse_pipeline.methods.detector.distillation import DistillationTerm
 from muse_pipeline.methods.detector.validation import count_area_classes
@@ -111,12 +111,12 @@ def test_areas_of_a_slide_and_its_windows(tmp_path):
     images = read_labelled_images([source], CLASSES, 0.5, 8, 256)
     inside = ((xy > (84, 84)) & (xy < (376, 516))).all(1).sum() + ((xy > (504, 84)) & (xy < (796, 516))).all(1).sum()
     assert len(images) > 2 and sum(len(image.nuclei) for image in images) == inside
-    (dark, others) = summarise_labels(images, CLASSES).areas
+    (dark, others) = LabelSummary(images, CLASSES).areas
     assert dark.startswith("Dark: ") and "in 1 area (" in dark and others.startswith("Pale or Red: ")
 
 
 def test_the_summary_counts_nuclei_by_class_and_area(tmp_path):
-    summary = summarise_labels(read(make(tmp_path, TWO_AREAS)), CLASSES)
+    summary = LabelSummary(read(make(tmp_path, TWO_AREAS)), CLASSES)
     assert summary.areas == (
         "Dark: 8 nuclei in 1 area (8 to 8 per area, median 8)",
         "Pale or Red: 12 nuclei in 1 area (12 to 12 per area, median 12)",

@@ -7,7 +7,7 @@ import pytest
 from drawn_labels import CLASSES, make_source, read
 
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.labels.statistics import check_leaks, summarise_labels
+from muse_pipeline.labels.statistics import LabelSummary, check_leaks
 
 TEXT = "20 20 Dark\n60 20 Pale\n100 20 Dark\n60 60 none\n"
 CLASS_MAP = {"Dark": "Dark", "Pale": "Pale", "none": None}
@@ -20,10 +20,10 @@ def image(tmp_path_factory):
 
 def test_many_patients_share_a_line(image):
     pictures = [replace(image, name=f"{i:02}", patient=f"{i:02}") for i in range(30)]
-    lines = [line.split() for line in summarise_labels(pictures, CLASSES).text().splitlines()]
+    lines = [line.split() for line in LabelSummary(pictures, CLASSES).text().splitlines()]
     assert [line[0] for line in lines] == ["patient", *(f"{i:02}" for i in range(24)), "6", "30"]
     assert lines[-2:] == [["6", "others", "6", "12", "6", "6"], ["30", "patients", "30", "60", "30", "30"]]
-    lines = summarise_labels(pictures[:25], CLASSES).text().splitlines()
+    lines = LabelSummary(pictures[:25], CLASSES).text().splitlines()
     assert lines[-2].split()[0] == "24"  # a line for others would be no shorter
 
 
@@ -33,7 +33,7 @@ def test_counts_by_picture_and_patient(image, tmp_path):
         replace(image, name="Q", n_left_out=7),
         replace(image, name="R", patient="other", nuclei=image.nuclei[:1]),
     ]
-    summary = summarise_labels(pictures, CLASSES)
+    summary = LabelSummary(pictures, CLASSES)
     assert summary.counts.tolist() == [[2, 1, 1], [2, 1, 1], [1, 0, 0]]
     *table, warning = summary.text().splitlines()
     assert [line.split() for line in table] == [
@@ -44,7 +44,7 @@ def test_counts_by_picture_and_patient(image, tmp_path):
     ]
     assert warning.endswith("7 nuclei lie outside the annotated regions and were left out")
     summary.write(tmp_path / "labels.tsv")
-    assert summarise_labels(pictures[:1], CLASSES).text().splitlines()[-1].startswith("1 patient ")
+    assert LabelSummary(pictures[:1], CLASSES).text().splitlines()[-1].startswith("1 patient ")
     lines = (tmp_path / "labels.tsv").read_text().splitlines()
     assert lines[0] == "picture\tpatient\tDark\tPale\tunknown\tleft out"
     assert lines[2:] == ["Q\tP\t2\t1\t1\t7", "R\tother\t1\t0\t0\t0"]
@@ -53,7 +53,7 @@ def test_counts_by_picture_and_patient(image, tmp_path):
 def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
     def warnings(factor):
         rays = image.nuclei.rays * np.float32(factor)
-        return summarise_labels([replace(image, nuclei=replace(image.nuclei, rays=rays))], CLASSES).warnings
+        return LabelSummary([replace(image, nuclei=replace(image.nuclei, rays=rays))], CLASSES).warnings
 
     assert warnings(1) == ()
     assert "median radius of 0.9" in warnings(0.3)[0]
@@ -65,7 +65,7 @@ def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
 def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):
     def warnings(factor):
         nuclei = replace(image.nuclei, rays=image.nuclei.rays * np.float32(factor))
-        return summarise_labels([replace(image, nuclei=nuclei, stated_mpp=None)], CLASSES).warnings
+        return LabelSummary([replace(image, nuclei=nuclei, stated_mpp=None)], CLASSES).warnings
 
     assert warnings(1) == ()
     (warning,) = warnings(0.3)
@@ -74,9 +74,9 @@ def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):
 
 
 def test_what_was_left_out_is_given(image):
-    (warning,) = summarise_labels([replace(image, n_left_out=1204)], CLASSES).warnings
+    (warning,) = LabelSummary([replace(image, n_left_out=1204)], CLASSES).warnings
     assert warning.endswith("1,204 nuclei lie outside the annotated regions and were left out")
-    (warning,) = summarise_labels([replace(image, n_left_out=1)], CLASSES).warnings
+    (warning,) = LabelSummary([replace(image, n_left_out=1)], CLASSES).warnings
     assert warning.endswith("1 nucleus lies outside the annotated regions and was left out")
 
 

@@ -13,7 +13,7 @@ from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.labels.statistics import require_outlines, summarise_labels
+from muse_pipeline.labels.statistics import LabelSummary, require_outlines
 
 XY = grid_xy((120, 90))[:3]  # (20.5, 20.5), (60.5, 20.5), (100.5, 20.5)
 
@@ -85,7 +85,7 @@ def test_points_that_are_not_grown_have_no_outline_and_raise_no_doubt_about_the_
     rays = images[0].nuclei.rays
     assert rays[0] == pytest.approx(4 * 0.5, rel=0.02)
     assert np.isnan(rays[1:]).all()
-    assert summarise_labels(images, CLASSES).warnings == ()
+    assert LabelSummary(images, CLASSES).warnings == ()
     require_outlines(images)
     points = make_source(tmp_path / "points", "P.txt", "20 20 Dark\n", "x y class", grow_outlines=False)
     with pytest.raises(ConfigError, match="hold no outline; add a source of polygons or masks, or remove `grow_out"):

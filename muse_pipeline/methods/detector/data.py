@@ -19,12 +19,12 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import CONTEXT_PX, read_labelled_images, require_words
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.labels.statistics import (
+    LabelSummary,
     check_leaks,
     mean_stains,
     missing_classes,
     require_every_class,
     require_outlines,
-    summarise_labels,
 )
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import Start
@@ -70,7 +70,7 @@ class DetectorData:
         """Print the labels by patient, write them by picture, and list the pictures whose stains were not fitted."""
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
-                summary = summarise_labels(images, self.config.class_names)
+                summary = LabelSummary(images, self.config.class_names)
                 say(f"{split} labels:\n{summary.text()}")
                 summary.write(run.path / f"labels-{split}.tsv")
                 if missing := missing_classes(images, self.config.class_names):

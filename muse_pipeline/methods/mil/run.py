@@ -181,18 +181,9 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         config = self.config
         seen = seen_before([self._start] if self._start else [], config.trust_pickle)
         learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
-        model = RegionModel(
-            name=config.name,
-            mpp=config.mpp,
-            backbone=config.backbone,
-            classes=config.classes,
-            licence=config.licence,
-            training_data=config.training_data,
-            fusion=config.fusion,
-            metrics={**config.metrics, **slide_metrics(config.tiles), **self._name_selection(scores)},
-            limits=config.limits,
-            export=config.export,
-        )
+        model = RegionModel(**{field.name: getattr(config, field.name) for field in dataclasses.fields(RegionModel)})
+        measured = {**slide_metrics(config.tiles), **self._name_selection(scores)}
+        model = dataclasses.replace(model, metrics={**config.metrics, **measured})
         meta: dict[str, Any] = {
             "backbone": config.backbone,
             "window_px": config.window_px,

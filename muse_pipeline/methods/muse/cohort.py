@@ -13,16 +13,16 @@ from muse_pipeline.cohort.layout import SlideFiles, store_name
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.config import read_settings
-from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
+from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.data.unlabelled import UnlabelledSource, picture_files
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
 from muse_pipeline.methods.unit import config as unit
 from muse_pipeline.methods.unit.config import UnitConfig
-from muse_pipeline.training.provenance import source_files
+from muse_pipeline.training.provenance import Inputs, source_files
 from muse_pipeline.training.recipe import Recipe, load_run
 from muse_pipeline.training.run import plain_settings
 
@@ -80,7 +80,7 @@ class CohortRun:
             "slides": self.slides,
             "partners": self.partners,
             "held": self.held,
-            "reads_regions": reads_regions(config),
+            "reads_regions": isinstance(config, MuseConfig) and bool(config.region_weights),
             "inputs": [str(file) for file in files_of_pretraining(config)],
         }
 
@@ -144,29 +144,22 @@ def store_mpp(config: MuseConfig | UnitConfig) -> float:
     return config.mpp if isinstance(config, UnitConfig) else config.views.mpp[0]
 
 
-def reads_regions(config: MuseConfig | UnitConfig) -> bool:
-    """True if a run reads the tissue regions of its slides."""
-    return bool(getattr(config, "region_weights", {}))
-
-
 def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
     """The checkpoint that a run begins with, and the files of its sources that are not slides.
 
     Raises:
         CheckpointError: the checkpoint is not there.
-        ConfigError: a folder of pictures is not there.
+        ConfigError: a folder of pictures is not there or empty.
     """
-    begins_with = [find_checkpoint(config.checkpoint)] if config.checkpoint else []
-    for path in begins_with:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such checkpoint; correct `checkpoint` in the config")
+    inputs = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
+    inputs.require_checkpoints()
     files = set()
     for source in config.sources:
-        if source.images is not None and not source.images.is_dir():
-            raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
+        if source.images is not None:
+            picture_files(source.images)
         if source.store is None:
             files |= {file for _, file in source_files(getattr(source, "labelled", None) or source)}
-    return [*begins_with, *sorted(files)]
+    return [*inputs.checkpoints, *sorted(files)]
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
@@ -216,7 +209,7 @@ def _source(row: SheetRow, folder: Path, config: MuseConfig | UnitConfig) -> Nuc
     source = NucleusSource(store=folder / store, proposals=SlideFiles(folder).proposals, patient_name=row.patient)
     if isinstance(config, UnitConfig):
         return source
-    if row.regions and reads_regions(config):
+    if row.regions and config.region_weights:
         source = dataclasses.replace(source, regions=Path(row.regions))
     return config.pair(source, SlideFiles(folder).partner / store if row.partner else None)
 

@@ -13,9 +13,9 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError
 from muse_pipeline.core.files import cache_name, sha256_of
-from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.core.text import some_of
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusPicture, NucleusSlide, NucleusSource
+from muse_pipeline.data.unlabelled import picture_files
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_picture
@@ -122,14 +122,7 @@ def _require_words(sources: Sequence[NucleusSource]) -> None:
     require_words([source.labelled for source in sources if source.labelled is not None])
     folders = [source for source in sources if source.images is not None]
     location_of = {word: source.images for source in folders for word in source.exclude}
-    require_in_names(location_of, [path.name for source in folders for path in _pictures_of(source)])
-
-
-def _pictures_of(source: NucleusSource) -> list[Path]:
-    """All pictures of the folder, before ``exclude``."""
-    if not source.images.is_dir():
-        raise ConfigError(f"{source.images}: no such folder of pictures; correct `images` in the config")
-    return list_pictures(source.images)
+    require_in_names(location_of, [path.name for source in folders for path in picture_files(source.images)])
 
 
 def _open(source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights) -> Iterator[NucleusImage]:
@@ -273,7 +266,7 @@ def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
 
 
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
-    paths = [path for path in _pictures_of(source) if not any(word in path.name for word in source.exclude)]
+    paths = [path for path in picture_files(source.images) if not any(word in path.name for word in source.exclude)]
     if not paths:
         raise ConfigError(f"{source.images}: holds no picture; correct `images` or `exclude` in the config")
     predictor = Predictor(find_model(source.detector))
@@ -308,5 +301,5 @@ def _picture(
         stain=fit_macenko(pixels.reshape(-1, 3)),
         weight=source.weight,
         pixels=pixels,
-        index=nuclei,
+        nuclei=nuclei,
     )

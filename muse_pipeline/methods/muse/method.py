@@ -119,11 +119,11 @@ class Level(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(settings.n_prototypes))
         self.register_buffer("use", torch.zeros(settings.n_prototypes))
-        self._sums = _Sums(settings.n_prototypes)
+        self._sums: list[Tensor] = []  # of the teacher's output; no buffer, since none of it outlives a step
 
     @torch.no_grad()
     def targets(self, features: Tensor, progress: float) -> Tensor:
-        """(N, K) probabilities of the teacher; the logits behind them are kept for ``after_step``."""
+        """(N, K) probabilities of the teacher; their sums are kept for ``update``."""
         first, last = self.settings.teacher_temperature
         temperature = first + (last - first) * min(progress / max(self.settings.teacher_warmup, 1e-9), 1)
         logits = self.teacher(features)
@@ -131,7 +131,9 @@ class Level(nn.Module):
             targets = sinkhorn_targets(logits, temperature)
         else:
             targets = centred_targets(logits, self.centre, temperature)
-        self._sums.add(logits, targets)
+        first = targets.argmax(-1)
+        chosen = torch.zeros_like(self.use).index_add_(0, first, torch.ones_like(first).float())
+        self._sums.append(torch.cat([logits.float().sum(0), chosen, chosen.new_full((1,), len(logits))]))
         return targets
 
     def loss(self, targets: Tensor, features: Tensor) -> Tensor:
@@ -147,7 +149,8 @@ class Level(nn.Module):
         """Move the teacher, and the centre to the mean logit of the step in all processes."""
         for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
-        logits, chosen, n_rows = self._sums.take(self.centre)
+        sums, self._sums, n = self._sums, [], len(self.centre)
+        logits, chosen, n_rows = all_sum(sum(sums, self.centre.new_zeros(2 * n + 1))).split((n, n, 1))
         any_row, n_rows = (n_rows > 0).to(logits), n_rows.clamp(min=1)
         self.centre.lerp_(logits / n_rows, (1 - CENTRE_MOMENTUM) * any_row)
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
@@ -155,27 +158,6 @@ class Level(nn.Module):
     def prototype_usage(self) -> Tensor:
         """Fraction of the prototypes that come first for some row, over the last hundred steps or so."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
-
-
-class _Sums:
-    """Teacher output of one step, as plain attributes, since none of it outlives the step."""
-
-    def __init__(self, n_prototypes: int):
-        self._n, self._parts = n_prototypes, []
-
-    def add(self, logits: Tensor, targets: Tensor) -> None:
-        first = targets.argmax(-1)
-        chosen = logits.new_zeros(self._n, dtype=torch.float).index_add_(0, first, torch.ones_like(first).float())
-        self._parts.append((logits.float().sum(0), chosen, float(len(logits))))
-
-    def take(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed logits (K,), counts of each prototype as the first (K,), and rows (1,); over all processes."""
-        logits = sum((part[0] for part in self._parts), torch.zeros_like(like))
-        chosen = sum((part[1] for part in self._parts), torch.zeros_like(like))
-        n_rows = like.new_full((1,), sum(part[2] for part in self._parts))
-        self._parts = []
-        total = all_sum(torch.cat([logits, chosen, n_rows]))
-        return total[: self._n], total[self._n : -1], total[-1:]
 
 
 class MusePretraining(Method):

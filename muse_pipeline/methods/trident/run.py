@@ -16,7 +16,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.pairs import PairBatch, PairBatches
-from muse_pipeline.data.partners import PartnerSource, PicturePartner, failure_of, open_partner
+from muse_pipeline.data.partners import PicturePartner, failure_of, open_partner
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
@@ -57,13 +57,15 @@ def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedDat
         None if source is None else open_partner(source, image, folder)
         for source, image in zip(wanted, data.images, strict=True)
     ]
-    _require_partners(wanted, partners)
-    _report_failures(wanted, say)
+    failures = {one: failure for one in filter(None, wanted) if one.store and (failure := failure_of(one.store))}
+    _require_partners(wanted, partners, [*failures.values()])
+    for source, failure in failures.items():
+        say(f"{source.store.parent.parent.name}: trained without its partner: {failure}")
     parts = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     return PairedData(**parts, partners=partners)
 
 
-def _require_partners(sources: list, partners: list[PicturePartner | None]) -> None:
+def _require_partners(sources: list, partners: list[PicturePartner | None], failures: list[str]) -> None:
     """Reject a source whose folder has a file for none of its pictures, and slides none of which has a partner."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
@@ -72,22 +74,11 @@ def _require_partners(sources: list, partners: list[PicturePartner | None]) -> N
                 f"{source.location}: has no file for any of {len(of_source)} pictures; partners have the names of "
                 "their pictures"
             )
-    failures = [failure for source in filter(None, sources) if (failure := _failure(source))]
     if failures and not any(partners):
         raise ConfigError(
             f"sources: no slide has a partner that could be registered ({count_noun(len(failures), 'failure')}, first: "
             f"{failures[0]}); correct the partners, or set `alignment.branches` to 1"
         )
-
-
-def _report_failures(sources: list[PartnerSource | None], say: Say) -> None:
-    for source in filter(None, sources):
-        if failure := _failure(source):
-            say(f"{source.store.parent.parent.name}: trained without its partner: {failure}")
-
-
-def _failure(source: PartnerSource) -> str:
-    return failure_of(source.store) if source.store else ""
 
 
 @RECIPES.register("trident")
