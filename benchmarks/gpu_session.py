@@ -38,11 +38,12 @@ import numpy as np
 import torch
 from graph_time import compare, draw_windows
 
+from experiments.common.training import load_muse_config
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.model import find_model, starts
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.methods.muse.run import INDEX, MuseStage, load_muse_config
+from muse_pipeline.methods.muse.run import INDEX, MuseStage
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.tissue.stain import IDENTITY
 from muse_pipeline.training.checkpoint import load_checkpoint

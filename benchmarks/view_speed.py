@@ -20,9 +20,10 @@ from pathlib import Path
 import cv2
 import torch
 
+from experiments.common.training import load_muse_config
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
-from muse_pipeline.methods.muse.run import load_muse_config, make_batches
+from muse_pipeline.methods.muse.run import make_batches
 from muse_pipeline.store import sharding as shards
 from muse_pipeline.store.sharding import ShardFiles
 

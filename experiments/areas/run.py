@@ -37,9 +37,10 @@ from experiments.common.areas import (
 from experiments.common.crops import read_nucls, read_tnbc, score_outlines
 from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import SITES, export_fold, score_site, split_sources
+from experiments.common.training import finetune
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.common.runs import TOP
 from experiments.common.sites import split_sources
+from experiments.common.training import finetune
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
@@ -20,7 +21,7 @@ from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Options

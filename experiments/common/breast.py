@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.common.runs import TOP
+from experiments.common.training import load_muse_config
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.muse.config import MuseConfig
-from muse_pipeline.methods.muse.run import INDEX, MuseStage, load_muse_config
+from muse_pipeline.methods.muse.run import INDEX, MuseStage
 from muse_pipeline.training.run import Options
 
 RECIPE = TOP / "config/train/muse_pretrain.yaml"

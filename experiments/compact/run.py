@@ -28,13 +28,14 @@ from experiments.common.breast import pretrain
 from experiments.common.crops import aji, detection_f1, read_nucls, read_tnbc, score_outlines
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import export_fold, score_site, split_sources
+from experiments.common.training import finetune
 from muse_pipeline.data.windows import continue_mirrored
 from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.detector import data as detector_data
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)

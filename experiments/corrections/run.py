@@ -25,6 +25,7 @@ import shapely
 import torch
 
 from experiments.common.runs import TOP, add_run, is_recorded, read_runs, runs_of
+from experiments.common.training import finetune
 from muse_pipeline.cli.main import main as muse
 from muse_pipeline.core.files import write_json
 from muse_pipeline.evaluation.bootstrap import compare_scores
@@ -34,7 +35,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import Start, load_trained
 from muse_pipeline.methods.detector.validation import Scorer
 from muse_pipeline.qupath.read import read_geojson

@@ -32,12 +32,13 @@ from experiments.common.areas import (
 )
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import draw_pictures, excluding, export_fold, score_site, split_sources
+from experiments.common.training import finetune
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.methods.adapt.config import AdaptConfig
 from muse_pipeline.methods.adapt.run import AdaptStage
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options

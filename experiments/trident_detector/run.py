@@ -17,10 +17,10 @@ import numpy as np
 
 from experiments.common.few_labels import N_PICTURES, SCORES, SETTINGS, load_breast, read_site, score, without
 from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
+from experiments.common.training import finetune
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.labels.sources import image_paths
-from muse_pipeline.methods.detector.run import finetune
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)

@@ -46,55 +46,31 @@ class Options:
     progress: Progress = lambda done, steps, losses: None
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Paths of one training.
+    """The folder of one training.
 
     Attributes:
         path: the folder.
+        config: path of the resolved settings; the same verb reads them again.
+        provenance: path of versions, command and checksums (module ``provenance``).
+        metrics: path of the log of metrics (``loop.MetricsLog``).
+        curves: path of the plot of the metrics.
+        pictures: folder of crops of the training pictures, on which an export is checked.
+        resume: path of the resume point (``checkpoint.save_resume_point``).
+        best: path of the checkpoint of the best validation so far.
+        checkpoint: path of the result of the run: the best of the validations, or the end of a run without any.
     """
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved settings; the same verb reads them again."""
-        return self.path / "config.yaml"
-
-    @property
-    def provenance(self) -> Path:
-        """Versions, command and checksums (module ``provenance``)."""
-        return self.path / "provenance.json"
-
-    @property
-    def metrics(self) -> Path:
-        """The log of metrics (``log.MetricsLog``)."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def curves(self) -> Path:
-        """The plot of the metrics."""
-        return self.path / "curves.png"
-
-    @property
-    def pictures(self) -> Path:
-        """Crops of the training pictures, on which an export is checked."""
-        return self.path / "pictures"
-
-    @property
-    def resume(self) -> Path:
-        """The resume point (``checkpoint.save_resume_point``)."""
-        return self.path / "resume.pt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the best validation so far."""
-        return self.path / "best.pt"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The result of the run: the best of the validations, or the end of a run without any."""
-        return self.path / "checkpoint.pt"
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.provenance = path / "provenance.json"
+        self.metrics = path / "metrics.jsonl"
+        self.curves = path / "curves.png"
+        self.pictures = path / "pictures"
+        self.resume = path / "resume.pt"
+        self.best = path / "best.pt"
+        self.checkpoint = path / "checkpoint.pt"
 
     def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool) -> str:
         """Check that the folder is new or belongs to this run.
@@ -158,7 +134,7 @@ class RunFolder:
         begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
         fixed = [name for name in _differences(begun, given) if name not in free and name.split(".")[0] not in free]
         changed = [f"setting '{name}'" for name in sorted(fixed)]
-        before, now = self._begun_inputs(), provenance["inputs"]
+        before, now = read_json(self.provenance)["inputs"], provenance["inputs"]
         changed += [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
         if changed:
             raise CheckpointError(
@@ -173,12 +149,6 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
             ) from error
-
-    def _begun_inputs(self) -> dict[str, str]:
-        try:
-            return dict(read_json(self.provenance)["inputs"])
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -90,53 +90,39 @@ class DetectorRecipe(Recipe):
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
-        """Describe the run for the workflow (``describe_config``)."""
-        return describe_config(config)
+        """Describe the run for the workflow; the inputs are the checkpoints and every file of the label sources.
+
+        Raises:
+            CheckpointError: a checkpoint is not there.
+            ConfigError: a setting is wrong.
+            LabelError: the settings of a source do not go together, or a folder or file is not there.
+            SheetError: a sheet of slides is wrong.
+        """
+        require_sound(config)
+        inputs = read_inputs(config)
+        inputs.require_checkpoints()
+        files = set()
+        for source in inputs.sources:
+            require_readable(source)
+            files |= {file for _, file in source_files(source)}
+        return {
+            "name": config.name,
+            "mpp": config.mpp,
+            "backbone": config.backbone,
+            "is_validated": bool(config.validation),
+            "classes": list(config.class_names),
+            "inputs": [str(file) for file in (*inputs.checkpoints, *sorted(files))],
+        }
 
     def stages(self, config: DetectorConfig, folder: Path) -> Sequence[Stage]:
         """The training."""
         return (DetectorStage(config, folder),)
 
 
-def finetune(config: DetectorConfig, folder: Path, options: Options) -> Path:
-    """Train a detector, or continue; returns its checkpoint and raises as ``stages.TrainingStage.run`` does."""
-    return DetectorStage(config, folder).run(options)
-
-
-def describe_config(config: DetectorConfig) -> dict[str, Any]:
-    """Name, mpp, classes and input files of a training that has not begun, for the workflow.
-
-    Raises:
-        CheckpointError: a checkpoint is not there.
-        ConfigError: a name is unknown, training data are not described, or the network cannot take a window.
-        LabelError: the settings of a source do not go together, or a folder or file is not there.
-        SheetError: a sheet of slides is wrong.
-    """
-    require_sound(config)
-    return {
-        "name": config.name,
-        "mpp": config.mpp,
-        "backbone": config.backbone,
-        "is_validated": bool(config.validation),
-        "classes": list(config.class_names),
-        "inputs": [str(file) for file in _files_read(read_inputs(config))],
-    }
-
-
 def read_inputs(config: DetectorConfig) -> Inputs:
     """Labels, pictures, the checkpoint to start from and the teachers."""
     start = config.checkpoint and find_checkpoint(config.checkpoint)
     return Inputs((*config.sources, *config.validation), start, tuple(find_teachers(config)))
-
-
-def _files_read(inputs: Inputs) -> list[Path]:
-    """The checkpoints and every file of the label sources, pictures included."""
-    inputs.require_checkpoints()
-    files = set()
-    for source in inputs.sources:
-        require_readable(source)
-        files |= {file for _, file in source_files(source)}
-    return [*inputs.checkpoints, *sorted(files)]
 
 
 class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -32,18 +32,11 @@ from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, s
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.provenance import Inputs
-from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
-from muse_pipeline.training.run import Options, Say, plain_settings
+from muse_pipeline.training.recipe import RECIPES, Recipe
+from muse_pipeline.training.run import Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage
 
 INDEX = "nuclei"
-
-
-def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
-    """Read the settings of a config file, and check them (``recipe.load_run``)."""
-    config = load_run(path, data, changes, default="muse", only=MuseConfig)[1]
-    require_sound(config)
-    return config
 
 
 @RECIPES.register("muse")
@@ -55,11 +48,6 @@ class MuseRecipe(Recipe):
     def stages(self, config: MuseConfig, folder: Path) -> Sequence[Stage]:
         """The pretraining."""
         return (MuseStage(config, folder),)
-
-
-def pretrain(config: MuseConfig, folder: Path, options: Options) -> Path:
-    """Pretrain a backbone, or continue; returns its checkpoint and raises as ``stages.TrainingStage.run`` does."""
-    return MuseStage(config, folder).run(options)
 
 
 def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:

@@ -11,13 +11,14 @@ from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy
 from labelled import CPU, draw_labelled_folder, write_config
 from slide_files import write_pyramid
 
+from experiments.common.training import finetune
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.inference.card import replace_outlines
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.data import read_detector_data
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import complete_texts, describe_origins, load_trained, read_start
 from muse_pipeline.methods.detector.validation import compare_with_start
 from muse_pipeline.slides.base import open_slide

@@ -9,11 +9,12 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
+from experiments.common.training import finetune
 from experiments.lfov.run import HiddenLabelsStage
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.mixing import restrict
-from muse_pipeline.methods.detector.run import describe_config, finetune, load_detector_config
+from muse_pipeline.methods.detector.run import DetectorRecipe, load_detector_config
 from muse_pipeline.methods.detector.start import read_start
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.run import Options
@@ -44,7 +45,7 @@ def distilled(folder, *teachers, changes=()):
 def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
     config = distilled(folder, "t0", "t1")
     teachers = [str(folder / name / "checkpoint.pt") for name in ("t0", "t1")]
-    assert describe_config(config)["inputs"][:2] == teachers
+    assert DetectorRecipe().describe(config)["inputs"][:2] == teachers
     output = []
     checkpoint = load_checkpoint(finetune(config, folder / "both", Options(accelerator="cpu", say=output.append)))
     assert any("with 2 teachers" in sentence for sentence in output)
@@ -125,7 +126,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
     with pytest.raises(CheckpointError, match="nowhere"):
         finetune(distilled(folder, "nowhere"), tmp_path, CPU)
     with pytest.raises(CheckpointError, match="no such checkpoint; correct `checkpoint` or `teachers`"):
-        describe_config(distilled(folder, "nowhere"))
+        DetectorRecipe().describe(distilled(folder, "nowhere"))
     found = load_checkpoint(folder / "t0" / "checkpoint.pt")
     (tmp_path / "bare").mkdir()
     save_checkpoint(tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, head={}))

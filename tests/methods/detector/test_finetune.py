@@ -9,10 +9,11 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
+from experiments.common.training import finetune
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
 from muse_pipeline.methods.detector import data as finetune_data
 from muse_pipeline.methods.detector.data import read_detector_data
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.run import Options, RunFolder
 from muse_pipeline.training.schedule import Schedule

@@ -9,9 +9,10 @@ import torch
 import yaml
 from labelled import CPU, draw_labelled_folder, write_config
 
+from experiments.common.training import finetune
 from muse_pipeline.core.errors import CheckpointError, ConfigError, ProviderError
 from muse_pipeline.inference.model import BUILT_IN, find_model, read_card
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.provenance import Inputs, describe_run
@@ -180,10 +181,9 @@ def test_a_run_goes_on_where_its_data_moved_to_and_not_with_other_labels(folder,
         file.write("3 3 1\n")
     with pytest.raises(CheckpointError, match=r"source 0: labels/P1_points.txt changed"):
         finetune(load_detector_config(moved / "tiny.yaml"), tmp_path / "run", CPU)
-    for name, content in {"provenance.json": "[]", "config.yaml": "name: ["}.items():
-        (tmp_path / "run" / name).write_text(content)
-        with pytest.raises(CheckpointError, match="cannot be read") as caught:
-            finetune(config, tmp_path / "run", CPU)
+    (tmp_path / "run/config.yaml").write_text("name: [")
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        finetune(config, tmp_path / "run", CPU)
     assert "\n" not in str(caught.value)
 
 

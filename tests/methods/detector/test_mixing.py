@@ -8,6 +8,7 @@ import pytest
 import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
+from experiments.common.training import finetune
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.pictures import AreaCount
 from muse_pipeline.labels.read import read_labelled_images
@@ -22,7 +23,7 @@ from muse_pipeline.methods.detector.mixing import (
     mix_weights,
     split_images,
 )
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import load_trained, read_start
 from muse_pipeline.methods.detector.validation import Scorer, class_shift
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint

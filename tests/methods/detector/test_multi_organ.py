@@ -9,7 +9,7 @@ import pytest
 from drawn_datasets import draw_datasets
 
 from muse_pipeline.inference.model import read_card
-from muse_pipeline.methods.detector.run import describe_config, load_detector_config
+from muse_pipeline.methods.detector.run import DetectorRecipe, load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 
 RECIPE = Path(__file__).parents[3] / "config" / "train" / "multi_organ.yaml"
@@ -63,7 +63,7 @@ def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
 
 
 def test_the_files_of_a_run_are_those_of_its_pictures(data):
-    inputs = describe_config(load_detector_config(RECIPE, data))["inputs"]
+    inputs = DetectorRecipe().describe(load_detector_config(RECIPE, data))["inputs"]
     names = [str(Path(path).relative_to(data)) for path in inputs]
     assert "ocelot/ocelot2023_v1.0.1/metadata.json" in names
     assert "lizard/Lizard_Images1/consep_1.png" in names

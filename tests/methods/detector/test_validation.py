@@ -9,6 +9,7 @@ import torch
 from drawn_tissue import draw_labelled_tissue
 from labelled import CPU, draw_labelled_folder, write_config
 
+from experiments.common.training import finetune
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ColourReference
@@ -17,7 +18,7 @@ from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.methods.detector import validation
 from muse_pipeline.methods.detector.data import read_detector_data
-from muse_pipeline.methods.detector.run import finetune, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.detector.validation import SCORE, NetworkPredictor, Scorer
 from muse_pipeline.models.detector import NucleusDetector

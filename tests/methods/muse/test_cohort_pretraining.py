@@ -7,8 +7,8 @@ import yaml
 from labelled import draw_labelled_folder, write_config
 from workflow_runs import write_sheet
 
+from experiments.common.training import load_muse_config
 from muse_pipeline.core.files import read_json
-from muse_pipeline.methods.muse.run import load_muse_config
 from muse_pipeline.training.recipe import load_run
 
 SETTINGS = {

@@ -9,9 +9,9 @@ import torch
 from labelled import CPU, draw_labelled_folder
 from pretraining import draw_pictures
 
+from experiments.common.training import load_muse_config, pretrain
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.methods.muse.run import load_muse_config, pretrain
 from muse_pipeline.methods.muse.validation import SCORE, accuracy_of_others, read_held
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.loop import MetricsLog

@@ -6,8 +6,9 @@ from lightning_fabric import Fabric
 from numeric_settings import numeric_settings, with_setting
 from pretraining import draw_pictures
 
+from experiments.common.training import load_muse_config
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.methods.muse.run import MuseStage, load_muse_config
+from muse_pipeline.methods.muse.run import MuseStage
 from muse_pipeline.training.loop import train
 from muse_pipeline.training.run import RunFolder
 

@@ -12,11 +12,12 @@ import torch
 from labelled import CPU
 from pretraining import draw_pictures, draw_slide, write_config, write_proposals
 
+from experiments.common.training import load_muse_config, pretrain
 from muse_pipeline.core.errors import CheckpointError, CollapsedError, ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.methods.muse.data import read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
-from muse_pipeline.methods.muse.run import CollapseAlarm, load_muse_config, make_batches, pretrain
+from muse_pipeline.methods.muse.run import CollapseAlarm, make_batches
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
 from muse_pipeline.store import sharding as shard_files

@@ -9,12 +9,13 @@ import pytest
 import torch
 from pretraining import SIDE_PX, draw_pictures, draw_slide, write_config
 
+from experiments.common.training import load_muse_config
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.muse.data import read_pretrain_data
-from muse_pipeline.methods.muse.run import MuseStage, load_muse_config, make_batches
+from muse_pipeline.methods.muse.run import MuseStage, make_batches
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.tissue.stain import fit_macenko

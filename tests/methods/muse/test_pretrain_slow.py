@@ -15,7 +15,7 @@ import torch
 from labelled import CPU
 from pretraining import draw_pictures, draw_slide, write_config
 
-from muse_pipeline.methods.muse.run import load_muse_config, pretrain
+from experiments.common.training import load_muse_config, pretrain
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.loop import MetricsLog

@@ -10,6 +10,7 @@ from drawn import ArraySlide
 from labelled import CPU
 from pretraining import MPP, SIDE_PX, draw_slide, write_config
 
+from experiments.common.training import load_muse_config, pretrain
 from muse_pipeline.core.errors import CheckpointError, ConfigError, StoreError
 from muse_pipeline.core.files import write_json
 from muse_pipeline.data.views import ViewSampler
@@ -17,7 +18,6 @@ from muse_pipeline.inference.card import NucleusClass, RegionCard
 from muse_pipeline.inference.region_files import record_failure, write_regions
 from muse_pipeline.inference.region_maps import SlideMap
 from muse_pipeline.methods.muse.data import read_pretrain_data
-from muse_pipeline.methods.muse.run import load_muse_config, pretrain
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
