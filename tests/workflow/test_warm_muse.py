@@ -71,6 +71,12 @@ def test_a_verb_of_other_libraries_is_run_by_the_caller(server, tmp_path):
     assert caller.returncode == 2
 
 
+def test_the_process_has_no_thread_that_a_fork_would_miss(server):
+    threads = Path(f"/proc/{server.pid}/task").glob("*/comm")
+    names = sorted(thread.read_text().strip() for thread in threads if thread.parent.name != str(server.pid))
+    assert names in ([], ["jemalloc_bg_thd"])
+
+
 def test_a_killed_step_is_a_failure_of_its_caller(server, tmp_path):
     caller, step = start_endless_step(server, tmp_path)
     step.kill()

@@ -3,8 +3,8 @@
     python warm_muse.py serve SOCKET                # started by the workflow, ends with its standard input
     python warm_muse.py call SOCKET VERB ...        # `muse` of the workflow's jobs
 
-A step has its caller's arguments, environment, folder and files, and ends if the caller does. Where the process is gone
-or the verb is another, the caller runs `muse` itself. For Linux alone, where a process of one thread is forked safely.
+A step has its caller's arguments, environment, folder and files, and ends if the caller does. Where the process is not
+there or the verb is another, the caller runs `muse` itself. For Linux alone: libraries of other systems have threads.
 """
 
 import contextlib
@@ -27,12 +27,14 @@ N_BYTES = 8  # of the length of a request
 
 def call(path, arguments):
     """Have a step run; returns its exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the step is interrupted, and answers
     with socket.socket(socket.AF_UNIX) as server:
         try:
             if arguments[0] not in VERBS:
                 raise ConnectionRefusedError
             server.connect(path)
         except OSError:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execv(sys.executable, [sys.executable, "-m", "muse_pipeline.cli.main", *arguments])
         folder = os.getcwd()  # noqa: PTH109 - pathlib takes a fifth of the time of a call to import
         request = json.dumps([arguments, folder, dict(os.environ)]).encode()
@@ -52,10 +54,10 @@ def serve(path):
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the steps
     signal.signal(signal.SIGCHLD, reap)
+    load_modules()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(64)
-        load_modules()
         while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
             caller, _ = listener.accept()
             if os.fork():
@@ -73,13 +75,19 @@ def reap(*_):
 
 
 def load_modules():
-    """Import what the steps import."""
+    """Import what the steps import, but for ONNX Runtime: a fork would not have its thread.
+
+    The thread of Arrow's memory allocator stays, which is made for forks.
+    """
     import gc
     import importlib
+    import warnings
 
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # more threads could not be forked
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for name in MODULES:
-        importlib.import_module(f"muse_pipeline.{name}")
+        with contextlib.suppress(ImportError):  # of an optional library
+            importlib.import_module(f"muse_pipeline.{name}")
     gc.freeze()  # a collection would copy the memory that forks share
 
 
