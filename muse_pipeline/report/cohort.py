@@ -362,7 +362,7 @@ def class_names(slides: Iterable[SlideResult]) -> list[str]:
 
 
 def _read(read: Callable[[Path], T], path: Path) -> T | None:
-    """What ``read`` makes of a file; None if it cannot be read."""
+    """The result of ``read``; None if the file cannot be read."""
     try:
         return read(path)
     except _UNREADABLE:
