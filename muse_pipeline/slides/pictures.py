@@ -38,6 +38,9 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
+    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # written one by one, perhaps colours
+        tiff.is_shaped = False
+        del tiff.series  # of pages of one shape as planes from now on
     ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
     best = max(range(len(ranks)), key=ranks.__getitem__)
     series = tiff.series[best]

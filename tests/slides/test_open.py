@@ -228,6 +228,7 @@ GREY, APART = {"photometric": "minisblack"}, {"planarconfig": "separate"}
     "pages",
     [
         [(plane, GREY) for plane in PLANES],
+        [(plane, GREY | {"metadata": {}}) for plane in PLANES],  # three pictures, by tifffile's own description
         [*((one, TILES | GREY) for one in PLANES), *((one, REDUCED | GREY) for one in LEVELS)],  # OpenSlide takes red
         [(PLANES, {**TILES, **APART, "subifds": 1}), (LEVELS, {**REDUCED, **APART})],
     ],
