@@ -114,7 +114,8 @@ def make_image(
 
         inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):
-        tissue(slide, files.info, roi, files.mask, files.picture, files.outline, files.colour)
+        outputs = files.mask, files.picture, files.outline, files.colour
+        tissue(slide, files.info, roi, *outputs, settings["third_stain"])
     with _step(files, "tile", begin, f"tile-{store_name(mpp)}") as warnings:
         found = tile(slide, files.info, files.mask, files.store(mpp), mpp, settings.threads, settings.max_corrupt)
         warnings.extend(found)

@@ -114,6 +114,14 @@ NUCLEI = (
         "See [docs/guide/features.md](../docs/guide/features.md)",
         job="nuclei",
     ),
+    Setting(
+        "third_stain",
+        False,
+        {"type": "boolean"},
+        "find a stain beside haematoxylin and DAB, such as a red chromogen, and keep it out of what is measured as DAB",
+        "See [docs/guide/ihc.md](../docs/guide/ihc.md#a-third-stain)",
+        job="image",
+    ),
 )
 COHORT_FILES = (
     Setting(

@@ -67,10 +67,19 @@ def inspect(
     print(info_text(info))
 
 
-def tissue(slide: Path, info: Path, roi: Path | None, mask: Path, picture: Path, outline: Path, colour: Path) -> None:
+def tissue(
+    slide: Path,
+    info: Path,
+    roi: Path | None,
+    mask: Path,
+    picture: Path,
+    outline: Path,
+    colour: Path,
+    third_stain: bool = False,
+) -> None:
     """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its stains.
 
-    Writes the mask, the picture of the outline, the outline for QuPath, and the stains.
+    Writes the mask, the picture of the outline, the outline for QuPath, and the stains; with a ``third_stain`` if set.
     """
     from dataclasses import replace
 
@@ -97,7 +106,7 @@ def tissue(slide: Path, info: Path, roi: Path | None, mask: Path, picture: Path,
         traced = trace_outline(found, known)
         write_picture(picture, read_thumbnail(opened, known, search.overview), traced, found.roi, known)
         del search  # the overview makes room for the pixels that the stains are measured in
-        stains = measure_colour(opened, known, found, dark_background, warnings)
+        stains = measure_colour(opened, known, found, dark_background, warnings, third_stain)
     write_outline(outline, traced, known)
     write_json(colour, stains.to_dict())
     found.save(mask)

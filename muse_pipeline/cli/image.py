@@ -17,7 +17,7 @@ from muse_pipeline.cli.arguments import (
 )
 from muse_pipeline.settings import list_settings
 
-SETTINGS = [list_settings()["max_corrupt"]]
+SETTINGS = [list_settings()[name] for name in ("max_corrupt", "third_stain")]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,8 @@ def run_settings() -> list[Setting]:
     """The settings of a run that are options of the verb."""
     known = list_settings()
     outputs = [setting for output in list_outputs() for setting in output.all_settings()]
-    return [*(known[name] for name in ("mode", "model", "provider", "features", "max_corrupt", "shards")), *outputs]
+    names = ("mode", "model", "provider", "features", "third_stain", "max_corrupt", "shards")
+    return [*map(known.__getitem__, names), *outputs]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

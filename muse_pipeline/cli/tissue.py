@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, required=True, metavar="PNG", help="the outline on the slide")
     parser.add_argument("--outline", type=Path, required=True, metavar="GEOJSON", help="the outline for QuPath")
     parser.add_argument("--colour", type=Path, required=True, metavar="JSON", help="how the slide is stained")
+    parser.add_argument("--third-stain", action="store_true", help="find a stain beside haematoxylin and DAB")
     add_ledger_argument(parser)
 
 
@@ -29,4 +30,5 @@ def run(args: argparse.Namespace) -> None:
     """Find the tissue, measure the stains, write the files."""
     from muse_pipeline.steps import tissue
 
-    tissue(args.slide, args.info, args.roi, args.mask, args.picture, args.outline, args.colour)
+    outputs = args.mask, args.picture, args.outline, args.colour
+    tissue(args.slide, args.info, args.roi, *outputs, args.third_stain)

@@ -161,6 +161,7 @@ class Plan:
             "roi": version_of_file(row.get("roi")),
             "image mpp": self.config["mpp"],
             "max_corrupt": self.config["max_corrupt"],
+            "third_stain": self.config["third_stain"] or None,  # as in records of versions without it
         }
 
     def detection_settings(self, slide: str) -> dict[str, Any]:

@@ -203,6 +203,7 @@ class Provenance:
         appearance: likeness of the slide to the model's training pictures.
         positive_od: least optical density of a positive nucleus in immunohistochemistry.
         intensities_od: least optical densities of nuclei that are 1+, 2+ and 3+ in it.
+        third_stain: unit vector of the stain beside haematoxylin and DAB in it.
         proposer: settings of the proposer of proposals.
         warnings: remarks of the proposer's guard.
         guarded_windows: number of windows that were excluded from detection, by reason.
@@ -238,6 +239,7 @@ class Provenance:
     appearance: Verdict | None = None
     positive_od: Number | None = None
     intensities_od: tuple[Number, ...] | None = None
+    third_stain: tuple[Number, ...] | None = None
     proposer: dict[str, Any] | None = None
     warnings: tuple[str, ...] | None = None
     guarded_windows: dict[str, int] | None = None

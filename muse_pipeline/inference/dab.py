@@ -5,6 +5,8 @@ Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -13,10 +15,10 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY, TEXTBOOK
+from muse_pipeline.tissue.third_stain import DAB
 
 CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # QuPath's own
 LN_10 = float(np.log(10))  # optical densities have the natural logarithm, but for those that users see
-DAB = np.array([0.268, 0.570, 0.776])  # Ruifrok's, OD of r, g, b; QuPath begins with it for "Brightfield (H-DAB)" too
 POSITIVE_OD = INTENSITIES_OD[0]  # mean of a nucleus
 ABSOLUTE = round(POSITIVE_OD * LN_10, 6)
 FAINT = ABSOLUTE / 2  # DAB from which pixels are recoloured, wholly so at ABSOLUTE
@@ -28,14 +30,24 @@ _SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)  # the third stain is w
 BLUE = STAINS[0].astype(np.float32)
 
 
-def split_stains(pixels: np.ndarray) -> np.ndarray:
+def stains_with(third: Sequence[float] | None) -> np.ndarray:
+    """Unit rows (3, 3) of haematoxylin, DAB and a third stain; for None, ``STAINS``."""
+    return STAINS if third is None else np.vstack([STAINS[:2], third])
+
+
+def split_stains(pixels: np.ndarray, third: Sequence[float] | None = None) -> np.ndarray:
     """Optical density (natural logarithm, at least 0), (h, w, 2) float32, of haematoxylin and of DAB.
 
     Args:
         pixels: (h, w, 3) uint8.
+        third: third stain of the slide, a unit vector; pixels with a negative amount of it are split without it.
     """
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
-    return np.maximum(cv2.transform(density, _SHARES), 0)
+    two = np.maximum(cv2.transform(density, _SHARES), 0)
+    if third is None:
+        return two
+    three = np.maximum(cv2.transform(density, np.linalg.inv(stains_with(third)).T.astype(np.float32)), 0)
+    return np.where(three[..., 2:] > 0, three[..., :2], two)
 
 
 def density_to_pixels(density: np.ndarray) -> np.ndarray:

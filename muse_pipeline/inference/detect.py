@@ -6,7 +6,7 @@ A picture in memory is detected by the same windows and seams.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -244,6 +244,7 @@ class ModelFinder(Detector):
         predictor: the model.
         colour: (3, 4) map, see ``inference.colour_input``.
         appearance: verdict on the slide's likeness to the model's training pictures, if there is one.
+        third_stain: unit vector of a stain beside haematoxylin and DAB, if there is one.
     """
 
     suppress_overlaps = True
@@ -251,13 +252,14 @@ class ModelFinder(Detector):
     predictor: Predictor
     colour: np.ndarray
     appearance: Verdict | None = None
+    third_stain: Sequence[float] | None = None
 
     @classmethod
     def of_slide(cls, predictor: Predictor, stained: SlideColour) -> ModelFinder:
         """The model on a slide with these stains."""
         card = predictor.card
         verdict = judge_appearance(card.appearance, stained)
-        return cls(predictor, colour_of_fit(card.colour, stained.macenko), verdict)
+        return cls(predictor, colour_of_fit(card.colour, stained.macenko), verdict, stained.third_stain)
 
     @property
     def trim(self) -> bool:
@@ -279,7 +281,7 @@ class ModelFinder(Detector):
         found = self.predictor(pixels, self.colour)
         if not self.measures_dab:
             return found
-        stains = list(map(split_stains, pixels))
+        stains = [split_stains(window, self.third_stain) for window in pixels]
         recoloured = self.predictor(np.stack(list(map(recolour_brown, pixels, stains))), IDENTITY)
         return list(map(self._with_brown, found, recoloured, stains))
 
@@ -304,6 +306,7 @@ class ModelFinder(Detector):
             "colour": self.colour.tolist(),
             **({"appearance": self.appearance.to_dict()} if self.appearance else {}),
             **({"positive_od": POSITIVE_OD} if self.measures_dab else {}),
+            **({"third_stain": list(self.third_stain)} if self.measures_dab and self.third_stain else {}),
             "versions": find_versions((*PACKAGES, "torch") if self.predictor.device else PACKAGES),
         }
 

@@ -20,7 +20,7 @@ from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, S
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.dab import STAINS
+from muse_pipeline.inference.dab import stains_with
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
 from muse_pipeline.nuclei.nms import REACH_UM, cut_apart
@@ -118,7 +118,7 @@ def stitch_shards(
     # Nuclei of a model without classes are clustered by size and form: a first pass fits the clusters to the slide.
     clusters = fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
     is_brown = shards.common.get("positive_od") is not None
-    brown = STAINS if is_brown else None
+    brown = stains_with(shards.common.get("third_stain")) if is_brown else None
     meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
     measures = Measures(clusters, sources.regions, meter, sources.artefacts)
     made_from = replace(describe(shards, card, info, kept), **measures.describe())
@@ -351,7 +351,7 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
             chosen = chosen[~here]
 
 
-KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "proposer", "warnings")  # of shards that have them
+KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # of some shards
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:

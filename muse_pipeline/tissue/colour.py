@@ -19,6 +19,7 @@ from muse_pipeline.tissue.background import highest, lowest
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import choose_overview_level, strips
 from muse_pipeline.tissue.stain import MIN_PIXELS, MacenkoFit, fit_macenko, is_brown, is_stained, optical_density
+from muse_pipeline.tissue.third_stain import find_third_stain
 
 SAMPLE_UM = 0.5  # as the models see it: coarser pixels mix nuclei with what is around them
 FIELD_UM = 128.0
@@ -159,6 +160,7 @@ class SlideColour:
         mpp: um per pixel of the measured pixels.
         warnings: sentences for the report.
         fingerprint: checksum of the slide; None in older files.
+        third_stain: unit vector of a stain beside haematoxylin and DAB; None if none was sought or found.
     """
 
     macenko: MacenkoFit | None = None
@@ -168,11 +170,13 @@ class SlideColour:
     mpp: float = SAMPLE_UM
     warnings: tuple[str, ...] = ()
     fingerprint: str | None = None
+    third_stain: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
         fit = self.macenko
-        return vars(self) | {
+        values = {name: value for name, value in vars(self).items() if name != "third_stain" or value}
+        return values | {
             "macenko": fit and {"stains": fit.stains.tolist(), "strong": fit.strong.tolist()},
             "warnings": list(self.warnings),
         }
@@ -191,6 +195,7 @@ def measure_colour(
     tissue: TissueMask,
     dark_background: bool = False,
     warnings: Sequence[str] = (),
+    third_stain: bool = False,
 ) -> SlideColour:
     """Fit the stains over the tissue of a slide and measure its appearance.
 
@@ -200,6 +205,7 @@ def measure_colour(
         tissue: mask of the tissue.
         dark_background: result for the overview (``find.is_fluorescence``).
         warnings: warnings of the search for its tissue, which come first.
+        third_stain: True to seek a stain beside haematoxylin and DAB.
     """
     sample, unread = sample_tissue(slide, info, tissue)
     warnings = [*warnings, *unread]
@@ -212,7 +218,10 @@ def measure_colour(
     # rounded, so that the order in which a library adds up cannot be seen
     rounded = fit and MacenkoFit(fit.stains.round(6), fit.strong.round(6))
     measures, mpp = sample.measure(fit), round(sample.mpp, 6)
-    return SlideColour(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings), info.fingerprint)
+    third = find_third_stain(pixels) if third_stain else None
+    if third_stain and third is None and not tissue.is_empty:
+        warnings.append("no third stain distinct from haematoxylin and DAB was found; DAB is measured without one")
+    return SlideColour(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings), info.fingerprint, third)
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:

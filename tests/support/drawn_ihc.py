@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -46,3 +47,27 @@ def store_ihc(
     info = slide.info((0.5, 0.5))
     write_store(slide, info, tissue, folder / "image-500nm.zarr")
     return open_store(folder / "image-500nm.zarr"), info, tissue, centres, brown
+
+
+def draw_levels(
+    mpp: float, size_um: tuple[float, float], third: Sequence[float] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, centres (N, 2) px and density of DAB (N,) of nuclei from 0 to 3+, some in patches of ``third``.
+
+    The same without a third stain, but for its patches, which are of 0.35 (base 10).
+    """
+    _, centres, _ = draw_ihc(mpp, size_um)
+    rng = np.random.default_rng(1)
+    dab = np.array([0, 0, 0.3, 0.5, 0.8])[rng.integers(0, 5, len(centres))]
+    width, height = (round(side / mpp) for side in size_um)
+    amounts = np.zeros((3, height, width), np.float32)  # haematoxylin, DAB, third
+    for (x, y), density in zip(centres, dab, strict=True):
+        middle, radius = (round((x - 0.5) * 256), round((y - 0.5) * 256)), round(4 / mpp * 256)
+        cv2.circle(amounts[0], middle, radius, 0.6 if density == 0 else 0.15, -1, cv2.LINE_8, 8)
+        cv2.circle(amounts[1], middle, radius, density * np.log(10), -1, cv2.LINE_8, 8)
+    for x, y in rng.uniform((0, 0), (width, height), (round(size_um[0] * size_um[1] / 12_000), 2)):
+        cv2.circle(amounts[2], (round(x), round(y)), round(30 / mpp), 0.35 * np.log(10), -1)
+    blue, brown, other = (cv2.GaussianBlur(one, (0, 0), 0.3 / mpp)[..., None] for one in amounts)
+    unit = [np.asarray(each) / np.linalg.norm(each) for each in (TEXTBOOK[0], DAB, third or TEXTBOOK[0])]
+    density = (0.15 + blue) * unit[0] + brown * unit[1] + (other * unit[2] if third else 0)
+    return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0)), centres, dab

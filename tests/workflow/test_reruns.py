@@ -61,6 +61,7 @@ CHANGED_SETTINGS = [
     ("proposals", {"method": "otsu"}, PROPOSALS),
     ("proposals", {"method": "haematoxylin", "min_distance_um": 3.5}, PROPOSALS),
     ("regions", "tumour.onnx", {"regions": 2, "check_regions": 1, **NUCLEI}),
+    ("third_stain", True, EVERYTHING),
     ("mpp", 0.25, EVERYTHING),
     ("extra_mpps", [0.25], {"tile": 2}),
     ("keep_stores", False, {}),

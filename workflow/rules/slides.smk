@@ -57,6 +57,7 @@ rule image:
         roi=of_slide(PLAN.option, "--roi", "roi"),
         mpp=config["mpp"],
         max_corrupt=config["max_corrupt"],
+        third_stain=["--third-stain"] if config["third_stain"] else [],
         folder=subpath(output.info, parent=True),
     shell:
         r"""
@@ -64,7 +65,7 @@ rule image:
             --slide-id {wildcards.slide:q} \
             --image-mpp {params.mpp} \
             --threads {threads} \
-            --max-corrupt {params.max_corrupt} \
+            --max-corrupt {params.max_corrupt} {params.third_stain:q} \
             --output {params.folder:q} >{log:q} 2>&1
         echo {params.made_with:q} >{output.made_with:q}
         """
