@@ -24,6 +24,8 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # on either side of the border
 NO_REGION = -1
+EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # its side on which nuclei lie: 1 is inside
+MARGIN_UM = 16.0  # of the border, within which neither the region nor the nucleus is certain: four cells of the map
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,22 @@ class SlideRegions:
         found[owner] = distance
         return np.where(self._inside[region], -found, found)
 
+    def sides(self, classes: Sequence[str]) -> np.ndarray | None:
+        """(C,) side of the border where nuclei of each class lie: 1 inside, -1 outside, 0 on either.
+
+        None if the regions are not epithelium and other tissue, or the classes lack those of ``SIDES``.
+        """
+        inside = [one.name for one in self.classes if one.is_inside]
+        if inside != [EPITHELIUM] or len(self.classes) == 1 or not SIDES.keys() <= set(classes):
+            return None
+        return np.array([SIDES.get(name, 0) for name in classes])
+
+    def are_unlike(self, found: RegionColumns, sides: np.ndarray) -> np.ndarray:
+        """(N,) bool: nuclei on the other side of the border than ``sides`` (N,), further from it than ``MARGIN_UM``."""
+        is_near = np.abs(found.border_um) <= MARGIN_UM  # False without a border
+        is_other = np.where(self._inside[found.region], 1, -1) == -sides
+        return is_other & ~is_near & (found.region != NO_REGION)
+
     def describe(self) -> Regions:
         """Origin of the regions, and the mm2 of every class and of the bands along the border."""
         mm2 = self.mpp.prod() / 1e6
@@ -149,6 +167,9 @@ class FailedRegions:
         """Columns without values."""
         nan = np.full(len(xy), np.nan, np.float32)
         return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
+
+    def sides(self, classes: Sequence[str]) -> None:
+        """None: no class has a side."""
 
     def describe(self) -> Regions:
         """The failure and its reason, for the table of nuclei."""

@@ -31,6 +31,7 @@ from muse_pipeline.nuclei.parquet import (
     REGION,
     REGION_PROB,
     ROW_GROUP,
+    UNLIKE_REGION,
     NucleiWriter,
     OptionalColumns,
     Rows,
@@ -120,7 +121,8 @@ def stitch_shards(
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
     meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
-    measures = Measures(clusters, sources.regions, meter, sources.artefacts)
+    sides = None if sources.regions is None else sources.regions.sides(names)
+    measures = Measures(clusters, sources.regions, meter, sources.artefacts, sides)
     made_from = replace(describe(shards, card, info, kept), **measures.describe())
     if is_brown:
         limits = tuple(sources.intensities)
@@ -151,6 +153,7 @@ class Measures:
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
+    sides: np.ndarray | None  # of the border of epithelium, by class
 
     def describe(self) -> dict[str, Any]:
         """Fields of ``Provenance`` for the sources that there are."""
@@ -168,6 +171,7 @@ class Measures:
             clusters=self.clusters is not None,
             positive_od=positive_od,
             regions=None if self.regions is None else [one.name for one in self.regions.classes],
+            unlike_region=self.sides is not None,
             features=self.meter.names if self.meter else (),
             artefacts=None if self.artefacts is None else self.artefacts.kinds,
         )
@@ -182,6 +186,8 @@ class Measures:
         if self.regions is not None:
             found = self.regions.columns(nuclei.xy)
             columns |= {REGION: found.region, REGION_PROB: found.prob, BORDER: found.border_um}
+            if self.sides is not None:
+                columns[UNLIKE_REGION] = self.regions.are_unlike(found, self.sides[nuclei.label])
         if self.artefacts is not None:
             columns[QUALITY] = self.artefacts.at(nuclei.xy)
         if self.meter:

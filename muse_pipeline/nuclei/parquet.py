@@ -32,6 +32,7 @@ PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # of ``morphology``, in tables of one class
 DAB_OD, POSITIVE = "dab_od", "positive"  # of immunohistochemistry
 REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # where tissue regions are known
+UNLIKE_REGION = "unlike_region"  # where a nucleus is of a class that its region does not have
 CELL_RAYS = "cell_rays"  # where nuclei are grown to cells; as wide as "rays"
 QUALITY = "quality"  # the artefact that a nucleus lies in; null where there is none
 _NO_CLASS = -1
@@ -61,6 +62,7 @@ class OptionalColumns:
         positive_od: least ``dab_od`` of a positive nucleus, for the columns ``dab_od`` and ``positive``; None: without.
         regions: names of the classes of tissue regions, for the columns ``region``, ``region_prob`` and
             ``border_distance_um``; None: without.
+        unlike_region: True for the column ``unlike_region``.
         features: names of further columns of numbers, of which ``cell_rays`` has one per ray.
         artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
     """
@@ -69,6 +71,7 @@ class OptionalColumns:
     clusters: bool = False
     positive_od: float | None = None
     regions: Sequence[str] | None = None
+    unlike_region: bool = False
     features: Sequence[str] = ()
     artefacts: Sequence[str] | None = None
 
@@ -200,6 +203,7 @@ class NucleiWriter:
             *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if known.clusters else []),
             *([] if known.positive_od is None else map(to_arrow, (dab_od, dab_od >= known.positive_od))),
             *(self._region_columns(shapes) if known.regions is not None else []),
+            *([to_arrow(shapes[UNLIKE_REGION])] if known.unlike_region else []),
             *([] if known.artefacts is None else [_name_or_null(shapes[QUALITY], known.artefacts)]),
             *(_or_null(shapes[name]) for name in known.features),
             *(
@@ -248,6 +252,7 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns
             *([(CLUSTER, pa.int32())] if optional.clusters else []),
             *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if optional.positive_od is not None else []),
             *(regions if optional.regions is not None else []),
+            *([(UNLIKE_REGION, pa.bool_())] if optional.unlike_region else []),
             *([(QUALITY, _NAME)] if optional.artefacts is not None else []),
             *((name, rays if name == CELL_RAYS else pa.float32()) for name in optional.features),
             ("rays", rays),

@@ -33,6 +33,7 @@ from muse_pipeline.nuclei.parquet import (
     POSITIVE,
     QUALITY,
     REGION_PROB,
+    UNLIKE_REGION,
     iterate_rows,
     left_out,
     open_nuclei,
@@ -293,6 +294,7 @@ OPTIONAL = {  # of tables that have the column
     CLUSTER: ("Morphology cluster", CLUSTER, 1),
     REGION_PROB: ("Region probability", REGION_PROB, 3),
     BORDER: ("Border distance um", BORDER, 1),
+    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 for nuclei of a class that their region does not have
     QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
 }
 CHOSEN_DIGITS = 4  # of columns that a user chose

@@ -23,6 +23,7 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LeftOutWarning
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.card import METADATA_KEY
+from muse_pipeline.inference.region_lookup import MARGIN_UM
 from muse_pipeline.inference.region_maps import MapShard
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.regions import read_areas, read_class_areas
@@ -228,6 +229,74 @@ def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, 
     assert int(row["nuclei"]) > 500
     assert "without tissue regions, whose model failed" in capsys.readouterr().out
     assert "no tissue regions: " in (results / "report.html").read_text()
+
+
+@pytest.fixture(scope="session")
+def of_epithelium(found, tmp_path_factory) -> Path:
+    """The regions with the names of the built-in model."""
+    folder = tmp_path_factory.mktemp("epithelium") / "regions"
+    shutil.copytree(found, folder)
+    for name in ("regions.json", "regions.geojson"):
+        text = (folder / name).read_text().replace('"Tumour"', '"Epithelium"').replace('"Stroma"', '"Other"')
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_nuclei_of_a_class_that_their_region_does_not_have(
+    drawn_slide, shards, nuclei, of_epithelium, results, tmp_path
+):
+    folder = results / "drawn"
+    output = stitch(drawn_slide, shards, folder / "nuclei.parquet", "--regions", str(of_epithelium))
+    table = pandas.read_parquet(output)
+    epithelium = shapely.union_all([shape for name, shape in read_polygons(of_epithelium) if name == "Epithelium"])
+    other = shapely.union_all([shape for name, shape in read_polygons(of_epithelium) if name == "Other"])
+    border = shapely.intersection(shapely.boundary(epithelium), shapely.boundary(other))
+    inside, outside = (shapely.contains_xy(each, table["x"], table["y"]) for each in (epithelium, other))
+    is_far = shapely.distance(shapely.points(table["x"], table["y"]), border) * SLIDE_MPP > MARGIN_UM
+    expected = is_far & ((table["class"] == "Epithelial") & outside | (table["class"] == "Stroma") & inside)
+    assert (table["unlike_region"] == expected).all()
+    assert 0 < expected.sum() < len(table) / 2
+    assert {*table[expected]["class"]} == {"Stroma"} and "Epithelial" in set(table["class"])
+    assert table.drop(columns="unlike_region").columns.equals(pandas.read_parquet(nuclei).columns)
+    # The number is in the summary, the table of the cohort and the report, the nuclei in QuPath.
+    info, geojson = str(drawn_slide.folder / "slide.json"), str(folder / "nuclei.geojson.gz")
+    assert main(["geojson", str(output), "--info", info, "-o", geojson]) == 0
+    assert main(["overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
+    assert json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"] == expected.sum()
+    assert int(read_row(results)["nuclei_unlike_region"]) == expected.sum()
+    assert "Epithelial outside epithelium" in (results / "report.html").read_text()
+    features = json.loads(gzip.decompress(Path(geojson).read_bytes()))["features"]
+    assert [each["properties"]["measurements"]["Unlike region"] for each in features] == expected.tolist()
+    assert check_geojson(Path(geojson)).is_good
+    assert (read_nuclei(output)["unlike_region"] == expected).all()
+
+
+def test_other_regions_have_no_such_column(drawn_slide, shards, nuclei, results, tmp_path):
+    assert "unlike_region" not in pq.read_schema(nuclei).names
+    areas = draw_areas(tmp_path / "areas.geojson", {"Epithelium": shapely.box(0, 0, 4000, 4000)})
+    output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(areas))
+    assert "unlike_region" not in pq.read_schema(output).names
+    assert main(["report", str(results)]) == 0
+    assert "nuclei_unlike_region" not in read_row(results)
+    assert "Unlike region" not in (results / "report.html").read_text()
+
+
+def test_a_slide_without_a_border_is_far_from_it(drawn_slide, shards, of_epithelium, tmp_path):
+    """A slide that is mapped as other tissue alone."""
+    folder = tmp_path / "regions"
+    shutil.copytree(of_epithelium, folder)
+    areas = json.loads((folder / "regions.geojson").read_text())
+    areas["features"] = [
+        {**each, "properties": {**each["properties"], "classification": {"name": "Other", "color": [1, 2, 3]}}}
+        for each in areas["features"][:1]
+    ]
+    side = {"type": "Polygon", "coordinates": [[[0, 0], [9999, 0], [9999, 9999], [0, 9999], [0, 0]]]}
+    areas["features"][0]["geometry"] = side
+    (folder / "regions.geojson").write_text(json.dumps(areas))
+    output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(folder))
+    table = pandas.read_parquet(output)
+    assert table["border_distance_um"].isna().all() and set(table["region"]) == {"Other"}
+    assert (table["unlike_region"] == (table["class"] == "Epithelial")).all() and table["unlike_region"].any()
 
 
 def draw_areas(path: Path, areas: dict[str, shapely.Geometry]) -> Path:
