@@ -113,7 +113,7 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
     provenance = _require_provenance(nuclei)
     classes = _all_classes(nuclei, provenance.classes)
     renderer = FeatureRenderer(classes, provenance.run_name, qupath_offset_px(provenance.bounds, frame))
-    table = _to_table(nuclei, [one.name for one in classes])
+    table = _to_table(_flag_artefacts(nuclei, provenance), [one.name for one in classes])
     with FeatureFile(output) as file:
         for start in range(0, len(table), BATCH):
             file.write(encode(renderer.render(table[start : start + BATCH]), suffix))
@@ -134,6 +134,15 @@ def _all_classes(nuclei: geopandas.GeoDataFrame, of_model: Sequence[NucleusClass
     known = {one.name for one in of_model}
     added = sorted(set(nuclei["class"].astype("string").dropna()) - known)
     return [*of_model, *(NucleusClass(name, NEW_CLASS_RGB) for name in added)]
+
+
+def _flag_artefacts(nuclei: geopandas.GeoDataFrame, provenance: Provenance) -> geopandas.GeoDataFrame:
+    """The nuclei with 1 instead of ``quality`` where totals leave them out, else 0, as in the files of a run."""
+    if QUALITY not in nuclei:
+        return nuclei
+    if provenance.quality is None:  # a column of the user's own
+        return nuclei.drop(columns=QUALITY)
+    return nuclei.assign(**{QUALITY: nuclei[QUALITY].isin(provenance.quality.subtract).astype(float)})
 
 
 def _to_table(nuclei: geopandas.GeoDataFrame, class_names: list[str]) -> pa.Table:

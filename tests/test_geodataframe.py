@@ -111,6 +111,19 @@ def test_rows_may_be_left_out_and_classes_changed(nuclei, tmp_path):
     assert check_geojson(tmp_path / "few.geojson").is_good
 
 
+def test_nuclei_in_artefacts_and_unlike_their_region_are_flagged_for_qupath(nuclei, tmp_path):
+    few = nuclei.head(4).assign(quality=["blurred", None, "fold", "blurred"], unlike_region=[True, False, False, True])
+    quality = {"mpp": 0.5, "cell_um": 16, "model_sha256": "ab", "area_mm2": {}, "asked": [], "subtract": ["blurred"]}
+    few.attrs = {**nuclei.attrs, "provenance": {**nuclei.attrs["provenance"], "quality": quality}}
+    write_geojson(few, tmp_path / "few.geojson")
+    measured = [each["properties"]["measurements"] for each in read_features(tmp_path / "few.geojson")]
+    assert [each["In artefact"] for each in measured] == [1, 0, 0, 1]
+    assert [each["Unlike region"] for each in measured] == [1, 0, 0, 1]
+    few.attrs = nuclei.attrs
+    write_geojson(few, tmp_path / "own.geojson")
+    assert "In artefact" not in (tmp_path / "own.geojson").read_text()
+
+
 def test_no_nuclei_are_a_file_too(nuclei, tmp_path):
     write_geojson(nuclei[:0], tmp_path / "none.geojson.gz")
     assert read_features(tmp_path / "none.geojson.gz") == []
