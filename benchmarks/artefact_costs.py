@@ -14,8 +14,7 @@ from pathlib import Path
 
 from muse_pipeline.inference import artefacts
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
-from muse_pipeline.inference.region_maps import map_shard
-from muse_pipeline.store.grid import Shard
+from muse_pipeline.inference.region_maps import map_slide
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -30,7 +29,7 @@ def main() -> None:
     tissue = TissueMask.load(args.slide / "tissue.npz")
     model = artefacts.RegionPredictor(artefacts.MODEL)
     parts = {
-        "model": lambda: map_shard(store, model, colour_of_fit(model.card.colour, fit), Shard(1, 1)),
+        "model": lambda: map_slide(store, model, colour_of_fit(model.card.colour, fit)),
         "all": lambda: artefacts.find_artefacts(store, tissue, fit),
     }
     seconds = {}

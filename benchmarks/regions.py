@@ -19,10 +19,12 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.environment import peak_memory_mib
+from muse_pipeline.inference import region_maps
+from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.inference.region_files import write_regions
 from muse_pipeline.methods.mil.attention import GatedAttention, SlideAttention
-from muse_pipeline.steps import join_regions, map_regions
-from muse_pipeline.store.grid import Shard
+from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store
 
 EPOCHS, FEATURES, HIDDEN, BAGS = 5, 256, 64, 4
@@ -48,13 +50,15 @@ def main() -> None:
 def map_slide(args: argparse.Namespace) -> str:
     """Time of the maps and of the files, without the start of the process, and peak memory with it."""
     predictor, folder = RegionPredictor(args.model), args.store.parent
-    mask, pixel_px = open_store(args.store).tissue
-    mm2 = mask.sum() * (pixel_px * open_store(args.store).mpp) ** 2 / 1e6
+    image, info = open_store(args.store), read_info(folder / "slide.json")
+    mask, pixel_px = image.tissue
+    mm2 = mask.sum() * (pixel_px * image.mpp) ** 2 / 1e6
+    colour = colour_of_fit(predictor.card.colour, read_colour(folder / "colour.json").macenko)
     times = [(time.perf_counter(), time.process_time())]
-    shard = map_regions(args.store, predictor, folder / "colour.json", Shard(1, 1), args.threads)
+    found = region_maps.map_slide(image, predictor, colour, threads=args.threads)
     times.append((time.perf_counter(), time.process_time()))
     with TemporaryDirectory() as output:
-        join_regions(args.store, folder / "slide.json", Path(output), lambda: [shard])
+        write_regions(found, image, info, Path(output))
     times.append((time.perf_counter(), time.process_time()))
     (map_s, map_cpu), (write_s, write_cpu) = np.diff(times, axis=0) / mm2
     mib = peak_memory_mib()

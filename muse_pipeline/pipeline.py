@@ -72,7 +72,8 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
     if models.regions is not None and not areas:
         areas = files.folder
         with suppress(Exception), _step(files, "regions", begin) as warnings:
-            warnings.extend(regions(files.store(mpp), models.regions, files.info, files.colour, areas, threads))
+            found = files.info, files.colour, areas
+            warnings.extend(regions(files.store(mpp), lambda: models.regions, *found, threads))
     names = shard_names(row.shards or settings.shards)
     for name in names:
         with _step(files, "detect", begin, f"detect-{name}") as warnings:

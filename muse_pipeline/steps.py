@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from muse_pipeline.inference.card import EmbedderCard
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
-    from muse_pipeline.inference.region_maps import MapShard
     from muse_pipeline.nuclei.table import Nuclei
     from muse_pipeline.slides.remote import SlideUrl
-    from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import Store
     from muse_pipeline.tissue.mask import TissueMask
 
@@ -152,47 +150,36 @@ def tile(
 
 
 def regions(
-    store: Path, predictor: RegionPredictor, info: Path, colour: Path, output: Path, threads: int = 1
+    store: Path,
+    load_predictor: Callable[[], RegionPredictor],
+    info: Path,
+    colour: Path,
+    output: Path,
+    threads: int = 1,
 ) -> list[str]:
-    """Map the tissue regions of a slide into the folder ``output``; returns warnings.
+    """Map the tissue regions of a slide into the folder ``output``, and print their areas; returns warnings.
 
     If it fails, the folder has a ``regions.json`` that states the reason, and no other file of regions.
     """
-    from muse_pipeline.inference.model import precision_warnings
-    from muse_pipeline.store.grid import Shard
-
-    join_regions(store, info, output, lambda: [map_regions(store, predictor, colour, Shard(1, 1), threads)])
-    return precision_warnings(predictor.card, predictor.provider)
-
-
-def map_regions(store: Path, predictor: RegionPredictor, colour: Path, shard: Shard, threads: int = 1) -> MapShard:
-    """Map one shard of a slide."""
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
-    from muse_pipeline.inference.region_maps import map_shard
-    from muse_pipeline.store.store import open_store
-
-    image = open_store(store)
-    image.require_lossless()
-    stained = read_colour(colour, image.fingerprint)
-    with print_load("mapping regions", threads), show_progress("windows") as progress:
-        fitted = colour_of_fit(predictor.card.colour, stained.macenko)
-        return map_shard(image, predictor, fitted, shard, threads=threads, progress=progress)
-
-
-def join_regions(store: Path, info: Path, output: Path, find_shards: Callable[[], list[MapShard]]) -> None:
-    """Write the files of a slide's regions from the shards that ``find_shards`` returns, and print areas."""
+    from muse_pipeline.inference.model import precision_warnings
     from muse_pipeline.inference.region_files import record_failure, write_regions
-    from muse_pipeline.inference.region_maps import join_shards
+    from muse_pipeline.inference.region_maps import map_slide
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.store.store import open_store
 
     known = read_info(info)
     with record_failure(output, known.slide_id):
-        shards, image = find_shards(), open_store(store)
-        record = write_regions(join_shards(shards, image), image, known, output)
+        predictor, image = load_predictor(), open_store(store)
+        image.require_lossless()
+        fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
+        with print_load("mapping regions", threads), show_progress("windows") as progress:
+            found = map_slide(image, predictor, fitted, threads=threads, progress=progress)
+        record = write_regions(found, image, known, output)
     for one in record["classes"]:
         print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
+    return precision_warnings(predictor.card, predictor.provider)
 
 
 def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:

@@ -16,9 +16,8 @@ import cv2
 import numpy as np
 
 from experiments.common.crops import MPP, aji, compare, detection_f1, network_finder
-from experiments.common.intervals import change_from, with_interval
 from experiments.common.outlines import SETS
-from experiments.common.runs import add_run, is_recorded, read_data, runs_of
+from experiments.common.runs import add_run, change_from, is_recorded, read_data, runs_of, with_interval
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, optical_density

@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.common.crops import aji, compare, detection_f1, network_finder, read_dsb2018
-from experiments.common.intervals import with_interval
-from experiments.common.runs import add_run, is_recorded, read_data, runs_of
+from experiments.common.runs import add_run, is_recorded, read_data, runs_of, with_interval
 from muse_pipeline.inference import colour_input
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor

@@ -1,4 +1,4 @@
-"""Recorded runs of an experiment, a line of ``runs.jsonl`` each, and the command line of arms."""
+"""Recorded runs of an experiment, a line of ``runs.jsonl`` each, the command line of arms, and cells of tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+
+from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
 
 TOP = Path(__file__).parents[2]
 
@@ -94,3 +97,16 @@ def run_arms(
 def by_arm_and_seed(runs: Collection[dict]) -> dict[tuple[str, int], dict]:
     """Runs by arm and seed, seeds in ascending order."""
     return {(run["arm"], run["seed"]): run for run in sorted(runs, key=lambda run: run["seed"])}
+
+
+def with_interval(measure: Callable, values: np.ndarray, patients: list[str]) -> str:
+    """A measure of (N, ...) sums of crops, and its interval over patients."""
+    low, high = percentile_interval(measure(resample_sums(values, patients)), patients)
+    return f"{measure(values.sum(0)):.3f} ({low:.3f} to {high:.3f})"
+
+
+def change_from(measure: Callable, before: np.ndarray, after: np.ndarray, patients: list[str]) -> str:
+    """The difference of a measure, paired by crop, and its interval over patients."""
+    found = compare_scores(before, after, patients, measure)
+    low, high = found["interval"]
+    return f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -18,8 +18,7 @@ import cv2
 import numpy as np
 
 from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pictures
-from experiments.common.intervals import with_interval
-from experiments.common.runs import TOP, run_arms, runs_of
+from experiments.common.runs import TOP, run_arms, runs_of, with_interval
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.colour_input import colour_of_fit

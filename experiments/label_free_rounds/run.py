@@ -19,8 +19,7 @@ import cv2
 import numpy as np
 
 from experiments.common.crops import SNAP_UM, aji, detection_f1, find_by_otsu, mean_of_seeds, network_finder, score
-from experiments.common.intervals import with_interval
-from experiments.common.runs import TOP, run_arms, runs_of
+from experiments.common.runs import TOP, run_arms, runs_of, with_interval
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.export.onnx import export_onnx

@@ -32,8 +32,7 @@ from experiments.common.crops import (
     read_nucls,
     read_tnbc,
 )
-from experiments.common.intervals import with_interval
-from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from experiments.common.runs import add_run, is_recorded, read_runs, runs_of, with_interval
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor

@@ -30,9 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.common.crops import MPP, network_finder
-from experiments.common.intervals import change_from
 from experiments.common.outlines import MEASURES, SETS, count_crop
-from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
+from experiments.common.runs import add_run, change_from, is_recorded, read_runs, runs_of
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.export.onnx import write_graph
 from muse_pipeline.inference.colour_input import colour_of_fit

@@ -32,8 +32,7 @@ from experiments.common.crops import (
     network_finder,
     score,
 )
-from experiments.common.intervals import change_from
-from experiments.common.runs import TOP, run_arms, runs_of
+from experiments.common.runs import TOP, change_from, run_arms, runs_of
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit

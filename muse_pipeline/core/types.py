@@ -107,7 +107,7 @@ class SlideInfo:
         Raises:
             ConfigError: a value is missing or has another type.
         """
-        return parse_config(values, cls, "slide.json")
+        return parse_config(values, cls, "slide")
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:

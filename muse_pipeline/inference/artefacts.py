@@ -24,9 +24,8 @@ from muse_pipeline.core.types import ARTEFACTS, SUBTRACTED, SlideInfo
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.inference.predictor import RegionPredictor
-from muse_pipeline.inference.region_maps import join_shards, map_shard, tissue_on_cells
+from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
-from muse_pipeline.store.grid import Shard
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
@@ -186,7 +185,7 @@ def _map_classes(
     image: Store, model: RegionPredictor, colour: np.ndarray, n_cells: tuple[int, int], threads: int
 ) -> np.ndarray:
     """(C, rows, columns) float32 probabilities."""
-    found = join_shards([map_shard(image, model, colour, Shard(1, 1), threads=threads)], image)
+    found = map_slide(image, model, colour, threads=threads)
     fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
     return average_over_tissue(found.prob, found.tissue, fine, n_cells) / 255
 

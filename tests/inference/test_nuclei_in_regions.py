@@ -15,7 +15,7 @@ import pytest
 import shapely
 from drawn_regions import SLIDE_MPP, draw_slide
 from qupath_check import check_geojson
-from region_slides import read_polygons, regions
+from region_slides import read_polygons
 from slide_files import write_pyramid
 
 from muse_pipeline import read_nuclei
@@ -23,11 +23,15 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LeftOutWarning
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.card import METADATA_KEY
+from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.inference.region_files import write_regions
 from muse_pipeline.inference.region_lookup import MARGIN_UM
-from muse_pipeline.inference.region_maps import MapShard
+from muse_pipeline.inference.region_maps import map_slide
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.regions import read_areas, read_class_areas
 from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.store.store import open_store
+from muse_pipeline.tissue.stain import IDENTITY
 
 COLUMNS = ["region", "region_prob", "border_distance_um"]
 
@@ -119,12 +123,11 @@ def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp
 
 
 def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, tmp_path):
-    assert regions(drawn_slide, region_model, tmp_path, "--shard", "1-of-1") == 0
-    path = tmp_path / "regions.shards" / "1-of-1.npz"
-    shard = MapShard.load(path)
-    only_stroma = np.where(np.arange(2)[:, None, None] == 0, shard.maps.max(1, keepdims=True), 0).astype(np.uint8)
-    dataclasses.replace(shard, maps=only_stroma).save(path)
-    assert regions(drawn_slide, region_model, tmp_path, "--join", "1") == 0
+    image = open_store(drawn_slide.store)
+    found = map_slide(image, RegionPredictor(region_model), IDENTITY)
+    only_stroma = np.where(np.arange(2)[:, None, None] == 0, found.prob.max(0), 0).astype(np.uint8)
+    info = read_info(drawn_slide.folder / "slide.json")
+    write_regions(dataclasses.replace(found, prob=only_stroma), image, info, tmp_path)
     output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(tmp_path))
     table = pandas.read_parquet(output, columns=COLUMNS)
     assert set(table["region"].dropna()) == {"Stroma"} and table["border_distance_um"].isna().all()

@@ -98,19 +98,6 @@ def test_the_picture_is_small_and_tinted(found):
     assert 0.05 < red.mean() < 0.6
 
 
-@pytest.mark.parametrize(("n_shards", "threads"), [pytest.param(3, 1, marks=pytest.mark.slow), (16, 2)])
-def test_any_number_of_shards_and_threads_gives_the_same_bytes(
-    found, drawn_slide, region_model, tmp_path, n_shards, threads
-):
-    for index in range(n_shards, 0, -1):
-        shard = ["--shard", f"{index}-of-{n_shards}", "--threads", str(threads)]
-        assert regions(drawn_slide, region_model, tmp_path, *shard) == 0
-    assert not (tmp_path / "regions.json").exists()
-    assert regions(drawn_slide, region_model, tmp_path, "--join", str(n_shards)) == 0
-    assert checksums(tmp_path) == checksums(found)
-
-
-@pytest.mark.slow
 def test_two_threads_give_the_same_bytes(found, drawn_slide, region_model, tmp_path):
     assert regions(drawn_slide, region_model, tmp_path, "--threads", "2") == 0
     assert checksums(tmp_path) == checksums(found)
@@ -161,9 +148,3 @@ def test_a_region_model_finds_no_nuclei(drawn_slide, region_model, tmp_path, cap
     detect = ["detect", str(drawn_slide.store), "--model", str(region_model), "--colour", colour, "--shard", "1-of-1"]
     assert main([*detect, "--output", output]) == 2
     assert "run it with `muse regions`" in capsys.readouterr().err
-
-
-def test_a_missing_shard_is_named(drawn_slide, region_model, tmp_path, capsys):
-    assert regions(drawn_slide, region_model, tmp_path, "--shard", "1-of-2") == 0
-    assert regions(drawn_slide, region_model, tmp_path, "--join", "2") == 2
-    assert "2-of-2.npz: no such shard" in capsys.readouterr().err

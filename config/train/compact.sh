@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train and export `compact` as it is shipped: experiments/compact/train.sh DATA
+# Train and export `compact` as it is shipped: config/train/compact.sh DATA
 #
 # DATA is a folder with brca-m2c/, nucls-cc0/, tnbc-nuclei/, ebhi-seg-colon/, oral-scc/ and nuinsseg-oesophagus/. The stages are in
 # runs/, where an interrupted one continues; the first takes about an hour of two cores, the last 35 minutes of one.
