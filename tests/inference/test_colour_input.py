@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, StoreError
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
@@ -56,8 +57,8 @@ def test_a_share_goes_that_far_from_the_slides_own_colours():
     np.testing.assert_array_equal(maps[0], np.eye(3, 4))
     np.testing.assert_allclose(maps[0.25], np.eye(3, 4) + 0.25 * (maps[1] - np.eye(3, 4)), atol=1e-6)
     np.testing.assert_array_equal(maps[1], stain_map(FIT["stains"], FIT["strong"], reference.stains, reference.strong))
-    with pytest.raises(ConfigError, match=r"share is 1.5"):
-        dataclasses.replace(reference, share=1.5)
+    with pytest.raises(ConfigError, match=r"share.*1\.5"):
+        parse_config({"share": 1.5}, ColourReference, "colour")
 
 
 REFERENCE = ColourReference("macenko", ((0.60, 0.72, 0.34), (0.29, 0.80, 0.52)), (1.4, 1.0))
