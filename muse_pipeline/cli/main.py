@@ -93,7 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # this one is met wherever a path is first used
             raise
-        print(f"muse {arguments[0]}: {error.filename}: a name in this path is too long; shorten it", file=sys.stderr)
+        name = Path(error.filename).name
+        print(f"muse {arguments[0]}: {name}: a name in this path is too long; shorten it", file=sys.stderr)
         return 2
 
 

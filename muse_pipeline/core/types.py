@@ -107,7 +107,10 @@ class SlideInfo:
         Raises:
             ConfigError: a value is missing or has another type.
         """
-        return parse_config(values, cls, "slide")
+        info = parse_config(values, cls, "slide")
+        if not info.level_sizes_px or len(info.level_sizes_px) != len(info.level_downsamples):
+            raise ConfigError("slide: there is no level, or the numbers of sizes and downsamples differ")
+        return info
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:

@@ -96,7 +96,9 @@ class FeatureMeter:
         stains = {f"cytoplasm_{name}_mean": share for name, share in zip("he", _shares(self._stains), strict=True)}
         if brown is not None:
             stains |= {f"{zone}_dab_mean": _shares(brown)[1] for zone in ("cytoplasm", "membrane")}
-        self._stains_of_cells = stains
+        self._stains_of_cells, self._third = stains, None
+        if brown is not None and not np.allclose(brown[:2] @ brown[2], 0):  # a stain, not what the two leave
+            self._third = _shares(brown)[2], _shares(brown[:2])[1]
 
     def describe(self) -> FeatureRecord:
         """Description of the features for the provenance of the table."""
@@ -200,7 +202,13 @@ class FeatureMeter:
         if len(self._stains_of_cells) > 2:
             outlines["membrane"] = cells, np.maximum(cells - RIM_UM, rays)
         means = {zone: mean_densities(find_between(xy, each, *image), rows) for zone, each in outlines.items()}
-        return {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
+        found = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
+        if self._third is not None:  # where its amount is negative, DAB is split from haematoxylin alone, as in nuclei
+            of_third, dab_of_two = self._third
+            for zone, density in means.items():
+                name = f"{zone}_dab_mean"
+                found[name] = np.where(density @ of_third < 0, density @ dab_of_two, found[name])
+        return found
 
 
 def _shares(stains: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
         path: path of the file.
         kinds: types of object that are areas.
     """
-    features = list(map(to_feature, iterate_features(path)))
+    features = [to_feature(each) for item in iterate_features(path) for each in _members(item)]
     try:
         types = list(map(read_object_type, features))
         shapes = np.array([_build_area(*each, kinds) for each in zip(features, types, strict=True)], object)
@@ -221,6 +221,15 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
     used = reasons == ""
     areas = [_describe_area(shapes[index], features[index]) for index in np.flatnonzero(used)]
     return areas, Counter(reasons[~used].tolist())
+
+
+def _members(item: Any) -> Iterator[Any]:
+    """The features of a collection within a list or another collection; any other item as it is."""
+    members = item.get("features") if isinstance(item, dict) else item if isinstance(item, list) else None
+    for member in [] if members is None else members:
+        yield from _members(member)
+    if members is None:
+        yield item
 
 
 def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:

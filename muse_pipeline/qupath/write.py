@@ -256,6 +256,8 @@ def _write_files(
     threads: int,
 ) -> list[Path]:
     """Write the whole file and the parts beside it; returns the paths of the parts."""
+    if max_features is not None and max_features < 1:
+        raise GeoJSONError(f"parts of at most {max_features} nuclei hold none; give 1 or more")
     suffix = split_name(output)[1]
     n_batches = -(-(max_features or BATCH) // BATCH)
     batch_size = (max_features or BATCH) // n_batches  # a part may have a few nuclei less than ``max_features``

@@ -134,7 +134,7 @@ class RunFolder:
         begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
         fixed = [name for name in _differences(begun, given) if name not in free and name.split(".")[0] not in free]
         changed = [f"setting '{name}'" for name in sorted(fixed)]
-        before, now = read_json(self.provenance)["inputs"], provenance["inputs"]
+        before, now = self._begun_inputs(), provenance["inputs"]
         changed += [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
         if changed:
             raise CheckpointError(
@@ -149,6 +149,12 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
             ) from error
+
+    def _begun_inputs(self) -> dict[str, str]:
+        try:
+            return dict(read_json(self.provenance)["inputs"])
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The process that the jobs of slides are forked of: steps end as `muse` does, and none outlives its caller."""
+"""The process that the jobs of slides are forked from: steps end as `muse` does, and none outlives its caller."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ def call(server: subprocess.Popen | None, folder: Path, *words: str) -> subproce
 
 
 def start_endless_step(server: subprocess.Popen, folder: Path) -> tuple[subprocess.Popen, psutil.Process]:
-    """The caller of a step that waits for its model for ever, and the step."""
-    os.mkfifo(folder / "model.onnx")
-    words = ["detect", "store", "--model", "model.onnx", "--colour", "c.json", "-o", "1-of-1.parquet"]
-    caller = call(server, folder, *words)
+    """The caller of a step that waits for its shard for ever, and the step."""
+    os.mkfifo(folder / "shard.parquet")
+    caller = call(server, folder, "nuclei", "shard.parquet", "-o", "results")
     while True:
         forks = psutil.Process(server.pid).children(recursive=True)
         if steps := [fork for fork in forks if fork.ppid() != server.pid]:

@@ -1,4 +1,4 @@
-"""A process that the jobs of slides are forked of, so that each of them need not load its libraries.
+"""A process that the jobs of slides are forked from, so that each of them need not load its libraries.
 
 Only where jobs run on this machine, in the environment of Snakemake, and where there are several slides.
 """
@@ -6,6 +6,7 @@ Only where jobs run on this machine, in the environment of Snakemake, and where 
 import shlex
 
 WARM_MUSE = workflow.source_path("../scripts/warm_muse.py")
+FORKS = {"image", "detect", "nuclei"}
 MOST_OF_A_SOCKET = 100  # bytes of its path
 
 

@@ -1,4 +1,4 @@
-"""Run the steps of slides as forks of one process, which has loaded the libraries that each would load for a second.
+"""Run the steps of slides as forks of one process that has loaded their libraries, which takes each step a second.
 
     python warm_muse.py serve SOCKET                # started by the workflow, ends with its standard input
     python warm_muse.py call SOCKET VERB ...        # `muse` of the workflow's jobs
@@ -27,17 +27,21 @@ N_BYTES = 8  # of the length of a request
 
 def call(path, arguments):
     """Have a step run; returns its exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the step is interrupted, and answers
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the step is interrupted, and answers
+    while (spare := os.open(os.devnull, os.O_RDWR)) in FILES:  # standard files that are closed
+        pass
+    os.close(spare)
     with socket.socket(socket.AF_UNIX) as server:
         try:
             if arguments[0] not in VERBS:
                 raise ConnectionRefusedError
             server.connect(path)
         except OSError:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.execv(sys.executable, [sys.executable, "-m", "muse_pipeline.cli.main", *arguments])
+            signal.signal(signal.SIGINT, interrupt)
+            os.execv(sys.executable, [sys.executable, "-P", "-m", "muse_pipeline.cli.main", *arguments])
         folder = os.getcwd()  # noqa: PTH109 - pathlib takes a fifth of the time of a call to import
-        request = json.dumps([arguments, folder, dict(os.environ)]).encode()
+        is_ignored = interrupt == signal.SIG_IGN
+        request = json.dumps([arguments, folder, dict(os.environ), is_ignored]).encode()
         socket.send_fds(server, [len(request).to_bytes(N_BYTES)], FILES)
         server.sendall(request)
         answer = server.recv(1)
@@ -68,7 +72,7 @@ def serve(path):
 
 
 def reap(*_):
-    """Take leave of forks that have ended."""
+    """Collect the forks that have ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -99,30 +103,34 @@ def supervise(caller):
     """
     length, files, _, _ = socket.recv_fds(caller, N_BYTES, len(FILES))
     with caller.makefile("rb") as request:
-        arguments, folder, environment = json.loads(request.read(int.from_bytes(length)))
+        text = request.read(int.from_bytes(length))
+    if not length or len(text) < int.from_bytes(length):  # the caller was killed
+        os._exit(1)
+    arguments, *state = json.loads(text)
     ended, ending = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(ending)
     step = os.fork()
     if not step:
-        become(caller, files, folder, environment)
+        become(caller, files, *state)
         return arguments
     ready, _, _ = select.select([caller, sys.stdin, ended], [], [])
     if ended not in ready:
         os.kill(step, signal.SIGKILL if sys.stdin in ready else signal.SIGTERM)
     _, status = os.waitpid(step, 0)
     code = os.waitstatus_to_exitcode(status)
-    caller.send(bytes([code if code >= 0 else 128 - code]))
+    with contextlib.suppress(OSError):
+        caller.send(bytes([code if code >= 0 else 128 - code]))
     os._exit(0)
 
 
-def become(caller, files, folder, environment):
-    """Take on the files, the folder and the environment of the caller."""
+def become(caller, files, folder, environment, is_ignored):
+    """Take on the files, the folder, the environment and the way to be interrupted of the caller."""
     import tempfile
 
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if is_ignored else signal.default_int_handler)
     caller.close()
     for file, own in zip(files, FILES, strict=True):
         os.dup2(file, own)
