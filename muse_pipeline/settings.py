@@ -262,7 +262,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_available(settings: Mapping[str, Any]) -> None:
-    """Check, before anything runs, that the packages and models for the settings are there.
+    """Check, before anything runs, that the packages and models for the settings are available.
 
     Raises:
         ConfigError: a package is not installed, or there is no such region model.

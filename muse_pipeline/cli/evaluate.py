@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pair the nuclei, score them, print."""
+    """Pair and score the nuclei, and print the summary."""
     from muse_pipeline.core.errors import LabelError
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import render_summary, summarise

@@ -1,4 +1,4 @@
-"""Import a released MUSE checkpoint as one of ours: a backbone to fine-tune from.
+"""Import a released MUSE checkpoint as a backbone to fine-tune from.
 
 The backbone is recognised by the names and shapes of its tensors, and its training window (224 or 512) by the end of
 the file's name or by its table of positions.

@@ -52,7 +52,7 @@ class SlidesPlan:
     jobs: Plan
 
     def slide(self, row: SheetRow) -> FinishedSlide:
-        """The slide as outputs read it."""
+        """The finished slide that outputs are written from."""
         files = SlideFiles(self.output / row.slide_id)
         return FinishedSlide(files, self.settings, row.patient, self.models.embedder, self.settings.threads)
 
@@ -344,7 +344,7 @@ def _log_steps(row: SheetRow, log_file: Path, bar, run: Callable[[Begin], None])
             run(begin)
     except MuseError as error:
         return f"{steps[-1]}: {error}"
-    except Exception as error:  # a defect of ours
+    except Exception as error:  # a defect of this package
         with log_file.open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         return f"{steps[-1]}: unexpected {type(error).__name__}: {one_line(error)}; see {log_file}"

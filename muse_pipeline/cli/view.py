@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the addresses, serve them."""
+    """Print the addresses of the pages and serve the pages."""
     from contextlib import suppress
 
     from muse_pipeline.viewer.serve import ADDRESS, find_pages, start_server

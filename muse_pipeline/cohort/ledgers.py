@@ -213,4 +213,4 @@ def _name_full_disk(folders: Sequence[Path]) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, MuseError) or not folders or not (disk := find_full_disk(error, folders)):
             raise
-        raise OutputError(f"what it writes cannot be written {disk}") from error
+        raise OutputError(f"the output cannot be written {disk}") from error

@@ -48,8 +48,8 @@ def failed_steps(folder: Path) -> set[str]:
 def withdraw_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
     """Remove stale nuclei and proposals of a failed slide; the failed steps decide which.
 
-    No file of a failed slide may pass for a result, and Snakemake would consider the slide done. The copy of a slide is
-    removed too, since the original may be corrected.
+    A file of a failed slide could be mistaken for a result, and Snakemake would consider the slide done. The copy of a
+    slide is removed too, since the original may be corrected.
 
     Args:
         folder: folder of the slide.

@@ -152,7 +152,7 @@ class Plan:
         return [f"{self.folder(slide)}/{name}" for slide in (self.rows if slides is None else slides) for name in names]
 
     def image_settings(self, slide: str) -> dict[str, Any]:
-        """All settings that the image of a slide depends on."""
+        """All settings that affect the image of a slide."""
         row = self.row(slide)
         return {
             "slide": row["path"],

@@ -160,7 +160,7 @@ def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, s
 
 
 def name_stores(mpps: Iterable[float]) -> dict[str, float]:
-    """Name of a store -> its mpp.
+    """Map the name of each store to its mpp.
 
     Raises:
         ConfigError: two of the mpps would have the same store.

@@ -1,4 +1,4 @@
-"""The sheet of slides: one row each, as TSV or CSV. Read, checked as a whole, and written from a folder."""
+"""Read and check the sheet of slides (TSV or CSV, a row for each slide), and write one from a folder."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def _header_problems(header: list[str]) -> Iterator[str]:
 def _doubled_columns(header: list[str]) -> Iterator[str]:
     for name in dict.fromkeys(filter(None, header)):
         if header.count(name) > 1:
-            yield f"row 1: column '{_show(name)}' is there {header.count(name)} times"
+            yield f"row 1: column '{_show(name)}' occurs {header.count(name)} times"
 
 
 def _near_column(name: str, header: list[str]) -> str | None:

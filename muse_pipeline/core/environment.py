@@ -213,7 +213,7 @@ def _find_runtimes() -> Iterator[Finding]:
 
 
 def _find_byte_products() -> Finding:
-    with_vnni, without = "VNNI is there; `compact` runs in int8", "no VNNI; built-in models run in floats"
+    with_vnni, without = "VNNI is available; `compact` runs in int8", "no VNNI; built-in models run in floating point"
     return Finding("processor", True, with_vnni if has_vnni() else without)
 
 

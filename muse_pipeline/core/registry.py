@@ -51,8 +51,8 @@ class Registry(Generic[T]):
         """The plug-in called ``name``.
 
         Raises:
-            ConfigError: there is none; the message suggests the nearest names.
-            ModuleNotFoundError: it needs a package that is not installed.
+            ConfigError: there is no such plug-in; the message suggests the nearest names.
+            ModuleNotFoundError: the plug-in needs a package that is not installed.
         """
         if name not in self._entries and name.isidentifier():
             self._import(name)

@@ -74,7 +74,7 @@ class NucleusSource:
 
     @property
     def location(self) -> Path:
-        """The file or folder of its images."""
+        """The file or folder of the source's images."""
         return self.store or self.images or self.labelled.location
 
     def patient_of(self, name: str) -> str:
@@ -213,7 +213,7 @@ class NucleusIndex:
         """Write the files into a folder, which appears complete or not at all.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the folder cannot be written.
         """
         with complete_file(folder) as partial:
             partial.mkdir()
@@ -239,7 +239,7 @@ class NucleusIndex:
         return numbers[kept], xy[kept]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """(2,) position of a nucleus: occupied cells are drawn by weight, whether few or many lie in them."""
+        """Draw the position (2,) of a nucleus; occupied cells are drawn by weight, not by their number of nuclei."""
         if self.cumulated is None:
             cell = generator.integers(len(self.occupied))
         else:

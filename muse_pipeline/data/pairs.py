@@ -31,7 +31,7 @@ class PartnerBatch(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """B sets of views and their partners.
+    """A batch of B sets of views and the partners of the views.
 
     Attributes:
         views: H&E views; ``teacher_xy[0]``, ``student_xy[0]`` and ``shared[0]`` are the nuclei of the two global views.

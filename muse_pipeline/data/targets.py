@@ -62,7 +62,7 @@ def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Te
     index, exists = cells_around(xy, cells, cell_px, reach)  # (B, M, K)
     middle = torch.stack((index % columns, index // columns), -1) + 0.5
     squared = ((xy / cell_px)[:, :, None] - middle).square().sum(-1).flatten(1)
-    index = index.where(exists, n_cells).flatten(1)  # cells beyond the border are one more cell, which is cut off
+    index = index.where(exists, n_cells).flatten(1)  # cells beyond the border share an extra index, which is cut off
     least = squared.new_full((len(xy), n_cells + 1), torch.inf).scatter_reduce_(1, index, squared, "amin")
     number = torch.arange(xy.shape[1], device=xy.device)[:, None].expand(exists.shape[1:]).flatten()
     number = number.where(squared == least.gather(1, index), xy.shape[1])

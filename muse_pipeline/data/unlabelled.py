@@ -141,7 +141,7 @@ class WindowSampler:
         self._share = area / area.sum()
 
     def __call__(self, n: int, generator: np.random.Generator) -> np.ndarray:
-        """(n, S, S, 3) uint8."""
+        """Draw ``n`` windows (n, S, S, 3) uint8 from the images."""
         chosen = generator.choice(len(self.images), n, p=self._share)
         return np.stack([self._cut(int(index), generator) for index in chosen])
 

@@ -252,7 +252,7 @@ class ViewBatch(NamedTuple):
 
 
 def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
-    """(teacher's view, student's view) of a set, by their numbers."""
+    """Pairs (teacher's view, student's view) of a set, as numbers of views."""
     return [(one, other) for one in (0, 1) for other in range(2 + n_local) if other != one]
 
 

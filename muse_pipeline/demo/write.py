@@ -143,7 +143,7 @@ class Blocks:
 
     @property
     def n(self) -> tuple[int, int]:
-        """(columns, rows) of blocks."""
+        """Number of blocks, as (columns, rows)."""
         width, height = (int(np.ceil(side / (BLOCK_PX * self.mpp))) for side in self.tissue.layout.size_um)
         return width, height
 

@@ -99,7 +99,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         LabelError: the truth cannot be read, names an unknown class, is a mask of another size than the slide, lies
             outside the slide altogether or has x and y exchanged.
         GeoJSONError: the truth or region is not GeoJSON.
-        NucleiError: the table or the slide.json beside it is not ours, or it was made with a higher score cut than
+        NucleiError: the table or its slide.json is not by this package, or the table has a higher score cut than
             requested.
     """
     provenance = read_provenance(pair.nuclei)

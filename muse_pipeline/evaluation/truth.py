@@ -77,7 +77,7 @@ def read_truth(
 ) -> Truth:
     """Read the truth by suffix: a table of points, GeoJSON, or a label image of the whole slide at level 0.
 
-    A model of one class finds nuclei of every kind, so every class of the truth counts as its class.
+    A model of one class finds nuclei of every kind, so every class of the truth is mapped to that class.
 
     Args:
         path: file of the truth.
@@ -358,7 +358,7 @@ def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
         if not row.get("slide_id"):
             raise SheetError(f"{path}, row {number}: has no slide_id; fill it in or remove the row")
         if row["slide_id"] in rows:
-            raise SheetError(f"{path}, row {number}: slide_id '{row['slide_id']}' is there twice; remove one")
+            raise SheetError(f"{path}, row {number}: slide_id '{row['slide_id']}' occurs twice; remove one")
         rows[row["slide_id"]] = row
     if not rows:
         raise SheetError(f"{path}: no slide in it; add a row per slide")

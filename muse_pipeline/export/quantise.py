@@ -147,7 +147,7 @@ def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
 
 @contextmanager
 def errors_only(name: str | None = None) -> Iterator[None]:
-    """Silence what a logger says below errors; without a name, that is the root."""
+    """Drop messages below errors of the logger ``name``, by default the root logger."""
 
     def is_error(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR

@@ -54,7 +54,7 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.meta.get("kind") != REGIONS:
-        raise CheckpointError(f"{path}: holds no region network (kind: {checkpoint.meta.get('kind')})")
+        raise CheckpointError(f"{path}: holds no region network; give the checkpoint of a region model")
     model = parse_config(checkpoint.meta["region"], RegionModel, str(path))
     known = {one.name for one in dataclasses.fields(RegionExport)}
     if unknown := sorted(changes.keys() - known):

@@ -32,7 +32,7 @@ class Feature:
         return group if group in {*GROUPS_OF_SET["all"], "cell", "cytoplasm", "membrane"} else "shape"
 
 
-FIRST_COLUMNS = (  # of every table, measured on the polygon: of the group *shape* too
+FIRST_COLUMNS = (  # columns of every table, also in the group *shape*; measured on the polygon
     Feature("area_um2", "um2", "area"),
     Feature("perimeter_um", "um", "perimeter"),
     Feature("solidity", "1", "area over the area of the convex hull"),

@@ -21,7 +21,7 @@ STEP = 2.0**-20  # of OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
-    """(S, 3, 256) int32: contribution of each value of each channel to each stain, in ``STEP`` of base 10.
+    """Contribution (S, 3, 256) int32 of each value of each channel to each stain, in steps of ``STEP`` OD.
 
     Args:
         stains: (S, 3) unit rows in optical density, of haematoxylin and eosin for example.

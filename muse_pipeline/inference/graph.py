@@ -1,4 +1,4 @@
-"""Parts of the graph in an ONNX file: a detector up to its head, and the operations on single values of pixels.
+"""Parts of the graph in an ONNX file: a detector without its head, and its elementwise operations on pixels.
 
 An ONNX file is a message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding). Its nodes are in the
 order in which they are computed. The file is cut here field by field, because the package `onnx` is installed only for

@@ -112,7 +112,7 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
     """The card with the sizes of the maps that the network gave.
 
     Raises:
-        ModelError: they are not the maps of the card's kind, or a window has no core.
+        ModelError: the maps are not those of the card's kind, or a window has no core.
     """
     n_rays = _count_rays(card, values)
     if not n_rays:

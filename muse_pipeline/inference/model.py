@@ -110,7 +110,7 @@ def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]
     where = f" ({built_in})" if built_in else ""
     return [
         f"model '{card.name}' is in int8, and this processor reports no VNNI: sums may overflow, and "
-        f"results differ from those elsewhere; choose the model in floats{where}"
+        f"results differ from those elsewhere; choose the floating-point model{where}"
     ]
 
 
@@ -158,7 +158,7 @@ def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSessi
     try:
         return TorchSession(path, find_device(provider), graph)
     except UnsupportedOperatorError as error:
-        raise ModelError(f"{path}: {error}; choose a model in floats, or another provider") from error
+        raise ModelError(f"{path}: {error}; choose a floating-point model, or another provider") from error
     except ValueError as error:
         raise ModelError(f"{path}: not usable as an ONNX model ({error}); export it again") from error
 
@@ -265,7 +265,7 @@ def require_installed(provider: str) -> None:
     """
     if is_installed(provider):
         return
-    raise ProviderError(f"provider '{provider}' was asked for and is {_lacks(provider)}, or choose provider 'cpu'")
+    raise ProviderError(f"provider '{provider}' was requested but is {_lacks(provider)}, or choose provider 'cpu'")
 
 
 def _lacks(provider: str) -> str:

@@ -61,7 +61,7 @@ class ClassAreas:
         return f"{self.path}, {self.unit} {self.number[index]}"
 
     def change(self, function: Callable[[np.ndarray], np.ndarray]) -> ClassAreas:
-        """The areas with their shapes (A,) changed."""
+        """The areas with ``function`` applied to their shapes (A,)."""
         return replace(self, shape=np.array(function(self.shape), object))
 
     def owners(self, xy: np.ndarray) -> np.ndarray:

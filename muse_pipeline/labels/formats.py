@@ -348,7 +348,7 @@ def require_size(path: Path, mask: np.ndarray, size_px: tuple[int, int]) -> None
 
 
 def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> None:
-    """Reject true nuclei of a file of which more than a few are there more than once.
+    """Reject a file in which more than a few true nuclei are duplicates.
 
     Args:
         path: path of the file, for the message.

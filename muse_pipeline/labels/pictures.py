@@ -275,7 +275,7 @@ def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this sour
         stated: origin of ``mpp``, for the message.
 
     Raises:
-        LabelError: it is unknown, or implausible for a picture of nuclei.
+        LabelError: the mpp is unknown, or implausible for a picture of nuclei.
     """
     if mpp is None:
         raise LabelError(f"{path}: has no size of a pixel; give `mpp`, um per pixel, with its source")
@@ -291,7 +291,7 @@ def require_agreement(
     """Reject an mpp, given by a ``setting`` of the source, that differs by more than 5 % from that of the file.
 
     Raises:
-        LabelError: they differ; both are named.
+        LabelError: the values differ; the message has both.
     """
     if any(abs(stated / side - 1) > MPP_TOLERANCE for side in known):
         raise LabelError(

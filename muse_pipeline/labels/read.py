@@ -93,7 +93,7 @@ def patients_in(source: LabelSource) -> list[str]:
     """The patients of the pictures or slides that a source chooses; no picture is read.
 
     Raises:
-        LabelError: as in ``require_readable``, or the rule of patients does not suit a name.
+        LabelError: as in ``require_readable``, or a name does not match the rule of patients.
         SheetError: the sheet of slides is wrong.
     """
     if source.is_dataset:

@@ -128,10 +128,10 @@ class LabelSource:
         return not any(word in name for word in self.exclude)
 
     def require_labels(self) -> None:
-        """Reject a folder of labels that is not there.
+        """Reject a folder of labels that does not exist.
 
         Raises:
-            LabelError: it is not there.
+            LabelError: the folder does not exist.
         """
         if not self.labels.is_dir():
             raise LabelError(f"{self.labels}: no such folder of labels; correct `labels` in the config")

@@ -20,7 +20,7 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
 MIN_SHARE_GROWN = 0.5
-LISTED = 24  # patients with a line of their own; more of them hide the warnings
+LISTED = 24  # limit of patients listed one by one; a longer list hides the warnings
 
 
 class LabelSummary:

@@ -1,4 +1,4 @@
-"""Losses of UNITPathSSL: its objective (equation 7), the cycles, and a colour prior of rendered tissue (ours).
+"""Losses of UNITPathSSL: its objective (equation 7), the cycles, and a colour prior for rendered tissue (an addition).
 
 Cycle consistency is that of Zhu et al. (ICCV 2017, arXiv 1703.10593), in both directions. It does not fix the polarity:
 rendering nuclei pale and reading pale areas as nuclei closes both cycles as well. The prior, the distance to flat
@@ -16,10 +16,10 @@ BLACK = -0.9  # pixels of a mask with a fill above it belong to a nucleus
 
 
 def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G)``, and ours: ``+ l4 L_painted(G)``.
+    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G)``, and an addition: ``+ l4 L_painted(G)``.
 
     ``L_seg`` is the instance loss of the reader on rendered pictures with the masks' own instances. Those pictures are
-    not detached, so it has gradients in both networks: G must render nuclei that can be told apart.
+    not detached, so it has gradients in both networks: G must render nuclei that can be separated.
 
     Args:
         terms: loss terms under the names of ``weights``; one with a weight of 0 may be missing.
@@ -44,7 +44,7 @@ def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again:
 
 
 def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """Masks in two flat colours, which is also the control without any generator.
+    """Paint masks in two flat colours, which is also the control without a generator.
 
     Args:
         mask: (B, 3, H, W), -1 to 1; its first channel, the contours, is background.

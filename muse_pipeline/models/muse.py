@@ -32,7 +32,7 @@ class ImageNetBackbone(Backbone):
 
 
 class MuseBackbone(ImageNetBackbone):
-    """Encoder and decoder under the contract of every backbone.
+    """Encoder and decoder with the interface of a backbone.
 
     Args:
         encoder: (B, 3, H, W) -> (four maps, fine to coarse, image vector (B, D')).

@@ -15,7 +15,7 @@ class ShallowNetwork(ResidualEncoder):
 
     Args:
         widths: channels of the stages.
-        depths: residual blocks of the stages; PSM averages its map over those of the first, three in the release.
+        depths: residual blocks of each stage; PSM averages its map over the blocks of the first, three in the release.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):

@@ -67,13 +67,13 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
     teacher = state.get("teacher")
     if not isinstance(teacher, dict):
         raise CheckpointError(
-            f"{path}: has no dictionary `teacher` (it has {_some(state)}); give a released MUSE file or one of ours"
+            f"{path}: has no dictionary `teacher` (it has {_some(state)}); give a released MUSE file or `checkpoint.pt`"
         )
     weights = {name.removeprefix(PREFIX): value for name, value in teacher.items() if str(name).startswith(PREFIX)}
     if not weights:
         raise CheckpointError(
             f"{path}: nothing in its `teacher` begins with `{PREFIX}` (it has {_some(teacher)}); "
-            "give a released MUSE file or one of ours"
+            "give a released MUSE file or `checkpoint.pt`"
         )
     require_finite(weights, path)
     return weights

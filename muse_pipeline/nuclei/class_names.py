@@ -85,7 +85,7 @@ def map_class(
     names = [] if mapped is None else [mapped] if isinstance(mapped, str) else mapped
     if strange := [name for name in names if name not in classes]:
         raise LabelError(
-            f"{where}: class_map sends '{word}' to '{strange[0]}', which is not a class of the model "
+            f"{where}: class_map maps '{word}' to '{strange[0]}', which is not a class of the model "
             f"({', '.join(classes)})"
         )
     return tuple(map(list(classes).index, names))

@@ -232,7 +232,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
     covered = np.add.reduceat(right - left, first) * np.prod(mpp)
     low = np.stack([np.minimum.reduceat(each, first) for each in (left, row)], 1)
     high = np.stack([np.maximum.reduceat(each, first) for each in (right, row + 1)], 1)
-    remedy = "the background must be 0, and each nucleus have its own number; more than 255 need 16 bits"
+    remedy = "the background must be 0, and each nucleus must have its own number; more than 255 need 16 bits"
     if covered.max() > LARGEST_NUCLEUS_UM2:
         raise LabelError(
             f"{path}: the number {numbers[covered.argmax()]} covers {covered.max():,.0f} um2, more than the "

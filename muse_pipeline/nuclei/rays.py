@@ -163,7 +163,7 @@ def _circles(rings: np.ndarray, decimals: int, size_px: tuple[int, int] | None) 
 def polygons_to_rays(
     polygons: np.ndarray, n_rays: int, mpp: tuple[float, float], centres: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rays of polygons (N,) whose coordinates are pixels of ``mpp``: the distance at which each first leaves.
+    """Rays of polygons (N,) in pixels of ``mpp``: distances from a centre to the first crossing of the outline.
 
     Args:
         polygons: polygons or multipolygons, of which the largest part counts; holes are ignored.

@@ -61,7 +61,7 @@ class Nuclei:
         """Return self if the positions are in ``frame``.
 
         Raises:
-            FrameError: they are in another frame.
+            FrameError: the positions are in another frame.
         """
         if self.frame is not frame:
             raise FrameError(f"positions are in the {self.frame} frame where {frame} is expected; convert them first")

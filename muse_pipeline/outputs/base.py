@@ -126,7 +126,7 @@ class Output:
 
     @classmethod
     def is_written(cls, slide: FinishedSlide) -> bool:
-        """True if the files are there; they are removed when the nuclei change."""
+        """True if the files exist; they are removed when the nuclei change."""
         return all((slide.files.folder / name).exists() for name in cls.files)
 
     @classmethod

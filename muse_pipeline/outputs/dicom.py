@@ -91,7 +91,7 @@ def find_source(path: Path, width_px: int) -> Dataset:
         is_level_0 = header.get("TotalPixelMatrixColumns") == width_px
         if is_level_0 and header.get("SeriesInstanceUID") == series and "VOLUME" in header.ImageType:
             return header
-    raise OutputError(f"{path}: no file beside it has the level of {width_px:,} px; copy the whole series here")
+    raise OutputError(f"{path}: no file of its series is {width_px:,} px wide; copy the whole series here")
 
 
 def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> Dataset:

@@ -258,7 +258,7 @@ class HaematoxylinFinder(Detector):
         )
 
     def facts(self) -> dict[str, Any]:
-        """Settings and estimates, with their checksum."""
+        """Settings and estimates of the proposer, with their checksum."""
         fitted = {"edge_density": self.edge_density, "min_answer": self.min_answer, "stains": self.stains.tolist()}
         proposer = {"method": "haematoxylin", "settings": asdict(self.settings), "fitted": fitted}
         return proposer_facts(proposer, self.stains.tolist(), PACKAGES)

@@ -102,7 +102,7 @@ class OtsuFinder(Detector):
         )
 
     def facts(self) -> dict[str, Any]:
-        """Settings and estimates, with their checksum."""
+        """Settings and estimates of the proposer, with their checksum."""
         stains = self.fitted.stains.tolist()
         threshold = self.fitted.threshold if np.isfinite(self.fitted.threshold) else None
         fitted = {"threshold": threshold, "spread": self.fitted.spread, "stains": stains}

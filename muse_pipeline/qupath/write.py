@@ -126,7 +126,7 @@ def write_geojson(
 
     Raises:
         GeoJSONError: the output's name or an option cannot be used, or there is no such column.
-        NucleiError: the table is not one of ours, or of another slide.
+        NucleiError: the table is not by this package, or of another slide.
     """
     output = Path(output)
     provenance = read_provenance(nuclei_path)
@@ -173,7 +173,7 @@ def write_cells(
 
     Raises:
         GeoJSONError: the output's name or an option cannot be used, or there is no such column.
-        NucleiError: the table is not one of ours, or of another slide, or has no cells.
+        NucleiError: the table is not by this package, or of another slide, or has no cells.
     """
     provenance, suffix = read_provenance(nuclei_path), split_name(Path(output))[1]
     _check_slide(nuclei_path, provenance, info)

@@ -190,7 +190,7 @@ class RegisteredPartner:
         """Require that the transform belongs to these two slides.
 
         Raises:
-            RegistrationError: it belongs to others.
+            RegistrationError: the transform belongs to other slides.
         """
         for known, info in ((self.slide, slide), (self.partner, partner)):
             if known["fingerprint"] != info.fingerprint:

@@ -23,7 +23,7 @@ FINEST_UM = 8.0
 STEP_DEGREES = 3.0
 APART_DEGREES = 9.0  # between placements that are tried
 SCALES = (0.94, 0.97, 1.0, 1.03, 1.06)  # around which the best placements are tried again
-GLASS = -0.3  # where tissue is 1 and what was not scanned 0: glass is on every slide, and says less
+GLASS = -0.3  # glass is on every slide, so it counts less than tissue (1); unscanned area is 0
 N_PLACEMENTS = 6
 
 

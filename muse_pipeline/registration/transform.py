@@ -170,7 +170,7 @@ def _read_landmarks(path: Path) -> np.ndarray:
         raise ValueError(f"its columns are not {', '.join(LANDMARK_COLUMNS)}")
     points = np.array([[float(row[name]) for name in LANDMARK_COLUMNS] for row in rows])
     if len(points) < LEAST_LANDMARKS or not np.isfinite(points).all():
-        raise ValueError(f"{len(points)} landmarks where {LEAST_LANDMARKS} or more are needed, all of them numbers")
+        raise ValueError(f"{len(points)} landmarks where {LEAST_LANDMARKS} or more are needed, all finite numbers")
     return points
 
 

@@ -85,7 +85,7 @@ class SlideResult:
 
     @property
     def files(self) -> SlideFiles:
-        """Files of its results."""
+        """Files of the slide's results."""
         return SlideFiles(self.folder)
 
     @cached_property

@@ -51,7 +51,7 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
 
 
 def describe_use(slide: SlideResult) -> str:
-    """The numbers of a slide that may be used, in one sentence, by its outcome and its warnings."""
+    """Describe which numbers of a slide can be used, from its outcome and its warnings."""
     words = {notice.word for notice in find_notices(slide)}
     of_all = (
         (not slide.summary, "No number of this slide may be used."),

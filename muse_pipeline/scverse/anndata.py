@@ -24,7 +24,7 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
 
     Raises:
         MissingPackageError: h5py is not installed.
-        NucleiError: the table is not one of ours, or the embeddings are of other nuclei.
+        NucleiError: the table is not by this package, or the embeddings are of other nuclei.
     """
     table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:

@@ -42,7 +42,7 @@ def write_spatialdata(
         embeddings: file of the nuclei's embeddings, by ``muse embed``.
 
     Raises:
-        NucleiError: the table is not one of ours, or the embeddings are of other nuclei.
+        NucleiError: the table is not by this package, or the embeddings are of other nuclei.
         StoreError: there is no such store.
     """
     table, image = NucleiTable.open(nuclei, patient, embeddings), open_store(store)

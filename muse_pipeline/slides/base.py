@@ -106,7 +106,7 @@ class SlideReader(ABC):
             HangingReadError: the read timed out.
         """
         if any(call.hangs for call in self._reads):
-            raise HangingReadError(f"{self.path}: is not read any more, for its reader hangs")
+            raise HangingReadError(f"{self.path}: is not read any more because an earlier read hangs")
         downsample = self.properties.level_downsamples[level]
         x, y = (floor(at / d + 0.5) for at, d in zip(xy_level0, downsample, strict=True))
         doing = f"{self.path}: reading {size[0]} x {size[1]} px at ({x}, {y}) of level {level}"

@@ -279,7 +279,7 @@ class Jpeg2000:
 
     @classmethod
     def of_page(cls, page: TiffPage) -> Jpeg2000 | None:
-        """Codec of a page of JPEG 2000 tiles as numbered by Aperio; None for other compressions."""
+        """Codec of a page of JPEG 2000 tiles with Aperio's compression codes; None for other compressions."""
         is_ycbcr = cls.YCBCR_OF_COMPRESSION.get(int(page.compression))
         if is_ycbcr is None:
             return None

@@ -102,7 +102,7 @@ class TiffSlideReader(SlideReader):
 
 
 def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
-    """The slide, its picture chosen, and warnings."""
+    """Open the slide and choose its picture; returns the slide and warnings."""
     import tiffslide
 
     try:

@@ -33,12 +33,12 @@ class Chunk:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(row, column) of its shard."""
+        """(row, column) of the shard that holds the chunk."""
         return self.row // CHUNKS_PER_SHARD, self.column // CHUNKS_PER_SHARD
 
     @property
     def in_shard(self) -> tuple[int, int]:
-        """(row, column) within its shard."""
+        """(row, column) of the chunk within its shard."""
         return self.row % CHUNKS_PER_SHARD, self.column % CHUNKS_PER_SHARD
 
 
@@ -72,7 +72,7 @@ def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape:
 
 
 def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
-    """(h, w) bool reduced ``factor`` times: True for each block with any true pixel."""
+    """Reduce a mask (h, w) bool ``factor`` times; a block is True if any of its pixels is."""
     return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
 
 

@@ -1,7 +1,7 @@
 """Windows, batches and shards of a store, determined by slide and model card alone.
 
-A window of ``input_px`` has a central core; the rest is halo. Cores tile the plane half-open, so a position lies in
-exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
+A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the plane: a position lies
+in exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
 batches. Nothing depends on the number of shards, cores or machines.
 """
 

@@ -61,10 +61,10 @@ N_RECENT = 32  # decoded chunks, of 0.8 MB each, likewise: the views of a set sh
 
 
 def z_order(n: int) -> list[tuple[int, int]]:
-    """(row, column) of ``n`` x ``n`` chunks in the order of their shard's file; ``n`` is a power of 2.
+    """(row, column) of ``n`` x ``n`` chunks in the order of the shard's file; ``n`` is a power of 2.
 
-    The top left quarter comes first, then the one below it, then the two to the right, each in the same order. It is
-    zarr's order, and neighbouring chunks are read together.
+    The top left quarter comes first, then the one below it, then the two to the right, each in the same order. This
+    is zarr's order; neighbouring chunks can be read at once.
     """
     if n == 1:
         return [(0, 0)]

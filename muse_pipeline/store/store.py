@@ -43,7 +43,7 @@ def open_store(path: Path | str) -> Store:
     """Open a store that ``muse tile`` wrote.
 
     Raises:
-        StoreError: the store is missing or not ours.
+        StoreError: the store is missing or not written by ``muse tile``.
     """
     folder = Path(path)
     if not (folder / METADATA).exists():
@@ -56,7 +56,7 @@ def open_store(path: Path | str) -> Store:
         return Store(folder, tuple(image["shape"][:0:-1]), tissue, attributes)
     except Exception as error:  # whatever foreign metadata lead to
         why = one_line(f"{type(error).__name__}: {error}")[:200]
-        raise StoreError(f"{path}: not a store of ours ({why}); run `muse tile` again") from error
+        raise StoreError(f"{path}: not a store of `muse tile` ({why}); run `muse tile` again") from error
 
 
 def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Plane) -> None:
@@ -97,7 +97,7 @@ def _require_files(attributes: dict[str, Any], path: Path) -> None:
 
 
 def is_store(path: Path) -> bool:
-    """True if a folder is an image of ours, complete or not."""
+    """True if a folder is an image that ``muse tile`` began, complete or not."""
     try:
         return "muse" in read_json(path / METADATA)["attributes"]
     except ValueError:  # damaged
@@ -313,7 +313,7 @@ def multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int,
     """One image of ``multiscales`` whose level k is reduced ``factors[k]`` times; ``mpp`` is that of level 0."""
     datasets = []
     for level, factor in enumerate(factors):
-        # OME-Zarr places the centre of the first pixel, ours are placed by their corner
+        # OME-Zarr places the centre of the first pixel, this package the corner
         scale = [1.0 if axis == "c" else mpp * factor for axis in axes]
         shift = [0.0 if axis == "c" else mpp * (factor - 1) / 2 for axis in axes]
         transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]

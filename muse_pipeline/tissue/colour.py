@@ -21,7 +21,7 @@ from muse_pipeline.tissue.overview import choose_overview_level, strips
 from muse_pipeline.tissue.stain import MIN_PIXELS, MacenkoFit, fit_macenko, is_brown, is_stained, optical_density
 from muse_pipeline.tissue.third_stain import find_third_stain
 
-SAMPLE_UM = 0.5  # as the models see it: coarser pixels mix nuclei with what is around them
+SAMPLE_UM = 0.5  # resolution of the models' input; coarser pixels mix nuclei with their surroundings
 FIELD_UM = 128.0
 NEAR_BLACK, NEAR_WHITE = 25, 250  # brightest, darkest channel: dirt and holes
 MIN_TISSUE = 0.25  # of a field, for its detail to be measured

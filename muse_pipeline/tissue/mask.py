@@ -198,7 +198,7 @@ class TissueMask:
         """Require that a file contained a valid mask.
 
         Raises:
-            ValueError: it did not.
+            ValueError: the mask is not valid.
         """
         kinds = self.mask.dtype == bool, self.mask.ndim == 2, self.mask.size > 0, self.mask_mpp.shape == (2,)
         if not all(kinds) or not all(0 < side < np.inf for side in (*self.mask_mpp, self.area_mm2 + 1)):

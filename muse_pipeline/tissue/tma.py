@@ -50,7 +50,7 @@ class CoreGrid:
 
     @property
     def present(self) -> list[Core]:
-        """The cores that are there."""
+        """The cores that are not missing."""
         return [core for core in self.cores if not core.is_missing]
 
 
@@ -92,7 +92,7 @@ _SEEDS = 8
 
 def _no_grid(n: int) -> SlideError:
     return SlideError(
-        f"the tissue is no grid of round cores of one size ({n} found that would fit one); draw the grid in "
+        f"the tissue is no grid of round cores of one size ({n} cores of that kind found); draw the grid in "
         "QuPath (TMA > TMA dearrayer), export it and give it as roi, or leave tma out"
     )
 

@@ -51,7 +51,7 @@ class Checkpoint:
         head: state dict; empty for a backbone alone.
         meta: kind, settings (paths are names), colour reference, images, patients, and the input of the backbone;
             ``resample_positions``: whether its positional table is still the authors', which is resampled whenever
-            it is read, by their loader as by ours.
+            it is read, by both loaders.
         networks: state dicts of the other trained networks by name, such as a generator.
     """
 
@@ -134,10 +134,10 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is for messages.
 
     Raises:
-        CheckpointError: it is foreign, of another version, or incomplete.
+        CheckpointError: the checkpoint is foreign, of another version, or incomplete.
     """
     if not is_ours(state):
-        raise CheckpointError(f"{path}: not a checkpoint of ours; give one that `muse finetune` wrote")
+        raise CheckpointError(f"{path}: not a checkpoint of this package; give one that `muse finetune` wrote")
     if state["format"] in OLDER:
         raise CheckpointError(f"{path}: written by an older version, whose networks are others; train it again")
     if state["format"] != FORMAT:
@@ -182,7 +182,7 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
     """Take over the head; ``path`` is for messages.
 
     Raises:
-        CheckpointError: it is of another shape.
+        CheckpointError: the checkpoint's head has another shape.
     """
     try:
         head.load_state_dict(checkpoint.head)
@@ -215,7 +215,7 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def load_resume_point(
     path: Path, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> int:
-    """Restore method and optimisers; returns the step to go on with, 0 where nothing was saved.
+    """Restore the method and the optimisers; returns the next step, 0 if nothing was saved.
 
     Args:
         path: the resume point.
@@ -269,8 +269,8 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
     """Write a released file as a checkpoint of this package that holds a backbone alone.
 
-    The positional table stays as it was released, which the file records: their loader resamples the table of any file,
-    and ours that of this one, so both make the same network of it.
+    The positional table stays as it was released, which the file records: the authors' loader resamples every
+    table, and this package's loader resamples this one, so both build the same network.
 
     Args:
         path: the released file.

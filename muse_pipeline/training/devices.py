@@ -21,10 +21,10 @@ Precision = Annotated[str, OneOf(("32-true", "bf16-mixed"))]
 
 
 def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) -> Fabric:
-    """A launched Fabric of ``nodes`` x ``devices`` processes.
+    """Launch a Fabric of ``nodes`` x ``devices`` processes.
 
-    Where neither ``srun`` nor ``torchrun`` has started them, this command starts itself again, once for each of the
-    other devices; also in a Slurm job of a single task.
+    Unless ``srun`` or ``torchrun`` started the processes, this command starts itself again for each other device. This
+    includes a Slurm job of a single task.
 
     Args:
         accelerator: one of ``core.types.ACCELERATORS``.
@@ -33,7 +33,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
         nodes: machines.
 
     Raises:
-        ProviderError: the devices are not there, or another number of processes was started.
+        ProviderError: the devices are not available, or another number of processes was started.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
@@ -77,7 +77,7 @@ def find_launcher() -> tuple[str, int]:
 
 
 def is_first_process() -> bool:
-    """True in the process that writes files; also before any other was started."""
+    """True in the process that writes files, and before any other process is started."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 

@@ -37,7 +37,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """(dotted name, parameter) of all that ``turn`` optimises; everything with a gradient unless overridden."""
+        """Pairs (dotted name, parameter) that ``turn`` optimises: all with a gradient unless overridden."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:

@@ -53,7 +53,7 @@ class Inputs:
         """Reject a missing file before anything is computed.
 
         Raises:
-            CheckpointError: it is named.
+            CheckpointError: a file is missing; the message has its name.
         """
         for path in self.checkpoints:
             if not path.is_file():

@@ -100,7 +100,7 @@ class RunFolder:
         return ""
 
     def is_finished(self, config: Any) -> bool:
-        """True if the checkpoint of exactly these settings is there."""
+        """True if the checkpoint of exactly these settings exists."""
         if not self.checkpoint.is_file() or steps_done(self.resume) != config.schedule.steps:
             return False
         return self._begun_settings(type(config)) == plain_settings(config, portable=True)

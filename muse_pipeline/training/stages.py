@@ -200,7 +200,7 @@ class PreparedStage(Stage):
         """Write the stage into an empty folder."""
 
     def run(self, options: Options) -> Path:
-        """Write the files unless they are there; returns the result.
+        """Write the files unless they exist; returns the result.
 
         Raises:
             CheckpointError: the folder was made from something else.
@@ -225,7 +225,7 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
         start_over: answer False, instead of raising, where the folder was made from something else.
 
     Raises:
-        CheckpointError: it was made from something else; the differences are named.
+        CheckpointError: the folder was made from something else; the differences are named.
         OutputError: the folder is not a stage's.
     """
     if not folder.is_dir():

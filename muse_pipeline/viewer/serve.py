@@ -38,7 +38,7 @@ class ResultsHandler(SimpleHTTPRequestHandler):
 
 
 def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
-    """A server of ``folder`` on 127.0.0.1, at any free port for 0; ``serve_forever`` runs it.
+    """Create a server of ``folder`` on 127.0.0.1; port 0 means any free port. ``serve_forever`` runs the server.
 
     Raises:
         OutputError: the port is taken.

@@ -31,7 +31,7 @@ def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp
     assert muse("model", "compact", "--provider", "cuda")[0] == 0  # as on a login node
     assert muse("model", "compact", "--provider", "cpu", "--here")[0] == 0
     status, _, output = muse("model", "compact", "--provider", "cuda", "--here")
-    assert (status, output.count("\n")) == (2, 1) and "provider 'cuda' was asked for and is not in this" in output
+    assert (status, output.count("\n")) == (2, 1) and "provider 'cuda' was requested but is not in this" in output
     monkeypatch.setattr(providers, "is_installed", lambda provider: True)
     monkeypatch.setattr(providers, "starts", lambda provider: False)
     assert "is installed but could not start here" in muse("model", "compact", "--provider", "cuda", "--here")[2]

@@ -104,7 +104,7 @@ def test_everything_wrong_at_once_each_with_its_row(folder):
 def test_the_header(folder):
     assert problems(write(folder / "slides.tsv", "slide_id\tpth\tmpp\tmpp\tcolour\nA\ta.svs\n")) == [
         "2 problems:",
-        "row 1: column 'mpp' is there 2 times",
+        "row 1: column 'mpp' occurs 2 times",
         "row 1: column 'path' is missing; is it 'pth'?",
     ]
 

@@ -366,7 +366,7 @@ def test_pairs_that_cannot_be_made(cohort):
     for text, message in {
         "name\ttruth\na\tx\n": "column 'slide_id' is missing",
         "slide_id\ttruth\na\tx.csv\n": "truth of slide 'a' is no file",
-        "slide_id\na\na\n": "row 3: slide_id 'a' is there twice",
+        "slide_id\na\na\n": "row 3: slide_id 'a' occurs twice",
         "slide_id\ttruth\n": "no slide in it",
     }.items():
         sheet.write_text(text)
@@ -421,7 +421,7 @@ def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_pat
     assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
     for words, message in {
         ("tumour=Dark",): "line 3: class 'round' is not in class_map (tumour)",
-        ("tumour=Grey",): "line 2: class_map sends 'tumour' to 'Grey', which is not a class of the model (Dark, Pale)",
+        ("tumour=Grey",): "line 2: class_map maps 'tumour' to 'Grey', which is not a class of the model (Dark, Pale)",
         ("tumour",): "--class-map tumour: give WORD=CLASS",
     }.items():
         status, _, errors = muse(*call, *words)

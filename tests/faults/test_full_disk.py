@@ -143,7 +143,7 @@ def test_a_log_on_a_full_disk_is_no_traceback():
     with Path("/dev/full").open("w") as log:
         run = subprocess.run(command, stdout=log, stderr=subprocess.PIPE, text=True, check=False)
     assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
-    assert run.stderr.startswith("muse doctor: what it writes cannot be written (No space left on device): ")
+    assert run.stderr.startswith("muse doctor: the output cannot be written (No space left on device): ")
 
 
 def test_other_failures_keep_their_words(tmp_path):

@@ -1,4 +1,4 @@
-"""Built-in models are there in floats and in int8; which one a name means follows from the processor, and is
+"""Built-in models exist in floating point and int8; which one a name means follows from the processor, and is
 printed."""
 
 import dataclasses
@@ -43,7 +43,7 @@ def test_integers_on_a_processor_that_may_overflow_are_a_warning(vnni):
     card = read_card(BUILT_IN / "compact-int8.onnx")
     assert [("compact-fp32" in output) for output in precision_warnings(card, "cpu")] == ([] if vnni else [True])
     own = dataclasses.replace(card, name="/tumours **")
-    assert ["model in floats" in output for output in precision_warnings(own, "cpu")] == ([] if vnni else [True])
+    assert ["floating-point model" in output for output in precision_warnings(own, "cpu")] == ([] if vnni else [True])
     assert not precision_warnings(card, "cuda")
     assert not precision_warnings(read_card(BUILT_IN / "compact-fp32.onnx"), "cpu")
 

@@ -38,7 +38,7 @@ def test_a_provider_that_is_not_there_is_rejected_with_what_to_install(provider)
     assert not starts(provider)
     assert choose_provider(provider) == provider  # who plans a run on another machine may name it
     extra = providers.EXTRAS.get(provider, "train")
-    with pytest.raises(ProviderError, match=rf"'{provider}' was asked for .* the extra `{extra}`"):
+    with pytest.raises(ProviderError, match=rf"'{provider}' was requested .* the extra `{extra}`"):
         Predictor(find_model("compact-fp32"), provider)
 
 

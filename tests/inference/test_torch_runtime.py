@@ -73,7 +73,7 @@ def test_equal_scores_keep_their_order(tmp_path):
 
 
 def test_integers_are_rejected_by_name():
-    with pytest.raises(ModelError, match=r"PyTorch runs no operator .*QuantizeLinear.*; choose a model in floats"):
+    with pytest.raises(ModelError, match=r"PyTorch runs no operator .*QuantizeLinear.*; choose a floating-point model"):
         Predictor(find_model("compact-int8"), "torch-cpu")
 
 

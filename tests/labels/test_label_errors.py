@@ -256,7 +256,7 @@ def test_splits(tmp_path, text, message):
 
 
 def test_a_class_map_that_leads_nowhere(tmp_path):
-    expect("sends '1' to 'Palish'", make_source(tmp_path, "P.txt", "20 20 1\n", class_map={"1": "Palish"}))
+    expect("maps '1' to 'Palish'", make_source(tmp_path, "P.txt", "20 20 1\n", class_map={"1": "Palish"}))
     expect(r"class '2' is not in class_map \(1\)", make_source(tmp_path, "P.txt", "20 20 2\n", class_map={"1": "Pale"}))
 
 

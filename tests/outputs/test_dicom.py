@@ -77,5 +77,5 @@ def test_a_slide_that_is_not_dicom_is_rejected(slide, tmp_path):
 
 def test_a_series_without_the_level_is_rejected(slide, tmp_path):
     (tmp_path / "dicom/2.dcm").unlink()
-    with pytest.raises(OutputError, match="no file beside it has the level of 1,024 px"):
+    with pytest.raises(OutputError, match="no file of its series is 1,024 px wide"):
         Dicom.write(slide)

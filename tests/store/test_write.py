@@ -209,7 +209,7 @@ def test_what_is_no_store_is_reported(tmp_path):
     with pytest.raises(StoreError, match="no such store"):
         open_store(tmp_path / "none.zarr")
     zarr.create_group(store=str(tmp_path / "other.zarr"), zarr_format=3)
-    with pytest.raises(StoreError, match="not a store of ours"):
+    with pytest.raises(StoreError, match="not a store of `muse tile`"):
         open_store(tmp_path / "other.zarr")
 
 

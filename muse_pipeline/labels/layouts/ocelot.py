@@ -54,7 +54,7 @@ class Ocelot(Layout):
         """Um per pixel in the metadata.
 
         Raises:
-            LabelError: they are missing, or implausible for a picture of nuclei.
+            LabelError: the um per pixel are missing, or implausible for a picture of nuclei.
         """
         mpp = self._fact(picture, "cell", "resized_mpp_x")
         where = f"resized_mpp_x of sample {picture.stem}"

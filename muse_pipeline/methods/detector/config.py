@@ -174,7 +174,7 @@ def require_sound(config: DetectorConfig) -> None:
         raise ConfigError("sources: there is none; name labelled pictures or slides")
     names = config.class_names
     if not names or not all(names):
-        raise ConfigError("classes: there is none, or one without a name; list the classes of the network")
+        raise ConfigError("classes: the list is empty, or a class has no name; list the classes of the network")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
     require_training_data(config.training_data)
@@ -182,10 +182,10 @@ def require_sound(config: DetectorConfig) -> None:
 
 
 def require_windows(name: str, *sides_px: int) -> Backbone:
-    """The registered backbone ``name``, without weights; it takes windows of all sides.
+    """Build the registered backbone ``name``, without weights, and check that it takes windows of ``sides_px``.
 
     Raises:
-        ConfigError: it is unknown, or a window does not suit it.
+        ConfigError: the backbone is unknown, or does not take one of the windows.
     """
     with torch.device("meta"):  # no memory and no random numbers
         backbone = BACKBONES[name]()

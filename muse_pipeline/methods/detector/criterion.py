@@ -125,8 +125,8 @@ class PointCriterion(Criterion):
 
     The terms are the squared error of matched points, cross-entropy over types and background, and L1 rays. Distances
     and weights follow DPA-P2PNet, to which the paper refers: costs and squared errors are in pixels at 0.25 um/px, here
-    converted to um. One thing is ours: the cross-entropy, summed over proposals, is divided by the weight of the nuclei
-    and not of all proposals, of which 98 in 100 are background; types are learnt much sooner that way.
+    converted to um. Unlike there, the cross-entropy, summed over proposals, is divided by the weight of the nuclei and
+    not of all proposals, of which 98 in 100 are background; types are learnt much sooner that way.
 
     Args:
         mpp: um per pixel of the windows.

@@ -166,11 +166,11 @@ def find_teachers(config: DetectorConfig) -> list[Path]:
 
 
 def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
-    """A trained network as teacher.
+    """Load a trained network as teacher.
 
     Raises:
         CheckpointError: the file cannot be read, or its output or colours differ from the run's.
-        ConfigError: its settings cannot be read, or it cannot take the run's windows.
+        ConfigError: the teacher's settings cannot be read, or it cannot take the run's windows.
     """
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")

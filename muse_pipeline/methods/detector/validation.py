@@ -100,7 +100,7 @@ class Scorer:
 
 
 def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
-    """Counts of the classes of nuclei in class areas, and none of detection.
+    """Count the classes of nuclei in class areas; detection is not counted.
 
     A found nucleus within 3 um of a labelled one is right if its class is one of the area's. A wrong one is missed by
     the classes of the area, in equal parts.

@@ -190,7 +190,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         sizes = {"n_features": len(network.mean), "n_classes": len(config.classes) - 1, "hidden": config.hidden}
         patients = sorted({bag.slide.patient for bag in data})
         meta = {"kind": KIND, "sizes": sizes, "patients": patients, "images": [bag.slide.slide_id for bag in data]}
-        # A file of ours has a backbone; this network has none of the registered ones, and is the only one of its file.
+        # A checkpoint must have a backbone, but this network uses no registered one and is the file's only network.
         return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
 
 
@@ -242,8 +242,8 @@ class TilesStage(PreparedStage):
                     rows += self._write_tiles(bag, output, folder / split / "images")
             if missing := set(self.config.class_names) - {row[1] for row in rows}:
                 raise LabelError(
-                    f"attention found no tile of {' and '.join(sorted(missing))} among the {split} slides (slides "
-                    f"are told apart with an AUC of {scores['auc']:.2f}); lower "
+                    f"attention found no tile of {' and '.join(sorted(missing))} among the {split} slides (AUC of "
+                    f"the slides {scores['auc']:.2f}); lower "
                     "`slide_labels.least_probability` or add slides"
                 )
             with (folder / split / LABELS).open("w", encoding="utf-8", newline="") as file:
@@ -302,7 +302,7 @@ def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tup
 
 
 def describe_slide_scores(scores: dict[str, Any]) -> str:
-    """One sentence per class."""
+    """Describe the AUC of each class in a sentence."""
     sentences = []
     for name, score in scores["classes"].items():
         low, high = score["interval"]
@@ -311,7 +311,7 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
             "each slide scored by a model that was not trained on its patient"
         )
         if low <= CHANCE:
-            sentences.append(f"{name} may not be told apart at all: with so few slides its map may mean nothing")
+            sentences.append(f"{name} may be at chance level: with so few slides its attention map may mean nothing")
     return "\n".join(sentences)
 
 

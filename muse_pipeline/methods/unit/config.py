@@ -112,12 +112,12 @@ class LossWeights:
     """Weights of the terms of the objective (``losses.unit``).
 
     Attributes:
-        picture_gan: rendered tissue passes for real.
-        mask_gan: masks read from real tissue pass for synthesised ones.
+        picture_gan: adversarial loss of rendered tissue.
+        mask_gan: adversarial loss of masks that the reader predicts on real tissue.
         cycle: cycle consistency, in both directions.
-        instances: the reader finds the nuclei of the masks in rendered tissue.
-        painted: colour prior (``losses.unit``): weight at the first step, from which it falls along a line, and
-            from a quarter of the first stage on.
+        instances: instance loss of the reader on rendered tissue.
+        painted: colour prior (``losses.unit``): weight at the first step, and after a quarter of the first stage;
+            it falls linearly in between.
     """
 
     picture_gan: NotNegative = 1.0  # code

@@ -146,8 +146,8 @@ def test_a_wrong_change_is_one_sentence(folder, change, message):
         ("backbone=muse_vit_s_16_225", "unknown backbone .* did you mean 'muse_vit_s_16_224'"),
         ("head=dens", "unknown head 'dens'; did you mean 'dense'"),
         ("classes.1.name=Dark", "Dark is named more than once"),
-        ("classes=[]", "classes: there is none"),
-        ("classes.1.name=''", "classes: there is none, or one without a name"),
+        ("classes=[]", "classes: the list is empty"),
+        ("classes.1.name=''", "classes: the list is empty, or a class has no name"),
     ],
 )
 def test_names_are_looked_up_before_any_data_is_read(folder, tmp_path, change, message):
