@@ -73,8 +73,7 @@ onstart:
         forget_unasked_steps()
         forget_old_failures()
     TERMINAL.start()
-    if sum(job.rule.name in FORKS for job in TERMINAL.job_of_id.values()) > len(FORKS):
-        start_warm_muse()
+    start_warm_muse()
 
 
 onsuccess:

@@ -38,16 +38,17 @@ import numpy as np
 import torch
 from graph_time import compare, draw_windows
 
-from experiments.common.training import load_muse_config
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.model import find_model, starts
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource
+from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.tissue.stain import IDENTITY
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.devices import average_gradients, gather_rows
+from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
 
 ROOT = Path(__file__).parents[1]
@@ -267,7 +268,8 @@ def pretrain(
     args: argparse.Namespace, name: str, changes: list[str], loaders: int, stage: type[MuseStage] = MuseStage
 ) -> tuple[dict, Path, list[float]]:
     """Run a pretraining on the tissue of ``DATA`` without site A7; returns a row, its checkpoint and its losses."""
-    config = unlabelled(load_muse_config(ROOT / "config/train/muse_pretrain.yaml", args.data, changes), args.data)
+    _, config = load_run(ROOT / "config/train/muse_pretrain.yaml", args.data, changes, only=MuseConfig)
+    config = unlabelled(config, args.data)
     folder, shared = args.work / name, args.work / INDEX
     if shared.is_dir() and not (folder / INDEX).is_dir():  # the nuclei of the pictures, found once
         shutil.copytree(shared, folder / INDEX)

@@ -20,12 +20,12 @@ from pathlib import Path
 import cv2
 import torch
 
-from experiments.common.training import load_muse_config
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.run import make_batches
 from muse_pipeline.store import sharding as shards
 from muse_pipeline.store.sharding import ShardFiles
+from muse_pipeline.training.recipe import load_run
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)  # threads make batches side by side instead
-    config = load_muse_config(args.config, args.data, args.set)
+    _, config = load_run(args.config, args.data, args.set, default="muse", only=MuseConfig)
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
         data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, Path(folder))

@@ -54,6 +54,12 @@ def test_an_experiment_imports_no_other(script):
     assert modules <= {"common", script.parts[1]}
 
 
+def test_a_benchmark_imports_no_experiment():
+    """`python benchmarks/NAME.py` finds its own folder and the installed package, and not the top of the repository."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "benchmarks").glob("*.py")}
+    assert [name for name, text in texts.items() if re.search(r"^(from|import) experiments\b", text, re.M)] == []
+
+
 def test_commands_of_pages_name_scripts_that_exist():
     for page in (TOP / "docs").rglob("*.md"):
         text = page.read_text(encoding="utf-8")

@@ -64,7 +64,7 @@ def test_a_mistake_of_the_user_is_reported_to_the_caller(is_served, server, tmp_
     assert (tmp_path / "results/ledger/inspect.json").is_file()
 
 
-def test_a_verb_of_other_libraries_is_run_by_the_caller(server, tmp_path):
+def test_an_unknown_verb_is_reported_to_the_caller(server, tmp_path):
     caller = call(server, tmp_path, "no-verb")
     assert "there is no 'no-verb'" in caller.communicate()[1]
     assert caller.returncode == 2

@@ -6,22 +6,26 @@ Only where jobs run on this machine, in the environment of Snakemake, and where 
 import shlex
 
 WARM_MUSE = workflow.source_path("../scripts/warm_muse.py")
-FORKS = {"image", "detect", "nuclei"}
+FORKS = {"image", "detect", "nuclei"}  # rules, each of one verb
 MOST_OF_A_SOCKET = 100  # bytes of its path
 
 
 def start_warm_muse():
     """Start the process, and put a `muse` that calls it in front of the path of jobs."""
+    slides = {job.wildcards.slide for job in TERMINAL.job_of_id.values() if job.rule.name in FORKS}
     is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
-    if not is_here or sys.platform != "linux" or os.environ.get("MUSE_START_METHOD") == "spawn":
+    if len(slides) < 2 or not is_here or sys.platform != "linux" or os.environ.get("MUSE_START_METHOD") == "spawn":
         return
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address, command = f"{folder}/socket", Path(folder, "muse")
     if len(os.fsencode(address)) > MOST_OF_A_SOCKET:
         return
-    words = shlex.join([sys.executable, "-I", "-S", WARM_MUSE, "call", address])
-    command.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
+    warm = shlex.join([sys.executable, "-I", "-S", WARM_MUSE, "call", address])
+    itself = shlex.join([sys.executable, "-P", "-m", "muse_pipeline.cli.main"])
+    verbs = "|".join(sorted(FORKS))
+    script = f'#!/bin/sh\ncase $1 in {verbs}) exec {warm} "$@" ;; *) exec {itself} "$@" ;; esac\n'
+    command.write_text(script, encoding="utf-8")
     command.chmod(0o700)
     process = subprocess.Popen(
         [sys.executable, WARM_MUSE, "serve", address], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL

@@ -4,7 +4,7 @@
     python warm_muse.py call SOCKET VERB ...        # `muse` of the workflow's jobs
 
 A step has its caller's arguments, environment, folder and files, and ends if the caller does. Where the process is not
-there or the verb is another, the caller runs `muse` itself. For Linux alone: libraries of other systems have threads.
+there, the caller runs `muse` itself. For Linux alone, since libraries of other systems have threads.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 
-VERBS = {"image", "detect", "nuclei"}
 MODULES = (
     *("cli.image", "cli.detect", "cli.nuclei", "pipeline", "slides.inspect", "slides.openslide", "slides.tiffslide"),
     *("tissue.find", "tissue.outline", "tissue.colour", "store.store", "store.write", "inference.detect"),
@@ -33,8 +32,6 @@ def call(path, arguments):
     os.close(spare)
     with socket.socket(socket.AF_UNIX) as server:
         try:
-            if arguments[0] not in VERBS:
-                raise ConnectionRefusedError
             server.connect(path)
         except OSError:
             signal.signal(signal.SIGINT, interrupt)
