@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from muse_pipeline.methods.psm.config import PsmConfig
 from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.activation_map import PseudoMasker
+from muse_pipeline.proposals.activation_map import ActivationNetwork, PseudoMasker
 from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -102,9 +103,13 @@ class MasksStage(PreparedStage):
     def _fit(self, sample: Sequence[np.ndarray]) -> PseudoMasker | OtsuMask:
         fit = fit_macenko(np.concatenate([pixels.reshape(-1, 3) for pixels in sample]))
         stains, mpp = fit and fit.stains, self.config.mpp
-        if self.activation is None:
+        if self._network is None:
             return fit_otsu(sample, mpp, stains)
-        return PseudoMasker(load_activation(self.activation), sample, mpp, stains, self.config.mask_settings)
+        return PseudoMasker(self._network, sample, mpp, stains, self.config.mask_settings)
+
+    @cached_property
+    def _network(self) -> ActivationNetwork | None:
+        return self.activation and load_activation(self.activation)
 
 
 def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
