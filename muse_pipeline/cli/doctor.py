@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.model import examine_providers
 
     findings = [*examine_environment(), *examine_providers()]
-    lines = [f"  {'ok' if finding.usable else '--'}  {finding.topic:18}{finding.found}" for finding in findings]
+    width = max(len(finding.topic) for finding in findings) + 1
+    lines = [f"  {'ok' if finding.usable else '--'}  {finding.topic:{width}}{finding.found}" for finding in findings]
     text = "\n".join([f"muse-pipeline {__version__}", *lines])
     show_result(text, {"version": __version__, "findings": [asdict(finding) for finding in findings]}, args.json)

@@ -21,6 +21,7 @@ from muse_pipeline.viewer.page import write_viewer
 TOP = Path(__file__).parents[2]
 SOURCES = "muse_pipeline", "workflow", "config", "envs", "profiles"
 LARGEST_WHEEL_MB = 20
+NAMELESS_USER = 54321
 VIEWED = "index.html", "viewer.js", "openseadragon.min.js", "nuclei/0_0.js", "tiles/0/0_0.jpg"
 RESULTS = "nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json", "density.png"
 
@@ -115,6 +116,41 @@ def test_the_wheel_alone_runs_slides_and_a_study_and_shows_them_with_the_same_by
             server.terminate()
     page = write_viewer(tmp_path / "by_source/a")
     assert served == {name: (page.parent / name).read_bytes() for name in VIEWED}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may make a disk read-only")
+@pytest.mark.timeout(900)
+def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_network(installed, muse, tmp_path):
+    """As the image does it, with the environment that the Containerfile sets."""
+    isolated = ["unshare", "--mount", "--net", "sh", "-euc"]
+    if subprocess.run([*isolated, "true"], check=False).returncode:
+        pytest.skip("unshare is not allowed here")
+    work = tmp_path / "work"
+    (work / "slides").mkdir(parents=True)
+    draw_stained_slide(work / "slides/a.tif", size_px=500, n_nuclei=60)
+    for path in (work, *work.rglob("*")):
+        os.chown(path, NAMELESS_USER, NAMELESS_USER)
+    of_image = next(line for line in (TOP / "Containerfile").read_text().splitlines() if line.startswith("ENV "))
+    settings = of_image.removeprefix("ENV ").replace("/tmp", str(work)).split()
+    # The user may read what root has installed, and has no other right.
+    rights = " ".join(f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set"))
+    user = f"setpriv --reuid {NAMELESS_USER} --regid {NAMELESS_USER} --clear-groups {rights}"
+    user += f" env -i PATH={installed.muse.parent}:/usr/bin:/bin TMPDIR={work} {' '.join(settings)}"
+    script = f"mount --bind {work} {work}; mount -o remount,bind,ro /; cd {work}; {user} sh -euc "
+    steps = (
+        "if touch /written; then exit 1; fi",
+        "muse workflow study --slides slides",
+        "muse run slides/a.tif -o results",
+    )
+    steps += ("cd study", "python -m snakemake --cores 2")
+    run = subprocess.run([*isolated, f"{script} '{'; '.join(steps)}'"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert muse("run", work / "slides/a.tif", "-o", tmp_path / "by_source")[0] == 0
+    for name in RESULTS:
+        expected = (tmp_path / "by_source/a" / name).read_bytes()
+        assert (work / "results/a" / name).read_bytes() == expected, name
+        assert (work / "study/results/a" / name).read_bytes() == expected, name
 
 
 @pytest.mark.slow
