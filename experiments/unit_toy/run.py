@@ -37,7 +37,7 @@ from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, synthesise_mask
 from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, TissueSettings
 from muse_pipeline.models.detector import DetectionGraph
-from muse_pipeline.models.reader import MaskReader
+from muse_pipeline.models.translation import MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
 from muse_pipeline.training.run import Options

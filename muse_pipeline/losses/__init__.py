@@ -1,1 +1,1 @@
-"""Losses, one per file, each named for its paper; they import torch and nothing of this package."""
+"""Losses, each named for its paper; they import torch and nothing of this package."""

@@ -17,6 +17,9 @@ from torch.nn import functional
 
 from muse_pipeline.core.coords import CELL_PX
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -190,6 +193,19 @@ class Backbone(nn.Module):
 
     def fix_size(self, height: int, width: int) -> None:
         """Make constants of values that depend on the window's size (px), before an export; nothing by default."""
+
+
+class ImageNetBackbone(Backbone):
+    """A backbone that reads RGB, normalised with the means and deviations of ImageNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
+        """RGB after the slide's colour map, normalised."""
+        return (recoloured(pixels, colour) / 255.0 - self.mean) / self.std
 
 
 class ResidualEncoder(Backbone):

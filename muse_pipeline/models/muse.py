@@ -1,7 +1,11 @@
-"""Common parts of the MUSE networks: an encoder of four levels, the decoder, and RGB normalised as for ImageNet.
+"""MUSE's networks: an encoder of four levels, ResNet-50 or a vision transformer, and the decoder.
 
 "MUSE" (arXiv 2511.05170); authors' code: alibaba-damo-academy/MUSE (Apache-2.0). Written from its description; names of
 modules are those of the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights go both ways.
+
+ResNet-50: He et al., "Deep residual learning for image recognition" (CVPR 2016), in the form of timm 0.6.13 (stride on
+the 3x3 convolution of a bottleneck), whose parameter names it keeps. The released weights for 224 and 512 px are the
+same network. The transformers for 224 and 512 px differ in the grid of their positional table.
 """
 
 from __future__ import annotations
@@ -12,23 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.models.base import ALIGNED_CORNERS, Backbone, Features, Stage, recoloured
+from muse_pipeline.models import BACKBONES
+from muse_pipeline.models.base import ALIGNED_CORNERS, Features, ImageNetBackbone, Stage
+from muse_pipeline.models.vit import PATCH_PX, TAPS, VisionTransformer
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class ImageNetBackbone(Backbone):
-    """A backbone that reads RGB, normalised with the means and deviations of ImageNet."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
-
-    def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """RGB after the slide's colour map, normalised."""
-        return (recoloured(pixels, colour) / 255.0 - self.mean) / self.std
+EXPANSION = 4  # a bottleneck's output is this much wider than its inside
+DEPTHS = (3, 4, 6, 3)  # blocks of ResNet-50's stages
 
 
 class MuseBackbone(ImageNetBackbone):
@@ -149,3 +142,142 @@ class Decoder(nn.Module):
         middle = self.decoder2(coarse, middle)
         fine = self.decoder1(middle, fine)
         return self.hyper_feats([fine, middle, coarse, deepest])
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1, and a shortcut: (B, C, H, W) -> (B, 4 * width, H / stride, W / stride)."""
+
+    def __init__(self, in_channels: int, width: int, stride: int):
+        super().__init__()
+        out_channels = EXPANSION * width
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.act = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual sum, then ReLU."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.act(self.bn1(self.conv1(x)))
+        x = self.act(self.bn2(self.conv2(x)))
+        return self.act(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNet50(nn.Module):
+    """(B, 3, H, W) -> maps of 256, 512, 1024, 2048 channels at strides 4, 8, 16, 32, and the mean of the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.act = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = 64
+        for index, depth in enumerate(DEPTHS):
+            width = 64 * 2**index
+            blocks = [Bottleneck(channels, width, stride=1 if index == 0 else 2)]
+            blocks += [Bottleneck(EXPANSION * width, width, stride=1) for _ in range(depth - 1)]
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+            channels = EXPANSION * width
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Stage outputs, fine to coarse, and (B, 2048)."""
+        x = self.maxpool(self.act(self.bn1(self.conv1(image))))
+        stages = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            stages.append(x)
+        return stages, x.mean((2, 3))
+
+
+def _muse_r50() -> MuseBackbone:
+    widths = (256, 512, 1024, 2048)
+    stages = [Stage(4 * 2**index, width) for index, width in enumerate(widths)]
+    return MuseBackbone(ResNet50(), Decoder(widths), image_channels=2048, stride_px=32, stage_sizes=stages)
+
+
+@BACKBONES.register("muse_r50_224")
+def muse_r50_224() -> MuseBackbone:
+    """ResNet-50, trained on views of 224 px; 86 M parameters, 1,024 channels."""
+    return _muse_r50()
+
+
+@BACKBONES.register("muse_r50_512")
+def muse_r50_512() -> MuseBackbone:
+    """ResNet-50, trained on views of 512 px."""
+    return _muse_r50()
+
+
+class TapDecoder(Decoder):
+    """Projects the four taps, all at stride 16, then resizes them to strides 4, 8, 16 and 32, and decodes."""
+
+    def __init__(self, dim: int):
+        widths = (dim // 4, dim // 2, dim, 2 * dim)
+        super().__init__(widths)
+        self.dim_map_layers = nn.ModuleList(nn.Conv2d(dim, width, 1, bias=False) for width in widths)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Four (B, C, h, w), shallow to deep -> (B, C, 4 h, 4 w)."""
+        rows, columns = levels[0].shape[-2:]
+        sizes = [
+            (4 * rows, 4 * columns),
+            (2 * rows, 2 * columns),
+            (rows, columns),
+            (max(rows // 2, 1), max(columns // 2, 1)),
+        ]
+        projected = [layer(tap) for layer, tap in zip(self.dim_map_layers, levels, strict=True)]
+        return super().forward([resize(level, size) for level, size in zip(projected, sizes, strict=True)])
+
+
+class MuseVit(MuseBackbone):
+    """ViT/16 with the decoder of MUSE; the image vector is the class token.
+
+    Args:
+        dim: C, width of the transformer and of the dense map.
+        n_heads: heads of each attention.
+        input_px: side of the window that the positional table is made for; other windows have it resampled.
+    """
+
+    def __init__(self, dim: int, n_heads: int, input_px: int):
+        encoder = VisionTransformer(dim, n_heads, input_px // PATCH_PX)
+        taps = [Stage(PATCH_PX, dim)] * len(TAPS)
+        super().__init__(encoder, TapDecoder(dim), image_channels=dim, stride_px=PATCH_PX, stage_sizes=taps)
+
+    def fix_size(self, height: int, width: int) -> None:
+        """Bake the positional table for windows of this size."""
+        self.encoder["encoder"].bake_positions((height // PATCH_PX, width // PATCH_PX))
+
+
+@BACKBONES.register("muse_vit_s_16_224")
+def muse_vit_s_16_224() -> MuseVit:
+    """ViT-S/16 for 224 px; 31 M parameters, 384 channels."""
+    return MuseVit(384, 6, 224)
+
+
+@BACKBONES.register("muse_vit_s_16_512")
+def muse_vit_s_16_512() -> MuseVit:
+    """ViT-S/16 for 512 px."""
+    return MuseVit(384, 6, 512)
+
+
+@BACKBONES.register("muse_vit_b_16_224")
+def muse_vit_b_16_224() -> MuseVit:
+    """ViT-B/16 for 224 px; 123 M parameters, 768 channels."""
+    return MuseVit(768, 12, 224)
+
+
+@BACKBONES.register("muse_vit_b_16_512")
+def muse_vit_b_16_512() -> MuseVit:
+    """ViT-B/16 for 512 px."""
+    return MuseVit(768, 12, 512)

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Features, Stage, conv_norm
-from muse_pipeline.models.muse import ImageNetBackbone
+from muse_pipeline.models.base import Features, ImageNetBackbone, Stage, conv_norm
 
 WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 

@@ -24,8 +24,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.stream import Seed
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.muse import MuseBackbone
-from muse_pipeline.models.muse_resnet import ResNet50
+from muse_pipeline.models.muse import MuseBackbone, ResNet50
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 from muse_pipeline.tissue.find import drop_small
 

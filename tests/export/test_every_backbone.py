@@ -19,7 +19,7 @@ from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.models import BACKBONES, HEADS, heads
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.models.muse_vit import MuseVit
+from muse_pipeline.models.muse import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
 
 N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5

@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses.gm_mil import generalised_mean, image_cross_entropy
-from muse_pipeline.losses.ikd_mil import confidence_weights, dice_loss, fusion_dice, weighted_cross_entropy
+from muse_pipeline.losses.mil import (
+    confidence_weights,
+    dice_loss,
+    fusion_dice,
+    generalised_mean,
+    image_cross_entropy,
+    weighted_cross_entropy,
+)
 
 SHAPE = (1, 1, 4, 4)
 ALL = torch.ones(SHAPE)

@@ -5,31 +5,31 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses import least_squares_gan, logistic_gan
 from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
+from muse_pipeline.losses.gan import LeastSquares, Logistic, r1_penalty
 from muse_pipeline.losses.unit import cycle_loss, paint, painted_loss, translation_objective
 
 
 def test_least_squares_are_zero_at_their_targets_and_a_quarter_each_in_between():
     ones, zeros = torch.ones(2, 1, 3, 3), torch.zeros(2, 1, 3, 3)
-    assert least_squares_gan.discriminator_loss(ones, zeros) == 0
-    assert least_squares_gan.generator_loss(ones) == 0
-    assert least_squares_gan.discriminator_loss(ones / 2, ones / 2) == 0.25
-    assert least_squares_gan.generator_loss(zeros) == 0.5
+    assert LeastSquares.of_discriminator(ones, zeros) == 0
+    assert LeastSquares.of_generator(ones) == 0
+    assert LeastSquares.of_discriminator(ones / 2, ones / 2) == 0.25
+    assert LeastSquares.of_generator(zeros) == 0.5
 
 
 def test_the_logistic_loss_of_undecided_scores():
     zeros = torch.zeros(4, 1)
-    assert logistic_gan.discriminator_loss(zeros, zeros) == pytest.approx(2 * math.log(2))
-    assert logistic_gan.generator_loss(zeros) == pytest.approx(math.log(2))
-    assert logistic_gan.generator_loss(zeros + 20) < 1e-8
+    assert Logistic.of_discriminator(zeros, zeros) == pytest.approx(2 * math.log(2))
+    assert Logistic.of_generator(zeros) == pytest.approx(math.log(2))
+    assert Logistic.of_generator(zeros + 20) < 1e-8
 
 
 def test_r1_of_a_linear_discriminator_is_its_squared_norm():
     torch.manual_seed(0)
     weight = torch.randn(3, 8, 8, requires_grad=True)
     real = torch.randn(5, 3, 8, 8, requires_grad=True)
-    penalty = logistic_gan.r1_penalty(real, (real * weight).sum((1, 2, 3)), gamma=3.0)
+    penalty = r1_penalty(real, (real * weight).sum((1, 2, 3)), gamma=3.0)
     assert penalty.item() == pytest.approx(1.5 * weight.square().sum().item(), rel=1e-5)
     penalty.backward()
     assert torch.allclose(weight.grad, 3 * weight, atol=1e-5)  # it has a gradient for the discriminator

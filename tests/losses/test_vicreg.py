@@ -5,8 +5,7 @@ from itertools import permutations, product
 import pytest
 import torch
 
-from muse_pipeline.losses.infonce import infonce
-from muse_pipeline.losses.vicreg import EPSILON, covariance, covariance_matrix, invariance, variance
+from muse_pipeline.losses.branches import EPSILON, covariance, covariance_matrix, infonce, invariance, variance
 
 ONE = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 2, 1], [0, -2, -1]])  # 4 x 3, mean 0
 OTHER = ONE + torch.tensor([3.0, 0, 0])

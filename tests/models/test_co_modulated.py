@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from muse_pipeline.models.co_modulated import CoModulatedGenerator, ModulatedConv
+from muse_pipeline.models.translation import CoModulatedGenerator, ModulatedConv
 
 TINY = {
     "base": 4,

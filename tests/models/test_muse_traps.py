@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from muse_pipeline.models import muse as decoder
 from muse_pipeline.models.base import ALIGNED_CORNERS, HALF_PIXEL
-from muse_pipeline.models.muse_vit import muse_vit_s_16_224
+from muse_pipeline.models.muse import muse_vit_s_16_224
 
 VARIANT, NAME = "vit_s_16_224", "muse_vit_s_16_224"
 LIMIT_STD = 1e-4
@@ -36,7 +36,7 @@ def half_pixel_resize(network, patch):
         return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
     patch.setattr(decoder, "resize", resize)
-    patch.setattr("muse_pipeline.models.muse_vit.resize", resize)
+    patch.setattr("muse_pipeline.models.muse.resize", resize)
 
 
 def skip_before_decoder(network, patch):

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from muse_pipeline.models.co_modulated import PatchDiscriminator
-from muse_pipeline.models.reader import MaskReader
+from muse_pipeline.models.translation import MaskReader, PatchDiscriminator
 
 EYE = torch.eye(3, 4)
 

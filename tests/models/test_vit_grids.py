@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.models.muse_resnet import ResNet50
-from muse_pipeline.models.muse_vit import MuseVit
+from muse_pipeline.models.muse import MuseVit, ResNet50
 from muse_pipeline.models.vit import VisionTransformer, resample_positions
 
 

@@ -27,7 +27,7 @@ from muse_pipeline.labels.tissue import (
     read_tissue_images,
     require_all_classes,
 )
-from muse_pipeline.losses.gm_mil import EXPONENT
+from muse_pipeline.losses.mil import EXPONENT
 from muse_pipeline.methods.mil.attention import tile_sources
 from muse_pipeline.methods.mil.config import StageConfig
 from muse_pipeline.models.region import RegionNetwork

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.data.windows import RegionBatch
-from muse_pipeline.losses.gm_mil import image_cross_entropy
-from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
+from muse_pipeline.losses.mil import fusion_dice, image_cross_entropy, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StageConfig, StudentSettings
 from muse_pipeline.methods.mil.data import SCORES
 from muse_pipeline.models.region import RegionMaps, RegionNetwork

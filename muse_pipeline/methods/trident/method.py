@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.data.pairs import PairBatch
-from muse_pipeline.losses.infonce import infonce
-from muse_pipeline.losses.vicreg import covariance, invariance, variance
+from muse_pipeline.losses.branches import covariance, infonce, invariance, variance
 from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.models.base import Backbone, Features, read_at
 from muse_pipeline.training.devices import gather_rows

@@ -37,7 +37,7 @@ NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Settings of the co-modulated generator (``models.co_modulated``).
+    """Settings of the co-modulated generator (``models.translation``).
 
     Attributes:
         base: channels at stride 1.
@@ -64,7 +64,7 @@ class GeneratorSettings:
 
 @dataclass(frozen=True)
 class ReaderSettings:
-    """Settings of the reader S (``models.reader``).
+    """Settings of the reader S (``models.translation``).
 
     Attributes:
         backbone: registered name.
@@ -79,7 +79,7 @@ class ReaderSettings:
 
 @dataclass(frozen=True)
 class DiscriminatorSettings:
-    """A discriminator and its loss (``models.co_modulated``).
+    """A discriminator and its loss (``models.translation``).
 
     Attributes:
         widths: channels of the strided convolutions.

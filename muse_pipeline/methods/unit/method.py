@@ -11,19 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, vary_appearance, vary_colour
-from muse_pipeline.losses import least_squares_gan, logistic_gan
 from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
+from muse_pipeline.losses.gan import LeastSquares, Logistic, r1_penalty
 from muse_pipeline.losses.unit import cycle_loss, painted_loss, translation_objective
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
-from muse_pipeline.models.co_modulated import CoModulatedGenerator, PatchDiscriminator
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.reader import MaskReader
+from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader, PatchDiscriminator
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.schedule import Schedule
 
-LOSSES = {"least squares": least_squares_gan, "logistic": logistic_gan}
+LOSSES = {"least squares": LeastSquares, "logistic": Logistic}
 MIDPOINT = {"least squares": 0.5, "logistic": 0.0}
 GAUGED, GAUGE_VARIATION = 2, Augmentation()  # windows that gauges are measured on, and how far colours vary for them
 INSIDE = -0.5  # read masks above it, in any channel, are nuclei
@@ -150,8 +149,8 @@ class UnitTraining(Method):
         rendered = to_unit(made.rendered)
         gan, mask_gan = LOSSES[self.config.pictures.loss], LOSSES[self.config.mask_discriminator.loss]
         terms = {
-            "picture_gan": gan.generator_loss(self.picture_discriminator(self._augmented(rendered))),
-            "mask_gan": mask_gan.generator_loss(self.mask_discriminator(made.read)),
+            "picture_gan": gan.of_generator(self.picture_discriminator(self._augmented(rendered))),
+            "mask_gan": mask_gan.of_generator(self.mask_discriminator(made.read)),
             "cycle": cycle_loss(batch.masks, made.mask_again, to_unit(batch.pictures), to_unit(made.picture_again)),
             "instances": made.instances,
         }
@@ -173,15 +172,15 @@ class UnitTraining(Method):
         real_score = self.picture_discriminator(self._augmented(real))
         score = self.picture_discriminator(self._augmented(to_unit(rendered)))
         mask_scores = self.mask_discriminator(masks), self.mask_discriminator(read)
-        pictures = LOSSES[self.config.pictures.loss].discriminator_loss(real_score, score)
-        of_masks = LOSSES[self.config.mask_discriminator.loss].discriminator_loss(*mask_scores)
+        pictures = LOSSES[self.config.pictures.loss].of_discriminator(real_score, score)
+        of_masks = LOSSES[self.config.mask_discriminator.loss].of_discriminator(*mask_scores)
         loss = pictures + of_masks
         for settings, inputs, scores in (
             (self.config.pictures, real, real_score),
             (self.config.mask_discriminator, masks, mask_scores[0]),
         ):
             if inputs.requires_grad:
-                loss = loss + settings.r1_every * logistic_gan.r1_penalty(inputs, scores, settings.r1_gamma)
+                loss = loss + settings.r1_every * r1_penalty(inputs, scores, settings.r1_gamma)
         if self.augment:
             self.augment.adapt(real_score.detach())
         scores = {"real_score": real_score.mean(), "rendered_score": score.mean()}

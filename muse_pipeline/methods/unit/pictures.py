@@ -20,7 +20,7 @@ from muse_pipeline.methods.unit.config import GeneratorSettings
 from muse_pipeline.methods.unit.synthesis.folder import read_masks
 from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, draw_page, fills, stylise, synthesise_mask
 from muse_pipeline.methods.unit.synthesis.settings import KINDS, TissueSettings
-from muse_pipeline.models.co_modulated import CoModulatedGenerator
+from muse_pipeline.models.translation import CoModulatedGenerator
 from muse_pipeline.nuclei.masks import write_instances
 from muse_pipeline.training.checkpoint import load_checkpoint
 

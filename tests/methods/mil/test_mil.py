@@ -20,7 +20,7 @@ from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, list_labelled, read_tissue_images
-from muse_pipeline.losses.ikd_mil import fusion_dice, weighted_cross_entropy
+from muse_pipeline.losses.mil import fusion_dice, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.data import SCORES, read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining, begin_round, is_good_enough

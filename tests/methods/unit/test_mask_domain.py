@@ -9,8 +9,7 @@ from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.data import MaskDomain, turn_picture, turn_xy
 from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, fills, synthesise_mask
 from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
-from muse_pipeline.models.co_modulated import CoModulatedGenerator
-from muse_pipeline.models.reader import MaskReader
+from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 
 MPP, N_RAYS = 0.5, 16

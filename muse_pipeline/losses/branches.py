@@ -1,6 +1,8 @@
-"""Variance, invariance and covariance of any number of branches (VICReg, arXiv 2105.04906; TriDeNT, arXiv 2312.02111).
+"""Losses between branches of a batch that see the same samples: InfoNCE and VICReg.
 
-Every ordered pair of branches counts, so that a pair is counted twice, and all pairs have the same weight.
+InfoNCE: arXiv 1807.03748; SimCLR, 2002.05709. VICReg, variance, invariance and covariance: arXiv 2105.04906; TriDeNT,
+arXiv 2312.02111. In VICReg every ordered pair of branches counts, so that a pair is counted twice, and all pairs have
+the same weight.
 """
 
 from __future__ import annotations
@@ -10,8 +12,27 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 EPSILON = 1e-5  # added to variances
+
+
+def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
+    """Sum over pairs of branches of the symmetric cross-entropy from a sample in one branch to itself in the other.
+
+    Args:
+        branches: n of (N, D), of any length; row k of all branches belongs to one sample.
+        known: n of (N,) bool, the rows that a branch has. A pair is compared on the rows that both have.
+        temperature: softmax temperature; cosines are divided by it.
+    """
+    total = branches[0].sum() * 0
+    for one, other in combinations(range(len(branches)), 2):
+        both = known[one] & known[other]
+        if both.any():
+            first, second = (functional.normalize(branches[index][both], dim=1) for index in (one, other))
+            logits, own = first @ second.T / temperature, torch.arange(len(first), device=first.device)
+            total = total + (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+    return total
 
 
 def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,7 @@
-"""Losses of IKD-MIL (iterative fusion-knowledge distillation, https://github.com/wollf2008/IKD-MIL, 2023).
+"""Losses of multiple-instance learning: by generalised means, and those of IKD-MIL.
+
+Generalised means as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017); IKD-MIL is iterative fusion-knowledge
+distillation (https://github.com/wollf2008/IKD-MIL, 2023).
 
 Maps are probabilities (B, K, H, W) of K classes, each judged on its own; ``known`` of the same shape is 1 where the
 target is known and 0 elsewhere. The cross-entropy is that of probabilities and of labels thresholded at 0.5; the
@@ -12,9 +15,31 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+EXPONENT = 4
+LEAST_PROBABILITY = 1e-4
 SMOOTH = 1.0
 TINY = 1e-7
-LEAST_PROBABILITY = 1e-4
+
+
+def generalised_mean(maps: Tensor, exponent: float = EXPONENT) -> Tensor:
+    """Probability of an image from those of its pixels, ``mean(p ** r) ** (1 / r)``: (B, K, H, W) -> (B, K)."""
+    return maps.clamp(min=LEAST_PROBABILITY).pow(exponent).mean((2, 3)).pow(1 / exponent)
+
+
+def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -> Tensor:
+    """Cross-entropy of the generalised mean of every map, summed over maps and averaged over images and classes.
+
+    Args:
+        maps: (B, K, H, W) each, probabilities.
+        label: (B, K), 1 where the image contains the class.
+        judged: (B, K), 0 where no label of the image is given.
+    """
+    total = 0.0
+    for each in maps:
+        probability = generalised_mean(each)
+        of_label = label * probability + (1 - label) * (1 - probability)
+        total = total - judged * of_label.clamp(min=LEAST_PROBABILITY).log()
+    return total.sum() / judged.sum().clamp(min=1)
 
 
 def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
