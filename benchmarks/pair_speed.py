@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 
 from paired import draw_paired_slide
 
-from muse_pipeline.data.pairs import PairBatch
-from muse_pipeline.data.partners import PairedSource, PartnerSource
+from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.methods.trident.config import TridentConfig
 from muse_pipeline.methods.trident.run import TridentStage

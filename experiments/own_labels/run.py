@@ -36,8 +36,7 @@ from experiments.common.training import finetune
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.sources import LabelSource, image_paths
-from muse_pipeline.methods.adapt.config import AdaptConfig
-from muse_pipeline.methods.adapt.run import AdaptStage
+from muse_pipeline.methods.adapt.run import AdaptConfig, AdaptStage
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run

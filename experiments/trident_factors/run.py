@@ -26,8 +26,7 @@ from torch import Tensor
 
 from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.data.augment import Augmentation, vary_colour, vary_sharpness
-from muse_pipeline.data.pairs import PairBatch, PartnerBatch
-from muse_pipeline.data.partners import PairedSource, PartnerSource
+from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerBatch, PartnerSource
 from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.views import ViewBatch, Views, ViewSettings
 from muse_pipeline.methods.trident.config import AlignmentSettings, TridentConfig

@@ -36,7 +36,7 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.validation import NetworkPredictor
-from muse_pipeline.methods.psm.labels import label_source
+from muse_pipeline.methods.psm.run import label_source
 from muse_pipeline.nuclei.masks import write_instances
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.run import Options

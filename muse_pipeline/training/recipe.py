@@ -14,8 +14,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.inference.model import checkpoint_from
 from muse_pipeline.training.devices import is_first_process
-from muse_pipeline.training.provenance import Inputs, describe_run
-from muse_pipeline.training.run import Options, RunFolder, plain_settings
+from muse_pipeline.training.run import Inputs, Options, RunFolder, describe_run, plain_settings
 from muse_pipeline.training.stages import Stage
 
 

@@ -20,8 +20,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps
 from muse_pipeline.training.devices import open_fabric, share_batch_norms
 from muse_pipeline.training.loop import Monitor, train
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.provenance import Inputs, describe_run
-from muse_pipeline.training.run import Options, RunFolder, Say, plain_settings
+from muse_pipeline.training.run import Inputs, Options, RunFolder, Say, describe_run, plain_settings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from muse_pipeline.data.targets import assign, cells_around
+from muse_pipeline.methods.detector.criterion import assign, cells_around
 
 SIDE, CELL_PX = 24, 4
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from muse_pipeline.data.targets import cells_around
+from muse_pipeline.methods.detector.criterion import cells_around
 
 
 def test_a_square_of_cells_as_far_as_the_map_goes():

@@ -7,9 +7,9 @@ from paired import draw_paired_slide
 
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.pairs import PairBatches
 from muse_pipeline.data.partners import (
     DrawnNuclei,
+    PairBatches,
     PartnerPicture,
     PartnerStore,
     PicturePartner,

@@ -20,9 +20,8 @@ from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Say
+from muse_pipeline.training.run import Inputs, Say
 from muse_pipeline.training.schedule import Schedule
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 

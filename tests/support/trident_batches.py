@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from muse_views import WIDE_PX, make_batch
 
-from muse_pipeline.data.pairs import PairBatch, PartnerBatch
+from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.methods.trident.method import Trident
 from muse_pipeline.models import BACKBONES

@@ -1,45 +1,155 @@
-"""Adaptation as a run: from a detector and tissue without labels to a detector of the same classes."""
+"""Adaptation as a run: MUSE on a trained detector, whose output is held by distillation from its own copy."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from muse_pipeline.cohort.layout import SlideFiles
+from muse_pipeline.core.config import Between, Count, Fraction, NotNegative, Weights
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import Frame
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, WeakView
 from muse_pipeline.data.nucleus_images import NucleusPicture
-from muse_pipeline.data.views import ViewSampler, ViewSettings
+from muse_pipeline.data.views import MAX_SIDE_PX, ViewBatch, ViewSampler, ViewSettings
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.appearance import describe_training, merge_references
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
 from muse_pipeline.labels.pictures import LabelledImage
-from muse_pipeline.methods.adapt.config import AdaptConfig
-from muse_pipeline.methods.adapt.method import Adaptation, AdaptBatch
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.data import keep_pictures
+from muse_pipeline.methods.detector.method import DistillationTerm
 from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.methods.detector.start import Start, describe_origins, load_trained
 from muse_pipeline.methods.detector.validation import N_IMAGES, Scorer
+from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, require_fine
+from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import MuseStage, make_batches
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.training.checkpoint import Checkpoint
+from muse_pipeline.training.method import AveragedNetwork
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.run import Say
+from muse_pipeline.training.schedule import Schedule, build_adamw
 from muse_pipeline.training.stages import Stage
+
+
+@dataclass(frozen=True)
+class HoldSettings:
+    """Distillation from the detector that the run starts from, at the detector's um per pixel.
+
+    Attributes:
+        weight: weight of the distillation loss; MUSE's loss has the weight 1.
+        window_px: side of a window.
+        batch: pairs of windows per batch (and device); both windows of a pair contain the same nucleus.
+    """
+
+    weight: NotNegative = 4.0
+    window_px: Annotated[int, Between(1, MAX_SIDE_PX)] = 192
+    batch: Count = 4
+
+
+@dataclass(frozen=True)
+class AdaptConfig(MuseConfig):
+    """Settings of a run from a trained detector and tissue without labels to a detector.
+
+    Settings that are not described here are those of ``MuseConfig``.
+
+    Attributes:
+        name: name of the model.
+        backbone: registered name of the backbone; by default that of ``checkpoint``.
+        checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in one. Its classes,
+            colour reference, export settings and licence are kept.
+        hold: distillation from that detector.
+        network_rate: factor of the learning rate of the detector; the projectors, which begin with random weights,
+            have the rate of the schedule.
+        distillation: losses of MUSE's student and teacher, whose batch norms keep the statistics of the detector.
+        augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
+        grey: fraction of views and windows converted to grey.
+        seed: seed of projectors, views and windows.
+        method: "adapt".
+    """
+
+    checkpoint: Weights = Path("compact")
+    hold: HoldSettings = dataclasses.field(default_factory=HoldSettings)
+    network_rate: Fraction = 0.1
+    method: str = "adapt"
+
+    @property
+    def sides_px(self) -> tuple[int, ...]:
+        """Sides of all squares that the network is given."""
+        return (*super().sides_px, self.hold.window_px)
+
+
+class AdaptBatch(NamedTuple):
+    """Views for MUSE, and windows for the detector.
+
+    Attributes:
+        views: sets of views.
+        windows: windows without labels, with a view for the teacher.
+    """
+
+    views: ViewBatch
+    windows: LabelledBatch
+
+
+class Adaptation(MusePretraining):
+    """MUSE's student is the backbone of a detector, and a frozen copy teaches the whole detector.
+
+    Batch norms keep their statistics, so that the detector computes in training what it computes after the export.
+
+    Args:
+        network: the detector; the average of its weights is the result.
+        teacher: the detector that the run starts from.
+        config: settings of the run.
+    """
+
+    def __init__(self, network: NucleusDetector, teacher: NucleusDetector, config: AdaptConfig):
+        super().__init__(network.backbone, config.distillation, config.views.n_local)
+        self.network, self.average = network, AveragedNetwork(network)
+        self.distillation = DistillationTerm(config.hold.weight, [teacher])
+        self.network_rate = config.network_rate
+
+    def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
+        """AdamW with a learning rate of its own for the detector, backbone and head."""
+        named = ((name.replace("network.", "backbone."), value) for name, value in self.turn_parameters(turn))
+        return build_adamw(named, schedule, self.network_rate)
+
+    def losses(self, batch: AdaptBatch, turn: str, progress: float) -> dict[str, Tensor]:
+        """MUSE's loss, the distance from the teacher's maps, their weighted sum, and MUSE's gauges."""
+        found = super().losses(batch.views, turn, progress)
+        distance = self.distillation(self.network(batch.windows.pixels, batch.windows.colour), batch.windows)
+        return {**found, "distillation": distance, "loss": found["loss"] + self.distillation.share * distance}
+
+    def after_step(self, progress: float) -> None:
+        """Update MUSE's teacher and the averaged detector."""
+        super().after_step(progress)
+        self.average.update(self.network)
+
+    def train(self, mode: bool = True) -> Adaptation:
+        """Set the mode; batch norms stay in evaluation mode."""
+        super().train(mode)
+        self.network.eval()
+        self.teacher.eval()
+        return self
+
+    def trained(self) -> NucleusDetector:
+        """The averaged detector."""
+        return self.average.network
 
 
 @RECIPES.register("adapt")

@@ -16,7 +16,7 @@ from muse_pipeline.data.stream import Seed
 from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass, replace_outlines
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
 from muse_pipeline.labels.sources import LabelSource
-from muse_pipeline.methods.detector.distillation import DistillationSettings
+from muse_pipeline.methods.detector.method import DistillationSettings
 from muse_pipeline.methods.detector.mixing import MixingSettings
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone

@@ -1,16 +1,117 @@
-"""Training of a nucleus detector from points and, where they are known, outlines."""
+"""Training of a nucleus detector from points and outlines, and from the maps of trained networks.
+
+Distillation (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531) is carried
+over to maps of nuclei. The teachers read the window as it is, the student the same window with colour and sharpness
+varied. If labels correct what a teacher finds, it teaches outside of the annotated regions only, so that the student
+keeps what it has learnt there ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.methods.detector.criterion import CRITERIA
-from muse_pipeline.methods.detector.distillation import DistillationTerm
+from muse_pipeline.core.config import Fraction, OneOf, Weights
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
+from muse_pipeline.labels.pictures import LabelledImage
+from muse_pipeline.methods.detector.criterion import CRITERIA, RAY_WEIGHT, mean_over, unannotated_cells
 from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
 from muse_pipeline.training.method import AveragedNetwork, Method
 from muse_pipeline.training.schedule import Schedule, build_adamw
+
+AREAS = ("everywhere", "outside")
+WHOLE_SHARE = 0.5  # at most, of teachers outside of regions in pictures without an outside
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Teachers of a run, the area in which they teach, and the weight of their loss.
+
+    Attributes:
+        teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
+        share: weight of the distillation loss, 0 to 1; the labels have the rest. With ``where: outside`` it is at most
+            0.5 if no picture has tissue around a region of labelled nuclei: labels and teachers then share all tissue.
+        where: area of the distillation loss: "everywhere", or "outside" of the annotated regions; both are the same if
+            every picture is annotated as a whole. In areas with a class the teachers never teach classes.
+    """
+
+    teachers: tuple[Weights, ...]
+    share: Fraction = 0.7
+    where: Annotated[str, OneOf(AREAS)] = "everywhere"
+
+    def on(self, images: Sequence[LabelledImage]) -> DistillationSettings:
+        """The settings in a run on these images."""
+        in_parts = [image for image in images if image.unannotated.any()]
+        if self.where == "everywhere" or not all(image.areas for image in in_parts):
+            return self
+        return replace(self, share=min(self.share, WHOLE_SHARE), where=self.where if in_parts else "everywhere")
+
+    def __post_init__(self) -> None:
+        if not self.teachers:
+            raise ConfigError("distillation: teachers names none; give a checkpoint, or leave `distillation` out")
+
+
+class DistillationTerm(nn.Module):
+    """Distance of the student's maps from the mean of its teachers'.
+
+    Args:
+        share: weight in ``DistillationSettings``.
+        teachers: trained networks, which stay fixed.
+        where: area in ``DistillationSettings``.
+    """
+
+    def __init__(self, share: float, teachers: Sequence[NucleusDetector], where: str = "everywhere"):
+        super().__init__()
+        self.share, self.where = share, where
+        self.teachers = nn.ModuleList(teachers).requires_grad_(False)
+        self.register_state_dict_post_hook(_leave_out_teachers)  # a run that goes on reads them again
+        self.register_load_state_dict_post_hook(_miss_no_teachers)
+
+    def train(self, mode: bool = True) -> DistillationTerm:
+        """Teachers stay in evaluation mode."""
+        super().train(mode)
+        self.teachers.eval()
+        return self
+
+    def forward(self, student: NucleusMaps, batch: LabelledBatch) -> Tensor:
+        """Excess cross-entropies of centres and classes, distances of offsets and rays; 0 where the two agree.
+
+        Args:
+            student: maps of the varied windows.
+            batch: windows with their ``weak`` view, and with regions where the teachers teach outside of them.
+        """
+        with torch.no_grad():
+            outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
+            teacher_pred = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*outputs, strict=True)))
+            heat, label = teacher_pred.centre.sigmoid(), teacher_pred.label.log_softmax(1)
+        taught = known = torch.ones_like(heat)
+        if self.where == "outside":
+            taught, known = (cells.to(heat) for cells in unannotated_cells(batch))
+        elif batch.shares is not None:  # the classes of areas are labels, which the teachers may contradict
+            taught = (batch.region[:, None] != CLASSES_ONLY).to(heat)
+        centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
+        centre = centre - functional.binary_cross_entropy_with_logits(teacher_pred.centre, heat, reduction="none")
+        classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)
+        offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
+        rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
+        at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
+        return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
+
+
+def _leave_out_teachers(term: DistillationTerm, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}teachers.")]:
+        del state[name]
+
+
+def _miss_no_teachers(term: DistillationTerm, keys: Any) -> None:
+    keys.missing_keys[:] = [name for name in keys.missing_keys if "teachers" not in name.split(".")]
 
 
 class DetectorTraining(Method):

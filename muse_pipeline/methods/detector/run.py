@@ -27,8 +27,7 @@ from muse_pipeline.methods.detector.config import (
     require_sound,
 )
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
-from muse_pipeline.methods.detector.distillation import DistillationTerm
-from muse_pipeline.methods.detector.method import DetectorTraining
+from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import (
     choose_share,
     count_labelled,
@@ -64,9 +63,8 @@ from muse_pipeline.training.checkpoint import (
 )
 from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import BestWeights, Monitor
-from muse_pipeline.training.provenance import Inputs, source_files
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
-from muse_pipeline.training.run import Options, Say, plain_settings
+from muse_pipeline.training.run import Inputs, Options, Say, plain_settings, source_files
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 

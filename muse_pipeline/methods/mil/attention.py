@@ -23,8 +23,7 @@ from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.provenance import Inputs
-from muse_pipeline.training.run import Say
+from muse_pipeline.training.run import Inputs, Say
 from muse_pipeline.training.schedule import Schedule
 from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
 

@@ -36,10 +36,9 @@ from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint, seen_before
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
 from muse_pipeline.training.region_model import RegionModel, region_checkpoint
-from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.run import Inputs, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 

@@ -22,9 +22,8 @@ from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
 from muse_pipeline.methods.unit import config as unit
 from muse_pipeline.methods.unit.config import UnitConfig
-from muse_pipeline.training.provenance import Inputs, source_files
 from muse_pipeline.training.recipe import Recipe, load_run
-from muse_pipeline.training.run import plain_settings
+from muse_pipeline.training.run import Inputs, plain_settings, source_files
 
 HELD_SPLITS = ("test",)
 PLACEHOLDER = "a slide's"  # store and proposals, whose mpp is that of the config

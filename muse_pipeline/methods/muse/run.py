@@ -31,9 +31,8 @@ from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, save_checkpoint, seen_before
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.run import Inputs, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage
 
 INDEX = "nuclei"

@@ -14,8 +14,7 @@ from muse_pipeline.methods.psm.config import ActivationSettings
 from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.provenance import Inputs
-from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.run import Inputs, Say, plain_settings
 from muse_pipeline.training.stages import TrainingStage
 
 

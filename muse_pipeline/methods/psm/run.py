@@ -1,4 +1,6 @@
-"""PSM as a run, from unlabelled tissue to a detector.
+"""PSM as a run, from unlabelled tissue to a detector, and its stages of masks and labels.
+
+The stages write instances and points from masks as label files that ``muse finetune`` reads.
 
 "Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144.
 ``docs/guide/label-free.md`` lists the differences.
@@ -6,20 +8,262 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from muse_pipeline.inference.card import NucleusClass
+import cv2
+import numpy as np
+
+from muse_pipeline.core.config import parse_config
+from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.pictures import read_rgb, write_png
+from muse_pipeline.data.unlabelled import cut_crops, open_unlabelled
+from muse_pipeline.inference.card import ColourReference, NucleusClass
+from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.detect import detect_image
+from muse_pipeline.inference.outlines import MODEL as REFINER
+from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import DetectorStage
-from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage
+from muse_pipeline.methods.detector.start import load_trained
+from muse_pipeline.methods.detector.validation import NetworkPredictor
+from muse_pipeline.methods.psm.activation import ActivationConfig, ActivationStage, load_activation
 from muse_pipeline.methods.psm.config import PsmConfig
-from muse_pipeline.methods.psm.labels import CLASS, FoundLabelsStage, LabelsStage, MasksStage, label_source
+from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
+from muse_pipeline.nuclei.rays import rays_to_rings
+from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.proposals.activation_map import ActivationNetwork, PseudoMasker
+from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, cut_mask, fit_otsu, haematoxylin
+from muse_pipeline.tissue.stain import fit_macenko
+from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.stages import Stage, stage_folder
+from muse_pipeline.training.run import Inputs, Say, plain_settings
+from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, stage_folder
 
+PICTURES, MASKS = "pictures", "masks"
 COLOUR = (128, 64, 192)
+
+
+class MasksStage(PreparedStage):
+    """Writes every crop that is not rejected, and its mask (0 background, 255 nucleus), under the same name.
+
+    A threshold or clusters are fitted to each picture and to each store: stains are a slide's own.
+
+    Args:
+        config: settings of the run.
+        activation: checkpoint of the activation stage, if there is one.
+        folder: folder of the stage.
+    """
+
+    def __init__(self, config: PsmConfig, activation: Path | None, folder: Path):
+        super().__init__(folder, "masks")
+        self.config, self.activation = config, activation
+
+    def made_from(self) -> dict[str, Any]:
+        """Settings of masks, the tissue and the activation network."""
+        settings = plain_settings(self.config, portable=True)
+        names = ("mpp", "masks", "mask_settings", "windows_per_store", "store_window_px")
+        return {
+            **{name: settings[name] for name in names},
+            "tissue": Inputs(self.config.sources).describe(),
+            "activation": self.activation and sha256_of(self.activation),
+        }
+
+    def write(self, folder: Path, say: Say) -> None:
+        """Write crops and masks.
+
+        Raises:
+            ConfigError: no crop is left.
+            MuseError: a source cannot be read.
+        """
+        config = self.config
+        for name in (PICTURES, MASKS):
+            (folder / name).mkdir()
+        n_kept, rejected = 0, []
+        for number, image in enumerate(open_unlabelled(config.sources, config.mpp)):
+            crops = cut_crops(image, number, config.store_window_px, config.windows_per_store)
+            if not crops:
+                continue
+            masker = self._fit([*crops.values()])
+            for name, pixels in crops.items():
+                mask = masker(pixels)
+                share = mask.mean()
+                if not 0 < share <= config.mask_settings.max_share:
+                    rejected.append(f"{name} ({share:.0%} taken for nuclei)")
+                    continue
+                write_png(folder / PICTURES / f"{name}.png", pixels)
+                write_png(folder / MASKS / f"{name}.png", mask.astype(np.uint8) * 255)
+                n_kept += 1
+        if rejected:
+            which = f"first {rejected[0]}"
+            say(f"{len(rejected)} crops are left out, because nuclei cover none or too much of them: {which}")
+        if not n_kept:
+            raise ConfigError(
+                f"no nuclei were found in any of {len(rejected)} crops of tissue; name H&E tissue that contains some "
+                "in `sources`, or correct their `mpp`"
+            )
+        say(f"masks by {config.masks} of {n_kept} crops of tissue")
+
+    def _fit(self, sample: Sequence[np.ndarray]) -> PseudoMasker | OtsuMask:
+        fit = fit_macenko(np.concatenate([pixels.reshape(-1, 3) for pixels in sample]))
+        stains, mpp = fit and fit.stains, self.config.mpp
+        if self._network is None:
+            return fit_otsu(sample, mpp, stains)
+        return PseudoMasker(self._network, sample, mpp, stains, self.config.mask_settings)
+
+    @cached_property
+    def _network(self) -> ActivationNetwork | None:
+        return self.activation and load_activation(self.activation)
+
+
+def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Read (name, pixels (h, w, 3) uint8, mask (h, w) bool) of a masks stage, by name.
+
+    Raises:
+        LabelError: a file is damaged.
+    """
+    for path in sorted((folder / PICTURES).glob("*.png")):
+        pixels = read_rgb(path, f"delete {folder} to make it again")
+        mask = cv2.imread(str(folder / MASKS / path.name), cv2.IMREAD_GRAYSCALE)
+        if mask is None or pixels.shape[:2] != mask.shape:
+            raise LabelError(f"{path}: its mask is damaged or missing; delete {folder} to make them again")
+        yield path.stem, pixels, mask > 127
+
+
+CLASS = "Nucleus"
+BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``
+MOST = 65535  # instances of a picture in 16 bits
+
+
+def label_source(folder: Path, mpp: float) -> LabelSource:
+    """The label source of the files that ``write_found`` left in ``folder``."""
+    return LabelSource(
+        folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
+    )
+
+
+def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
+    """Write one picture (h, w, 3) with its instances (h, w), 1..N, unless there are none; returns their number.
+
+    Raises:
+        LabelError: there are more instances than a label image holds.
+    """
+    n_instances = int(instances.max(initial=0))
+    if n_instances > MOST:
+        raise LabelError(f"{name}: {n_instances:,} nuclei are more than the {MOST:,} a picture may hold; cut it up")
+    if not n_instances:
+        return 0
+    write_instances(folder, name, pixels, instances, [CLASS] * n_instances)
+    return n_instances
+
+
+def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
+    """(h, w) int32 instances, 1..N, 0 background, of a mask (h, w) and its picture (h, w, 3)."""
+    fit = fit_macenko(pixels.reshape(-1, 3))
+    density = haematoxylin(pixels, blend_stains(fit and fit.stains))
+    instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / config.mpp), config.mpp)
+    return drop_small_labels(instances, config.labels.min_area_um2 / config.mpp**2)
+
+
+FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt
+SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found as those inside are
+
+
+def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
+    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; also at its border and some beyond it.
+
+    The picture's stains are normalised to ``reference``.
+    """
+    margin = round(SURROUND_UM / predictor.card.mpp)
+    colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
+    found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
+    found = found[np.argsort(found.score, kind="stable")]
+    return replace(found, xy=found.xy - margin)
+
+
+class LabelsStage(PreparedStage):
+    """Writes images, instances (16-bit PNG, 0 background) and points (x, y, class; at the instances' centroids).
+
+    Args:
+        config: settings of the run.
+        masks: folder of the masks stage.
+        folder: folder of the stage.
+    """
+
+    def __init__(self, config: PsmConfig, masks: Path, folder: Path):
+        super().__init__(folder, "labels")
+        self.config, self.masks = config, masks
+
+    def made_from(self) -> dict[str, Any]:
+        """Settings of labels and the masks."""
+        return {"labels": plain_settings(self.config.labels), "masks": sha256_of(self.masks / MADE_FROM)}
+
+    def write(self, folder: Path, say: Say) -> None:
+        """Write the instances of every mask.
+
+        Raises:
+            LabelError: the masks stage is damaged.
+        """
+        n_nuclei = n_pictures = 0
+        for name, pixels, mask in read_pictures_and_masks(self.masks):
+            n_here = write_found(folder, name, pixels, split_instances(mask, pixels, self.config))
+            n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+        say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
+
+
+class FoundLabelsStage(PreparedStage):
+    """Writes the pictures of ``labels`` again with the nuclei that a detector finds, outlined as by its export.
+
+    Args:
+        config: settings of the detector's training, with the lowest score of a nucleus as ``export.threshold``.
+        detector: checkpoint of the detector.
+        labels: folder with the pictures.
+        folder: folder of the stage.
+        name: name of the stage in messages.
+    """
+
+    def __init__(self, config: DetectorConfig, detector: Path, labels: Path, folder: Path, name: str):
+        super().__init__(folder, name)
+        self.config, self.detector, self.labels = config, detector, labels
+
+    def made_from(self) -> dict[str, Any]:
+        """Settings of the export that decide which nuclei are found and how they are outlined, and the detector."""
+        export, weights = self.config.export, load_checkpoint(self.detector).weights_sha256()
+        how = {name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")}
+        refined = {"refiner": sha256_of(REFINER)} if export.refine else {}
+        return {**how, **refined, "detector": weights}
+
+    def write(self, folder: Path, say: Say) -> None:
+        """Write what the detector finds in every picture.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+            ConfigError: nothing was found.
+            LabelError: a picture is damaged.
+        """
+        config = self.config
+        network, _, checkpoint = load_trained(self.detector)
+        predictor = NetworkPredictor(network, config)
+        reference = parse_config(checkpoint.meta["colour"], ColourReference, str(self.detector))
+        reference = replace(reference, share=config.export.colour_share)
+        n_nuclei = n_pictures = 0
+        for path in sorted((self.labels / IMAGES).glob("*.png")):
+            pixels = read_rgb(path, f"delete {self.labels} to make it again")
+            found = find_all(predictor, reference, pixels)
+            rings = rays_to_rings(found.xy, found.rays, (config.mpp, config.mpp))
+            instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
+            n_here = write_found(folder, path.stem, pixels, instances)
+            n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+        if not n_nuclei:
+            raise ConfigError(
+                f"self_training: the detector of {self.detector.parent} found no nucleus with a score of "
+                f"{config.export.threshold:g}; train it longer, lower `threshold`, or set `rounds: 0`"
+            )
+        say(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
 @RECIPES.register("psm")

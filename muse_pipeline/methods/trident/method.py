@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.data.pairs import PairBatch
+from muse_pipeline.data.partners import PairBatch
 from muse_pipeline.losses.branches import covariance, infonce, invariance, variance
 from muse_pipeline.methods.trident.config import AlignmentSettings
 from muse_pipeline.models.base import Backbone, Features, read_at

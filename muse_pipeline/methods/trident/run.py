@@ -15,8 +15,7 @@ from muse_pipeline.core.errors import CollapsedError, ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.data.pairs import PairBatch, PairBatches
-from muse_pipeline.data.partners import PicturePartner, failure_of, open_partner
+from muse_pipeline.data.partners import PairBatch, PairBatches, PicturePartner, failure_of, open_partner
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
@@ -25,9 +24,8 @@ from muse_pipeline.methods.trident.method import Trident
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum
-from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Say
+from muse_pipeline.training.run import Inputs, Say
 from muse_pipeline.training.stages import Stage
 
 

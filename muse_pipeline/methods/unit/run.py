@@ -36,9 +36,8 @@ from muse_pipeline.training.checkpoint import (
     steps_done,
 )
 from muse_pipeline.training.loop import BestWeights, Monitor
-from muse_pipeline.training.provenance import Inputs
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.run import Inputs, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 TRANSLATION, READER = "translation", "reader"

@@ -8,8 +8,7 @@ from torch import nn
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch, WeakView
-from muse_pipeline.methods.detector.distillation import DistillationSettings, DistillationTerm
-from muse_pipeline.methods.detector.method import DetectorTraining
+from muse_pipeline.methods.detector.method import DetectorTraining, DistillationSettings, DistillationTerm
 from muse_pipeline.models import HEADS
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.heads import NucleusMaps

@@ -15,8 +15,7 @@ from muse_pipeline.inference.model import BUILT_IN, find_model, read_card
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.devices import open_fabric
-from muse_pipeline.training.provenance import Inputs, describe_run
-from muse_pipeline.training.run import plain_settings
+from muse_pipeline.training.run import Inputs, describe_run, plain_settings
 
 RECIPES = Path(__file__).parents[3] / "config" / "train"
 

@@ -26,8 +26,7 @@ from muse_pipeline.store.store import CHUNK_PX
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.loop import GRACE, IN_A_ROW, MetricsLog
-from muse_pipeline.training.provenance import source_files
-from muse_pipeline.training.run import Options
+from muse_pipeline.training.run import Options, source_files
 from muse_pipeline.training.schedule import Schedule
 
 

@@ -9,8 +9,7 @@ from labelled import CPU, draw_labelled_folder
 
 from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.methods.psm.labels import write_found
-from muse_pipeline.methods.psm.run import PsmRecipe
+from muse_pipeline.methods.psm.run import PsmRecipe, write_found
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run, train_run
 from muse_pipeline.training.run import Options

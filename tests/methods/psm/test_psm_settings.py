@@ -15,8 +15,14 @@ from test_psm_stages import stained
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.psm.activation import ActivationStage
-from muse_pipeline.methods.psm.labels import MasksStage, read_pictures_and_masks, split_instances
-from muse_pipeline.methods.psm.run import PsmRecipe, activation_config, detector_config
+from muse_pipeline.methods.psm.run import (
+    MasksStage,
+    PsmRecipe,
+    activation_config,
+    detector_config,
+    read_pictures_and_masks,
+    split_instances,
+)
 from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 from muse_pipeline.training.loop import train

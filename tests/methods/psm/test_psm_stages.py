@@ -12,8 +12,14 @@ from labelled import CPU
 from test_psm import CONFIG, load_psm_config
 
 from muse_pipeline.methods.psm.activation import PriorSelfActivation
-from muse_pipeline.methods.psm.labels import FoundLabelsStage, LabelsStage, MasksStage, read_pictures_and_masks
-from muse_pipeline.methods.psm.run import PsmRecipe, detector_config
+from muse_pipeline.methods.psm.run import (
+    FoundLabelsStage,
+    LabelsStage,
+    MasksStage,
+    PsmRecipe,
+    detector_config,
+    read_pictures_and_masks,
+)
 from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 

@@ -8,7 +8,7 @@ from literal_muse import read_bilinear
 from trident_batches import make_pairs, make_trident
 
 from muse_pipeline.core.errors import CollapsedError
-from muse_pipeline.data.pairs import PairBatch, PartnerBatch
+from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import Views
 from muse_pipeline.losses.branches import covariance, invariance, variance
 from muse_pipeline.methods.trident.method import measure_spread

@@ -5,7 +5,7 @@ import torch
 from processes import run_in_two
 from trident_batches import make_pairs, make_trident
 
-from muse_pipeline.data.pairs import PairBatch, PartnerBatch
+from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import ViewBatch, Views
 from muse_pipeline.training.devices import average_gradients, gather_rows
 

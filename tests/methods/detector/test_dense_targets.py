@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from muse_pipeline.data.targets import REACH_CELLS, REACH_SIGMAS, dense_targets
+from muse_pipeline.methods.detector.criterion import REACH_CELLS, REACH_SIGMAS, dense_targets
 
 CELL_PX, SIGMA_PX = 4, 2.5
 
