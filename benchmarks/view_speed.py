@@ -23,8 +23,8 @@ import torch
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.run import make_batches
-from muse_pipeline.store import sharding as shards
-from muse_pipeline.store.sharding import ShardFiles
+from muse_pipeline.store import zarr_files as shards
+from muse_pipeline.store.zarr_files import ShardFiles
 from muse_pipeline.training.recipe import load_run
 
 

@@ -36,9 +36,9 @@ from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.resample import warn_enlarged
-from muse_pipeline.store.sharding import close_shards
 from muse_pipeline.store.store import open_store
 from muse_pipeline.store.write import write_store
+from muse_pipeline.store.zarr_files import close_shards
 from muse_pipeline.tissue import find as search
 from muse_pipeline.tissue.colour import SlideColour, measure_colour
 from muse_pipeline.tissue.find import is_fluorescence

@@ -340,8 +340,8 @@ def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> No
 def image_mpp(folder: Path) -> float:
     """Pixel size, in um, of the image of a finished slide; that of the finest if there are several."""
     from muse_pipeline.core.errors import StoreError
-    from muse_pipeline.store.sharding import LOSSLESS
     from muse_pipeline.store.store import open_store
+    from muse_pipeline.store.zarr_files import LOSSLESS
 
     images = map(open_store, folder.glob("image-*.zarr"))
     mpps = [image.mpp for image in images if image.codec == LOSSLESS]

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.inference.card import ModelCard
     from muse_pipeline.inference.model import find_model, read_card
-    from muse_pipeline.preflight.check import check_slides, read_check, render_preflight, sum_up
+    from muse_pipeline.preflight import check_slides, read_check, render_preflight, sum_up
 
     sheets = [where for where in args.slides if isinstance(where, Path) and is_sheet(where)]
     if args.slide_id and sheets == args.slides[:1]:

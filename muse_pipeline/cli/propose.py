@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.config import parse_yaml
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.inference.colour_input import read_colour
-    from muse_pipeline.proposals.propose import fit_proposer, propose_shard
+    from muse_pipeline.proposals.base import fit_proposer, propose_shard
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import open_store

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
 
     from muse_pipeline.core.config import parse_yaml
     from muse_pipeline.core.files import write_json
-    from muse_pipeline.proposals.propose import read_settings
+    from muse_pipeline.proposals.base import read_settings
 
     try:
         settings = asdict(read_settings(args.method, parse_yaml(args.settings, "--settings")))

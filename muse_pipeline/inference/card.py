@@ -141,8 +141,8 @@ class ModelCard(Card):
         appearance: appearance of the training pictures; None if not measured.
         temperature: divisor of the logits of the graph's class probabilities, applied before these are written; 1
             leaves them as they are.
-        snap_um: largest move of outlines to the nearest edge of the stained nucleus (``nuclei.edges``); 0 leaves them
-            as they are.
+        snap_um: largest move of outlines to the nearest edge of the stained nucleus (``outlines.snap_to_edges``); 0
+            leaves them as they are.
         refine: True if the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
         embedding_dim: D of the graph's output ``embedding``; 0 without this output.
         metrics: measured figures by name, each with its split in the name.

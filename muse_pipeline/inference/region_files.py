@@ -21,8 +21,7 @@ from muse_pipeline.core.pictures import PNG
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.inference.region_maps import SlideMap
-from muse_pipeline.inference.region_outlines import classify, trace_regions
+from muse_pipeline.inference.region_maps import SlideMap, classify, trace_regions
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
 from muse_pipeline.store.store import OME_VERSION, PYRAMID, Store, multiscale
 from muse_pipeline.tissue.overview import strips

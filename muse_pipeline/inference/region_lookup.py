@@ -18,7 +18,7 @@ from muse_pipeline.core.provenance import Band, NamedFile, RegionArea, Regions
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_files import FAILED, OK
-from muse_pipeline.inference.region_outlines import trace_regions
+from muse_pipeline.inference.region_maps import trace_regions
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.tissue.mask import KeptArea
 

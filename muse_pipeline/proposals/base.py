@@ -15,17 +15,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 
+from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import ModelCard, NucleusClass
-from muse_pipeline.store.grid import WindowGrid
+from muse_pipeline.inference.detect import Detector, Guard, WindowChoice, detect_shard
+from muse_pipeline.proposals import PROPOSERS
+from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.background import coarsen, find_ink
 from muse_pipeline.tissue.colour import SlideColour
@@ -199,3 +205,73 @@ def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
     """Warnings about the windows that the guard skipped, except for glass."""
     counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
     return [f"{n} of {n_windows} windows are {reason}: nothing was sought there" for reason, n in counts.items()]
+
+
+@dataclass(frozen=True)
+class FittedProposer:
+    """A proposer that is fitted to a slide; ``guard`` excludes windows from it, if it has one."""
+
+    finder: Detector
+    guard: Guard | None
+
+
+def fit_proposer(
+    store: Store, method: str, settings: dict[str, Any], colour: SlideColour, info: SlideInfo | None = None
+) -> FittedProposer:
+    """Fit a proposer to a slide.
+
+    Args:
+        store: the slide's image.
+        method: name of a proposer.
+        settings: settings of the proposer, default where missing.
+        colour: colour statistics of the slide.
+        info: the slide, for proposers that read other files about it.
+
+    Raises:
+        ConfigError: the method or a setting is unknown or unusable.
+    """
+    proposer = PROPOSERS[method]
+    sample = sample_slide(store, colour, info)
+    is_guarded = getattr(proposer, "GUARDED", True)  # not imported detections
+    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if is_guarded else None
+    return FittedProposer(proposer.fit(sample, read_settings(method, settings)), guard)
+
+
+def propose_shard(
+    store: Store,
+    proposer: FittedProposer,
+    shard: Shard,
+    output: Path,
+    *,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Find nuclei without labels in one shard and write them to ``output``.
+
+    Args:
+        store: the slide's image.
+        proposer: proposer of the nuclei.
+        shard: run of windows to search.
+        output: the shard's file, for ``muse stitch``.
+        threads: number of windows searched at the same time; the result does not depend on it.
+        progress: function called with (windows done, windows in all).
+
+    Returns:
+        Warnings for the ledger: those of the guard, and one if there are no nuclei.
+    """
+    guard, choice = proposer.guard, WindowChoice(guard=proposer.guard)
+    facts = detect_shard(store, proposer.finder, shard, output, threads=threads, progress=progress, choice=choice)
+    warnings = list(guard.remarks) if guard else []
+    warnings += name_guarded(facts.get("guarded_windows", {}), facts["n_windows"])
+    if facts["n_windows"] and not pq.read_metadata(output).num_rows:
+        warnings.append(f"no nuclei were proposed in shard {shard}")
+    return warnings
+
+
+def read_settings(method: str, settings: dict[str, Any]) -> Any:
+    """The proposer's own settings, with defaults for missing ones.
+
+    Raises:
+        ConfigError: the method or a setting is unknown or unusable.
+    """
+    return parse_config(settings, PROPOSERS[method].Settings, f"proposals: {method}")

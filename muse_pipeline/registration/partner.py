@@ -14,8 +14,8 @@ from muse_pipeline.core.coords import work_size_px
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.registration.match import WarpedReader, grid_um
+from muse_pipeline.registration.placement import Pair
 from muse_pipeline.registration.record import RegisteredPartner
-from muse_pipeline.registration.refine import Pair
 from muse_pipeline.registration.register import inspect_partner, open_pair
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.isolation import call_isolated

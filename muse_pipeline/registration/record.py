@@ -22,7 +22,7 @@ from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.registration.match import PixelReader, grid_um, sample
-from muse_pipeline.registration.refine import Pair
+from muse_pipeline.registration.placement import Pair
 from muse_pipeline.registration.register import ABOVE_LIMIT, KEPT, NO_MATCH, OUTSIDE, Registration, TileResiduals
 from muse_pipeline.registration.transform import Transform
 

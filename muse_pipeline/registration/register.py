@@ -12,8 +12,7 @@ import scipy  # its modules are loaded at the first call: that takes longer than
 from muse_pipeline.core.errors import MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.registration.match import Picture, tiles_on_tissue
-from muse_pipeline.registration.refine import Pair, Power, choose_placement, refine
-from muse_pipeline.registration.search import LowPower, find_placements
+from muse_pipeline.registration.placement import LowPower, Pair, Power, choose_placement, find_placements, refine
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.find import find_tissue

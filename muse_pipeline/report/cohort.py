@@ -142,7 +142,7 @@ class SlideResult:
 
     @property
     def intensities(self) -> dict[str, Any] | None:
-        """Numbers of cells by intensity (``report.ihc``) of immunohistochemistry; None otherwise."""
+        """Numbers of cells by intensity (``report.counts``) of immunohistochemistry; None otherwise."""
         return self.summary.get("intensities") if self.summary else None
 
     @property
@@ -152,7 +152,7 @@ class SlideResult:
 
     @property
     def regions(self) -> dict[str, Any] | None:
-        """Tissue regions and their nuclei (``report.regions``); None if not requested, or for a failed slide."""
+        """Tissue regions and their nuclei (``report.counts``); None if not requested, or for a failed slide."""
         return self.summary.get("regions") if self.summary else None
 
     @property

@@ -30,11 +30,10 @@ from muse_pipeline.report.cohort import (
     summarise_cohort,
 )
 from muse_pipeline.report.costs import COLUMNS, step_costs
-from muse_pipeline.report.ihc import score_values
+from muse_pipeline.report.counts import per_mm2, region_values, score_values
 from muse_pipeline.report.model_facts import card_facts, pretraining_facts
 from muse_pipeline.report.notices import rank_slides, summarise_failures, summarise_flags
 from muse_pipeline.report.plots import describe_plots, group_color
-from muse_pipeline.report.regions import per_mm2, region_values
 from muse_pipeline.report.slide_card import add_up, describe_card
 
 _LEADING = (

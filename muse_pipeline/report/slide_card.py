@@ -15,8 +15,8 @@ from muse_pipeline.inference import dab
 from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import SlideResult, class_names
+from muse_pipeline.report.counts import COMPARTMENTS, score
 from muse_pipeline.report.density import WHOLE
-from muse_pipeline.report.ihc import COMPARTMENTS, score
 from muse_pipeline.report.notices import RED, ShownSlide, find_notices
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068

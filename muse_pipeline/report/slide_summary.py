@@ -24,6 +24,7 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas, read_cores
 from muse_pipeline.report.album import make_thumbnail
+from muse_pipeline.report.counts import count_in_annotations, count_in_regions, count_intensities
 from muse_pipeline.report.density import (
     DensityGrid,
     Field,
@@ -32,7 +33,6 @@ from muse_pipeline.report.density import (
     median_features,
     stream_positions,
 )
-from muse_pipeline.report.ihc import count_intensities
 from muse_pipeline.report.overlays import (
     LONG_SIDE_PX,
     describe_proposals,
@@ -42,7 +42,6 @@ from muse_pipeline.report.overlays import (
     field_size_px,
     find_proposals,
 )
-from muse_pipeline.report.regions import count_in_annotations, count_in_regions
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import CHUNK_PX, PYRAMID, Store, open_store

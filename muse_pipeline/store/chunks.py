@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.errors import SlideError
-from muse_pipeline.store.sharding import z_order
 from muse_pipeline.store.store import CHUNK_PX, CHUNKS_PER_SHARD, tissue_pixel_px
+from muse_pipeline.store.zarr_files import z_order
 from muse_pipeline.tissue.mask import TissueMask, dilate
 from muse_pipeline.tissue.overview import ROWS, strips
 

@@ -18,8 +18,7 @@ import numpy as np
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import one_line
-from muse_pipeline.store.sharding import CODECS, LOSSLESS, ShardFiles
-from muse_pipeline.store.zarr_files import METADATA, Plane
+from muse_pipeline.store.zarr_files import CODECS, LOSSLESS, METADATA, Plane, ShardFiles
 
 CHUNK_PX = 512
 SHARD_PX = 4096

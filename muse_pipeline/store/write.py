@@ -27,7 +27,6 @@ from muse_pipeline.store.chunks import (
     tissue_on_lattice,
 )
 from muse_pipeline.store.resample import AreaReader
-from muse_pipeline.store.sharding import LOSSLESS, NewShardFile, chunk_codecs, encode, shard_path, z_order
 from muse_pipeline.store.store import (
     BACKGROUND,
     CHUNK_PX,
@@ -42,7 +41,18 @@ from muse_pipeline.store.store import (
     list_files,
     tissue_pixel_px,
 )
-from muse_pipeline.store.zarr_files import in_shards, write_array, write_group, write_plane
+from muse_pipeline.store.zarr_files import (
+    LOSSLESS,
+    NewShardFile,
+    chunk_codecs,
+    encode,
+    in_shards,
+    shard_path,
+    write_array,
+    write_group,
+    write_plane,
+    z_order,
+)
 from muse_pipeline.tissue.mask import TissueMask
 
 MARGIN_UM = 32.0  # what a window sees beyond its core

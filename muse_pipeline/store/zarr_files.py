@@ -1,23 +1,36 @@
-"""Write and read zarr 3 groups and arrays of uint8 without zarr, which takes longer to load than a small slide to read.
+"""Write and read zarr 3 groups, arrays of uint8 and the chunks of shard files without zarr, in the caller's thread.
 
-Files are identical to zarr's, byte for byte.
+zarr takes longer to load than a small slide to read, and works in a pool of its own, sized by the machine and not by
+the job. It takes twice as long to read parts of a few chunks, holds a shard several times in memory while it writes it,
+and compares every pixel with white twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks,
+then a table of (offset, length) as little-endian uint64, row by row, and its CRC-32C. Files are identical to zarr's,
+byte for byte. zarr itself has no codec for the JPEG chunks of a store.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import cv2
 import numpy as np
+import simplejpeg
 from numcodecs import Zstd
+from numcodecs.checksum32 import CRC32C
 
 from muse_pipeline.core.files import read_json
 
 METADATA = "zarr.json"
 SIDE_PX = 1024  # of the chunks of a plane
 BYTES = {"name": "bytes"}
+LOSSLESS, JPEG = "zstd", "jpeg"
+CODECS = (LOSSLESS, JPEG)
+ZSTD = {"level": -1, "checksum": True}
+JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"  # the name is of imagecodecs for numcodecs
 
 
 def zstd(level: int, checksum: bool) -> dict[str, Any]:
@@ -130,3 +143,146 @@ class Plane:
                     first_y, first_x = max(y - top, 0), max(x - left, 0)
                     found[first_y : first_y + part.shape[0], first_x : first_x + part.shape[1]] = part
         return found
+
+
+def encode(planes: np.ndarray, codec: str) -> bytes:
+    """Content of the file of a chunk (3, side, side) uint8; ``codec`` is one of ``CODECS``."""
+    if codec == LOSSLESS:
+        return Zstd(**ZSTD).encode(planes)
+    return simplejpeg.encode_jpeg(cv2.merge(list(planes)), JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING, fastdct=False)
+
+
+def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
+    """A chunk (3, side, side) uint8.
+
+    Raises:
+        RuntimeError, ValueError: ``content`` is damaged.
+    """
+    if codec == LOSSLESS:
+        return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, side_px, side_px)
+    return np.stack(cv2.split(simplejpeg.decode_jpeg(content, "RGB"))).reshape(3, side_px, side_px)
+
+
+def chunk_codecs(codec: str) -> list[dict[str, Any]]:
+    """Codecs of a chunk in the metadata of an array ``(c, y, x)``."""
+    if codec == LOSSLESS:
+        return [BYTES, zstd(**ZSTD)]
+    order = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
+    return [order, {"name": JPEG_NAME, "configuration": {"level": JPEG_QUALITY}}]
+
+
+_ABSENT = np.uint64(2**64 - 1)
+_CHECKSUM_BYTES = 4
+N_OPEN = 64  # files, of all stores of a process together: pretraining reads a cohort's stores at random
+N_RECENT = 32  # decoded chunks, of 0.8 MB each, likewise: the views of a set show the same few
+
+
+def z_order(n: int) -> list[tuple[int, int]]:
+    """(row, column) of ``n`` x ``n`` chunks in the order of the shard's file; ``n`` is a power of 2.
+
+    The top left quarter comes first, then the one below it, then the two to the right, each in the same order. This
+    is zarr's order; neighbouring chunks can be read at once.
+    """
+    if n == 1:
+        return [(0, 0)]
+    half = n // 2
+    corners = (0, 0), (half, 0), (0, half), (half, half)
+    return [(top + row, left + column) for top, left in corners for row, column in z_order(half)]
+
+
+class NewShardFile:
+    """A shard's file while it is written; a shard without chunks has no file."""
+
+    def __init__(self, path: Path, chunks_per_shard: int):
+        """Create nothing before the first chunk.
+
+        Args:
+            path: path in a folder that need not exist.
+            chunks_per_shard: chunks along a side.
+        """
+        self._path, self._file = path, None
+        self._table = np.full((chunks_per_shard, chunks_per_shard, 2), _ABSENT, "<u8")
+
+    def add(self, row: int, column: int, content: bytes) -> None:
+        """Append a compressed chunk; ``row`` and ``column`` count within the shard."""
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("wb")
+        self._table[row, column] = self._file.tell(), len(content)
+        self._file.write(content)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._file is None:
+            return
+        with self._file:
+            if kind is None:
+                self._file.write(CRC32C().encode(self._table))
+
+
+def shard_path(folder: Path, row: int, column: int) -> Path:
+    """The file of a shard of the array ``(3, height, width)`` in ``folder``."""
+    return folder / f"c/0/{row}/{column}"
+
+
+class ShardFiles:
+    """The chunks of one array ``(3, height, width)``; safe to read from several threads.
+
+    Attributes:
+        chunk_px: side of a chunk.
+        chunks_per_shard: chunks along a side of a shard.
+        codec: codec of the chunks, one of ``CODECS``.
+    """
+
+    def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int, codec: str = LOSSLESS):
+        self.folder, self.chunk_px, self.chunks_per_shard, self.codec = folder, chunk_px, chunks_per_shard, codec
+
+    def read_chunk(self, row: int, column: int) -> np.ndarray | None:
+        """Decode a chunk: (3, chunk_px, chunk_px) uint8, or None where there is none.
+
+        Raises:
+            OSError, RuntimeError, ValueError: the file is damaged.
+        """
+        n = self.chunks_per_shard
+        shard = _open_shard(self, row // n, column // n)
+        if shard is None:
+            return None
+        file, table = shard
+        offset, length = table[row % n, column % n]
+        if offset == _ABSENT:
+            return None
+        content = os.pread(file.fileno(), int(length), int(offset))
+        return decode(content, self.chunk_px, self.codec)
+
+    def read_recent_chunk(self, row: int, column: int) -> np.ndarray | None:
+        """``read_chunk``, but without decoding a chunk among the last ``N_RECENT`` of this process."""
+        return _recent_chunk(self, row, column)
+
+    def open_shard(self, row: int, column: int):
+        """The open file and its table (rows, columns, 2), or None."""
+        try:
+            file = shard_path(self.folder, row, column).open("rb")
+        except FileNotFoundError:
+            return None
+        n_bytes = self.chunks_per_shard**2 * 16 + _CHECKSUM_BYTES
+        file.seek(-n_bytes, os.SEEK_END)
+        table = np.frombuffer(CRC32C().decode(file.read(n_bytes)), "<u8")
+        return file, table.reshape(self.chunks_per_shard, self.chunks_per_shard, 2)
+
+
+@lru_cache(maxsize=N_RECENT)
+def _recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | None:
+    return shards.read_chunk(row, column)
+
+
+@lru_cache(maxsize=N_OPEN)
+def _open_shard(shards: ShardFiles, row: int, column: int):
+    """Open a shard and cache it; a file that leaves the cache closes by itself, never while it is being read."""
+    return shards.open_shard(row, column)
+
+
+def close_shards() -> None:
+    """Close the files that are kept open, of all stores; a deleted one uses disk space until then."""
+    _open_shard.cache_clear()

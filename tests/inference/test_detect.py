@@ -24,8 +24,8 @@ from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.store.grid import Shard
-from muse_pipeline.store.sharding import ShardFiles
 from muse_pipeline.store.store import Store, open_store
+from muse_pipeline.store.zarr_files import ShardFiles
 
 
 def test_the_slide_is_many_windows_and_many_nuclei(whole):

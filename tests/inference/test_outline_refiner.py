@@ -17,8 +17,8 @@ from muse_pipeline.inference.outlines import (
     angle_weights,
     fit_outlines,
     sample_along_rays,
+    snap_to_edges,
 )
-from muse_pipeline.nuclei.edges import snap_to_edges
 from muse_pipeline.nuclei.table import Nuclei
 
 MPP, N_RAYS = 0.5, 32

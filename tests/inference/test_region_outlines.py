@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.inference.region_outlines import absorb_islands, continue_to_edge, trace_regions
+from muse_pipeline.inference.region_maps import absorb_islands, continue_to_edge, trace_regions
 
 
 def draw_label(size: int, seed: int, sigma: float) -> np.ndarray:

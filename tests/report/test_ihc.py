@@ -13,7 +13,7 @@ from muse_pipeline.features.catalogue import DAB_OF_CELL
 from muse_pipeline.nuclei.parquet import BORDER, REGION, REGION_PROB, NucleiWriter, OptionalColumns
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
-from muse_pipeline.report.ihc import count_intensities, score, score_values
+from muse_pipeline.report.counts import count_intensities, score, score_values
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.tissue.mask import RoiAnnotation
 

@@ -20,9 +20,9 @@ from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import CollapseAlarm, make_batches
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
-from muse_pipeline.store import sharding as shard_files
-from muse_pipeline.store.sharding import ShardFiles
+from muse_pipeline.store import zarr_files as shard_files
 from muse_pipeline.store.store import CHUNK_PX
+from muse_pipeline.store.zarr_files import ShardFiles
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.loop import GRACE, IN_A_ROW, MetricsLog

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.nuclei.edges import LEAST_UM, SMOOTHING, _smooth, snap_to_edges
+from muse_pipeline.inference.outlines import LEAST_UM, SMOOTHING, _smooth, snap_to_edges
 
 MPP, N_RAYS, RADIUS_UM, REACH_UM = 0.5, 32, 5.0, 1.5
 CENTRES = np.array([[40.3, 35.8], [90.0, 60.0]])

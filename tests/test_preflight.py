@@ -12,7 +12,7 @@ from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write
 
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.inference.model import find_model, read_card
-from muse_pipeline.preflight.check import SlideCheck, check_slides, find_duplicates, render_preflight, sum_up
+from muse_pipeline.preflight import SlideCheck, check_slides, find_duplicates, render_preflight, sum_up
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,0 @@
-"""Checks before the run: readability, scanner and tissue of every slide, duplicates, sizes to fetch."""
