@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from muse_pipeline.inference import artefacts
-from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.region_maps import map_slide
+from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 

@@ -25,9 +25,9 @@ from paired import draw_paired_slide
 
 from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
-from muse_pipeline.methods.trident.config import TridentConfig
+from muse_pipeline.methods.trident.method import TridentConfig
 from muse_pipeline.methods.trident.run import TridentStage
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.method import Schedule
 
 
 def main() -> None:

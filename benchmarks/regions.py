@@ -20,9 +20,9 @@ import torch
 
 from muse_pipeline.core.environment import peak_memory_mib
 from muse_pipeline.inference import region_maps
-from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.region_files import write_regions
+from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.methods.mil.attention import GatedAttention, SlideAttention
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import open_store

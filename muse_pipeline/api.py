@@ -30,8 +30,7 @@ from muse_pipeline.inference.doubts import find_doubts
 from muse_pipeline.inference.model import choose_provider, find_model, precision_warnings
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
-from muse_pipeline.nuclei.nms import REACH_UM
-from muse_pipeline.nuclei.seams import SLACK_UM
+from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM
 from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
 from muse_pipeline.store.grid import Shard, WindowGrid

@@ -17,8 +17,8 @@ from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, MuseE
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import OTHER_STAIN
 from muse_pipeline.core.text import one_line
-from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.inference.card import ModelCard
+from muse_pipeline.inference.doubts import judge_appearance
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.fetch import ask_size

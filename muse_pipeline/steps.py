@@ -162,10 +162,10 @@ def regions(
     If it fails, the folder has a ``regions.json`` that states the reason, and no other file of regions.
     """
     from muse_pipeline.core.process import print_load, show_progress
-    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
     from muse_pipeline.inference.model import precision_warnings
     from muse_pipeline.inference.region_files import record_failure, write_regions
     from muse_pipeline.inference.region_maps import map_slide
+    from muse_pipeline.inference.stains import colour_of_fit, read_colour
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.store.store import open_store
 
@@ -185,9 +185,9 @@ def regions(
 def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
     """Find the nuclei of one shard of a store, ``1-of-1`` for all of it; returns warnings."""
     from muse_pipeline.core.process import print_load, show_progress
-    from muse_pipeline.inference.colour_input import read_colour
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
     from muse_pipeline.inference.model import name_model, precision_warnings
+    from muse_pipeline.inference.stains import read_colour
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import open_store
 
@@ -284,8 +284,8 @@ def _find_artefacts(
 ) -> ArtefactMap:
     from muse_pipeline.core.provenance import OTHER_STAIN
     from muse_pipeline.inference.artefacts import find_artefacts, seek_no_artefacts
-    from muse_pipeline.inference.colour_input import read_colour
     from muse_pipeline.inference.shards import read_shard_facts
+    from muse_pipeline.inference.stains import read_colour
 
     if read_shard_facts(shards[0])["common"].get("appearance", {}).get("verdict") == OTHER_STAIN:
         return seek_no_artefacts(image, pixels.subtract)
@@ -311,7 +311,7 @@ def _open_image(store: Path, info: SlideInfo) -> Store:
 
 def _feature_settings(pixels: Pixels, image: Store) -> FeatureSettings:
     from muse_pipeline.features.measure import FeatureSettings
-    from muse_pipeline.inference.colour_input import read_colour
+    from muse_pipeline.inference.stains import read_colour
 
     fit = read_colour(pixels.colour, image.fingerprint).macenko
     return FeatureSettings(pixels.features, image, fit, pixels.expand_um)
@@ -370,8 +370,8 @@ def embed(
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.core.provenance import run_name, to_json
     from muse_pipeline.features.measure import FeatureSettings, measure_slide
-    from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
     from muse_pipeline.inference.embed import embed_nuclei, write_embeddings
+    from muse_pipeline.inference.stains import colour_of_fit, read_colour
     from muse_pipeline.inference.stitch import clip_to_slide
     from muse_pipeline.qupath.write import nucleus_ids
     from muse_pipeline.slides.inspect import read_info

@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from muse_pipeline.demo.field import Window
 from muse_pipeline.demo.paint import paint_block
 from muse_pipeline.demo.stamps import CLASSES
-from muse_pipeline.demo.texture import Window
 from muse_pipeline.demo.tissue import plan_tissue
-from muse_pipeline.inference.dab import LN_10, split_stains
+from muse_pipeline.inference.stains import LN_10, split_stains
 from muse_pipeline.report.overlays import add_caption
 from muse_pipeline.tissue.third_stain import find_third_stain
 

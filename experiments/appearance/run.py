@@ -20,8 +20,8 @@ import numpy as np
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.provenance import FLAGGED
-from muse_pipeline.inference.appearance import describe_training, judge_appearance
 from muse_pipeline.inference.card import AppearanceReference
+from muse_pipeline.inference.doubts import describe_training, judge_appearance
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.tissue.colour import AppearanceSample, SlideColour, cut_fields, measure_picture
 from muse_pipeline.tissue.stain import fit_macenko, optical_density

@@ -53,7 +53,7 @@ from muse_pipeline.inference.artefacts import (
     measure_focus,
     settle_areas,
 )
-from muse_pipeline.inference.colour_input import read_colour
+from muse_pipeline.inference.stains import read_colour
 from muse_pipeline.pipeline import make_image
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.store.store import open_store

@@ -32,9 +32,9 @@ from muse_pipeline.evaluation.reliability import (
     count_calibration,
     draw_reliability,
 )
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor, temper
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config

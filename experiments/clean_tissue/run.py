@@ -20,9 +20,9 @@ from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.inference.artefacts import CELL_UM, KINDS, MPP, find_masks
-from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import read_colour
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.pipeline import Models, run_slide
 from muse_pipeline.settings import RunSettings

@@ -1,4 +1,4 @@
-"""Pictures that keep their colours: detection F1 and AJI by the limit of `inference.colour_input`.
+"""Pictures that keep their colours: detection F1 and AJI by the limit of `inference.stains`.
 
     python -m experiments.colour_gain.run --data DATA    # measures what is not recorded
     python -m experiments.colour_gain.run --table        # prints the table
@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.common.crops import aji, compare, detection_f1, network_finder, read_dsb2018
 from experiments.common.runs import add_run, is_recorded, read_data, runs_of, with_interval
-from muse_pipeline.inference import colour_input
+from muse_pipeline.inference import stains
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY, fit_macenko
@@ -32,8 +32,8 @@ def main() -> None:
     fits = [fit_macenko(pixels.reshape(-1, 3)) for _, _, pixels, _ in crops]
     for limit in LIMITS:
         if not is_recorded(RUNS, limit=f"{limit:g}"):
-            colour_input.MAX_GAIN_RATIO = limit
-            mapped = [colour_input.colour_of_fit(predictor.card.colour, fit) for fit in fits]
+            stains.MAX_GAIN_RATIO = limit
+            mapped = [stains.colour_of_fit(predictor.card.colour, fit) for fit in fits]
             counts = [compare(find(pixels), true) for _, _, pixels, true in crops]
             kept = sum(np.array_equal(one, IDENTITY) for one in mapped)
             add_run(RUNS, {"limit": f"{limit:g}", "model": MODEL, "kept": kept, "counts": counts})

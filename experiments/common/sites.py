@@ -9,9 +9,9 @@ from pathlib import Path
 
 from muse_pipeline.evaluation.detection import DetectionCounts, match_nuclei
 from muse_pipeline.export.onnx import export_onnx
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource, image_paths
 from muse_pipeline.methods.detector.config import DetectorConfig

@@ -21,9 +21,9 @@ from experiments.common.areas import EBHI_MPP, ORAL_MPP, ebhi_pictures, oral_pic
 from experiments.common.runs import TOP, run_arms, runs_of, with_interval
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.pictures import read_rgb
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_region_model
 from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.tissue.stain import fit_macenko
 
 CONFIG = TOP / "config/train/epithelium.yaml"

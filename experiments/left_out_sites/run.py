@@ -28,10 +28,10 @@ from experiments.common.sites import (
 )
 from muse_pipeline.evaluation.bootstrap import resample_sums
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import load_detector_config

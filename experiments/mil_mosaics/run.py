@@ -33,10 +33,9 @@ from muse_pipeline.methods.mil.config import MilConfig, NetworkSettings, StageCo
 from muse_pipeline.methods.mil.data import read_region_data
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko, optical_density, stain_map
-from muse_pipeline.training.method import AveragedNetwork
+from muse_pipeline.training.method import AveragedNetwork, Schedule
 from muse_pipeline.training.recipe import RECIPES, train_run
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.schedule import Schedule
 
 RUNS = runs_of(__file__)
 PATCH_PX, IMAGE_PX, FIELD_PX, N_FIELDS, N_IMAGES = 62, 160, 2000, 24, 150  # at 1 um/px; images of either label

@@ -27,9 +27,9 @@ from muse_pipeline.labels.tissue import TissueSource, read_tissue_images
 from muse_pipeline.methods.mil.config import MilConfig, StudentSettings
 from muse_pipeline.methods.mil.data import SCORES, THRESHOLD, RegionScorer
 from muse_pipeline.training.loop import MetricsLog
+from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import RECIPES, train_run
 from muse_pipeline.training.run import Options, RunFolder
-from muse_pipeline.training.schedule import Schedule
 
 RUNS = runs_of(__file__)
 SIDE_PX, MPP = 160, 2.0

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex
-from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSampler
 from muse_pipeline.methods.muse.data import PretrainData
 from muse_pipeline.methods.muse.run import MuseStage

@@ -28,11 +28,11 @@ from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sum
 from muse_pipeline.evaluation.detection import match_points
 from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
 from muse_pipeline.features.measure import FeatureSettings
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.embed import Embedder
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import read_labelled_images
 from muse_pipeline.labels.sources import LabelSource

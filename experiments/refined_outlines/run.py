@@ -34,7 +34,6 @@ from experiments.common.outlines import MEASURES, SETS, count_crop
 from experiments.common.runs import add_run, change_from, is_recorded, read_runs, runs_of
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.export.onnx import write_graph
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_overlapping
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.outlines import (
@@ -48,6 +47,7 @@ from muse_pipeline.inference.outlines import (
     sample_along_rays,
 )
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.nuclei.masks import march_rays
 from muse_pipeline.nuclei.rays import polygons_to_rays, rays_to_rings
 from muse_pipeline.tissue.stain import fit_macenko

@@ -30,7 +30,7 @@ from drawn_pair import Section, Warp, draw_partner, draw_section, errors_um, ope
 from slide_files import write_pyramid
 
 from muse_pipeline.core.files import read_json
-from muse_pipeline.demo.texture import smooth_noise
+from muse_pipeline.demo.field import smooth_noise
 from muse_pipeline.registration.record import read_registered
 from muse_pipeline.registration.register import open_pair, register_partner
 from muse_pipeline.registration.transform import Transform

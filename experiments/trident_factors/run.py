@@ -25,19 +25,17 @@ import torch
 from torch import Tensor
 
 from experiments.common.runs import run_arms, runs_of
-from muse_pipeline.data.augment import Augmentation, vary_colour, vary_sharpness
+from muse_pipeline.data.augment import Augmentation, seed_of_step, vary_colour, vary_sharpness
 from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerBatch, PartnerSource
-from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.data.views import ViewBatch, Views, ViewSettings
-from muse_pipeline.methods.trident.config import AlignmentSettings, TridentConfig
+from muse_pipeline.methods.trident.method import AlignmentSettings, TridentConfig
 from muse_pipeline.methods.trident.run import TridentStage
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Method, Schedule
 from muse_pipeline.training.run import Options, Say
-from muse_pipeline.training.schedule import Schedule
 
 RUNS = runs_of(__file__)
 SIDE_PX, VIEW_PX, MPP, N_PICTURES, N_PROBED = 48, 32, 0.5, 2000, 1000

@@ -28,10 +28,10 @@ from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
-from muse_pipeline.methods.trident.config import AlignmentSettings, TridentConfig
+from muse_pipeline.methods.trident.method import AlignmentSettings, TridentConfig
 from muse_pipeline.methods.trident.run import TridentStage
+from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.schedule import Schedule
 
 RUNS = runs_of(__file__)
 BACKBONE, STEPS, BATCH = "muse_compact_32", 400, 12

@@ -35,9 +35,9 @@ from experiments.common.crops import (
 from experiments.common.runs import TOP, change_from, run_arms, runs_of
 from muse_pipeline.export.onnx import export_onnx
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.losses.unit import paint
 from muse_pipeline.methods.unit.config import LossWeights, UnitConfig, stage_config
 from muse_pipeline.methods.unit.data import MasksStage, UnitData

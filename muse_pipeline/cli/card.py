@@ -15,8 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import add_output_argument, not_negative, positive, text_columns
-from muse_pipeline.cli.output import add_json_argument, show_result
+from muse_pipeline.cli.arguments import (
+    add_json_argument,
+    add_output_argument,
+    not_negative,
+    positive,
+    show_result,
+    text_columns,
+)
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import ModelCard, RegionCard

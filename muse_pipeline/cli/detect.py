@@ -8,12 +8,12 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import (
+    add_ledger_argument,
     add_output_argument,
     add_provider_argument,
     add_shard_argument,
     add_threads_argument,
 )
-from muse_pipeline.cli.output import add_ledger_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from muse_pipeline.cli.output import add_json_argument, show_result
+from muse_pipeline.cli.arguments import add_json_argument, show_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

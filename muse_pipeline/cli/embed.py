@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_provider_argument, add_threads_argument
-from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.cli.arguments import add_ledger_argument, add_provider_argument, add_threads_argument
 
 WRITES = frozenset({"ledger", "model"})  # the model only with --checkpoint
 

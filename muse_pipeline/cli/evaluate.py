@@ -13,8 +13,14 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_setting_arguments, at_least_one, fraction, positive
-from muse_pipeline.cli.output import add_json_argument, show_result
+from muse_pipeline.cli.arguments import (
+    add_json_argument,
+    add_setting_arguments,
+    at_least_one,
+    fraction,
+    positive,
+    show_result,
+)
 from muse_pipeline.settings import list_settings
 
 

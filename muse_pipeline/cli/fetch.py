@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
-from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument, add_threads_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

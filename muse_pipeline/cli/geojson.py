@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import (
+    add_ledger_argument,
     add_output_argument,
     add_setting_arguments,
     add_threads_argument,
     read_settings,
 )
-from muse_pipeline.cli.output import add_ledger_argument
 from muse_pipeline.outputs.geojson import GeoJson
 
 SETTINGS = GeoJson.settings

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_setting_arguments, read_settings
-from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.cli.arguments import add_ledger_argument, add_setting_arguments, read_settings
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.outputs.base import list_outputs
 

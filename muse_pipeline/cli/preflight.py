@@ -12,8 +12,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_threads_argument, fraction, path_or_url, positive
-from muse_pipeline.cli.output import add_json_argument, show_result
+from muse_pipeline.cli.arguments import (
+    add_json_argument,
+    add_threads_argument,
+    fraction,
+    path_or_url,
+    positive,
+    show_result,
+)
 
 WRITES = frozenset({"record", "json"})
 

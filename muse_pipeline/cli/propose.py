@@ -7,8 +7,12 @@ slide are made from a fixed sample, so the result does not depend on the number 
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_shard_argument, add_threads_argument
-from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.cli.arguments import (
+    add_ledger_argument,
+    add_output_argument,
+    add_shard_argument,
+    add_threads_argument,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
     from muse_pipeline.core.config import parse_yaml
     from muse_pipeline.core.process import show_progress
-    from muse_pipeline.inference.colour_input import read_colour
+    from muse_pipeline.inference.stains import read_colour
     from muse_pipeline.proposals.base import fit_proposer, propose_shard
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.store.grid import Shard

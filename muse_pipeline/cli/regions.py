@@ -13,8 +13,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import add_output_argument, add_provider_argument, add_threads_argument
-from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.cli.arguments import (
+    add_ledger_argument,
+    add_output_argument,
+    add_provider_argument,
+    add_threads_argument,
+)
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.predictor import RegionPredictor

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, positive
-from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument, add_threads_argument, positive
 from muse_pipeline.core.types import GEOJSON_FRAMES
 
 

@@ -25,6 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder."""
-    from muse_pipeline.scverse.spatialdata import write_spatialdata
+    from muse_pipeline.scverse.anndata import write_spatialdata
 
     write_spatialdata(args.nuclei, args.store, args.output, args.patient, args.embeddings)

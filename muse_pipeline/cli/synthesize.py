@@ -71,9 +71,9 @@ def write_masks(args: argparse.Namespace) -> None:
     """Synthesise instance masks of glands and stroma."""
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
-    from muse_pipeline.methods.unit.synthesis import folder
-    from muse_pipeline.methods.unit.synthesis.folder import fit_tissue
-    from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
+    from muse_pipeline.methods.unit import synthesis_folder as folder
+    from muse_pipeline.methods.unit.synthesis_folder import fit_tissue
+    from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
 
     tissue, record = TissueSettings(), None
     if args.fit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.output import add_ledger_argument
+from muse_pipeline.cli.arguments import add_ledger_argument
 
 WRITES = frozenset({"mask", "picture", "outline", "colour", "ledger"})
 

@@ -78,7 +78,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train one model."""
-    from muse_pipeline.cli.output import TrainingOutput
+    from muse_pipeline.cli.arguments import TrainingOutput
     from muse_pipeline.training.devices import is_first_process
     from muse_pipeline.training.recipe import load_run, train_run
     from muse_pipeline.training.run import Options

@@ -33,7 +33,7 @@ class Roi(NamedFile):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of the check of a slide's appearance (see ``inference.appearance``).
+    """Result of the check of a slide's appearance (see ``inference.doubts``).
 
     Attributes:
         verdict: "ok", "flagged", "other stain" or "not known".

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from muse_pipeline.core.config import Between, Count
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.augment import Augmentation, part_way, vary_colour, vary_view_sharpness
+from muse_pipeline.data.augment import Augmentation, part_way, seed_of_step, vary_colour, vary_view_sharpness
 from muse_pipeline.data.nucleus_images import NucleusImage
-from muse_pipeline.data.stream import seed_of_step
 
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # shares of a view's side
 MAX_SIDE_PX = 4096

@@ -24,9 +24,9 @@ from muse_pipeline.data.augment import (
     part_way,
     random_linear,
     sample_windows,
+    seed_of_step,
     vary_appearance,
 )
-from muse_pipeline.data.stream import seed_of_step
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 from muse_pipeline.nuclei.table import Nuclei

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from muse_pipeline.demo.texture import Texture, Window
+from muse_pipeline.demo.field import Texture, Window
 
 # Optical density (natural logarithm) per unit of stain, red, green, blue.
 HAEMATOXYLIN = np.array([0.585, 0.716, 0.380])

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from muse_pipeline.demo.field import FLOW_SLOPE
+from muse_pipeline.demo.field import FLOW_SLOPE, Window, smoothstep
 from muse_pipeline.demo.layout import HAEMATOXYLIN, Island
 from muse_pipeline.demo.stamps import DENSITY_STEP, RED_CELL
-from muse_pipeline.demo.texture import Window, smoothstep
 from muse_pipeline.demo.tissue import CELL_REACH_UM, Tissue, cells_in
 
 

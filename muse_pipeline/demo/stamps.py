@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from muse_pipeline.demo.texture import Window, smooth_noise, smoothstep
+from muse_pipeline.demo.field import Window, smooth_noise, smoothstep
 
 CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
 LYMPHOCYTE, EPITHELIAL, STROMA, RED_CELL = range(4)  # a red cell has no nucleus and is no truth

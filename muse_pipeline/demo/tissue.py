@@ -12,10 +12,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.demo.field import FLOW_SLOPE, PERIOD_UM, RASTER_UM, Field, plan_field
+from muse_pipeline.demo.field import FLOW_SLOPE, PERIOD_UM, RASTER_UM, Field, Texture, Window, plan_field, smooth_noise
 from muse_pipeline.demo.layout import Island, Layout, plan_layout
 from muse_pipeline.demo.stamps import CLASSES, EPITHELIAL, LYMPHOCYTE, RED_CELL, STROMA, Stamps, draw_stamps
-from muse_pipeline.demo.texture import Texture, Window, smooth_noise
 from muse_pipeline.nuclei.table import Nuclei
 
 

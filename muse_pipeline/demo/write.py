@@ -23,9 +23,9 @@ import yaml
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.demo.field import Window
 from muse_pipeline.demo.paint import is_blank, paint_block
 from muse_pipeline.demo.stamps import CLASSES, LYMPHOCYTE
-from muse_pipeline.demo.texture import Window
 from muse_pipeline.demo.tissue import TRUTH_RAYS, Tissue, disable_ipp, plan_tissue, true_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 

@@ -23,7 +23,6 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.core.text import join_sentences
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, errors_only, halve, quantise
-from muse_pipeline.inference.appearance import describe_training
 from muse_pipeline.inference.card import (
     METADATA_KEY,
     AppearanceReference,
@@ -33,6 +32,7 @@ from muse_pipeline.inference.card import (
     ModelCard,
     replace_outlines,
 )
+from muse_pipeline.inference.doubts import describe_training
 from muse_pipeline.inference.embed import DENSE, embedding_halo
 from muse_pipeline.inference.model import find_checkpoint, read_card
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS

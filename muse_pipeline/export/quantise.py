@@ -17,7 +17,7 @@ from torch import Tensor
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.inference.card import ModelCard, RegionCard
-from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.models.base import Backbone, Features
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.region import RegionNetwork

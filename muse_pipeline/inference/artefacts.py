@@ -21,10 +21,10 @@ from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Quality
 from muse_pipeline.core.types import ARTEFACTS, SUBTRACTED, SlideInfo
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import TissueMask

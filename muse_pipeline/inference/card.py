@@ -17,7 +17,7 @@ MAX_SNAP_UM = 5.0
 
 @dataclass(frozen=True)
 class ColourReference:
-    """The fit of the graph's ``colour`` input to a slide (see ``inference.colour_input``).
+    """The fit of the graph's ``colour`` input to a slide (see ``inference.stains``).
 
     Attributes:
         method: "identity" or "macenko".
@@ -41,7 +41,7 @@ class ColourReference:
 
 @dataclass(frozen=True)
 class AppearanceReference:
-    """Appearance of the pictures that a model was trained on (see ``inference.appearance``).
+    """Appearance of the pictures that a model was trained on (see ``inference.doubts``).
 
     Attributes:
         n_pictures: number of pictures that were measured.

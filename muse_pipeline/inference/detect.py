@@ -21,14 +21,12 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Verdict
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.inference.card import EmbedderCard, ModelCard
-from muse_pipeline.inference.colour_input import colour_of_fit
-from muse_pipeline.inference.dab import LN_10, POSITIVE_OD, mean_within, recolour_brown, split_stains
+from muse_pipeline.inference.doubts import judge_appearance
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.shards import ShardWriter
-from muse_pipeline.nuclei.nms import cut_apart, suppress_overlaps
-from muse_pipeline.nuclei.seams import SeamResolver, report_window
+from muse_pipeline.inference.stains import LN_10, POSITIVE_OD, colour_of_fit, mean_within, recolour_brown, split_stains
+from muse_pipeline.nuclei.pairs import SeamResolver, cut_apart, report_window, suppress_overlaps
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.store.store import Store
@@ -43,7 +41,7 @@ class Detector(Protocol):
 
     Attributes:
         card: mpp, window, halo, batch, capacity, classes, rays and embedding, as in a model's card.
-        suppress_overlaps: True if one nucleus may be outlined twice, which is then reported once (``nuclei.nms``).
+        suppress_overlaps: True if one nucleus may be outlined twice, which is then reported once (``nuclei.pairs``).
         trim: True if windows of any size are accepted; each is then cut to the part that holds tissue.
         measures_dab: True if its nuclei have ``dab_od``.
     """
@@ -238,11 +236,11 @@ class ModelFinder(Detector):
     """A model on one slide, as ``detect_shard`` calls it.
 
     On a slide that looks like immunohistochemistry the model also runs on recoloured pixels, for brown nuclei, and the
-    brown of every nucleus is measured (``inference.dab``).
+    brown of every nucleus is measured (``inference.stains``).
 
     Attributes:
         predictor: the model.
-        colour: (3, 4) map, see ``inference.colour_input``.
+        colour: (3, 4) map, see ``inference.stains``.
         appearance: verdict on the slide's likeness to the model's training pictures, if there is one.
         third_stain: unit vector of a stain beside haematoxylin and DAB, if there is one.
     """

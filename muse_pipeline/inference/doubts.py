@@ -1,9 +1,15 @@
-"""Doubts about the numbers of a slide, which the totals of its cohort leave out: its stain, its scale, its classes.
+"""Doubts about a slide: its appearance beside the pictures that a model was trained on, its stain, scale and classes.
 
-Another stain and an um per pixel that is implausible, by itself or by the size of the nuclei, concern all nuclei of a
-slide. The others concern the counts of its classes only: nuclei of a class are larger than those that the model learnt
-as that class, such as tumour mistaken for lymphocytes, or the classes were not validated in the organ. The limits come
-from breast tissue that `compact` was trained on, and other tissue, see docs/guide/confidence.md.
+Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide outside it by
+more than a margin is flagged, with the reason in words; one that is brown where training was not, or dark, is of
+another stain. No step fails for it. docs/guide/confidence.md has the rate at which pictures of an unseen site are
+flagged, and the limits of the check.
+
+The totals of a cohort leave out slides, or their classes, for doubts about them. Another stain and an um per pixel
+that is implausible, by itself or by the size of the nuclei, concern all nuclei. The others concern the classes only:
+nuclei of a class are larger than those that the model learnt as that class, such as tumour mistaken for lymphocytes, or
+the classes were not validated in the organ. The limits come from breast tissue that `compact` was trained on, and other
+tissue.
 
 At a wrong um per pixel, the commonest mistake, nuclei have another size, and the model is less sure of their classes.
 Either alone also occurs at the right scale: nuclei of lymph nodes are small, those of an unfamiliar organ unsure. Hence
@@ -13,17 +19,20 @@ the plausible range of the median area narrows as the mean class probability fal
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from muse_pipeline.core.provenance import OTHER_STAIN, Provenance
+from muse_pipeline.core.provenance import DARK, FLAGGED, NOT_KNOWN, OK, OTHER_STAIN, Provenance, Verdict
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.inference.card import ClassReference
+from muse_pipeline.inference.card import AppearanceReference, ClassReference
 from muse_pipeline.slides.mpp import describe_implausible
+from muse_pipeline.tissue.colour import SlideColour
 
+PERCENTILES = (1, 50, 99)
+BROWN = "brown, as immunohistochemistry is"
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
 MIN_NUCLEI = 100  # of a class or of a slide: fewer may all come from one part of it
@@ -34,6 +43,112 @@ CHECK = "check the um per pixel"  # begins the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
 _STEPS = 1_000_000  # of a probability
 MARGIN = 1.2  # of the largest median area of training, where the model is as sure of the class as in training
+
+
+class Measure(NamedTuple):
+    """The criterion of one measure.
+
+    Attributes:
+        margin: tolerated distance beyond the range of the training pictures, in the measure's own unit.
+        below: meaning of a value below the range, in words; "" if it has none.
+        above: meaning of a value above the range, in words; "" if it has none.
+    """
+
+    margin: float
+    below: str
+    above: str
+
+
+# The margins: from how far pictures of one site lie beyond the range of two others (docs/guide/confidence.md).
+STAINS = {
+    "brown": Measure(0.01, "", BROWN),
+    "foreign": Measure(0.1, "", "colours that haematoxylin and eosin do not give"),
+    "tissue red": Measure(0.2, "tissue redder", "tissue bluer"),
+    "tissue blue": Measure(0.2, "tissue more violet", "tissue more yellow or brown"),
+    "nuclei red": Measure(0.2, "nuclei redder", "nuclei bluer"),
+    "nuclei blue": Measure(0.2, "nuclei more violet", "nuclei more yellow or brown"),
+    "tissue density": Measure(0.5, "tissue paler", "tissue darker"),
+    "nuclei density": Measure(0.5, "nuclei paler", "nuclei darker"),
+    "haematoxylin red": Measure(0.1, "haematoxylin redder", "haematoxylin bluer"),
+    "haematoxylin blue": Measure(0.1, "haematoxylin more violet", "haematoxylin more grey or brown"),
+    "haematoxylin strength": Measure(0.5, "haematoxylin weaker", "haematoxylin stronger"),
+    "eosin red": Measure(0.1, "eosin redder", "eosin bluer"),
+    "eosin blue": Measure(0.1, "eosin more violet", "eosin more yellow or brown"),
+    "eosin strength": Measure(0.5, "eosin weaker", "eosin stronger"),
+}
+FOCUS = {"sharpness": Measure(0.5, "out of focus", "")}
+TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
+
+
+def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
+    """The reference, from the measures of ``tissue.colour`` of each training picture; None without pictures."""
+    names = sorted({name for one in measured for name in one})
+    values = {name: [one[name] for one in measured if name in one] for name in names}
+    ranges = {
+        name: tuple(np.percentile(found, PERCENTILES).round(4).tolist()) for name, found in values.items() if found
+    }
+    return AppearanceReference(len(measured), ranges) if ranges else None
+
+
+def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
+    """The reference of a model that was trained on the pictures of all: the widest range of each measure.
+
+    Medians are averaged, weighted by the numbers of pictures, which are added up: a picture that two of them describe
+    counts twice. References that are None are left out.
+    """
+    known = [reference for reference in references if reference is not None]
+    ranges = {}
+    for name in sorted({name for reference in known for name in reference.ranges}):
+        having = [reference for reference in known if name in reference.ranges]
+        low, median, high = zip(*(reference.ranges[name] for reference in having), strict=True)
+        mean = np.average(median, weights=[reference.n_pictures for reference in having])
+        ranges[name] = min(low), round(float(mean), 4), max(high)
+    return AppearanceReference(sum(reference.n_pictures for reference in known), ranges) if known else None
+
+
+def judge_appearance(reference: AppearanceReference | None, colour: SlideColour) -> Verdict:
+    """Compare a slide with the training pictures of a model.
+
+    Args:
+        reference: reference in the model's card; None if not measured.
+        colour: stains and appearance of the slide.
+    """
+    if colour.dark_background:
+        return Verdict(OTHER_STAIN, (DARK,))
+    if reference is None:
+        return Verdict(NOT_KNOWN, ("the model's card has no appearance of its training pictures",))
+    if colour.appearance is None:
+        return Verdict(NOT_KNOWN, ("colour.json is of a version without measures of appearance",))
+    measured = colour.appearance
+    if not measured:
+        return Verdict(NOT_KNOWN, ("no tissue to measure",))
+    reasons = tuple(_reasons(reference, measured))
+    is_other = BROWN in _deviations(STAINS, reference, measured)
+    return Verdict(OTHER_STAIN if is_other else FLAGGED if reasons else OK, reasons)
+
+
+def _reasons(reference: AppearanceReference, measured: dict[str, float]) -> Iterator[str]:
+    stains = list(_deviations(STAINS, reference, measured))
+    if "haematoxylin red" in reference.ranges and "haematoxylin red" not in measured:
+        stains.append("not recognised as haematoxylin and eosin")
+    if stains:
+        yield f"stains unlike those of training: {', '.join(stains)}"
+    yield from _deviations(FOCUS, reference, measured)
+    if tissue := list(_deviations(TISSUE, reference, measured)):
+        yield f"tissue unlike that of training: {', '.join(tissue)}"
+
+
+def _deviations(
+    measures: dict[str, Measure], reference: AppearanceReference, measured: dict[str, float]
+) -> Iterator[str]:
+    for name, (margin, below, above) in measures.items():
+        if name not in measured or name not in reference.ranges:
+            continue
+        least, _, most = reference.ranges[name]
+        if below and measured[name] < least - margin:
+            yield below
+        if above and measured[name] > most + margin:
+            yield above
 
 
 def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:

@@ -111,7 +111,7 @@ def embed_nuclei(
     Args:
         store: the slide's image at the card's mpp.
         embedder: the model.
-        colour: (3, 4) map of the slide, see ``inference.colour_input``.
+        colour: (3, 4) map of the slide, see ``inference.stains``.
         xy: (N, 2) positions in work pixels.
         threads: number of windows that are read and run at the same time; it never changes a result.
         progress: function called with (windows done, windows in all).

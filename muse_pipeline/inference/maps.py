@@ -77,7 +77,7 @@ def nuclei_of_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> list[Nucle
 
 
 def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
-    """Nuclei at the peaks of the probability; one may have several, which ``nuclei.nms`` reduces to the best."""
+    """Nuclei at the peaks of the probability; one may have several, which ``nuclei.pairs`` reduces to the best."""
     if len(maps) == 1:
         maps = np.split(maps[0], (1, 1 + card.n_rays))
     score = _probability(maps[0], card)[0]

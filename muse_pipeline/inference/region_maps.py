@@ -74,7 +74,7 @@ def map_slide(
     Args:
         store: the slide's image at an mpp that divides the card's.
         predictor: the model.
-        colour: (3, 4) map, see ``inference.colour_input``.
+        colour: (3, 4) map, see ``inference.stains``.
         threads: number of batches run at the same time.
         progress: function called with (batches done, batches in all).
 

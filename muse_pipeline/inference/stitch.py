@@ -20,10 +20,10 @@ from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, S
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ModelCard
-from muse_pipeline.inference.dab import stains_with
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes
 from muse_pipeline.inference.shards import iterate_positions, iterate_reports, read_shard_facts
-from muse_pipeline.nuclei.nms import REACH_UM, cut_apart
+from muse_pipeline.inference.stains import stains_with
+from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM, SeamResolver, cut_apart
 from muse_pipeline.nuclei.parquet import (
     BORDER,
     CLUSTER,
@@ -38,7 +38,6 @@ from muse_pipeline.nuclei.parquet import (
     left_out,
 )
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.seams import SLACK_UM, SeamResolver
 from muse_pipeline.nuclei.shape import MorphologyClusters, ShapeSample, measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid

@@ -11,8 +11,8 @@ import numpy as np
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import count_noun, some_of
-from muse_pipeline.inference.appearance import describe_training
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
+from muse_pipeline.inference.doubts import describe_training
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.tissue import TissueImage
 from muse_pipeline.tissue.colour import measure_picture

@@ -1,14 +1,243 @@
-"""Backbone and head as one network, and the graph around it that turns pixels into lists of nuclei."""
+"""Nucleus heads, a backbone and a head as one network, and the graph around it that turns pixels into nuclei."""
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
-from muse_pipeline.models.base import Backbone, read_at
-from muse_pipeline.models.heads import NucleusHead, NucleusMaps, pick
+from muse_pipeline.models.base import Backbone, conv_norm, read_at
+
+PRIOR = 0.05  # share of cells that hold a centre in dense tissue: where scores start
+MEAN_RADIUS_UM = 4.0  # where rays start
+STEEPNESS = 3.0  # how much of a ray a step of the optimiser may change
+MEAN_RAY = math.log(math.e - 1) / STEEPNESS  # what ``to_rays`` makes a ray of ``MEAN_RADIUS_UM``
+LEAST_INVERSE_SQUARE = 0.01  # in units of the mean radius: no ray is longer than 40 um
+
+
+def to_rays(raw: Tensor) -> Tensor:
+    """Rays in um from the output of a head, which is their inverse square.
+
+    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, which few features describe.
+    The same wave in the rays themselves is a dumb-bell, which heads that predict rays give slender nuclei.
+    """
+    inverse_square = softplus(STEEPNESS * raw)
+    return MEAN_RADIUS_UM * inverse_square.clamp(min=LEAST_INVERSE_SQUARE).rsqrt()
+
+
+def softplus(x: Tensor) -> Tensor:
+    """ln(1 + e^x), by operations that ONNX Runtime has vectorised: its own Softplus takes four times as long."""
+    size = x.abs()
+    return 0.5 * (x + size) + torch.log(1 + torch.exp(-size))
+
+
+class NucleusMaps(NamedTuple):
+    """Output of a head at every cell of an (h, w) map, whose cell (row, column) is centred on px ``4 * column + 2``.
+
+    Attributes:
+        centre: (B, 1, h, w) logit that the cell is a nucleus.
+        offset: (B, 2, h, w) vector from the cell's centre to the nucleus' centre, (x, y) in cells.
+        label: (B, C, h, w) class logits, given that it is a nucleus.
+        rays: (B, R, h, w) um.
+    """
+
+    centre: Tensor
+    offset: Tensor
+    label: Tensor
+    rays: Tensor
+
+
+class NucleusHead(nn.Module):
+    """Base class of heads, which are built from (in_channels, n_classes, n_rays).
+
+    Attributes:
+        sizes: channels of label and rays.
+    """
+
+    sizes: tuple[int, int]
+
+    def forward(self, features: Tensor) -> NucleusMaps:
+        """(B, D, h, w), read at the centres of the cells -> four maps, float32."""
+        raise NotImplementedError
+
+    def scores(self, maps: NucleusMaps) -> Tensor:
+        """(B, 1, h, w): the score of each nucleus at its peak, 0 elsewhere."""
+        raise NotImplementedError
+
+    def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D, h, w) -> scores; centre and offset (B, 3, h, w), for ``locate``; (B * h * w, M), for ``describe``."""
+        maps = self(features)
+        located = torch.cat((maps.centre, maps.offset), 1)
+        return self.scores(maps), located, as_rows(torch.cat((maps.label, maps.rays), 1))
+
+    def locate(self, located: Tensor, cell: Tensor) -> Tensor:
+        """Positions (B, K, 2), (x, y) in cells, of the nuclei whose peaks are the cells of these numbers (B, K)."""
+        positions = predicted_positions(located[:, 1:])
+        return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
+
+    def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
+        """(B, K, M), rows of ``propose`` -> their label (B, K, C) and rays (B, K, R)."""
+        return cells.split(self.sizes, 2)
+
+
+def predicted_positions(offset: Tensor) -> Tensor:
+    """(B, 2, h, w) offsets -> position of the nucleus predicted by each cell alone, (x, y) in cells."""
+    rows, columns = offset.shape[-2:]
+    x = torch.arange(columns, device=offset.device) + 0.5
+    y = torch.arange(rows, device=offset.device)[:, None] + 0.5
+    return torch.stack((offset[:, 0] + x, offset[:, 1] + y), 1)
+
+
+def as_rows(maps: Tensor) -> Tensor:
+    """(B, M, h, w) -> (B * h * w, M), with the values of a cell side by side, which makes picking a few cells fast."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def pick(rows: Tensor, cell: Tensor, n_cells: int) -> Tensor:
+    """The rows (B, ..., M), out of (B * n_cells, M), of the cells of these numbers (B, ...), counted per window."""
+    first = n_cells * torch.arange(cell.shape[0], device=cell.device)  # row of each window's first cell
+    return rows[cell + first.view(-1, *(1,) * (cell.dim() - 1))]
+
+
+RIVAL_CELLS = 2  # how far apart, in rows or columns, two cells may be that point to the same nucleus
+SAME_NUCLEUS_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at 0.5 um/px
+
+
+@HEADS.register("point")
+class PointHead(NucleusHead):
+    """Perceptrons on the features at each proposal, one for offsets, one for types and background, one for rays.
+
+    Type and background share one softmax. The maps hold its two factors: ``centre`` is the logit of "not
+    background", ``label`` the logits of the types given that, so that minus the log of any of its probabilities is the
+    binary cross-entropy of ``centre`` plus the cross-entropy of ``label``.
+
+    Args:
+        in_channels: D of the dense map.
+        n_classes: C.
+        n_rays: R.
+    """
+
+    def __init__(self, in_channels: int, n_classes: int, n_rays: int):
+        super().__init__()
+        self.sizes = (n_classes, n_rays)
+
+        def perceptron(out_channels: int) -> nn.Sequential:
+            hidden, dropout = 256, 0.1
+            last = nn.Conv2d(hidden, out_channels, 1)
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)
+            return nn.Sequential(nn.Conv2d(in_channels, hidden, 1), nn.ReLU(inplace=True), nn.Dropout(dropout), last)
+
+        self.offset, self.types, self.rays = perceptron(2), perceptron(n_classes + 1), perceptron(n_rays)
+        with torch.no_grad():
+            self.types[-1].bias[-1] = math.log(n_classes) + math.log(1 / PRIOR - 1)
+            self.rays[-1].bias.fill_(MEAN_RAY)
+
+    def forward(self, features: Tensor) -> NucleusMaps:
+        """(B, D, h, w) -> four maps."""
+        types = self.types(features).float()  # losses and read-out stay exact in mixed precision
+        label, background = types[:, :-1], types[:, -1:]
+        centre = label.logsumexp(1, keepdim=True) - background
+        rays = to_rays(self.rays(features).float())
+        return NucleusMaps(centre, self.offset(features).float(), label, rays)
+
+    def scores(self, maps: NucleusMaps) -> Tensor:
+        """The probability of "not background", at the best of the cells that point to the same nucleus.
+
+        One-to-one matching trains one cell per nucleus, and a long training may need no suppression. A short one
+        does: if a nucleus lies between cells, several of them remain peaks. Of neighbours whose points are less than a
+        cell (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to
+        different nuclei never compete.
+        """
+        rows, columns = maps.centre.shape[-2:]
+        known = torch.cat((maps.centre, maps.offset), 1)
+        around = nn.functional.pad(known, (RIVAL_CELLS,) * 4, value=-1e4)  # no competitors beyond the border
+        beaten = torch.zeros_like(maps.centre, dtype=torch.bool)
+        offsets = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
+        for down, right in ((down, right) for down in offsets for right in offsets if (down, right) != (0, 0)):
+            top, left = RIVAL_CELLS + down, RIVAL_CELLS + right
+            rival = around[:, :, top : top + rows, left : left + columns]
+            x, y = (rival[:, 1:] - maps.offset).split(1, 1)
+            is_same = (x + right).square() + (y + down).square() < SAME_NUCLEUS_CELLS**2
+            earlier = (down, right) < (0, 0)
+            better = rival[:, :1] >= maps.centre if earlier else rival[:, :1] > maps.centre
+            beaten = beaten | (is_same & better)
+        return torch.where(beaten, torch.zeros_like(maps.centre), maps.centre.sigmoid())
+
+
+HIDDEN = (64, 96)  # least and most channels: they are expensive at stride 4
+FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) of a cell and of those beside it
+LEAST_WEIGHT = 1e-12
+
+
+@HEADS.register("dense")
+class DenseHead(NucleusHead):
+    """One shared 3x3 convolution to about twice the channels, then a 1x1 convolution for all quantities."""
+
+    def __init__(self, in_channels: int, n_classes: int, n_rays: int):
+        super().__init__()
+        self.sizes = (n_classes, n_rays)
+        hidden = min(max(2 * in_channels, HIDDEN[0]), HIDDEN[1])
+        self.shared = nn.Sequential(conv_norm(in_channels, hidden), nn.ReLU(inplace=True))
+        self.out = nn.Conv2d(hidden, 3 + sum(self.sizes), 1)
+        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.zeros_(self.out.bias)
+        with torch.no_grad():
+            self.out.bias[0] = -math.log(1 / PRIOR - 1)
+            self.out.bias[-n_rays:] = MEAN_RAY
+
+    def forward(self, features: Tensor) -> NucleusMaps:
+        """(B, D, h, w) -> four maps."""
+        maps = self.out(self.shared(features)).float()  # losses and read-out stay exact in mixed precision
+        centre, offset, label, rays = maps.split((1, 2, *self.sizes), 1)
+        return NucleusMaps(centre, offset, label, to_rays(rays))
+
+    def scores(self, maps: NucleusMaps) -> Tensor:
+        """The centre map at its peaks among 3 x 3 cells."""
+        return _scores_at_peaks(maps.centre)
+
+    def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre and offset alone are computed at every cell; the rest only at peaks."""
+        rows = as_rows(self.shared(features))
+        located = torch.matmul(rows, self.out.weight[:3, :, 0, 0].T) + self.out.bias[:3]
+        located = located.unflatten(0, (-1, *features.shape[-2:])).permute(0, 3, 1, 2)
+        return _scores_at_peaks(located[:, :1]), located, rows
+
+    def locate(self, located: Tensor, cell: Tensor) -> Tensor:
+        """Mean of the cell and its four neighbours, weighted by the fourth power of their scores.
+
+        So the result hardly depends on which of two cells with nearly equal scores is the peak. A neighbour whose
+        position is further off belongs to another nucleus and is left out.
+        """
+        columns = located.shape[-1]
+        row = torch.div(cell, columns, rounding_mode="floor")
+        column = cell - row * columns
+        around = nn.functional.pad(located, (1,) * 4, value=-1e4)  # no peaks beyond the border
+        right, down = torch.tensor(FIVE, device=cell.device).T
+        wide = columns + 2
+        near = ((row + 1) * wide + column + 1)[..., None] + down * wide + right  # (B, K, 5), numbered as in ``around``
+        centre, x, y = pick(as_rows(around), near, around.shape[-2] * wide).movedim(-1, 0)
+        x, y = x + right, y + down  # from the middle of the cell itself
+        apart = torch.stack((x - x[..., :1], y - y[..., :1])).abs().amax(0)
+        score = centre.sigmoid()
+        weight = score * score * score * score * (apart < SAME_NUCLEUS_CELLS)
+        mean = torch.stack((weight * x, weight * y)).sum(-1) / weight.sum(-1).clamp(min=LEAST_WEIGHT)
+        return torch.stack((column, row), 2) + 0.5 + mean.movedim(0, 2)
+
+    def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
+        """The other channels of the last convolution, as one matrix product."""
+        output = torch.matmul(cells, self.out.weight[3:, :, 0, 0].T) + self.out.bias[3:]
+        label, rays = output.split(self.sizes, 2)
+        return label, to_rays(rays)
+
+
+def _scores_at_peaks(centre: Tensor) -> Tensor:
+    peak = centre == nn.functional.max_pool2d(centre, 3, stride=1, padding=1)
+    return torch.where(peak, centre.sigmoid(), torch.zeros_like(centre))
 
 
 class NucleusDetector(nn.Module):

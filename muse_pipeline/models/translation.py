@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.models import BACKBONES, HEADS
-from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.models.detector import NucleusDetector, NucleusMaps
 
 SLOPE = 0.2
 EPS = 1e-8

@@ -1,4 +1,4 @@
-"""The nuclei for QuPath."""
+"""The nuclei, and the cores of a tissue microarray, for QuPath."""
 
 from __future__ import annotations
 
@@ -88,3 +88,34 @@ class GeoJson(Output):
             threads=slide.threads,
             measurements=chosen["measurements"],
         )
+
+
+@OUTPUTS.register("tma")
+class Tma(Output):
+    """``tma.geojson``."""
+
+    name = "tma"
+    files = ("tma.geojson",)
+    switch = Setting(
+        "tma",
+        False,
+        {"type": "boolean"},
+        "find the cores of a tissue microarray and count nuclei in each; write `tma.geojson` for QuPath",
+        "A core has a row in `cohort.tsv`, `roi.tsv` and the report ([docs/guide/tma.md](../docs/guide/tma.md))",
+        job="nuclei",
+    )
+    rank = 35
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> list[str]:
+        from muse_pipeline.qupath.regions import write_cores
+        from muse_pipeline.slides.inspect import read_info
+        from muse_pipeline.tissue.mask import TissueMask
+        from muse_pipeline.tissue.tma import find_cores
+
+        info = read_info(slide.files.info)
+        tissue = TissueMask.load(slide.files.mask, info)
+        grid = find_cores(tissue.mask, tissue.mask_mpp)
+        write_cores(slide.files.tma, grid.cores, grid.radius_um, info)
+        return []

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.stream import Seed
+from muse_pipeline.data.augment import Seed
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.muse import MuseBackbone, ResNet50

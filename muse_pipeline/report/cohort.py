@@ -100,7 +100,7 @@ class SlideResult:
 
     @property
     def appearance(self) -> str | None:
-        """Verdict on its likeness to the model's training pictures (``inference.appearance``); None if it failed."""
+        """Verdict on its likeness to the model's training pictures (``inference.doubts``); None if it failed."""
         return self.provenance.verdict.verdict if self.provenance else None
 
     @cached_property

@@ -11,7 +11,7 @@ from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.provenance import NOT_KNOWN
 from muse_pipeline.core.text import area_text, count_noun
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference import dab
+from muse_pipeline.inference import stains
 from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import SlideResult, class_names
@@ -105,7 +105,7 @@ def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
         return slide.summary["classes"]
     counts = slide.positive["n_negative"], slide.positive["n_positive"]
     return [
-        {"name": each.name, "color": each.color, "n_nuclei": n} for each, n in zip(dab.CLASSES, counts, strict=True)
+        {"name": each.name, "color": each.color, "n_nuclei": n} for each, n in zip(stains.CLASSES, counts, strict=True)
     ]
 
 

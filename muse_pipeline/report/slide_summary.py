@@ -19,7 +19,7 @@ from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference import dab
+from muse_pipeline.inference import stains
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas, read_cores
@@ -201,7 +201,7 @@ def _choose_marks(
     """The model's classes; for immunohistochemistry, which they are not for, positive and negative."""
     if ihc is None:
         return Marks("label", classes, grid)
-    return Marks(POSITIVE, dab.CLASSES, count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, 2))
+    return Marks(POSITIVE, stains.CLASSES, count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, 2))
 
 
 def _locate_windows(provenance: Provenance, info: SlideInfo) -> list[list[int]]:

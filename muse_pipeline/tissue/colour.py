@@ -1,7 +1,7 @@
 """Appearance of a slide in a dozen numbers, for comparison with the pictures that a model was trained on.
 
 All are measured over fields of tissue at about 0.5 um per pixel, in the same way on slides (``colour.json``) and on
-training pictures (the model's card, ``inference.appearance``).
+training pictures (the model's card, ``inference.doubts``).
 """
 
 from __future__ import annotations

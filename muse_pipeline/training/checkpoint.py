@@ -22,8 +22,7 @@ from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.heads import NucleusHead
+from muse_pipeline.models.detector import NucleusDetector, NucleusHead
 from muse_pipeline.models.vit import PATCH_PX
 from muse_pipeline.models.weights import (
     POSITIONS,

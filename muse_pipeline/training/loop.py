@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from muse_pipeline.core.errors import CheckpointError, DivergedError
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.training.checkpoint import load_resume_point, save_resume_point
 from muse_pipeline.training.devices import average_gradients, broadcast_buffers
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Method, Schedule, set_step
 from muse_pipeline.training.run import Progress, RunFolder
-from muse_pipeline.training.schedule import Schedule, set_step
 
 Row = dict[str, float]
 

@@ -15,7 +15,7 @@ import torch
 
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
-from muse_pipeline.data.stream import Prefetched
+from muse_pipeline.data.augment import Prefetched
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps_done
 from muse_pipeline.training.devices import open_fabric, share_batch_norms
 from muse_pipeline.training.loop import Monitor, train

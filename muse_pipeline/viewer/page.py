@@ -28,7 +28,7 @@ from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference import dab
+from muse_pipeline.inference import stains
 from muse_pipeline.nuclei.parquet import footer_checksum, open_nuclei, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.report.overlays import find_proposals
@@ -208,7 +208,7 @@ def _read_known(viewer: Path) -> dict[str, Any] | None:
 def _describe(info: SlideInfo, provenance: Provenance, checksum: str) -> dict[str, Any]:
     """Facts about slide and model for the page."""
     by_stain = provenance.positive_od is not None
-    classes = dab.CLASSES if by_stain else provenance.classes
+    classes = stains.CLASSES if by_stain else provenance.classes
     colors = [COLOR_BLIND_SAFE[i % len(COLOR_BLIND_SAFE)] for i in range(len(classes))]
     return {
         "slide_id": info.slide_id,

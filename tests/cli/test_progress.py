@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from muse_pipeline.cli.output import TrainingOutput
+from muse_pipeline.cli.arguments import TrainingOutput
 from muse_pipeline.core.process import print_load
 
 

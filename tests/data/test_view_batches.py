@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.augment import Augmentation, Prefetched
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.stream import Prefetched
 from muse_pipeline.data.views import ViewBatches, ViewSettings, ordered_pairs
 
 SIDE_PX, MPP, B = 400, 0.5, 3

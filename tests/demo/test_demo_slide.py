@@ -10,7 +10,7 @@ from tiffslide import TiffSlide
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.demo.stamps import CLASSES
 from muse_pipeline.demo.write import BLOCK_PX, TILE_PX, PyramidPainter, write_demo, write_pyramid
-from muse_pipeline.inference.dab import split_stains
+from muse_pipeline.inference.stains import split_stains
 
 
 def read(slide, xy, level, size):

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from muse_pipeline.demo.field import PERIOD_UM
+from muse_pipeline.demo.field import PERIOD_UM, Texture, Window, smooth_noise
 from muse_pipeline.demo.layout import plan_layout
 from muse_pipeline.demo.paint import is_blank, paint_block
 from muse_pipeline.demo.stamps import RED_CELL, STAMP_UM
-from muse_pipeline.demo.texture import Texture, Window, smooth_noise
 from muse_pipeline.demo.tissue import true_nuclei
 
 

@@ -17,7 +17,8 @@ from muse_pipeline.export.quantise import halve
 from muse_pipeline.inference.card import ModelCard, NucleusClass
 from muse_pipeline.inference.graph import cut_before_head
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
-from muse_pipeline.models import BACKBONES, HEADS, heads
+from muse_pipeline.models import BACKBONES, HEADS
+from muse_pipeline.models import detector as heads
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.models.muse import MuseVit
 from muse_pipeline.nuclei.table import Nuclei

@@ -16,7 +16,7 @@ from muse_pipeline.core.errors import ConfigError, NucleiError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.catalogue import CELL
 from muse_pipeline.features.cells import find_cells, grow
-from muse_pipeline.nuclei.nms import cut_apart
+from muse_pipeline.nuclei.pairs import cut_apart
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei

@@ -3,7 +3,7 @@
 import pytest
 
 from muse_pipeline.core.provenance import DARK
-from muse_pipeline.inference.appearance import (
+from muse_pipeline.inference.doubts import (
     BROWN,
     FOCUS,
     STAINS,

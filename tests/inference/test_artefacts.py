@@ -39,8 +39,8 @@ from muse_pipeline.inference.artefacts import (
     measure_focus,
     settle_areas,
 )
-from muse_pipeline.inference.colour_input import read_colour
 from muse_pipeline.inference.region_maps import tissue_on_cells
+from muse_pipeline.inference.stains import read_colour
 from muse_pipeline.nuclei.parquet import write_csv
 from muse_pipeline.outputs.artefacts import require_quality_mpp
 from muse_pipeline.pipeline import make_image

@@ -10,10 +10,10 @@ from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, StoreError
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour_input import MAX_GAIN_RATIO, colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import MAX_GAIN_RATIO, colour_of_fit, read_colour
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, fit_macenko, stain_map
 
 FIT = {"stains": [[0.6, 0.7, 0.4], [0.1, 0.8, 0.6]], "strong": [1.5, 1.2]}

@@ -11,12 +11,18 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, Verdict
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.appearance import BROWN
-from muse_pipeline.inference.colour_input import colour_of_fit
-from muse_pipeline.inference.dab import DARKEST, POSITIVE_OD, mean_within, recolour_brown, split_stains
 from muse_pipeline.inference.detect import ModelFinder, detect_shard
+from muse_pipeline.inference.doubts import BROWN
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import (
+    DARKEST,
+    POSITIVE_OD,
+    colour_of_fit,
+    mean_within,
+    recolour_brown,
+    split_stains,
+)
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance, write_csv
 from muse_pipeline.nuclei.table import Nuclei

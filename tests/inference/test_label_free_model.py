@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.tissue.stain import fit_macenko
 
 

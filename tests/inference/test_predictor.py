@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.inference.card import METADATA_KEY, ColourReference, ModelCard
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import GraphRunner, Predictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 

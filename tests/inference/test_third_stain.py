@@ -7,7 +7,7 @@ import pytest
 from drawn_ihc import draw_levels
 from slide_files import write_pyramid
 
-from muse_pipeline.inference.dab import LN_10, STAINS, split_stains
+from muse_pipeline.inference.stains import LN_10, STAINS, split_stains
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.tissue.third_stain import find_third_stain

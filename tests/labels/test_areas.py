@@ -23,7 +23,7 @@ from muse_pipeline.labels.statistics import LabelSummary, class_weights
 from muse_pipeline.methods.detector.criterion import DenseCriterion, class_error
 from muse_pipeline.methods.detector.method import DistillationTerm
 from muse_pipeline.methods.detector.validation import count_area_classes
-from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.models.detector import NucleusMaps
 from muse_pipeline.nuclei.table import Nuclei
 
 CLASSES = ("Dark", "Pale", "Red")

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
-from muse_pipeline.losses.gan import LeastSquares, Logistic, r1_penalty
+from muse_pipeline.losses.gan import AdaptiveAugmentation, LeastSquares, Logistic, r1_penalty
 from muse_pipeline.losses.unit import cycle_loss, paint, painted_loss, translation_objective
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from muse_pipeline.models.base import optical_density, recoloured
-from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
-from muse_pipeline.models.heads import DenseHead, NucleusHead, NucleusMaps
+from muse_pipeline.models.detector import DenseHead, DetectionGraph, NucleusDetector, NucleusHead, NucleusMaps
 
 
 def test_optical_density_is_the_one_of_the_stain_fit():

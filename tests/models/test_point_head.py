@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from muse_pipeline.models.heads import PRIOR, NucleusMaps, PointHead
+from muse_pipeline.models.detector import PRIOR, NucleusMaps, PointHead
 
 N_CLASSES, N_RAYS = 3, 8
 

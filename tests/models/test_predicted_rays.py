@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-from muse_pipeline.models.heads import LEAST_INVERSE_SQUARE, MEAN_RADIUS_UM, MEAN_RAY, STEEPNESS, softplus, to_rays
+from muse_pipeline.models.detector import LEAST_INVERSE_SQUARE, MEAN_RADIUS_UM, MEAN_RAY, STEEPNESS, softplus, to_rays
 
 
 def test_a_head_begins_with_the_mean_radius():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from muse_pipeline.nuclei.nms import close_pairs
+from muse_pipeline.nuclei.pairs import close_pairs
 
 
 def test_close_pairs_are_those_of_a_search_through_all():

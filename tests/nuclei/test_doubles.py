@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.nms import SAME_SHARE, suppress_overlaps
+from muse_pipeline.nuclei.pairs import SAME_SHARE, suppress_overlaps
 from muse_pipeline.nuclei.table import Nuclei
 
 MPP, RADIUS_UM = 0.5, 4.0

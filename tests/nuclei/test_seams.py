@@ -3,7 +3,7 @@
 import numpy as np
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.seams import SAME_UM, SLACK_UM, SeamResolver, report_window
+from muse_pipeline.nuclei.pairs import SAME_UM, SLACK_UM, SeamResolver, report_window
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import WindowGrid
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from muse_pipeline.nuclei.nms import cut_apart
+from muse_pipeline.nuclei.pairs import cut_apart
 from muse_pipeline.nuclei.rays import rays_to_rings
 
 N_RAYS = 32

@@ -8,7 +8,7 @@ from drawn_pair import Warp, draw_partner, draw_section, open_drawn, stain_he
 
 from muse_pipeline.core.errors import RegistrationError
 from muse_pipeline.core.files import write_json
-from muse_pipeline.inference.dab import split_stains
+from muse_pipeline.inference.stains import split_stains
 from muse_pipeline.registration.partner import write_partner_store
 from muse_pipeline.registration.record import describe, read_registered
 from muse_pipeline.registration.register import open_pair, register_partner

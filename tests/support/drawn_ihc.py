@@ -10,7 +10,7 @@ import numpy as np
 from drawn import ArraySlide, paint
 
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.dab import DAB
+from muse_pipeline.inference.stains import DAB
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask

@@ -13,8 +13,8 @@ from drawn import ArraySlide, paint
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.demo.texture import smooth_noise
-from muse_pipeline.inference.dab import DAB, split_stains
+from muse_pipeline.demo.field import smooth_noise
+from muse_pipeline.inference.stains import DAB, split_stains
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.stain import TEXTBOOK

@@ -16,7 +16,7 @@ from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import Frame, SlideInfo
-from muse_pipeline.inference.dab import POSITIVE_OD
+from muse_pipeline.inference.stains import POSITIVE_OD
 from muse_pipeline.nuclei.parquet import NucleiWriter, OptionalColumns
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes

@@ -9,10 +9,10 @@ import numpy as np
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import Shard

@@ -16,10 +16,9 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Method, Schedule
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.run import Inputs, Say
-from muse_pipeline.training.schedule import Schedule
 from muse_pipeline.training.stages import Stage, TrainingStage
 
 

@@ -6,8 +6,7 @@ import torch
 from muse_views import WIDE_PX, make_batch
 
 from muse_pipeline.data.partners import PairBatch, PartnerBatch
-from muse_pipeline.methods.trident.config import AlignmentSettings
-from muse_pipeline.methods.trident.method import Trident
+from muse_pipeline.methods.trident.method import AlignmentSettings, Trident
 from muse_pipeline.models import BACKBONES
 
 

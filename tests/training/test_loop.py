@@ -11,9 +11,8 @@ from torch import nn
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import CheckpointError, ConfigError, DivergedError
 from muse_pipeline.training.loop import MetricsLog, Monitor, Turn, train
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Method, Schedule, build_adamw, set_step
 from muse_pipeline.training.run import RunFolder
-from muse_pipeline.training.schedule import Schedule, build_adamw, set_step
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 

@@ -21,10 +21,10 @@ from muse_pipeline.data.augment import Augmentation, LabelledBatch, WeakView
 from muse_pipeline.data.nucleus_images import NucleusPicture
 from muse_pipeline.data.views import MAX_SIDE_PX, ViewBatch, ViewSampler, ViewSettings
 from muse_pipeline.evaluation.detection import DetectionCounts
-from muse_pipeline.inference.appearance import describe_training, merge_references
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+from muse_pipeline.inference.doubts import describe_training, merge_references
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
+from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.data import keep_pictures
@@ -41,10 +41,9 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.training.checkpoint import Checkpoint
-from muse_pipeline.training.method import AveragedNetwork
+from muse_pipeline.training.method import AveragedNetwork, Schedule, build_adamw
 from muse_pipeline.training.recipe import RECIPES, Recipe
 from muse_pipeline.training.run import Say
-from muse_pipeline.training.schedule import Schedule, build_adamw
 from muse_pipeline.training.stages import Stage
 
 

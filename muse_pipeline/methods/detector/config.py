@@ -11,8 +11,7 @@ import torch
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import ModelPrecision
-from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.stream import Seed
+from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.inference.card import MAX_SNAP_UM, NucleusClass, replace_outlines
 from muse_pipeline.inference.model import checkpoint_from, find_checkpoint
 from muse_pipeline.labels.sources import LabelSource
@@ -22,8 +21,8 @@ from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import read_weights
 from muse_pipeline.training.devices import Precision
+from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import require_training_data
-from muse_pipeline.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
-from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
+from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusMaps
 
 REACH_CELLS = 1.0  # a cell is a target for the nearest nucleus if that is no further away
 REACH_SIGMAS = 5.0  # distance at which a Gaussian is cut off; its value there is 4e-6

@@ -14,7 +14,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import CONTEXT_PX, read_labelled_images, require_words
 from muse_pipeline.labels.sources import LabelSource

@@ -21,10 +21,8 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.detector.criterion import CRITERIA, RAY_WEIGHT, mean_over, unannotated_cells
-from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.heads import MEAN_RADIUS_UM, NucleusMaps
-from muse_pipeline.training.method import AveragedNetwork, Method
-from muse_pipeline.training.schedule import Schedule, build_adamw
+from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusDetector, NucleusMaps
+from muse_pipeline.training.method import AveragedNetwork, Method, Schedule, build_adamw
 
 AREAS = ("everywhere", "outside")
 WHOLE_SHARE = 0.5  # at most, of teachers outside of regions in pictures without an outside

@@ -22,7 +22,7 @@ from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.training.checkpoint import Checkpoint
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.method import Schedule
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 NUCLEI_PER_STEP, LEAST_STEPS = 4, 200

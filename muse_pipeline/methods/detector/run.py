@@ -13,8 +13,8 @@ import torch
 
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.windows import LabelledWindows
-from muse_pipeline.inference.appearance import merge_references
 from muse_pipeline.inference.card import ColourReference
+from muse_pipeline.inference.doubts import merge_references
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import require_readable

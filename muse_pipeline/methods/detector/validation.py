@@ -10,10 +10,10 @@ import torch
 
 from muse_pipeline.evaluation.detection import RADIUS_UM, DetectionCounts, match_nuclei, match_points
 from muse_pipeline.inference.card import ColourReference, ModelCard
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.inference.predictor import nuclei_of_windows
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.data import DetectorData

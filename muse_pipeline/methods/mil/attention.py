@@ -16,15 +16,14 @@ from torch.nn import functional
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import read_json, sha256_of, write_json
 from muse_pipeline.core.pictures import write_png
-from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
 from muse_pipeline.labels.tissue import TissueSource
 from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide_store
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Method, Schedule
 from muse_pipeline.training.run import Inputs, Say
-from muse_pipeline.training.schedule import Schedule
 from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
 
 

@@ -18,7 +18,7 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
 from muse_pipeline.labels.tissue import (
     UNKNOWN,

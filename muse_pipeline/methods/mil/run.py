@@ -19,8 +19,10 @@ from muse_pipeline.methods.mil.bags import list_labelled_slides
 from muse_pipeline.methods.mil.config import (
     MilConfig,
     NetworkSettings,
+    RegionModel,
     StageConfig,
     StudentSettings,
+    region_checkpoint,
     require_network,
 )
 from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read_region_data
@@ -37,7 +39,6 @@ from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_ch
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
-from muse_pipeline.training.region_model import RegionModel, region_checkpoint
 from muse_pipeline.training.run import Inputs, Say, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 

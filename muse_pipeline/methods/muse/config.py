@@ -7,15 +7,14 @@ from pathlib import Path
 
 from muse_pipeline.core.config import Count, Fraction, Positive, Weights
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.augment import Augmentation
+from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.data.stream import Seed
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.training.devices import Precision
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.method import Schedule
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from muse_pipeline.core.text import some_of
 from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusPicture, NucleusSlide, NucleusSource
 from muse_pipeline.data.unlabelled import picture_files
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.region_lookup import FailedRegions, load_regions, read_record
+from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.labels.pictures import read_picture
 from muse_pipeline.labels.read import patients_in, read_labelled_images, require_words
 from muse_pipeline.labels.sources import LabelSource, require_in_names

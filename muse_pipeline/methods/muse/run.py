@@ -16,10 +16,10 @@ from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart

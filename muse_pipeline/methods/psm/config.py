@@ -7,13 +7,12 @@ from typing import Annotated
 
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.stream import Seed
+from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.detector.config import ColourMethod, ExportSettings
 from muse_pipeline.proposals.activation_map import MaskSettings
 from muse_pipeline.training.devices import Precision
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.method import Schedule
 
 MASKS = ("otsu", "activation")
 

@@ -23,9 +23,9 @@ from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.data.unlabelled import cut_crops, open_unlabelled
 from muse_pipeline.inference.card import ColourReference, NucleusClass
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import MODEL as REFINER
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.run import DetectorStage

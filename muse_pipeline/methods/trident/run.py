@@ -19,8 +19,7 @@ from muse_pipeline.data.partners import PairBatch, PairBatches, PicturePartner, 
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
-from muse_pipeline.methods.trident.config import TridentConfig, require_sound_pairs
-from muse_pipeline.methods.trident.method import Trident
+from muse_pipeline.methods.trident.method import Trident, TridentConfig, require_sound_pairs
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum

@@ -15,8 +15,7 @@ from typing import Annotated
 
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.stream import Seed
+from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.methods.detector.config import (
@@ -26,10 +25,10 @@ from muse_pipeline.methods.detector.config import (
     export_window,
     require_windows,
 )
-from muse_pipeline.methods.unit.synthesis.masks import require_drawable
-from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_masks import require_drawable
+from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
 from muse_pipeline.training.devices import Precision
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.method import Schedule
 
 ADVERSARIAL = ("least squares", "logistic")
 NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))
@@ -96,7 +95,7 @@ class DiscriminatorSettings:
 
 @dataclass(frozen=True)
 class AdaSettings:
-    """Adaptive augmentation before the discriminator of pictures (``losses.adaptive_augmentation``).
+    """Adaptive augmentation before the discriminator of pictures (``losses.gan``).
 
     Attributes:
         target: target value of the mean sign of real scores.

@@ -14,15 +14,15 @@ from torch import Tensor
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, write_png
-from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_crops, open_unlabelled
 from muse_pipeline.data.windows import FAR, NEAR_PX
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.unit.config import UnitConfig
-from muse_pipeline.methods.unit.synthesis.folder import SETTINGS, read_masks, write_masks
-from muse_pipeline.methods.unit.synthesis.masks import LEAST_DIAMETER_PX, InstanceMask, fills, stylise
+from muse_pipeline.methods.unit.synthesis_folder import SETTINGS, read_masks, write_masks
+from muse_pipeline.methods.unit.synthesis_masks import LEAST_DIAMETER_PX, InstanceMask, fills, stylise
 from muse_pipeline.models.base import recoloured
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
@@ -259,7 +259,7 @@ class UnitBatch(NamedTuple):
     The nuclei of masks include those just beyond the border of a window, and are padded to the fullest window.
 
     Attributes:
-        masks: (B, 3, S, S) float, -1 to 1, in the colours of ``synthesis.masks``.
+        masks: (B, 3, S, S) float, -1 to 1, in the colours of ``synthesis_masks``.
         xy: (B, M, 2) window px; padding lies at -1e6.
         rays: (B, M, R) um, to the inner edge of the contour, NaN for padding.
         label: (B, M) int64, 0, and -1 for padding.

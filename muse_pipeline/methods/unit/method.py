@@ -11,16 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from muse_pipeline.data.augment import Augmentation, LabelledBatch, vary_appearance, vary_colour
-from muse_pipeline.losses.adaptive_augmentation import AdaptiveAugmentation
-from muse_pipeline.losses.gan import LeastSquares, Logistic, r1_penalty
+from muse_pipeline.losses.gan import AdaptiveAugmentation, LeastSquares, Logistic, r1_penalty
 from muse_pipeline.losses.unit import cycle_loss, painted_loss, translation_objective
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader, PatchDiscriminator
-from muse_pipeline.training.method import Method
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.method import Method, Schedule
 
 LOSSES = {"least squares": LeastSquares, "logistic": Logistic}
 MIDPOINT = {"least squares": 0.5, "logistic": 0.0}

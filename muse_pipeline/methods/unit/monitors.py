@@ -20,12 +20,12 @@ from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.methods.unit.config import THRESHOLD, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.methods.unit.method import UnitTraining, to_unit
-from muse_pipeline.methods.unit.synthesis.masks import draw_page
+from muse_pipeline.methods.unit.synthesis_masks import draw_page
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.method import Schedule
 
 FOLDER = "translation"
 PREVIEW, SHOWN = 10**9, 6  # number of a batch that no run reaches; windows of either domain

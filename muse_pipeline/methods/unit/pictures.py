@@ -15,11 +15,11 @@ from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import ArgumentError, CheckpointError, LabelError
 from muse_pipeline.core.files import complete_file, require_own_folder, write_json
 from muse_pipeline.core.pictures import write_png
-from muse_pipeline.data.stream import seed_of_step
+from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.methods.unit.config import GeneratorSettings
-from muse_pipeline.methods.unit.synthesis.folder import read_masks
-from muse_pipeline.methods.unit.synthesis.masks import InstanceMask, draw_page, fills, stylise, synthesise_mask
-from muse_pipeline.methods.unit.synthesis.settings import KINDS, TissueSettings
+from muse_pipeline.methods.unit.synthesis_folder import read_masks
+from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, draw_page, fills, stylise, synthesise_mask
+from muse_pipeline.methods.unit.synthesis_settings import KINDS, TissueSettings
 from muse_pipeline.models.translation import CoModulatedGenerator
 from muse_pipeline.nuclei.masks import write_instances
 from muse_pipeline.training.checkpoint import load_checkpoint

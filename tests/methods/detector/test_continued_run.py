@@ -14,8 +14,8 @@ from slide_files import write_pyramid
 from experiments.common.training import finetune
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.export.onnx import load_detector
-from muse_pipeline.inference.appearance import judge_appearance
 from muse_pipeline.inference.card import replace_outlines
+from muse_pipeline.inference.doubts import judge_appearance
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import load_detector_config

@@ -6,7 +6,7 @@ import torch
 
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.criterion import DenseCriterion
-from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.models.detector import NucleusMaps
 
 SIDE = 16
 

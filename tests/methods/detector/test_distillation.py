@@ -10,8 +10,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch, WeakView
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationSettings, DistillationTerm
 from muse_pipeline.models import HEADS
-from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.heads import NucleusMaps
+from muse_pipeline.models.detector import NucleusDetector, NucleusMaps
 
 COLOUR = torch.eye(3, 4).expand(2, 3, 4)
 

@@ -15,8 +15,8 @@ from muse_pipeline.methods.detector import data as finetune_data
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import Options, RunFolder
-from muse_pipeline.training.schedule import Schedule
 
 
 @pytest.fixture(scope="module")

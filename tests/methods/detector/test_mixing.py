@@ -27,8 +27,8 @@ from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import load_trained, read_start
 from muse_pipeline.methods.detector.validation import Scorer, class_shift
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
+from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.schedule import Schedule
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from experiments.mil_rungs import run as rungs
 from muse_pipeline.cli.main import main
 from muse_pipeline.data.windows import RegionBatch, RegionWindows
 from muse_pipeline.export.regions import load_region_model
-from muse_pipeline.inference.colour_input import colour_of_fit
 from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, list_labelled, read_tissue_images
 from muse_pipeline.losses.mil import fusion_dice, weighted_cross_entropy
 from muse_pipeline.methods.mil.config import StudentSettings

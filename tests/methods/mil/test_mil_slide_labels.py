@@ -20,7 +20,7 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
 from muse_pipeline.export.regions import load_region_model
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.colour_input import colour_of_fit, read_colour
+from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
 from muse_pipeline.methods.mil.attention import (
     AttentionStage,

@@ -13,9 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from muse_pipeline.methods.muse.method import Level, Projector, SelfDistillationSettings, _spread
 from muse_pipeline.training.loop import Turn, _require_finite
-from muse_pipeline.training.method import WeightedSum
+from muse_pipeline.training.method import Schedule, WeightedSum
 from muse_pipeline.training.run import RunFolder
-from muse_pipeline.training.schedule import Schedule
 
 
 @pytest.mark.parametrize(("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))])

@@ -26,8 +26,8 @@ from muse_pipeline.store.zarr_files import ShardFiles
 from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint
 from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.loop import GRACE, IN_A_ROW, MetricsLog
+from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import Options, source_files
-from muse_pipeline.training.schedule import Schedule
 
 
 @pytest.fixture(scope="module")

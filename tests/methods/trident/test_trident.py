@@ -15,7 +15,7 @@ from muse_pipeline.methods.trident.method import measure_spread
 from muse_pipeline.methods.trident.run import SpreadAlarm
 from muse_pipeline.models.base import read_at
 from muse_pipeline.training.loop import GRACE, IN_A_ROW
-from muse_pipeline.training.schedule import Schedule
+from muse_pipeline.training.method import Schedule
 
 KNOWN = [True, False, True]
 

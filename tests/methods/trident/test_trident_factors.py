@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from experiments.trident_factors.run import STEPS, draw_pictures, run_arm
-from muse_pipeline.methods.trident.config import AlignmentSettings
-from muse_pipeline.methods.trident.method import Level
+from muse_pipeline.methods.trident.method import AlignmentSettings, Level
 
 
 def test_partners_show_the_first_and_the_third_factor_alone():

@@ -18,8 +18,8 @@ from muse_pipeline.methods.unit.monitors import (
     SnapshotScorer,
     detection_f1,
 )
-from muse_pipeline.methods.unit.synthesis.folder import write_masks
-from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_folder import write_masks
+from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.loop import BestWeights, MetricsLog
 from muse_pipeline.training.recipe import load_run

@@ -17,8 +17,8 @@ from experiments.synthetic_masks.run import (
 )
 from muse_pipeline.core.config import replace_settings
 from muse_pipeline.core.errors import ArgumentError, ConfigError
-from muse_pipeline.methods.unit.synthesis.folder import MEASURES, measure_instances, summarise
-from muse_pipeline.methods.unit.synthesis.masks import (
+from muse_pipeline.methods.unit.synthesis_folder import MEASURES, measure_instances, summarise
+from muse_pipeline.methods.unit.synthesis_masks import (
     CONTOUR,
     FILL_RANGE,
     Plan,
@@ -31,7 +31,7 @@ from muse_pipeline.methods.unit.synthesis.masks import (
     stylise,
     synthesise_mask,
 )
-from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, KINDS, STROMA, TissueSettings
+from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, KINDS, STROMA, TissueSettings
 
 TISSUE = TissueSettings()
 CROSS = ndimage.generate_binary_structure(2, 1)

@@ -22,15 +22,15 @@ from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_usable_masks
 from muse_pipeline.methods.unit.run import UnitStage
-from muse_pipeline.methods.unit.synthesis.folder import read_masks, write_masks
-from muse_pipeline.methods.unit.synthesis.masks import synthesise_mask
-from muse_pipeline.methods.unit.synthesis.settings import TissueSettings
+from muse_pipeline.methods.unit.synthesis_folder import read_masks, write_masks
+from muse_pipeline.methods.unit.synthesis_masks import synthesise_mask
+from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import load_run, train_run
 from muse_pipeline.training.run import Options
-from muse_pipeline.training.schedule import Schedule
 
 CONFIG = """
 method: unit

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.errors import ArgumentError
-from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, STROMA, TissueSettings
+from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, STROMA, TissueSettings
 
 MARGIN_UM = 8.0  # nuclei this far outside still reach into the field
 RIM_POINTS = 128
@@ -31,7 +31,7 @@ class Plan(NamedTuple):
         xy: (N, 2) centres.
         axes: (N, 2) full long and short axes.
         angle: (N,) angle of the long axis, from +x towards +y.
-        kind: (N,) index into ``settings.KINDS``.
+        kind: (N,) index into ``synthesis_settings.KINDS``.
     """
 
     xy: np.ndarray
@@ -172,7 +172,7 @@ class InstanceMask:
 
     Attributes:
         instances: (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected.
-        kinds: (N,) uint8, index into ``settings.KINDS`` of instance i + 1.
+        kinds: (N,) uint8, index into ``synthesis_settings.KINDS`` of instance i + 1.
     """
 
     instances: np.ndarray

@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import LabelError, NucleiError
 from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
 from muse_pipeline.core.pictures import list_pictures, write_png
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.methods.unit.synthesis.masks import (
+from muse_pipeline.methods.unit.synthesis_masks import (
     InstanceMask,
     contours,
     draw_page,
@@ -25,7 +25,7 @@ from muse_pipeline.methods.unit.synthesis.masks import (
     stylise,
     synthesise_mask,
 )
-from muse_pipeline.methods.unit.synthesis.settings import EPITHELIAL, KINDS, Population, TissueSettings
+from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, KINDS, Population, TissueSettings
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.masks import INSTANCES, POINTS, read_label_image, write_instances
 from muse_pipeline.nuclei.parquet import open_nuclei, read_provenance

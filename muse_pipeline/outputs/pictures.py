@@ -1,4 +1,4 @@
-"""The summary of a slide for the report, with its pictures."""
+"""What shows a slide: its summary for the report, with its pictures, and its page in a browser."""
 
 from __future__ import annotations
 
@@ -70,3 +70,29 @@ class Summary(Output):
         from muse_pipeline.report.slide_summary import summarise_slide
 
         summarise_slide(slide.files.folder, slide.threads)
+
+
+@OUTPUTS.register("viewer")
+class Viewer(Output):
+    """The folder ``viewer``."""
+
+    name = "viewer"
+    files = ("viewer/",)
+    switch = Setting(
+        "viewer",
+        True,
+        {"type": "boolean"},
+        "write `viewer/index.html`, the slide and all its nuclei for the browser",
+        "About 1.5 MB per mm² ([docs/guide/viewer.md](../docs/guide/viewer.md))",
+        job="nuclei",
+    )
+    rank = 30
+    step = "overlay"
+    shows_proposals = True
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.viewer.page import write_viewer
+
+        write_viewer(slide.files.folder, slide.threads)

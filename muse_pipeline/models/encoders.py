@@ -1,4 +1,7 @@
-"""Small convolutional encoders that one method needs: PSM's, and the network of TriDeNT's partners."""
+"""Convolutional encoders that one method needs: PSM's, the network of TriDeNT's partners, and that of IKD-MIL.
+
+VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, ResidualEncoder, Stage, conv_norm
+from muse_pipeline.models.base import Backbone, Features, ImageNetBackbone, ResidualEncoder, Stage, conv_norm
 
 N_STAGES = 3  # of the colour network; every backbone has at least these
+WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 
 
 class ShallowNetwork(ResidualEncoder):
@@ -86,3 +90,41 @@ def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
 def colour_cnn() -> ColourNetwork:
     """About 0.5 kFLOP per pixel; its field of view is 8 px."""
     return ColourNetwork(32)
+
+
+class Vgg16Stages(ImageNetBackbone):
+    """Convolutions of 3x3 with batch norm and ReLU, a max-pool after each stage.
+
+    The dense map is the second stage, at stride 4; the image vector is the mean of the third.
+    """
+
+    def __init__(self):
+        super().__init__()
+        blocks, channels = [], 3
+        for width, depth in zip(WIDTHS, DEPTHS, strict=True):
+            layers: list[nn.Module] = []
+            for _ in range(depth):
+                layers += [conv_norm(channels, width), nn.ReLU(inplace=True)]
+                channels = width
+            blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
+        self.blocks = nn.ModuleList(blocks)
+        self.channels, self.image_channels, self.stride_px = WIDTHS[1], WIDTHS[2], 8
+        self.stage_sizes = tuple(Stage(2 ** (index + 1), width) for index, width in enumerate(WIDTHS))
+
+    def forward(self, image: Tensor) -> Features:
+        """(B, 3, H, W), normalised -> features."""
+        _, middle, coarse = self.stage_maps(image)
+        return Features(middle, coarse.mean((2, 3)))
+
+    def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
+        """The map after each max-pool."""
+        x = image
+        for block in self.blocks:
+            x = block(x)
+            yield x
+
+
+@BACKBONES.register("vgg16_3_stages")
+def vgg16_3_stages() -> Vgg16Stages:
+    """Strides 2 to 8; about 150 kFLOP per pixel."""
+    return Vgg16Stages()

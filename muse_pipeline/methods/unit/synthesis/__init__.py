@@ -1,1 +1,0 @@
-"""Synthesised instance masks: nuclei of glands and stroma, drawn from measured statistics in um."""

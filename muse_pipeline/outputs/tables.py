@@ -1,0 +1,82 @@
+"""The table of nuclei for other programs: CSV, AnnData and SpatialData."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
+
+
+@OUTPUTS.register("csv")
+class Csv(Output):
+    """``nuclei.csv.gz``."""
+
+    name = "csv"
+    files = ("nuclei.csv.gz",)
+    switch = Setting(
+        "csv", False, {"type": "boolean"}, "write `nuclei.csv.gz` too, the nuclei as a table", job="nuclei"
+    )
+    rank = 10
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.nuclei.parquet import write_csv
+
+        write_csv(slide.files.nuclei, slide.files.csv)
+
+
+@OUTPUTS.register("anndata")
+class AnnData(Output):
+    """``nuclei.h5ad``."""
+
+    name = job = "anndata"
+    files = ("nuclei.h5ad",)
+    patterns = ("bins.h5ad",)  # of `muse bins`
+    switch = Setting(
+        "anndata",
+        False,
+        {"type": "boolean"},
+        "write `nuclei.h5ad` of every slide and `cohort.h5ad` of the cohort too, for scanpy",
+        "Implies `features: all` and needs the extra `anndata` "
+        "([docs/guide/features.md](../docs/guide/features.md#anndata-and-spatialdata))",
+        job="anndata",
+    )
+    rank = 70
+    features = "all"
+    package, extra = "h5py", "anndata"
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.scverse.anndata import write_anndata
+
+        write_anndata(slide.files.nuclei, slide.files.anndata, slide.patient, slide.embeddings)
+
+
+@OUTPUTS.register("spatialdata")
+class SpatialData(Output):
+    """``slide.spatialdata.zarr``."""
+
+    name = job = "spatialdata"
+    files = ("slide.spatialdata.zarr/",)
+    switch = Setting(
+        "spatialdata",
+        False,
+        {"type": "boolean"},
+        "write `slide.spatialdata.zarr` too: outlines, nuclei and a link to the image, for SpatialData",
+        "Implies `features: all` and needs `keep_stores`",
+        job="spatialdata",
+    )
+    rank = 80
+    features = "all"
+    needs_image = True
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.scverse.anndata import write_spatialdata
+
+        output = slide.files.folder / cls.files[0]
+        write_spatialdata(slide.files.nuclei, slide.store, output, slide.patient, slide.embeddings)
