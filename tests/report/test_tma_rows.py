@@ -12,7 +12,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow, read_sheet
 from muse_pipeline.core.files import read_json
 from muse_pipeline.outputs.base import FinishedSlide
-from muse_pipeline.outputs.pictures import Summary
+from muse_pipeline.outputs.display import Summary
 from muse_pipeline.qupath.regions import read_cores, write_cores
 from muse_pipeline.report.cohort import judge_slide
 from muse_pipeline.report.page import write_page, write_roi_table, write_table

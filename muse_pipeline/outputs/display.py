@@ -1,4 +1,4 @@
-"""What shows a slide: its summary for the report, with its pictures, and its page in a browser."""
+"""Display of a slide: its summary for the report, with its pictures, and its page in a browser."""
 
 from __future__ import annotations
 
