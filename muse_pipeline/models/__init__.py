@@ -1,4 +1,4 @@
-"""Networks: backbones and heads (one per file, registered by name), and the graphs that are exported."""
+"""Networks: backbones and heads, registered by name, and the graphs that are exported."""
 
 from muse_pipeline.core.registry import Registry
 

@@ -1,1 +1,1 @@
-"""Outputs of a run: what it writes for every slide from its nuclei, one module each."""
+"""Outputs of a run: what it writes for every slide from its nuclei."""
