@@ -52,6 +52,6 @@ def run_pretraining(stage: MuseStage, site: str) -> Path:
     """Run a stage with the positions of nuclei that all runs without this site share."""
     shared = stage.folder.with_name(f"{INDEX}-{site}")
     share_index(stage.folder / INDEX, shared)
-    checkpoint = stage.run(Options(accelerator="cpu", threads=1, say=print))
+    checkpoint = stage.run(Options(accelerator="cpu", threads=1, log=print))
     share_index(shared, stage.folder / INDEX)
     return checkpoint

@@ -134,7 +134,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path, threads: int) -> dict:
     changes += [f"sources.0.{name}={json.dumps(str(path))}" for name, path in places.items()]
     config = load_detector_config(RECIPE, changes=changes)
     compact = find_checkpoint(Path("compact"))
-    tuned = finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=threads, say=print))
+    tuned = finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=threads, log=print))
     sources = {
         "corrected": config.sources[0],
         "held out": dataclasses.replace(config.sources[0], labels=work / "held out"),

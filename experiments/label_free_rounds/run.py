@@ -54,7 +54,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     folder, rounds, threshold = args.work / f"{arm}-{seed}", {}, config.detector.export.threshold
     for stage in ROUNDS:
         checkpoint = train_run(
-            PsmRecipe(), config, folder, Options(accelerator="cpu", threads=1, say=print), until=stage
+            PsmRecipe(), config, folder, Options(accelerator="cpu", threads=1, log=print), until=stage
         )
         model = checkpoint.with_name("model.onnx")
         export_onnx(checkpoint, model, threshold=LEAST_SCORE, snap_um=SNAP_UM)

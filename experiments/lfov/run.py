@@ -34,7 +34,7 @@ from muse_pipeline.labels.sources import image_paths
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.data import DetectorData, read_detector_data
 from muse_pipeline.methods.detector.run import DetectorStage, load_detector_config
-from muse_pipeline.training.run import Say
+from muse_pipeline.training.run import Log
 
 REGION_PX = 224
 
@@ -65,7 +65,7 @@ class HiddenLabelsStage(DetectorStage):
 
     region_px = REGION_PX
 
-    def read(self, say: Say) -> DetectorData:
+    def read(self, log: Log) -> DetectorData:
         """The pictures with the labels of their squares."""
         plain = replace(self.config, distillation=None)  # the pictures have no regions yet
         data = read_detector_data(plain, self.start)

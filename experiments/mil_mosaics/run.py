@@ -178,7 +178,7 @@ def train(
     images: Path, folder: Path, seed: int, teacher: str, schedule: Schedule, student: StudentSettings
 ) -> RegionNetwork:
     """The network that leaves a run."""
-    options = Options(accelerator="cpu", threads=1, say=print)
+    options = Options(accelerator="cpu", threads=1, log=print)
     before = folder.with_name("teacher")
     if student.rounds and before.is_dir() and not folder.is_dir():  # the student's teacher is trained already
         shutil.copytree(before, folder)

@@ -155,7 +155,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
         shutil.copytree(other, folder)
         for name in ("checkpoint.pt", "config.yaml"):
             (folder / name).unlink(missing_ok=True)
-    checkpoint = train_run(RECIPES["mil"](), config, folder, Options(accelerator="cpu", threads=1, say=print))
+    checkpoint = train_run(RECIPES["mil"](), config, folder, Options(accelerator="cpu", threads=1, log=print))
     stages = sorted((folder / "stages").iterdir())
     rows = MetricsLog(RunFolder(stages[-1]).metrics).read()
     curve = [row[SCORES["masks"]] for row in rows if SCORES["masks"] in row]

@@ -18,7 +18,7 @@ from muse_pipeline.methods.muse.run import MuseStage
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Features
 from muse_pipeline.models.compact import CompactNetwork
-from muse_pipeline.training.run import Say
+from muse_pipeline.training.run import Log
 
 ENCODER = "muse_compact_32_encoder"
 
@@ -62,9 +62,9 @@ class RandomPointsImage(NucleusImage):
 class RandomPointsStage(MuseStage):
     """Pretrains on points anywhere."""
 
-    def read(self, say: Say) -> PretrainData:
+    def read(self, log: Log) -> PretrainData:
         """The images with random points."""
-        data = super().read(say)
+        data = super().read(log)
         return replace(data, images=[RandomPointsImage.of(image) for image in data.images])
 
 

@@ -35,7 +35,7 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule
-from muse_pipeline.training.run import Options, Say
+from muse_pipeline.training.run import Log, Options
 
 RUNS = runs_of(__file__)
 SIDE_PX, VIEW_PX, MPP, N_PICTURES, N_PROBED = 48, 32, 0.5, 2000, 1000
@@ -179,7 +179,7 @@ class FactorStage(TridentStage):
         super().__init__(config, folder)
         self.control = control
 
-    def read(self, say: Say) -> FactorData:
+    def read(self, log: Log) -> FactorData:
         """Draw the pictures."""
         he, partners, _ = map(torch.from_numpy, draw_pictures(N_PICTURES, self.config.seed))
         if self.control == "shuffled":
@@ -192,7 +192,7 @@ class FactorStage(TridentStage):
         """Pairs of crops."""
         return FactorBatches(data, self.config)
 
-    def describe(self, data: FactorData, say: Say) -> None:
+    def describe(self, data: FactorData, log: Log) -> None:
         """Nothing."""
 
     def checkpoint(self, data: FactorData, method: Method) -> Checkpoint:

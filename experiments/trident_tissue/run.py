@@ -119,7 +119,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
     if arm != "untrained":
         stage = make_stage(arm, seed, find_nuclei(labels.images, work / "nuclei"), work)
         share_index(stage.folder / INDEX, work / INDEX)
-        checkpoint = stage.run(Options(accelerator="cpu", threads=1, say=print))
+        checkpoint = stage.run(Options(accelerator="cpu", threads=1, log=print))
         share_index(work / INDEX, stage.folder / INDEX)
     known, judged = (read_sites(labels, sites) for sites in (LEARNT, JUDGED))
     return {"steps": STEPS, **count_predictions(BACKBONE, checkpoint, known, judged, seed)}

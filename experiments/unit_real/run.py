@@ -168,7 +168,7 @@ def train_painted(config: UnitConfig, folder: Path) -> Path:
 
 
 def _options() -> Options:
-    return Options(accelerator="cpu", say=print, progress=lambda *done: print(*done, flush=True))
+    return Options(accelerator="cpu", log=print, progress=lambda *done: print(*done, flush=True))
 
 
 def find_by_colour(pixels: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ def run_arm(arm: str, seed: int, steps: int, runs: Path) -> dict:
     """Train one arm and score its reader."""
     tissue = draw_training_tissue(runs / "tissue")
     config = arm_config(arm, seed, steps, tissue)
-    options = Options(accelerator="cpu", say=print, progress=lambda *done: print(*done, flush=True))
+    options = Options(accelerator="cpu", log=print, progress=lambda *done: print(*done, flush=True))
     masks = MasksStage(config, runs / f"masks-{seed}").run(options)
     kind = UntrainedGenerator if arm == "untrained" else UnitStage
     checkpoint = kind(stage_config(config, masks, None), runs / f"{arm}-{seed}").run(options)

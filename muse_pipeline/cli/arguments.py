@@ -183,7 +183,7 @@ class TrainingOutput:
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print a line."""
         from tqdm import tqdm
 
@@ -195,7 +195,7 @@ class TrainingOutput:
 
         words = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         if not sys.stderr.isatty():
-            self.say(f"step {done} of {steps}: {words}")
+            self.log(f"step {done} of {steps}: {words}")
             return
         if self._bar is None:
             self._bar = tqdm(total=steps, unit=" steps")

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         nodes=args.nodes,
         loaders=args.loaders,
         start_over=args.start_over,
-        say=output.say,
+        log=output.log,
         progress=output.progress,
     )
     checkpoint = train_run(recipe, config, args.output, options, args.until)

@@ -25,7 +25,7 @@ from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.checkpoint import load_checkpoint, steps_done
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Progress = Callable[[int, int, dict[str, float]], None]
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")
 
@@ -43,7 +43,7 @@ class Options:
             GPU, else 0.
         start_over: train from the start where the folder holds a run of other settings, data or weights, instead of
             raising.
-        say: callback with a line for the user.
+        log: callback with a line for the user.
         progress: callback with (steps done, steps of the training, losses) in the first process at every logged step.
     """
 
@@ -53,7 +53,7 @@ class Options:
     nodes: int = 1
     loaders: int | None = None
     start_over: bool = False
-    say: Say = lambda line: None
+    log: Log = lambda line: None
     progress: Progress = lambda done, steps, losses: None
 
 

@@ -20,7 +20,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps
 from muse_pipeline.training.devices import open_fabric, share_batch_norms
 from muse_pipeline.training.loop import Monitor, train
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.run import Inputs, Options, RunFolder, Say, describe_run, plain_settings
+from muse_pipeline.training.run import Inputs, Log, Options, RunFolder, describe_run, plain_settings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -92,7 +92,7 @@ class TrainingStage(Stage, Generic[C, D]):
         """Files that decide the result; a folder started with other files is an error."""
 
     @abstractmethod
-    def read(self, say: Say) -> D:
+    def read(self, log: Log) -> D:
         """Read and check the data.
 
         Raises:
@@ -119,10 +119,10 @@ class TrainingStage(Stage, Generic[C, D]):
         """Validation, alarms, previews."""
         return ()
 
-    def describe(self, data: D, say: Say) -> None:
+    def describe(self, data: D, log: Log) -> None:
         """Print a summary of the training data, and write pictures of it; called by the first process."""
 
-    def finish(self, data: D, method: Method, say: Say) -> None:
+    def finish(self, data: D, method: Method, log: Log) -> None:
         """Print the result; called by the first process once the checkpoint is written."""
 
     def run(self, options: Options) -> Path:
@@ -144,10 +144,10 @@ class TrainingStage(Stage, Generic[C, D]):
             return run.checkpoint
         torch.set_num_threads(options.threads)
         if message:
-            options.say(message)
+            options.log(message)
         if done := steps_done(run.resume):
-            options.say(f"continues after step {done:,} of {config.schedule.steps:,}")
-        data = self.read(options.say)
+            options.log(f"continues after step {done:,} of {config.schedule.steps:,}")
+        data = self.read(options.log)
         torch.manual_seed(config.seed)
         method = self.build(data)
         # What a user may have got wrong is known by now: from here on there may be several processes.
@@ -155,7 +155,7 @@ class TrainingStage(Stage, Generic[C, D]):
         method = share_batch_norms(method, fabric.world_size, fabric.device)
         if fabric.is_global_zero:
             run.describe(config, provenance)
-            self.describe(data, options.say)
+            self.describe(data, options.log)
         with self._stream(data, fabric, options) as batches:
             monitors = self.monitors(data, method)
             train(
@@ -170,7 +170,7 @@ class TrainingStage(Stage, Generic[C, D]):
             )
         if fabric.is_global_zero:
             save_checkpoint(run.checkpoint, self.checkpoint(data, method))
-            self.finish(data, method, options.say)
+            self.finish(data, method, options.log)
         fabric.barrier()  # the next stage of every process reads the checkpoint
         return run.checkpoint
 
@@ -195,7 +195,7 @@ class PreparedStage(Stage):
         """Plain values that decide the contents of the stage: settings and checksums."""
 
     @abstractmethod
-    def write(self, folder: Path, say: Say) -> None:
+    def write(self, folder: Path, log: Log) -> None:
         """Write the stage into an empty folder."""
 
     def run(self, options: Options) -> Path:
@@ -210,7 +210,7 @@ class PreparedStage(Stage):
             torch.set_num_threads(options.threads)
             with complete_file(self.folder) as partial:
                 partial.mkdir(parents=True)
-                self.write(partial, options.say)
+                self.write(partial, options.log)
                 write_json(partial / MADE_FROM, made_from)
         return self.result
 

@@ -10,7 +10,7 @@ from muse_pipeline.core.process import print_load
 
 def test_without_a_terminal_each_logged_step_is_a_line(capsys):
     output = TrainingOutput()
-    output.say("3 patients")
+    output.log("3 patients")
     output.progress(50, 100, {"loss": 1.25, "centre": 0.5})
     captured = capsys.readouterr()
     assert captured.out == ""

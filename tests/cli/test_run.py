@@ -23,8 +23,8 @@ from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.nuclei.parquet import read_provenance
+from muse_pipeline.outputs.csv import Csv
 from muse_pipeline.outputs.removal import withdraw_results
-from muse_pipeline.outputs.tables import Csv
 from muse_pipeline.report.costs import COLUMNS
 
 

@@ -21,7 +21,7 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Inputs, Say
+from muse_pipeline.training.run import Inputs, Log
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 SIDE_PX, N_RAYS = 64, 8
@@ -87,7 +87,7 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
         """The pictures and the stage before."""
         return Inputs((self.config,), self.config.start)
 
-    def read(self, say: Say) -> Tensor:
+    def read(self, log: Log) -> Tensor:
         """(N, 3, S, S) corners of the pictures."""
         pixels = [read_rgb(path, "")[:SIDE_PX, :SIDE_PX] for path in list_pictures(self.config.images)]
         return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1).float() for one in pixels])

@@ -18,7 +18,7 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.method import Method, Schedule
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Inputs, Say
+from muse_pipeline.training.run import Inputs, Log
 from muse_pipeline.training.stages import Stage, TrainingStage
 
 
@@ -80,7 +80,7 @@ class ToyPairsStage(TrainingStage[ToyPairsConfig, list]):
         """The pictures."""
         return Inputs((self.config,))
 
-    def read(self, say: Say) -> list[tuple[Tensor, Tensor]]:
+    def read(self, log: Log) -> list[tuple[Tensor, Tensor]]:
         """See ``read_pairs``."""
         return read_pairs(self.config.images)
 

@@ -43,7 +43,7 @@ from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.method import AveragedNetwork, Schedule, build_adamw
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Say
+from muse_pipeline.training.run import Log
 from muse_pipeline.training.stages import Stage
 
 
@@ -181,10 +181,10 @@ class AdaptStage(MuseStage):
         network, config, checkpoint = load_trained(self._start)
         return network, config, Start(self._start, checkpoint, is_whole=True)
 
-    def open_data(self, say: Say) -> PretrainData:
+    def open_data(self, log: Log) -> PretrainData:
         """Open the images; their stains lead to the detector's reference."""
         _, begun, start = self.begun
-        data = super().open_data(say)
+        data = super().open_data(log)
         for image in data.images:
             require_fine(image.name, image.mpp, begun.mpp)
         return _normalise(data, start.colour)
@@ -219,9 +219,9 @@ class AdaptStage(MuseStage):
         """The averaged detector's backbone."""
         return method.trained().backbone
 
-    def describe(self, data: PretrainData, say: Say) -> None:
+    def describe(self, data: PretrainData, log: Log) -> None:
         """Print a summary of the training data, draw some views, and keep tissue for the check of the export."""
-        super().describe(data, say)
+        super().describe(data, log)
         keep_pictures(self._fields(data), self.run_folder.pictures)
 
     def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
@@ -245,7 +245,7 @@ class AdaptStage(MuseStage):
         }
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
 
-    def finish(self, data: PretrainData, method: Adaptation, say: Say) -> None:
+    def finish(self, data: PretrainData, method: Adaptation, log: Log) -> None:
         """Print what changed on fields of the tissue, and what is not known without labels."""
         teacher, begun, start = self.begun
         before, after = (Scorer(network, begun, start.colour) for network in (teacher, method.trained()))
@@ -256,12 +256,12 @@ class AdaptStage(MuseStage):
             counts += [np.bincount(found.label, minlength=n_classes) for found in (old, new)]
             both += after.count(new, old, None)
         totals, of_class = counts.sum(1), DetectionCounts(both.values[1:].sum(0)).f1
-        say(f"nuclei on {N_IMAGES} fields of the tissue: {totals[0]:,} by {begun.name}, {totals[1]:,} now")
+        log(f"nuclei on {N_IMAGES} fields of the tissue: {totals[0]:,} by {begun.name}, {totals[1]:,} now")
         if totals.all():
-            say(f"agreement of both (F1 at 3 um): {both.f1[0]:.1f}, with the same class {of_class:.1f}")
+            log(f"agreement of both (F1 at 3 um): {both.f1[0]:.1f}, with the same class {of_class:.1f}")
             for name, *shares in zip(begun.class_names, *(100 * counts.T / totals).T, strict=True):
-                say("{}: {:.1f} % of the nuclei before, {:.1f} % now".format(name, *shares))
-        say(
+                log("{}: {:.1f} % of the nuclei before, {:.1f} % now".format(name, *shares))
+        log(
             "not known without labels: whether nuclei, classes and outlines became better or worse; label some nuclei "
             "and compare both models (`muse evaluate`)"
         )

@@ -29,7 +29,7 @@ from muse_pipeline.labels.statistics import (
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import Start
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
-from muse_pipeline.training.run import RunFolder, Say
+from muse_pipeline.training.run import Log, RunFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,21 +66,21 @@ class DetectorData:
             around=distillation is not None and distillation.where == "outside",
         )
 
-    def describe(self, run: RunFolder, say: Say) -> None:
+    def describe(self, run: RunFolder, log: Log) -> None:
         """Print the labels by patient, write them by picture, and list the pictures whose stains were not fitted."""
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
                 summary = LabelSummary(images, self.config.class_names)
-                say(f"{split} labels:\n{summary.text()}")
+                log(f"{split} labels:\n{summary.text()}")
                 summary.write(run.path / f"labels-{split}.tsv")
                 if missing := missing_classes(images, self.config.class_names):
-                    say(f"classes without {split} labels: {', '.join(missing)}")
+                    log(f"classes without {split} labels: {', '.join(missing)}")
         distillation = self.config.distillation
         if distillation and (share := distillation.on(self.images).share) < distillation.share:
-            say(f"the teachers have {share:.0%} of the loss: no picture has tissue around a region of labelled nuclei")
+            log(f"the teachers have {share:.0%} of the loss: no picture has tissue around a region of labelled nuclei")
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
-            say(
+            log(
                 f"warning: the stains of {len(raw)} pictures could not be fitted (first {raw[0]}): they are seen in "
                 "their own colours; check that they are H&E"
             )

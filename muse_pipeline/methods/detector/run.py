@@ -64,7 +64,7 @@ from muse_pipeline.training.checkpoint import (
 from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
-from muse_pipeline.training.run import Inputs, Options, Say, plain_settings, source_files
+from muse_pipeline.training.run import Inputs, Log, Options, plain_settings, source_files
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
@@ -163,7 +163,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         self.inputs().require_checkpoints()
         self.run_folder.require_own()
         if not self.is_mixed:
-            options.say("mixing: the run starts from no detector with its head, classes, rays and mpp: no average")
+            options.log("mixing: the run starts from no detector with its head, classes, rays and mpp: no average")
             return super().run(options)
         self._data = data = read_detector_data(self.config, self.start)
         self.config = self._follow(data.images)
@@ -171,12 +171,12 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if not data.held:
             if is_first_process():  # before the first training: the labels may be wrong
                 self.folder.mkdir(parents=True, exist_ok=True)
-                data.describe(self.run_folder, options.say)
+                data.describe(self.run_folder, options.log)
             for number, (images, held) in enumerate(split_images(data.images, self.config.mixing.folds), 1):
                 config = dataclasses.replace(self._follow(images), mixing=None)
                 part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
                 part._data = dataclasses.replace(data, config=config, images=images)
-                options.say(f"training {number} without {count_noun(len(held), 'held-out picture')}")
+                options.log(f"training {number} without {count_noun(len(held), 'held-out picture')}")
                 self._held_out.append((part.run(options), held))
         return super().run(options)
 
@@ -184,7 +184,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         schedule = follow_labels(self.config.schedule, count_labelled(images))
         return dataclasses.replace(self.config, schedule=schedule)
 
-    def read(self, say: Say) -> DetectorData:
+    def read(self, log: Log) -> DetectorData:
         """The labelled images."""
         return self._data or read_detector_data(self.config, self.start)
 
@@ -211,18 +211,18 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """Augmented windows."""
         return data.make_windows(device)
 
-    def describe(self, data: DetectorData, say: Say) -> None:
+    def describe(self, data: DetectorData, log: Log) -> None:
         """Print and write a summary of the labels, and keep pictures for the check of the export."""
         keep_pictures(data.images, self.run_folder.pictures)
         if not self._held_out:
-            data.describe(self.run_folder, say)
+            data.describe(self.run_folder, log)
         origin = self.start.describe() if self.start else "random weights"
         if teachers := find_teachers(self.config):
             origin += f", with {count_noun(len(teachers), 'teacher')}"
-        say(f"{self.config.backbone} with a {self.config.head} head, from {origin}")
+        log(f"{self.config.backbone} with a {self.config.head} head, from {origin}")
         seen = seen_before(self.inputs().checkpoints, self.config.trust_pickle)
         if shared := sorted(seen.learnt_patients & {image.patient for image in data.held}):
-            say(f"validation scores are too high: the weights to start from were trained on {some_of(shared)}")
+            log(f"validation scores are too high: the weights to start from were trained on {some_of(shared)}")
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
         """Validation, if the config names sources for it."""
@@ -253,21 +253,21 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         mixed = mix_weights(self.start.checkpoint, trained, choice["share"])
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
 
-    def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
+    def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
         """Print the score of the kept weights and, for a detector that was continued, the changes."""
         kept = load_checkpoint(self.result)
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
-            say(f"{SCORE} of the weights that were kept, those of step {step:,}: {score:.1f}")
+            log(f"{SCORE} of the weights that were kept, those of step {step:,}: {score:.1f}")
         if choice := kept.meta.get("mixing"):
             for sentence in describe_choice(choice, "validation labels" if data.held else "labels held out in turn"):
-                say(sentence)
+                log(sentence)
             if not choice["share"]:
                 return
         if self.start and self.start.is_whole:
             load_detector_weights(method.trained(), kept, self.result)
             for sentence in compare_with_start(data, self.start, method.trained()):
-                say(sentence)
+                log(sentence)
 
     def _describe(self, data: DetectorData) -> dict[str, Any]:
         config = self.config
@@ -292,10 +292,10 @@ class HeldOutStage(DetectorStage):
 
     is_mixed = True
 
-    def describe(self, data: DetectorData, say: Say) -> None:
+    def describe(self, data: DetectorData, log: Log) -> None:
         """Print nothing: the whole run describes its labels."""
 
-    def finish(self, data: DetectorData, method: DetectorTraining, say: Say) -> None:
+    def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
         """Print nothing: the whole run is compared with its start."""
 
 

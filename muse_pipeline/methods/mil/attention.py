@@ -23,7 +23,7 @@ from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule
-from muse_pipeline.training.run import Inputs, Say
+from muse_pipeline.training.run import Inputs, Log
 from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
 
 
@@ -153,7 +153,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         """The bags."""
         return Inputs(checksums={"bags": sha256_of(self.config.bags / MADE_FROM)})
 
-    def read(self, say: Say) -> list[Bag]:
+    def read(self, log: Log) -> list[Bag]:
         """The bags to train on."""
         return [bag for bag in open_bags(self.config.bags, self.config.folds) if bag.fold != self.config.fold]
 
@@ -224,14 +224,14 @@ class TilesStage(PreparedStage):
             "least_probability": settings.least_probability,
         }
 
-    def write(self, folder: Path, say: Say) -> None:
+    def write(self, folder: Path, log: Log) -> None:
         """Score each slide by the model that was not trained on it, choose its tiles and write them."""
         networks = [load_attention(path) for path in self.models]
         bags = open_bags(self.bags, len(networks))
         outputs = [read_bag(networks[bag.fold], bag) for bag in bags]
         scores = score_slides(bags, outputs, self.config.class_names)
         write_json(folder / SCORES_OF_SLIDES, scores)
-        say(describe_slide_scores(scores))
+        log(describe_slide_scores(scores))
         for split in (TRAINING, VALIDATION):
             (folder / split / "images").mkdir(parents=True)
             rows = [["image", "label", "patient"]]
@@ -246,7 +246,7 @@ class TilesStage(PreparedStage):
                 )
             with (folder / split / LABELS).open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
-            say(f"tiles: {len(rows) - 1} images for {split}")
+            log(f"tiles: {len(rows) - 1} images for {split}")
 
     def _write_tiles(self, bag: Bag, output: BagOutput, folder: Path) -> list[list[str]]:
         settings, side, rows = self.config.slide_labels, self.config.window_px, []

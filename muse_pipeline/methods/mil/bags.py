@@ -28,7 +28,7 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.training.checkpoint import load_backbone
-from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.run import Log, plain_settings
 from muse_pipeline.training.stages import PreparedStage
 
 MIN_TISSUE = 0.5  # share of a tile
@@ -148,7 +148,7 @@ class BagsStage(PreparedStage):
             "weights": settings.checkpoint and fingerprint_file(find_checkpoint(settings.checkpoint)),
         }
 
-    def write(self, folder: Path, say: Say) -> None:
+    def write(self, folder: Path, log: Log) -> None:
         """Compute the features of every slide."""
         torch.manual_seed(self.config.seed)
         settings, backbone = self.settings, BACKBONES[self.settings.backbone]()
@@ -174,7 +174,7 @@ class BagsStage(PreparedStage):
             np.save(folder / f"{slide.slide_id}.npy", features)
             np.save(folder / f"{slide.slide_id}-xy.npy", corners)
             rows.append([slide.slide_id, slide.label, slide.patient, len(corners)])
-            say(f"bags: {slide.slide_id}: {len(corners):,} tiles")
+            log(f"bags: {slide.slide_id}: {len(corners):,} tiles")
         with (folder / INDEX).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
 

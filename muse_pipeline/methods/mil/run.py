@@ -39,7 +39,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_ch
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
-from muse_pipeline.training.run import Inputs, Say, plain_settings
+from muse_pipeline.training.run import Inputs, Log, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
@@ -126,7 +126,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """Settings of the card."""
         return ("name", "licence", "training_data", "limits", "metrics", "export")
 
-    def read(self, say: Say) -> RegionData:
+    def read(self, log: Log) -> RegionData:
         """The labelled images."""
         return read_region_data(self.config)
 
@@ -142,10 +142,10 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """Augmented windows."""
         return data.make_windows(device)
 
-    def describe(self, data: RegionData, say: Say) -> None:
+    def describe(self, data: RegionData, log: Log) -> None:
         """Print a summary of the training data, and keep pictures for the check of the export."""
         data.keep_pictures(self.run_folder)
-        say(f"{self.name}: {self.config.backbone}\n{data.describe()}")
+        log(f"{self.name}: {self.config.backbone}\n{data.describe()}")
 
     def monitors(self, data: RegionData, method: Method) -> Sequence[Monitor]:
         """Validation, if the config names images for it."""
@@ -166,11 +166,11 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
         return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed since
 
-    def finish(self, data: RegionData, method: Method, say: Say) -> None:
+    def finish(self, data: RegionData, method: Method, log: Log) -> None:
         """Print the scores of the weights in the checkpoint."""
         meta = load_checkpoint(self.result).meta
         for name, value in self._name_selection(meta["scores"]).items():
-            say(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
+            log(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
 
     def _name_selection(self, scores: dict[str, float]) -> dict[str, float]:
         """Scores under names that tell when masks have chosen the weights."""
@@ -220,10 +220,10 @@ class StudentStage(RegionStage):
         """The networks of the round."""
         return StudentTraining(self.round.student, self.round.teacher, self.config.student)
 
-    def describe(self, data: RegionData, say: Say) -> None:
+    def describe(self, data: RegionData, log: Log) -> None:
         """Also print the networks of the round."""
-        super().describe(data, say)
-        say(f"{self.name}: {self.round.text}")
+        super().describe(data, log)
+        log(f"{self.name}: {self.round.text}")
 
     def checkpoint(self, data: RegionData, method: StudentTraining) -> Checkpoint:
         """The checkpoint with the teacher, for the swap before the next round."""

@@ -63,7 +63,7 @@ def read_pretrain_data(
     finest_mpp: float,
     min_nuclei: int,
     folder: Path,
-    say: Callable[[str], None] = lambda sentence: None,
+    log: Callable[[str], None] = lambda sentence: None,
     region_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PretrainData:
     """Open every source: of stores no pixel is read, and their positions are written to ``folder`` once.
@@ -73,7 +73,7 @@ def read_pretrain_data(
         finest_mpp: finest um per pixel of the views.
         min_nuclei: images with fewer are left out.
         folder: folder for the indices of slides.
-        say: callback with a line on what is left out.
+        log: callback with a line on what is left out.
         region_weights: weights of the region classes, as in ``MuseConfig``; pictures have no regions.
 
     Raises:
@@ -85,7 +85,7 @@ def read_pretrain_data(
         StoreError: a store, a ``colour.json`` or a region map is missing or damaged.
     """
     _require_words(sources)
-    regions = RegionWeights(region_weights, say)
+    regions = RegionWeights(region_weights, log)
     opened = [(image, source) for source in sources for image in _open(source, finest_mpp, folder, regions)]
     images = [image for image, _ in opened]
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
@@ -95,7 +95,7 @@ def read_pretrain_data(
         )
     if len(kept) < len(images):
         few = next(one.name for one in images if len(one.nuclei.xy) < min_nuclei)
-        say(f"{len(images) - len(kept)} images have fewer than {min_nuclei} nuclei and are left out, first {few}")
+        log(f"{len(images) - len(kept)} images have fewer than {min_nuclei} nuclei and are left out, first {few}")
     regions.require_use(kept)
     fits = [one.stain for one in kept]
     reference = mean_stains(fits, "macenko") if any(fit is not None for fit in fits) else ColourReference()
@@ -189,11 +189,11 @@ class RegionWeights:
 
     Attributes:
         weights: weight by class; nuclei elsewhere weigh 1.
-        say: callback with a line on a slide whose region model failed.
+        log: callback with a line on a slide whose region model failed.
     """
 
     weights: Mapping[str, float]
-    say: Callable[[str], None]
+    log: Callable[[str], None]
 
     def describe(self, source: NucleusSource) -> str:
         """Text that identifies the weights of a slide's nuclei; empty without weights."""
@@ -212,7 +212,7 @@ class RegionWeights:
         info = read_info(files.info)
         found = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
         if isinstance(found, FailedRegions):
-            self.say(f"{info.slide_id}: its tissue is drawn alike, because it has no regions ({found.reason})")
+            self.log(f"{info.slide_id}: its tissue is drawn alike, because it has no regions ({found.reason})")
             return np.ones(len(xy))
         names = [one.name for one in found.classes]
         unknown = [name for name in self.weights if name not in names]

@@ -32,7 +32,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, s
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Inputs, Say, plain_settings
+from muse_pipeline.training.run import Inputs, Log, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage
 
 INDEX = "nuclei"
@@ -91,19 +91,19 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         regions = checksums_of_regions(config.sources) if config.region_weights else {}
         return Inputs(tuple(source.labelled or source for source in config.sources), self._start, checksums=regions)
 
-    def read(self, say: Say) -> PretrainData:
+    def read(self, log: Log) -> PretrainData:
         """Open the images; stores are read while the run goes on."""
-        data = self.open_data(say)
+        data = self.open_data(log)
         require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
         if self.config.held and not self._held:
-            say("no scores during training: `held` needs a `class_map` per source, and 2 classes of 2 patients")
+            log("no scores during training: `held` needs a `class_map` per source, and 2 classes of 2 patients")
         return data
 
-    def open_data(self, say: Say) -> PretrainData:
+    def open_data(self, log: Log) -> PretrainData:
         """Open the images and their nuclei (``data.read_pretrain_data``)."""
         config = self.config
         return read_pretrain_data(
-            config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, say, config.region_weights
+            config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, log, config.region_weights
         )
 
     def build(self, data: PretrainData) -> Method:
@@ -122,14 +122,14 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         """Sets of views."""
         return make_batches(self.config, data)
 
-    def describe(self, data: PretrainData, say: Say) -> None:
+    def describe(self, data: PretrainData, log: Log) -> None:
         """Print a summary of the training data, and draw some views."""
         config, run = self.config, self.run_folder
         origin = self._start.name if self._start else "random weights"
         if run.checkpoint.is_file() or run.resume.is_file():
             origin += " in a run that is continued"
         images = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
-        say(f"{config.backbone} from {origin}, on {images}")
+        log(f"{config.backbone} from {origin}, on {images}")
         draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:

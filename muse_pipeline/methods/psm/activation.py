@@ -14,7 +14,7 @@ from muse_pipeline.methods.psm.config import ActivationSettings
 from muse_pipeline.proposals.activation_map import ActivationNetwork
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.run import Inputs, Say, plain_settings
+from muse_pipeline.training.run import Inputs, Log, plain_settings
 from muse_pipeline.training.stages import TrainingStage
 
 
@@ -79,7 +79,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         """No settings."""
         return ()
 
-    def read(self, say: Say) -> list[Image]:
+    def read(self, log: Log) -> list[Image]:
         """Open the tissue."""
         return open_unlabelled(self.config.sources, self.config.mpp)
 
@@ -91,9 +91,9 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         """Windows, without augmentation."""
         return UnlabelledWindows(data, self.config.window_px, self.config.batch, self.config.seed, device)
 
-    def describe(self, data: list[Image], say: Say) -> None:
+    def describe(self, data: list[Image], log: Log) -> None:
         """Print a summary of the training data."""
-        say(f"{self.config.backbone} on {len(data)} images without labels")
+        log(f"{self.config.backbone} on {len(data)} images without labels")
 
     def checkpoint(self, data: list[Image], method: PriorSelfActivation) -> Checkpoint:
         """The network."""

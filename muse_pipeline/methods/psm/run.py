@@ -41,7 +41,7 @@ from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, cut_mask, 
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Inputs, Say, plain_settings
+from muse_pipeline.training.run import Inputs, Log, plain_settings
 from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, stage_folder
 
 PICTURES, MASKS = "pictures", "masks"
@@ -73,7 +73,7 @@ class MasksStage(PreparedStage):
             "activation": self.activation and sha256_of(self.activation),
         }
 
-    def write(self, folder: Path, say: Say) -> None:
+    def write(self, folder: Path, log: Log) -> None:
         """Write crops and masks.
 
         Raises:
@@ -100,13 +100,13 @@ class MasksStage(PreparedStage):
                 n_kept += 1
         if rejected:
             which = f"first {rejected[0]}"
-            say(f"{len(rejected)} crops are left out, because nuclei cover none or too much of them: {which}")
+            log(f"{len(rejected)} crops are left out, because nuclei cover none or too much of them: {which}")
         if not n_kept:
             raise ConfigError(
                 f"no nuclei were found in any of {len(rejected)} crops of tissue; name H&E tissue that contains some "
                 "in `sources`, or correct their `mpp`"
             )
-        say(f"masks by {config.masks} of {n_kept} crops of tissue")
+        log(f"masks by {config.masks} of {n_kept} crops of tissue")
 
     def _fit(self, sample: Sequence[np.ndarray]) -> PseudoMasker | OtsuMask:
         fit = fit_macenko(np.concatenate([pixels.reshape(-1, 3) for pixels in sample]))
@@ -202,7 +202,7 @@ class LabelsStage(PreparedStage):
         """Settings of labels and the masks."""
         return {"labels": plain_settings(self.config.labels), "masks": sha256_of(self.masks / MADE_FROM)}
 
-    def write(self, folder: Path, say: Say) -> None:
+    def write(self, folder: Path, log: Log) -> None:
         """Write the instances of every mask.
 
         Raises:
@@ -212,7 +212,7 @@ class LabelsStage(PreparedStage):
         for name, pixels, mask in read_pictures_and_masks(self.masks):
             n_here = write_found(folder, name, pixels, split_instances(mask, pixels, self.config))
             n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
-        say(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
+        log(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
 class FoundLabelsStage(PreparedStage):
@@ -237,7 +237,7 @@ class FoundLabelsStage(PreparedStage):
         refined = {"refiner": sha256_of(REFINER)} if export.refine else {}
         return {**how, **refined, "detector": weights}
 
-    def write(self, folder: Path, say: Say) -> None:
+    def write(self, folder: Path, log: Log) -> None:
         """Write what the detector finds in every picture.
 
         Raises:
@@ -263,7 +263,7 @@ class FoundLabelsStage(PreparedStage):
                 f"self_training: the detector of {self.detector.parent} found no nucleus with a score of "
                 f"{config.export.threshold:g}; train it longer, lower `threshold`, or set `rounds: 0`"
             )
-        say(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
+        log(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
 @RECIPES.register("psm")

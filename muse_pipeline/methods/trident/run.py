@@ -24,7 +24,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Inputs, Say
+from muse_pipeline.training.run import Inputs, Log
 from muse_pipeline.training.stages import Stage
 
 
@@ -39,7 +39,7 @@ class PairedData(PretrainData):
     partners: list[PicturePartner | None]
 
 
-def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedData:
+def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedData:
     """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``).
 
     Raises:
@@ -47,7 +47,7 @@ def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedDat
         MuseError: a source or a partner cannot be used.
     """
     data = read_pretrain_data(
-        config.sources, config.views.mpp[0], config.min_nuclei, folder, say, config.region_weights
+        config.sources, config.views.mpp[0], config.min_nuclei, folder, log, config.region_weights
     )
     wanted = [source.partner if config.alignment.branches > 1 else None for source in data.sources]
     partners = [
@@ -57,7 +57,7 @@ def read_paired_data(config: TridentConfig, folder: Path, say: Say) -> PairedDat
     failures = {one: failure for one in filter(None, wanted) if one.store and (failure := failure_of(one.store))}
     _require_partners(wanted, partners, [*failures.values()])
     for source, failure in failures.items():
-        say(f"{source.store.parent.parent.name}: trained without its partner: {failure}")
+        log(f"{source.store.parent.parent.name}: trained without its partner: {failure}")
     parts = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     return PairedData(**parts, partners=partners)
 
@@ -111,9 +111,9 @@ class TridentStage(MuseStage):
         partners = [source.partner for source in self.config.sources if source.partner is not None]
         return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
 
-    def open_data(self, say: Say) -> PairedData:
+    def open_data(self, log: Log) -> PairedData:
         """Open the images and their partners (``read_paired_data``)."""
-        return read_paired_data(self.config, self.folder / INDEX, say)
+        return read_paired_data(self.config, self.folder / INDEX, log)
 
     def build(self, data: PairedData) -> Method:
         """An H&E backbone, which may start from a checkpoint, and an encoder of the partner, which does not."""
@@ -141,13 +141,13 @@ class TridentStage(MuseStage):
 
         return draw
 
-    def describe(self, data: PairedData, say: Say) -> None:
+    def describe(self, data: PairedData, log: Log) -> None:
         """Print a summary of the training data, and draw some views and pairs."""
-        super().describe(data, say)
+        super().describe(data, log)
         if self.config.alignment.branches == 1:
             return
         n_partners = sum(partner is not None for partner in data.partners)
-        say(f"{n_partners} of {len(data.images)} images have partners")
+        log(f"{n_partners} of {len(data.images)} images have partners")
         batch = PairBatches(make_batches(self.config, data), data.images, data.partners)(0)
         draw_pairs(batch, self.run_folder.path / "pairs.png")
 

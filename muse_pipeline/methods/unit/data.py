@@ -30,7 +30,7 @@ from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK, MacenkoFit, fit_macenko
-from muse_pipeline.training.run import Say, plain_settings
+from muse_pipeline.training.run import Log, plain_settings
 from muse_pipeline.training.stages import PreparedStage
 
 
@@ -140,7 +140,7 @@ class MasksStage(PreparedStage):
         settings = plain_settings(self.config)
         return {name: settings[name] for name in ("n_masks", "mask_px", "mpp", "seed", "tissue")}
 
-    def write(self, folder: Path, say: Say) -> None:
+    def write(self, folder: Path, log: Log) -> None:
         """Write the masks, with a page of examples."""
         config = self.config
         write_masks(

@@ -37,7 +37,7 @@ from muse_pipeline.training.checkpoint import (
 )
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.recipe import RECIPES, Recipe
-from muse_pipeline.training.run import Inputs, Say, plain_settings
+from muse_pipeline.training.run import Inputs, Log, plain_settings
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 TRANSLATION, READER = "translation", "reader"
@@ -111,7 +111,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         card = ("name", "licence", "training_data", "limits", "metrics")
         return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 
-    def read(self, say: Say) -> UnitData:
+    def read(self, log: Log) -> UnitData:
         """Read masks and tissue (``data.read_unit_data``)."""
         return read_unit_data(self.config, self.config.masks)
 
@@ -132,11 +132,11 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """Windows of both domains."""
         return data.make_batches(self.config, device)
 
-    def describe(self, data: UnitData, say: Say) -> None:
+    def describe(self, data: UnitData, log: Log) -> None:
         """Print a summary of the training data, and keep tissue for the check of the export."""
         data.keep_pictures(self.run_folder.pictures)
         masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
-        say(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
+        log(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
 
     def monitors(self, data: UnitData, method: UnitTraining) -> Sequence[Monitor]:
         """An alarm for collapse, pictures of both cycles, and the choice of the snapshot."""
@@ -158,11 +158,11 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
         return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed since
 
-    def finish(self, data: UnitData, method: UnitTraining, say: Say) -> None:
+    def finish(self, data: UnitData, method: UnitTraining, log: Log) -> None:
         """Print the step of the chosen snapshot."""
         meta = load_checkpoint(self.result).meta
         scores = ", ".join(f"{name.removeprefix('validation ')} {value:.2f}" for name, value in meta["scores"].items())
-        say(f"{self.name}: weights of step {meta['step']} ({scores})")
+        log(f"{self.name}: weights of step {meta['step']} ({scores})")
 
     def _describe(self, data: UnitData, method: UnitTraining, step: int, scores: dict[str, float]) -> Checkpoint:
         """The reader as a detector, and the other networks."""

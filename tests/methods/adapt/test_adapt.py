@@ -76,7 +76,7 @@ def stage_of(folder, run, *changes):
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     run, printed = tmp_path_factory.mktemp("finished"), []
-    stage_of(folder, run).run(Options(accelerator="cpu", say=printed.append))
+    stage_of(folder, run).run(Options(accelerator="cpu", log=printed.append))
     return run, printed
 
 

@@ -52,7 +52,7 @@ def continued(folder, *changes):
 def run(config, folder):
     """The checkpoint that leaves a run, and what was printed."""
     output = []
-    path = finetune(config, folder, Options(accelerator="cpu", say=output.append))
+    path = finetune(config, folder, Options(accelerator="cpu", log=output.append))
     return load_checkpoint(path), output
 
 

@@ -47,7 +47,7 @@ def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
     teachers = [str(folder / name / "checkpoint.pt") for name in ("t0", "t1")]
     assert DetectorRecipe().describe(config)["inputs"][:2] == teachers
     output = []
-    checkpoint = load_checkpoint(finetune(config, folder / "both", Options(accelerator="cpu", say=output.append)))
+    checkpoint = load_checkpoint(finetune(config, folder / "both", Options(accelerator="cpu", log=output.append)))
     assert any("with 2 teachers" in sentence for sentence in output)
     alone = load_checkpoint(folder / "t0" / "checkpoint.pt")
     assert checkpoint.backbone.keys() == alone.backbone.keys()  # a network as small as any other
@@ -94,7 +94,7 @@ def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
 def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(folder, tmp_path, window_px):
     output, window = [], f"window_px={window_px}"
     config = distilled(folder, "t0", changes=["distillation.where=outside", window])
-    taught = load_checkpoint(finetune(config, tmp_path / "taught", Options(accelerator="cpu", say=output.append)))
+    taught = load_checkpoint(finetune(config, tmp_path / "taught", Options(accelerator="cpu", log=output.append)))
     assert any("the teachers have 50% of the loss" in sentence for sentence in output)
     everywhere = distilled(folder, "t0", changes=["distillation.share=0.5", window])
     expected = load_checkpoint(finetune(everywhere, tmp_path / "everywhere", CPU))
@@ -149,7 +149,7 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
 def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
     """Else those would count as unseen, and validation on them would flatter without a word."""
     output = []
-    options = Options(accelerator="cpu", say=output.append)
+    options = Options(accelerator="cpu", log=output.append)
     alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]
     begun = distilled(folder, "t0", changes=alone)
     checkpoint = load_checkpoint(finetune(begun, tmp_path / "distilled", options))

@@ -180,7 +180,7 @@ def test_class_shares_of_few_labels_are_not_learnt(folder):
 
 def run(config, folder):
     output = []
-    path = finetune(config, folder, Options(accelerator="cpu", say=output.append))
+    path = finetune(config, folder, Options(accelerator="cpu", log=output.append))
     return load_checkpoint(path), output
 
 

@@ -46,7 +46,7 @@ def slide(tmp_path_factory):
 def finished(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     printed = []
-    pretrain(load_muse_config(pictures), folder, Options(accelerator="cpu", say=printed.append))
+    pretrain(load_muse_config(pictures), folder, Options(accelerator="cpu", log=printed.append))
     return folder, printed
 
 
@@ -232,7 +232,7 @@ def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finis
     printed = []
     frozen = ["schedule.learning_rate=1e-30", "schedule.steps=1", "distillation.momentum=1"]
     config = load_muse_config(pictures, changes=[*changes, *frozen])
-    pretrain(config, tmp_path, Options(accelerator="cpu", say=printed.append))
+    pretrain(config, tmp_path, Options(accelerator="cpu", log=printed.append))
     assert printed[0].startswith("muse_compact_16 from checkpoint.pt, on 3 images")
     before, after = (load_checkpoint(folder / "checkpoint.pt") for folder in (finished[0], tmp_path))
     assert after.meta["window_px"] == 96

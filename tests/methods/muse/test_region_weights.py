@@ -76,8 +76,8 @@ def config_of(folder, path, weights, **source):
     return load_muse_config(write_config(path / "c.yaml", [slide], region_weights=weights, balance=1.0))
 
 
-def open_data(config, folder, say=print):
-    return read_pretrain_data(config.sources, 0.5, config.min_nuclei, folder / "index", say, config.region_weights)
+def open_data(config, folder, log=print):
+    return read_pretrain_data(config.sources, 0.5, config.min_nuclei, folder / "index", log, config.region_weights)
 
 
 def tumour_share(image):

@@ -47,7 +47,7 @@ def config_path(tmp_path_factory):
 def finished(config_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("psm")
     output = []
-    train_run(PsmRecipe(), load_psm_config(config_path), folder, Options(accelerator="cpu", say=output.append))
+    train_run(PsmRecipe(), load_psm_config(config_path), folder, Options(accelerator="cpu", log=output.append))
     return folder, output
 
 

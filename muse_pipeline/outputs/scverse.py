@@ -1,4 +1,4 @@
-"""The table of nuclei for other programs: CSV, AnnData and SpatialData."""
+"""The nuclei as AnnData and SpatialData."""
 
 from __future__ import annotations
 
@@ -6,25 +6,6 @@ from typing_extensions import override
 
 from muse_pipeline.core.setting import Setting
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
-
-
-@OUTPUTS.register("csv")
-class Csv(Output):
-    """``nuclei.csv.gz``."""
-
-    name = "csv"
-    files = ("nuclei.csv.gz",)
-    switch = Setting(
-        "csv", False, {"type": "boolean"}, "write `nuclei.csv.gz` too, the nuclei as a table", job="nuclei"
-    )
-    rank = 10
-
-    @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
-        from muse_pipeline.nuclei.parquet import write_csv
-
-        write_csv(slide.files.nuclei, slide.files.csv)
 
 
 @OUTPUTS.register("anndata")

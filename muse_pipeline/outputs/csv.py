@@ -1,0 +1,27 @@
+"""The nuclei as a table for spreadsheets and R."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from muse_pipeline.core.setting import Setting
+from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
+
+
+@OUTPUTS.register("csv")
+class Csv(Output):
+    """``nuclei.csv.gz``."""
+
+    name = "csv"
+    files = ("nuclei.csv.gz",)
+    switch = Setting(
+        "csv", False, {"type": "boolean"}, "write `nuclei.csv.gz` too, the nuclei as a table", job="nuclei"
+    )
+    rank = 10
+
+    @override
+    @classmethod
+    def write(cls, slide: FinishedSlide) -> None:
+        from muse_pipeline.nuclei.parquet import write_csv
+
+        write_csv(slide.files.nuclei, slide.files.csv)
