@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm of one node: the bytes of a local run, a job killed in the middle, a GPU asked for."""
+"""The workflow on a real Slurm of two nodes: the bytes of a local run, lost jobs and a lost node, a GPU asked for."""
 
 import random
 import shutil
@@ -15,7 +15,7 @@ import pytest
 import torch
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
-from slurm_node import NoSlurmError, SlurmNode
+from slurm import NoSlurmError, Slurm
 from workflow_runs import (
     draw_stained_slide,
     snakemake_command,
@@ -37,7 +37,7 @@ def slurm():
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra `slurm` is not installed")
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # sockets need a short path
     try:
-        node = SlurmNode(folder).start()
+        node = Slurm(folder).start()
     except NoSlurmError as error:
         pytest.skip(f"no Slurm: {error}")
     yield node
@@ -48,7 +48,10 @@ def slurm():
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     """A folder of two slides, where nothing has run."""
-    folder = tmp_path_factory.mktemp("cohort")
+    return draw_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def draw_cohort(folder: Path) -> Path:
     draw_stained_slide(folder / "first.tif", size_px=1000, n_nuclei=250)
     draw_stained_slide(folder / "second.tif", size_px=600, n_nuclei=90, seed=1)
     write_sheet(folder / "slides.tsv", [{"slide_id": name, "path": folder / f"{name}.tif"} for name in SLIDES])
@@ -75,7 +78,7 @@ def slurm_kills(config: pytest.Config) -> int:
     return max(1, config.getoption("kills") // 8)
 
 
-def start_on_slurm(slurm: SlurmNode, folder: Path, profile: str, *arguments: str) -> subprocess.Popen:
+def start_on_slurm(slurm: Slurm, folder: Path, profile: str, *arguments: str) -> subprocess.Popen:
     command = snakemake_command("--workflow-profile", str(PROFILES / profile), *IMPATIENT, *arguments, cores=16)
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         return subprocess.Popen(
@@ -118,13 +121,33 @@ def submitted(folder: Path) -> list[str]:
     return [line.split("SLURM jobid ")[1].split()[0] for line in output.splitlines() if "with SLURM jobid" in line]
 
 
-def test_killed_and_cancelled_jobs_begin_anew_and_the_bytes_are_those_of_one_machine(killed, cohort, tmp_path, muse):
-    assert muse("run", *(cohort / f"{name}.tif" for name in SLIDES), "-o", tmp_path)[0] == 0
+def assert_bytes_of_one_machine(cohort: Path, folder: Path, muse) -> None:
+    assert muse("run", *(cohort / f"{name}.tif" for name in SLIDES), "-o", folder)[0] == 0
     for slide in SLIDES:
         for name in RESULTS:
-            here, there = tmp_path / slide / name, cohort / "results" / slide / name
+            here, there = folder / slide / name, cohort / "results" / slide / name
             assert here.read_bytes() == there.read_bytes(), (slide, name)
     assert (cohort / "results/report.html").is_file()
+
+
+def test_a_slide_whose_node_is_lost_is_done_on_the_other_node(slurm, tmp_path, muse):
+    (tmp_path / "cohort").mkdir()
+    cohort = draw_cohort(tmp_path / "cohort")
+    run = start_on_slurm(slurm, cohort, "slurm")
+    wait_for(lambda: running_step("first", cohort, "detect"), run, cohort)
+    job = wait_for(lambda: job_of("first", cohort), run, cohort)
+    lost = slurm.node_of(job)
+    slurm.lose_node(lost)
+    assert wait_for(lambda: job_of("first", cohort), run, cohort)
+    nodes = {slurm.node_of(job) for job in submitted(cohort)} - {""}
+    assert run.wait() == 0, (cohort / "output.txt").read_text("utf-8")
+    slurm.start_node(lost)
+    assert nodes and lost not in nodes
+    assert_bytes_of_one_machine(cohort, tmp_path / "here", muse)
+
+
+def test_killed_and_cancelled_jobs_begin_anew_and_the_bytes_are_those_of_one_machine(killed, cohort, tmp_path, muse):
+    assert_bytes_of_one_machine(cohort, tmp_path, muse)
 
 
 def test_a_job_asks_for_its_largest_step_and_for_more_when_it_failed(slurm, killed, request):

@@ -1,4 +1,4 @@
-"""A Slurm of one node in a folder: its own munge, controller and daemon, ports and configuration; nothing is shared.
+"""A Slurm of two nodes in a folder: its own munge, controller and daemons, ports and configuration; nothing is shared.
 
 As root, Debian's packages are installed where they are missing. Who is not root runs jobs as themselves.
 """
@@ -16,16 +16,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 PACKAGES = ("slurm-wlm", "munge")
 DEADLINE_S = 60
 
-# The node claims as many cores as the profile's largest job asks for, whatever the machine has (config_overrides).
+NODES = ("one", "two")
+
+# Both nodes are this machine, and each claims as many cores as the profile's largest job asks for, whatever the
+# machine has (config_overrides).
 CONFIGURATION = """
 ClusterName=local
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -48,14 +52,16 @@ ReturnToService=2
 GresTypes=gpu
 SlurmdParameters=config_overrides
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/%n.log
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 MinJobAge=3600
 KillWait=5
-NodeName={host} NodeAddr=127.0.0.1 CPUs=16 CoresPerSocket=16 Sockets=1 ThreadsPerCore=1 RealMemory=32000 Gres=gpu:1
+NodeName=DEFAULT Gres=gpu:1 CPUs=16 CoresPerSocket=16 Sockets=1 ThreadsPerCore=1 RealMemory=32000
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[0]}
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=1000
 """
 
@@ -65,19 +71,19 @@ class NoSlurmError(Exception):
 
 
 @dataclass
-class SlurmNode:
+class Slurm:
     """A running Slurm. ``environment`` makes its commands, and whatever they start, find it."""
 
     folder: Path
-    processes: list[subprocess.Popen] = field(default_factory=list)
+    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
         return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
 
-    def start(self) -> SlurmNode:
-        """Start munge, controller and node.
+    def start(self) -> Slurm:
+        """Start munge, controller and nodes.
 
         Raises:
             NoSlurmError: a program is missing or does not come up.
@@ -86,20 +92,43 @@ class SlurmNode:
         self._configure()
         try:
             self._start_munge()
-            self._daemon("slurmctld", "-D")
-            self._daemon("slurmd", "-D")
-            self._wait(lambda: "idle" in self.call("sinfo", "-h", "-o", "%t"), "the node never became idle")
+            self._daemon("slurmctld", "slurmctld", "-D")
+            for node in NODES:
+                self.start_node(node)
         except Exception:
             self.stop()
             raise
         return self
+
+    def start_node(self, node: str) -> None:
+        """Start the daemon of a node, and wait until the controller can use it."""
+        self._daemon(node, "slurmd", "-D", "-N", node)
+        self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")  # it may have been lost before
+        self._wait(lambda: self.call("sinfo", "-h", "-n", node, "-o", "%t") in ("idle", "mix"), f"{node} never came up")
+
+    def node_of(self, job: str) -> str:
+        """Name of the node that a job runs on."""
+        return self.call("squeue", "-h", "-j", job, "-o", "%N")
+
+    def lose_node(self, node: str) -> None:
+        """Kill the daemon of a node and all processes of its jobs, as a loss of power does; the controller notices."""
+        jobs = self.call("squeue", "-h", "-w", node, "-o", "%i").split()
+        self.processes.pop(node).kill()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                of_step = any(f"slurmstepd: [{job}." in " ".join(process.cmdline()) for job in jobs)
+                if of_step or process.environ().get("SLURM_JOB_ID") in jobs:
+                    process.kill()
+        self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+        for job in jobs:  # which Slurm itself submits again, and would let wait for two minutes
+            self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def stop(self) -> None:
         """End what was started, jobs first."""
         with suppress(subprocess.SubprocessError, OSError):
             self.call("scancel", "--user", getpass.getuser())
             self._wait(lambda: not self.call("squeue", "-h"), "jobs remain")
-        for process in reversed(self.processes):
+        for process in reversed(self.processes.values()):
             process.terminate()
             try:
                 process.wait(timeout=10)
@@ -122,16 +151,17 @@ class SlurmNode:
         return run.stdout.strip()
 
     def _configure(self) -> None:
-        for name in ("state", "spool"):
-            (self.folder / name).mkdir(parents=True)
+        (self.folder / "state").mkdir(parents=True)
         host = socket.gethostname().partition(".")[0]
-        controller_port, node_port = _free_ports(2)
-        settings = {"host": host, "controller_port": controller_port, "node_port": node_port}
+        controller_port, *ports = _free_ports(1 + len(NODES))
+        settings = {"host": host, "controller_port": controller_port, "ports": ports}
         text = CONFIGURATION.format(folder=self.folder, user=getpass.getuser(), **settings)
         (self.folder / "slurm.conf").write_text(text.lstrip(), encoding="ascii")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="ascii")
         # A file that every process can open stands for the GPU: enough to see that jobs ask for it and are given it.
-        (self.folder / "gres.conf").write_text(f"NodeName={host} Name=gpu File=/dev/null\n", encoding="ascii")
+        (self.folder / "gres.conf").write_text(
+            f"NodeName={','.join(NODES)} Name=gpu File=/dev/null\n", encoding="ascii"
+        )
         self._lead_steps_here()
         self._write_script("note-gpu", f'echo "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES" >> {self.folder}/gpus')
 
@@ -152,23 +182,24 @@ class SlurmNode:
         location = f"{self.folder}/munge"
         files = [f"--socket={location}.socket", f"--key-file={key}", f"--log-file={location}.log"]
         state = [f"--pid-file={location}.pid", f"--seed-file={location}.seed"]
-        self._daemon("munged", "--foreground", "--force", *files, *state)
+        self._daemon("munged", "munged", "--foreground", "--force", *files, *state)
         self._wait(Path(f"{location}.socket").is_socket, "munge did not start")
 
-    def _daemon(self, *command: str) -> None:
-        with (self.folder / f"{command[0]}.out").open("w", encoding="utf-8") as output:
+    def _daemon(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.out").open("w", encoding="utf-8") as output:
             # A session of its own: a Ctrl-C in pytest must not end it before its jobs.
             process = subprocess.Popen(
                 command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self.processes.append(process)
+        self.processes[name] = process
 
     def _wait(self, ready, complaint: str) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while not ready():
-            dead = [process.args[0] for process in self.processes if process.poll() is not None]
+            dead = [name for name, process in self.processes.items() if process.poll() is not None]
             if dead or time.monotonic() > deadline:
                 output = "; ".join((self.folder / f"{name}.out").read_text("utf-8", "replace").strip() for name in dead)
+                output += self.call("sinfo", "-N", "-h", "-o", "%N %t %E")
                 raise NoSlurmError(f"{complaint} in {self.folder}{f': {output[-300:]}' if output else ''}")
             time.sleep(0.2)
 
