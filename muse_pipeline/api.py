@@ -187,12 +187,14 @@ def _run_steps(
         grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
         low, high = (level0_to_work(corner, info.mpp, card.mpp) for corner in box_corners(box))
         near = low - SEAM_REACH_UM / card.mpp, high + SEAM_REACH_UM / card.mpp
+        # Pixels are needed as far as the halos of these windows reach.
         seen = grid.field_of_view(*near)
     write_store(slide, info, tissue, files.store(card.mpp), mpp=card.mpp, threads=threads, within=seen)
     try:
         finder, choice = ModelFinder.of_slide(predictor, tissue.colour), WindowChoice(within=near)
         detect_shard(open_store(files.store(card.mpp)), finder, Shard(1, 1), shard, threads=threads, choice=choice)
     finally:
+        # The folder is deleted next, and files that are still open would keep their disk space.
         close_shards()
     stitch_shards([shard], info, tissue.kept, files.nuclei, threads)
     return files.nuclei

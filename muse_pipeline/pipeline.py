@@ -71,6 +71,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
     areas = row.regions and Path(row.regions)
     if models.regions is not None and not areas:
         areas = files.folder
+        # The step ends first and records the failure in its ledger, before that is suppressed.
         with suppress(Exception), _step(files, "regions", begin) as warnings:
             found = files.info, files.colour, areas
             warnings.extend(regions(files.store(mpp), lambda: models.regions, *found, threads))

@@ -220,6 +220,7 @@ class RunSettings(Mapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         try:
+            # An object that is unpickled has no ``_values`` yet, and ``self._values`` would call this method again.
             return self.__dict__["_values"][name]
         except KeyError:
             raise AttributeError(name) from None

@@ -21,6 +21,7 @@ def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
     n_positive, n_negative = int(is_positive.sum()), int((~is_positive).sum())
     if not n_positive or not n_negative:
         return float("nan")
+    # The area is Mann and Whitney's U over the number of pairs.
     ranks = rankdata(scores)[is_positive].sum()
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 

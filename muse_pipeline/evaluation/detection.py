@@ -42,6 +42,7 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
     while len(free):
         wish = point[following[free]]
         following[free] += 1
+        # Of its holder and those that propose to it now, a point keeps the one of best rank.
         best = np.full(len(true_xy), len(score))
         held = np.flatnonzero(holder >= 0)
         best[held] = rank[holder[held]]
@@ -131,6 +132,7 @@ class Matches:
         """Detection counts; a match with a nucleus of unknown class is neither right nor wrong about the class."""
         rows = []
         of_unknown_class = (
+            # The index -1 of an unmatched prediction reads the last nucleus, which the first condition discards.
             (self.taken[0] >= 0) & (self.true_label[self.taken[0]] < 0) if len(self.true_label) else False
         )
         for index, taken in enumerate(self.taken):

@@ -50,6 +50,7 @@ class Overlaps:
         Above one half, at most one found outline can cover a true one, unless found outlines overlap each other.
         """
         kept = np.flatnonzero(self.iou > above)
+        # Outlines of different clusters do not compete, so small problems of assignment replace a large one.
         edges = coo_array((np.ones(len(kept)), (self.found[kept], len(self.found_area) + self.true[kept])), self._nodes)
         cluster = connected_components(edges, directed=False)[1][self.found[kept]]
         order = np.argsort(cluster, kind="stable")

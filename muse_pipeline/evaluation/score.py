@@ -129,6 +129,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     judged = _inside(region, found.xy)
     matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     if counted.accepted is not None:
+        # The true nuclei get other labels by their matches, so classes are matched once more.
         _choose_accepted(counted, matches)
         matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)

@@ -169,6 +169,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
         n_windows=len(pairs),
         n_nuclei=sum(len(expected) for expected, _ in pairs),
         n_unmatched=n_unmatched,
+        # The two likeliest classes may each move by the tolerance, towards each other.
         n_other_class=int(((expected.label != found.label) & (_margin(expected.prob) > 2 * tolerance.prob)).sum()),
         xy_px=float(np.hypot(*(expected.xy - found.xy).T).max(initial=0.0)),
         score=_largest_difference(expected.score, found.score),

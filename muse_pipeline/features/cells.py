@@ -88,6 +88,7 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
         start, end = rays.ravel().take(own), grown.ravel().take(own)
         growth, along, across = end - start, np.cos(turn), np.sin(turn)
         met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)  # as if both were equal circles
+        # The neighbour's ray towards the meeting point depends on that point: each round starts from the last one.
         for _ in range(2):
             # a share of both growths is done: |met * direction - distance| = outline + speed * (met - start)
             x, y = met * along - distance, met * across
@@ -96,6 +97,7 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
             outline -= speed * start
             half = distance * along + speed * outline
             product = distance * distance - outline * outline
+            # Squared, this is quadratic in ``met``; the solution in this form also holds where both speeds are equal.
             root = half + np.sqrt(np.maximum(half * half - (1 - speed * speed) * product, 0))
             met = np.clip(np.where(root > 0, product / np.maximum(root, _LEAST), end), start, end)
         np.minimum.at(cells.reshape(-1), own, met)
@@ -179,6 +181,7 @@ class _TissueDepth:
         mask = kept.crop(self._low, np.floor(um.max(0) / kept.mask_mpp).astype(int) + margin + 1, beyond=1)
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         pixels = np.sqrt(np.rint(distance.astype(float) ** 2))  # whole: OpenCV's roots differ with the position
+        # The kept area is the tissue grown by so many pixels: ``tissue.mask.dilate`` rounds alike.
         n_kept = np.floor((KEEP_UM + kept.mask_mpp.min() / 4) / kept.mask_mpp.mean())  # pixels beyond the tissue
         self._depth = ((pixels - 0.5 - n_kept) * kept.mask_mpp.mean()).astype(np.float32)
 

@@ -171,6 +171,7 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
     apart = lower = np.arange(N_LEVELS)
     n_apart, lower_sums = counts.sum(2), counts @ lower  # (n, N_LEVELS) by difference
     n_pairs, differences, inverse = ((n_apart * each).sum(1) for each in (1, apart**2, 1 / (1 + apart**2)))
+    # The product of both levels of a pair is lower * (lower + apart).
     products = counts.sum(1) @ lower**2 + lower_sums @ apart
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (2 * lower_sums.sum(1) + n_apart @ apart) / (2 * n_pairs)

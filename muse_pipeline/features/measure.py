@@ -142,6 +142,7 @@ class FeatureMeter:
         for field in fields:
             margin = self.margin_um / self.store.mpp + 2
             low = np.maximum(np.floor(all_low[:, field].min(1) - margin), 0).astype(int)
+            # The rows that count for a cell are then the same on the slide, whatever the field.
             low[1] -= low[1] % ROW_STEP
             high = np.minimum(np.ceil(all_high[:, field].max(1) + margin), self.store.size_px).astype(int)
             near = (all_high[0] >= low[0]) & (all_high[1] >= low[1]) & (all_low[0] <= high[0]) & (all_low[1] <= high[1])

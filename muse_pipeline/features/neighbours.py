@@ -34,6 +34,7 @@ def with_surroundings(parts: Iterable[Nuclei], reach: np.ndarray, back_px: float
         held.append(part)
         n_waiting += 1
         passed = max(passed, part.high[1] - back_px)
+        # No later nucleus lies above ``passed``, so parts whose reach ends above it have all of their neighbours.
         while n_waiting and held[-n_waiting].high[1] + reach[1] < passed:
             yield held[-n_waiting].with_others(held, reach)
             n_waiting -= 1
@@ -82,6 +83,7 @@ def measure_neighbours(
 
     all_um, all_label = np.concatenate([um, others_um]), np.concatenate([label, others_label])
     tree = cKDTree(all_um)
+    # The first is the nucleus itself.
     nearest = tree.query(um, [2], distance_upper_bound=REACH_UM)[0][:, 0]
     found = {"neighbours_nearest_um": np.where(np.isfinite(nearest), nearest, np.nan)}
     counts = {radius: tree.query_ball_point(um, radius, return_length=True) - 1 for radius in RADII_UM}

@@ -128,6 +128,7 @@ def find_artefacts(
     """
     masks = find_masks(store, fit, threads)
     kind = np.full(masks[0].shape, CLEAN, np.int8)
+    # Later kinds overwrite earlier ones, so those that totals leave out come last.
     for number in sorted(range(len(KINDS)), key=lambda number: KINDS[number] in subtract):
         kind[masks[number]] = number
     areas = _measure_areas(kind, tissue), store.slide_mpp
@@ -209,6 +210,7 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
         padded[: part.shape[0], : part.shape[1]] = part
         return cv2.resize(padded, n_cells[::-1], interpolation=cv2.INTER_AREA)
 
+    # A single pixel of tissue averages to 1 / fine**2, so this limit changes cells without tissue alone.
     return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
@@ -237,6 +239,7 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
         cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
         for each in (np.ones_like(fine), fine, coarse)
     )
+    # A cell of tissue is a ninth of its own neighbourhood: the limit concerns other cells, which become 0.
     share = np.maximum(share, 0.1)
     return np.where(is_tissue, fine / share, 0), np.where(is_tissue, coarse / share, 0)
 
@@ -289,6 +292,7 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
 def _measure_detail(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Energy of the detail of 0.5 to 1 um and of 1 to 2 um in the cells of a block, (h, w) uint8 pixels."""
     grey = grey.astype(np.uint16) * _STEPS
+    # Variances of blurs add up: after a blur of 0.5 um, 0.87 px of 1 um make 1 um, and 1.94 px make 2 um.
     soft = cv2.GaussianBlur(grey, (0, 0), 1.0)
     small = cv2.resize(soft, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     softer = cv2.GaussianBlur(small, (0, 0), 0.87)

@@ -323,6 +323,7 @@ def detect_picture(predictor: Predictor, pixels: np.ndarray, mpp: float, stain: 
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     resized = pixels if size == pixels.shape[1::-1] else cv2.resize(pixels, size, interpolation=how)
     found = detect_image(predictor, resized, colour_of_fit(predictor.card.colour, stain))
+    # The sides were rounded to whole pixels, so their ratio differs from ``factor``.
     return replace(found, xy=found.xy * (np.array(pixels.shape[1::-1]) / size))
 
 
@@ -352,6 +353,7 @@ def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colo
     if predictor.any_size:
         everywhere = np.ones((-(-height // card.stride_px), -(-width // card.stride_px)), bool)
         part = grid.part(np.array([window]), everywhere, card.stride_px, card.stride_px)
+    # Some graphs take whole batches alone: the other windows of the batch stay white.
     batch = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
     x, y = grid.part_xy(window, part)
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + part.width, width), min(y + part.height, height)

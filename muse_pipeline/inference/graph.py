@@ -25,12 +25,14 @@ KEY, VALUE = 1, 2  # of an entry of the metadata
 TENSOR, ELEMENT = 1, 1  # of a type; of its tensor
 DIMENSION, INITIALIZER_NAME = 1, 8  # of an initializer
 FLOAT, UINT8 = 1, 2  # elements
+# Wire types, which state how the content of a field is encoded.
 VARINT, LENGTH_DELIMITED = 0, 2
 FIXED_BYTES = {1: 8, 5: 4}
 
 
 def add_metadata(model: bytes, key: str, value: str) -> bytes:
     """The model with one more entry in its metadata; the graph is unchanged."""
+    # Fields of a message may have any order, so an entry can be appended to the file.
     return model + _field(METADATA, _field(KEY, key.encode()) + _field(VALUE, value.encode()))
 
 
@@ -49,6 +51,7 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
     for number, content, whole in _fields(_graph_of(model)):
         if number == NODE and not dense:
             dense = _map_for_head(content)
+        # Weights of the head stay in the file; ONNX Runtime drops those that no node reads.
         if number not in {NODE, OUTPUT} or (number == NODE and not dense):
             before.append(whole)
     if not dense:
@@ -89,6 +92,7 @@ def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
     for number, content, whole in parts:
         if number == INPUT and _contents(content, NAME) == [PIXELS]:
             rest.append(_field(INPUT, _of_floats(content)))
+        # Names of outputs are unique in a graph, so no other node has the same bytes.
         elif number != NODE or content not in chain:
             rest.append(whole)
     return first, _with_graph(model, rest)

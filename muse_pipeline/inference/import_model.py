@@ -58,6 +58,7 @@ def import_model(
         **_read_input(network, session, input_px),
         **facts,
         maps=tuple(outputs or (usual if set(usual) <= set(names) else names)),
+        # Valid sizes for the trial; ``_fit`` replaces them by those of the maps.
         halo_px=0,
         stride_px=1,
         capacity=1,
@@ -124,6 +125,7 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
             f"maps, with channels: {wanted}; found {found}; choose them by --outputs, correct --classes or --kind"
         )
     side, map_px = card.input_px, channels_first(values[0]).shape[2]
+    # A map whose side does not divide that of the window is of a network without padding, and leaves out a margin.
     stride_px = side // map_px if side % map_px == 0 else 1
     margin_px, odd = divmod(side - map_px * stride_px, 2)
     halo_px = math.ceil((margin_px + halo_um / card.mpp) / stride_px) * stride_px

@@ -98,6 +98,7 @@ def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     mask = ~drop_small(~mask, MIN_NUCLEUS_UM2 / mpp**2, connectivity=4)  # holes
     labels = cut_relief(mask, _relief(maps, mask, mpp, card), mpp)
     found = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
+    # A network of kind "boundary" has the boundary as its last channel, which is left out.
     classes = _probability(maps[-1 if card.kind == "hover" else 0], card)[: len(card.classes) + 1]
     n_pixels = np.bincount(labels.ravel())[1:]
     score, *of_classes = (
@@ -131,6 +132,7 @@ def _table(
     """At most ``card.capacity`` nuclei, the best first; ``classes`` has the background first."""
     prob = np.ones((len(xy), 1))
     if len(card.classes) > 1:
+        # Never 0, so that the probabilities of a nucleus that is all background can be divided by their sum.
         prob = np.stack(list(classes[1:]), 1).clip(np.finfo(np.float32).tiny)
     prob /= prob.sum(1, keepdims=True)
     best = np.argsort(-score, kind="stable")[: card.capacity]

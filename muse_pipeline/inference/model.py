@@ -123,6 +123,7 @@ def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # Only the metadata are read, so optimising the graph would be wasted time.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return kind.from_json(card_text(open_session(path, options, "cpu"), path), str(path))
 
@@ -301,6 +302,7 @@ def starts(provider: str) -> bool:
         session = onnxruntime.InferenceSession(_SMALLEST_MODEL, options, providers=runtime_arguments(provider))
     except Exception:  # ONNX Runtime raises its own unrelated classes
         return False
+    # ONNX Runtime continues on the CPU, without an error, where the libraries of a provider are missing.
     return PROVIDERS[provider] in session.get_providers()
 
 

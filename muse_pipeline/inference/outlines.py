@@ -62,12 +62,15 @@ def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: in
     change = np.arange(-n, n + 1, dtype=np.float32) * np.float32(EDGE_STEP_UM)  # (S,)
     edge = _edges(light, xy, rays, mpp, n)
     own = np.maximum(edge.max(0).mean(1), FAINTEST)
+    # Relative to the clearest edges of the same nucleus, so that the contrast of a slide matters only below
+    # ``FAINTEST``.
     edge = np.clip(edge / own[:, None], -1, 1)
     cost = np.float32(LOYALTY) * (change[:, None, None] / np.maximum(rays, 2 * LEAST_EDGE_UM)) ** 2
     best = (edge - cost).argmax(0)  # (N, R)
     weight = np.maximum(np.take_along_axis(edge, best[None], 0)[0], 0) ** 2
     pull, total = (_smooth(part) for part in (weight * change[best], weight))
     moved = rays + pull / (total + np.float32(STAYING))
+    # A ray that was shorter than the least already keeps its own length as its limit.
     return np.maximum(moved, np.minimum(rays, np.float32(LEAST_EDGE_UM)))
 
 

@@ -103,6 +103,7 @@ class GraphRunner:
             with suppress(ModelError):  # a graph that ONNX Runtime does not take in parts runs whole
                 self._tabulate_values(graph or self.path.read_bytes(), options)
         self.device = self.session.device_name if self.provider in TORCH else ""
+        # ONNX Runtime continues on the CPU where the libraries of a provider are missing.
         if self.provider in PROVIDERS and PROVIDERS[self.provider] not in self.session.get_providers():
             raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]

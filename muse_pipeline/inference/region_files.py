@@ -124,6 +124,7 @@ def write_map(path: Path, found: SlideMap) -> None:
     import zarr  # which a slide without regions does not need, and takes 0.2 s to load
 
     classes = found.card.classes
+    # The size of zarr's own thread pool follows the machine, not the job.
     with complete_file(path) as folder, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
         group = zarr.create_group(store=str(folder), zarr_format=3)
         side = min(CHUNK_CELLS, *found.prob.shape[1:])
@@ -170,6 +171,7 @@ _SHIFT = 4  # bits of a pixel
 
 
 def _to_pixels(ring: shapely.LinearRing, scale: np.ndarray) -> np.ndarray:
+    # OpenCV counts from the middle of the first pixel, this package from its corner.
     return np.round((shapely.get_coordinates(ring) * scale - 0.5) * 2**_SHIFT).astype(np.int32)
 
 

@@ -94,6 +94,7 @@ class SlideRegions:
             shapely.contains_xy(shape, 0.0, 0.0)
         self._border, self._outside = _scale(border, self.mpp), outside
         self._tree = shapely.STRtree(_segments(self._border))
+        # A tree may be built at its first query, which threads must not make at the same time.
         self._tree.query(shapely.Point(0, 0))
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
@@ -223,6 +224,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     try:
         record = read_json(SlideFiles(folder).regions)
+        # Both are looked up, so that a record without them counts as damaged.
         return {"status": record["status"], "reason": record["reason"], **record}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder}: has no readable regions.json; run `muse regions` for this slide") from error
@@ -284,6 +286,7 @@ def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
     if not len(polygons):
         return shapely.MultiLineString()
     sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
+    # Neighbours have a common side in opposite directions: all are turned to one, to be counted as equal.
     backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
     sides[backward] = sides[backward][:, [2, 3, 0, 1]]
     unique, n = np.unique(sides, axis=0, return_counts=True)

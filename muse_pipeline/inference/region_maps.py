@@ -176,6 +176,7 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
         label: (H, W) uint8, 0 for no tissue.
         rim_cells: width of the rim.
     """
+    # With a frame, tissue also ends at the edges of the map.
     framed = np.pad(label > 0, 1).view(np.uint8)
     inner = (cv2.distanceTransform(framed, cv2.DIST_L2, 5) > rim_cells).astype(np.uint8)[1:-1, 1:-1]
     if not inner.any():
@@ -230,12 +231,14 @@ def trace_regions(label: np.ndarray) -> Outlines:
     faces = _faces(simple)
     while len(wrong := _overlaps(faces)):  # an arc as it was crosses no other
         hit = shapely.STRtree(simple).query(wrong, predicate="intersects")[1]
+        # If all of these were restored before, the rest is restored too, which ends the loop.
         if (simple[hit] == arcs[hit]).all():
             hit = np.arange(len(arcs))
         simple[hit] = arcs[hit]
         faces = _faces(simple)
     column, row = np.floor(shapely.get_coordinates(shapely.point_on_surface(faces))).astype(int).T
     value = label[row.clip(0, len(label) - 1), column.clip(0, label.shape[1] - 1)].astype(int)
+    # Holes without tissue are polygons too.
     kept = value > 0
     faces, value = faces[kept], value[kept]
     left, top, *_ = shapely.bounds(faces).T
@@ -255,6 +258,7 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
     following = _next_sides(corners, is_node).tolist()
     unused = [True] * (len(corners) // 2)
     arcs = []
+    # Open arcs begin at nodes and come first; sides that are unused then form closed lines, which may begin anywhere.
     for start in [*np.flatnonzero(is_node).tolist(), *range(0, len(corners), 2)]:
         steps, step = [], start
         while step >= 0 and unused[step >> 1]:
@@ -284,6 +288,7 @@ def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)
+    # Two steps start at an inner corner: the reverse of either arrives there and goes on as the other.
     one, other = inner[np.argsort(corners[inner], kind="stable")].reshape(-1, 2).T
     following[one ^ 1], following[other ^ 1] = other, one
     return following

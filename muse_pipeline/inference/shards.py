@@ -65,6 +65,7 @@ class ShardWriter:
             for name, width in self.lists.items()
         ]
         self._tables.append(pa.Table.from_arrays(columns, schema=self.schema))
+        # A group ends with a window: stitching orders the nuclei within a window, and returns them group by group.
         if sum(map(len, self._tables)) >= ROWS_PER_GROUP:
             self._flush()
 
@@ -109,6 +110,7 @@ def _require_facts(facts: dict[str, Any]) -> None:
     if len(common["size_px"]) != 2 or not isinstance(common["versions"], dict) or min(common["size_px"]) < 1:
         raise ValueError("a fact is of another kind")
     colour = common["colour"] or []  # not every proposer looks at colours
+    # Evaluated for the errors that it raises if these are no lists or no number.
     [*colour, *common["slide_mpp"], float(common["corrupt_fraction"])]
 
 

@@ -103,6 +103,7 @@ def stitch_shards(
     require_tissue(shards, kept)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
+    # A row of windows reports nuclei up to the slack above and below its cores.
     row_um = grid.core_px * card.mpp + 2 * SLACK_UM
     names = [one.name for one in card.classes]
 
@@ -139,6 +140,7 @@ def stitch_shards(
             writer.complete(nuclear_size=sized)
             if card.nuclei:
                 sizes = {name: asdict(one) for name, one in zip(names, of_class, strict=True)}
+                # At a doubtful scale areas are wrong, and classes cannot be judged by them.
                 doubt = judge_classes(card.nuclei, sizes) if is_same_stain and not doubt else ""
                 writer.complete(class_sizes=ClassSizes(sizes, doubt))
     return writer.provenance
@@ -238,6 +240,7 @@ def write_nuclei(
         if measures.meter:
             n_without_pixels += rows.table[OF_EVERY_PIXEL].null_count
         is_counted = ~left_out(rows.table, writer.provenance)
+        # The sample of number -1 is of all nuclei, the others are of one class each.
         for number, sample in enumerate(sizes, -1):
             own = is_counted if number < 0 else is_counted & (nuclei.label == number)
             sample.add(area_um2[own], nuclei.prob[own])
@@ -350,6 +353,7 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
         if part is not None:
             stops.append(stops[-1] + len(part[1]))
         chosen = np.concatenate([chosen, seams.finish() if part is None else seams.add(*part)])
+        # The reports of a group are read once, when all of them are decided.
         while len(stops) > 1 and stops[1] <= seams.n_decided:
             here = chosen < stops[1]
             yield chosen[here] - stops.popleft()

@@ -106,6 +106,8 @@ class Program:
             half = session.half and node.op_type == "Conv" and node.input[1] in fixed
             arguments: list[Tensor | str | None] = []
             for position, name in enumerate(node.input):
+                # Inputs of a program have one size, so shapes are constants, although their argument is a computed
+                # value.
                 if name in values and node.op_type != "Shape":
                     arguments.append(name)
                 elif name in values or not name:
@@ -116,6 +118,8 @@ class Program:
                     arguments.append(fixed[name].to(session.device, torch.float16 if half else None))
             is_fixed = not any(isinstance(each, str) for each in arguments)
             if is_fixed:
+                # Constants are computed on the host from the values of the file, before any are moved to the device or
+                # halved.
                 arguments = [fixed.get(name, values.get(name)) for name in node.input]
             step = Step(OPERATORS[node.op_type], attributes, arguments, list(node.output))
             step.run(fixed if is_fixed else values)
@@ -142,6 +146,8 @@ class Program:
 
     def capture(self) -> None:
         """Record the steps as one CUDA graph, which starts in one call."""
+        # PyTorch requires a run on another stream before a capture, in which libraries choose algorithms and allocate
+        # memory.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -154,6 +160,7 @@ class Program:
     def replay(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of ``run`` for inputs that are not on the device yet."""
         for name, values in given.items():
+            # A captured graph reads its inputs from the memory that they had at the capture.
             self.inputs[name].copy_(values)
         if self.captured is None:
             return self.run(self.inputs)
@@ -219,6 +226,8 @@ class TorchSession:
         with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
             with self._lock:
                 program = self._program(given)
+                # On an accelerator all calls share the inputs and outputs of a program, so these are used under the
+                # lock.
                 if self.device.type != "cpu":
                     found = program.replay(given)
                     return [found[name].cpu().numpy() for name in names]

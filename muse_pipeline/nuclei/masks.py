@@ -117,6 +117,7 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
     outside = np.flatnonzero(_share(padded, xy, np.arange(1, n + 1)) < 0.5)
     if len(outside):
         same = [padded == np.roll(padded, shift, axis) for axis in (0, 1) for shift in (1, -1)]
+        # An instance so thin that it has no interior has depth 1 in all its pixels, of which one is taken.
         interior = np.logical_and.reduce(same)[1:-1, 1:-1]
         depth = scipy.ndimage.distance_transform_edt(np.pad(interior, 1))[1:-1, 1:-1] + (ranks > 0)
         innermost = scipy.ndimage.maximum_position(depth, ranks, outside + 1)

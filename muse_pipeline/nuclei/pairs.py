@@ -140,6 +140,7 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
         towards = normal[:, :1] * directions[:, 0] + normal[:, 1:] * directions[:, 1]
         limit = np.divide(room, towards, out=np.full(towards.shape, np.inf), where=towards > 0)
         own = nucleus < len(rays)
+        # A nucleus may be in several pairs: each of its rays ends at the nearest line.
         np.minimum.at(shortened, nucleus[own], limit[own].astype(np.float32))
     return shortened
 
@@ -151,6 +152,7 @@ def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
     pairs = pairs[pairs[:, 0] < n_own]
     pairs = pairs[_distance(xy, pairs) < radius[pairs].sum(1)]
     first, second = pairs.T
+    # Pairs have one order in every call, so that both nuclei of a pair are cut at the same digits of a line.
     pairs = np.where(_precedes(xy[first], xy[second])[:, None], pairs, pairs[:, ::-1])
     apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
     reach = [_extent(rays[pairs[:, side]], way) for side, way in ((0, apart), (1, -apart))]
@@ -164,6 +166,7 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
     one, other = rings[index.reshape(pairs.shape)].T
     crossings, pair = shapely.get_coordinates(shapely.intersection(one, other), return_index=True)
     axis = xy[pairs[:, 1]] - xy[pairs[:, 0]]
+    # Crossings in order across the line between the centres: the outermost two are the ends of the dividing line.
     along = axis[pair, 0] * crossings[:, 1] - axis[pair, 1] * crossings[:, 0]
     order = np.lexsort((along, pair))
     pair, crossings = pair[order], crossings[order]
@@ -241,6 +244,7 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
     alive = np.ones(len(reports.window), bool)
     merged_windows = reports.merged_windows.copy()
     depth = grid.depth_px(reports.xy, reports.window)
+    # The other report lies within ``SAME_UM`` of this one, and at most the slack outside its own core.
     near_seam = depth <= (SLACK_UM + SAME_UM) / mpp
     while True:
         candidates = np.flatnonzero(alive & near_seam)
@@ -252,6 +256,7 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
             (depth[second] == depth[first]) & (reports.window[second] < reports.window[first])
         )
         alive[np.where(second_deeper, first, second)] = False
+        # Four cores meet at most, so the four largest numbers are all windows, and the rest is padding.
         united = np.sort(np.concatenate([merged_windows[first], merged_windows[second]], 1), 1)[:, :-5:-1]
         merged_windows[np.where(second_deeper, second, first)] = united
 
@@ -331,6 +336,7 @@ class SeamResolver:
         if self._above is None:
             self._above = merge_seams(below, self.grid, self.mpp)
         else:
+            # The row above has met both of its neighbours now and is final; this one waits for the row below it.
             both = merge_seams(Reports.concatenate([self._above, below]), self.grid, self.mpp)
             upper = both.window // self.grid.shape[1] < self._row
             final.append(self._settle(both[upper]))

@@ -118,6 +118,7 @@ class NucleiWriter:
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def __enter__(self) -> NucleiWriter:
+        # If the writer cannot be opened, the unfinished file is removed here; else ``__exit__`` ends both.
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
             settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # other columns repeat nothing
@@ -314,6 +315,7 @@ def read_provenance(path: Path | str) -> Provenance:
 def footer_checksum(path: Path) -> str:
     """A cheap checksum of the content: that of the Parquet footer, with provenance and every column's ranges."""
     with path.open("rb") as file:
+        # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
         file.seek(-8, 2)
         length = int.from_bytes(file.read(4), "little")
         file.seek(-8 - length, 2)
@@ -464,6 +466,7 @@ def write_csv(nuclei_path: Path | str, output: Path | str) -> None:
     with (
         complete_file(output) as partial,
         partial.open("wb") as raw,
+        # Without the name and time of the file, equal tables have equal bytes.
         gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as compressed,
         pa.csv.CSVWriter(compressed, empty.schema) as text,
     ):

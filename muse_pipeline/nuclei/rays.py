@@ -69,6 +69,7 @@ def clip_rays(
     directions_px = ray_directions(rays_um.shape[1]) / np.asarray(mpp, float)
     room = np.where(directions_px > 0, high - xy_level0[crossing, None], xy_level0[crossing, None] - low)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # NaN is 0 / 0, of a ray along an edge, which does not limit it.
         limit = np.nan_to_num(room / abs(directions_px), nan=np.inf).min(axis=-1)
     limit = np.nextafter(limit.astype(np.float32), np.float32(0))  # never rounded up, beyond the edge
     clipped = rays_um.copy()
@@ -197,7 +198,9 @@ def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.n
     end_side = directions[:, 0] * ends[:, 1:] - directions[:, 1] * ends[:, :1]
     area = starts[:, 0] * ends[:, 1] - starts[:, 1] * ends[:, 0]  # (E,)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # With x for the cross product, a ray d meets the edge from s to e at the distance (s x e) / (d x e - d x s).
         distance = area[:, None] / (end_side - start_side)
+    # A vertex on a ray counts for one side, so that of its two edges one is crossed and not both or none.
     met = ((start_side <= 0) != (end_side <= 0)) & (distance > 0)
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     nearest = np.minimum.reduceat(np.where(met, distance, np.inf), first, axis=0)

@@ -153,6 +153,7 @@ class ShapeSample:
         scale = np.where(deviation > 1e-6, deviation, 1.0)
         standard = (values - mean) / scale
         label = np.empty(len(values), np.intp)
+        # The last key of ``lexsort`` counts first: it is the area.
         label[np.lexsort(standard.T[::-1])] = np.arange(len(values)) * N_CLUSTERS // len(values)
         centres = np.zeros((N_CLUSTERS, len(MEASURES)))
         for _ in range(ROUNDS):

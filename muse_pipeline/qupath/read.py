@@ -29,6 +29,7 @@ from muse_pipeline.qupath.objects import (
 from muse_pipeline.qupath.parse import is_geometry, iterate_features
 
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
+# Multi-geometries and collections, whose numbers follow that of polygons.
 _COLLECTIONS = [kind for kind in shapely.GeometryType if kind > _POLYGON]
 
 

@@ -256,6 +256,7 @@ def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str
     """The shape of an area; None without one, and for other objects, whose shapes are not parsed."""
     if object_type not in kinds or not feature.get("geometry"):
         return None
+    # GEOS rejects a whole geometry for one ring that is not closed.
     shape = shapely.from_geojson(json.dumps(_close_rings(feature["geometry"])))
     return union_of_areas(np.array([shape])) if shape.geom_type == "GeometryCollection" else remove_spikes(shape)
 
@@ -279,6 +280,7 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
     """
     if info.bounds is not None:
         x, y = qupath_offset_px(info.bounds)
+        # Subtraction leaves binary remainders in coordinates of one decimal, which would be written.
         outline = shapely.set_precision(translate(outline, -x, -y), 0.1)
     _write(path, [] if outline.is_empty else [_annotation(outline, info)])
 

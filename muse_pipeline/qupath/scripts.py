@@ -68,6 +68,7 @@ def _imports(text: str) -> list[str]:
 
 def _quote(path: Path) -> str:
     """A path as a string of Groovy."""
+    # In double quotes Groovy replaces $name by a variable.
     return json.dumps(str(path)).replace("$", "\\$")
 
 

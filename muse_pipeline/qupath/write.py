@@ -63,7 +63,9 @@ class FeatureFile:
             partial = stack.enter_context(complete_file(self._path))
             self._file = stack.enter_context(partial.open("wb"))
             self._file.write(encode(_HEAD, self._suffix))
+            # The first batch follows a line break; the comma of the separator comes between batches.
             self._before = encode(SEPARATOR[1:], self._suffix)
+            # The end of the text is written before the file is closed.
             stack.push(self._end)
             self._stack = stack.pop_all()
         return self
@@ -259,6 +261,7 @@ def _write_files(
     if max_features is not None and max_features < 1:
         raise GeoJSONError(f"parts of at most {max_features} nuclei hold none; give 1 or more")
     suffix = split_name(output)[1]
+    # A part has whole batches, which are rendered and compressed once for it and the whole file.
     n_batches = -(-(max_features or BATCH) // BATCH)
     batch_size = (max_features or BATCH) // n_batches  # a part may have a few nuclei less than ``max_features``
     n_parts = -(-n_nuclei // (n_batches * batch_size)) if max_features else 0
@@ -345,6 +348,7 @@ class FeatureRenderer:
             ],
             axis=1,
         )
+        # Texts of different lengths are filled up with zeros (``columns.BLANK``), which JSON cannot contain.
         return matrix.tobytes().translate(None, b"\0")
 
     def _render_type(self, table: pa.Table) -> list[np.ndarray]:
@@ -428,6 +432,7 @@ def _render_measurements(table: pa.Table) -> list[np.ndarray]:
             ],
             axis=1,
         )
+        # Each text begins with a comma, which the first measurement of a nucleus must not have.
         text[is_first, 0] = 0
         text[~finite] = 0
         is_first &= ~finite

@@ -60,6 +60,7 @@ def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.
 def sample(reader: PixelReader, um: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
     """The pixels (h, w, 3) uint8 at positions (h, w, 2) in um from the corner of level 0; white beyond the slide."""
     at = um / reader.mpp
+    # Cubic interpolation reads two pixels on either side of a position.
     low = np.maximum(np.floor(at.min((0, 1))).astype(int) - 2, 0)
     high = np.minimum(np.ceil(at.max((0, 1))).astype(int) + 3, reader.size_px)
     if (high <= low).any():
@@ -203,6 +204,7 @@ def _match_tile(
     near = round(OTHER_POSITION_UM / power.um) + 1
     others = score.copy()
     others[tuple(slice(max(at - near, 0), at + near + 1) for at in position)] = -1
+    # A maximum at the edge of the search may continue beyond it.
     at_edge = (position == 0).any() or (position == 2 * reach).any()
     clear = not at_edge and best >= MIN_CORRELATION and best - float(others.max()) >= CLEAR
     shift = (position + _subpixel(score, position) - reach)[::-1] * power.um

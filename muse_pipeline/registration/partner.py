@@ -122,6 +122,7 @@ def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> Partner
     for rows in strips(height):
         pixels = grid_um(np.array([0.0, rows.start]), 1.0, (width, rows.stop - rows.start))
         trusted[rows] = registered.is_kept(pixels * tissue.mask_mpp)
+    # Pixels were judged by their centres, and may reach beyond the trusted area at its border.
     trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
     known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
     return PartnerTissue(**{**known, "mask": tissue.mask & trusted}, trusted=trusted)

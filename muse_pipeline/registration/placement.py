@@ -64,6 +64,7 @@ class LowPower:
         depth = np.where(self.mask, (density - inside.mean()) / max(inside.std(), 1e-6), 0).astype(np.float32)
         tissue = np.where(self.mask, 1, GLASS).astype(np.float32)
         both = cv2.resize(np.dstack([tissue, depth]), size.tolist(), interpolation=cv2.INTER_AREA)
+        # Both maps have the same energy, so that neither dominates the sum of their correlations.
         both[..., 1] *= np.linalg.norm(both[..., 0]) / max(np.linalg.norm(both[..., 1]), 1e-6)
         return both, self.picture.size_um / size
 
@@ -95,6 +96,7 @@ class _Search:
         fixed, _ = slide.maps(self.um)
         self.moving, self.moving_um = partner.maps(self.um)
         self.half_um = partner.picture.size_um / 2
+        # The canvas holds the partner at every angle and scale.
         self.side = int(np.ceil(2 * np.linalg.norm(self.half_um) / self.um * max(SCALES))) + 2
         self.fixed_shape = fixed.shape[:2]
         self.shape = [scipy.fft.next_fast_len(n + self.side, real=True) for n in self.fixed_shape]
@@ -117,7 +119,9 @@ class _Search:
         spectrum = self.spectrum * self.fourier(self.turn(matrix)).conj()
         score = scipy.fft.irfft2(spectrum.sum(0), self.shape)
         at = np.array(np.unravel_index(score.argmax(), score.shape))
+        # The transform is circular: positions beyond the slide are negative shifts.
         shift = np.where(at >= self.fixed_shape, at - self.shape, at)[::-1] * self.um
+        # The partner's centre lies in the middle of its canvas, whose corner is at ``shift`` on the slide.
         corner_um = self.half_um - matrix @ (shift + self.side * self.um / 2)
         best = float(score[tuple(at)]) / self.energy
         return Placement(float(degrees), mirrored, Transform(np.column_stack([matrix, corner_um])), best)
@@ -208,6 +212,7 @@ def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
     transform, part = start, 0.0
     for power in (*LOW_POWERS, HIGH_POWERS[0]):
         fitted = fit_affine(pair.match(transform, power, FEW_TILES), transform)
+        # Too few tiles may match at low power although the placement is right; the last power decides.
         if fitted is None and power is HIGH_POWERS[0]:
             return transform, 0.0
         transform, part = fitted or (transform, part)
@@ -240,6 +245,7 @@ def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, f
     if clear.sum() < LEAST_TILES:
         return None
     source, target = matches.centre_um[clear], matches.partner_um(measured_with)[clear]
+    # OpenCV seeds the random choices of each call alike, so the result can be repeated.
     matrix, agrees = cv2.estimateAffine2D(
         source, target, method=cv2.RANSAC, ransacReprojThreshold=BEND_ROOM_UM, maxIters=5000, confidence=0.999
     )
@@ -260,6 +266,7 @@ def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size
     shift = affine.straighten(matches.partner_um(measured_with)[matches.is_clear]) - at
     fits = _agrees_with_neighbours(at, shift)
     at, shift = at[fits], shift[fits]
+    # Each of the four parts that are held out in turn then has at least ``LEAST_TILES``.
     if len(at) < 4 * LEAST_TILES:
         return affine
     error = np.median(np.linalg.norm(shift, axis=1))

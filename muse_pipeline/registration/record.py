@@ -67,6 +67,7 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
         outcome = {"status": FAILED, "reason": one_line(error if known else f"{type(error).__name__}: {error}")}
         for path in (store, *(folder / name for name in (TRANSFORM, RESIDUALS, CHECKERBOARD))):
             remove(path)
+        # The workflow requires the folder as an output of its job.
         store.mkdir(parents=True)
     write_json(folder / RECORD, {**outcome, **facts})
 

@@ -60,6 +60,7 @@ class TileResiduals:
 
     def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
         """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
+        # A slide that ends at the edge of a tile gets no further tile by rounding.
         columns, rows = np.ceil(size_um / self.side_um - 1e-9).astype(int)
         kept = np.zeros((rows, columns), bool)
         column, row = (self.centre_um[self.is_kept] // self.side_um).astype(int).T
@@ -153,6 +154,7 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
     known = np.flatnonzero(matches.is_clear)
     if len(known):
         tree = scipy.spatial.cKDTree(centre[known])
+        # Within 1.5 sides are the eight tiles around one: the diagonal ones are 1.41 sides away.
         for tile, near in zip(unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True):
             if len(near) >= LEAST_NEIGHBOURS:
                 residual[tile] = residual[known[near]].max()

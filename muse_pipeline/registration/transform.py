@@ -82,6 +82,8 @@ class Transform:
         """Rotation of the partner in degrees, -180 to 180, clockwise on the screen."""
         sign = -1.0 if self.is_mirrored else 1.0
         (a, b), (c, d) = self.matrix[:, :2]
+        # The matrix is a rotation times diag(sign, 1): its columns each have the sine and cosine, of which these are
+        # sums.
         return float(np.degrees(np.arctan2(sign * c - b, sign * a + d)))
 
     @property
@@ -152,6 +154,7 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
         if path.suffix.lower() == ".csv" and not _is_matrix(path.read_text(encoding="utf-8-sig")):
             return _fit_landmarks(_read_landmarks(path), slide, partner, offsets)
         matrix = _read_matrix(path.read_text(encoding="utf-8"))
+        # The frames of the matrix [M t] begin at a and b: in level-0 px it maps x to M (x - a) + t + b.
         matrix[:, 2] += offsets[1] - matrix[:, :2] @ offsets[0]
         return Transform(matrix_in_um(matrix, slide.mpp, partner.mpp))
     except OSError as error:

@@ -87,6 +87,7 @@ def score(counts: Sequence[int]) -> dict[str, float | int | None]:
         return {"percent_positive": None, "h_score": None, "allred": None}
     weighted = sum(level * count for level, count in enumerate(counts))
     proportion = sum(n_positive / n > share for share in ALLRED_SHARES)
+    # Halves are rounded up; ``round`` would round them to the even number.
     intensity = int(weighted / n_positive + 0.5) if n_positive else 0  # of the average positive cell
     return {
         "percent_positive": round(100 * n_positive / n, 2),

@@ -149,6 +149,7 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
     median, upper = np.percentile(total[total > 0], [50, 75])
     wishes = {
         "densest": total,
+        # Of equally mixed fields the denser one is taken.
         "most mixed": np.where(total >= upper, _entropy(counts) + 1e-6 * total / total.max(), 0),
         "typical density": 1 / (1 + np.abs(total - median)),
     }

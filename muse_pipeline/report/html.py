@@ -18,6 +18,7 @@ from muse_pipeline import __version__
 from muse_pipeline.core import text
 from muse_pipeline.core.files import complete_file
 
+# sqrt(1.05 * 0.05) - 0.05, as the contrast of two luminances is (lighter + 0.05) / (darker + 0.05).
 EQUAL_CONTRAST = 0.179  # relative luminance of a colour on which black and white are equally legible
 _BUFFERED = 1000  # expressions of a template that are written at once
 # Control characters, marks that turn the direction of writing, halves of characters: names use them to mislead.

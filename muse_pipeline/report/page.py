@@ -76,6 +76,7 @@ def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
     of_slide = {"status": slide.status, "path": slide.path, "patient": one_line(slide.patient)}
     parts, n = slide.summary["annotations"], found["n_cores"]
     counts = slide.intensities["annotations"] if slide.intensities else [None] * len(parts)
+    # Cores follow the annotations of the region of interest (``slide_summary``).
     for each, by_intensity in list(zip(parts, counts, strict=True))[len(parts) - n :]:
         row = _annotation(slide, each, by_intensity) | of_slide
         yield row | {"slide_id": f"{slide.slide_id}:{each['name']}", "core": each["name"]}

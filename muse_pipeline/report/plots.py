@@ -240,6 +240,7 @@ def _column_names(names: Sequence[str], width: float, top: int) -> dict[str, Any
     """The names of slides below their columns, rotated if too wide, and their lower end; none for many slides."""
     if len(names) > MOST_COLUMNS:
         return {"names": [], "turned": False, "height": top}
+    # Both ends of a long name, so that names that differ in their last letters remain distinct.
     shown = [name if len(name) <= _NAME_LETTERS else f"{name[:8]}…{name[9 - _NAME_LETTERS :]}" for name in names]
     longest = math.ceil(_LETTER * max(map(len, shown), default=0))
     turned = longest > width

@@ -232,6 +232,7 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
     if pixels.shape[-1] in (2, 4) and alpha != "none":
         opacity = pixels[..., -1:].astype(np.uint16)
         weight = opacity if alpha == "opacity" else np.uint16(255)
+        # Multiplied colours above their opacity, in faulty files, give sums that exceed 16 bits and are clipped.
         laid = (colour * weight + np.uint32(255) * (255 - opacity) + 127) // 255
         colour = laid.clip(max=255).astype(np.uint8)
     return np.ascontiguousarray(colour)

@@ -164,6 +164,7 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
     """
     index = levels[level]
     n_bytes = int(index.n_bytes[row, column])
+    # A damaged index may state any size, and must not decide how much memory is allocated.
     if not 0 < n_bytes < 2 * index.decoded_bytes:
         raise ValueError(f"a tile of {n_bytes} bytes")
     stream = os.pread(file, n_bytes, int(index.offsets[row, column]))
@@ -242,6 +243,7 @@ class Jpeg:
         import simplejpeg  # noqa: F401 - without it OpenSlide decodes
 
         colours = cls.CONVERTED.get(colours_of(page))
+        # Shared tables are a JPEG stream of their own: without its markers they can precede those of a tile.
         tables = (page.jpegtables or b"").removeprefix(cls.START).removesuffix(cls.END)
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)
 

@@ -227,6 +227,7 @@ class _Worker:
         inherited = self.connection if context.get_start_method() == "fork" else None
         self.process = context.Process(target=_serve, args=(other_end, inherited), daemon=True)
         self.process.start()
+        # While this process has the other end open too, the death of the worker does not end the connection.
         other_end.close()
 
     def call(self, function: Callable[..., Any], arguments: tuple, limits: Limits) -> Any:

@@ -29,6 +29,7 @@ MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
 
+# Units of OME-XML, ImageJ and TIFF; micro sign and Greek mu are two characters, and "li" is a line, 1/12 inch.
 _UNITS_UM = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
     **{"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "millimeter": 1e3, "dm": 1e5, "m": 1e6, "km": 1e9},

@@ -125,6 +125,7 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
 
 def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:
     """True if two pictures have the same proportions, up to rounding to pixels or padding."""
+    # Rounding a side of the smaller picture by a pixel changes a product by a side of the larger one.
     wide, high = size_px[0] * other[1], size_px[1] * other[0]
     return abs(wide - high) <= max(MAX_PADDING * max(wide, high), 2 * sum(size_px))
 
@@ -155,6 +156,8 @@ def _is_ycbcr(stream: bytes) -> bool:
     while stream[at : at + 1] == b"\xff" and at + 4 < len(stream):
         kind, n_bytes = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
         content = stream[at + 4 : at + 2 + n_bytes]
+        # APP0; APP14, whose last byte is the transform; and headers of frames, with the sampling factors of three
+        # components.
         if kind == 0xE0 and content.startswith(b"JFIF"):
             return True
         if kind == 0xEE and content.startswith(b"Adobe"):

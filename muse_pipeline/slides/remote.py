@@ -235,6 +235,7 @@ class RemoteSlide:
         """Current size and version of a file."""
 
         def ask() -> dict[str, Any]:
+            # fsspec keeps listings, in which a later change of the file would not appear.
             self.system.invalidate_cache()
             return self.system.info(path)
 

@@ -65,6 +65,7 @@ class TiffSlideReader(SlideReader):
         _require_whole(path, pages)
         for page in pages:
             page.nodata = 255  # tiles that were never written are background
+            # tifffile decodes by this tag, which calls luminance and chrominance red, green and blue.
             if is_mistagged(page):
                 page.photometric = type(page.photometric).YCBCR
         self.properties = _read_properties(self._slide, pages[0])

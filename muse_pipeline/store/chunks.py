@@ -53,6 +53,7 @@ def count_cells(
     spans = []
     for n, mpp, length in zip(shape, mask_mpp[::-1], mask.shape, strict=True):
         edges = np.arange(n + 1) * (cell_um / mpp)
+        # An edge between two pixels may lie within either by rounding, which does not count as touching it.
         first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans

@@ -141,6 +141,7 @@ class Stretch:
         total = overlap.sum(1, keepdims=True)
         share = np.divide(overlap, total, out=np.zeros_like(overlap), where=total > _ALIGNED)
         row_ends = np.arange(0, columns.size + 1, columns.shape[1])
+        # Pixels outside the level have no weight, but need a valid index.
         columns = columns.clip(0, self.n_source - 1).ravel()
         return csr_array((share.ravel().astype(np.float32), columns, row_ends), (self.n, self.n_source))
 
@@ -178,6 +179,7 @@ def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray
     """Weigh rows by ``down`` and columns by ``across``; round half up once; white where there is no weight."""
     height, width, _ = pixels.shape
     rows = (down @ pixels.reshape(height, -1).astype(np.float32)).reshape(-1, width, 3)
+    # A sparse matrix multiplies along the first axis alone, so the picture is transposed for its columns.
     columns = across @ cv2.transpose(rows).reshape(width, -1)
     columns += 0.5
     result = cv2.transpose(columns.astype(np.uint8).reshape(across.shape[0], -1, 3))

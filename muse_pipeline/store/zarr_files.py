@@ -73,6 +73,7 @@ def write_array(
         axes: names of the axes.
         fill_value: value of pixels without a file.
     """
+    # In zarr's order and with its indentation, as files are identical byte for byte.
     known = {
         "shape": list(shape),
         "data_type": "uint8",
@@ -160,6 +161,7 @@ def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
     """
     if codec == LOSSLESS:
         return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, side_px, side_px)
+    # ``reshape`` rejects a picture of another size, with the error of a damaged chunk.
     return np.stack(cv2.split(simplejpeg.decode_jpeg(content, "RGB"))).reshape(3, side_px, side_px)
 
 

@@ -63,6 +63,7 @@ class Batch:
     @property
     def score_level(self) -> np.ndarray:
         """(n,) uint8: the score in ``SCORE_LEVELS``."""
+        # In float32 a score at the start of a level may be slightly less, and must not fall to the level below.
         return (self.score * SCORE_LEVELS + 1e-4).astype(int).clip(0, SCORE_LEVELS - 1).astype(np.uint8)
 
     @property
