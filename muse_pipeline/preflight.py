@@ -157,6 +157,7 @@ def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> l
     positions = np.random.default_rng(0).permutation(np.argwhere(chunks))[:N_TILES_AFTER_A_BAD_ONE]
     n_tried, failures = 0, []
     for chunk in (Chunk(row, column) for row, column in positions.tolist()):
+        # A few good tiles suffice; after a bad one more are read, to estimate the share of bad ones.
         if n_tried >= N_TILES and not failures:
             break
         n_tried += 1

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices are started when the files are there
         changes = [_from_here(change) for change in args.set]
         _write_config(args.slides, args.config, changes, threads)
+    # The written config has the changes already.
     args.set = []
     train.run(args)
 

@@ -195,6 +195,7 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
 
 def import_verb(verb: str) -> ModuleType:
     """The module with the arguments and the work of a verb."""
+    # Verbs import what they compute with in ``run``, so that help and rejected arguments appear at once.
     return importlib.import_module(f"muse_pipeline.cli.{MODULES.get(verb, verb).replace('-', '_')}")
 
 

@@ -35,6 +35,7 @@ def window_to_work(xy: np.ndarray, origin_xy: np.ndarray) -> np.ndarray:
 
 def work_size_px(size_px: tuple[int, int], slide_mpp: tuple[float, float], work_mpp: float) -> tuple[int, int]:
     """(width, height) of the work lattice that covers a slide of ``size_px``; its last pixel may be partial."""
+    # Rounding errors of the product must not add a row or a column.
     width, height = np.ceil(level0_to_work(np.array(size_px), slide_mpp, work_mpp) - 1e-6).astype(int)
     return int(width), int(height)
 

@@ -84,6 +84,7 @@ def has_vnni() -> bool:
 def forget_peak_memory() -> None:
     """Reset the peak memory of this process (Linux; elsewhere it grows from step to step)."""
     with suppress(OSError):
+        # The 5 resets the peak of the resident memory alone (proc(5)).
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 

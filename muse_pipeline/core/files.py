@@ -41,6 +41,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
                 with suppress(FileNotFoundError):  # another process has renamed or removed it
                     if time.time() - abandoned.stat().st_mtime > DAY_S:
                         remove(abandoned)
+            # Beside the target, since files can only be renamed within one disk.
             folder = TemporaryDirectory(".partial", hidden, path.parent, ignore_cleanup_errors=True)
             partial = Path(stack.enter_context(folder)) / path.name
             yield partial

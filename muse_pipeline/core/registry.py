@@ -59,6 +59,7 @@ class Registry(Generic[T]):
         if name not in self._entries:
             self._load()
         if name not in self._entries:
+            # Where no plug-in at all could be imported, the reason is a missing package and not the name.
             if lacking := self._lacking.get(name, None if self._entries else next(iter(self._lacking.values()), None)):
                 raise lacking
             near = get_close_matches(name, self._entries, n=1)

@@ -166,6 +166,7 @@ def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (S, S, 2)
     source = torch.einsum("bij,hwj->bhwi", back, grid) + centre[:, None, None]
     source = 2 * source / source.new_tensor([width, height]) - 1
+    # ``grid_sample`` pads with zeros, so that white is 0 while it runs.
     return functional.grid_sample(pictures - WHITE, source, padding_mode="zeros", align_corners=False) + WHITE
 
 
@@ -233,8 +234,10 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
     """Blur some windows (B, 3, H, W) and add noise to all."""
     n = len(pixels)
     chosen = torch.rand(n, generator=generator) < augmentation.blur
+    # A sigma of 0 would divide by 0.
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
+        # The radius suits the largest sigma, so that the kernels of all windows are one tensor.
         radius = _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[2:]))
         blurred = _blur(pixels[chosen], sigma[chosen], radius)
         pixels = pixels.clone()

@@ -340,6 +340,7 @@ class PairBatches:
             partner, view = self._partner[id(one.image)], one.views[0]
             if partner is None:
                 continue
+            # The middle and four points near the corners stand for the whole view.
             known[number] = partner.covers(view.source_xy(CORNERS * view.size_px)).all()
             if known[number]:
                 cut.append(view.cut(partner))

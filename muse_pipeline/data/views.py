@@ -165,12 +165,14 @@ class ViewSampler:
         nuclei = image.nuclei
         for _ in range(settings.draws):
             mpps = self.draw_mpps(generator)
+            # Both global views contain the pivot: views drawn independently would hardly ever share a nucleus.
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
             _, xy = nuclei.inside(*_box(pair))
             found = ViewSet.index(image, pair, xy)
             if len(found.shared(0, 1)) >= settings.min_matches:
                 break
+        # Local views lie near nuclei of the global ones, since only shared nuclei are compared.
         near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]
         local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
         enough = len(found.shared(0, 1)) >= settings.min_matches

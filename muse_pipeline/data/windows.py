@@ -95,6 +95,7 @@ class LabelledWindows:
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
             depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
+            # Codes below 0 are no depths and stay as they are.
             batch = batch._replace(region=torch.where(depth > 0, depth * self.mpp, depth))
         if self.weak_view:
             middle = torch.full((self.batch,), (1 + self.augmentation.partial_colour) / 2)
@@ -136,6 +137,7 @@ def draw_centres(
         around: also centre windows anywhere in the region, so that they may reach over its border.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
+    # A window larger than the region moves by reach - half, a smaller one by half - reach: one stays inside the other.
     freedom = (reach - half).abs()
     if around:
         freedom = torch.maximum(freedom, half)
@@ -159,6 +161,7 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
         (B, 3, S, S) float, 0 to 255.
     """
     back = torch.linalg.inv(linear)
+    # Half the sides of the box around a turned window.
     half = size_px / 2 * back.abs().sum(2) + 2  # (B, 2), with room for interpolation
     low = (centre - half).floor().clamp(min=0)
     high = (centre + half).ceil()
@@ -367,6 +370,7 @@ class RegionWindows:
         self.maps = [None if one.target is None else _shifted(one.target, margin, device) for one in images]
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
+        # Labels begin with -1, of images with labelled pixels, and ``bincount`` counts from 0.
         self.weights = 1.0 / torch.bincount(self.labels + 1)[self.labels + 1]
 
     def __call__(self, step: int) -> RegionBatch:

@@ -155,6 +155,7 @@ def plan_field(rng: np.random.Generator) -> Field:
 def signed_distance_um(mask: np.ndarray) -> np.ndarray:
     """Distance from the rim of a periodic mask, positive inside, in um."""
     pad = 200
+    # A wrapped margin makes the distances periodic, as far as they are shorter than it.
     wide = np.pad(mask.astype(np.uint8), pad, mode="wrap")
     inside = cv2.distanceTransform(wide, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     outside = cv2.distanceTransform(1 - wide, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

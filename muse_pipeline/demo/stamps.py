@@ -96,6 +96,7 @@ class Stamps:
         dx = column + 0.5 - (x_um - window.x_um) / window.mpp
         dy = row + 0.5 - (y_um - window.y_um) / window.mpp
         middle = STAMP_SIDE / 2 - 0.5
+        # The matrix leads from pixels of the window to pixels of the stamp: turned back, then mirrored.
         matrix = np.array(
             [
                 [cosine, sine, cosine * dx + sine * dy + middle],

@@ -199,6 +199,7 @@ def disable_ipp() -> None:
 def plan_tissue(area_mm2: float, seed: int) -> Tissue:
     """Plan a slide with about ``area_mm2`` of tissue, determined by ``seed``; lengths are um."""
     disable_ipp()
+    # A stream for each part, so that a change of one leaves the others as they are.
     layout_rng, stamp_rng, field_rng, cell_rng, texture_rng = np.random.default_rng(seed).spawn(5)
     stamps, field = draw_stamps(stamp_rng), plan_field(field_rng)
     return Tissue(

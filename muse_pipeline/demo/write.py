@@ -113,6 +113,7 @@ def write_pyramid(path: Path, paint: PaintBlock, n_blocks: tuple[int, int], mpp:
     jpeg = {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2)}
     tiled = {**plain, **jpeg, "dtype": np.uint8, "tile": (TILE_PX, TILE_PX)}
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        # Writing level 0 paints the slide, which fills the thumbnail and the spools of the smaller levels.
         tiff.write(
             painter.tiles(),
             shape=(height, width, 3),

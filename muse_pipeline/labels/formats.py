@@ -63,6 +63,7 @@ class Annotations:
         Raises:
             LabelError: there is one; the message names its line, feature or instance.
         """
+        # Pixels are half open: the largest position inside is the number before the size.
         inside = self.nuclei.xy.clip(0, np.nextafter(size_px, 0))
         distance = np.abs(self.nuclei.xy - inside).max(1, initial=0)
         if n_moved := int(((distance > 1e-6) & (distance < 1)).sum()):

@@ -54,6 +54,7 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
     from skimage.filters import threshold_local, threshold_otsu
     from skimage.segmentation import watershed
 
+    # The block is 50 um wide, and odd as ``threshold_local`` requires.
     local = threshold_local(amount, 2 * round(25 / mpp) + 1, method="gaussian")
     dark = amount > np.maximum(local, OTSU_SHARE * threshold_otsu(amount))
     height, width = amount.shape
@@ -80,8 +81,7 @@ def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
     """Cut thin bridges off every region: keep what an opening of the foreground keeps."""
     radius = max(1, round(0.75 / mpp))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    edges = ndimage.grey_erosion(regions, 3) != ndimage.grey_dilation(regions, 3)
-    core = ndimage.binary_opening((regions > 0) & ~(edges & (regions == 0)), x * x + y * y <= radius * radius)
+    core = ndimage.binary_opening(regions > 0, x * x + y * y <= radius * radius)
     return np.where(core, regions, 0)
 
 
@@ -161,6 +161,7 @@ def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, m
     at = xy[:, None, None] + ray_directions(n_rays)[:, None] * (samples / mpp)[:, None]  # (N, R, S, 2)
     dark = ndimage.map_coordinates(amount, [at[..., 1] - 0.5, at[..., 0] - 0.5], order=1, mode="nearest")
     width = round(WIDTH_UM / STEP_UM)
+    # Differences of running sums are the sums of the bands inside and outside of every radius.
     sums = np.cumsum(np.pad(dark, ((0, 0), (0, 0), (width + 1, width)), mode="edge"), axis=2)
     inside = sums[..., width : width + len(radii)] - sums[..., : len(radii)]
     outside = sums[..., 2 * width : 2 * width + len(radii)] - sums[..., width : width + len(radii)]

@@ -350,6 +350,7 @@ def resample_picture(
     resized = resize_picture(pixels, factor)
     size = resized.shape[1::-1]
     if region is not None:
+        # Plain INTER_NEAREST rounds positions down, which would move the region by half a pixel.
         region = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
     return resized, replace(nuclei, xy=nuclei.xy * (np.array(size) / pixels.shape[1::-1])), region
 

@@ -93,6 +93,7 @@ def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int
             if first == last:
                 continue
             crossing = x0 + (rows_of_centres[first:last] - y0) * ((x1 - x0) / (y1 - y0))
+            # The first pixel whose centre lies on the crossing or right of it; beyond the picture, the extra column.
             turns[np.arange(first, last), np.ceil(crossing - 0.5).clip(0, size[0]).astype(int)] += 1
     return turns.cumsum(1)[:, :-1] % 2 == 1
 

@@ -175,6 +175,7 @@ def _read_regions(
     inside = annotations.in_regions(source)
     nuclei = annotations.nuclei[inside].require(Frame.LEVEL0)
     nuclei = replace(nuclei, xy=level0_to_work(nuclei.xy, info.mpp, mpp), frame=Frame.WORK)
+    # Training rejects slides that are coarser than the model, which a run would enlarge.
     reader = AreaReader(slide, info, mpp, enlarge=False)
     area = _region_area(annotations, info, mpp)
     _require_nuclei(area, nuclei, annotations, source, info, mpp)

@@ -228,6 +228,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
+        # UTF-16 can be decoded as Windows-1252 too, with a null character beside every letter.
         if b"\0" not in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
             with suppress(UnicodeDecodeError):
                 return content.decode("cp1252").splitlines()

@@ -39,6 +39,7 @@ class LabelSummary:
     def __init__(self, images: Sequence[LabelledImage], classes: tuple[str, ...]):
         self.images, self.columns = images, (*classes, "unknown")
         n = len(self.columns)
+        # An unknown class, -1, becomes the last column.
         self.counts = np.stack([np.bincount(image.nuclei.label % n, minlength=n) for image in images])
         self.areas = tuple(_describe_areas(images))
         self.warnings = (*_doubts_about_scale(images), *_what_was_left_out(images))
@@ -154,6 +155,7 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
         raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
     stains = np.average([fit.stains for fit in fits], 0, weights)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
+    # The only method of NumPy's that takes weights.
     strong = np.quantile([fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf")
     return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
 

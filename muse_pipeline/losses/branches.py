@@ -25,6 +25,7 @@ def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: fl
         known: n of (N,) bool, the rows that a branch has. A pair is compared on the rows that both have.
         temperature: softmax temperature; cosines are divided by it.
     """
+    # A zero with a graph: a batch without partners compares no pair, and its loss is differentiated all the same.
     total = branches[0].sum() * 0
     for one, other in combinations(range(len(branches)), 2):
         both = known[one] & known[other]

@@ -59,6 +59,7 @@ def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
         score: (B, ...) of them; the scores of one picture are summed.
         gamma: weight.
     """
+    # The discriminator mixes no pictures, so that the gradient of the summed scores contains that of each picture.
     (gradient,) = torch.autograd.grad(score.sum(), real, create_graph=True)
     return gamma / 2 * gradient.square().flatten(1).sum(1).mean()
 
@@ -101,6 +102,7 @@ class AdaptiveAugmentation(nn.Module):
         shift = (2 * torch.rand(n, 2, generator=generator) - 1) * SHIFT * self._chosen(n, generator)[:, None]
         scale = 2 ** (LOG2_SCALE * torch.randn(n, generator=generator) * self._chosen(n, generator))
         angle = quarter * (math.pi / 2) + turn
+        # The grid is read from the output to the input, so that a magnification divides.
         cos, sin = angle.cos() / scale, angle.sin() / scale
         matrix = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
         whole = (shift * size).round() * 2 / size

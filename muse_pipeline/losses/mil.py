@@ -23,6 +23,7 @@ TINY = 1e-7
 
 def generalised_mean(maps: Tensor, exponent: float = EXPONENT) -> Tensor:
     """Probability of an image from those of its pixels, ``mean(p ** r) ** (1 / r)``: (B, K, H, W) -> (B, K)."""
+    # The root has an infinite slope at 0.
     return maps.clamp(min=LEAST_PROBABILITY).pow(exponent).mean((2, 3)).pow(1 / exponent)
 
 
@@ -53,6 +54,7 @@ def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
     Returns:
         (B, K).
     """
+    # Against an empty target the plain loss saturates: its gradient falls with the square of the predicted area.
     is_empty = ((target * known).amax((2, 3), keepdim=True) == 0).to(target)
     prediction, target = ((is_empty + (1 - 2 * is_empty) * each) * known for each in (prediction, target))
     overlap, total = (prediction * target).sum((2, 3)), prediction.sum((2, 3)) + target.sum((2, 3))
@@ -84,6 +86,7 @@ def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """
     n_known = known.sum((2, 3), keepdim=True)
     n_positive = (target * known).sum((2, 3), keepdim=True)
+    # Without a known pixel the softmax is NaN; ``where`` drops it, and ``detach`` keeps it out of the gradient.
     trust = torch.softmax((-loss).masked_fill(known == 0, -torch.inf).flatten(2), 2).view_as(loss)
     has_both = (n_positive > 0) & (n_positive < n_known)
     return torch.where(has_both, n_known * trust, known).detach()

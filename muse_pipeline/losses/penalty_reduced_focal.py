@@ -23,6 +23,7 @@ def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tens
     prob = logit.sigmoid()
     positive = (target >= 1).to(logit.dtype) * weight
     negative = (target < 1).to(logit.dtype) * weight
+    # Logarithms are taken of logits: a probability close to 0 or 1 is rounded to it, and its logarithm is infinite.
     hit = positive * (1 - prob) ** ALPHA * logsigmoid(logit)
     miss = negative * (1 - target) ** BETA * prob**ALPHA * logsigmoid(-logit)
     return -(hit.sum() + miss.sum()) / positive.sum().clamp(min=1)

@@ -35,6 +35,7 @@ def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) 
     """
     scores = (logits.float() / temperature).T  # (K, N); logarithms, so that no temperature is too sharp
     n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
+    # Prototypes get 1 / K of the mass each, then rows 1 / N each. Rows come last, so that targets are probabilities.
     for _ in range(n_iterations):
         scores = scores - _log_sum(scores) - math.log(len(scores))
         scores = scores - scores.logsumexp(0, keepdim=True) - n_rows.log()
@@ -60,6 +61,7 @@ def _log_sum(scores: Tensor) -> Tensor:
     highest = scores.amax(1, keepdim=True) if scores.shape[1] else scores.new_full((len(scores), 1), -torch.inf)
     if _is_shared():
         distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
+    # Where no process has a row the maximum is -inf, and -inf minus itself would be NaN.
     highest = highest.nan_to_num(neginf=0.0)
     return highest + all_sum(torch.exp(scores - highest).sum(1, keepdim=True)).clamp(min=1e-30).log()
 

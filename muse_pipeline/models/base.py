@@ -101,6 +101,7 @@ class ResidualBlock(nn.Module):
         self.first = conv_norm(in_channels, out_channels, stride=stride)
         self.second = conv_norm(out_channels, out_channels)
         same = stride == 1 and in_channels == out_channels
+        # The kernel is as wide as the stride, so that the shortcut skips no cell.
         self.shortcut = nn.Identity() if same else conv_norm(in_channels, out_channels, kernel=stride, stride=stride)
         self.activation = nn.ReLU(inplace=True)
 

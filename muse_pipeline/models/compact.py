@@ -22,6 +22,7 @@ class CompactNetwork(ResidualEncoder):
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
         stem = nn.Sequential(conv_norm(3, widths[0], kernel=4, stride=4), nn.ReLU(inplace=True))
+        # ``conv_norm`` pads by 1, which would move the 4 x 4 patches off the cells of the dense map.
         stem[0][0].padding = (0, 0)
         super().__init__(stem, widths, depths)
         pairs = list(zip(widths[1:], widths[:-1], strict=True))

@@ -134,6 +134,7 @@ class PointHead(NucleusHead):
 
         self.offset, self.types, self.rays = perceptron(2), perceptron(n_classes + 1), perceptron(n_rays)
         with torch.no_grad():
+            # "Not background" starts at ``PRIOR``: its logit is the log of the sum over the types, less the background.
             self.types[-1].bias[-1] = math.log(n_classes) + math.log(1 / PRIOR - 1)
             self.rays[-1].bias.fill_(MEAN_RAY)
 

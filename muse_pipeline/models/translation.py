@@ -40,6 +40,7 @@ class ModulatedConv(nn.Module):
         super().__init__()
         self.demodulate = demodulate
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        # Demodulation divides by the norm of the weights, so that only a layer without it needs a scale.
         self.gain = 1 if demodulate else (in_channels * kernel**2) ** -0.5
         self.affine = nn.Linear(style_dim, in_channels)
         nn.init.normal_(self.affine.weight, std=style_dim**-0.5)
@@ -68,6 +69,7 @@ class StyledBlock(nn.Module):
     def forward(self, x: Tensor, style: Tensor, grain: Tensor) -> Tensor:
         """(B, C, H, W), (B, S), (B, 1, H, W) -> (B, C', H, W)."""
         x = self.conv(x, style) + self.strength * grain + self.bias
+        # Leaky ReLU about halves the variance, which modulated convolutions give as 1.
         return functional.leaky_relu(x, SLOPE) * 2**0.5
 
 
@@ -139,6 +141,7 @@ class CoModulatedGenerator(nn.Module):
         for block in self.down:
             skips.append(block(skips[-1]))
         code = self.code(skips[-1].mean((2, 3)))
+        # As in StyleGAN2, only the direction of z counts.
         unit = noise * (noise.square().mean(1, keepdim=True) + EPS).rsqrt()
         style = torch.cat((self.mapping(unit), code), 1)
         grains = [grain]
@@ -172,6 +175,7 @@ class PatchDiscriminator(nn.Module):
             if norm and index:
                 layers.append(nn.InstanceNorm2d(outside))
             layers.append(nn.LeakyReLU(SLOPE))
+        # An even kernel keeps the size only with uneven padding.
         last = nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(widths[-1], 1, 4)
         self.layers = nn.Sequential(*layers, *last)
         for module in self.modules():

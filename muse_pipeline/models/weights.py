@@ -168,6 +168,7 @@ def _misfit(found: Shapes, wanted: Shapes) -> str:
 def _same_shape(name: str, found: torch.Size, wanted: torch.Size) -> bool:
     if name != POSITIONS:
         return found == wanted
+    # A half is no grid, and is rejected in the next line.
     side = max(found[1] - 1, 0) ** 0.5 if len(found) == 3 else 0.5
     return side >= 1 and side.is_integer() and (found[0], found[2]) == (1, wanted[2])
 

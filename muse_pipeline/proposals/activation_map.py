@@ -233,6 +233,7 @@ def jet(activation: np.ndarray) -> np.ndarray:
 
 def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """(N,) uint8 index of the nearest of ``centres`` (k, D) to each of ``values`` (N, D)."""
+    # The squared length of a value is the same for every centre and is left out.
     return ((centres**2).sum(1) - 2 * values @ centres.T).argmin(1).astype(np.uint8)
 
 

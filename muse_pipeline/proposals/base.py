@@ -165,6 +165,7 @@ def is_blurred(pixels: np.ndarray) -> bool:
     Areas of pure white, which a store has outside the slide and the tissue, do not count: their edges are sharp.
     """
     white = (pixels.min(-1) == 255).astype(np.uint8)
+    # Erosion drops single white pixels, which tissue has too; dilation returns its 4 px, and adds ``FILL_PX``.
     solid = cv2.erode(white, np.ones((9, 9), np.uint8))
     seen = cv2.dilate(solid, np.ones((2 * FILL_PX + 9,) * 2, np.uint8)) == 0
     if np.count_nonzero(seen) < MIN_STAINED * seen.size:

@@ -81,6 +81,7 @@ def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.nda
         return reach
     own, other = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
     apart = xy_um[other] - xy_um[own]
+    # A ray meets the line of equal power where its product with the vector to the neighbour has this value.
     border = ((apart**2).sum(1) + radius_um[own] ** 2 - radius_um[other] ** 2) / 2
     towards = apart @ ray_directions(n_rays).T
     distance = np.where(towards > 1e-6, border[:, None] / np.maximum(towards, 1e-6), np.inf)
@@ -196,6 +197,7 @@ class HaematoxylinFinder(Detector):
     def fit(cls, sample: SlideSample, settings: HaematoxylinSettings) -> HaematoxylinFinder:
         """Estimate the slide's thresholds from crops of its tissue, both by Otsu's method with a floor."""
         stains = blend_stains(sample.stains).round(6)
+        # Without thresholds, which follow from what it measures in the sample.
         loose = cls(sample.mpp, settings, stains, np.inf, NOISE)
         densities = [loose.density(picture) for picture in sample.pictures]
         smooth = [cv2.GaussianBlur(density, (0, 0), CORE_UM / loose.work_mpp) for density in densities]
@@ -297,6 +299,8 @@ def find_blobs(
 
 def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Maxima (N, 2) in px of one radius and their weighted responses (N,)."""
+    # A disc answers most to the Laplacian of a Gaussian of radius / sqrt(2). The factor sigma ** 2 makes the answers of
+    # all radii alike, and the last one prefers large discs.
     sigma = radius_um / mpp / np.sqrt(2)
     smooth = cv2.GaussianBlur(density, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     answer = cv2.Laplacian(smooth, cv2.CV_32F, ksize=1, scale=-sigma * sigma * radius_um / REFERENCE_UM)

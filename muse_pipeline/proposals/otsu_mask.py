@@ -97,6 +97,7 @@ def otsu_threshold(values: np.ndarray) -> float:
     low, high = np.percentile(values, PERCENTILES)
     if not low < high:
         return float("inf")
+    # Values beyond the ends count for them, so that the first and last bin are never empty.
     counts, edges = np.histogram(np.clip(values, low, high), N_BINS, (low, high))
     centres = (edges[1:] + edges[:-1]) / 2
     below, sum_below = np.cumsum(counts)[:-1], np.cumsum(counts * centres)[:-1]

@@ -133,6 +133,7 @@ def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> 
     """Make a column of ``obs`` with these categories, to be filled with ``n`` codes, -1 for none."""
     elements.group(f"obs/{name}", {**_encoding("categorical", "0.2.0"), "ordered": False})
     elements.strings(f"obs/{name}/categories", names)
+    # A signed type, since -1 is the code of no category.
     return elements.array(f"obs/{name}/codes", (n,), np.min_scalar_type(-max(len(names), 1)))
 
 
@@ -200,6 +201,7 @@ def _to_global(axes: tuple[str, ...], scale: list[float]) -> dict[str, Any]:
 def _link_image(group: zarr.Group, folder: Path, store: Path, output: Path, mpp: float) -> None:
     datasets = []
     for level, factor in enumerate(PYRAMID):
+        # Relative to the final folder: the one that is written now is renamed to it.
         target = os.path.relpath(store.resolve() / str(level), output.parent.resolve() / output.name / "images" / IMAGE)
         link_folder(folder / str(level), target, store / str(level))
         scale = [{"type": "scale", "scale": [1.0, float(factor), float(factor)]}]
@@ -220,6 +222,7 @@ def _write_outlines(table: NucleiTable, path: Path) -> None:
     """Outlines in level-0 px as GeoParquet, indexed by the ids of the nuclei."""
     with open_nuclei(table.path) as file:
         geo = file.metadata.metadata[b"geo"]
+    # geopandas finds the index in pandas' part of the metadata.
     index = {"name": INSTANCE_KEY, "field_name": INSTANCE_KEY, "pandas_type": "unicode", "numpy_type": "object"}
     pandas = {"index_columns": [INSTANCE_KEY], "column_indexes": [], "columns": [{**index, "metadata": None}]}
     schema = pa.schema([("geometry", pa.binary()), (INSTANCE_KEY, pa.string())])

@@ -79,6 +79,7 @@ def read_visium_hd(path: Path) -> Assay:
         with matrix_file.open("rb") as opened, h5py.File(opened) as file:
             group = file["matrix"]
             parts = tuple(group[name][:] for name in ("data", "indices", "indptr"))
+            # 10x Genomics stores genes x barcodes, column by column.
             counts = sparse.csc_matrix(parts, shape=group["shape"][:]).T.tocsr()
             barcodes = group["barcodes"][:].astype(str)
             genes, ids = (group["features"][name][:].astype(str).tolist() for name in ("name", "id"))
@@ -202,6 +203,7 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
     """Numbers of the positions (N, 2) that belong to an outline, and of their outlines."""
     points = shapely.points(xy)
     spot, outline = tree.query(points, "intersects")
+    # A position in two overlapping outlines counts once.
     spot, first = np.unique(spot, return_index=True)
     outline = outline[first]
     others = np.setdiff1d(np.arange(len(xy)), spot)

@@ -135,6 +135,7 @@ def _read_columns(
         for name in known:
             column = table[name]
             parts[name].append(column.cast(pa.string()).to_numpy() if name == REGION else to_numpy(column))
+    # The empty first part serves tables without rows alone; it would change the type of the others.
     return {name: np.concatenate(each[1:] or each) for name, each in parts.items()}
 
 

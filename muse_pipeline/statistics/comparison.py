@@ -130,6 +130,7 @@ def _describe(weights: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.nda
         within = (squares - n * mean**2).sum(-2)
         freedom = n.sum(-2) - 2
         g = (mean[..., 1, :] - mean[..., 0, :]) / np.sqrt(np.maximum(within, 0) / freedom)
+        # Hedges' correction for the bias of small groups.
         return n, mean, g * (1 - 3 / (4 * freedom - 1))
 
 
@@ -141,11 +142,13 @@ def _bootstrap(
         size = min(AT_ONCE, n_bootstraps - start)
         weights = np.zeros((size, 2, labels.shape[1]))
         for group, members in enumerate(map(np.flatnonzero, labels)):
+            # How often each patient is drawn with replacement, which is all that the weighted sums need.
             weights[:, group, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size)
         effects.append(_describe(weights, sums)[2])
     found = np.concatenate(effects)
     found[~np.isfinite(found)] = np.nan
     unknown = np.isnan(found).all(0)
+    # Any number will do: ``nanpercentile`` warns of columns without one.
     found[:, unknown] = 0
     low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
@@ -159,6 +162,7 @@ def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.rando
         second = labels.astype(float) @ values
         return np.abs(second / n_second - (total - second) / (len(values) - n_second))
 
+    # An assignment as extreme as the observed one may differ in the last bits, because its sums have another order.
     least = differences(is_second[None])[0] * (1 - 1e-9)
     n_as_large = np.ones(values.shape[1])
     for start in range(0, n, AT_ONCE):

@@ -53,6 +53,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
             num_nodes=nodes,
             strategy="ddp" if nodes * devices > 1 else "auto",
             precision=precision,
+            # Without it Lightning detects Slurm by the variables of a job, although no ``srun`` started this process.
             plugins=[] if launcher else [LightningEnvironment()],
         )
     except (RuntimeError, ValueError) as error:  # Fabric's MisconfigurationException is no public name
@@ -104,6 +105,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """
     if n_processes() == 1:
         return
+    # One tensor for one exchange, not one for each parameter.
     gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
     mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(mean)
@@ -129,6 +131,7 @@ class _Gathered(torch.autograd.Function):
         distributed.all_reduce(counts)
         ends = counts.cumsum(0).tolist()
         ctx.own = slice(ends[distributed.get_rank()] - len(rows), ends[distributed.get_rank()])
+        # A sum of rows that are zero in the other processes: ``all_gather`` takes the same number from each.
         every = torch.zeros((ends[-1], *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
         every[ctx.own] = rows
         distributed.all_reduce(every)

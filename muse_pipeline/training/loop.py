@@ -80,6 +80,7 @@ def draw_curves(rows: list[Row], output: Path) -> None:
         axis.set(title=name.replace("_", " "), xlabel="step", ylim=(0, None))
     figure.subplots_adjust(left=0.05, right=0.98, bottom=0.2 / n_rows, top=1 - 0.12 / n_rows, wspace=0.3, hspace=0.6)
     with complete_file(output) as partial:
+        # matplotlib would otherwise write its version into the file.
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
 
 
@@ -117,10 +118,12 @@ class BestWeights(Monitor):
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
         """Score, keep the weights if they are the best, log."""
+        # Read from the log, so that a resumed run continues with the best score of the steps that it keeps.
         best = max((row[self.name] for row in log.read() if self.name in row), default=float("-inf"))
         scores = self.score()
         if scores[self.name] > best or (self.keeps_later and scores[self.name] == best):
             self.keep(done, scores)
+        # Of the last step that was done: ``forget_from`` keeps it when the run is resumed at step ``done``.
         log.append(done - 1, scores)
 
 
@@ -280,6 +283,7 @@ class Reports:
         """Log and validate where that is due."""
         done, schedule = step + 1, self.schedule
         if schedule.is_logged(step):
+            # The norm of the gradient is returned for ``_require_finite`` alone.
             logged = {name: value for name, value in losses.items() if not name.endswith("gradient")}
             values = dict(zip(logged, torch.stack([*logged.values()]).tolist(), strict=True))  # one copy
             if self.leads:

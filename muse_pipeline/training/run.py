@@ -105,6 +105,7 @@ class RunFolder:
         except CheckpointError:
             if not start_over:
                 raise
+            # The log of metrics stays: the loop drops its rows from the first step on.
             for path in (self.resume, self.best, self.checkpoint):
                 path.unlink(missing_ok=True)
             return f"{self.path}: the run of another configuration is discarded; training starts from the beginning"
@@ -254,6 +255,7 @@ def find_revision(folder: Path) -> str | None:
     """The git revision of a checkout, with "-dirty" where files differ from it; None if ``folder`` is not one."""
     if not (folder / ".git").exists():
         return None
+    # All tags are excluded, so that the commit is printed and no version.
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

@@ -148,6 +148,7 @@ class TrainingStage(Stage, Generic[C, D]):
         if done := steps_done(run.resume):
             options.log(f"continues after step {done:,} of {config.schedule.steps:,}")
         data = self.read(options.log)
+        # Seeded after reading: initial weights depend on the seed alone, whatever reading has drawn.
         torch.manual_seed(config.seed)
         method = self.build(data)
         # What a user may have got wrong is known by now: from here on there may be several processes.

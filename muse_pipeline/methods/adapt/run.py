@@ -125,6 +125,7 @@ class Adaptation(MusePretraining):
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """AdamW with a learning rate of its own for the detector, backbone and head."""
+        # The shared backbone is listed once, as "backbone"; the head is renamed to join its group, which has this rate.
         named = ((name.replace("network.", "backbone."), value) for name, value in self.turn_parameters(turn))
         return build_adamw(named, schedule, self.network_rate)
 
@@ -204,6 +205,7 @@ class AdaptStage(MuseStage):
         none = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, blur_um=0, noise=0)
         as_run = _normalise(data, dataclasses.replace(data.reference, share=begun.export.colour_share))
         views, windows = make_batches(config, data), make_batches(varied, data)
+        # The seed is the same and geometry is drawn before appearance: the teacher gets the student's windows.
         weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
 
         def draw(number: int) -> AdaptBatch:

@@ -57,8 +57,10 @@ def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: fl
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
     offset = (xy / cell_px).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
     distance = offset.norm(dim=2)
+    # Half open, so that a centre on the line between two cells is in one of them.
     holds = ((offset >= -0.5) & (offset < 0.5)).all(2)
     gaussian = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
+    # The focal loss takes exactly 1 for a centre; no other cell may reach it, however close to one.
     gaussian = torch.where(holds, torch.ones_like(gaussian), gaussian.clamp(max=0.999)) * (nucleus >= 0)
     near = (distance <= REACH_CELLS) | holds
     centre, weight, nucleus = (values.unflatten(1, cells) for values in (gaussian, gaussian * near, nucleus))
@@ -75,6 +77,7 @@ def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Te
     middle = torch.stack((index % columns, index // columns), -1) + 0.5
     squared = ((xy / cell_px)[:, :, None] - middle).square().sum(-1).flatten(1)
     index = index.where(exists, n_cells).flatten(1)  # cells beyond the border share an extra index, which is cut off
+    # The least distance of each cell, then the least index at that distance: the result depends on no order of threads.
     least = squared.new_full((len(xy), n_cells + 1), torch.inf).scatter_reduce_(1, index, squared, "amin")
     number = torch.arange(xy.shape[1], device=xy.device)[:, None].expand(exists.shape[1:]).flatten()
     number = number.where(squared == least.gather(1, index), xy.shape[1])
@@ -118,6 +121,7 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     proposal = cell[nuclei[row], candidate].astype(np.int64)
     window = nuclei // max(n_nuclei, 1)
     most = int(proposal.max(initial=0)) + 1
+    # The same cell of two windows is two proposals.
     used, column = np.unique(window[row] * most + proposal, return_inverse=True)
     own = np.arange(len(nuclei))
     weights = cost[nuclei[row], candidate].astype(np.float64)
@@ -199,6 +203,7 @@ def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weig
     if shares is None:
         return error, known
     in_area = shares.sum(1) > 0
+    # Dividing by the largest share makes the loss of a perfect prediction 0 and leaves the gradient as it is.
     likelihood = (shares / shares.amax(1, keepdim=True).clamp(min=1e-6)).clamp(min=1e-6)
     of_area = -(logits.log_softmax(1) + likelihood.log()).logsumexp(1) * (shares @ class_weights)
     return torch.where(in_area, of_area, error), known | in_area
@@ -231,6 +236,7 @@ class DenseCriterion(Criterion):
         cells = tuple(maps.centre.shape[-2:])
         target = dense_targets(batch.xy, cells, CELL_PX, self.sigma_px)
         inside, background = known_cells(maps, batch)
+        # Nuclei of class areas count in the term of the classes and in no other, since a detector found them.
         with_class = inside if batch.shares is None else (inside > 0) | (batch.region[:, None] == CLASSES_ONLY)
         window, row, column = (target.weight * with_class)[:, 0].nonzero(as_tuple=True)  # the few cells with a target
         at = window, slice(None), row, column
@@ -239,6 +245,7 @@ class DenseCriterion(Criterion):
         label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
         shares = None if batch.shares is None else batch.shares[window, nucleus]
         label_error, known = class_error(maps.label[at], label, shares, self.class_weights)
+        # A weight of 0 does not remove NaN, so that unknown rays become numbers first.
         ray_error = (maps.rays[at] - rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "centre": penalty_reduced_focal(
@@ -295,6 +302,7 @@ class PointCriterion(Criterion):
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "offset": OFFSET_WEIGHT * mean_over(squared_um, torch.ones_like(squared_um)),
+            # At least one nucleus per window: of a batch without any, the background alone would be divided by nothing.
             "type": (hit.sum() + miss.sum()) / weight.sum().clamp(min=len(centre)),
             "rays": mean_over(ray_error, true_rays[:, 0].isfinite().to(ray_error)),
         }

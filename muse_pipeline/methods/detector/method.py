@@ -100,6 +100,7 @@ class DistillationTerm(nn.Module):
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
         at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
+        # Divided by the number of centres that teachers expect, as the focal loss by the number of true ones.
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 
 
@@ -140,6 +141,7 @@ class DetectorTraining(Method):
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.distillation, self.backbone_rate = distillation, backbone_rate
+        # Not part of a resume point: ``build`` measures it anew.
         self.register_buffer("class_shift", class_shift, persistent=False)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
@@ -149,6 +151,7 @@ class DetectorTraining(Method):
     def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """The criterion's terms in annotated regions and, if configured, distillation."""
         maps = self.network(batch.pixels, batch.colour)
+        # The shift corrects the class shares of the labels; teachers are compared with the logits as they are.
         shifted = maps
         if self.class_shift is not None:
             shifted = maps._replace(label=maps.label + self.class_shift[:, None, None])

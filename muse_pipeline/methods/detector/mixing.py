@@ -110,6 +110,7 @@ def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpo
 
     def mix(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
+            # Integers, such as the counters of batch norms, have no mean.
             name: torch.lerp(one[name].to(value), value, share) if value.is_floating_point() else value
             for name, value in other.items()
         }
@@ -144,6 +145,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
         }
         together = compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()]))
         best["scores"] = best["scores"] or scores  # of the smallest share, where the start is kept
+        # A 95 % interval is 2 x 1.96 standard errors wide. Without one, as of a single block, no share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
         if gain > least_gain and all(one["difference"] >= -TOLERANCE for one in scores.values()):

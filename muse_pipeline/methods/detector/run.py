@@ -198,6 +198,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         weights = torch.from_numpy(class_weights(data.images, len(config.classes)))
         shift = None
         if self.is_mixed:
+            # The network still has the weights of the start, whose class shares are measured.
             shift = class_shift(data.images[:N_IMAGES], Scorer(network, config, data.reference))
         distillation = None
         if config.distillation is not None:
@@ -290,6 +291,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 class HeldOutStage(DetectorStage):
     """A training without a part of the labels, which it is scored on."""
 
+    # Trained as the whole run is, with a class shift. ``mixing`` of its config is None: it holds out nothing itself.
     is_mixed = True
 
     def describe(self, data: DetectorData, log: Log) -> None:

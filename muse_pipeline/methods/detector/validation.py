@@ -191,6 +191,7 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
         scorer: scorer of the start.
     """
     n_classes = len(scorer.classes)
+    # One nucleus of each class in advance, so that no logarithm is taken of 0.
     labelled, found = np.ones(n_classes), np.ones(n_classes)
     for image in images:
         known = image.nuclei.label[image.nuclei.label >= 0]

@@ -63,6 +63,7 @@ class GatedAttention(nn.Module):
         """Classify a slide by the features (N, D) of its tiles."""
         embedded = self.embed((features - self.mean) / self.deviation)
         scores = self.attend(torch.tanh(self.value(embedded)) * torch.sigmoid(self.gate(embedded)))
+        # The slide's logit is the attended mean of its tiles' logits, by which ``choose_tiles`` judges single tiles.
         attention, tile_logit = torch.softmax(scores, 0), self.classify(embedded)
         return BagOutput((attention * tile_logit).sum(0), attention, tile_logit)
 
@@ -160,6 +161,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
     def build(self, data: list[Bag]) -> SlideAttention:
         """A new network, with the mean and deviation of the training features."""
         config = self.config
+        # Some 256 tiles of each slide, so that large slides do not decide the mean, and little is read from disk.
         sample = np.concatenate([bag.features()[:: max(1, len(bag.features()) // 256)] for bag in data]).astype(
             np.float32
         )

@@ -102,6 +102,7 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
     """
     folder = settings.stores / slide_id
     stores = [open_store(path) for path in sorted(folder.glob("image-*nm.zarr"))]
+    # The coarsest store that is fine enough has the fewest pixels to read and average.
     for store in sorted(stores, key=lambda store: -store.mpp):
         if store.mpp <= mpp * 1.001:
             return store.at(mpp)
@@ -114,6 +115,7 @@ def list_tiles(store: Store, tile_px: int) -> np.ndarray:
     mask, pixel_px = store.tissue
     columns, rows = (-(-side // tile_px) for side in store.size_px)
     size = [max(1, round(number * tile_px / pixel_px)) for number in (rows, columns)]
+    # Tiles at the right and bottom reach beyond the mask, where there is no tissue.
     padded = np.zeros(size, np.float32)
     part = mask[: size[0], : size[1]]
     padded[: part.shape[0], : part.shape[1]] = part
@@ -138,6 +140,7 @@ class BagsStage(PreparedStage):
         settings = self.settings
         slides = list_labelled_slides(settings, self.config.class_names)
         stores = {one.slide_id: open_slide_store(settings, one.slide_id, self.config.mpp) for one in slides}
+        # Settings of the folds and their models change no bag.
         names = ("backbone", "class_map", "slides", "table")
         return {
             "settings": {name: plain_settings(settings, portable=True)[name] for name in names},
@@ -197,6 +200,7 @@ def compute_features(
         tiles = [store.read(tuple(xy), (tile_px, tile_px)) for xy in corners[start : start + BATCH].tolist()]
         pixels = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float()
         vectors = backbone(backbone.prepare(pixels, torch.from_numpy(colour))).image
+        # Half precision ends at 65,504; larger values would become infinite.
         found.append(vectors.clamp(-6e4, 6e4).half().numpy())
     return np.concatenate(found)
 

@@ -112,6 +112,7 @@ class StudentTraining(RegionTraining):
 
 
 def _in_float(maps: RegionMaps) -> RegionMaps:
+    # Dice losses sum whole maps, for which bfloat16 has too few digits.
     return RegionMaps(tuple(side.float() for side in maps.sides), maps.fused.float())
 
 

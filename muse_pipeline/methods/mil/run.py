@@ -88,6 +88,7 @@ class MilRecipe(Recipe):
         previous = add(TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings()))
         schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
         if config.student.swap == "none" and rounds:
+            # Every further round begins with a swap: without swaps there is one round of the same total length.
             schedule, rounds = dataclasses.replace(schedule, steps=rounds * schedule.steps), 1
         for number in range(1, rounds + 1):
             name = f"student-{number}" if rounds > 1 else "student"
@@ -156,6 +157,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
 
         score = data.make_scorer(method.trained()).score
+        # Few images give equal AUCs, often 1: of these the later weights are kept, which were trained longer.
         return (BestWeights(SCORES[self.config.selection], score, keep, keeps_later=True),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:

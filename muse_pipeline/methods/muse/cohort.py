@@ -109,6 +109,7 @@ def plan_cohort_run(
     recipe, config = _load_with_placeholder(path, data, list(changes))
     slides = tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in rows)
     judged = [source for judge in judged_by for source in load_detector_config(*judge).validation]
+    # The slides are put in the position of the placeholder, the last of the sources.
     if isinstance(config, UnitConfig):
         tissue = (UnlabelledSource(store=slide.store) for slide in slides)
         config = dataclasses.replace(config, sources=(*config.sources[:-1], *tissue))

@@ -145,8 +145,10 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
 
 def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights) -> NucleusSlide:
     store = open_store(source.store)
+    # Views of a set overlap, and read the same few chunks.
     store.share_chunks()
     slide_mpp = max(store.slide_mpp)
+    # A store that is finer than its slide was enlarged and shows no finer detail than the slide.
     is_enlarged = slide_mpp > store.mpp * MAX_COARSER
     require_fine(store.slide_id, slide_mpp if is_enlarged else store.mpp, finest_mpp)
     return NucleusSlide(
@@ -230,6 +232,7 @@ class RegionWeights:
         Raises:
             ConfigError: the message names the weights.
         """
+        # The extent is the sum of the cells' weights, and their number if every nucleus weighs 1.
         if self.weights and all(image.nuclei.extent == len(image.nuclei.occupied) for image in images):
             raise ConfigError(
                 f"region_weights: no slide has nuclei in {' or '.join(self.weights)}; correct the names of the classes "

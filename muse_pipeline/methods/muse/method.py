@@ -131,8 +131,9 @@ class Level(nn.Module):
             targets = sinkhorn_targets(logits, temperature)
         else:
             targets = centred_targets(logits, self.centre, temperature)
-        first = targets.argmax(-1)
-        chosen = torch.zeros_like(self.use).index_add_(0, first, torch.ones_like(first).float())
+        likeliest = targets.argmax(-1)
+        chosen = torch.zeros_like(self.use).index_add_(0, likeliest, torch.ones_like(likeliest).float())
+        # Sums of logits, counts of first prototypes and number of rows: one tensor, for one exchange per step.
         self._sums.append(torch.cat([logits.float().sum(0), chosen, chosen.new_full((1,), len(logits))]))
         return targets
 
@@ -152,6 +153,7 @@ class Level(nn.Module):
         sums, self._sums, n = self._sums, [], len(self.centre)
         logits, chosen, n_rows = all_sum(sum(sums, self.centre.new_zeros(2 * n + 1))).split((n, n, 1))
         any_row, n_rows = (n_rows > 0).to(logits), n_rows.clamp(min=1)
+        # The centres of DINO's equation 4; a step without rows, as of nuclei that no views share, leaves them.
         self.centre.lerp_(logits / n_rows, (1 - CENTRE_MOMENTUM) * any_row)
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
@@ -206,6 +208,7 @@ class MusePretraining(Method):
         for teacher in range(2):
             numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
             read = [_read_rows(teachers[teacher], batch.teacher_xy[n], lattice, rows[n]) for n in numbers]
+            # All pairs of a teacher's view together: one pass of its projector, and one Sinkhorn-Knopp assignment.
             pred = level.targets(torch.cat(read), progress).split([len(part) for part in read])
             for n, target in zip(numbers, pred, strict=True):
                 ours = _read_rows(students[self.pairs[n][1]], batch.student_xy[n], lattice, rows[n])
@@ -220,6 +223,7 @@ class MusePretraining(Method):
             return found
         n_pairs = all_sum(n_rows.new_full((), batch.octaves.numel()))
         most = batch.shared.shape[2]
+        # Rows are numbered through (B, M): the quotient is the number of the set.
         octaves = [batch.octaves[n].index_select(0, chosen // most) for n, chosen in enumerate(rows)]
         return {
             **found,

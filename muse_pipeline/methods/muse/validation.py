@@ -48,6 +48,7 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     if not len(nuclei):
         return []
     start, size_px = np.array(image.annotated_box[:2]), np.array(image.pixels.shape[1::-1])
+    # As in the authors' evaluation: cells of 224 px tile the annotated area, each in the middle of its window.
     cell_px = min(AUTHORS_CELL_PX, window_px)  # a smaller window would not hold the nuclei of its cell
     cells = np.floor((nuclei.xy - start) / cell_px).astype(int)
     origins = start + cells * cell_px + (cell_px - window_px) // 2

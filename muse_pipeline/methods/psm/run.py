@@ -181,6 +181,7 @@ def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np
     margin = round(SURROUND_UM / predictor.card.mpp)
     colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
     found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
+    # ``rings_to_labels`` paints later rings over earlier ones: of two that overlap the surer one stays whole.
     found = found[np.argsort(found.score, kind="stable")]
     return replace(found, xy=found.xy - margin)
 

@@ -51,6 +51,7 @@ class AlignmentSettings:
     loss: Annotated[str, OneOf(LOSSES)] = "vicreg"
     image_weight: NotNegative = 1.0
     nucleus_weight: NotNegative = 0.0
+    # The weights of VICReg, which TriDeNT keeps.
     invariance: NotNegative = 25.0
     variance: NotNegative = 25.0
     covariance: NotNegative = 1.0
@@ -85,6 +86,7 @@ class TridentConfig(MuseConfig):
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     partner_backbone: str | None = None
     distillation: SelfDistillationSettings | None = None
+    # A tenth of MUSE's loss, after division by VICReg's own factor of 25.
     weight: NotNegative = 0.004
     views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
     batch: Annotated[int, Between(2)] = 16
@@ -161,6 +163,7 @@ class Level(nn.Module):
         branches = [gather_rows(in_float(apply_to_rows(self.he, rows))) for rows in he]
         masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=known.device)] * len(branches)
         if partner is not None:
+            # The projector gets real partners alone, so that the zeros of missing ones do not enter its batch norms.
             rows = in_float(apply_to_rows(self.partner, partner))
             every = rows.new_zeros(len(known), rows.shape[1]).index_put((known.nonzero()[:, 0],), rows)
             branches.append(gather_rows(every))
@@ -192,6 +195,7 @@ def measure_spread(rows: Tensor) -> dict[str, Tensor]:
     if n < 2:
         return dict.fromkeys(("std", "spread", "rank"), rows.new_zeros(()))
     centred, unit = rows - rows.mean(0), functional.normalize(rows, dim=1)
+    # Both products have the same trace and norm; the smaller one is cheaper.
     gram = centred.T @ centred if width < n else centred @ centred.T
     rank = gram.diagonal().sum().square() / gram.square().sum().clamp(min=1e-30)
     return {
@@ -246,6 +250,7 @@ class Trident(Method):
         if self.partner is None:
             return None
         pixels = batch.partner.image
+        # A partner keeps its own colours: the reference is one of H&E.
         colour = torch.eye(3, 4, dtype=torch.promote_types(pixels.dtype, torch.float), device=pixels.device)
         return self.partner(self.partner.prepare(pixels, colour))
 
@@ -258,9 +263,11 @@ class Trident(Method):
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
         known, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
+        # With two branches there is one H&E view, and the second positions are left over.
         views = [read_at(in_float(one.dense), xy, lattice)[chosen] for one, xy in zip(he, positions, strict=False)]
         if pictures:
             has = partner.image_known
+            # Partners are cut as the first view is, so that its positions are theirs.
             rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[known[has]]
         return self.nucleus(views, rows, known[chosen])
 

@@ -52,6 +52,7 @@ class MaskDomain:
 
     def __call__(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The ``batch`` windows of a step and their nuclei, as in ``UnitBatch``."""
+        # Seeded otherwise than tissue, so that the two domains are drawn independently.
         rng = np.random.default_rng((self.seed, step))
         pictures, xy, rays = zip(*(self._draw(rng) for _ in range(batch)), strict=True)
         most = max(1, *map(len, xy))
@@ -101,6 +102,7 @@ def _ray_permutations(n_rays: int) -> np.ndarray:
     rays = []
     for turn in range(8):
         k = np.arange(n_rays)
+        # Rays of the turned picture are traced back: the steps of ``turn_picture`` are undone, the last one first.
         k = n_rays // 4 - k if turn & 4 else k
         k = -k if turn & 2 else k
         k = n_rays // 2 - k if turn & 1 else k

@@ -76,6 +76,7 @@ class UnitTraining(Method):
         self.prior_falls = True
         self.register_buffer("palette", to_unit(torch.from_numpy(palette)))
         self.register_buffer("stains", torch.from_numpy(stains).float())
+        # A buffer, so that penalties and gauges keep their rhythm in a run that is resumed.
         self.register_buffer("step", torch.zeros((), dtype=torch.float64))
         self._made: list[tuple[Tensor, Tensor]] = []  # rendered tissue and read masks that await the discriminators
 
@@ -147,6 +148,7 @@ class UnitTraining(Method):
         rendered = to_unit(made.rendered)
         gan, mask_gan = LOSSES[self.config.pictures.loss], LOSSES[self.config.mask_discriminator.loss]
         terms = {
+            # As ADA has it, the discriminator sees augmented pictures in the generator's turn too.
             "picture_gan": gan.of_generator(self.picture_discriminator(self._augmented(rendered))),
             "mask_gan": mask_gan.of_generator(self.mask_discriminator(made.read)),
             "cycle": cycle_loss(batch.masks, made.mask_again, to_unit(batch.pictures), to_unit(made.picture_again)),
@@ -164,6 +166,7 @@ class UnitTraining(Method):
 
     def _judge(self, batch: UnitBatch, rendered: Tensor, read: Tensor) -> dict[str, Tensor]:
         """Losses of both discriminators, and the mean scores of the one of pictures."""
+        # Copies: both turns have the same batch, whose tensors must not begin to require gradients.
         real, masks = to_unit(batch.pictures), batch.masks.clone()
         real.requires_grad_(self._is_penalised(self.config.pictures))
         masks.requires_grad_(self._is_penalised(self.config.mask_discriminator))
@@ -201,6 +204,7 @@ class UnitTraining(Method):
         of the nuclei read from tissue in two colours, 0 where all or nothing is nucleus; ``contrast``: standard
         deviation of rendered pixels relative to real ones.
         """
+        # The grain stays that of the first rendering, so that the difference is due to the noise alone.
         noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)
         other = self.generator(batch.masks[:GAUGED], noise[: len(batch.masks)], made.grain[:GAUGED])
         return {

@@ -95,6 +95,7 @@ class TranslationPictures(Monitor):
         """Six rows: mask, rendered tissue, mask read from it; tissue, mask read from it, tissue rendered again."""
         device = next(self.method.parameters()).device
         batch = UnitBatch(*(one[:SHOWN].to(device) for one in self.batches(PREVIEW)))
+        # The loop seeds every step anew, so that this changes nothing in the training.
         torch.manual_seed(0)
         method = copy.deepcopy(self.method)  # whose batch norms may see this batch
         method.generator.eval()
@@ -162,6 +163,7 @@ class SnapshotScorer:
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig):
         self.method, self.batches, self.mpp = method, batches, config.mpp
         self.thresholds = THRESHOLDS if config.calibrate else (config.export.threshold,)
+        # With the lowest threshold: the higher ones choose among the nuclei that it finds.
         self.graph = DetectionGraph(method.trained(), self.thresholds[0], CAPACITY)
 
     @cached_property

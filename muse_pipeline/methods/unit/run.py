@@ -149,6 +149,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return (
             TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),
+            # The measure is 0 until the reader finds nuclei in tissue: of such snapshots the last one is kept.
             BestWeights(MEASURE, SnapshotScorer(method, batch, config).score, keep, keeps_later=True),
         )
 

@@ -53,6 +53,7 @@ def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
     count = np.maximum(area, 1)
     mean_x, mean_y = total(column) / count, total(row) / count
     x, y = column - mean_x[number], row - mean_y[number]
+    # A pixel is a square with a second moment of 1/12; an ellipse of full axis a has (a / 4) ** 2 along it.
     xx, yy, xy = (total(values) / count + own for values, own in ((x * x, 1 / 12), (y * y, 1 / 12), (x * y, 0)))
     middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     major, minor = 4 * np.sqrt(middle + spread), 4 * np.sqrt(np.maximum(middle - spread, 0))
@@ -248,6 +249,7 @@ def fit_population(axes_um: np.ndarray) -> Population:
     ratio = (axes_um[:, 1] / axes_um[:, 0]).clip(0.01, 0.99)
     mean, precision = ratio.mean(), ratio.mean() * (1 - ratio.mean()) / ratio.var() - 1
     beta = round(float(mean * precision), 3), round(float((1 - mean) * precision), 3)
+    # The quartiles of a normal distribution lie 1.349 standard deviations apart.
     return Population(round(float(np.exp(median)), 3), round(float((high - low) / 1.349), 3), beta, spindles=0.0)
 
 

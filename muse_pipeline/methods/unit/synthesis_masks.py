@@ -117,6 +117,7 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
     n = np.searchsorted(at, along[-1] - minor[0] / 2)  # the last leaves room for the first
     at, axes = at[:n], axes[:n]
     segment = np.searchsorted(along, at, side="right") - 1
+    # The rim runs from +x towards +y, so that (dy, -dx) points outwards.
     normal = np.arctan2(-edge[segment, 0], edge[segment, 1])
     across = rng.normal(0, tissue.rim_jitter_um, n)
     xy = np.stack([np.interp(at, along, rim[:, axis]) for axis in (0, 1)], 1)
@@ -258,6 +259,7 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
 
 def _is_simple(stamp: np.ndarray) -> bool:
     """True if the ones of a stamp are one component without holes."""
+    # OpenCV counts the zeros as a component too: one nucleus and one surrounding make 2 each. A hole would make 3.
     around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
 
