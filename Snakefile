@@ -35,6 +35,7 @@ include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/terminal.smk"
 include: "workflow/rules/warm.smk"
+include: "workflow/rules/settled.smk"
 
 
 rule all:
@@ -44,17 +45,21 @@ rule all:
     input:
         report="<results>/report.html",
         all_well=ALL_WELL,
-        steps=of_every_slide("slide.json", "tissue.npz", "colour.json", "nuclei.parquet"),
-        outputs=outputs_of_all,
-        proposals=of_every_slide("proposals.parquet", "proposals.geojson.gz") if config["proposals"] else [],
+        image=of_unsettled_slides("slide.json", "tissue.npz", "colour.json"),
+        nuclei=of_unsettled_slides("nuclei.parquet", *names_of(WRITTEN_WITH_NUCLEI)),
+        outputs=lambda wildcards: PLAN.files(*names_of(WRITTEN_LATER), slides=unsettled()),
+        proposals=lambda wildcards: (
+            PLAN.files("proposals.parquet", "proposals.geojson.gz", slides=unsettled()) if config["proposals"] else []
+        ),
         cohort="<results>/cohort.h5ad" if config["anndata"] else [],
         statistics="<results>/statistics.tsv" if config["statistics"] else [],
-        images=every_store if config["keep_stores"] else [],
-        shards=lambda wildcards: PLAN.every_shard() if config["keep_stores"] else [],
+        images=lambda wildcards: stores_of(unsettled()) if config["keep_stores"] else [],
+        shards=lambda wildcards: PLAN.every_shard(unsettled()) if config["keep_stores"] else [],
         proposed=lambda wildcards: (
-            PLAN.every_shard("proposals") if config["keep_stores"] and config["proposals"] else []
+            PLAN.every_shard(unsettled(), "proposals") if config["keep_stores"] and config["proposals"] else []
         ),
-        regions=[*REGION_STATE, *PLAN.files("regions.json"), REGIONS_WELL] if config["regions"] else [],
+        regions=lambda wildcards: PLAN.files("regions.json", slides=unsettled()) if config["regions"] else [],
+        regions_well=[*REGION_STATE, REGIONS_WELL] if config["regions"] else [],
         pretrained=PRETRAINED,
 
 

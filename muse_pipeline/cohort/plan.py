@@ -143,9 +143,9 @@ class Plan:
         """The files of the slide's shards, of nuclei or of ``proposals``."""
         return [f"{self.folder(slide)}/{folder}/{name}.parquet" for name in shard_names(self.row(slide)["shards"])]
 
-    def every_shard(self, folder: str = "shards") -> list[str]:
-        """The shards of every slide, which the Snakefile requests where stores are kept."""
-        return [path for slide in self.rows for path in self.shards(slide, folder)]
+    def every_shard(self, slides: Iterable[str], folder: str = "shards") -> list[str]:
+        """The shards of ``slides``, which the Snakefile requests where stores are kept."""
+        return [path for slide in slides for path in self.shards(slide, folder)]
 
     def files(self, *names: str, slides: Iterable[str] | None = None) -> list[str]:
         """The files called ``names`` of every slide, or of ``slides``."""

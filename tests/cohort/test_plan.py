@@ -36,8 +36,8 @@ def test_files_of_a_slide_and_of_all(plan):
     assert plan.files("slide.json", slides=["far"]) == ["results/far/slide.json"]
     assert plan.files("x", "y")[:3] == ["results/a/x", "results/a/y", "results/far/x"]
     assert plan.shards("far") == ["results/far/shards/1-of-2.parquet", "results/far/shards/2-of-2.parquet"]
-    assert plan.every_shard("proposals")[0] == "results/a/proposals/1-of-1.parquet"
-    assert len(plan.every_shard()) == 4
+    assert plan.every_shard(["a", "gone"], "proposals")[0] == "results/a/proposals/1-of-1.parquet"
+    assert len(plan.every_shard(plan.slides)) == 4
 
 
 def test_embeddings_are_an_input_where_they_are_asked_for(plan):

@@ -11,6 +11,7 @@ nothing else of the package is imported here, and steps are run by its command l
 
 import atexit
 import gc
+import inspect
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.io import apply_wildcards
 from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
@@ -44,6 +46,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 # A plan is millions of objects that stay; a fifth of its time would go into looking for garbage among them. What the run
 # itself leaves is collected: `onstart`.
 gc.disable()
+atexit.register(gc.freeze)  # nor does the end of the process look for it
 
 
 def or_exit(function, *arguments):
@@ -131,9 +134,16 @@ def check_config():
         resolve("proposer", chosen.pop("method"), "--settings", json.dumps(chosen))
 
 
+def of_wildcards(function):
+    """``function``, with a signature that Snakemake need not find out at each of its calls, which takes as long as these."""
+    function.__signature__ = inspect.Signature([inspect.Parameter("wildcards", inspect.Parameter.POSITIONAL_ONLY)])
+    return function
+
+
 def of_slide(method, *arguments):
     """An input or params function: what a method of the plan gives for the job's slide."""
 
+    @of_wildcards
     def give(wildcards):
         try:
             return method(wildcards.slide, *arguments)
@@ -146,6 +156,7 @@ def of_slide(method, *arguments):
 def settings_of(*functions, **others):
     """A params function: the settings that a job depends on, as JSON, which the job keeps beside its results."""
 
+    @of_wildcards
     def give(wildcards):
         found = {name: value for function in functions for name, value in function(wildcards).items()}
         return json.dumps({**found, **others}, sort_keys=True, ensure_ascii=False)
@@ -159,26 +170,52 @@ def if_changed(name):
     Snakemake compares parameters as well, as long as it remembers them: not once .snakemake is lost or results moved.
     """
 
+    @of_wildcards
     def force(wildcards):
         job_rule = workflow.get_rule(name)
-        made, _ = job_rule.expand_output(wildcards)
-        if not (workflow.is_main_process and Path(made[0]).exists()):
+        made = apply_wildcards(str(job_rule.output[0]), wildcards)
+        if not (workflow.is_main_process and os.path.exists(made)):
             return []
         asked, slide = job_rule.params.made_with(wildcards), wildcards.get("slide")
-        changes = read_changes(Path(made.made_with), json.loads(asked))
+        record = apply_wildcards(str(job_rule.output.made_with), wildcards)
+        changes = read_changes(Path(record), json.loads(asked))
         if changes is None:
             changes = {"": "settings that are not recorded"}
         if changes:
-            workflow.dag.forcefiles.add(str(made[0]))
+            workflow.dag.forcefiles.add(made)
             CHANGES[slide].update(dict.fromkeys(changes.values()))
         return []
 
     return force
 
 
+def as_found(slide, files):
+    """Files of a slide as inputs; those of a settled slide are made by no job."""
+    return list(map(before_update, files)) if slide in settled() else files
+
+
 def of_every_slide(*names, slides=None):
     """An input function: the files called ``names`` of every slide, or of some."""
-    return lambda wildcards: PLAN.files(*names, slides=slides)
+    return lambda wildcards: [
+        file
+        for slide in (SLIDES if slides is None else slides)
+        for file in as_found(slide, PLAN.files(*names, slides=[slide]))
+    ]
+
+
+def of_unsettled_slides(*names):
+    """An input function: files that one job makes, called ``names``, of every slide that the run plans jobs of.
+
+    Of a slide that lacks the first, only the first: the job that makes it makes them all.
+    """
+
+    def give(wildcards):
+        folders = list(map(PLAN.folder, unsettled()))
+        first = [f"{folder}/{name}" for folder in folders for name in names[:1]]
+        begun = [folder for folder, file in zip(folders, first) if os.path.exists(file)]
+        return [*first, *(f"{folder}/{name}" for folder in begun for name in names[1:])]
+
+    return give
 
 
 def files_of(output):
@@ -189,10 +226,9 @@ def files_of(output):
     return [directory(path) if is_folder else path for path, is_folder in paths]
 
 
-def outputs_of_all(wildcards):
-    """The files of every output that the config asks for, of every slide."""
-    names = [name.rstrip("/") for output in list_outputs(config) for name in output.file_names(MODEL["name"])]
-    return PLAN.files(*names)
+def names_of(outputs):
+    """The names of the files of outputs in a slide's folder."""
+    return [name.rstrip("/") for output in outputs for name in output.file_names(MODEL["name"])]
 
 
 def intermediate(path):

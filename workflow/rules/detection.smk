@@ -9,6 +9,7 @@ DRAWS_AT_ONCE = not config["proposals"]
 MEASURES_PIXELS = config["features"] != "none" or config["quality"]
 WRITTEN_WITH_NUCLEI = [each for each in list_outputs(config, "nuclei") if DRAWS_AT_ONCE or not each.shows_proposals]
 OF_DRAWN = [setting for each in list_outputs() if each.shows_proposals for setting in each.all_settings()]
+WRITTEN_LATER = [each for each in list_outputs(config) if each not in WRITTEN_WITH_NUCLEI]
 DRAWN_LATER = [each for each in list_outputs(config, "nuclei") if each not in WRITTEN_WITH_NUCLEI]
 
 

@@ -59,10 +59,11 @@ if PRETRAINING:
     MPP_OF_STORE = or_exit(settings.name_stores, [*MPP_OF_STORE.values(), PRETRAINING["mpp"]])
 
 
-def every_store(wildcards):
-    """The images of every slide that the config asks for."""
+def stores_of(slides):
+    """The images of slides that the config asks for."""
     names = [STORE, *map(store_name, config["extra_mpps"])]
-    return list(dict.fromkeys([*PLAN.files(*names), *PLAN.files(PRETRAIN_STORE, slides=PRETRAIN_SLIDES)]))
+    of_pretraining = PLAN.files(PRETRAIN_STORE, slides=PRETRAIN_SLIDES)
+    return list(dict.fromkeys([*PLAN.files(*names, slides=slides), *of_pretraining]))
 
 
 def regions_of_pretraining(wildcards):

@@ -83,7 +83,7 @@ def what_failed():
 
 def forget_unasked_steps():
     """Remove what steps noted that are not asked for any more."""
-    asked = {Path(store) for store in every_store(None)}
+    asked = {Path(store) for store in stores_of(SLIDES)}
     written = {output.step for output in list_outputs(config)}
     unasked = {output.step for output in list_outputs() if not output.by_stitch} - written
     unasked |= set() if config["regions"] else {"regions"}

@@ -7,7 +7,7 @@ slide.spatialdata.zarr.
 
 def embeddings_of_all(wildcards):
     """The embeddings of every slide, if the config asks for them."""
-    return [path for slide in SLIDES for path in PLAN.embeddings(slide)]
+    return [path for slide in SLIDES for path in as_found(slide, PLAN.embeddings(slide))]
 
 
 rule embed:

@@ -1,0 +1,95 @@
+"""How many times Snakemake calls `sbatch` for a cohort on Slurm, and how long that takes.
+
+    python benchmarks/cohort_slurm.py OUT_DIR [--slides 100 500] [--per-job 1 50] [--output cohort_slurm.json]
+
+Slurm is one of the tests' (tests/support/slurm.py), with real commands and a real controller. Its nodes are drained,
+so that jobs are submitted and none begins; the slides are empty files. All jobs are submitted at once (`--jobs`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from cohort_plan import SNAKEFILE, draw_cohort
+
+TOP = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TOP / "tests/support"))
+
+from slurm import Slurm  # noqa: E402
+
+SETTLED_S = 30  # without a further call
+
+
+def main() -> None:
+    """Submit every cohort, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--slides", type=int, nargs="+", default=[100, 500])
+    parser.add_argument("--per-job", type=int, nargs="+", default=[1, 50])
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    rows = []
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # sockets need a short path
+    slurm = Slurm(folder).start()
+    try:
+        calls = note_calls(slurm)
+        slurm.call("scontrol", "update", "NodeName=ALL", "State=DRAIN", "Reason=count")
+        for n_slides in args.slides:
+            for per_job in args.per_job:
+                draw_cohort(args.folder / str(n_slides), n_slides)
+                rows.append({"slides": n_slides, "slides_per_job": per_job})
+                rows[-1].update(submit(slurm, args.folder / str(n_slides), calls, n_slides, per_job))
+                print(json.dumps(rows[-1]), flush=True)
+    finally:
+        slurm.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    if args.output:
+        args.output.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def note_calls(slurm: Slurm) -> Path:
+    """The file to which every call of `sbatch` adds its time."""
+    calls, script = slurm.folder / "calls", slurm.folder / "bin/sbatch"
+    script.write_text(f'#!/bin/sh\ndate +%s.%N >> {calls}\nexec {shutil.which("sbatch")} "$@"\n', "ascii")
+    script.chmod(0o755)
+    return calls
+
+
+def submit(slurm: Slurm, folder: Path, calls: Path, n_slides: int, per_job: int) -> dict:
+    """Submit a cohort, and end it once all of its jobs of slides wait for a node."""
+    calls.write_text("")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
+    command += ["--workflow-profile", str(TOP / "profiles/slurm"), "--jobs", str(n_slides)]
+    command += ["--group-components", f"slide={per_job}", "preflights=50"]
+    started = time.time()
+    with (folder / "output.txt").open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=slurm.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    times: list[float] = []
+    while process.poll() is None and (not times or time.time() - times[-1] < SETTLED_S):
+        time.sleep(1)
+        times = [float(line) for line in calls.read_text().split()]
+    used = psutil.Process(process.pid).cpu_times()
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    slurm.call("scancel", "--state=PENDING")
+    return {
+        "sbatch_calls": len(times),
+        "seconds_until_the_first": round(times[0] - started, 1),
+        "seconds_of_submission": round(times[-1] - times[0], 1),
+        "processor_seconds": round(used.user + used.system, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""A slide for which nothing is to be done has no jobs in the plan, and whatever changes is planned as if it had."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROWS = [{"slide_id": name, "path": f"{name}.tif"} for name in ("a", "b")]
+FILES = [
+    *("a.tif", "results/a/slide.json", "results/a/image-500nm.zarr", "results/a/shards/1-of-1.parquet"),
+    *("results/a/nuclei.parquet", "results/a/viewer", "results/a/logs/settings/nuclei.json", "results/report.html"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a cohort that has run."""
+    folder = tmp_path_factory.mktemp("settled")
+    for row in ROWS:
+        draw_stained_slide(folder / row["path"], size_px=500, n_nuclei=60)
+    write_sheet(folder / "slides.tsv", ROWS)
+    write_config(folder)
+    run = run_snakemake(folder)
+    assert run.returncode == 0, run.stdout
+    return folder
+
+
+def plan(folder: Path, *arguments: str) -> dict[str, int]:
+    """Rule -> number of jobs that a run would do."""
+    run = run_snakemake(folder, "--dry-run", "--quiet", "rules", *arguments)
+    assert run.returncode == 0, run.stdout
+    return planned_jobs(run.stdout)
+
+
+def slides_with_jobs(folder: Path, *arguments: str) -> set[str]:
+    """Slides that the plan has jobs of, whether or not there is anything to do."""
+    run = run_snakemake(folder, "--dry-run", "--debug-dag", *arguments)
+    assert run.returncode == 0, run.stdout
+    return {name for name in "abc" if f"slide={name}" in run.stdout}
+
+
+@contextmanager
+def forgotten(folder: Path):
+    """The folder as if no slide were known to be complete."""
+    kept = (folder / "results/logs/settled.json").rename(folder / "settled.json")
+    yield
+    kept.rename(folder / "results/logs/settled.json")
+
+
+@contextmanager
+def removed(path: Path):
+    """A file that is missing."""
+    kept = path.rename(path.with_name("kept"))
+    yield
+    kept.rename(path)
+
+
+@contextmanager
+def touched(path: Path):
+    """A file that is newer than all results."""
+    stamp = path / ".snakemake_timestamp" if path.is_dir() else path
+    before = stamp.stat()
+    os.utime(stamp)
+    yield
+    os.utime(stamp, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_finished_cohort_has_no_jobs_of_slides(finished):
+    assert slides_with_jobs(finished) == set()
+    assert plan(finished) == {}
+    with forgotten(finished):
+        assert slides_with_jobs(finished) == {"a", "b"}
+        assert plan(finished) == {}
+
+
+@pytest.mark.parametrize("change", [removed, touched])
+@pytest.mark.parametrize("name", FILES)
+def test_a_change_of_a_file_is_planned_as_without_the_record(finished, name, change):
+    if name == "a.tif" and change is removed:
+        pytest.skip("the sheet is rejected")
+    with change(finished / name):
+        planned = plan(finished)
+        with forgotten(finished):
+            assert planned == plan(finished)
+        assert slides_with_jobs(finished) == ({"a"} if "a" in Path(name).parts or name == "a.tif" else set())
+    assert plan(finished) == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--forceall"],
+        ["--forcerun", "detect"],
+        ["--until", "image"],
+        ["--batch", "report=1/2", "--", "report"],
+        ["--config", "max_corrupt=0.5"],
+        ["--config", "provider=openvino", "--jobs", "1"],
+        ["--", "results/a/nuclei.parquet"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_asked_for_is_planned_as_without_the_record(finished, arguments):
+    planned = plan(finished, *arguments)
+    with forgotten(finished):
+        assert planned == plan(finished, *arguments)
+
+
+def test_a_new_row_is_planned_alone_and_a_failed_slide_is_planned_again(finished):
+    (finished / "c.tif").write_bytes(b"no slide")
+    write_sheet(finished / "slides.tsv", [*ROWS, {"slide_id": "c", "path": "c.tif"}])
+    assert slides_with_jobs(finished) == {"c"}
+    assert plan(finished) == {"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1}
+    assert run_snakemake(finished).returncode == 1
+    settled = json.loads((finished / "results/logs/settled.json").read_text("utf-8"))
+    assert settled["slides"].keys() == {"a", "b"}
+    assert slides_with_jobs(finished) == {"c"}
+    draw_stained_slide(finished / "c.tif", size_px=500, n_nuclei=60)
+    assert run_snakemake(finished).returncode == 0
+    assert slides_with_jobs(finished) == set()
