@@ -1,10 +1,11 @@
 """Areas of a slide that are out of focus, folded, under an air bubble or inked, whose nuclei cannot be trusted.
 
-Focus is measured. A picture is blurred repeatedly, each time twice as much, from 0.5 to 2 um; what a blur removes is
-the detail of that size. In tissue in focus the detail of 0.5 to 1 um has 0.4 to 2 times the energy of that of 1 to 2
-um, whatever the stain and the contrast; a defocus of 1 um leaves a third. This ratio depends on tissue and scanner, so
-a cell is out of focus below a share of the slide's median, within limits. The noise of the camera is measured in the
-finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
+Focus is measured in the green channel, which both stains absorb. It is blurred repeatedly, each time twice as much,
+from 0.5 to 1.7 um; what a blur removes is the detail of that size. In tissue in focus the detail of 0.5 to 0.9 um has
+0.3 to 1 times the energy of that of 0.9 to 1.7 um, whatever the stain and the contrast; a defocus of 1 um leaves two
+fifths. This ratio depends on tissue and scanner, so a cell is out of focus below a share of the slide's median, within
+limits. The noise of the camera is measured in the finest detail and subtracted. Folds, bubbles and ink are mapped by
+the built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Quality
 from muse_pipeline.core.types import ARTEFACTS, SUBTRACTED, SlideInfo
-from muse_pipeline.inference.model import BUILT_IN
-from muse_pipeline.inference.predictor import RegionPredictor
+from muse_pipeline.inference.model import BUILT_IN, run_session
+from muse_pipeline.inference.predictor import MAP, RegionPredictor
 from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
@@ -32,6 +33,7 @@ from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 MODEL = BUILT_IN / "regions/artefacts.onnx"
 KINDS = ARTEFACTS  # what is measured, then the model's classes but the first
+FOLD = KINDS.index("fold")  # of the model too
 COLORS = ((255, 170, 0), (128, 0, 128), (0, 160, 200), (60, 60, 60))
 CLEAN = -1
 MPP = 0.5  # um per pixel at which focus is judged
@@ -39,14 +41,14 @@ CELL_UM = 16.0
 _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # of what the model maps
 CONNECTED_PROBABILITY = 0.05  # of cells of a fold that are connected with such cells: docs/results.md, "Artefacts"
-MIN_AREAS_MM2 = (0.004, 0.001, 0.004, 0.0)  # of each kind; smaller areas are dropped
-SHARE_OF_MEDIAN = 0.622  # of the ratio of the energies; chosen by what is found and lost, docs/results.md, "Artefacts"
-RATIO_LIMITS = (0.32, 0.45)  # a slide may be blurred for the most part, or may have much fine collagen beside glands
+MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # of each kind; smaller areas are dropped
+SHARE_OF_MEDIAN = 0.62  # of the ratio of the energies; chosen by what is found and lost, docs/results.md, "Artefacts"
+RATIO_LIMITS = (0.24, 0.36)  # a slide may be blurred for the most part, or may have much fine collagen beside glands
 MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
-_NOISE = (0.0314, 0.0106)  # energy of white noise in both details, for 1 in the finest
+_NOISE = (0.0334, 0.0139)  # energy of white noise in both details, for 1 in the finest
 MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
-MAX_GREY = 220  # of 255; brighter is glass
-MOST = 0.5  # of the tissue: where more is out of focus, the slide is soft and not parts of it
+MAX_GREEN = 220  # of 255; brighter is glass
+MOST = 0.5  # of the tissue: a slide of which more is out of focus is soft, and one of which more is folded is dark
 _BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurred on its own, with mirrored edges
 _STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every machine
 
@@ -100,7 +102,7 @@ class ArtefactMap:
         areas, to_level0 = [], CELL_UM / np.array(self.slide_mpp)
         for number, (name, color) in enumerate(zip(self.kinds, COLORS, strict=False)):
             row, column = np.nonzero(self.kind == number)
-            outlines = shapely.union_all(shapely.box(column, row, column + 1, row + 1))
+            outlines = shapely.coverage_union_all(shapely.box(column, row, column + 1, row + 1))
             scanned = shapely.box(*info.scanned_box)
             parts = shapely.get_parts(scanned & shapely.transform(outlines, lambda xy: xy * to_level0))
             areas += [ClassArea(name.capitalize(), color, part) for part in parts if part.area]
@@ -140,8 +142,14 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
     image = store.at(MPP)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
-    masks = blurred, *_map_kinds(image, RegionPredictor(MODEL), fit, n_cells, threads)
-    return [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
+    model = ArtefactPredictor(MODEL)
+    found = map_slide(image, model, colour_of_fit(model.card.colour, fit), threads=threads)
+    fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
+    _, fold, *others = average_over_tissue(found.prob, found.tissue, fine, n_cells) / 255
+    masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
+    settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
+    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # without the cells around
+    return settled
 
 
 def seek_no_artefacts(store: Store, subtract: Sequence[str]) -> ArtefactMap:
@@ -161,34 +169,26 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 
 
-def _map_kinds(
-    image: Store, model: RegionPredictor, fit: MacenkoFit | None, n_cells: tuple[int, int], threads: int
-) -> Iterator[np.ndarray]:
-    """The cells (rows, columns) bool of each class of the model except the first.
+class ArtefactPredictor(RegionPredictor):
+    """Maps folds in normalised stains, and bubbles and ink in the unchanged image.
 
-    Folds are dark for their slide, so they are found in normalised stains, with two thresholds. Ink would change the
-    fit of these: ink and bubbles are found in the unchanged image.
+    Folds are dark for their slide. Ink would change the fit of the stains.
     """
-    normalised = _map_classes(image, model, colour_of_fit(model.card.colour, fit), n_cells, threads)
-    as_it_is = _map_classes(image, model, IDENTITY, n_cells, threads)
-    yield apply_hysteresis(normalised[1])
-    for prob in as_it_is[2:]:
-        yield prob > MIN_PROBABILITY
+
+    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
+        """The map of ``RegionPredictor``, of both images."""
+        inputs = self.inputs(pixels, colour)
+        normalised, unchanged = (
+            run_session(self.session, self.path, [MAP], {**inputs, "colour": each})[0] for each in (colour, IDENTITY)
+        )
+        unchanged[:, FOLD] = normalised[:, FOLD]
+        return unchanged
 
 
 def apply_hysteresis(prob: np.ndarray) -> np.ndarray:
     """Areas above ``CONNECTED_PROBABILITY`` with a cell above ``MIN_PROBABILITY``, (rows, columns) bool."""
     _, area = cv2.connectedComponents((prob > CONNECTED_PROBABILITY).astype(np.uint8), connectivity=8)
     return np.isin(area, area[prob > MIN_PROBABILITY])
-
-
-def _map_classes(
-    image: Store, model: RegionPredictor, colour: np.ndarray, n_cells: tuple[int, int], threads: int
-) -> np.ndarray:
-    """(C, rows, columns) float32 probabilities."""
-    found = map_slide(image, model, colour, threads=threads)
-    fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
-    return average_over_tissue(found.prob, found.tissue, fine, n_cells) / 255
 
 
 def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cells: tuple[int, int]) -> np.ndarray:
@@ -214,6 +214,11 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
     return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
+def drop_most(folds: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
+    """The folds, or none if they are ``MOST`` of the tissue: folds are darker than the rest of a slide."""
+    return folds & (folds.sum() <= MOST * is_tissue.sum())
+
+
 def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Energy of detail in the cells of an image at ``MPP``, each averaged with the cells around it that are tissue.
 
@@ -223,8 +228,8 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
         threads: number of threads; it changes no result.
 
     Returns:
-        (rows, columns) float32 each, grey levels squared: of the detail of 0.5 to 1 um, and of that of 1 to 2 um; both
-        are 0 outside of tissue.
+        (rows, columns) float32 each, grey levels squared: of the detail of 0.5 to 0.9 um, and of that of 0.9 to 1.7 um;
+        both are 0 outside of tissue.
     """
     cv2.setNumThreads(1)
     measures = np.zeros((*n_cells, 3), np.float32)
@@ -283,26 +288,29 @@ def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
 def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
     """(n, n, 3) of the cells of a block: energy of detail of both sizes, fraction of tissue."""
     row, column = corner
-    pixels = image.read((column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2)
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    tissue = cv2.compare(grey, MAX_GREY, cv2.CMP_LT)  # 0 or 255
-    return np.stack([*_measure_detail(grey), _average(tissue) / np.float32(255)], -1)
+    box = (column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2
+    (green,) = image.read_planes(*box, channels=slice(1, 2))
+    return np.stack(_measure_detail(green), -1)
 
 
-def _measure_detail(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energy of the detail of 0.5 to 1 um and of 1 to 2 um in the cells of a block, (h, w) uint8 pixels."""
-    grey = grey.astype(np.uint16) * _STEPS
-    # Variances of blurs add up: after a blur of 0.5 um, 0.87 px of 1 um make 1 um, and 1.94 px make 2 um.
-    soft = cv2.GaussianBlur(grey, (0, 0), 1.0)
-    small = cv2.resize(soft, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    softer = cv2.GaussianBlur(small, (0, 0), 0.87)
-    softest = cv2.GaussianBlur(small, (0, 0), 1.94)
-    sampled = (grey[::2, ::2].copy(), soft[::2, ::2].copy())  # a quarter of the pixels are enough to measure the noise
-    noise, fine, coarse = (
-        _average(np.square(cv2.subtract(one, other, dtype=cv2.CV_32F))) / _STEPS**2
-        for one, other in (sampled, (small, softer), (softer, softest))
-    )
-    return fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise
+def _measure_detail(green: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Energies of the finer and the coarser detail in the cells of a block (h, w) uint8, and fraction of tissue."""
+    sharp = green.astype(np.uint16)
+    sharp *= _STEPS  # in place: half of the time
+    soft = cv2.pyrDown(sharp)  # of half the size; exact with integers, as the binomials below
+    softer = cv2.GaussianBlur(soft, (3, 3), 0)
+    softer_small = softer[::2, ::2].copy()
+    softest = cv2.GaussianBlur(softer_small, (3, 3), 0)
+    sampled = sharp[::4, ::4].copy(), soft[::2, ::2].copy()  # enough to measure the noise
+    noise, fine, coarse = (_measure_energy(*each) for each in (sampled, (soft, softer), (softer_small, softest)))
+    tissue = _average(cv2.compare(softer_small, MAX_GREEN * _STEPS, cv2.CMP_LT)) / np.float32(255)
+    return fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise, tissue
+
+
+def _measure_energy(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Mean square of the difference of two images in each cell of a block, in grey levels."""
+    difference = cv2.absdiff(one, other).astype(np.float32)
+    return _average(np.square(difference, out=difference)) / _STEPS**2
 
 
 def _average(values: np.ndarray) -> np.ndarray:

@@ -177,15 +177,15 @@ class Store:
             return pixels
         return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
 
-    def read_planes(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """The same pixels channel by channel, as they are stored: (3, h, w) uint8."""
-        if self._rest > 1:
-            return np.ascontiguousarray(np.moveaxis(self.read(xy, size), -1, 0))
-        width, height = map(int, size)
-        result = np.full((3, height, width), BACKGROUND, np.uint8)
-        for inside, planes in self._parts(tuple(map(int, xy)), (width, height)):
-            result[:, *inside] = planes
-        return result
+    def read_planes(self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)) -> np.ndarray:
+        """The same pixels channel by channel, as they are stored: (n, h, w) uint8 of n ``channels``, by default all."""
+        (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
+        planes = np.full((len(range(3)[channels]), height, width), BACKGROUND, np.uint8)
+        for inside, of_chunk in self._parts((x, y), (width, height)):
+            planes[:, *inside] = of_chunk[channels]
+        if self._rest == 1:
+            return planes
+        return np.stack([cv2.resize(plane, tuple(map(int, size)), interpolation=cv2.INTER_AREA) for plane in planes])
 
     def _parts(self, xy: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
         """Parts of a box in each chunk, in pixels of the level that is read: slices of the box, and (3, h, w) uint8."""

@@ -34,6 +34,7 @@ from muse_pipeline.inference.artefacts import (
     ArtefactMap,
     apply_hysteresis,
     average_over_tissue,
+    drop_most,
     find_artefacts,
     find_blurred,
     measure_focus,
@@ -114,17 +115,17 @@ def test_most_of_a_fold_is_found_and_little_else(coarse_slide):
     y, x = (np.indices(found.kind.shape, np.float32) + 0.5) * CELL_UM
     inside, tissue = fold.inside_um(x, y), tissue_on_cells(image, round(CELL_UM / MPP))
     folded = found.kind == KINDS.index("fold")
-    assert folded[tissue & (inside > 0)].mean() > 0.9
+    assert folded[tissue & (inside > 0)].mean() > 0.8  # the outermost cells are clean in part
     assert folded[tissue & (inside < -2 * CELL_UM)].mean() < 0.01
 
 
 @pytest.mark.parametrize(
     ("usual", "part", "flagged"),
     [
-        (0.66, 0.4, True),
-        (0.66, 0.42, False),
-        (0.42, 0.42, False),
-        (1.2, 0.5, False),  # glands in focus, in a stroma of fine collagen
+        (0.5, 0.3, True),
+        (0.5, 0.32, False),
+        (0.3, 0.25, False),
+        (0.9, 0.4, False),  # glands in focus, in a stroma of fine collagen
     ],
 )
 def test_a_slight_defocus_shows_beside_the_rest_of_the_slide(usual, part, flagged):
@@ -172,6 +173,15 @@ def test_cells_connected_with_probable_ones_are_taken_in():
     prob = np.array([[0.6, 0.2, 0.0, 0.2], [0.0, 0.0, 0.3, 0.0], [0.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.0, 0.02]])
     assert apply_hysteresis(prob).astype(int).tolist() == [[1, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert not apply_hysteresis(np.zeros((2, 3))).any()
+
+
+def test_a_slide_that_is_dark_in_most_places_has_no_fold():
+    tissue = np.ones((4, 5), bool)
+    folds = np.zeros_like(tissue)
+    folds[:2] = True
+    assert drop_most(folds, tissue).sum() == 10
+    folds[2, 0] = True
+    assert not drop_most(folds, tissue).any()
 
 
 def test_nuclei_there_are_flagged(results):
