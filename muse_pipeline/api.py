@@ -116,9 +116,9 @@ def find_nuclei(
 ) -> geopandas.GeoDataFrame:
     """Find the nuclei of a slide, of a box of it, or of an array, as `muse run` does.
 
-    A box gives the rows of the whole slide with x and y in it, its right and lower edge excluded: the slide's own
-    windows are run, with the tissue and stains of the slide. (Only the column ``cluster``, of models of one class, is
-    fitted to what is searched.) Temporary files take about 12 MB per mm2 of tissue, in ``$TMPDIR``.
+    A box gives the rows of the whole slide with x and y in it, its right and lower edge excluded: the windows of
+    the slide are run, with the slide's tissue and stains. (Only the column ``cluster``, of models of one class,
+    depends on the searched area.) Temporary files take about 12 MB per mm2 of tissue, in ``$TMPDIR``.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
@@ -142,7 +142,7 @@ def find_nuclei(
         SlideError: more than 1 % of the tissue cannot be decoded.
 
     Warns:
-        MuseWarning: the slide is unlike what the model was trained on, or part of it was lost.
+        MuseWarning: the slide is unlike the training pictures of the model, or part of it was lost.
     """
     slide, messages = to_slide(image, mpp)
     _require_box(box, slide.info)
@@ -223,7 +223,7 @@ def _require_box(box: Box | None, info: SlideInfo) -> None:
 
 def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
     if not isinstance(tissue, Tissue):
-        raise ArgumentError(f"tissue is {type(tissue).__name__}; give what find_tissue returns")
+        raise ArgumentError(f"tissue is {type(tissue).__name__}; give the result of find_tissue")
     if (tissue.fingerprint, tissue.slide_mpp) != (info.fingerprint, info.mpp):
         raise ArgumentError(
             f"tissue is of slide '{tissue.info.slide_id}' at {tissue.info.mpp[0]:.4g} um/px, not of '{info.slide_id}' "

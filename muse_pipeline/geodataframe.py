@@ -125,7 +125,7 @@ def _require_provenance(nuclei: geopandas.GeoDataFrame) -> Provenance:
             f"nuclei: column {', '.join(sorted(missing))} is missing; give a table with all columns of find_nuclei"
         )
     if "provenance" not in nuclei.attrs:
-        raise ArgumentError("nuclei.attrs has no 'provenance'; copy .attrs from what find_nuclei or read_nuclei gave")
+        raise ArgumentError("nuclei.attrs has no 'provenance'; copy .attrs of the result of find_nuclei")
     return Provenance.from_dict(nuclei.attrs["provenance"])
 
 

@@ -1,4 +1,4 @@
-"""Adapt a detector to slides without labels: MUSE, while a copy of the detector holds its output.
+"""Adapt a detector to slides without labels, by MUSE and distillation from a copy of the detector.
 
     muse adapt SLIDES -o RUN       slides, images, folders of slides and sheets, as for `muse run`
     muse adapt RESULTS -o RUN      the folder that `muse run` wrote
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         return train.run(args)
     if launcher := find_launcher()[0]:
         raise ConfigError(
-            f"{launcher} starts several processes, and one alone finds the nuclei of slides; run it without, "
+            f"{launcher} starts several processes, but one alone finds the nuclei of slides; run it without, "
             f"or give a config as `muse adapt` writes it ({args.output / 'slides.yaml'})"
         )
     args.config = args.output / "slides.yaml"

@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, number types that are checked before any work begins, and printed output."""
+"""Arguments shared by several verbs, number types that are checked before any work begins, and printed output."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def add_threads_argument(parser: argparse.ArgumentParser, what: str = "processor
 
 
 def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--include-doubtful``, the kinds of doubtful numbers that totals and statistics keep."""
+    """Add ``--include-doubtful``, the kinds of doubt that do not exclude slides from totals and statistics."""
     parser.add_argument(
         "--include-doubtful",
         choices=DOUBTS,
@@ -178,7 +178,7 @@ _NUMBERS = {"integer": at_least_one, "number": fraction}  # of settings that hav
 
 
 class TrainingOutput:
-    """Prints the reports of a training run: above a bar on a terminal, in lines elsewhere."""
+    """Prints the reports of a training run, on a terminal above a progress bar."""
 
     def __init__(self) -> None:
         self._bar: Any = None

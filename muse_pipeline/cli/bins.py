@@ -4,7 +4,7 @@
     muse bins results/slide --xenium outs/transcripts.parquet --transform he_imagealignment.csv
 
 Writes `bins.h5ad` (AnnData): X has the counts of each nucleus, obs its class and probabilities, obsm its position and
-features. What lies in no nucleus counts for the nearest one within --expand-um. Needs the extra `anndata` (h5py).
+features. Positions outside of nuclei count for the nearest one within --expand-um. Needs the extra `anndata` (h5py).
 """
 
 import argparse
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         raise ArgumentError(f"--expand-um {args.expand_um:g}: a cell reaches 0 to 50 um beyond its nucleus")
     if args.xenium and not args.transform:
         raise ArgumentError(
-            "--xenium: positions are those of Xenium's own picture; give the map to it with --transform"
+            "--xenium: positions are in the frame of Xenium's own picture; give its alignment with --transform"
         )
     files = SlideFiles(args.slide)
     info, output = read_info(files.info), args.output or files.bins

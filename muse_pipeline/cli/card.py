@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure the pictures, write the card, print."""
+    """Measure the pictures, write the card and print it."""
     from dataclasses import asdict
 
     from muse_pipeline.core.errors import ConfigError
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
-    """The settings of the card of a detector that can be changed, as text; nothing for a region model."""
+    """The settings that can be changed in a detector's card, as strings; empty for a region model."""
     from muse_pipeline.inference.card import ModelCard
 
     if isinstance(card, ModelCard):
@@ -113,7 +113,7 @@ def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
 
 
 def _text(card: ModelCard) -> str:
-    """The terms of the card on the left, the values on the right, wrapped to the width of the terminal."""
+    """The card as a table of terms and values, wrapped to the width of the terminal."""
     from dataclasses import asdict
     from textwrap import TextWrapper
 

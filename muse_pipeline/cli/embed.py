@@ -1,12 +1,12 @@
-"""Compute the features of a network for the nuclei of a slide, whichever model found them.
+"""Compute the features of a network for the nuclei of a slide, found by any model.
 
     muse embed results/S --model compact                                       the features of a detector
     muse embed results/S --checkpoint run/checkpoint.pt --model muse.onnx      exports first, which needs torch
     muse embed results/T --model muse.onnx                                     needs no torch
 
 Reads the nuclei and the image of a finished slide and writes `embeddings-<model>.parquet` beside them: id in QuPath,
-position and a vector of 16-bit floats per nucleus. Nuclei of another program come with --nuclei: outlines or points as
-GeoJSON, points as CSV in level-0 pixels, or a label image.
+position and a vector of 16-bit floats per nucleus. Nuclei of another program are given by --nuclei: outlines or points
+as GeoJSON, points as CSV in level-0 pixels, or a label image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Score found nuclei against true ones: detection, classes and outlines, of one slide or a cohort.
+"""Score detected nuclei against true ones: detection, classes and outlines, of one slide or a cohort.
 
     muse evaluate results/a/nuclei.parquet --truth a.csv
     muse evaluate results --truth truths                     truths/<slide>.csv, .tsv, .geojson, .png ...

@@ -2,7 +2,7 @@
 
 The agreement is measured down to the nuclei, or to the map of a region model, on the pictures that the training run
 kept beside its checkpoint or on those of `--check-images FOLDER`; the figures are printed, and nothing is written if
-the two are too far apart.
+the two differ too much.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Import a network of others, an ONNX file, as a model that finds nuclei.
+"""Import a third-party network, an ONNX file, as a model that finds nuclei.
 
     muse import-model stardist.onnx --kind stardist --mpp 0.5 --scaling percentile --input-px 512 -o model.onnx
     muse import-model hover.onnx --kind hover --mpp 0.25 --scaling none --logits --input-px 512 -o model.onnx

@@ -1,7 +1,7 @@
 """Show the properties of a slide: size, mpp and its source, levels, bounds, fingerprint, warnings.
 
 With --output it also writes slide.json, which every later step reads. If the file has no mpp, give it with --mpp.
-The slide is opened in a separate process: one that crashes or hangs its reader is rejected here, before any other step
+The slide is opened in a separate process: a slide that crashes or hangs its reader is rejected before any other step
 reads it.
 """
 

@@ -1,4 +1,4 @@
-"""Dispatch ``muse VERB``: parse, run, report a user's mistake in one sentence with exit status 2."""
+"""Dispatch ``muse VERB``: parse, run, and report a user's mistake with exit status 2."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplot
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in the command line in one sentence too."""
+    """A parser that reports a mistake in the command line as a short message."""
 
     def error(self, message: str) -> NoReturn:
         """Print the error and the command for help."""
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Reject unknown options before missing ones, since the missing one may be misspelt."""
+        """Report unknown options before missing ones, because the missing option may be misspelt."""
         if self._subparsers is not None:  # the sub-parsers do it
             return super().parse_known_args(args, namespace)
         for word in takewhile(lambda word: word != "--", args or ()):
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, unknown
 
     def options(self) -> list[str]:
-        """Every option's names."""
+        """The names of all options."""
         return [name for action in self._actions for name in action.option_strings]
 
     def reject(self, word: str, known: Iterable[str]) -> NoReturn:
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; the exit status is 0, or 2 for a mistake that the user can fix."""
+    """Run one verb; return the exit status, 0, or 2 for a mistake that the user can fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
     write_any_text()
     try:
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_verb(arguments: list[str]) -> int:
-    """Parse and run one verb, its ledger included; errors come out as exceptions.
+    """Parse and run one verb and write its ledger; errors are raised as exceptions.
 
     A verb appends warnings for its ledger to ``args.warnings``.
     """
@@ -122,7 +122,7 @@ def run_verb(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line; ends the process with one sentence if it is invalid, or with the help if requested."""
+    """Parse the command line; an invalid one ends the process with a message, a request for help with the help."""
     groups = GROUPS
     if arguments[:1] == ["help"]:
         topic = arguments[1:]
@@ -137,7 +137,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _require_working_folder() -> None:
-    """Raise an error if the working folder was deleted, since no path can be relative to it.
+    """Raise an error if the working folder was deleted, to which no path can be relative.
 
     Raises:
         OutputError: the working folder was deleted.
@@ -162,18 +162,18 @@ def _require_inputs_kept(args: argparse.Namespace) -> None:
             if not isinstance(path, Path) or path.is_dir():  # a folder is added to
                 continue
             if path.resolve() in read | written:
-                raise OutputError(f"--{name} {path}: is another file of this command too; give it a name of its own")
+                raise OutputError(f"--{name} {path}: is also another file of this command; give it a different name")
             written.add(path.resolve())
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:
-    """The folders of the files that the command names, in reverse order, because outputs come after inputs."""
+    """The folders of the files in the command, in reverse order, because outputs come after inputs."""
     files = [value for value in vars(args).values() if isinstance(value, Path)]
     return [*(path.parent for path in reversed(files)), Path()]
 
 
 def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> argparse.ArgumentParser:
-    """The parser; if ``arguments`` begin with a verb, only that verb's module is loaded, else those of ``groups``."""
+    """The parser; if ``arguments`` begin with a verb, only its module is loaded, otherwise those of ``groups``."""
     from muse_pipeline import __version__
 
     parser = Parser(prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,7 +194,7 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
 
 
 def import_verb(verb: str) -> ModuleType:
-    """The module with the arguments and the work of a verb."""
+    """Import the module of a verb."""
     # Verbs import what they compute with in ``run``, so that help and rejected arguments appear at once.
     return importlib.import_module(f"muse_pipeline.cli.{MODULES.get(verb, verb).replace('-', '_')}")
 

@@ -1,4 +1,4 @@
-"""Describe a model: a built-in one by its name, an .onnx file, or a training run that will make one.
+"""Describe a model: a built-in one by its name, an .onnx file, or a training run that makes one.
 
 Prints the model's name, mpp and classes; `--resolved` writes what the workflow needs before it starts: the file and
 its checksum, or all files that the training run reads, and the provider; `auto` is resolved here, once per run.

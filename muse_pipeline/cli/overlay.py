@@ -1,6 +1,6 @@
 """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for the report.
 
-`muse report` draws missing pictures; as a step of its own this runs for many slides at once, and before their image
+`muse report` draws missing pictures; as a separate step this runs for many slides at once, and before their image
 stores are removed.
 """
 

@@ -1,6 +1,6 @@
 """Register a slide's partner as `muse register` does, and write it as a store in the slide's frame.
 
-The job `partner` of the workflow. A partner that cannot be used is recorded in partner.json and is no error.
+The job `partner` of the workflow. A partner that cannot be used is recorded in partner.json and is not an error.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check the slides, summarise, print."""
+    """Check the slides and print a summary."""
     from dataclasses import asdict, replace
 
     from muse_pipeline.cohort.collect import find_rows
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     card = read_card(find_model(args.model), ModelCard)
     if args.record:
         if len(rows) != 1:
-            raise ConfigError(f"--record {args.record}: takes one slide, and {len(rows)} are given; leave it out")
+            raise ConfigError(f"--record {args.record}: takes one slide, but {len(rows)} are given; leave it out")
         row = replace(rows[0], slide_id=args.slide_id or rows[0].slide_id)
         ((_, check),) = check_slides([row], card, args.max_corrupt)
         write_json(args.record, asdict(check))

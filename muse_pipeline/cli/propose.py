@@ -1,7 +1,7 @@
 """Propose the nuclei of one shard of a slide without any label.
 
-Reads the store that `muse tile` wrote and writes a shard for `muse stitch`, as `muse detect` does. Estimates for the
-slide are made from a fixed sample, so the result does not depend on the number of shards or threads.
+Reads the store that `muse tile` wrote and writes a shard for `muse stitch`, as `muse detect` does. The slide's
+parameters are estimated from a fixed sample, so the result does not depend on the number of shards or threads.
 """
 
 import argparse

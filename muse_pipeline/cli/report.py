@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_sheet(results: Path) -> Path:
-    """The sheet that a run left in its results folder.
+    """The sheet that a run wrote into its results folder.
 
     Raises:
         SheetError: there is no sheet.

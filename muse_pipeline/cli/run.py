@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the slides and the model, run the unfinished slides, name those that failed."""
+    """Find the slides and the model, run the unfinished slides, and list the failed ones."""
     # Before the imports, which are part of the time of a run.
     started = time.monotonic()
     from muse_pipeline.cli.run_slides import describe_costs, plan_run, run_slides
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:
-    """Reject a file in which ``read`` finds no areas of any slide, before results of an earlier run are removed."""
+    """Reject a file without areas of any slide, before results of an earlier run are removed."""
     import warnings
 
     from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning, MuseError
@@ -155,7 +155,7 @@ def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], An
 
 
 def _require_to_last(rows: list[SheetRow], output: Path) -> None:
-    """Raise an error if a file would be removed before it is read, as an earlier run's outline given as --roi."""
+    """Raise an error if a file would be removed before it is read, such as an earlier run's outline as --roi."""
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.outputs.removal import replaced_results
     from muse_pipeline.slides.remote import is_url

@@ -41,9 +41,9 @@ class SlidesPlan:
 
     Attributes:
         output: folder of the results, laid out as the workflow's.
-        models: networks of the run, one session each for all slides.
+        models: networks of the run, each with one session for all slides.
         settings: settings of the run.
-        jobs: the jobs of the workflow that a slide's results are equal to, with what each depends on.
+        jobs: the workflow's jobs with the same results for a slide, each with its dependencies.
     """
 
     output: Path
@@ -52,7 +52,7 @@ class SlidesPlan:
     jobs: Plan
 
     def slide(self, row: SheetRow) -> FinishedSlide:
-        """The finished slide that outputs are written from."""
+        """The finished slide from which outputs are written."""
         files = SlideFiles(self.output / row.slide_id)
         return FinishedSlide(files, self.settings, row.patient, self.models.embedder, self.settings.threads)
 
@@ -93,7 +93,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
         if row.slide_id in earlier and (before := earlier[row.slide_id].get("path")) != row.path:
             _require_no_other_slide(plan.output / row.slide_id, before, row.path)
     if others := earlier.keys() - {row.slide_id for row in rows}:
-        print(f"slides of earlier runs that are in the report too: {len(others)}")
+        print(f"slides of earlier runs that are also in the report: {len(others)}")
     changes = {row.slide_id: find_changes(row, plan) for row in rows}
     kept = {row.slide_id for row in rows if _only_of_outputs(changes[row.slide_id]) and _has_all_steps(row, plan)}
     replaced = {name: found.values() for name, found in changes.items() if found}
@@ -130,14 +130,14 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
 
 
 def _filled(row: dict[str, Any]) -> dict[str, Any]:
-    """The cells of a row that have values, without the number of shards, which changes no result."""
+    """The non-empty cells of a row, without the number of shards, which changes no result."""
     return {name: cell for name, cell in row.items() if cell is not None and name != "shards"}
 
 
 def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
     """A phrase for every setting by which a slide's finished results differ from this run; None if there are none.
 
-    Missing outputs are no difference: they are added.
+    Missing outputs are not a difference: they are added.
     """
     files = SlideFiles(plan.output / row.slide_id)
     if not files.nuclei.is_file():
@@ -161,12 +161,12 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
 
 
 def _settings_of_table() -> set[str]:
-    """Names of the settings of outputs that columns of the nuclei depend on."""
+    """Names of the settings of outputs that affect columns of the nuclei."""
     return {name for output in list_outputs() for name in output.of_table}
 
 
 def _has_content(row: SheetRow, fingerprint: str) -> bool:
-    """True if the file of a slide has the content of which results were made."""
+    """True if a slide's file still has the content from which results were made."""
     try:
         return fingerprint_file(row.path) == fingerprint
     except (OSError, SlideError):  # reported when it is run
@@ -174,7 +174,7 @@ def _has_content(row: SheetRow, fingerprint: str) -> bool:
 
 
 def _only_of_outputs(changes: dict[str, str] | None) -> bool:
-    """True if changes concern no nucleus, so that outputs alone are written again."""
+    """True if changes do not affect nuclei, so that only outputs are written again."""
     of_outputs = {each.name for output in list_outputs() for each in output.settings} - _settings_of_table()
     return changes is not None and changes.keys() <= of_outputs
 
@@ -197,7 +197,7 @@ def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[type[Output]]:
 
 
 def _has_all_steps(row: SheetRow, plan: SlidesPlan) -> bool:
-    """True if the steps to a slide's nuclei have ended well, whatever its number of shards and its other outputs."""
+    """True if all steps up to a slide's nuclei succeeded, with any number of shards and other outputs."""
     result = judge_slide(plan.output, {**row.cells(), "shards": None})
     of_outputs = {output.step for output in list_outputs() if not output.by_stitch}
     return result.status != "failed" or result.step in of_outputs
@@ -227,7 +227,7 @@ def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: set[str]) -> set[str
 
 
 def describe_costs(rows: list[SheetRow], plan: SlidesPlan, seconds: float, processor_seconds: float) -> Iterator[str]:
-    """The time spent per step of a run of these slides, which took so many seconds in all, as lines."""
+    """Describe the time per step of a run of these slides that took so many seconds in total."""
     return cost_lines([_judge(row, plan) for row in rows], seconds, processor_seconds)
 
 
@@ -250,7 +250,7 @@ def _describe_end(row: SheetRow, plan: SlidesPlan, seconds: float) -> str:
 
 
 def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:
-    """Make sure that results that are to be replaced are of the same slide: many slides have one name."""
+    """Check that results to be replaced are of the same slide: several slides may have one name."""
     if isinstance(now, SlideUrl) or not SlideFiles(folder).nuclei.is_file():
         return
     try:
@@ -290,7 +290,7 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
 
 
 def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[type[Output]]) -> str:
-    """Write outputs of a finished slide again, with the output in its log; returns why it failed, or ""."""
+    """Write outputs of a finished slide again, with the output in its log; returns the reason of a failure, or ""."""
     slide, settings = plan.slide(row), plan.jobs.job_settings(row.slide_id)
     settings["nuclei"]["shards"] = read_json(slide.files.record("nuclei"))["shards"]
     requested = {"stitch", *(output.step for output in list_outputs(plan.settings))}
@@ -315,7 +315,7 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[type[Output]
 
 
 def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any]]:
-    """The settings of every job that the results of a slide are equal to."""
+    """The settings of every job with the same results for a slide."""
     settings = plan.jobs.job_settings(row.slide_id)
     slide, models = plan.slide(row), plan.models
     files, written = slide.files, [output for output in list_outputs(plan.settings) if output.is_written(slide)]
@@ -327,7 +327,7 @@ def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any
 
 
 def _record_settings(files: SlideFiles, settings: dict[str, dict[str, Any]]) -> None:
-    """Record the settings of jobs, for later runs, of the workflow too."""
+    """Record the settings of jobs for later runs, including those of the workflow."""
     for job, values in settings.items():
         write_if_changed(files.record(job), json.dumps(values, sort_keys=True, ensure_ascii=False))
 

@@ -58,7 +58,7 @@ def check_sheet(path: Path, resolved: Path | None) -> None:
 def make_sheet(
     folder: Path, output: Path, mpp: float | None, add: bool = False, tma: bool = False, core_map: Path | None = None
 ) -> None:
-    """Write the sheet of a folder, or add its slides to an existing one; with ``tma`` one of cores."""
+    """Write the sheet of a folder, or add its slides to an existing one; with ``tma`` a sheet of cores."""
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
     from muse_pipeline.core.text import count_noun
 
@@ -80,7 +80,7 @@ def find_core_rows(slide: SheetRow, sheet: Path, core_map: Path | None) -> list[
     """A row for every core of a slide, whose region of interest is written beside the sheet.
 
     Raises:
-        SlideError: the slide cannot be read, or its tissue is no grid of cores.
+        SlideError: the slide cannot be read, or its tissue is not a grid of cores.
         SheetError: the core map cannot be read, or has no column ``core``.
     """
     from dataclasses import replace

@@ -17,7 +17,7 @@ from muse_pipeline.cli.arguments import (
     zero_or_more,
 )
 
-# Descriptions of the verbs of one method, by verb; a config that names no method is of the method in METHODS.
+# Descriptions of the verbs of one method, by verb; a config without a method has the method in METHODS.
 DESCRIPTIONS = {
     "finetune": """Train a nucleus detector on labelled images, as a config describes.
 

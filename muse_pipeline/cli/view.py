@@ -1,9 +1,9 @@
-"""Show results in the browser: a server for this machine alone (127.0.0.1), until it is interrupted.
+"""Show results in the browser: a local server (127.0.0.1) that runs until it is interrupted.
 
     muse view results            the report of a run, with the viewer of every slide
     muse view results/S          the viewer of one slide, written if it is not there yet
 
-The pages also open by double click, without a server.
+The pages can also be opened by double click, without a server.
 """
 
 from __future__ import annotations

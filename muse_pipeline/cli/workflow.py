@@ -3,7 +3,7 @@
     muse workflow study --slides /path/to/slides     then: cd study && snakemake preflight && snakemake
 
 The Snakefile includes the workflow that is installed with this package, so that no repository is needed; after an
-update of the package the study runs the new one. Files that exist are not overwritten.
+update of the package the study runs the new version. Files that exist are not overwritten.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the files, and print what comes next."""
+    """Write the files, and print the next command."""
     from muse_pipeline.cohort.collect import collect_slides, write_sheet
     from muse_pipeline.cohort.study import write_study
     from muse_pipeline.core.text import count_noun

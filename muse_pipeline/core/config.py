@@ -54,12 +54,12 @@ class Between:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Words that a setting may have, as metadata of its type."""
+    """Allowed values of a setting, as metadata of its type."""
 
     choices: tuple[str, ...]
 
     def require(self, value: str, where: str) -> None:
-        """Reject other words; ``where`` names the setting.
+        """Reject other values; ``where`` names the setting.
 
         Raises:
             ConfigError: the message lists the choices.
@@ -88,7 +88,7 @@ WORDS = {
 
 
 def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
-    """Content of a YAML file after changes; not validated.
+    """Read a YAML file and apply changes, without validation.
 
     Args:
         path: YAML file.
@@ -116,7 +116,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
     import yaml
 
     try:
-        # The same safe loader in C, if PyYAML has it: five times as fast, and a config may list 10,000 slides.
+        # The safe loader in C, if PyYAML has it, is five times as fast; a config may list 10,000 slides.
         return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: not readable as YAML ({one_line(error)}); correct it") from error
@@ -175,7 +175,7 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
 
 
 def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
-    """Copy of a dataclass of settings with other values of some, which their types must allow.
+    """Copy of a dataclass of settings with some values replaced by values of their types.
 
     Raises:
         ConfigError: a value has the wrong type or is outside its limits; the message begins with ``where``.
@@ -190,7 +190,7 @@ def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
 
     Args:
         settings: parsed settings.
-        data: folder that paths are relative to.
+        data: folder to which paths are relative.
         weights: makes paths annotated as ``Weights`` absolute.
     """
     hints = _read_hints(type(settings))

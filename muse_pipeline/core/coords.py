@@ -1,9 +1,9 @@
-"""The one rule of coordinates, and every conversion between frames.
+"""Conventions of coordinates, and all conversions between frames.
 
 Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Positions are ``(x, y)``, arrays
 ``(row, column)``. Three frames: **level0** (absolute level-0 pixels as the reader counts them), **work** (the lattice
-of a store, one mpp in both directions) and **window** (a crop of work). Half-pixel shifts happen only in the
-functions of this module that are named for them.
+of a store, one mpp in both directions) and **window** (a crop of work). Only the functions of this module
+with ``index`` in their names shift by half a pixel.
 
 GeoJSON counts level-0 pixels from another origin, ``qupath_offset_px``: writers subtract it, readers add it.
 """
@@ -51,7 +51,7 @@ def xy_index_to_xy(xy: np.ndarray) -> np.ndarray:
 
 
 def xy_to_xy_index(xy: np.ndarray) -> np.ndarray:
-    """Positions (..., 2) to fractional pixel indices (x, y), as drawing libraries count."""
+    """Positions (..., 2) to fractional pixel indices (x, y), as in drawing libraries."""
     return np.asarray(xy, float) - 0.5
 
 

@@ -1,4 +1,4 @@
-"""Packages and hardware available on this machine, and what its system does in a way of its own."""
+"""Packages and hardware of this machine, and functions that differ between operating systems."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Finding:
 
 
 def examine_environment() -> list[Finding]:
-    """Every finding, in a fixed order."""
+    """All findings, in a fixed order."""
     return [
         Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         _find_openslide(),
@@ -108,7 +108,7 @@ def peak_memory_mib() -> int:
 
 
 def limit_memory(n_bytes: int) -> None:
-    """Limit the memory of this process to so much more than it has now (Linux alone)."""
+    """Limit the memory of this process to its present use and so many bytes more (Linux only)."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -117,10 +117,10 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def choose_start_method() -> str:
-    """The method to start a process: "fork" if this one has a single thread for sure, libraries included, else "spawn".
+    """The method to start a process: "fork" if this one is known to have a single thread, "spawn" otherwise.
 
-    A fork of another could wait forever for a thread that it does not have, for example of OpenCV. With the
-    environment variable MUSE_START_METHOD=spawn no process is forked.
+    A fork of a process with threads, for example of OpenCV, could wait forever for a thread that it does not have. With
+    the environment variable MUSE_START_METHOD=spawn no process is forked.
     """
     try:
         n_threads = len(list(Path("/proc/self/task").iterdir()))
@@ -134,12 +134,12 @@ def lock_file(file: IO[bytes], shared: bool = False) -> None:
     """Lock an open file against other processes until it is closed.
 
     Args:
-        file: a file; nothing else in this process may open it.
-        shared: True for a lock that others may have at the same time, where the system has such locks.
+        file: a file that is not opened elsewhere in this process.
+        shared: True for a lock that several processes may hold, where the system has such locks.
 
     Raises:
         BlockingIOError: another process has locked it.
-        OSError: the disk has no locks.
+        OSError: the disk does not support locks.
     """
     try:
         import fcntl
@@ -152,16 +152,16 @@ def lock_file(file: IO[bytes], shared: bool = False) -> None:
         except PermissionError as error:
             raise BlockingIOError(*error.args) from error
         return
-    # lockf and not flock, which a forked process would hold on to
+    # lockf, not flock, which a forked process would keep
     fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def link_folder(link: Path, target: str, folder: Path) -> None:
-    """Make ``link`` lead to a folder; where the system allows no symbolic links, its files are linked or copied.
+    """Link ``link`` to a folder; where symbolic links are not allowed, its files are linked or copied.
 
     Args:
         link: path of the link.
-        target: path of the folder as the link states it, which may be relative to where the link is moved later.
+        target: content of the link, perhaps relative to its later location.
         folder: the folder.
     """
     try:
@@ -174,7 +174,7 @@ def link_folder(link: Path, target: str, folder: Path) -> None:
 
 
 def write_any_text() -> None:
-    """Let standard output and error take any text: UTF-8 in files and pipes, escapes in a terminal that lacks it."""
+    """Let standard output and error accept any text, in UTF-8, or with escapes in a terminal without UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if "utf" not in (getattr(stream, "encoding", None) or "utf").lower() and hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
@@ -225,7 +225,7 @@ def _find_gpus() -> Finding:
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except FileNotFoundError:
-        return Finding("gpu", False, "none found (there is no nvidia-smi); everything runs on the CPU as well")
+        return Finding("gpu", False, "none found (there is no nvidia-smi); everything also runs on the CPU")
     except (OSError, subprocess.SubprocessError) as error:
         return Finding("gpu", False, f"nvidia-smi fails ({error}); check the driver")
     return Finding("gpu", bool(listed.strip()), "; ".join(listed.split("\n")).strip("; ") or "none listed")

@@ -14,7 +14,7 @@ class SlideError(MuseError, OSError):
 
 
 class HangingReadError(MuseError, TimeoutError):
-    """Reading a slide does not end. Not a ``SlideError``, which may stand for damage to a single region."""
+    """Reading a slide does not end. Not a ``SlideError``, which may concern a single damaged region."""
 
 
 class MppError(MuseError, ValueError):
@@ -38,7 +38,7 @@ class ModelError(MuseError, ValueError):
 
 
 class ProviderError(MuseError, RuntimeError):
-    """A runtime provider was requested and is not available; there is no silent fallback."""
+    """A runtime provider was requested but is not available; there is no silent fallback."""
 
 
 class MissingPackageError(MuseError, ImportError):
@@ -66,7 +66,7 @@ class OutputError(MuseError, OSError):
 
 
 class CheckpointError(MuseError, ValueError):
-    """A checkpoint does not fit the network or the run that it is loaded into."""
+    """A checkpoint does not match the network or the run into which it is loaded."""
 
 
 class NucleiError(MuseError, ValueError):

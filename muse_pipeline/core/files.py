@@ -27,7 +27,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
     """Give a temporary path to write to; rename it to ``path`` if the block succeeds, else remove it.
 
     Works for files and folders (an existing folder of that name is replaced by a folder, but never by a file).
-    What killed processes left for the same path is removed when it is a day old.
+    Temporary files of killed processes for the same path are removed after a day.
 
     Raises:
         OutputError: the folder cannot be written to or the disk is full.
@@ -84,7 +84,7 @@ def require_own_folder(path: Path, is_ours: bool = False) -> None:
         is_ours: the folder may be replaced.
 
     Raises:
-        OutputError: the folder contains something else.
+        OutputError: the folder has other contents.
     """
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         raise OutputError(f"{path}: is a folder that this command did not create; choose another one")
@@ -107,7 +107,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 def cache_name(path: Path, how: str) -> str:
-    """Name of a file derived from ``path`` in one way; it changes when the file is rewritten."""
+    """Name of a cache file for ``path``; it changes when the file is rewritten."""
     import hashlib
 
     found = path.stat()
@@ -147,14 +147,14 @@ PLENTY_BYTES = 1 << 30  # free: more than was removed of an unfinished output
 
 
 def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> str | None:
-    """The full disk that caused ``error``, as the end of a message, or None if the cause was another.
+    """The full disk that caused ``error``, as the end of a message; None if there was another cause.
 
-    A failed write does not name its disk, and errors of torch and tifffile do not even contain the reason. So the disks
-    are asked, before the unfinished output is removed.
+    A failed write does not name its disk, and errors of torch and tifffile do not even contain the reason. Therefore
+    the disks are tested before the unfinished output is removed.
 
     Args:
         error: the exception.
-        folders: one or more folders that were written to; that of temporary files is asked too.
+        folders: one or more folders that were written to; the folder of temporary files is also tested.
     """
     number = getattr(error, "errno", None) or next(filter(None, map(_write_error, folders)), None)
     if number not in FULL:

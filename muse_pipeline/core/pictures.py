@@ -1,4 +1,4 @@
-"""Picture files: those in a folder, their pixels, and PNG that notices a full disk."""
+"""Picture files: lists of a folder, reading, and writing of PNG that reports a full disk."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def map_in_order(
 ) -> Iterator[R]:
     """``map`` on ``threads`` threads, results in order, at most ``threads`` + ``ahead`` items in progress.
 
-    More than one ahead keeps the threads busy when using a result takes as long as several items. ``make_pool`` makes
-    the threads: a context manager with the ``submit`` of an executor.
+    With ``ahead`` above 1 the threads remain busy while the caller uses a result for the time of several items.
+    ``make_pool`` returns a context manager with the ``submit`` of an executor.
     """
     with make_pool(threads) as pool:
         waiting: deque = deque()

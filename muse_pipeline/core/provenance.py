@@ -86,9 +86,9 @@ class FeatureRecord:
 
     Attributes:
         set: name of the set of features.
-        mpp: um per pixel of the image that they were measured in.
+        mpp: um per pixel of the image in which they were measured.
         stains: source and vectors of the stains.
-        n_without_pixels: number of nuclei that hold no pixel centre; None if it was not counted.
+        n_without_pixels: number of nuclei without a pixel centre inside; None if it was not counted.
         expand_um: distance by which nuclei grow to cells; None without cells.
     """
 
@@ -173,7 +173,7 @@ class Regions:
 
     @property
     def origin(self) -> NamedFile | None:
-        """The model or the file that the regions come from; None after a failure."""
+        """The model or the file of the regions; None after a failure."""
         return self.file or self.model
 
 
@@ -200,12 +200,12 @@ class Provenance:
         versions: versions of packages by name.
         tissue_sha256: checksum of the tissue in which nuclei were kept.
         refiner_sha256: checksum of the network that refined the outlines.
-        appearance: likeness of the slide to the model's training pictures.
-        positive_od: least optical density of a positive nucleus in immunohistochemistry.
+        appearance: comparison of the slide with the model's training pictures.
+        positive_od: lowest optical density of a positive nucleus in immunohistochemistry.
         intensities_od: least optical densities of nuclei that are 1+, 2+ and 3+ in it.
         third_stain: unit vector of the stain beside haematoxylin and DAB in it.
         proposer: settings of the proposer of proposals.
-        warnings: remarks of the proposer's guard.
+        warnings: warnings of the proposer's guard.
         guarded_windows: number of windows that were excluded from detection, by reason.
         roi: region of interest.
         regions: tissue regions.
@@ -306,12 +306,12 @@ class Provenance:
 
     @property
     def run_name(self) -> str:
-        """Text that identifies the slide and the model in the ids of the nuclei."""
+        """String that identifies the slide and the model in the ids of the nuclei."""
         return run_name(self.slide_id, self.model.sha256)
 
     @property
     def verdict(self) -> Verdict:
-        """Likeness of the slide to the model's training pictures; "not known" if it was not judged."""
+        """Result of the comparison with the model's training pictures; "not known" without one."""
         return self.appearance or Verdict(NOT_KNOWN)
 
     @property
@@ -336,12 +336,12 @@ class Provenance:
 
 
 def run_name(slide_id: str, sha256: str) -> str:
-    """Text that identifies a slide and the model with this checksum."""
+    """String that identifies a slide and the model with this checksum."""
     return f"{slide_id}|{sha256}"
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses as dictionaries and tuples as lists; fields that are None by default are left out if they are."""
+    """Dataclasses as dictionaries and tuples as lists; fields with the default None are omitted if they are None."""
     if is_dataclass(value):
         found = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
         return {name: to_json(one) for name, (one, default) in found.items() if one is not None or default is not None}

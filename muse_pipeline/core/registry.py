@@ -17,14 +17,14 @@ class Registry(Generic[T]):
     """Plug-ins of one kind, by name.
 
     The modules of ``package`` are imported at the first look-up. A module with the name of a plug-in is imported alone,
-    so that a plug-in does not need the packages of the others; one whose packages are missing fails only when it is
+    so that a plug-in does not need the packages of others; a plug-in with missing packages fails only when it is
     requested.
 
     Args:
         kind: noun for messages.
         package: package of the modules.
         entry: module that registers the plug-in, if plug-ins are packages.
-        group: group of entry points by which other packages add plug-ins; "" if they cannot.
+        group: group of entry points for plug-ins of other packages; "" without one.
     """
 
     def __init__(self, kind: str, package: str, entry: str = "", group: str = ""):

@@ -1,4 +1,4 @@
-"""The settings of a run: each is described once, and every form that users meet is made from the description."""
+"""The settings of a run: each is described once; config, schema, documentation and options derive from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Setting:
 
     Attributes:
         name: name in a config; that of the option has hyphens.
-        default: value in a config that does not name the setting.
+        default: value if a config does not contain the setting.
         schema: JSON schema of the values.
         text: short description, which begins with a small letter.
         details: further sentences of the description, in Markdown.
@@ -85,7 +85,7 @@ def _words(value: Any) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """A text without the backticks of Markdown."""
+    """A string without the backticks of Markdown."""
     return text.replace("`", "")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def one_line(value: object) -> str:
-    """Text of an error or other value without line breaks."""
+    """An error or other value as a string without line breaks."""
     return " ".join(str(value).split())
 
 
@@ -17,7 +17,7 @@ def count_noun(n: int, one: str, many: str | None = None) -> str:
 
 
 def join_sentences(*texts: str) -> str:
-    """Sentences joined to one text, each ended by a full stop; empty ones are left out."""
+    """Sentences as one string, each with a full stop; empty ones are omitted."""
     given = [text.strip() for text in texts if text.strip()]
     return " ".join([*(text if text.endswith(".") else f"{text}." for text in given[:-1]), *given[-1:]])
 
@@ -33,7 +33,7 @@ def count_text(n: int | None) -> str:
 
 
 def area_text(mm2: float | None) -> str:
-    """An area in mm2, with two significant digits or more; one below 0.01 has one."""
+    """An area in mm2, with at least two significant digits, or one below 0.01 mm2."""
     if mm2 is None:
         return "–"
     return f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}" if mm2 >= 0.01 or not mm2 else f"{mm2:.1g}"

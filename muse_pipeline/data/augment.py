@@ -1,7 +1,7 @@
 """Random windows of labelled images, batched on the training device, and the streams of seeds and batches of a run.
 
 Geometry moves pixels, centres and rays by one affine map per window. Colour is varied in optical density along the
-reference stains, because sites differ in stain first of all.
+reference stains, because sites differ mainly in stain.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MIN_BLUR_RADIUS_PX = 3
 
 
 class Prefetched:
-    """The same batches as those of ``batches``, made ahead by threads; a batch depends on its number alone.
+    """The batches of ``batches``, made ahead by threads; a batch depends only on its number.
 
     The end of a ``with`` block cancels batches that were read ahead.
 
     Args:
         batches: number -> batch, called from several threads.
-        stride: difference between the numbers that this process asks for.
-        threads: number of threads that make batches; 0 makes each when it is asked for.
+        stride: difference between successive numbers in this process.
+        threads: number of threads that make batches; 0 makes each on request.
     """
 
     def __init__(self, batches: Callable[[int], Any], stride: int, threads: int):
@@ -105,7 +105,7 @@ class WeakView(NamedTuple):
 
     Attributes:
         pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) map of the mean normalisation strength that ``partial_colour`` allows.
+        colour: (B, 3, 4) map with the mean normalisation strength of the range of ``partial_colour``.
     """
 
     pixels: Tensor
@@ -128,7 +128,7 @@ class LabelledBatch(NamedTuple):
             outside of annotations, ``OTHERS`` in other regions, ``CLASSES_ONLY`` in class areas; None: every window is
             annotated everywhere.
         shares: (B, M, C) expected shares of the classes, for nuclei in class areas; 0 for others. None without areas.
-        weak: windows for a teacher, where the method has one.
+        weak: windows for a teacher, if the method has one.
     """
 
     pixels: Tensor
@@ -187,13 +187,13 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
 
 
 def part_way(colour: Tensor, share: Tensor) -> Tensor:
-    """The maps (B, 3, 4) after ``share`` (B,) of the way from the identity to ``colour``."""
+    """Interpolate maps (B, 3, 4) by ``share`` (B,) from the identity to ``colour``."""
     share = share.to(colour)[:, None, None]
     return torch.lerp(torch.eye(3, 4).to(colour), colour, share)
 
 
 def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Follow each map (B, 3, 4) by a random one near the identity, along the reference ``stains`` (2, 3)."""
+    """Compose each map (B, 3, 4) with a random one near the identity, along the reference ``stains`` (2, 3)."""
     n = len(colour)
     basis = torch.cat([stains, torch.linalg.cross(stains[0], stains[1])[None]]).T  # columns: stains and normal
     gain = torch.exp(augmentation.stain_gain * torch.randn(n, 3, generator=generator))
@@ -257,7 +257,7 @@ N_OFFSETS = 1 << 22
 def vary_view_sharpness(
     pixels: np.ndarray, mpp: float, augmentation: Augmentation, generator: np.random.Generator
 ) -> np.ndarray:
-    """Blur one (R, R, 3) uint8 view, or not, and add noise; the distributions are those of ``vary_sharpness``.
+    """Randomly blur a view (R, R, 3) uint8 and add noise, with the distributions of ``vary_sharpness``.
 
     The noise is read from a table at a random offset: drawing normal numbers takes longer than reading the pixels.
     """

@@ -1,4 +1,4 @@
-"""Images whose nuclei are known by position alone, as a pretraining config names them: slides' stores, or pictures."""
+"""Images with known nucleus positions, the sources of a pretraining config: stores of slides, or pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 @dataclass(frozen=True)
 class NucleusSource:
-    """One of three: a slide's ``store`` with its ``proposals``, a folder of ``images``, or ``labelled`` pictures.
+    """A slide's ``store`` with its ``proposals``, a folder of ``images``, or ``labelled`` pictures.
 
     Attributes:
         store: image store of a slide, from ``muse tile``.
@@ -88,7 +88,7 @@ class NucleusSource:
 class NucleusImage:
     """An image with positions of nuclei; pixels and positions are only read when they are used.
 
-    Of either kind, ``nuclei`` is the ``NucleusIndex`` of its nuclei, and ``read`` gives pixels as in
+    Subclasses have ``nuclei``, a ``NucleusIndex``, and ``read``, which returns pixels as in
     ``data.unlabelled.Image``.
 
     Attributes:
@@ -154,14 +154,14 @@ WEIGHTS = "cumulated.npy"  # only of an index with weights
 
 @dataclass(frozen=True, eq=False)
 class NucleusIndex:
-    """Positions in the order of the square cells that they lie in.
+    """Positions in the order of the square cells that contain them.
 
     Attributes:
         cell_px: side of a cell.
         n_columns: cells per row.
         xy: (N, 2) float32 image px.
-        occupied: (C,) int64 numbers, row by row, of the cells that hold a nucleus; rising.
-        start: (C + 1,) int64, where the nuclei of each occupied cell begin in ``xy``.
+        occupied: (C,) int64 numbers, row by row, of the cells that contain a nucleus; ascending.
+        start: (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell.
         cumulated: (C,) running sum of the weights of the occupied cells; None where all weigh 1.
     """
 
@@ -184,7 +184,7 @@ class NucleusIndex:
 
     @classmethod
     def build_ordered(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
-        """The index (as ``build`` makes it) and (M,) the numbers of the positions that its entries are."""
+        """The index (as from ``build``), and the number (M,) of the position of each entry."""
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
         inside = np.flatnonzero(((xy >= 0) & (xy < size_px)).all(1))
         xy = xy[inside].astype(np.float32)

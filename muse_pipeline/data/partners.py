@@ -1,4 +1,4 @@
-"""Partners of H&E images: data on the same tissue that training has and later use lacks.
+"""Partners of H&E images: data on the same tissue that only training needs.
 
 A partner is a picture (another stain, drawn nuclei) in the pixels of its H&E image. It may cover part of the image, or
 be absent.
@@ -42,7 +42,7 @@ class PartnerSource:
     """Partner of an H&E source: one of ``store``, ``images`` and ``nuclei``.
 
     Attributes:
-        store: partner of a slide: a store with the grid and mpp of the H&E store, as ``muse register`` writes it. Its
+        store: partner of a slide: a store with the grid and mpp of the H&E store, as from ``muse register``. Its
             tissue label marks where the partner may be used. A slide has no partner where the workflow recorded in
             partner.json that it could not be registered.
         images: partners of pictures: a folder of pictures with the same names and sizes. Pictures without a file
@@ -147,7 +147,7 @@ class DrawnNuclei(PicturePartner):
 
     @staticmethod
     def save(folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float) -> None:
-        """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``, which appears whole."""
+        """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``, complete or not at all."""
         index, order = NucleusIndex.build_ordered(xy, size_px, mpp)
         with complete_file(folder) as partial:
             partial.mkdir()
@@ -176,7 +176,7 @@ def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Pi
     Args:
         source: settings of the partner.
         image: the H&E image.
-        folder: folder that keeps outlines in a form that is read quickly.
+        folder: folder for outlines in a form that is fast to read.
 
     Raises:
         GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or of another image.
@@ -253,7 +253,7 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
     """Centres (N, 2) in image px, rays (N, R) in um."""
     if path.suffix == ".parquet":
         if read_provenance(path).fingerprint != image.store.fingerprint:
-            raise NucleiError(f"{path}: holds the nuclei of another slide than {image.store.path}; correct either")
+            raise NucleiError(f"{path}: contains nuclei of another slide than {image.store.path}; correct one")
         nuclei = read_nuclei(path)
         return level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp), nuclei.rays
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
@@ -289,7 +289,7 @@ class PartnerBatch(NamedTuple):
     Attributes:
         image: pixels (K, 3, R, R) uint8 of the K sets that have one.
         image_known: (B,) bool, True for the K sets with a partner.
-        nuclei_known: (B, M) bool, the nuclei that the global views share and the partner covers.
+        nuclei_known: (B, M) bool, nuclei that both global views contain and the partner covers.
     """
 
     image: Tensor
@@ -312,7 +312,7 @@ class PairBatch(NamedTuple):
 class PairBatches:
     """Adds partners to batches of views; a number always gives the same batch.
 
-    A partner is cut, scaled, mirrored and turned as the first global view is; its colours are not varied.
+    A partner is cut, scaled, mirrored and turned like the first global view; its colours are not varied.
 
     Args:
         views: batches of views of the H&E images.

@@ -82,7 +82,7 @@ MASK_PX = 16  # side of the pixels of a picture's tissue mask, from which window
 
 
 class Image(Protocol):
-    """An image that windows are cut from; ``store.store.Store`` is one, and is only ever read window by window."""
+    """An image from which windows are cut, such as a ``store.store.Store``, which is read window by window."""
 
     size_px: tuple[int, int]
     tissue: tuple[np.ndarray, float]
@@ -137,7 +137,7 @@ class WindowSampler:
         self._cells = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (one.tissue for one in images)]
         area = np.array([len(cells) * side**2 for cells, _, side in self._cells], float)
         if not area.sum():
-            raise StoreError("no image has tissue to draw windows from; name slides or pictures that hold some")
+            raise StoreError("no image has tissue to draw windows from; name slides or pictures that contain tissue")
         self._share = area / area.sum()
 
     def __call__(self, n: int, generator: np.random.Generator) -> np.ndarray:
@@ -155,7 +155,7 @@ class WindowSampler:
 
 
 class UnlabelledWindows:
-    """Draws batches; one ``step`` always gives one batch, so a resumed run gets the same batches.
+    """Draws batches; a ``step`` always gives the same batch, so that a resumed run gets the same batches.
 
     Args:
         images: pictures and stores at one mpp.

@@ -2,7 +2,7 @@
 
 A view is one affine map: whole pixels of its image are cut out, resized by area to the view's side, mirrored and turned
 by quarters. Positions follow in continuous pixel edges, x in [0, R], so that mirroring is R - x. Views share a nucleus
-if both contain the same number of the image's index; distance plays no part.
+if both contain the same number of the image's index; distance is not considered.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ViewSettings:
         n_local: local views per set, in addition to two global ones.
         mpp: (finest, coarsest) um per pixel of views, drawn uniformly for each of them.
         min_matches: nuclei that both global views should contain; they are redrawn up to ``draws`` times.
-        max_matches: largest number of nuclei compared in a pair of views, drawn from those that lie in both.
+        max_matches: largest number of nuclei compared in a pair of views, drawn from the nuclei in both.
         draws: largest number of draws of the two global views.
     """
 
@@ -67,7 +67,7 @@ class View:
         side_px: side of the square, in image px.
         size_px: R, side of the view.
         mirror: whether left and right are swapped.
-        turns: quarter turns, counter-clockwise, after that.
+        turns: quarter turns, counter-clockwise, after mirroring.
         image_mpp: um per image px.
     """
 
@@ -141,7 +141,7 @@ class ViewSet:
         return cls(image, tuple(views), placed, seen)
 
     def shared(self, one: int, other: int) -> np.ndarray:
-        """Numbers of the nuclei that lie in both of two views."""
+        """Numbers of the nuclei that are in both of two views."""
         return np.flatnonzero(self.seen[one] & self.seen[other])
 
 
@@ -160,7 +160,7 @@ class ViewSampler:
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
-        """A set of views around a drawn nucleus; it has no nuclei if its global views share too few."""
+        """A set of views around a drawn nucleus; without nuclei if its global views share too few."""
         settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):
@@ -183,7 +183,7 @@ class ViewSampler:
         return generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
 
     def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
-        """A global view that holds ``pivot``, a tenth of its side or more from its border."""
+        """A global view with ``pivot`` at least a tenth of its side from its border."""
         at = PIVOT_MARGIN + (1 - 2 * PIVOT_MARGIN) * generator.random(2)
         return self._view(image, pivot, at, mpp, self.settings.global_px, generator)
 
@@ -201,7 +201,7 @@ class ViewSampler:
         size_px: int,
         generator: np.random.Generator,
     ) -> View:
-        """A view with ``point`` at the share ``at`` of its side, moved inside the image as far as possible."""
+        """A view with ``point`` at the fraction ``at`` of its side, moved inside the image as far as possible."""
         side = max(1, round(size_px * mpp / image.mpp))
         last = np.maximum(np.array(image.size_px) - side, 0)
         x, y = np.floor(point - at * side).clip(0, last).astype(int).tolist()
@@ -233,14 +233,15 @@ class Views(NamedTuple):
 class ViewBatch(NamedTuple):
     """B sets of two global and L local views, and P ordered pairs (teacher's view, student's view) of each set.
 
-    Teachers get the global views, students all: pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2 (1 + L).
+    Teachers get the global views, students all views: pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2 (1 +
+    L).
 
     Attributes:
         global_views: 2 B global views.
         local_views: L * B local views, None without any.
         teacher_xy: (P, B, M, 2) view px of shared nuclei in the teacher's view.
         student_xy: (P, B, M, 2) view px of the same nuclei in the student's view.
-        shared: (P, B, M) bool, True for entries that hold a nucleus.
+        shared: (P, B, M) bool, True for entries with a nucleus.
         octaves: (P, B) |log2| of the ratio of the two views' mpps.
     """
 
@@ -258,7 +259,7 @@ def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
 
 
 class ViewBatches:
-    """Draws batches on the CPU; one number always gives one batch, so that a resumed run gets the same batches.
+    """Draws batches on the CPU; a number always gives the same batch, so that a resumed run gets the same batches.
 
     Args:
         images: images with at least one nucleus each.
@@ -266,7 +267,7 @@ class ViewBatches:
         stains: (2, 3) reference stains, along which colour is varied.
         settings: settings of the views.
         batch: B.
-        augmentation: strength of the variation of colour and sharpness; geometry is the views' own.
+        augmentation: strength of the variation of colour and sharpness; geometry follows ``settings``.
         seed: seed of the run.
         balance: preference for large images, as in ``ViewSampler``.
         grey: share of views without hue.
@@ -296,7 +297,7 @@ class ViewBatches:
         return self.draw(number)[0]
 
     def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
-        """The batch of ``number``, and the sets that it consists of."""
+        """The batch of ``number``, and its sets of views."""
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
@@ -319,7 +320,7 @@ class ViewBatches:
         return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
-        """(n_views * B, 3, 4) maps of ``n_views`` views of every set, each with colours of its own."""
+        """(n_views * B, 3, 4) maps of ``n_views`` views of every set, each with different colours."""
         colour = torch.from_numpy(np.stack([self._colour[id(one.image)] for one in sets]).astype(np.float32))
         colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
         least = self.augmentation.partial_colour
@@ -348,6 +349,6 @@ def _draw(numbers: np.ndarray, most: int, generator: np.random.Generator) -> np.
 
 
 def _without_hue(colour: Tensor, chosen: Tensor) -> Tensor:
-    """Follow the ``chosen`` (B,) maps by the mean of the three densities."""
+    """Compose the ``chosen`` (B,) maps with the mean of the three densities."""
     mean = colour.new_tensor(LUMINANCE).expand(3, 3) @ colour
     return torch.where(chosen[:, None, None], mean, colour)

@@ -35,7 +35,7 @@ DEEP = 255  # px inside a region, or more
 
 
 class LabelledWindows:
-    """Draws batches; one ``step`` always gives one batch on a CPU, so a resumed run gets the same batches.
+    """Draws batches; a ``step`` always gives the same batch on a CPU, so that a resumed run gets the same batches.
 
     Args:
         images: labelled images at one mpp.
@@ -104,9 +104,9 @@ class LabelledWindows:
 
 
 def _depth(image: LabelledImage) -> np.ndarray:
-    """(h, w) int16: px inwards from the border of the region, at least 1 inside; not from that of the picture.
+    """(h, w) int16: px inwards from the border of the region, at least 1 inside; the picture's border does not count.
 
-    0 outside of annotations, ``OTHERS`` in other regions, whose nuclei this image does not have, and ``CLASSES_ONLY``
+    0 outside of annotations, ``OTHERS`` in other regions, whose nuclei are not in this image, and ``CLASSES_ONLY``
     in class areas.
     """
     if image.areas:
@@ -125,9 +125,9 @@ def draw_centres(
 ) -> Tensor:
     """Draw the centres (B, 2) of windows, in picture px.
 
-    A centre is uniform over all windows that hold the whole annotated region, which may so lie anywhere in a window
-    (MUSE's large field of view), or, if the region is larger, over all windows that lie inside it. In both cases a
-    window stays within the picture as far as possible.
+    A centre is uniform over all windows that contain the whole annotated region, which may thus be anywhere in a
+    window (MUSE's large field of view), or, if the region is larger, over all windows inside it. In both cases
+    windows stay within the picture as far as possible.
 
     Args:
         size: (B, 2) width and height of the pictures.
@@ -209,7 +209,7 @@ NEAR_PX = 8  # beyond a window's border, where a nucleus still darkens its cells
 
 
 class NucleiStack:
-    """The nuclei of N pictures, one picture after the other, T in all, without padding.
+    """The T nuclei of N pictures, one picture after another, without padding.
 
     Attributes:
         n: (N,) number of nuclei of each picture.
@@ -244,7 +244,7 @@ class NucleiStack:
             size_px: side of a window.
 
         Returns:
-            xy (B, M', 2) window px, -1e6 where nothing is; label (B, M'); rays (B, M', R); shares (B, M', C).
+            xy (B, M', 2) window px, -1e6 for padding; label (B, M'); rays (B, M', R); shares (B, M', C).
         """
         window, rank = _number(self.n[chosen])
         row = self.first[chosen][window] + rank
@@ -264,7 +264,7 @@ class NucleiStack:
 
 
 def _number(n: Tensor) -> tuple[Tensor, Tensor]:
-    """The group (n.sum(),) of each of ``n`` (B,) members per group, and its number in the group."""
+    """The group (n.sum(),) of each member of groups of ``n`` (B,) members, and its number in the group."""
     group = torch.arange(len(n), device=n.device).repeat_interleave(n)
     return group, torch.arange(len(group), device=n.device) - (n.cumsum(0) - n)[group]
 
@@ -273,9 +273,9 @@ SEAM_UM = 3.0  # nuclei that the border of a picture cuts look like others when 
 
 
 def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
-    """A picture smaller than a window, with whole mirror images to its right and below until it fills one.
+    """A picture smaller than a window, with whole mirror images to its right and below until it is large enough.
 
-    Nothing of it counts as annotated within 3 um of a seam or of the old border. Larger pictures stay as they are.
+    Pixels within 3 um of a seam or of the old border do not count as annotated. Larger pictures are unchanged.
 
     Args:
         image: labelled image, with its nuclei in its own pixels.
@@ -329,7 +329,7 @@ class RegionBatch(NamedTuple):
 
 
 class RegionWindows:
-    """Draws batches; one ``step`` always gives one batch on a CPU. Classes are drawn alike, and images within a class.
+    """Draws batches; a ``step`` gives the same batch on a CPU. Classes have equal frequency, and their images too.
 
     Args:
         images: images at one mpp; those with labelled pixels count as one more class.
@@ -399,6 +399,6 @@ class RegionWindows:
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
-    """The target plus one, so that unknown is 0 as in ``read_cells``; with a margin of unknown."""
+    """The target plus one, so that unknown is 0 as in ``read_cells``, with an unknown margin."""
     known = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
     return torch.from_numpy(np.pad(known, margin)).to(device)

@@ -1,4 +1,4 @@
-"""Periodic fields in um: noise, the material of everything, and maps of glands, vessels, fat and lymphocytes.
+"""Periodic fields in um: noise, from which all textures are made, and maps of glands, vessels, fat and lymphocytes.
 
 Islands of any size are cut out of a field, so a slide can be of any size while its plan remains a few megabytes.
 """
@@ -204,7 +204,7 @@ def _warped(mask: np.ndarray, wall: np.ndarray, rng: np.random.Generator) -> tup
 def _pack(
     rng: np.random.Generator, n_tries: int, radius_um: tuple[float, float], gap_um: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Throw discs, large ones first, and keep those that touch no earlier one: centres (N, 2) and radii (N,) in um."""
+    """Place random discs, large ones first, that do not touch earlier ones: centres (N, 2) and radii (N,) in um."""
     radii = np.sort(np.exp(rng.uniform(*np.log(radius_um), n_tries)))[::-1]
     tries, gaps = rng.uniform(0, PERIOD_UM, (n_tries, 2)), rng.uniform(*gap_um, n_tries)
     kept = np.zeros(n_tries, bool)
@@ -226,7 +226,7 @@ def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarra
 
 
 def _copies(polygon: np.ndarray) -> list[np.ndarray]:
-    """Copies of a polygon, shifted by whole periods, that show on the raster."""
+    """Copies of a polygon, shifted by whole periods, that are visible on the raster."""
     low, high = polygon.min(0), polygon.max(0)
     shifts = [np.array([i, j]) * PERIOD_UM for i in (-1, 0, 1) for j in (-1, 0, 1)]
     return [shift for shift in shifts if ((low + shift < PERIOD_UM) & (high + shift > 0)).all()]

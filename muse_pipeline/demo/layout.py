@@ -37,7 +37,7 @@ class Island:
         return self._inside_smooth(x, y) + 16 * rag.at(x, y) + 2.5 * rag.at(7 * x, 7 * y)
 
     def extent_um(self, window: Window) -> tuple[float, float]:
-        """Bounds of ``inside_um`` over a window, with a margin for the rag: below 0 it is glass, above 0 tissue."""
+        """Bounds of ``inside_um`` over a window, with a margin for ragged edges: below 0 is glass, above 0 tissue."""
         x, y = Window(window.x_um, window.y_um, window.mpp, (1, 1)).centres()
         steps = np.linspace(0, 1, 9, dtype=np.float32)
         x, y = x + steps * window.size_um[0], y + steps[:, None] * window.size_um[1]
@@ -46,7 +46,7 @@ class Island:
         return float(inside.min() - room), float(inside.max() + room)
 
     def may_show(self, window: Window) -> bool:
-        """True if any of the island can lie in a window."""
+        """True if a part of the island may be in a window."""
         return self.extent_um(window)[1] > 0
 
     def _inside_smooth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ class Stroke:
         return (taper - np.hypot(aside - bend, beyond)).astype(np.float32)
 
     def may_show(self, window: Window) -> bool:
-        """True if any of the band can lie in a window."""
+        """True if a part of the band may be in a window."""
         reach = self.width_um + 1.5 * self.sway_um
         low, high = np.minimum(self.start_um, self.end_um) - reach, np.maximum(self.start_um, self.end_um) + reach
         corner, size = np.array([window.x_um, window.y_um]), np.array(window.size_um)
@@ -95,7 +95,7 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Layout:
-    """The glass: its (width, height) in um and everything on it."""
+    """The glass: its (width, height) in um and all objects on it."""
 
     size_um: tuple[float, float]
     islands: tuple[Island, ...]

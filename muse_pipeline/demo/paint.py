@@ -1,7 +1,7 @@
 """Render the plan as pixels: any block of the slide, at any pixel size, always the same.
 
-Between the nuclei lie collagen, the cytoplasm of glands and empty space. Everything is mixed as amounts of haematoxylin
-and eosin, and converted to light at the very end.
+Collagen, the cytoplasm of glands and empty space are between the nuclei. All parts are mixed as amounts of haematoxylin
+and eosin, and converted to light at the end.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np
     Args:
         tissue: the plan.
         window: rectangle to paint.
-        marked: kind of nuclei (``stamps.CLASSES``) that are brown in an immunostain, which is painted instead.
+        marked: kind of nuclei (``stamps.CLASSES``) that are brown in an immunostain, which is painted in place of H&E.
     """
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))

@@ -1,6 +1,6 @@
 """The complete plan of a synthetic slide: the positions of its cells, and its true nuclei.
 
-Epithelium lies in glands, spindles along the fibres, lymphocytes in crowds.
+Epithelium is in glands, spindle cells along fibres, and lymphocytes in crowds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cell
     """Propose far too many cells of every kind, then keep as many as possible without overlap.
 
     Returns:
-        the cells, their order random.
+        the cells in random order.
     """
     proposals = [_epithelium, _lymphocytes, _spindles, _red_cells]
     xy, kind, angle, rank = (np.concatenate(c) for c in zip(*(p(field, rng) for p in proposals), strict=True))
@@ -83,7 +83,7 @@ def _lymphocytes(field: Field, rng: np.random.Generator):
     crowd = _at(field.state, xy)[0]
     likely = np.where(depth < -3, 0.03 + 0.97 * crowd**1.5, 0.02 * (depth > 5))
     xy = xy[(rng.random(len(xy)) < likely) & (hollow < -4)]
-    # They come after the spindles of a crowd have had their chance, and before the epithelium's last gaps are filled.
+    # They are placed after the spindles of a crowd, and before the last gaps of the epithelium are filled.
     return xy, np.full(len(xy), LYMPHOCYTE), rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
 
 
@@ -132,7 +132,7 @@ def _without_overlap(cells: Cells, stamps: Stamps, rank: np.ndarray) -> np.ndarr
     """Indices of cells that do not overlap, those of lower ``rank`` first.
 
     A cell counts as three discs along its long axis. In every round a cell is kept if it outranks all cells that it
-    collides with, and those are removed; a few rounds decide all.
+    collides with, and these are removed; a few rounds are sufficient.
     """
     first, second = _collisions(cells, stamps)
     state = np.zeros(len(cells), np.int8)  # 0 open, 1 stays, -1 goes
@@ -172,7 +172,7 @@ class Tissue:
 
     Attributes:
         layout: layout of the glass.
-        field: maps of the tissue that shows through the islands.
+        field: maps of the tissue in the islands.
         stamps: the stock of nuclei.
         cells: cells of the field.
         fibres: channels fibre, thin fibre and cleft; they run along x.

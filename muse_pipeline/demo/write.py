@@ -47,7 +47,7 @@ class TileSpool:
         self._lengths.append(len(tile))
 
     def drain(self) -> Iterator[bytes]:
-        """Give all tiles in the order in which they came."""
+        """Yield all tiles in the order in which they were added."""
         self._file.seek(0)
         for length in self._lengths:
             yield self._file.read(length)
@@ -55,10 +55,10 @@ class TileSpool:
 
 
 class PyramidPainter:
-    """Paints rows of blocks and yields their tiles; data for the smaller levels are set aside on the way.
+    """Paints rows of blocks and yields their tiles; data for the smaller levels are collected meanwhile.
 
     Args:
-        paint: function that gives the (BLOCK_PX, BLOCK_PX, 3) uint8 pixels of a block in (column, row) of blocks.
+        paint: function from (column, row) of a block to its (BLOCK_PX, BLOCK_PX, 3) uint8 pixels.
         n_blocks: (columns, rows) of blocks.
         threads: number of blocks painted at a time.
     """
@@ -169,7 +169,7 @@ def write_demo(
         folder: folder to write to, created if missing.
         area_mm2: approximate area of the tissue on the slide.
         mpp: size of a level-0 pixel in um. The same seed gives the same tissue at every mpp.
-        seed: seed of the tissue; every seed gives another one.
+        seed: seed of the tissue; every seed gives a different tissue.
         threads: number of blocks painted at a time; the bytes do not depend on it.
         side_um: side of a square glass; just large enough for the tissue if None.
         partner: write ``ihc.svs`` too: the same glass with lymphocytes stained brown, rotated by half a turn.
@@ -178,7 +178,7 @@ def write_demo(
         the number of true nuclei.
 
     Raises:
-        ConfigError: area or mpp make no slide.
+        ConfigError: area or mpp cannot be drawn.
         OutputError: the folder cannot be written to.
     """
     _check(area_mm2, mpp)

@@ -44,7 +44,7 @@ def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequenc
 
 
 def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
-    """Sums over groups drawn with replacement, as many as there are; a group comes with all its members.
+    """Sums over as many groups as there are, drawn with replacement with all their members.
 
     Scores computed from sums (F1, PQ, accuracy) are then computed once per draw.
 
@@ -64,7 +64,7 @@ def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPE
 
 
 def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float, float] | None:
-    """The middle 95 % of ``draws`` (repeats,), NaN left out; None for a single group."""
+    """The central 95 % of ``draws`` (repeats,) without NaN; None for a single group."""
     finite = draws[np.isfinite(draws)]
     if len(set(groups)) < 2 or not len(finite):
         return None
@@ -90,7 +90,7 @@ def compare_scores(
         before: (N, ...) counts of N patients.
         after: (N, ...) counts of the same shape.
         patients: (N,) their names.
-        score: function of summed counts (..., *counts) that gives scores (...); more is better.
+        score: function from summed counts (..., *counts) to scores (...); higher is better.
         repeats: number of draws of the bootstrap.
     """
     both = np.stack([before, after], 1)

@@ -20,7 +20,7 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
 
     Args:
         predicted_xy: (P, 2) predicted points.
-        score: (P,) scores; in a tie the lower index goes first.
+        score: (P,) scores; for ties the lower index is first.
         true_xy: (T, 2) true points, same unit.
         radius: largest distance, same unit.
 
@@ -119,7 +119,7 @@ class Matches:
         predicted_label: (P,) class index, -1 unknown.
         true_label: (T,) class index, -1 unknown.
         taken: (C + 1, P) index of the matched true nucleus, -1 for none: row 0 of any class, row 1 + c within class c.
-        judged: (P,) bool, True if the prediction lies where the truth is complete, so that it may be false.
+        judged: (P,) bool, True if the truth is complete at the prediction, which may thus be a false positive.
     """
 
     predicted_label: np.ndarray
@@ -129,7 +129,7 @@ class Matches:
 
     @property
     def counts(self) -> DetectionCounts:
-        """Detection counts; a match with a nucleus of unknown class is neither right nor wrong about the class."""
+        """Detection counts; matches with nuclei of unknown class do not count for classes."""
         rows = []
         of_unknown_class = (
             # The index -1 of an unmatched prediction reads the last nucleus, which the first condition discards.

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Areas of P found and T true outlines, and of the intersections of overlapping pairs.
+    """Areas of P detected and T true outlines, and of the intersections of overlapping pairs.
 
     Attributes:
         found: (E,) index of the found outline of each overlapping pair.
@@ -63,7 +63,7 @@ class Overlaps:
         return n_nodes, n_nodes
 
     def _assign(self, pairs: np.ndarray) -> np.ndarray:
-        """The best one-to-one choice among pairs (G,) of one cluster of outlines."""
+        """The best one-to-one matching among pairs (G,) of one cluster of outlines."""
         (rows, row), (columns, column) = (
             np.unique(side[pairs], return_inverse=True) for side in (self.found, self.true)
         )
@@ -133,15 +133,15 @@ def count_panoptic(
 ) -> PanopticCounts:
     """Sums for the PQ of one slide.
 
-    Classes are matched separately, as the definition requires. As for F1, a found outline on a true nucleus of unknown
-    class is neither right nor wrong about its class.
+    Classes are matched separately, as the definition requires. As for F1, detected outlines on true nuclei of unknown
+    class do not count for classes.
 
     Args:
         overlaps: overlaps of P found and T true outlines.
         found_label: (P,) class index, -1 unknown.
         true_label: (T,) class index, -1 unknown.
         n_classes: number of classes.
-        judged: (P,) bool, True if a found outline may be false, as in ``detection.Matches``.
+        judged: (P,) bool, True if a detected outline may be a false positive, as in ``detection.Matches``.
     """
     agreeing = np.flatnonzero(overlaps.iou > MIN_IOU)
     excused = np.zeros(len(found_label), bool)
@@ -162,7 +162,7 @@ def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.n
 
 
 def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
-    """The two areas whose ratio is the AJI, intersection and union; they add up over slides.
+    """The two areas whose ratio is the AJI, intersection and union; they are summed over slides.
 
     Each true nucleus is paired with the found one of largest IoU; unmatched found ones add their area to the union, if
     they are ``judged`` (P,), as in ``detection.Matches``.

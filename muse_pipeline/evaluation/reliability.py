@@ -22,10 +22,10 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class CalibrationCounts:
-    """Nuclei by the probability of their likeliest class.
+    """Counts of nuclei by the probability of their likeliest class.
 
     Attributes:
-        values: (..., N_BINS, 3) count, sum of probabilities, count of right ones; leading axes are draws of the
+        values: (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws of the
             bootstrap.
     """
 
@@ -48,7 +48,7 @@ class CalibrationCounts:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """(...) share of nuclei whose likeliest class is right."""
+        """(...) share of nuclei whose likeliest class is correct."""
         return ratio(self.values[..., 2].sum(-1), self.n)
 
     def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:

@@ -53,20 +53,20 @@ class SlideScore:
         mpp: (x, y) um per level-0 pixel.
         threshold: score threshold of the model, if its card has one.
         n_found: number of nuclei in the table at the score cut.
-        n_true: number of true nuclei that count.
+        n_true: number of counted true nuclei.
         n_unknown: number of these without a class.
         matches: matched nuclei.
         calibration: found nuclei of known true class by their class probability, or None if there is only one class.
         panoptic: sums of PQ, or None if the truth has no outlines.
         jaccard: (2,) areas of AJI, or None if the truth has no outlines.
         region_mm2: area of the annotated region, or None if the whole slide counts.
-        outside_region: number of true nuclei outside it, which do not count.
-        outside_slide: (n, 2) positions of true nuclei that lie outside the slide, which do not count.
+        outside_region: number of true nuclei outside of it, which are ignored.
+        outside_slide: (n, 2) positions of true nuclei outside the slide, which are ignored.
         checked_against_slide: True if the size of the slide was known.
-        true_in_tissue: number of true nuclei that count and lie in the searched tissue; None if unknown.
-        roi: name of the file of the region that the results are restricted to, or None.
+        true_in_tissue: number of counted true nuclei in the searched tissue; None if unknown.
+        roi: name of the file of the region to which the results are restricted, or None.
         found_far: number of found nuclei that may be false and lie farther than ``FAR_UM`` from every true one.
-        names_classes: True if the truth names a class, even of a nucleus that does not count.
+        names_classes: True if the truth has any class, even of an ignored nucleus.
     """
 
     slide_id: str
@@ -96,11 +96,11 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     """Read and score one slide.
 
     Raises:
-        LabelError: the truth cannot be read, names an unknown class, is a mask of another size than the slide, lies
-            outside the slide altogether or has x and y exchanged.
+        LabelError: the truth cannot be read, names an unknown class, is a mask of another size than the slide, is
+            completely outside the slide or has x and y exchanged.
         GeoJSONError: the truth or region is not GeoJSON.
-        NucleiError: the table or its slide.json is not by this package, or the table has a higher score cut than
-            requested.
+        NucleiError: the table or its slide.json was not written by this package, or the table has a higher score cut
+            than requested.
     """
     provenance = read_provenance(pair.nuclei)
     classes, mpp, threshold = tuple(provenance.class_names), provenance.slide_mpp, provenance.threshold
@@ -162,7 +162,7 @@ LEAST_TRUE, MOST = 5, 0.5  # of true nuclei; at random up to a quarter lie withi
 
 
 def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
-    """Reject true nuclei of which at least half lie on found ones if x and y are exchanged, twice as many as otherwise.
+    """Reject true nuclei if with x and y exchanged at least half, and twice as many, match detected ones.
 
     Raises:
         LabelError: x and y are exchanged.
@@ -183,7 +183,7 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
 
 
 def _choose_accepted(truth: Truth, matches: Matches) -> None:
-    """Label true nuclei with several right classes, in place, as the matched nucleus if its class is one of them."""
+    """Label true nuclei with several accepted classes, in place, like the matched nucleus if it has one of them."""
     taken = matches.taken[0]
     found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
     right = found[truth.accepted[taken[found], matches.predicted_label[found]]]
@@ -191,7 +191,7 @@ def _choose_accepted(truth: Truth, matches: Matches) -> None:
 
 
 def _read_size(nuclei: Path) -> tuple[int, int] | None:
-    """The size of the slide in px; None if no ``slide.json`` lies beside the table."""
+    """The size of the slide in px; None without a ``slide.json`` beside the table."""
     info = SlideFiles(nuclei.parent).info
     try:
         return tuple(read_json(info)["size_px"]) if info.is_file() else None

@@ -1,4 +1,4 @@
-"""The scores of a cohort, as a dictionary for JSON and as text: counts are summed over slides and then scored."""
+"""The scores of a cohort, as a dictionary for JSON and as text, computed from counts summed over slides."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def _slide(score: SlideScore) -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replace NaN, which JSON lacks, by null: the score does not exist."""
+    """Replace NaN, of undefined scores, by null, because JSON lacks it."""
     if isinstance(value, dict):
         return {key: _without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

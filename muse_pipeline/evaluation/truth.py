@@ -52,8 +52,8 @@ class Truth:
         nuclei: T nuclei (frame: level0); label -1 if the class is unknown.
         outlines: (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point.
         region: area in which the truth is complete, in level-0 px; None for the whole slide.
-        accepted: (T, C) bool, classes that are right for each nucleus, of which its label is one; None if no nucleus
-            has more than one.
+        accepted: (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has
+            several.
     """
 
     nuclei: Nuclei
@@ -77,7 +77,7 @@ def read_truth(
 ) -> Truth:
     """Read the truth by suffix: a table of points, GeoJSON, or a label image of the whole slide at level 0.
 
-    A model of one class finds nuclei of every kind, so every class of the truth is mapped to that class.
+    A model of one class finds nuclei of every kind, so all classes of the truth are mapped to this class.
 
     Args:
         path: file of the truth.
@@ -85,12 +85,12 @@ def read_truth(
         mpp: (x, y) um per level-0 pixel.
         offset_px: level-0 position of the origin of a GeoJSON file.
         size_px: (width, height) of level 0, which a label image must have; None if unknown.
-        class_map: class of the model for each class of the file, or several equally right ones, or None for nuclei
-            whose class does not count; without a map the names are those of the model or synonyms.
+        class_map: class of the model for each class of the file, or several accepted classes, or None for nuclei
+            without a scored class; without a map the names are those of the model or synonyms.
 
     Raises:
         LabelError: the file is missing, broken, of no known kind or of another size than the slide, names a class that
-            is not the model's, has an instance that is no nucleus or has many nuclei twice.
+            is not the model's, has an instance that is not a nucleus or has many nuclei twice.
         GeoJSONError: the file is not GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
@@ -120,7 +120,7 @@ def read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None =
 def _classify(
     words: Sequence[str | None], classes: Sequence[str], class_map: ClassMap | None, where: Callable[[int], str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels (N,) of nuclei from their class names, and the classes that are right (``Truth.accepted``)."""
+    """Labels (N,) of nuclei from their class names, and their accepted classes (``Truth.accepted``)."""
     meant: dict[str | None, tuple[int, ...]] = {None: (), "": ()}
     if len(classes) == 1 and not class_map:
         return np.zeros(len(words), np.int32), None
@@ -205,7 +205,7 @@ def _read_objects(
 
 
 def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | None) -> Truth:
-    """Read an instance mask, which names no classes."""
+    """Read an instance mask, which has no classes."""
     mask = read_label_image(path)
     height, width = mask.shape
     if size_px is not None and (width, height) != tuple(size_px):
@@ -219,7 +219,7 @@ def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | 
 
 
 def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
-    """The annotated region of a slide, from a file of its own: the areas of a GeoJSON, or a mask of the whole slide.
+    """The annotated region of a slide from a separate file: the areas of a GeoJSON, or a mask of the whole slide.
 
     Areas of the class "Ignore" are removed from the other areas.
 

@@ -62,13 +62,13 @@ def export_onnx(
     Args:
         checkpoint: a checkpoint of ``muse finetune``.
         output: the file.
-        calibration: folder of pictures that give int8 its ranges; the run's own when not given.
+        calibration: folder of pictures for the ranges of int8; the run's own if not given.
         changes: ``name`` and settings of the export, as in ``load_detector``.
 
     Raises:
         CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
-        ConfigError: the network cannot be exported for the window that the settings name or cannot be quantised, or
-            there is nothing to calibrate int8 on.
+        ConfigError: the network cannot be exported for the window in the settings or cannot be quantised, or there
+            are no pictures to calibrate int8.
     """
     graph, card = load_detector(checkpoint, **changes)
     folder = calibration or RunFolder(checkpoint.parent).pictures
@@ -124,7 +124,7 @@ def write_model(model: onnx.ModelProto, card: Card, output: Path) -> None:
 def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) -> None:
     """Write one file with these metadata and without the exporter's notes.
 
-    The notes name source files and differ from call to call.
+    The notes contain source files and differ between calls.
     """
     onnx.helper.set_model_props(model, metadata)
     graph = model.graph
@@ -225,7 +225,7 @@ def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReferenc
     """
     reference = describe_training([measure_picture(read_rgb(path), mpp) for path, mpp in _pictures(folders)])
     if reference is None:
-        raise ModelError("the pictures hold nothing that can be measured; give those that the model was trained on")
+        raise ModelError("nothing can be measured in the pictures; give those that the model was trained on")
     return reference
 
 
@@ -260,7 +260,7 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
     Args:
         checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in one.
         output: the file.
-        mpp: um per pixel for a checkpoint that states none.
+        mpp: um per pixel for a checkpoint without one.
 
     Raises:
         CheckpointError: the checkpoint holds no backbone with a dense map, or cannot be read.
@@ -302,7 +302,7 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
 
 
 def _window(backbone: Backbone, name: str, meta: dict[str, Any], path: Path) -> tuple[int, int]:
-    """Side and halo of the window in px; a network that ties positions to its window keeps that of its training."""
+    """Side and halo of the window in px; a network that ties positions to its window keeps its training window."""
     if backbone.lattice.any_size:
         return WINDOW_PX, embedding_halo(WINDOW_PX, backbone.stride_px, any_size=True)
     by_name = re.search(r"_(\d+)$", name)

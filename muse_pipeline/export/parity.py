@@ -21,7 +21,7 @@ from muse_pipeline.nuclei.table import Nuclei
 MAX_PICTURES = 6
 TIED_PX = 2.0 * CELL_PX  # of two neighbouring cells that are equally good, rounding decides which one is the peak
 MAX_TIED = 0.02  # share of nuclei for which that may be so; more than that is another network
-# Not the identity, and no two rows or columns alike: a graph that lost or transposed its map finds other nuclei.
+# Not the identity, and without equal rows or columns: a graph that lost or transposed its map finds other nuclei.
 COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01, 0.03, 1.02, -0.01]], np.float32)
 
 
@@ -31,7 +31,7 @@ class Tolerance:
 
     Attributes:
         unmatched: share of nuclei that only one finds, except for those at the threshold.
-        xy_px: distance below which two positions are of one nucleus.
+        xy_px: distance below which two positions belong to one nucleus.
         label: share of nuclei of another class, except for those between two classes.
         score: largest difference of scores.
         prob: largest difference of class probabilities.
@@ -68,8 +68,8 @@ class Parity:
     Attributes:
         n_windows: number of windows.
         n_nuclei: number of nuclei that torch found.
-        n_unmatched: nuclei found by one only, and further above the threshold than the tolerance on scores.
-        n_other_class: nuclei found by both, of another class, and surer of it than the tolerance on probabilities.
+        n_unmatched: nuclei found by one only, above the threshold by more than the tolerance on scores.
+        n_other_class: nuclei found by both with different classes, by a margin above the tolerance on probabilities.
         xy_px: largest distance between two positions of a nucleus found by both.
         score: largest difference of their scores.
         prob: largest difference of their class probabilities.
@@ -151,7 +151,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
 
     Slots are sorted by score and near-equal scores may swap, so nuclei are matched by position. Nuclei within the
     tolerance of a decision, between slot and no slot, between two classes or, for a few nuclei, between two
-    neighbouring cells, may fall on either side.
+    neighbouring cells, may differ.
     """
     alone, both = [], []
     for expected, found in pairs:
@@ -181,7 +181,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
 
 
 def _as_exported(card: ModelCard) -> dict[str, object]:
-    """Settings that give the reference the windows, slots and outputs of the model, in float32."""
+    """Settings of the reference: windows, slots and outputs of the model, in float32."""
     return {
         "input_px": card.input_px,
         "halo_px": card.halo_px,
@@ -212,7 +212,7 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
 
 
 def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
-    """Both sets without the nuclei whose peak is one of two cells of the same score, one in each set."""
+    """Both sets without nuclei whose peak is at different cells of equal score."""
     first, second = _matches(expected.xy, found.xy, TIED_PX)
     tied = np.abs(expected.score[first] - found.score[second]) <= score
     kept = [np.ones(len(nuclei), bool) for nuclei in (expected, found)]
@@ -221,7 +221,7 @@ def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei
 
 
 def _matches(first: np.ndarray, second: np.ndarray, within_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into either of positions that are mutually nearest."""
+    """Indices into both sets of mutually nearest positions."""
     if not len(first) or not len(second):
         return np.zeros(0, int), np.zeros(0, int)
     distance, nearest = cKDTree(second).query(first)
@@ -247,7 +247,7 @@ def _deviation(values: np.ndarray) -> float:
 
 
 def _smallest_cosine(expected: np.ndarray, found: np.ndarray) -> float:
-    """Smallest cosine of non-zero vectors; a zero vector lies beyond the window and must be zero in both sets."""
+    """Smallest cosine of non-zero vectors; a zero vector is outside the window and must be zero in both sets."""
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     cosine = (expected * found).sum(1) / np.where(lengths > 0, lengths, 1)
     return float(np.where(lengths > 0, cosine, (expected == found).all(1)).min(initial=1.0))

@@ -1,4 +1,4 @@
-"""Reduced precision inside a graph: int8 for the costly convolutions, float32 where results are decided."""
+"""Reduced precision inside a graph: int8 for the expensive convolutions, float32 for the final decisions."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ KEPT = ("Resize", "Transpose", "Reshape")  # gain nothing from being quantised t
 def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
     """The model with static QDQ pairs around its convolutions: U8S8, weights per channel, ranges by least and largest.
 
-    All layers from the first convolution with weights of its own up to the last layers, these excluded, are int8:
+    All layers from the first convolution with weights of its own up to the last layers, excluding these, are int8:
     rounded scores would tie, and colour, read-out and selection need more than 256 values. The same windows give the
     same bytes.
 
     Args:
         model: the model in float32, from ``export.onnx.trace``.
-        windows: windows that give the ranges of activations.
+        windows: windows for the ranges of activations.
         name: name of the network, for errors.
 
     Raises:
@@ -110,7 +110,7 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
 def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Nodes from the first convolution with weights of its own up to, and without, the last layers.
 
-    Layers are convolutions and matrix products that have weights. The last ones are those that no convolution follows:
+    Layers are convolutions and matrix products that have weights. The last ones are not followed by convolutions:
     heads read cells by convolutions or by products.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -166,7 +166,7 @@ class HalfBackbone(Backbone):
     Its inputs are normalised in float32, where 8 bits of colour and the means of ImageNet are exact.
 
     Args:
-        network: the network, which is taken over; its layers are changed.
+        network: the network, whose layers are changed in place.
     """
 
     def __init__(self, network: Backbone):
@@ -193,9 +193,9 @@ class HalfBackbone(Backbone):
 
 
 def halve(detector: NucleusDetector | RegionNetwork) -> None:
-    """Run the backbone of either kind of network in float16, in place.
+    """Run the backbone of a detector or region network in float16, in place.
 
-    The head stays in float32: it is a small part of the time, and rounded scores tie, so that two neighbouring cells
+    The head remains in float32: it takes little time, and rounded scores could tie, so that two neighbouring cells
     would both be peaks of one nucleus.
     """
     detector.backbone = HalfBackbone(detector.backbone)
@@ -220,7 +220,7 @@ class CalibrationWindow:
 def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[CalibrationWindow]:
     """The upper left window of each picture of a folder, by name, at most ``MAX_WINDOWS`` spread evenly.
 
-    The rest of the window of a small picture is white, as beside a slide.
+    Windows of small pictures are padded with white, as beside a slide.
 
     Args:
         folder: folder of pictures at the model's mpp.

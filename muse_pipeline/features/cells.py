@@ -30,7 +30,7 @@ def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo
     Args:
         nuclei: nuclei whose outlines do not overlap.
         others: all other nuclei within ``2 * expand_um`` of the outlines of these.
-        expand_um: distance by which a nucleus grows where nothing is in its way.
+        expand_um: distance by which a nucleus grows without obstacles.
         info: header of the slide, within which cells end.
         kept: tissue of the slide.
     """
@@ -76,7 +76,7 @@ def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
 
 
 def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np.ndarray:
-    """The rays ``grown`` of the first ``n_own`` nuclei, shortened to where as much of a neighbour's growth is done."""
+    """The rays ``grown`` of the first ``n_own`` nuclei, shortened to the points where growing neighbours meet."""
     n_rays = rays.shape[1]
     cells, outlines = grown[:n_own].copy(), np.stack([rays, grown - rays], -1)
     pairs = _find_facing(xy, grown, n_own)
@@ -171,7 +171,7 @@ class _TissueDepth:
 
     Args:
         um: (N, 2) positions; only the mask around them is read.
-        reach_um: distance from these positions at which the depth is asked for.
+        reach_um: largest distance from these positions at which the depth is requested.
         kept: the tissue.
     """
 

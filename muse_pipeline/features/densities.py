@@ -1,7 +1,7 @@
 """Stains of nuclei: optical densities over the nucleus, its rim and the ring around it, and texture within the nucleus.
 
 Densities are whole multiples of ``STEP``: their sums are exact and do not depend on how a slide is divided into images.
-Texture is that of haematoxylin: gradient, histogram and the features of Haralick, Shanmugam & Dinstein, "Textural
+Texture is measured in haematoxylin: gradient, histogram and the features of Haralick, Shanmugam & Dinstein, "Textural
 features for image classification", IEEE Trans Syst Man Cybern 1973. Each nucleus has one symmetric matrix, of the pairs
 of adjacent pixels in all four directions.
 """

@@ -19,8 +19,8 @@ REACH_UM = RADII_UM[-1]
 def with_surroundings(parts: Iterable[Nuclei], reach: np.ndarray, back_px: float) -> Iterator[tuple[Nuclei, Nuclei]]:
     """Each part, and all nuclei of other parts within ``reach`` of the box around it.
 
-    Parts come row by row of windows, so the neighbours of one are complete when the stream has passed it; only rows
-    within reach are held.
+    Parts arrive in rows of windows, so the neighbours of a part are complete once the stream has passed it; only
+    rows within reach are held.
 
     Args:
         parts: nuclei in the level-0 frame, no part empty.
@@ -53,7 +53,7 @@ class _Part:
         self.low, self.high = nuclei.xy.min(0), nuclei.xy.max(0)
 
     def with_others(self, held: Iterable[_Part], reach: np.ndarray) -> tuple[Nuclei, Nuclei]:
-        """The part's nuclei, and those of others within ``reach`` of its box, with positions, rays and labels alone."""
+        """The part's nuclei, and those of others within ``reach`` of its box, with only positions, rays and labels."""
         low, high = self.low - reach, self.high + reach
         found = [_slim(self.nuclei[:0])]
         for part in held:

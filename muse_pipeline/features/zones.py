@@ -1,8 +1,8 @@
 """The pixels of many nuclei at once: those of the nucleus, of its rim, and of the ring around it.
 
 Outlines are filled row by row. Where an edge crosses the centre line of a row of pixels, the number of the first pixel
-to its right is noted. In the ascending numbers of a nucleus, every second one ends the run of pixels that the one
-before it begins; the numbers of two nested outlines together give the zone between them.
+to its right is recorded. The ascending numbers of a nucleus alternately begin and end runs of
+pixels; the numbers of two nested outlines together give the zone between them.
 """
 
 from __future__ import annotations

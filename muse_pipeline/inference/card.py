@@ -22,8 +22,8 @@ class ColourReference:
     Attributes:
         method: "identity" or "macenko".
         stains: reference unit vectors in optical density for "macenko", haematoxylin first.
-        strong: reference's strong end (99th percentile) of either stain's concentration for "macenko".
-        share: strength of the change of a slide's colours: 0 leaves them, 1 takes them to the reference.
+        strong: 99th percentile of each stain's concentration in the reference, for "macenko".
+        share: normalisation strength: 0 leaves a slide's colours unchanged, 1 matches the reference.
     """
 
     method: str = "identity"
@@ -34,7 +34,7 @@ class ColourReference:
     def __post_init__(self) -> None:
         if self.method == "macenko" and (len(self.stains), len(self.strong)) != (2, 2):
             raise ConfigError(
-                f"colour: method 'macenko' needs two stains and their two strong ends, not {len(self.stains)} and "
+                f"colour: method 'macenko' needs two `stains` and two values of `strong`, not {len(self.stains)} and "
                 f"{len(self.strong)}"
             )
 
@@ -113,7 +113,7 @@ class Card:
         """Read a card; ``where`` names the file in errors.
 
         Raises:
-            ModelError: the text is not a card, or that of a model of another kind.
+            ModelError: the text is not a card, or the model is of another kind.
         """
         card = read_any_card(text, where)
         if not isinstance(card, cls):
@@ -122,7 +122,7 @@ class Card:
 
 
 def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings with their effect on outlines: ``refine`` replaces ``snap_um``, and that an inherited ``refine``."""
+    """Resolve settings of outlines: ``refine`` replaces ``snap_um``, which replaces an inherited ``refine``."""
     if given.get("refine"):
         return {"snap_um": 0.0, **given}
     return {"refine": False, **given} if "snap_um" in given else given
@@ -188,7 +188,7 @@ class ModelCard(Card):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedCard(ModelCard):
-    """Contract of a network of others that finds nuclei (see ``inference.maps``).
+    """Contract of a third-party network that finds nuclei (see ``inference.maps``).
 
     Attributes:
         kind: content of its maps, one of ``core.types.NETWORKS``.
@@ -221,10 +221,10 @@ class RegionCard(Card):
 
     Attributes:
         cell_px: input pixels per cell of the map.
-        classes: channel of the map -> name and colour; the first is all tissue of no other class.
+        classes: channel of the map -> name and colour; the first is tissue of none of the other classes.
         metrics: measured figures by name, each with its split in the name.
         limits: limits of the model's use, in words.
-        min_area_mm2: smaller areas and holes are given to the class around them.
+        min_area_mm2: smaller areas and holes are merged into the class around them.
         kind: "regions"; the card of a detector has no kind.
     """
 
@@ -241,7 +241,7 @@ class RegionCard(Card):
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len({one.name for one in self.classes}) < len(self.classes):
-            raise ConfigError(f"card of '{self.name}': give two classes or more, each with a name of its own")
+            raise ConfigError(f"card of '{self.name}': give two or more classes with different names")
         core_px, step_px = self.input_px - 2 * self.halo_px, max(self.stride_px, self.cell_px)
         if core_px <= 0 or core_px % step_px or self.halo_px % step_px or step_px % self.cell_px:
             raise ConfigError(

@@ -1,6 +1,6 @@
 """Detection of one shard of one slide: fixed windows in fixed batches through a model or a proposer.
 
-A picture in memory is detected by the same windows and seams.
+Nuclei of a picture in memory are detected with the same windows and seams.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Detector(Protocol):
 
     Attributes:
         card: mpp, window, halo, batch, capacity, classes, rays and embedding, as in a model's card.
-        suppress_overlaps: True if one nucleus may be outlined twice, which is then reported once (``nuclei.pairs``).
-        trim: True if windows of any size are accepted; each is then cut to the part that holds tissue.
+        suppress_overlaps: True if a nucleus may be outlined twice; it is then reported once (``nuclei.pairs``).
+        trim: True if windows of any size are accepted; each is then cut to its part with tissue.
         measures_dab: True if its nuclei have ``dab_od``.
     """
 
@@ -55,7 +55,7 @@ class Detector(Protocol):
         """Find the nuclei of one batch.
 
         Args:
-            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where a last batch has no window. With
+            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where the last batch has no window. With
                 ``trim`` (card.batch, H, W, 3), sides multiples of ``card.stride_px``.
             origin_xy: (n, 2) corners of n <= batch windows, in work pixels.
 
@@ -82,7 +82,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class WindowChoice:
-    """Windows of a slide that are searched.
+    """The windows of a slide in which nuclei are searched for.
 
     Attributes:
         guard: check that keeps windows from the detector.
@@ -120,7 +120,7 @@ def detect_shard(
         choice: windows that are searched.
 
     Returns:
-        The facts that are written into the file: grid, finder, slide, windows that were full or guarded.
+        The facts that are written into the file: grid, finder, slide, windows that were full or excluded.
 
     Raises:
         ModelError: the store's mpp is not the card's, or the model cannot be run.
@@ -167,7 +167,7 @@ def _find_batches(
 def _run_batch(
     windows: np.ndarray, store: Store, finder: Detector, grid: WindowGrid, guard: Guard | None
 ) -> list[tuple[int, Nuclei, bool, str]]:
-    """Number, reports, fullness and reason for exclusion, or "", of each window."""
+    """Run a batch; return for each window its number, reports, whether it is full, and a reason for exclusion or ""."""
     card = finder.card
     part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
     found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
@@ -241,7 +241,7 @@ class ModelFinder(Detector):
     Attributes:
         predictor: the model.
         colour: (3, 4) map, see ``inference.stains``.
-        appearance: verdict on the slide's likeness to the model's training pictures, if there is one.
+        appearance: comparison of the slide with the model's training pictures, if there is one.
         third_stain: unit vector of a stain beside haematoxylin and DAB, if there is one.
     """
 
@@ -284,7 +284,7 @@ class ModelFinder(Detector):
         return list(map(self._with_brown, found, recoloured, stains))
 
     def _with_brown(self, found: Nuclei, recoloured: Nuclei, stains: np.ndarray) -> Nuclei:
-        """Nuclei of one window with ``dab_od``: the brown ones of the recoloured pixels, and the rest of ``found``."""
+        """Nuclei of one window with ``dab_od``: brown ones from the recoloured pixels, others from ``found``."""
         dab = np.ascontiguousarray(stains[..., 1])
         found, recoloured = (
             replace(nuclei, dab_od=mean_within(dab, nuclei, self.card.mpp)[:, None] / LN_10)
@@ -295,7 +295,7 @@ class ModelFinder(Detector):
         return both[np.argsort(-both.score, kind="stable")]
 
     def facts(self) -> dict[str, Any]:
-        """Checksums, provider, colour map, verdict on the slide's appearance, threshold of positive, and versions."""
+        """Checksums, provider, colour map, comparison with training, threshold of positivity, and versions."""
         return {
             "model_sha256": self.predictor.sha256,
             **({"refiner_sha256": self.predictor.refiner.sha256} if self.predictor.refiner else {}),

@@ -1,19 +1,19 @@
-"""Doubts about a slide: its appearance beside the pictures that a model was trained on, its stain, scale and classes.
+"""Doubts about a slide: its appearance compared with the training pictures, its stain, scale and classes.
 
 Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide outside it by
-more than a margin is flagged, with the reason in words; one that is brown where training was not, or dark, is of
-another stain. No step fails for it. docs/guide/confidence.md has the rate at which pictures of an unseen site are
-flagged, and the limits of the check.
+more than a margin is flagged, with the reason in words; a slide that is dark, or brown unlike the training
+pictures, has another stain. No step fails because of it. docs/guide/confidence.md has the rate at which pictures of an
+unseen site are flagged, and the limits of the check.
 
 The totals of a cohort leave out slides, or their classes, for doubts about them. Another stain and an um per pixel
 that is implausible, by itself or by the size of the nuclei, concern all nuclei. The others concern the classes only:
 nuclei of a class are larger than those that the model learnt as that class, such as tumour mistaken for lymphocytes, or
-the classes were not validated in the organ. The limits come from breast tissue that `compact` was trained on, and other
-tissue.
+the classes were not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and
+from other tissue.
 
-At a wrong um per pixel, the commonest mistake, nuclei have another size, and the model is less sure of their classes.
-Either alone also occurs at the right scale: nuclei of lymph nodes are small, those of an unfamiliar organ unsure. Hence
-the plausible range of the median area narrows as the mean class probability falls.
+At a wrong um per pixel, the commonest mistake, nuclei have another size, and their class probabilities are lower.
+Either alone also occurs at the right scale: nuclei of lymph nodes are small, and classes in an unfamiliar organ are
+uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Measure(NamedTuple):
     above: str
 
 
-# The margins: from how far pictures of one site lie beyond the range of two others (docs/guide/confidence.md).
+# The margins are the distances of pictures of one site from the range of two others (docs/guide/confidence.md).
 STAINS = {
     "brown": Measure(0.01, "", BROWN),
     "foreign": Measure(0.1, "", "colours that haematoxylin and eosin do not give"),
@@ -81,7 +81,7 @@ TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
-    """The reference, from the measures of ``tissue.colour`` of each training picture; None without pictures."""
+    """The reference computed from the measures of ``tissue.colour`` of each training picture; None without pictures."""
     names = sorted({name for one in measured for name in one})
     values = {name: [one[name] for one in measured if name in one] for name in names}
     ranges = {
@@ -91,10 +91,10 @@ def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReferen
 
 
 def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
-    """The reference of a model that was trained on the pictures of all: the widest range of each measure.
+    """The reference of a model that was trained on the pictures of all references: the widest range of each measure.
 
-    Medians are averaged, weighted by the numbers of pictures, which are added up: a picture that two of them describe
-    counts twice. References that are None are left out.
+    Medians are averaged, weighted by the numbers of pictures, which are added up: a picture in two references counts
+    twice. References that are None are left out.
     """
     known = [reference for reference in references if reference is not None]
     ranges = {}
@@ -189,7 +189,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 
     Args:
         reasons: reason of each slide, from ``reason_left_out``.
-        of: the numbers that they are left out of, if not all: " of the counts of classes".
+        of: the numbers from which they are left out, if not all: " of the counts of classes".
     """
     counts = Counter(filter(None, reasons))
     if not counts:
@@ -203,8 +203,8 @@ def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, 
 
     A class is doubtful if the median area of its nuclei exceeds that of all training slides by a fifth. The less sure
     the model is of the class, the lower the limit; below the mean class probability of all training slides it is the
-    geometric mean of the median and the largest area of training. A class that the model is surer of than on any
-    training slide is not doubted.
+    geometric mean of the median and the largest area of training. A class with a higher mean probability than on
+    any training slide is not doubtful.
 
     Args:
         references: nuclei of each class in training.
@@ -257,7 +257,7 @@ class NuclearSize:
 
 
 class SizeSample:
-    """Collects nuclei in integers, so that the result depends neither on their order nor on their division."""
+    """Collects nuclei in integers, so that the result depends neither on their order nor on their grouping."""
 
     def __init__(self) -> None:
         self._n_by_area = np.zeros(round(_LARGEST_UM2 / _BIN_UM2), np.int64)

@@ -1,6 +1,6 @@
-"""Features of a network at given nuclei of a slide, whichever program found them.
+"""Features of a network at given nuclei of a slide, found by any program.
 
-Windows are those of detection: every nucleus is read in the one window that has it in its core, far from the window's
+Windows are those of detection: every nucleus is read in the one window whose core contains it, far from the window's
 edges, at its exact position.
 """
 
@@ -40,7 +40,7 @@ class Embedder(GraphRunner):
     """Runs a model of features, or a detector up to its head.
 
     Raises:
-        ModelError: the file is not ONNX, has no card of such a model, or its card states another graph.
+        ModelError: the file is not ONNX, has no card of such a model, or its card does not match its graph.
         ProviderError: the provider is not installed.
     """
 
@@ -68,7 +68,7 @@ class Embedder(GraphRunner):
 
 
 def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
-    """The card of a detector's backbone. Its head reads the map at the centres of cells, and so do embeddings."""
+    """The card of a detector's backbone. Embeddings are read at the centres of cells, as by the head."""
     shared = ("name", "mpp", "input_px", "stride_px", "licence", "training_data", "colour", "precision", "source")
     return EmbedderCard(
         **{name: getattr(detector, name) for name in shared},
@@ -80,7 +80,7 @@ def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
 
 
 def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
-    """Border of a window whose nuclei are read in its neighbours, a multiple of the stride."""
+    """Width of a window's border, whose nuclei are read in neighbouring windows; a multiple of the stride."""
     quarter = input_px // HALO_SHARE // stride_px * stride_px
     return min(quarter, WINDOW_HALO_PX) if any_size else quarter
 

@@ -64,9 +64,9 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
 
 
 def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
-    """Split a graph into its operations on single values of pixels, as a model of their own, and the rest.
+    """Split a graph into two models: the elementwise operations on pixels, and all later operations.
 
-    Each of these operators takes ONNX Runtime a pass over all pixels; a table of the 256 values takes one in all.
+    ONNX Runtime passes over all pixels for each of these operators; a table of 256 values needs a single pass.
 
     Args:
         model: content of a model in ONNX, with ``pixels`` in uint8.
@@ -106,7 +106,7 @@ def _map_for_head(node: bytes) -> bytes:
 
 
 def _only_reader(nodes: list[bytes], value: bytes, scalars: set[bytes]) -> bytes:
-    """The node that reads ``value`` if it is the only one, and works on single values with ``scalars``; else b""."""
+    """The node that reads ``value`` if no other does and it is elementwise with ``scalars``; else b""."""
     readers = [node for node in nodes if value in _contents(node, INPUTS)]
     if value == PIXELS:  # the rest of the graph keeps this input, and may read its size
         readers = [node for node in readers if _operator(node) != ONLY_THE_SIZE]
@@ -155,7 +155,7 @@ def _with_graph(model: bytes, parts: Iterable[bytes]) -> bytes:
 
 
 def _contents(message: bytes, wanted: int) -> list[bytes]:
-    """Contents of all fields of one number."""
+    """Contents of all fields with one number."""
     return [content for number, content, _ in _fields(message) if number == wanted]
 
 
@@ -178,7 +178,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits per byte, least first, and where the next one begins."""
+    """A number stored in seven bits per byte, lowest first, and the position after it."""
     value = shift = 0
     while message[at] & 128:
         value |= (message[at] & 127) << shift

@@ -1,4 +1,4 @@
-"""Import of networks of others: a card is added to the ONNX file, and its graph is unchanged."""
+"""Import of third-party networks: a card is added to the ONNX file, and its graph is unchanged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def import_model(
         raise ModelError(f"{network}: already has a model card; run it as it is, with `--model`")
     names = [port.name for port in session.get_outputs()]
     if unknown := set(outputs) - set(names):
-        raise ModelError(f"{network}: has no output '{min(unknown)}' but {', '.join(names)}; correct --outputs")
+        raise ModelError(f"{network}: has no output '{min(unknown)}', only {', '.join(names)}; correct --outputs")
     usual = [name for name, *_ in list_maps(facts["kind"], len(facts["classes"]))]
     card = ImportedCard(
         **_read_input(network, session, input_px),
@@ -100,7 +100,7 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
         raise ModelError(f"{network}: takes windows of any size; give --input-px, for example 512")
     if len(sides | ({input_px} - {None})) > 1:
         only = " x ".join(map(str, sorted(sides)))
-        raise ModelError(f"{network}: takes windows of {only} px only; they must be square, and --input-px that side")
+        raise ModelError(f"{network}: takes only windows of {only} px; they must be square, and --input-px their side")
     return {
         "batch": batch if isinstance(batch, int) else 1,
         "input_px": input_px or sides.pop(),
@@ -110,7 +110,7 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
 
 
 def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: float) -> ImportedCard:
-    """The card with the sizes of the maps that the network gave.
+    """The card with the sizes of the maps that the network returned.
 
     Raises:
         ModelError: the maps are not those of the card's kind, or a window has no core.
@@ -131,7 +131,7 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
     halo_px = math.ceil((margin_px + halo_um / card.mpp) / stride_px) * stride_px
     if odd or margin_px < 0 or 2 * halo_px >= side:
         raise ModelError(
-            f"{network}: of windows of {side} px the maps have {map_px} px, and without {halo_um:g} um on either side "
+            f"{network}: for windows of {side} px the maps have {map_px} px, and without {halo_um:g} um on each side "
             "nothing is left; give a larger --input-px or a smaller --halo-um"
         )
     sizes = {"stride_px": stride_px, "margin_px": margin_px, "halo_px": halo_px}

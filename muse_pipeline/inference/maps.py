@@ -1,4 +1,4 @@
-"""Networks of others: how their input is scaled, and the nuclei in their maps.
+"""Third-party networks: scaling of their input, and the nuclei in their maps.
 
 A network of kind "stardist" (Schmidt et al., MICCAI 2018) gives rays around every point. The maps of the other kinds
 are cut into nuclei by a watershed: "hover" (Graham et al., Medical Image Analysis 2019) has the horizontal and
@@ -32,7 +32,7 @@ def _stretch(pixels: np.ndarray) -> np.ndarray:
     return (pixels - low) / np.maximum(high - low, 1)
 
 
-# Pixels (B, H, W, 3) float32 from 0 to 255 -> what the network takes; the names are ``core.types.SCALINGS``.
+# Pixels (B, H, W, 3) float32 from 0 to 255 -> input of the network; the names are ``core.types.SCALINGS``.
 SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda pixels: pixels,
     "unit": lambda pixels: pixels / 255,
@@ -77,7 +77,7 @@ def nuclei_of_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> list[Nucle
 
 
 def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
-    """Nuclei at the peaks of the probability; one may have several, which ``nuclei.pairs`` reduces to the best."""
+    """Nuclei at the peaks of the probability; ``nuclei.pairs`` keeps the best of several of a nucleus."""
     if len(maps) == 1:
         maps = np.split(maps[0], (1, 1 + card.n_rays))
     score = _probability(maps[0], card)[0]

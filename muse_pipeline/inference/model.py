@@ -1,4 +1,4 @@
-"""Files of models: built-in ones by name, a checkpoint beside each graph, and the card in a graph."""
+"""Model files: built-in models by name, their checkpoints, and the card in a graph."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def find_model(model: str, provider: str = "cpu") -> Path:
     """The file for a path or the name of a built-in model.
 
     A built-in model with several precisions is chosen by ``precisions_for``; with its precision, as in
-    ``compact-fp32``, a name is the same file everywhere.
+    ``compact-fp32``, a name is that of the same file everywhere.
 
     Raises:
         ModelError: there is no such model or file.
@@ -79,7 +79,7 @@ def name_model(path: Path) -> str:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint beside the graph of a built-in model's name, or the path itself."""
+    """The checkpoint of a built-in model, or the path itself."""
     return BUILT_IN / f"{path}.pt" if str(path) in list_checkpoints() else path
 
 
@@ -89,14 +89,14 @@ def list_checkpoints() -> list[str]:
 
 
 def checkpoint_from(folder: Path, path: Path) -> Path:
-    """The unchanged name of a built-in model, else the path from ``folder``; ``find_checkpoint`` accepts both."""
+    """The name of a built-in model, or else the path relative to ``folder``; ``find_checkpoint`` accepts both."""
     return path if find_checkpoint(path) != path else folder / path
 
 
 def precisions_for(provider: str) -> tuple[str, ...]:
     """The precisions that suit a provider, best first: "int8" only on a processor with VNNI.
 
-    Other processors add products of bytes in 16 bits, which may overflow; GPUs gain nothing from this int8.
+    Other processors add products of bytes in 16 bits, which may overflow; int8 is no faster on GPUs.
     """
     return ("int8",) if provider == "cpu" and has_vnni() else ("fp32", "fp16")
 
@@ -136,7 +136,7 @@ def open_session(
     The providers of ``TORCH`` give a session of PyTorch with the same methods.
 
     Raises:
-        ModelError: the file is not ONNX, or its graph is not one for this runtime.
+        ModelError: the file is not ONNX, or the runtime does not support its graph.
         ProviderError: the provider is not installed, or PyTorch finds no device for it.
     """
     import onnxruntime
@@ -167,7 +167,8 @@ def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSessi
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     """The card in a session's metadata as JSON; ``path`` is for messages.
 
-    Later measurements of a built-in model are in a file beside it: ids of nuclei contain the model file's checksum.
+    Later measurements of a built-in model are in a file beside it, because ids of nuclei depend on the model file's
+    checksum.
 
     Raises:
         ModelError: there is no card.
@@ -175,9 +176,9 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     try:
         metadata = session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: its metadata are not text; copy it again, or export it anew") from error
+        raise ModelError(f"{path}: its metadata are not text; copy or export it again") from error
     if METADATA_KEY not in metadata:
-        raise ModelError(f"{path}: this ONNX file carries no model card; export it with `muse export`")
+        raise ModelError(f"{path}: this ONNX file has no model card; export it with `muse export`")
     measured = path.with_name(f"{path.stem.partition('-')[0]}.json")
     if path.parent != BUILT_IN or not measured.is_file():
         return metadata[METADATA_KEY]
@@ -202,7 +203,7 @@ def run_session(
 
 
 def _reason(error: Exception) -> str:
-    """The reason in a message of ONNX Runtime, without the line of its source; 200 characters at most."""
+    """The reason in a message of ONNX Runtime, without its source line; 200 characters at most."""
     stated = str(error).rpartition("Status Message: ")[2].strip() or type(error).__name__
     return stated.splitlines()[0][:200]
 
@@ -213,19 +214,19 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-# PyTorch's: the accelerator that it finds (CUDA, ROCm, XPU or MPS), and the processor.
+# Providers of PyTorch: the accelerator that it finds (CUDA, ROCm, XPU or MPS), and the processor.
 TORCH = ("torch", "torch-cpu")
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"}
 OPTIONS = {
     # cuDNN's exhaustive search times its kernels and may choose others at the next start: other digits, other bytes.
     "cuda": {"cudnn_conv_algo_search": "DEFAULT"},
-    # As on our CPU provider: nothing is rounded to 16 bits on processors that could, and a call has one thread.
+    # As on our CPU provider: nothing is rounded to 16 bits on processors that support it, and a call uses one thread.
     "openvino": {"device_type": "CPU", "precision": "FP32", "num_of_threads": "1"},
 }
-# Only what takes the same kernels at every start, and what is faster wherever it starts.
+# Only providers that use the same kernels at every start and are faster wherever they start.
 AUTO, PREFERRED = "auto", ("cuda", "cpu")
 
-# y = relu(x) of one number (ONNX 1.9): a provider that starts takes it.
+# y = relu(x) of one number (ONNX 1.9): a provider that starts can run it.
 _SMALLEST_MODEL = (
     b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0e"

@@ -37,9 +37,9 @@ BLOCK = 64  # nuclei at a time: sums of a matrix product may depend on how many 
 
 
 def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
-    """Outlines on the clearest edge within reach; outlines without an edge stay.
+    """Move outlines to the clearest edge within reach; outlines without an edge are unchanged.
 
-    Every ray has a length within reach at which the picture gets lighter outwards by most. It changes by the mean of
+    Every ray has a length within reach at which the picture lightens most outwards. Its length changes by the mean of
     the changes that it and its neighbours need, weighted by the squares of their edges.
 
     Args:
@@ -77,7 +77,7 @@ def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: in
 def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
     """(2 n + 1, N, R) increase in grey level at radii from ``n`` steps before the end of a ray.
 
-    Either side is the mean of two samples, over 0.5 um.
+    Each side is the mean of two samples, over 0.5 um.
     """
     offsets = (np.arange(-n - 2, n + 2, dtype=np.float32) + np.float32(0.5)) * np.float32(EDGE_STEP_UM)
     along = np.maximum(rays + offsets[:, None, None], 0)  # (samples, N, R) um

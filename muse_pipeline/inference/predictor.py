@@ -71,7 +71,7 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
 
 
 class GraphRunner:
-    """A model's graph in ONNX Runtime, of either kind; safe to call from several threads, each on a thread of its own.
+    """A model's graph in ONNX Runtime, of any kind; safe to call from several threads.
 
     Each call uses one thread, whatever the number of callers, so that results are the same for any number of
     threads. On the processor, a table of the same numbers replaces the graph's operations on single values of pixels.
@@ -79,7 +79,7 @@ class GraphRunner:
     Args:
         path: path of an ONNX file with a card.
         provider: provider, as from ``inference.model.choose_provider``.
-        graph: the graph to run if it is not that of the file, but made from it.
+        graph: graph to run in place of the file's, from which it was made.
 
     Attributes:
         any_size: True if windows of any size run as fast as the card's; a GPU starts anew for every size.
@@ -134,7 +134,7 @@ class GraphRunner:
         return {"pixels": planes, "colour": colour}
 
     def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
-        """Make sure that inputs and outputs of the graph have the sizes in its card; one that it leaves open suits any.
+        """Check that inputs and outputs of the graph have the sizes in its card, where it fixes them.
 
         Raises:
             ModelError: a size differs.
@@ -160,7 +160,7 @@ class Predictor(GraphRunner):
     """Runs a detector.
 
     Raises:
-        ModelError: the file is not ONNX, has no card of a detector, or its card states another graph.
+        ModelError: the file is not ONNX, has no card of a detector, or its card does not match its graph.
         ProviderError: the provider is not installed.
     """
 
@@ -214,7 +214,7 @@ class RegionPredictor(GraphRunner):
     """Runs a model of regions.
 
     Raises:
-        ModelError: the file is not ONNX, has no card of a region model, or its card states another graph.
+        ModelError: the file is not ONNX, has no card of a region model, or its card does not match its graph.
         ProviderError: the provider is not installed.
     """
 

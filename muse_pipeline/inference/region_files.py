@@ -82,7 +82,7 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
 
 
 def _to_level0(polygon: shapely.Polygon, found: SlideMap, info: SlideInfo) -> shapely.Polygon:
-    """A polygon in cells as one in level-0 px to 0.1 px, clipped to the scanner's bounds."""
+    """Convert a polygon from cells to level-0 px, to 0.1 px, and clip it to the scanner's bounds."""
     shape = shapely.transform(
         polygon, lambda xy: np.round(work_to_level0(xy * found.card.cell_px, info.mpp, found.card.mpp), 1)
     )

@@ -59,7 +59,7 @@ class RegionClass(NucleusClass):
 class SlideRegions:
     """The regions of one slide.
 
-    Every class but the first of a model, and every drawn area, is inside. The border is the line between inside and
+    All classes of a model but the first, and all drawn areas, are inside. The border is the line between inside and
     other tissue; the edge of the tissue is not a border.
 
     Args:
@@ -122,7 +122,7 @@ class SlideRegions:
         return np.where(self._inside[region], -found, found)
 
     def sides(self, classes: Sequence[str]) -> np.ndarray | None:
-        """(C,) side of the border where nuclei of each class lie: 1 inside, -1 outside, 0 on either.
+        """(C,) side of the border where nuclei of each class lie: 1 inside, -1 outside, 0 for both.
 
         None if the regions are not epithelium and other tissue, or the classes lack those of ``SIDES``.
         """
@@ -235,7 +235,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
     if record["status"] != OK:
         return FailedRegions(record["reason"])
     if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
-        raise StoreError(f"{files.regions}: of another slide, tissue or region of interest; run `muse regions` again")
+        raise StoreError(f"{files.regions}: made for another slide, tissue or ROI; run `muse regions` again")
     areas = read_class_areas(files.region_outlines, info) if any(one["n_areas"] for one in record["classes"]) else []
     shapes = np.array([area.shape for area in areas], object)
     classes = []
@@ -282,7 +282,7 @@ def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
 
 
 def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
-    """The lines at which polygons that tile an area meet; their vertices are the same in both polygons."""
+    """The lines at which the polygons of a tiling meet; both polygons have the same vertices there."""
     if not len(polygons):
         return shapely.MultiLineString()
     sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])

@@ -1,7 +1,7 @@
 """Probability maps of tissue regions over a slide, in fixed windows and batches as for nuclei, and their polygons.
 
-A window's core owns its cells; the rest is halo. Every cell of the slide belongs to one window, so cores are simply put
-side by side. Results depend on slide and card only, never on the number of threads.
+A window is a core and its halo. Every cell of the slide is in the core of exactly one window, so cores are placed side
+by side. Results depend on slide and card only, never on the number of threads.
 
 Polygons tile the tissue without gaps or overlaps.
 """
@@ -34,8 +34,8 @@ PACKAGES = (
     "opencv-python-headless",
 )
 RIM_UM = KEEP_UM + TISSUE_UM  # of the tissue as a store has it, what lies around the tissue that was found
-# An outline is nowhere further from the sides of the cells than half a cell, 4 um at 2 um/px: sqrt(2) / 4 for going
-# through the middles of the sides, and the rest for leaving out vertices.
+# Outlines are within half a cell, 4 um at 2 um/px, of the sides of the cells: sqrt(2) / 4 for
+# cutting corners through the middles of sides, and the remainder for omitted vertices.
 SIMPLIFIED_BY = 0.14  # cells
 
 
@@ -137,7 +137,7 @@ def _describe(store: Store, predictor: RegionPredictor, colour: np.ndarray) -> d
 
 
 def tissue_on_cells(store: Store, cell_px: int) -> np.ndarray:
-    """(H, W) bool: True for cells of ``cell_px`` work pixels whose centre is where nuclei are kept."""
+    """(H, W) bool: True for cells of ``cell_px`` work pixels whose centre is in the area where nuclei are kept."""
     mask, mask_px = store.tissue
     rows, columns = (
         ((np.arange(-(-side // cell_px)) + 0.5) * (cell_px / mask_px)).astype(int).clip(0, n - 1)
@@ -247,9 +247,9 @@ def trace_regions(label: np.ndarray) -> Outlines:
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
-    """Lines (n, 2) along the sides of cells between different values, from one point at which three meet to the next.
+    """Lines (n, 2) along the sides of cells between different values; each ends where three lines meet.
 
-    Lines that meet no third are closed. Sides are followed one by one, which takes a tenth of the time of
+    Lines without such an end are closed. Sides are followed one by one, which takes a tenth of the time of
     ``shapely.line_merge``.
     """
     ends, width = _find_sides(label)

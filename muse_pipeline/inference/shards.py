@@ -106,9 +106,9 @@ def _require_facts(facts: dict[str, Any]) -> None:
     words = facts["shard"], common["card"], common["fingerprint"], common["model_sha256"], common["provider"]
     numbers = facts["n_windows"], common["offset_px"], *common["size_px"], *facts["full_windows"]
     if not all(isinstance(word, str) for word in words) or not all(type(number) is int for number in numbers):
-        raise ValueError("a fact is of another kind")
+        raise ValueError("a fact has another type")
     if len(common["size_px"]) != 2 or not isinstance(common["versions"], dict) or min(common["size_px"]) < 1:
-        raise ValueError("a fact is of another kind")
+        raise ValueError("a fact has another type")
     colour = common["colour"] or []  # not every proposer looks at colours
     # Evaluated for the errors that it raises if these are no lists or no number.
     [*colour, *common["slide_mpp"], float(common["corrupt_fraction"])]
@@ -124,7 +124,7 @@ def iterate_reports(path: Path) -> Iterator[Nuclei]:
 
 
 def iterate_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions (N, 2) in work px and windows (N,) of the same groups, which are only a tenth of a report.
+    """Positions (N, 2) in work px and windows (N,) of the same groups, a tenth of the size of the reports.
 
     Raises:
         StoreError: a group cannot be read.
@@ -143,7 +143,7 @@ def _iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Ite
 
 @contextmanager
 def _as_damage(path: Path) -> Iterator[None]:
-    """Replace Arrow's errors about foreign bytes by one sentence."""
+    """Replace Arrow's errors about damaged files by a StoreError."""
     try:
         yield
     except Exception as error:
@@ -159,7 +159,7 @@ def _read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
     table = file.read_row_group(group)
     prob, rays = (lists_to_numpy(table[name]) for name in ("prob", "rays"))
     if not np.isfinite(rays).all():
-        raise ValueError("rays that are no numbers")
+        raise ValueError("rays that are not numbers")
     return Nuclei(
         _positions(table),
         Frame.WORK,
@@ -174,5 +174,5 @@ def _read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
 def _positions(table: pa.Table) -> np.ndarray:
     xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
     if not np.isfinite(xy).all():
-        raise ValueError("positions that are no numbers")
+        raise ValueError("positions that are not numbers")
     return xy

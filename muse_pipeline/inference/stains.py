@@ -34,14 +34,14 @@ BLUE = STAINS[0].astype(np.float32)
 
 
 def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour:
-    """Read a ``colour.json``, of the slide with this ``fingerprint`` if one is given.
+    """Read a ``colour.json``, and check its ``fingerprint`` if one is given.
 
     Raises:
         StoreError: the file is missing, was not written by ``muse tissue``, or is of another slide.
     """
     colour = _read(path)
     if fingerprint and colour.fingerprint not in {None, fingerprint}:
-        raise StoreError(f"{path}: is of another slide than the image; give that slide's own")
+        raise StoreError(f"{path}: belongs to another slide than the image; give the file of the image's slide")
     return colour
 
 

@@ -97,7 +97,7 @@ def stitch_shards(
         The provenance that is written into the table.
 
     Raises:
-        StoreError: a shard is missing, doubled, or of another slide, model or cut.
+        StoreError: a shard is missing, doubled, or of another slide, model or number of shards.
     """
     shards = gather_shards(paths, info)
     require_tissue(shards, kept)
@@ -157,7 +157,7 @@ class Measures:
     sides: np.ndarray | None  # of the border of epithelium, by class
 
     def describe(self) -> dict[str, Any]:
-        """Fields of ``Provenance`` for the sources that there are."""
+        """Fields of ``Provenance`` for the given sources."""
         return {
             "morphology": tuple(self.clusters.describe()) if self.clusters else None,
             "regions": None if self.regions is None else self.regions.describe(),
@@ -286,7 +286,7 @@ class ShardSet:
 
 
 def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
-    """Check that ``paths`` are all shards of one cut of this slide, by one model."""
+    """Check that ``paths`` are all shards of one run of one model on this slide."""
     facts = {path: read_shard_facts(path) for path in paths}
     ordered = sorted(paths, key=lambda path: Shard.parse(facts[path]["shard"]).index)
     shards = [Shard.parse(facts[path]["shard"]) for path in ordered]
@@ -314,14 +314,14 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
 
 
 def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
-    """Make sure that detection covered the tissue where nuclei are kept: other tissue would seem to have none.
+    """Check that detection covered the tissue where nuclei are kept.
 
     Raises:
         StoreError: nuclei were searched for in another tissue or region of interest.
     """
     if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
         raise StoreError(
-            f"{shards.paths[0]}: its nuclei were sought in another tissue or region of interest; run `muse tile` and "
+            f"{shards.paths[0]}: its nuclei were searched for in another tissue or ROI; run `muse tile` and "
             f"`muse {shards.verb}` for this slide again"
         )
 
@@ -337,7 +337,7 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
     """Final nuclei (frame: work) of shards in order, window by window, without empty parts.
 
     Only the positions of a row of windows, which is as wide as the slide, are held: they are read ahead, and the
-    reports themselves once it is decided which of them are kept.
+    reports themselves once the kept ones are chosen.
     """
     groups = (nuclei for path in paths for nuclei in iterate_reports(path))
     for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):

@@ -172,12 +172,12 @@ class TorchSession:
     """A model file in PyTorch; safe to call from several threads, which take turns on an accelerator.
 
     On an accelerator convolutions are computed in 16 bits and everything else in 32; algorithms are deterministic, so
-    that a run gives the same bytes again on the same card.
+    that a run gives the same bytes again on the same GPU.
 
     Args:
         path: path of the ONNX file.
         device: device that runs it.
-        graph: graph to run if it is not that of the file, but made from it.
+        graph: graph to run in place of the file's, from which it was made.
 
     Raises:
         UnsupportedOperatorError: the graph has an operator that this runtime lacks.
@@ -193,7 +193,7 @@ class TorchSession:
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.nodes = list(model.graph.node)
         if missing := sorted({node.op_type for node in self.nodes} - OPERATORS.keys()):
-            raise UnsupportedOperatorError(f"PyTorch runs no operator {', '.join(missing)}")
+            raise UnsupportedOperatorError(f"this runtime has no operator {', '.join(missing)}")
         self.initial = {each.name: self._to_tensor(each) for each in model.graph.initializer}
         self._metadata = {entry.key: entry.value for entry in model.metadata_props}
         self._inputs = [_port(port) for port in model.graph.input if port.name not in self.initial]
@@ -445,7 +445,7 @@ OPERATORS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "Transpose": lambda a, x: x.permute(a.get("perm", list(reversed(range(x.ndim))))),
     "Unsqueeze": _unsqueeze,
 }
-# Arguments that are sizes or bounds and stay in the memory of the host, by position.
+# Positions of arguments that are sizes or bounds and stay in host memory.
 HOST_ARGUMENTS = {
     "Clip": (1, 2),
     "Expand": (1,),

@@ -1,6 +1,6 @@
-"""Labels by area: a class, or several, drawn around many nuclei that a detector finds.
+"""Labels by area: one or more classes for all nuclei that a detector finds in a drawn area.
 
-An area labels the classes of its nuclei and nothing else: positions and outlines are the detector's.
+An area labels only the classes of its nuclei: positions and outlines are those of the detector.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ClassAreas:
         return replace(self, shape=np.array(function(self.shape), object))
 
     def owners(self, xy: np.ndarray) -> np.ndarray:
-        """(N,) index of the area in which each position (N, 2) lies; -1 where it lies in none."""
+        """(N,) index of the area that contains each position (N, 2); -1 if none does."""
         owner = np.full(len(xy), -1)
         for index, shape in enumerate(self.shape):
             owner[shapely.intersects_xy(shape, *xy.T)] = index
@@ -75,7 +75,7 @@ class ClassAreas:
         """Reject areas of different classes that overlap.
 
         Raises:
-            LabelError: two do; both are named.
+            LabelError: two areas do; both are named.
         """
         pairs = shapely.STRtree(self.shape).query(self.shape, predicate="intersects").T.tolist()
         for first, second in pairs:
@@ -87,10 +87,10 @@ class ClassAreas:
                 )
 
     def require_nuclei(self, counts: np.ndarray, source: LabelSource) -> None:
-        """Reject an area of which ``counts`` (A,) has no nucleus, unless the source allows it.
+        """Reject an area with a count of 0 in ``counts`` (A,), unless the source allows it.
 
         Raises:
-            LabelError: there is one; it is named.
+            LabelError: an area has no nucleus; it is named.
         """
         if not source.allow_empty and not counts.all():
             raise LabelError(
@@ -100,7 +100,7 @@ class ClassAreas:
 
 
 def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
-    """(C,) expected shares of the classes in an area: ``purity`` in equal parts on ``classes``, the rest elsewhere."""
+    """(C,) expected shares of the classes in an area: ``purity`` for ``classes``, 1 - ``purity`` for others."""
     shares = np.full(n_classes, (1 - purity) / max(n_classes - len(classes), 1), np.float32)
     shares[list(classes)] = purity / len(classes)
     return shares
@@ -133,7 +133,7 @@ class AreaLabeller:
         return self._read_pictures() if self.source.images else self._read_slides(context_px)
 
     def _read_pictures(self) -> Iterator[LabelledImage]:
-        """The pictures, resampled to the model's mpp; those that are coarser are enlarged."""
+        """The pictures, resampled to the model's mpp; coarser ones are enlarged."""
         source = self.source
         files = LabelFiles(source.labels, [path.stem for path in all_pictures(source)], SUFFIXES[source.format])
         for path in image_paths(source):
@@ -191,7 +191,7 @@ class AreaLabeller:
             offset_px: offset of QuPath's frame.
 
         Raises:
-            LabelError: the file is broken or has no area, or an area no class.
+            LabelError: the file is broken or has no area, or an area has no class.
         """
         is_geojson = path.name.lower().endswith(tuple(GEOJSON_SUFFIXES))
         areas = self._read_geojson(path, offset_px) if is_geojson else self._read_mask(path, size_px)
@@ -242,7 +242,7 @@ class AreaLabeller:
         """Areas in px at the model's mpp without their outermost ``margin_um``.
 
         Raises:
-            LabelError: what is left of areas of different classes overlaps.
+            LabelError: remaining parts of areas of different classes overlap.
         """
         areas = areas.change(lambda shape: shapely.buffer(shape, -self.source.margin_um / self.mpp))
         areas.require_apart()
@@ -266,7 +266,7 @@ class AreaLabeller:
 
         Args:
             nuclei: nuclei that were found.
-            areas: areas in which they may lie.
+            areas: areas that label them.
             owner: result of ``ClassAreas.owners`` for these nuclei.
         """
         nuclei, owner = nuclei[owner >= 0], owner[owner >= 0]

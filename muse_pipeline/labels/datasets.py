@@ -26,10 +26,10 @@ class Sample:
     """One picture of a dataset, not read yet.
 
     Attributes:
-        name: name that begins with the fold, the split or the organ, which ``exclude`` and ``split`` can choose by.
+        name: name that begins with the fold, the split or the organ, for ``exclude`` and ``split``.
         patient: patient of the picture; if a dataset has no patients, the smallest group that it keeps separate.
         files: files that contain the picture and its labels.
-        index: index of the picture in files that contain many.
+        index: index of the picture in files of many pictures.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Layout(ABC):
         return found
 
     def choose(self, candidates: Iterable[Path | None], missing: str) -> Path:
-        """The first candidate that is a file; ``missing`` names what is missing if there is none.
+        """The first candidate that is a file; ``missing`` describes the missing files in errors.
 
         Raises:
             LabelError: no candidate is a file.
@@ -124,7 +124,7 @@ def read_dataset(source: LabelSource, classes: tuple[str, ...], mpp: float, n_ra
 
 
 def patient_of(sample: Sample, source: LabelSource) -> str:
-    """The patient by the rule of the source, else by the dataset.
+    """The patient by the rule of the source, or else by the dataset.
 
     Raises:
         LabelError: the rule does not suit the name.
@@ -133,7 +133,7 @@ def patient_of(sample: Sample, source: LabelSource) -> str:
 
 
 def choose_samples(source: LabelSource) -> list[Sample]:
-    """The pictures left after ``split`` and ``exclude``.
+    """The pictures that remain after ``split`` and ``exclude``.
 
     Raises:
         LabelError: the folder does not contain the dataset, or the split names a picture that is not in it.

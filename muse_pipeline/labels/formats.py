@@ -58,10 +58,10 @@ class Annotations:
     def require_within(self, size_px: tuple[int, int], what: str) -> None:
         """Reject nuclei outside a picture or slide of ``size_px`` = (width, height).
 
-        Those that lie less than a pixel outside are moved inside, in place, with a warning of their number.
+        Nuclei less than a pixel outside are moved inside, in place, with a warning.
 
         Raises:
-            LabelError: there is one; the message names its line, feature or instance.
+            LabelError: a nucleus is outside; the message has its line, feature or instance.
         """
         # Pixels are half open: the largest position inside is the number before the size.
         inside = self.nuclei.xy.clip(0, np.nextafter(size_px, 0))
@@ -79,7 +79,7 @@ class Annotations:
         self.nuclei.xy = inside
 
     def require_regions(self, source: LabelSource, what: str) -> None:
-        """Reject a file without the annotated region that a picture or slide needs.
+        """Reject a file without an annotated region where a picture or slide needs one.
 
         Raises:
             LabelError: the file has no region.
@@ -94,7 +94,7 @@ class Annotations:
         """(N,) bool: True for nuclei in a region; True for all if there is no region.
 
         Raises:
-            LabelError: a nucleus is outside and the source does not leave such nuclei out.
+            LabelError: a nucleus is outside, and the source does not omit such nuclei.
         """
         if not len(self.regions):
             return np.ones(len(self.nuclei), bool)
@@ -111,7 +111,7 @@ class Annotations:
 
 
 def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
-    """The model's class for a word of a label file; -1 for a nucleus whose class is not used.
+    """Index of the class for a word of a label file; -1 if nuclei of this class are not used.
 
     If ``classes`` is empty, only positions are read, and every word gives -1.
 
@@ -129,9 +129,9 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
 
 
 def class_set(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> tuple[int, ...]:
-    """Indices of the classes that a word of a label file stands for; none for a nucleus whose class is not used.
+    """Indices of the classes for a word of a label file; empty if nuclei of this class are not used.
 
-    A class map is decisive; without one the word is a class name or a synonym (``nuclei.class_names``).
+    A class map has precedence; without one the word is a class name or a synonym (``nuclei.class_names``).
 
     Raises:
         LabelError: the word is not in the class map, or refers to no class of the model.
@@ -169,7 +169,7 @@ def read_annotated(
         offset_px: offset of QuPath's frame.
 
     Raises:
-        LabelError: the file is broken, or a feature, named by its number, cannot be a nucleus or a region.
+        LabelError: the file is broken, or a feature, given by its number, is not a nucleus or a region.
     """
     try:
         objects = read_geojson(path, offset_px, tiles=False)
@@ -210,7 +210,7 @@ TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy
 def read_text(
     path: Path, source: LabelSource, classes: tuple[str, ...], frame: Frame, n_rays: int, order: str | None = None
 ) -> Annotations:
-    """Read a text file of cells separated by tabs, semicolons, commas or blanks, whichever the first line has.
+    """Read a text file of cells separated by tabs, semicolons, commas or blanks, as in its first line.
 
     If semicolons separate them, numbers may have decimal commas.
 
@@ -254,7 +254,7 @@ def read_text(
 
 
 def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]:
-    """Indices of the columns of ``order``; a first line with other words is rejected."""
+    """Indices of the columns of ``order`` in a header; a header without them is rejected."""
     names, needed = [split_unit(cell)[0] for cell in cells], order.split()
     if in_um := [cell for cell in cells if split_unit(cell)[1] == "um" and split_unit(cell)[0] in needed]:
         raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")
@@ -282,7 +282,7 @@ POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance ce
 
 
 def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """Read a mask (PNG, TIFF or NPY): 0 is background, every other number is one nucleus; classes are unknown.
+    """Read a mask (PNG, TIFF or NPY) of instances, 0 for background; classes are unknown.
 
     Args:
         path: path of the mask.
@@ -291,7 +291,7 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
         n_rays: number of rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is no mask or has another size, or gives several nuclei one number.
+        LabelError: the file cannot be read, is not a mask or has another size, or several nuclei have the same number.
     """
     mask = read_label_image(path, "number them, or use `format: masks` where they do not touch")
     require_nuclei(path, mask, (mpp, mpp))
@@ -299,7 +299,7 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
 
 
 def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """Read a mask (PNG, TIFF or NPY) of one value above 0: every connected area except specks is a nucleus.
+    """Read a mask (PNG, TIFF or NPY) with one value above 0: all connected areas except specks are nuclei.
 
     Args:
         path: path of the mask.
@@ -308,7 +308,7 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
         n_rays: number of rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is no mask or has another size or further values.
+        LabelError: the file cannot be read, is not a mask or has another size or further values.
     """
     mask = read_mask(path)
     require_size(path, mask, size_px)
@@ -324,7 +324,7 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """The nuclei of a mask (h, w) of integers that was read from ``path``, as ``read_instances`` gives them.
+    """The nuclei of a mask (h, w) of integers that was read from ``path``, as by ``read_instances``.
 
     Raises:
         LabelError: the mask is not as large as its picture.
@@ -373,7 +373,7 @@ def median_diameter_px(path: Path) -> float:
     """Diameter of a circle with the area of the median nucleus of a mask.
 
     Raises:
-        LabelError: the file cannot be read, is no mask or has no nucleus.
+        LabelError: the file cannot be read, is not a mask or has no nucleus.
     """
     numbers, areas = np.unique(read_label_image(path), return_counts=True)
     areas = areas[numbers > 0]
@@ -386,7 +386,7 @@ def name_instances(instances: Annotations, points: Annotations, mpp: float) -> N
     """Give instances, in place, the class of the nearest point within 2 um of their centroid.
 
     Raises:
-        LabelError: there are points, but none of them lies on an instance.
+        LabelError: there are points, but none is on an instance.
     """
     nuclei = instances.nuclei
     if not len(nuclei) or not len(points.nuclei):

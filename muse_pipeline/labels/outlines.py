@@ -64,7 +64,7 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
     seeds[rows, columns] = np.arange(1, len(xy) + 1)
     near = ndimage.distance_transform_edt(seeds == 0)
     dark |= near <= 1.0 / mpp
-    # Darkness and distance together: lines fall where it is lighter, else half way between two points.
+    # Darkness and distance together: regions meet where it is lighter, or else half way between two points.
     landscape = near * mpp / 4 - amount
     return _open_each(watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp)), mpp)
 
@@ -78,7 +78,7 @@ def measure_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.nda
 
 
 def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
-    """Cut thin bridges off every region: keep what an opening of the foreground keeps."""
+    """Cut thin bridges off every region by an opening of the foreground."""
     radius = max(1, round(0.75 / mpp))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     core = ndimage.binary_opening(regions > 0, x * x + y * y <= radius * radius)
@@ -104,11 +104,11 @@ BLOCK = 512  # nuclei at a time: 50 MB
 
 
 def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-    """Outlines on edges that get lighter outwards, near those given or near a circle, whichever has the clearer edge.
+    """Move outlines to edges that lighten outwards, near the given ones or near circles, whichever are clearer.
 
-    Of all closed paths around a centre, dynamic programming over rays finds the one with the greatest steps from dark
-    to light, as a share of the best steps of that nucleus' rays, and the least squared relative distance from the
-    outline tried. A pale nucleus has a rim and dark grains within: its rim is an edge all the way round.
+    Dynamic programming over rays finds the closed path around a centre with the greatest steps from dark to light, as
+    a share of the best steps of that nucleus' rays, and the least squared relative distance from the initial
+    outline. A pale nucleus has a rim with dark grains inside; the rim is an edge in all directions.
 
     Args:
         amount: (h, w) darkness; about 1 in the darkest nuclei.
@@ -127,7 +127,7 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
 
 
 def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
-    """(N, R) um along every ray to the nearest line half way to a neighbour."""
+    """(N, R) um along every ray to the nearest bisector with a neighbour."""
     n_near = min(NEIGHBOURS, len(xy_um) - 1)
     if n_near < 1:
         return np.full((len(xy_um), n_rays), np.inf)
@@ -178,7 +178,7 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 
 
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
-    """The cheapest closed path (N, R) through costs (N, R, S): the middle one of two turns, whose ends have met.
+    """The cheapest closed path (N, R) through costs (N, R, S): the middle turn of a longer path, where both ends meet.
 
     Args:
         cost: (N, R, S) cost of each radius on each ray.

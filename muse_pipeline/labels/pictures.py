@@ -41,7 +41,7 @@ from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
 
 class AreaCount(NamedTuple):
-    """The nuclei of a class area that lie in one picture.
+    """The nuclei of a class area in one picture.
 
     Attributes:
         classes: name of the class, or of the classes that its nuclei may have.
@@ -59,13 +59,13 @@ class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window).
 
     Attributes:
-        name: name of the picture; for a region of a slide the slide's id and the corner of the region, in level-0 px.
+        name: name of the picture; for a region of a slide, the slide's id and the region's corner in level-0 px.
         pixels: (h, w, 3) uint8.
         nuclei: nuclei inside the region, with rays in um, NaN where an outline is unknown.
         stain: fit on the picture, or on the tissue of its slide; None if it failed.
         appearance: measures of its slide by `muse tissue`; None for a picture that is not from a slide.
-        weight: frequency at which it is drawn, relative to others.
-        grow_outlines: True if nuclei that were labelled as points have grown outlines.
+        weight: frequency at which the image is drawn, relative to others.
+        grow_outlines: True if nuclei labelled as points have grown outlines.
         region: (h, w) bool, the annotated pixels; None for all of them.
         annotated: (h, w) bool, ``region`` and the slide's other regions, whose nuclei belong to other images; None if
             there are no others.
@@ -74,7 +74,7 @@ class LabelledImage:
         stated_mpp: um per pixel in the config; None if the file gave it.
         n_left_out: nuclei of the same label file outside every region, left out as set in the config; counted once.
         areas: class areas that label the classes of the nuclei in ``region``, which a detector found: their positions
-            are no labels, and ``prob`` of ``nuclei`` has the expected shares of the classes. Empty for drawn nuclei.
+            are not labels, and ``prob`` of ``nuclei`` has the expected shares of the classes. Empty for drawn nuclei.
     """
 
     name: str
@@ -110,12 +110,12 @@ class LabelledImage:
 
 
 def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Grow the outlines of nuclei whose rays are unknown (NaN); drawn outlines are kept and limit the others.
+    """Grow the outlines of nuclei whose rays are unknown (NaN); drawn outlines are unchanged and limit the grown ones.
 
     Args:
         pixels: (h, w, 3) uint8 picture.
         nuclei: nuclei (frame: window) with rays (N, R).
-        stain: stains of the picture; None for the textbook's.
+        stain: stains of the picture; None for textbook stains.
         mpp: um per pixel.
         n_rays: number of rays, R.
     """
@@ -130,7 +130,7 @@ MPP_TOLERANCE = 0.05  # relative difference from the file's
 
 
 def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
-    """Every picture of a source, resampled to ``mpp``, with rays measured where outlines are drawn, else grown.
+    """Every picture of a source, resampled to ``mpp``, with rays of drawn outlines or else of grown ones.
 
     Raises:
         LabelError: as in ``labels.read.read_labelled_images``.
@@ -175,10 +175,10 @@ class AnnotatedPicture:
 def label_image(
     picture: AnnotatedPicture, name: str, patient: str, source: LabelSource, mpp: float, n_rays: int
 ) -> LabelledImage:
-    """A picture resampled to ``mpp``, with rays measured where outlines are drawn, else grown.
+    """A picture resampled to ``mpp``, with rays of drawn outlines or else of grown ones.
 
     Raises:
-        LabelError: the picture has no nucleus, or one outside the annotated regions, and the source forbids that.
+        LabelError: the picture has no nucleus, or one outside the annotated regions, and the source does not allow it.
     """
     annotations, stain = picture.annotations, fit_macenko(picture.pixels.reshape(-1, 3))
     inside = annotations.in_regions(source)
@@ -211,12 +211,12 @@ def label_image(
     )
 
 
-# Of the points of BRCA-M2C nine tenths lie on something of the size of a nucleus, and up to 0.38 if exchanged.
+# Nine tenths of the points of BRCA-M2C are on objects of nuclear size, and at most 0.38 if x and y are exchanged.
 LEAST_POINTS, FEW, MOST = 10, 0.5, 0.8
 
 
 def _require_order(path: Path, pixels: np.ndarray, points: Nuclei, stain: MacenkoFit | None, mpp: float) -> None:
-    """Reject points, with grown outlines where possible, that lie on nuclei only if x and y are exchanged.
+    """Reject points that are on nuclei only if x and y are exchanged.
 
     Raises:
         LabelError: x and y are exchanged.
@@ -236,7 +236,7 @@ def _share_grown(nuclei: Nuclei) -> float:
 
 
 def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[np.ndarray, float]:
-    """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with that of the file.
+    """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with the file's.
 
     Args:
         path: path of the picture.
@@ -356,7 +356,7 @@ def resample_picture(
 
 
 def resize_picture(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Pixels (h, w, 3) of a picture, enlarged by ``factor``; the same array where that is 1."""
+    """Pixels (h, w, 3) of a picture, enlarged by ``factor``; the same array if ``factor`` is 1."""
     if abs(factor - 1) < 1e-6:
         return pixels
     size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]

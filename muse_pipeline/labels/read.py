@@ -1,4 +1,4 @@
-"""The one reader of labels: pictures and slides, points and outlines, as ``Nuclei`` at the model's mpp."""
+"""Reading of all labels, of pictures and of slides, as ``Nuclei`` at the model's mpp."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def read_labelled_images(
         context_px: side of the largest window around the region of a slide; pictures are read whole.
 
     Raises:
-        LabelError: a file is missing or broken or has many nuclei twice, a class is not in the map, a nucleus lies
-            outside its picture or region, or one of these has no nucleus; the file and the line or feature are named.
+        LabelError: a file is missing or broken or has many nuclei twice, a class is not in the map, a nucleus is
+            outside its picture or region, or one of these has no nucleus; the message has the file and the line or
+            feature.
         MuseError: a sheet or a slide cannot be read.
     """
     images: list[LabelledImage] = []
@@ -62,7 +63,7 @@ def require_words(sources: Sequence[LabelSource]) -> None:
         sources: all sources of a run, including those for validation.
 
     Raises:
-        LabelError: a word is in no name (the first is named), or a folder or file is missing.
+        LabelError: no name contains a word (the first is named), or a folder or file is missing.
     """
     for source in sources:
         require_readable(source)
@@ -90,10 +91,10 @@ def require_readable(source: LabelSource) -> None:
 
 
 def patients_in(source: LabelSource) -> list[str]:
-    """The patients of the pictures or slides that a source chooses; no picture is read.
+    """The patients of the pictures or slides of a source; no picture is read.
 
     Raises:
-        LabelError: as in ``require_readable``, or a name does not match the rule of patients.
+        LabelError: as in ``require_readable``, or a name does not match the rule for patients.
         SheetError: the sheet of slides is wrong.
     """
     if source.is_dataset:

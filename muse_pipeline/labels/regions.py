@@ -1,4 +1,4 @@
-"""The annotated region, Omega: its pixels, and the division of a slide's regions into pictures with context."""
+"""Annotated regions: their pixels, and the division of a slide's regions into pictures with context."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ LEAST_CONTEXT_PX = 192  # half of a window of `my_labels.yaml`, which may be cen
 
 @dataclass(frozen=True)
 class RegionWindow:
-    """A picture around one cell of a region; the cells of a region tile it, so that a nucleus is in one of them.
+    """A picture around one cell of a region; cells tile a region, so that a nucleus is in one cell.
 
     Attributes:
         region: polygon in work px.
-        cell: left, top, right, bottom of the cell in work px; only the part of the region inside it counts here.
+        cell: left, top, right, bottom of the cell in work px; the picture represents only the part of the region inside
+            it.
         area: all regions of the slide in work px.
         origin: (x, y) of the picture in work px.
         size: (width, height) of the picture.
@@ -56,8 +57,8 @@ class RegionWindow:
 def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: int) -> Iterator[RegionWindow]:
     """Windows over every polygon of ``area``, from top to bottom.
 
-    A cell is at most ``context_px`` wide and high. The context around it allows any window of that side that contains
-    the whole cell, and is at least ``LEAST_CONTEXT_PX``, as far as the slide goes.
+    A cell is at most ``context_px`` wide and high. The context around it is large enough for any window of that side
+    that contains the whole cell, and at least ``LEAST_CONTEXT_PX`` within the slide.
 
     Args:
         area: polygon or multipolygon in work px, within the slide.
@@ -99,7 +100,7 @@ def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int
 
 
 def _edges(low: float, high: float, longest: int) -> np.ndarray:
-    """Integers that divide [low, high] into equal cells; half open, so the last lies beyond ``high``."""
+    """Integers that divide [low, high] into equal cells; half open, so the last is beyond ``high``."""
     first, last = int(np.floor(low)), int(np.floor(high)) + 1
     n_cells = -(-(last - first) // longest)
     return np.linspace(first, last, n_cells + 1).round().astype(int)

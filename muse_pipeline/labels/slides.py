@@ -36,11 +36,11 @@ SLIDE, NUCLEI = "muse slide", "muse nuclei"  # in the metadata of a region drawn
 
 
 def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
-    """True if the regions of a GeoJSON file were drawn in the viewer, on nuclei that they correct.
+    """True if the regions of a GeoJSON file were drawn in the viewer to correct nuclei.
 
     Raises:
-        LabelError: the file cannot be read, or is of another slide, or of nuclei that were replaced since in the folder
-            ``results``, if one is given.
+        LabelError: the file cannot be read, or is of another slide, or of nuclei that were since replaced in the folder
+            ``results``, if given.
     """
     try:
         metadata = [properties_of(each).get("metadata") for each in iterate_features(path) if isinstance(each, dict)]
@@ -100,7 +100,7 @@ def list_slides(source: LabelSource) -> list[SheetRow]:
 
 
 def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
-    """The slides left after ``split`` and ``exclude``: a split is a file of ids or a value of the sheet's column.
+    """The slides that remain after ``split`` (a file of ids or a value of the sheet's column) and ``exclude``.
 
     Raises:
         LabelError: the split names a slide that does not exist, or contains no slide.
@@ -142,7 +142,7 @@ def _read(
     info: SlideInfo,
     n_rays: int,
 ) -> Annotations:
-    """The labels of one slide, absolute level-0 px; GeoJSON is in QuPath's frame, text counts level-0 px.
+    """The labels of one slide in absolute level-0 px, from GeoJSON in QuPath's frame or text in level-0 px.
 
     Raises:
         LabelError: there is no annotated region, among others.
@@ -241,9 +241,9 @@ def _require_nuclei(
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region with nuclei that lies on glass, a sign of positions in another frame.
+    """Reject a region with nuclei on glass, a sign of positions in another frame.
 
-    A slide without any tissue, as under fluorescence, is not checked.
+    Slides without any tissue, as under fluorescence, are not checked.
 
     Raises:
         LabelError: there is such a region; its corner is named as QuPath shows it.
@@ -264,7 +264,7 @@ def _require_tissue(
 
 
 def _where(region: BaseGeometry, info: SlideInfo, mpp: float) -> str:
-    """A region by its corner as QuPath shows it."""
+    """Describe a region by its corner as QuPath shows it."""
     x, y = work_to_level0(np.array(region.bounds[:2]), info.mpp, mpp) - qupath_offset_px(info.bounds)
     return f"the region at ({x:.0f}, {y:.0f}) of slide '{info.slide_id}'"
 

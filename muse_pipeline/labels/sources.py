@@ -24,7 +24,7 @@ BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # which an
 
 @dataclass(frozen=True)
 class LabelSource:
-    """A folder of labels and the pictures or the slides that they belong to (``docs/guide/labels.md``).
+    """A folder of labels with its pictures or slides (``docs/guide/labels.md``).
 
     Attributes:
         labels: folder of label files; a file's name begins with its picture's stem or its slide's id. For an open
@@ -38,12 +38,12 @@ class LabelSource:
         mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
         diameter_um: median diameter of the nuclei of every picture, instead of ``mpp``, for "instances" of unknown um
             per pixel.
-        class_map: class name of the model for each word in the label files; null for nuclei whose class is not used. A
-            word that is missing is an error. By default the words are the class names. For "areas" a word may have a
-            list of classes, one of which each nucleus has.
+        class_map: class name of the model for each word in the label files; null for nuclei whose class is not used.
+            Missing words are errors. By default the words are the class names. For "areas" a word may have a
+            list of possible classes.
         region_class: class or name of the annotations that outline the annotated area (QuPath's "Region*" is "Region").
         regions: folder of GeoJSON files with these annotations, if those in ``labels`` contain none.
-        outside: "refuse": nuclei outside every region are an error; "leave out": they are counted and not used.
+        outside: "refuse": nuclei outside every region are an error; "leave out": they are counted but not used.
         ignore: classes or names of GeoJSON annotations that are not nuclei.
         allow_empty: accept label files and regions without a nucleus.
         points: folder of "x y class" text files with the classes, for "instances" and "masks".
@@ -51,15 +51,15 @@ class LabelSource:
         exclude: parts of names (a patient, a site); pictures or slides whose name contains one are left out.
         results: output folder of the run whose nuclei were corrected in the viewer: corrections of older nuclei are
             rejected.
-        grow_outlines: grow outlines on the haematoxylin for nuclei that are points; otherwise they train only positions
-            and classes.
+        grow_outlines: grow outlines on the haematoxylin for nuclei labelled as points; otherwise these train only
+            positions and classes.
         margin_um: width of the border of every area in which nuclei are not labelled, um.
-        purity: expected fraction of the nuclei of an area that have its class, or one of its classes.
+        purity: expected fraction of the nuclei of an area with its class, or one of its classes.
         detector: model that finds the nuclei in areas: an .onnx file, or the name of a built-in model.
         weight: relative frequency at which its pictures are drawn.
         patient: rule for the patient in a picture's name: a number of leading characters, or a regular expression whose
             first group (else whole match) is the patient. By default the first 12 characters of TCGA names, else the
-            whole name; for an open dataset, the patient that it gives.
+            whole name; for an open dataset, the dataset's patient.
         licence: licence of the labels and pictures, for the card of the model.
     """
 
@@ -153,7 +153,7 @@ def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) ->
         names: names of all pictures and slides of a run.
 
     Raises:
-        LabelError: a word is in no name; the first is named.
+        LabelError: no name contains a word; the first is named.
     """
     for word, location in location_of.items():
         if not any(word in name for name in names):
@@ -174,7 +174,7 @@ def image_paths(source: LabelSource) -> list[Path]:
     """The pictures of a source after ``split`` and ``exclude``, by name.
 
     Raises:
-        LabelError: a folder or a picture that the split names is missing.
+        LabelError: a folder or a picture of the split is missing.
     """
     paths = all_pictures(source)
     if source.split is not None:
@@ -216,10 +216,10 @@ def read_split(source: LabelSource) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8, or in Windows-1252 as older programs write it.
+    """The lines of a text file in UTF-8, or in Windows-1252, as written by older programs.
 
     Raises:
-        LabelError: the file cannot be read or is not such text; the line is named.
+        LabelError: the file cannot be read or has another encoding; the line is named.
     """
     try:
         content = path.read_bytes()
@@ -237,7 +237,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def decimal_point(cell: str, separator: str | None) -> str:
-    """A number with its decimal point, which is a comma if semicolons separate the cells, as in German tables."""
+    """A number with a decimal point in place of the decimal comma of tables with semicolons, as in German."""
     return cell.replace(",", ".", 1) if separator == ";" and "." not in cell else cell
 
 
@@ -253,9 +253,9 @@ def split_unit(name: str) -> tuple[str, str]:
 
 
 class LabelFiles:
-    """The files of a folder by the stem of the picture, or the id of the slide, that they belong to.
+    """The files of a folder by the stem of their picture or the id of their slide.
 
-    A file belongs to the longest stem that its name begins with, up to a dot or an underscore.
+    A file belongs to the longest stem with which its name begins, up to a dot or an underscore.
     """
 
     def __init__(self, folder: Path, stems: Iterable[str], suffixes: frozenset[str]):

@@ -1,4 +1,4 @@
-"""Statistics of the labels of a run before training: counts, doubts about their scale, leaks between splits."""
+"""Statistics of the labels of a run before training: counts, doubts about their scale, and leaks between splits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelSummary:
         classes: names of the C classes.
 
     Attributes:
-        counts: (P, C + 1) number of nuclei of each class; those of unknown class in the last column.
+        counts: (P, C + 1) number of nuclei of each class; unknown classes in the last column.
         areas: sentences about class areas, one per class or set of classes.
         warnings: sentences about possible faults.
     """
@@ -86,7 +86,7 @@ def check_leaks(
 
 
 def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """A sentence about the areas of each class, or set of classes, and the nuclei that the detector found in them."""
+    """Describe the areas of each class, or set of classes, and the nuclei that the detector found in them."""
     by_classes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for count in (count for image in images for count in image.areas):
         by_classes[count.classes][count.area] += count.n_nuclei
@@ -99,7 +99,7 @@ def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
 
 
 def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """A sentence about each source whose mpp makes nuclei implausibly small or large."""
+    """A warning for each source whose mpp makes nuclei implausibly small or large."""
     by_source = defaultdict(list)
     for image in images:
         by_source[image.source, image.stated_mpp, image.grow_outlines].append(image.nuclei.rays)
@@ -136,7 +136,7 @@ def _right(cell: object) -> str:
 
 
 def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
-    """The mean stains and the median strong end of training images.
+    """The mean stains and the median strong ends of training images.
 
     Args:
         fits: fits of the images, None if one failed.
@@ -166,7 +166,7 @@ def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceR
 
 
 def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
-    """The measures of an image's slide, else of the annotated part of a picture."""
+    """The measures of an image's slide or, for a picture, of its annotated part."""
     if image.appearance:
         return image.appearance
     left, top, right, bottom = image.annotated_box
@@ -174,7 +174,7 @@ def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
-    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without any.
+    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without nuclei.
 
     Pictures count as often as they are drawn, nuclei of class areas by the expected shares of their classes.
     """
@@ -193,7 +193,7 @@ def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
 
 
 def missing_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
-    """The classes of which no nucleus is labelled."""
+    """The classes without labelled nuclei."""
     return [name for name, n in zip(classes, count_classes(images, len(classes)), strict=True) if not n]
 
 
@@ -201,7 +201,7 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
     """Require labelled nuclei of every class, since others can neither be learnt nor scored.
 
     Raises:
-        ConfigError: a class has none; it and the ``split`` are named.
+        ConfigError: a class has none; the class and the ``split`` are named.
     """
     if missing := missing_classes(images, classes):
         raise ConfigError(
@@ -210,7 +210,7 @@ def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], s
 
 
 def require_outlines(images: list[LabelledImage]) -> None:
-    """Require some outlines, which a detector learns from.
+    """Require some outlines, without which a detector cannot be trained.
 
     Raises:
         ConfigError: there are only points, around which no outlines are grown.

@@ -1,4 +1,4 @@
-"""Labels of tissue: pictures with a label each, and areas drawn on slides with a class."""
+"""Labels of tissue: pictures with one label each, and areas with a class drawn on slides."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class TissueSource:
         mpp: um per pixel of the pictures.
         class_map: class name of the model for each word in the labels. Without a map the words are the class names.
         exclude: parts of names; pictures or slides whose name contains one are left out.
-        patient: rule for the patient in a name, as in ``sources.LabelSource``; a table's or sheet's column wins.
+        patient: rule for the patient in a name, as in ``sources.LabelSource``; a column of the table or sheet has
+            precedence.
     """
 
     folders: Path | None = None
@@ -126,11 +127,12 @@ def read_tissue_images(
         sources: sources in the config.
         classes: names of the classes of the model.
         mpp: um per pixel of the model.
-        window_px: side of the training windows; pictures must be as large, and drawn areas come with context.
+        window_px: side of the training windows; pictures must be at least as large, and drawn areas are read with
+            context.
 
     Raises:
-        LabelError: a file is missing or broken, a label is of no class, contradicts another or belongs to no picture, a
-            picture is too small, or a mask does not fit.
+        LabelError: a file is missing or broken, a label has an unknown class or picture or contradicts another, a
+            picture is too small, or a mask has another size.
         MuseError: a sheet or a slide cannot be read.
     """
     images: list[TissueImage] = []
@@ -151,7 +153,7 @@ def read_tissue_images(
 
 
 def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
-    """The files of a source: the setting that names them, their name in the source, and their path.
+    """The files of a source, each as its setting, its name in the source and its path.
 
     Raises:
         LabelError: a folder or file does not exist.
@@ -235,14 +237,14 @@ def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], loca
     name = source.class_map.get(word, word)
     if name not in classes:
         raise LabelError(
-            f"{location}: label '{word}' is no class of the model ({', '.join(classes)}); correct it or add it to "
+            f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); correct it or add it to "
             "`class_map`"
         )
     return classes.index(name)
 
 
 def _require_consistent(paths: Sequence[LabelledPath], classes: tuple[str, ...]) -> None:
-    """Reject the same picture under two labels, whatever its names.
+    """Reject two labels of the same picture, even under two names.
 
     Raises:
         LabelError: there is such a picture.
@@ -323,7 +325,7 @@ MOST_OVERLAP = 0.05  # share of the smaller area; hand-drawn neighbours overlap 
 
 
 def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path) -> None:
-    """Reject areas of two classes that overlap by more than a hand-drawn border.
+    """Reject areas of different classes that overlap by more than inexact drawing explains.
 
     Raises:
         LabelError: there are such areas.
@@ -342,7 +344,7 @@ def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...],
     """Reject images if a class is missing from all of them.
 
     Raises:
-        LabelError: a class is missing; it and the ``split`` are named.
+        LabelError: a class is missing; the class and the ``split`` are named.
     """
     found = {one.label for one in images if one.target is None}
     for one in images:

@@ -1,4 +1,4 @@
-"""Losses between branches of a batch that see the same samples: InfoNCE and VICReg.
+"""Losses between branches with the same samples of a batch: InfoNCE and VICReg.
 
 InfoNCE: arXiv 1807.03748; SimCLR, 2002.05709. VICReg, variance, invariance and covariance: arXiv 2105.04906; TriDeNT,
 arXiv 2312.02111. In VICReg every ordered pair of branches counts, so that a pair is counted twice, and all pairs have

@@ -5,7 +5,7 @@ StyleGAN2 uses it: Goodfellow et al., NIPS 2014, arXiv 1406.2661; R1: Mescheder 
 equation 9.
 
 Adaptive discriminator augmentation, ADA (Karras et al., NeurIPS 2020, arXiv 2006.06676), is written from its
-description. Real and generated pictures are augmented before the discriminator sees them, each kind of change with
+description. Real and generated pictures are augmented before the discriminator, each kind of change with
 probability p, by differentiable operations. p follows ``r = E sign(D(y))``: it grows while the discriminator overfits
 to real pictures. Of the paper's groups "bgc" there are mirror, quarter turns and shifts (blit), scale and turn
 (geometric), and brightness, contrast and saturation (colour).
@@ -65,11 +65,11 @@ def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
 
 
 class AdaptiveAugmentation(nn.Module):
-    """Augments pictures, and adapts how often.
+    """Augments pictures with an adaptive probability.
 
     Args:
         target: target value of r.
-        pictures: real pictures that take p from 0 to 1.
+        pictures: number of real pictures over which p rises from 0 to 1.
         midpoint: score between real and generated: 0 for logistic losses, 0.5 for least squares.
     """
 

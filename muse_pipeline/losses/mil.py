@@ -1,11 +1,11 @@
-"""Losses of multiple-instance learning: by generalised means, and those of IKD-MIL.
+"""Losses of multiple-instance learning: by generalised means, and the losses of IKD-MIL.
 
 Generalised means as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017); IKD-MIL is iterative fusion-knowledge
 distillation (https://github.com/wollf2008/IKD-MIL, 2023).
 
-Maps are probabilities (B, K, H, W) of K classes, each judged on its own; ``known`` of the same shape is 1 where the
-target is known and 0 elsewhere. The cross-entropy is that of probabilities and of labels thresholded at 0.5; the
-released code takes probabilities for logits and truncates its labels to 0.
+Maps are probabilities (B, K, H, W) of K classes, each independent of the others; ``known`` of the same shape is 1 where
+the target is known and 0 elsewhere. The cross-entropy is computed from probabilities and from labels thresholded at
+0.5; the released code mistakes probabilities for logits and truncates its labels to 0.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def weighted_cross_entropy(prediction: Tensor, target: Tensor, known: Tensor, we
         prediction: (B, K, H, W).
         target: (B, K, H, W), 0 or 1.
         known: (B, K, H, W).
-        weighted: False weights all pixels alike.
+        weighted: False weights all pixels equally.
     """
     of_target = torch.where(target > 0, prediction, 1 - prediction)
     loss = -of_target.clamp(min=LEAST_PROBABILITY).log()

@@ -10,7 +10,7 @@ BETA = 4.0  # exponent of ``1 - target``; the higher, the lower the penalty of c
 
 
 def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Focal loss on a map of Gaussians: cells near a centre are punished less for firing.
+    """Focal loss on a map of Gaussians: false positives near a centre are penalised less.
 
     Args:
         logit: (B, 1, h, w).

@@ -24,14 +24,14 @@ def cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
 
 
 def centred_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """(N, K) softmax of the teacher's logits after taking ``centre`` (K,) away."""
+    """(N, K) softmax of the teacher's logits minus ``centre`` (K,)."""
     return torch.softmax((logits.float() - centre) / temperature, -1)
 
 
 def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) -> Tensor:
-    """(N, K) assignment of rows to prototypes that uses every prototype alike, over the rows of all processes.
+    """(N, K) assignment of rows to prototypes that uses all prototypes equally, over the rows of all processes.
 
-    Processes may hold different numbers of rows, none included; every one of them must call.
+    Processes may have different numbers of rows, or none; all of them must call this function.
     """
     scores = (logits.float() / temperature).T  # (K, N); logarithms, so that no temperature is too sharp
     n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
@@ -43,7 +43,7 @@ def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) 
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """The sum (...) of ``values`` (...) over all processes; ``values`` themselves where there is one."""
+    """The sum (...) of ``values`` (...) over all processes; ``values`` for a single process."""
     if not _is_shared():
         return values
     total = values.clone()

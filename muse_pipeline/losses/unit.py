@@ -44,12 +44,12 @@ def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again:
 
 
 def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """Paint masks in two flat colours, which is also the control without a generator.
+    """Paint masks in two flat colours, also the control without a generator.
 
     Args:
         mask: (B, 3, H, W), -1 to 1; its first channel, the contours, is background.
         nucleus: (3,) colour of nuclei, such as the mean of the darkest fifth of all pixels.
-        background: (3,) colour of the rest.
+        background: (3,) colour outside of nuclei.
 
     Returns:
         (B, 3, H, W) in the unit of the colours.
@@ -59,5 +59,5 @@ def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
 
 
 def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """``|G(x, z) - paint(x)|_1``, the mean over all values, with pictures and colours in one unit."""
+    """``|G(x, z) - paint(x)|_1``, the mean over all values, with pictures and colours in the same unit."""
     return (picture - paint(mask, nucleus, background)).abs().mean()

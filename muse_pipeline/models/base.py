@@ -1,8 +1,8 @@
-"""The contract of every backbone: a dense map at stride 4, a vector for the whole window, and the encoder's stages.
+"""The interface of all backbones: a dense map at stride 4, a vector for the whole window, and the encoder's stages.
 
-The compact networks are made of the blocks below: plain 3x3 convolutions and ReLU, which every runtime does fast. None
-sees the whole window (no GroupNorm, squeeze-excite or pooling to a point), so that a nucleus gives the same output
-wherever its window lies.
+The compact networks are made of the blocks below: plain 3x3 convolutions and ReLU, which are fast in every runtime.
+None depends on the whole window (no GroupNorm, squeeze-excite or global pooling), so that the output for a nucleus
+does not depend on the position of the window.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Lattice:
     """Rule that ties positions of a window to columns and rows of a dense map.
 
-    Two rules exist. Networks of our own resize with half-pixel centres: pixel x lies at column ``x / 4 - 0.5`` in any
+    Two rules exist. Our own networks resize with half-pixel centres: pixel x is at column ``x / 4 - 0.5`` in any
     window. The released MUSE networks resize with aligned corners, and their authors read pixel x at column
-    ``x / S * (S / 4 - 1)`` of a window of S px: position depends on the window, so such a network keeps the window it
-    was trained with.
+    ``x / S * (S / 4 - 1)`` of a window of S px: position depends on the window, so such a network keeps its training
+    window.
 
     Attributes:
         name: name in the model card.
@@ -46,8 +46,8 @@ class Lattice:
     def at_cells(self, dense: Tensor) -> Tensor:
         """The map (B, D, h, w) read at the centres of its cells, pixels ``4 * column + 2``, as heads need it.
 
-        For half-pixel maps that is the map itself. The other rule costs two products with constant matrices, which
-        every runtime has.
+        For half-pixel maps this is the map itself. The other rule needs two products with constant matrices, which
+        every runtime supports.
         """
         if not self.align_corners:
             return dense
@@ -68,10 +68,10 @@ def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
         lattice: rule of the network that made the map.
 
     Returns:
-        (B, M, D), not normalised. Outside the window: the border's features under the half-pixel rule, zeros under the
-        authors'.
+        (B, M, D), not normalised. Outside the window: the border's features by the half-pixel rule, zeros by the
+        authors' rule.
     """
-    # Filled where they are needed: a list would be copied to the device, which waits for it.
+    # Filled on the device: copying a list to it would synchronise.
     size = torch.cat([xy.new_full((1,), side * CELL_PX) for side in dense.shape[:1:-1]])
     grid = (2 * xy / size - 1)[:, None].to(dense.dtype)  # (B, 1, M, 2)
     padding = "zeros" if lattice.align_corners else "border"
@@ -80,7 +80,7 @@ def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
 
 
 def _interpolation(n: int) -> Tensor:
-    """(n, n) matrix that takes samples on aligned corners to cell centres, (cell + 0.5) / n of the way."""
+    """(n, n) matrix that interpolates samples on aligned corners at cell centres, (cell + 0.5) / n."""
     position = (torch.arange(n, dtype=torch.float64) + 0.5) / n * (n - 1)
     return (1 - (position[:, None] - torch.arange(n)).abs()).clamp(min=0).float()
 
@@ -181,8 +181,8 @@ class Backbone(nn.Module):
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
         """The encoder's intermediate maps, before any decoder, shallow to deep.
 
-        Each stage is computed when the iterator reaches it: the first three cost nothing of the fourth where the
-        encoder is a plain chain.
+        Each stage is computed when the iterator reaches it: without skips in the encoder, the first three do not
+        compute the fourth.
 
         Args:
             image: (B, 3, H, W) as ``prepare`` gives it.
@@ -233,7 +233,7 @@ class ResidualEncoder(Backbone):
         self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The residual stages, none of which sees the whole window."""
+        """The residual stages, none of which depends on the whole window."""
         x = self.stem(image)
         for stage in self.stages:
             x = stage(x)
@@ -259,8 +259,8 @@ def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
 
 
 def _mapped_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    # Its sign goes into the matrix: a pass over all pixels is dear. White must not: half precision has few values far
-    # from 0, and pale tissue is near 0 only as a density.
+    # Its sign is in the matrix, because a pass over all pixels is expensive. White is not: half precision has few
+    # values far from 0, and pale tissue is near 0 only as a density.
     negative = torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
     linear, constant = -colour[..., :3], colour[..., 3]
     if colour.ndim == 2:

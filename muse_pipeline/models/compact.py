@@ -1,7 +1,7 @@
 """Compact residual encoder-decoders with a dense map at stride 4, for a CPU.
 
 A 4 x 4 patch stem, a thin decoder and addition instead of concatenation: on a CPU most of the time goes into operations
-at stride 4, so few are spent there.
+at stride 4, so few are at that stride.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CompactNetwork(ResidualEncoder):
         self.decoder = nn.ModuleList(UpAdd(coarse, fine) for coarse, fine in reversed(pairs))
 
     def forward(self, image: Tensor) -> Features:
-        """(B, 3, H, W) -> features; no layer of the dense map sees the whole window."""
+        """(B, 3, H, W) -> features; no layer of the dense map depends on the whole window."""
         skips = list(self.stage_maps(image))
         x = skips[-1]
         for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):

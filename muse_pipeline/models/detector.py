@@ -22,15 +22,15 @@ LEAST_INVERSE_SQUARE = 0.01  # in units of the mean radius: no ray is longer tha
 def to_rays(raw: Tensor) -> Tensor:
     """Rays in um from the output of a head, which is their inverse square.
 
-    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, which few features describe.
-    The same wave in the rays themselves is a dumb-bell, which heads that predict rays give slender nuclei.
+    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, which few features can express.
+    The same wave in the rays themselves is a dumb-bell, the shape of slender nuclei from heads that predict rays.
     """
     inverse_square = softplus(STEEPNESS * raw)
     return MEAN_RADIUS_UM * inverse_square.clamp(min=LEAST_INVERSE_SQUARE).rsqrt()
 
 
 def softplus(x: Tensor) -> Tensor:
-    """ln(1 + e^x), by operations that ONNX Runtime has vectorised: its own Softplus takes four times as long."""
+    """ln(1 + e^x) by operations that ONNX Runtime vectorises; its own Softplus takes four times as long."""
     size = x.abs()
     return 0.5 * (x + size) + torch.log(1 + torch.exp(-size))
 
@@ -93,7 +93,7 @@ def predicted_positions(offset: Tensor) -> Tensor:
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """(B, M, h, w) -> (B * h * w, M), with the values of a cell side by side, which makes picking a few cells fast."""
+    """(B, M, h, w) -> (B * h * w, M), with adjacent values of a cell, for fast selection of a few cells."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
@@ -109,9 +109,9 @@ SAME_NUCLEUS_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at
 
 @HEADS.register("point")
 class PointHead(NucleusHead):
-    """Perceptrons on the features at each proposal, one for offsets, one for types and background, one for rays.
+    """Perceptrons on the features of each proposal: for offsets, for types and background, and for rays.
 
-    Type and background share one softmax. The maps hold its two factors: ``centre`` is the logit of "not
+    Types and background share one softmax. The maps are its two factors: ``centre`` is the logit of "not
     background", ``label`` the logits of the types given that, so that minus the log of any of its probabilities is the
     binary cross-entropy of ``centre`` plus the cross-entropy of ``label``.
 
@@ -149,10 +149,10 @@ class PointHead(NucleusHead):
     def scores(self, maps: NucleusMaps) -> Tensor:
         """The probability of "not background", at the best of the cells that point to the same nucleus.
 
-        One-to-one matching trains one cell per nucleus, and a long training may need no suppression. A short one
-        does: if a nucleus lies between cells, several of them remain peaks. Of neighbours whose points are less than a
-        cell (2 um at 0.5 um/px) apart the better one stays, the first where they are equal. Cells that point to
-        different nuclei never compete.
+        One-to-one matching trains one cell per nucleus, so that no suppression may be needed after a long
+        training. After a short one, several cells around a nucleus remain peaks. Of neighbours whose points are less
+        than a cell (2 um at 0.5 um/px) apart the best is kept, the first of equals. Cells that point to different
+        nuclei never compete.
         """
         rows, columns = maps.centre.shape[-2:]
         known = torch.cat((maps.centre, maps.offset), 1)
@@ -202,7 +202,7 @@ class DenseHead(NucleusHead):
         return _scores_at_peaks(maps.centre)
 
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centre and offset alone are computed at every cell; the rest only at peaks."""
+        """Only centre and offset are computed at every cell; label and rays only at peaks."""
         rows = as_rows(self.shared(features))
         located = torch.matmul(rows, self.out.weight[:3, :, 0, 0].T) + self.out.bias[:3]
         located = located.unflatten(0, (-1, *features.shape[-2:])).permute(0, 3, 1, 2)
@@ -211,8 +211,8 @@ class DenseHead(NucleusHead):
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
         """Mean of the cell and its four neighbours, weighted by the fourth power of their scores.
 
-        So the result hardly depends on which of two cells with nearly equal scores is the peak. A neighbour whose
-        position is further off belongs to another nucleus and is left out.
+        The result thus hardly depends on which of two cells with nearly equal scores is the peak. A neighbour
+        with a distant position belongs to another nucleus and is omitted.
         """
         columns = located.shape[-1]
         row = torch.div(cell, columns, rounding_mode="floor")
@@ -282,7 +282,7 @@ class NucleusDetector(nn.Module):
 
 
 class DetectionGraph(nn.Module):
-    """The exported graph: windows in, fixed numbers of nuclei out (DESIGN, "The graph does the work").
+    """The exported graph: windows in, fixed numbers of nuclei out (docs/design.md).
 
     Args:
         detector: the trained network.
@@ -304,7 +304,7 @@ class DetectionGraph(nn.Module):
 
         Returns:
             xy (B, K, 2) window px; score (B, K), descending, 0 for an empty slot; prob (B, K, C); rays (B, K, R) um.
-            With ``embed`` also embedding (B, K, D), the dense map read where the nucleus lies.
+            With ``embed`` also embedding (B, K, D), the dense map read at the nucleus.
         """
         dense = self.detector.features(pixels, colour)
         score, located, described = self.detector.propose(dense)

@@ -1,4 +1,4 @@
-"""Convolutional encoders that one method needs: PSM's, the network of TriDeNT's partners, and that of IKD-MIL.
+"""Convolutional encoders of single methods: of PSM, of TriDeNT's partners and of IKD-MIL.
 
 VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
 """
@@ -18,7 +18,7 @@ WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 
 
 class ShallowNetwork(ResidualEncoder):
-    """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage as it is, without a decoder.
+    """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage, without a decoder.
 
     The kernels of the stem are even, so that a cell of the finest stage lies in the middle of its 4 x 4 pixels.
 
@@ -50,10 +50,10 @@ def shallow_cnn() -> ShallowNetwork:
 
 
 class ColourNetwork(Backbone):
-    """Layers of single pixels, their mean over 8 x 8 px at stride 4, and layers of these means.
+    """Layers on single pixels, means over 8 x 8 px at stride 4, and layers on these means.
 
-    A partner lies on its H&E pixel by pixel. A network that reads shapes or neighbours distinguishes every nucleus by
-    them, in H&E and in the partner alike, and its H&E network then learns nothing of the partner's stain.
+    A partner has the same shapes as its H&E image. A network that reads shapes or neighbours could distinguish nuclei
+    by these in both images, and the H&E network would learn nothing about the partner's stain.
 
     Args:
         width: channels.

@@ -1,10 +1,11 @@
 """MUSE's networks: an encoder of four levels, ResNet-50 or a vision transformer, and the decoder.
 
 "MUSE" (arXiv 2511.05170); authors' code: alibaba-damo-academy/MUSE (Apache-2.0). Written from its description; names of
-modules are those of the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights go both ways.
+modules are those of the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights can be exchanged
+in both directions.
 
-ResNet-50: He et al., "Deep residual learning for image recognition" (CVPR 2016), in the form of timm 0.6.13 (stride on
-the 3x3 convolution of a bottleneck), whose parameter names it keeps. The released weights for 224 and 512 px are the
+ResNet-50: He et al., "Deep residual learning for image recognition" (CVPR 2016), in the form and with the parameter
+names of timm 0.6.13 (stride on the 3x3 convolution of a bottleneck). The released weights for 224 and 512 px are the
 same network. The transformers for 224 and 512 px differ in the grid of their positional table.
 """
 
@@ -57,7 +58,7 @@ class MuseBackbone(ImageNetBackbone):
         return Features(self.decoder(levels), vector)
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The four maps that the decoder reads; asking for one computes all."""
+        """The four maps that the decoder reads; requesting one computes all."""
         yield from self.encoder["encoder"](image)[0]
 
 
@@ -111,7 +112,7 @@ class UpMerge(nn.Module):
 
 
 class HyperFeats(nn.Module):
-    """Every level through its own 1x1 convolution, resized to the finest, stacked fine to coarse."""
+    """A 1x1 convolution of each level; the results are resized to the finest and stacked, fine to coarse."""
 
     def __init__(self, widths: tuple[int, ...], channels: int):
         super().__init__()
@@ -136,7 +137,7 @@ class Decoder(nn.Module):
         self.out_channels = 4 * widths[0]
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """The deepest level enters the stack as the encoder gave it; the other three are decoded."""
+        """The deepest level is stacked unchanged; the other three are decoded."""
         fine, middle, coarse, deepest = levels
         coarse = self.decoder3(deepest, coarse)
         middle = self.decoder2(coarse, middle)
@@ -255,7 +256,7 @@ class MuseVit(MuseBackbone):
         super().__init__(encoder, TapDecoder(dim), image_channels=dim, stride_px=PATCH_PX, stage_sizes=taps)
 
     def fix_size(self, height: int, width: int) -> None:
-        """Bake the positional table for windows of this size."""
+        """Fix the positional table for windows of this size."""
         self.encoder["encoder"].bake_positions((height // PATCH_PX, width // PATCH_PX))
 
 

@@ -23,7 +23,7 @@ FUSION = (0.3, 0.3, 0.4)  # of IKD-MIL; SA-MIL and DWS-MIL have (0.2, 0.35, 0.45
 
 
 class RegionMaps(NamedTuple):
-    """Probabilities of K = C - 1 classes, those but the first, for B windows of H x W px.
+    """Probabilities of the K = C - 1 classes after the first, for B windows of H x W px.
 
     Attributes:
         sides: three of (B, K, H / 4, W / 4), fine to coarse.
@@ -35,7 +35,7 @@ class RegionMaps(NamedTuple):
 
 
 class RegionNetwork(nn.Module):
-    """Pixels and colour map -> a map per class but the first, which is all tissue of no other class.
+    """Pixels and colour map -> a map of each class but the first, which is other tissue.
 
     Args:
         backbone: registered name.

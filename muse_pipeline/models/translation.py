@@ -78,7 +78,7 @@ class CoModulatedGenerator(nn.Module):
 
     An encoder halves the mask ``levels`` times. Its deepest map, averaged, gives a code e; a perceptron takes noise z
     to w; every convolution of the decoder takes the style [w; e]. The decoder starts at the deepest map itself, so
-    that any multiple of the stride will do, where the published network starts at 4 x 4 px.
+    that any multiple of the stride is possible; the published network starts at 4 x 4 px.
 
     Args:
         base: channels at stride 1, doubled at every level.

@@ -20,7 +20,7 @@ def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resample a positional table from its own square grid to another, as DINO does.
 
     Bicubic (a = -0.75) at half-pixel centres with the scale ``(grid + 0.1) / own grid``, so that token i samples
-    ``(i + 0.5) * own / (grid + 0.1) - 0.5``: **no identity** where the grids are equal. The class token is untouched.
+    ``(i + 0.5) * own / (grid + 0.1) - 0.5``: **not the identity** if the grids are equal. The class token is untouched.
 
     Args:
         table: (1, 1 + g * g, C), class token first.
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Mixed tokens; the scale is one over the square root of the width of a head."""
+        """Mix the tokens; the scale is one over the square root of a head's width."""
         parts = self.qkv(tokens).chunk(3, 2)
         query, key, value = (part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts)
         mixed = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, N, C / heads)
@@ -71,7 +71,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between, four times as wide inside."""
+    """Two linear layers with a GELU between, with four times the width inside."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -144,7 +144,7 @@ class VisionTransformer(nn.Module):
         self.baked_positions, self.baked_grid = self.positions(grid).detach().clone(), grid
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The one final LayerNorm is applied to every tap, and the class token is that of the last."""
+        """The final LayerNorm is applied to every tap; the class token is taken from the last."""
         patches = self.patch_embed(image)
         rows, columns = patches.shape[-2:]
         tokens = torch.cat((self.cls_token.expand(image.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), 1)

@@ -1,7 +1,7 @@
-"""Weights from checkpoint files in the layout of the MUSE authors, which this package uses too.
+"""Weights from checkpoint files in the layout of the MUSE authors, which is also this package's layout.
 
-A file's ``teacher`` is a flat dictionary; names that begin with ``module.backbone.`` are the network, the rest
-(projectors, heads) belongs to its training and is ignored. Names and shapes must agree exactly, except for the grid of
+A file's ``teacher`` is a flat dictionary; names that begin with ``module.backbone.`` are the network; others
+(projectors, heads) belong to its training and are ignored. Names and shapes must agree exactly, except for the grid of
 positions.
 """
 
@@ -62,7 +62,7 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """The backbone's tensors by their names without prefix.
 
     Raises:
-        CheckpointError: there are none, or one is not a tensor or not finite.
+        CheckpointError: there are no tensors, or one is not a tensor or not finite.
     """
     teacher = state.get("teacher")
     if not isinstance(teacher, dict):
@@ -87,7 +87,7 @@ def require_finite(weights: dict[str, Any], path: Path) -> None:
     """
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: `{name}` is a {type(value).__name__} and no tensor; write the file again")
+            raise CheckpointError(f"{path}: `{name}` is a {type(value).__name__}, not a tensor; write the file again")
         if not value.isfinite().all():
             bad = int((~value.isfinite()).sum())
             raise CheckpointError(
@@ -102,12 +102,12 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, alw
         backbone: backbone of any registered kind.
         weights: result of ``backbone_weights``.
         path: path of the file, for messages.
-        always_resample: take the positional table through ``resample_positions`` even where its grid is the network's
-            own. The authors' loader does, and their figures were computed so: True for their files, False for those of
-            this package.
+        always_resample: take the positional table through ``resample_positions`` even if its grid equals the
+            network's, as the authors' loader does: True for their files, False for files of this
+            package.
 
     Raises:
-        CheckpointError: other names or shapes than the network's; a file of another network is named as such.
+        CheckpointError: other names or shapes than the network's; the message names the network of the file.
     """
     own = backbone.state_dict()
     if misfit := describe_misfit(weights, own):

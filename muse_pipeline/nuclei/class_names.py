@@ -1,4 +1,4 @@
-"""Find the class of a model that a class name in a label file refers to."""
+"""Find the class of a model for a class name in a label file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def without_intensity(name: str) -> str:
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
     """Index of the class that ``name`` refers to: the same name, the same in another case, or a synonym.
 
-    A class that QuPath derived for positive or negative nuclei refers to the one it was derived from.
+    QuPath's derived classes of positive or negative nuclei refer to their base class.
 
     Args:
         name: class name in the file.
@@ -66,7 +66,7 @@ def map_class(
 
     Args:
         word: class name in the file.
-        class_map: class of the model for each word, or several equally right ones, or None.
+        class_map: class of the model for each word, or several accepted ones, or None.
         classes: classes of the model.
         where: beginning of the error message.
 

@@ -49,8 +49,8 @@ def _ranks(label_image: np.ndarray) -> np.ndarray:
 def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; later ones cover earlier ones.
 
-    A pixel belongs to a ring that contains its centre. Drawing libraries paint every pixel that an outline touches:
-    half a pixel too much all around, an eighth of the area of a nucleus of 16 px.
+    A pixel belongs to a ring that contains its centre. Drawing libraries paint every pixel that an outline touches,
+    half a pixel too much on each side, an eighth of the area of a nucleus of 16 px.
     """
     labels = np.zeros(shape, np.int32)
     height, width = shape
@@ -194,7 +194,7 @@ def read_label_image(path: Path, advice: str = "give each nucleus its own number
         advice: advice about a mask that does not number its nuclei, for the error message.
 
     Raises:
-        LabelError: the file cannot be read, contains something else or gives all its nuclei one number.
+        LabelError: the file cannot be read, has other contents or the same number for all nuclei.
     """
     mask = read_mask(path)
     if mask.dtype == bool:

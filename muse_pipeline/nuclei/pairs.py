@@ -1,7 +1,8 @@
 """Pairs of close nuclei: duplicates are suppressed, overlaps divided, and reports of two windows merged.
 
 A nucleus belongs to the window whose half-open core contains its centre. Neighbours have slightly different halos and
-may locate one nucleus on either side of the seam between them, so every window also reports nuclei slightly outside its
+may locate one nucleus on different sides of the seam between them, so every window also reports nuclei slightly outside
+its
 core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
 ``SAME_UM``, are one nucleus. The report deeper inside its core is kept (in a tie that of the lower window). A report
 outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice: two reports that each
@@ -60,7 +61,7 @@ SANE_UM = 0.01, 1000.0  # rays may be 0, negative or NaN, of which GEOS makes no
 def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
     """Keep the higher-scored of two outlines that share more than ``SAME_SHARE`` of the smaller one.
 
-    Greedy by score, as in StarDist (Schmidt et al., MICCAI 2018): dropped nuclei suppress nothing.
+    Greedy by score, as in StarDist (Schmidt et al., MICCAI 2018): dropped nuclei do not suppress others.
 
     Args:
         nuclei: N nuclei of one window, by descending score.
@@ -122,7 +123,7 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
     Args:
         xy_um: (N, 2) centres.
         rays: (N, R) um.
-        others_um: (M, 2) centres of nuclei that limit these and are not cut themselves.
+        others_um: (M, 2) centres of nuclei that limit these but are not cut.
         others_rays: (M, R) um.
 
     Returns:
@@ -160,7 +161,7 @@ def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
 
 
 def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
-    """Dividing lines of those of the pairs (P, 2) whose outlines cross."""
+    """Dividing lines of the pairs among (P, 2) whose outlines cross."""
     used, index = np.unique(pairs, return_inverse=True)
     rings = shapely.linearrings(rays_to_rings(xy[used], rays[used], (1, 1)))
     one, other = rings[index.reshape(pairs.shape)].T

@@ -107,7 +107,7 @@ class NucleiWriter:
     ):
         self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
         self.optional = optional
-        # The schema has the provenance so far, for readers that read no more; the file's own metadata are complete.
+        # The schema has the provenance known so far, for readers of the schema alone; the file's metadata are complete.
         self.schema = nuclei_schema(self.classes, n_rays, optional)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self._waiting: list[pa.Table] = []
@@ -186,8 +186,8 @@ class NucleiWriter:
             return
         waiting = pa.concat_tables(self._waiting)
         stop = len(waiting) // ROW_GROUP * ROW_GROUP if whole_only else len(waiting)
-        # One chunk: pages begin where chunks do, and would betray the batches. The rest is cut from the batches, not
-        # from that chunk, which it would keep in memory.
+        # One chunk: pages begin with chunks, so bytes would depend on the batches. Remaining rows are cut from the
+        # batches, because a slice of the chunk would keep it in memory.
         groups, self._waiting = waiting[:stop].combine_chunks(), [waiting[stop:]]
         del waiting
         if stop:
@@ -279,10 +279,10 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
     """Open a table of nuclei.
 
     Raises:
-        NucleiError: the file is missing, is no Parquet file, or is not from this package.
+        NucleiError: the file is missing, is not a Parquet file, or is not from this package.
     """
     try:
-        # a buffer would keep all that was read until the end
+        # a buffer would keep everything read in memory until the end
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise NucleiError(f"{path}: no such file; correct the path") from error
@@ -336,7 +336,7 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
             while sum(map(len, waiting)) >= batch_size:
                 table = pa.concat_tables(waiting).combine_chunks()
                 yield table[:batch_size]
-                # An empty slice would keep the memory of all that it was cut from.
+                # An empty slice would keep its whole source in memory.
                 waiting = [table[batch_size:]] if len(table) > batch_size else []
         if waiting:
             yield pa.concat_tables(waiting).combine_chunks()

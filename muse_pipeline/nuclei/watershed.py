@@ -61,7 +61,7 @@ def _step_up(rank: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 def _join_peaks(
     goal: np.ndarray, rank: np.ndarray, pixels: np.ndarray, component: np.ndarray, reach: int
 ) -> np.ndarray:
-    """Let peaks go on to the highest pixel within ``reach`` pixels in their own component of the mask."""
+    """Move peaks to the highest pixel within ``reach`` pixels in their component of the mask."""
     peaks = np.flatnonzero(goal == np.arange(len(goal)))
     flat, owner, highest = rank.ravel(), component.ravel(), peaks.astype(np.int32)
     for dy in range(-reach, reach + 1):

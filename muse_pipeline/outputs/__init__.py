@@ -1,1 +1,1 @@
-"""Outputs of a run: what it writes for every slide from its nuclei."""
+"""Outputs of a run: files written for every slide from its nuclei."""

@@ -1,6 +1,6 @@
-"""The contract of an output, and the outputs by name.
+"""The interface of an output, and the outputs by name.
 
-A new output is one module beside the others, or in a package of its own with an entry point in the group
+A new output is one module beside the others, or in a separate package with an entry point in the group
 ``muse_pipeline.outputs``. Its settings then are settings of a run: in a config, in ``config/README.md`` and on the
 command line.
 """
@@ -25,7 +25,7 @@ OUTPUTS: Registry[type[Output]] = Registry("output", "muse_pipeline.outputs", gr
 
 @dataclass(frozen=True)
 class FinishedSlide:
-    """A slide whose nuclei are found, as outputs read it.
+    """A slide with finished nuclei, as outputs read it.
 
     Attributes:
         files: results of the slide.

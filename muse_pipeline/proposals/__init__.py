@@ -1,4 +1,4 @@
-"""Proposers: ways to find nuclei without labels, one per file (stain, imported detections)."""
+"""Proposers find nuclei without labels; each is one file."""
 
 from muse_pipeline.core.registry import Registry
 

@@ -28,12 +28,12 @@ from muse_pipeline.models.muse import MuseBackbone, ResNet50
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 from muse_pipeline.tissue.find import drop_small
 
-# Where a thread collects the maps of the first stage: windows of a slide are run side by side on one network.
+# The maps of the first stage by thread: several threads run windows of a slide on one network.
 _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
 
 
 class ActivationNetwork(nn.Module):
-    """Self-supervision trains it; gradients of its output with respect to a stage make PSM's map.
+    """A self-supervised network; gradients of its output with respect to a stage define PSM's map.
 
     Args:
         backbone: registered name; one with a stage at stride 4.
@@ -57,7 +57,7 @@ class ActivationNetwork(nn.Module):
     def read_activations(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The output (B,) and the maps (B, C, h, w) after each block of the stage at stride 4.
 
-        They are ready for ``autograd.grad``; ``pixels`` as in ``forward``.
+        The maps have gradients for ``autograd.grad``; ``pixels`` as in ``forward``.
         """
         seen: list[Tensor] = []
         token = _RECORDED.set(seen)
@@ -90,7 +90,7 @@ class ActivationMap:
     """The map of the pictures of one slide.
 
     Args:
-        network: network in evaluation mode; with random weights it is the control.
+        network: network in evaluation mode; random weights are the control.
         pictures: a sample of the slide, (h, w, 3) uint8 each, at the network's mpp; a fit to one picture gives the
             paper's map.
 
@@ -167,9 +167,9 @@ class ClusterSettings:
             would count as much as haematoxylin and split nuclei by the tissue over them); "jet": the colour map of the
             release plus ``beta`` times RGB; "colour": RGB alone, as a control.
         beta: weight of RGB in "jet".
-        map_weight: optical density that the map's range, 0 to 1, counts for in "stain"; 0 clusters the stains alone.
+        map_weight: optical density equivalent to the map's range, 0 to 1, in "stain"; 0 clusters the stains alone.
         n_clusters: k; with three, the cluster richest in haematoxylin in "stain" contains only the darkest nuclei.
-        foreground: "haematoxylin": the cluster with the most of it; "green": the greenest in the colour map alone
+        foreground: "haematoxylin": the cluster with most haematoxylin; "green": the greenest in the colour map alone
             (release of 2022); "dark": the smallest sum of the first two channels that are clustered (release of 2023).
         seed: seed of the sample and of the starts.
     """
@@ -226,7 +226,7 @@ def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarr
 
 
 def jet(activation: np.ndarray) -> np.ndarray:
-    """(..., 3) float32, 0 to 255, of OpenCV's JET; its channels are blue, green, red and are so added to RGB."""
+    """(..., 3) float32, 0 to 255, of OpenCV's JET; its channels, blue, green, red, are added to RGB as they are."""
     levels = np.rint(activation * 255).astype(np.uint8).reshape(-1, 1)
     return cv2.applyColorMap(levels, cv2.COLORMAP_JET).reshape(*activation.shape, 3).astype(np.float32)
 

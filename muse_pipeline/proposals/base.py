@@ -1,7 +1,7 @@
-"""The contract of a proposer, fitted to a sample of a slide and then called on its windows like a model; its guard.
+"""The interface of proposers, which are fitted to a sample of a slide and called on its windows; their guard.
 
 A proposer is registered by name in ``PROPOSERS``: a class with ``Settings``, a frozen dataclass of its settings with
-their defaults, and ``fit(sample, settings)``, a class method that gives the ``inference.detect.Detector`` of a slide.
+their defaults, and ``fit(sample, settings)``, a class method that returns the ``inference.detect.Detector`` of a slide.
 Estimates come from a sample of the slide drawn with a fixed seed, so they are the same for every shard; the facts
 record them.
 
@@ -50,7 +50,7 @@ MAX_PER_MM2 = 30_000  # more than the densest lymph node holds
 
 @dataclass(frozen=True, eq=False)
 class SlideSample:
-    """Sample of a slide that a proposer is fitted to.
+    """Sample of a slide to which a proposer is fitted.
 
     Attributes:
         mpp: um per pixel of ``pictures`` and of the windows.
@@ -96,14 +96,14 @@ def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
     """(h, w, 3) ``pixels`` at about ``WORK_MPP``, sides rounded down."""
-    # Down, unlike ``shrink``: that is seen in a crop at a slide's edge alone, but changes what is fitted there to DAB.
+    # Rounded down, unlike ``shrink``: this differs only in crops at a slide's edge, but changes the fit to DAB there.
     factor = shrink_factor(mpp)
     size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
     return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
-    """The ``facts`` of a finder; ``proposer`` holds all that its nuclei depend on, and its checksum is the model's."""
+    """The ``facts`` of a finder; ``proposer`` has all values that affect nuclei, and its checksum is the model's."""
     return {
         "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
         "provider": "cpu",
@@ -162,7 +162,7 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
 def is_blurred(pixels: np.ndarray) -> bool:
     """True if the detail of 0.5 to 1 um in ``pixels`` (at about 0.5 um) is weak compared with that of 1 to 4 um.
 
-    Areas of pure white, which a store has outside the slide and the tissue, do not count: their edges are sharp.
+    Pure white areas, outside the slide or the tissue of a store, are ignored because of their sharp edges.
     """
     white = (pixels.min(-1) == 255).astype(np.uint8)
     # Erosion drops single white pixels, which tissue has too; dilation returns its 4 px, and adds ``FILL_PX``.
@@ -224,7 +224,7 @@ def fit_proposer(
     Args:
         store: the slide's image.
         method: name of a proposer.
-        settings: settings of the proposer, default where missing.
+        settings: settings of the proposer, with defaults for missing ones.
         colour: colour statistics of the slide.
         info: the slide, for proposers that read other files about it.
 

@@ -1,7 +1,7 @@
 """Nuclei as dark blobs of haematoxylin: peaks of its density at nuclear radii, outlined where the density falls.
 
-The outline around a centre is star-convex. The worth of a ray is the sum of (density - threshold) along it. The closed
-outline of greatest total worth whose neighbouring rays differ by at most one step is found by dynamic programming; it
+The outline around a centre is star-convex. The value of a ray is the sum of (density - threshold) along it. Dynamic
+programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step; it
 follows a blurred edge, crosses a pale centre and does not leak through a gap. Neighbours are separated by the power
 diagram of their centres and radii.
 """
@@ -50,7 +50,7 @@ def trace_outlines(
         density: density of the stain, slightly smoothed.
         mpp: um per pixel.
         xy: the centres.
-        radius_um: (N,) rough radii, for the territories.
+        radius_um: (N,) approximate radii, for the territories.
         least_density: density below which no outline extends. Where the background itself is dense, the outline is
             halfway between the densities of nucleus and background.
         n_rays: number of rays.
@@ -101,7 +101,7 @@ def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndar
 def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
     """Density (N,) halfway between the dark part of each core and the pale part of its background.
 
-    Quartiles rather than means: a core may be vesicular, and the background contains other nuclei.
+    Quartiles are used, not means: a core may be vesicular, and the background contains other nuclei.
     """
     n = len(profiles)
     core = np.percentile(profiles[:, :, steps_um <= INSIDE_UM].reshape(n, -1), 75, axis=1)
@@ -112,7 +112,7 @@ def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
 def _best_closed_path(worth: np.ndarray) -> np.ndarray:
     """Step index (N, R) of the path of greatest ``worth`` (N, R, T) that changes by one step at most from ray to ray.
 
-    Rays are visited from half a turn before the full turn to half a turn after it, so that its two ends meet.
+    Rays are visited from half a turn before the full turn to half a turn after it, so that both ends meet.
     """
     n, n_rays, n_steps = worth.shape
     lead = n_rays // 2
@@ -158,7 +158,8 @@ class HaematoxylinSettings:
     Attributes:
         radii_um: radii of the nuclei to find.
         min_distance_um: least distance of two peaks; of nearer ones the stronger is kept.
-        strictness: factor of the slide's threshold that a peak must reach; higher finds fewer and surer nuclei.
+        strictness: factor of the slide's threshold that a peak must reach; higher values find fewer and surer
+            nuclei.
         max_radius_um: longest ray of an outline; the background of a nucleus is measured within it.
     """
 
@@ -219,7 +220,7 @@ class HaematoxylinFinder(Detector):
         return proposal_card("haematoxylin", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window; its position makes no difference."""
+        """The nuclei of each window, which do not depend on its position."""
         return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:

@@ -65,7 +65,7 @@ class ImportSettings:
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
 class ImportedNuclei(Detector):
-    """Gives each window the nuclei that a file has in it.
+    """Finder that returns the nuclei of a file in each window.
 
     Attributes:
         mpp: um per pixel of the windows.
@@ -113,7 +113,7 @@ class ImportedNuclei(Detector):
         return proposal_card("imported", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei in the windows at ``origin_xy``, highest score first; their pixels do not matter."""
+        """The nuclei in the windows at ``origin_xy``, highest score first; their pixels are ignored."""
         return [self._inside(np.asarray(origin, float)) for origin in origin_xy]
 
     def _inside(self, origin: np.ndarray) -> Nuclei:
@@ -131,12 +131,12 @@ class ImportedNuclei(Detector):
 
 
 def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:
-    """All nuclei of a file (frame: level0), without annotations of tissue; rays are 0 where there is no outline.
+    """All nuclei of a file (frame: level0), without annotations of tissue; rays are 0 without an outline.
 
     A label image shows the whole slide, at level 0 or smaller.
 
     Raises:
-        ConfigError: the file is of no known kind.
+        ConfigError: the file is of an unknown kind.
         LabelError: the file is broken.
     """
     name = path.name.lower()
@@ -182,7 +182,7 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
     scale = np.array(info.size_px) / instances.shape[::-1]  # level-0 pixels per pixel
     if abs(scale[0] / scale[1] - 1) > SAME_SHAPE:
         width, height = instances.shape[::-1]
-        raise LabelError(f"{path}: {width} x {height} px have not the shape of the slide; give a mask of all of it")
+        raise LabelError(f"{path}: {width} x {height} px do not have the proportions of the slide; give a whole mask")
     mpp = tuple(np.asarray(info.mpp) * scale)
     require_nuclei(path, instances, mpp)
     nuclei = label_image_to_nuclei(instances, mpp, N_RAYS)
@@ -211,7 +211,7 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
     for column in (x, y):
         if column not in table:
             known = ", ".join(map(str, table.columns[:8]))
-            raise LabelError(f"{path}: has no column '{column}' but {known}; name its columns with `x` and `y`")
+            raise LabelError(f"{path}: has no column '{column}', only {known}; name its columns with `x` and `y`")
     score = pd.to_numeric(table[SCORE], errors="coerce").to_numpy(float) if SCORE in table else np.ones(len(table))
     return _require_numbers(path, table[[x, y]]), score
 

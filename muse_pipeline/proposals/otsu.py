@@ -1,4 +1,4 @@
-"""Nuclei as a slide's haematoxylin above Otsu's threshold, cut into single ones and outlined by the cut mask."""
+"""Nuclei from Otsu's threshold on a slide's haematoxylin: the mask is cut into single nuclei and outlined."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class OtsuFinder(Detector):
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:
-        """Estimate the threshold from crops of the slide's tissue; without crops, no nucleus will be found."""
+        """Estimate the threshold from crops of the slide's tissue; without crops no nucleus is found."""
         factor = shrink_factor(sample.mpp)
         work_mpp = sample.mpp * factor
         stains = blend_stains(sample.stains).round(6)
@@ -75,7 +75,7 @@ class OtsuFinder(Detector):
         return proposal_card("otsu", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei of each window; its position makes no difference."""
+        """The nuclei of each window, which do not depend on its position."""
         return [self.find(window) for window in pixels]
 
     def find(self, pixels: np.ndarray) -> Nuclei:

@@ -26,7 +26,7 @@ PERCENTILES = (0.5, 99.5)  # ends of the histogram: dirt and folds would widen i
 
 @dataclass(frozen=True)
 class OtsuMask:
-    """A threshold that was fitted on a slide; calling it gives the mask of any of its pictures.
+    """A threshold fitted to a slide; a call returns the mask of a picture of the slide.
 
     Attributes:
         stains: (2, 3) unit vectors in optical density, haematoxylin first.
@@ -90,7 +90,7 @@ def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | No
 
 
 def otsu_threshold(values: np.ndarray) -> float:
-    """The cut of values (N,) into two groups whose means lie furthest apart; infinite if all are equal.
+    """Otsu's threshold of values (N,); infinite if all are equal.
 
     It is the middle of the equally good cuts, so that it lies between the groups and not at the edge of one of them.
     """
@@ -106,7 +106,7 @@ def otsu_threshold(values: np.ndarray) -> float:
     return float(edges[1:-1][np.isclose(between, between.max())].mean())
 
 
-# Chosen, with the blur of ``otsu``, by the points of BRCA-M2C's training pictures (docs/guide/label-free.md).
+# Chosen, with the blur of ``otsu``, on the points of BRCA-M2C's training pictures (docs/guide/label-free.md).
 RADIUS_UM = 3.0  # of the blobs that the stain is searched for: a small nucleus
 STAIN_SHARE = 0.5  # of the blob filter in units of its spread, against depth in units of ``RADIUS_UM``
 
@@ -121,8 +121,8 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | 
         mask: (h, w) bool.
         density: (h, w) float32, optical density of the stain of nuclei.
         mpp: um per pixel.
-        spread: standard deviation of ``blob_answer`` over the slide, so that its windows are cut alike; that of this
-            density if None.
+        spread: standard deviation of ``blob_answer`` over the slide, so that its windows are cut equally; that of
+            this density if None.
 
     Returns:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
@@ -159,7 +159,7 @@ def blend_stains(own: np.ndarray | None) -> np.ndarray:
 def haematoxylin(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
     """Optical density of haematoxylin (h, w) float32, at least 0, of (h, w, 3) uint8 ``pixels``.
 
-    The least-squares share of the first of two ``stains`` (2, 3); the part outside their plane counts for neither.
+    The least-squares amount of the first of two ``stains`` (2, 3); density outside their plane is ignored.
     """
     return np.maximum(weigh_density(pixels, np.linalg.pinv(np.asarray(stains, float))[:, 0]), 0)
 

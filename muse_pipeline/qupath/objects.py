@@ -57,7 +57,7 @@ def with_children(feature: Any) -> Iterator[Any]:
 
 
 def type_of_word(word: Any) -> str | None:
-    """Object type for a word in a file; None for a word unknown to QuPath."""
+    """Object type for a word in a file; None if QuPath does not know it."""
     return _TYPE_OF_WORD.get(word) if isinstance(word, str) else None
 
 

@@ -33,7 +33,7 @@ def is_geometry(item: Any) -> bool:
 
 @contextmanager
 def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
-    """Open the text of a GeoJSON file: plain, gzip, or a zip with one of these, whatever its name.
+    """Open the text of a GeoJSON file: plain, gzip, or a zip with one of these, with any name.
 
     Raises:
         GeoJSONError: the file is missing, its compression is damaged, or the zip contains none or several.
@@ -92,8 +92,8 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
         path: path of the file, plain, in gzip or the only GeoJSON file of a zip.
 
     Raises:
-        GeoJSONError: the file is missing, its compression is damaged, or it is no such JSON; with the number, from 1,
-            of the feature where reading ended.
+        GeoJSONError: the file is missing, its compression is damaged, or it is not GeoJSON; the message has the
+            number, from 1, of the feature where reading ended.
     """
     with open_geojson(path) as file:
         for item, container in iterate_items(file, path):

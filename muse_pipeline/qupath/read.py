@@ -128,7 +128,7 @@ class GeoJSONObjects:
         geometry: (N,) shapely geometries in absolute level-0 pixels.
         class_name: (N,) str, or None for an object without classification.
         object_type: (N,) str type in QuPath: "detection", "annotation" ...
-        name: (N,) str, or None for an object without a name of its own.
+        name: (N,) str, or None for an object without a name.
         number: (N,) int number of the feature in the file, from 1.
     """
 
@@ -224,7 +224,7 @@ def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -
 
 
 def to_feature(item: Any) -> dict[str, Any]:
-    """An item of ``iterate_features`` as a feature; empty if it is none."""
+    """An item of ``iterate_features`` as a feature; empty if it is not one."""
     if not isinstance(item, dict):
         return {}
     if is_geometry(item):

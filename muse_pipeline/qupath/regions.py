@@ -63,7 +63,7 @@ def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry
 def require_nucleus_size(
     parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
 ) -> None:
-    """Reject outlines that are larger than any nucleus, and so were meant as areas.
+    """Reject outlines that are larger than any nucleus and were probably meant as areas.
 
     Args:
         parts: nuclei in pixels of ``mpp``.
@@ -101,7 +101,7 @@ _MISSING_CORE = "missing TMA core"
 
 
 def take_out_ignored(shapes: np.ndarray, is_ignored: np.ndarray) -> np.ndarray:
-    """The shapes (N,) that are not of the class "Ignore", each without the areas of that class."""
+    """Remove shapes (N,) of the class "Ignore", and subtract their areas from the others."""
     kept = shapes[~is_ignored]
     return shapely.difference(kept, shapely.union_all(shapes[is_ignored])) if is_ignored.any() else kept
 
@@ -118,7 +118,7 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
     roi = translate(read_areas(path, info), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
         raise GeoJSONError(
-            f"{path}: the region of interest lies outside slide '{info.slide_id}'; give annotations of this slide"
+            f"{path}: the region of interest is outside slide '{info.slide_id}'; give annotations of this slide"
         )
     return roi
 
@@ -133,7 +133,8 @@ def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, An
 def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
     """The areas of the region of interest one by one, including TMA cores, on the slide and in absolute level-0 px.
 
-    Areas off the slide are left out. An area without a name has that of its class, or its number in the file: "ROI 2".
+    Areas outside the slide are left out. Areas without a name are named by their class, or by their number in the file:
+    "ROI 2".
 
     Args:
         path: path of the file.
@@ -162,7 +163,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
 
     Args:
         path: path of the file, plain, in gzip or zip.
-        info: slide of the file, to warn of areas outside it where others lie on it; None for any slide.
+        info: slide of the file, to warn of areas outside it if others are inside; None for any slide.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, or holds no valid area.
@@ -189,7 +190,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
 
 
 def _is_on(area: RoiArea, info: SlideInfo) -> bool:
-    """True if a part of an area, in the px of its file, lies on the slide."""
+    """True if a part of an area, in the px of its file, is on the slide."""
     return (translate(area.shape, *qupath_offset_px(info.bounds)) & shapely.box(0, 0, *info.size_px)).area > 0
 
 
@@ -224,7 +225,7 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
 
 
 def _members(item: Any) -> Iterator[Any]:
-    """The features of a collection within a list or another collection; any other item as it is."""
+    """The features of a collection within a list or another collection; other items unchanged."""
     members = item.get("features") if isinstance(item, dict) else item if isinstance(item, list) else None
     for member in [] if members is None else members:
         yield from _members(member)
@@ -317,7 +318,7 @@ def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
 
 
 def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
-    """The cores in a file of ``write_cores``, in absolute level-0 px, and the names of those that are missing.
+    """The cores in a file of ``write_cores``, in absolute level-0 px, and the names of missing ones.
 
     Raises:
         GeoJSONError: the file cannot be read.
@@ -360,7 +361,7 @@ def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideI
         path: path that ends in ``.geojson`` or ``.geojson.gz``.
         areas: areas to write, rounded to 0.1 px.
         info: the slide.
-        made_by: checksum of the model, or another word; the same areas made by the same have the same ids.
+        made_by: checksum of the model, or another word; equal areas with equal ``made_by`` have equal ids.
     """
     x, y = qupath_offset_px(info.bounds)
     namespace = uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|{made_by}")

@@ -1,4 +1,4 @@
-"""Scripts for QuPath's menu, made of parts that they share."""
+"""Scripts for QuPath's menu, composed of shared parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FUNCTIONS = "/** Change the open image,"  # where those of the import script be
 
 
 def find_script_folders(home: Path) -> list[Path]:
-    """The folders of the scripts in the menus of the QuPath versions that a user has.
+    """The script folders of all QuPath versions of a user.
 
     Raises:
         ConfigError: there is none.
@@ -54,7 +54,7 @@ def write_scripts(folder: Path, muse: Path, config: Path) -> list[Path]:
 
 
 def join_parts(main: str, functions: str, importer: str) -> str:
-    """One script of three: its own text, functions, and those of the import script; imports are at its beginning."""
+    """Join three parts to a script: its own text, functions, and functions of the import script; imports come first."""
     parts = [main, functions, importer[importer.index(_FUNCTIONS) :]]
     imports = dict.fromkeys(line for part in (main, functions, importer) for line in _imports(part))
     head, *rest = (re.sub(r"^import .*\n", "", part, flags=re.MULTILINE).strip() for part in parts)
@@ -73,5 +73,5 @@ def _quote(path: Path) -> str:
 
 
 def find_command() -> Path:
-    """The path of ``muse`` beside the Python that runs this."""
+    """The path of ``muse`` beside the running Python."""
     return Path(sys.executable).with_name("muse.exe" if sys.platform == "win32" else "muse")

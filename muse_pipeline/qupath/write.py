@@ -49,7 +49,7 @@ _GZIP_LEVEL = 1  # of libdeflate: docs/results.md, "Writers"
 
 
 class FeatureFile:
-    """Writes batches of features, one feature a line; the file appears when the ``with`` block ends well.
+    """Writes batches of features, one per line; the file appears when the ``with`` block ends without an error.
 
     Raises:
         GeoJSONError: QuPath would not open a file of that name.
@@ -163,7 +163,7 @@ def write_cells(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> None:
-    """Write the cells of a slide for QuPath, each with its nucleus, whose id it has.
+    """Write the cells of a slide for QuPath, each with its nucleus and the nucleus' id.
 
     Args:
         nuclei_path: path of a ``nuclei.parquet`` with cells.
@@ -200,7 +200,7 @@ def write_cells(
 
 
 def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
-    """Columns of a table of nuclei that QuPath is given, with those that become further measurements.
+    """Columns of a table of nuclei that are written for QuPath, including further measurements.
 
     Raises:
         GeoJSONError: there is no such column of numbers.
@@ -225,7 +225,7 @@ def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
 
 
 def _find_size(info: SlideInfo, frame: str) -> tuple[int, int]:
-    """(width, height) of the image in the program that ``frame`` is named for."""
+    """(width, height) of the image in the program that ``frame`` names."""
     return (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
 
 
@@ -316,7 +316,7 @@ class FeatureRenderer:
 
     Args:
         classes: classes by label; other labels are written without classification.
-        run: text that identifies slide and model; the same run and centroid give the same id.
+        run: string that identifies slide and model; the same run and centroid give the same id.
         offset_px: (x, y) offset subtracted from every position.
     """
 
@@ -420,7 +420,7 @@ def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
 
 
 def _render_measurements(table: pa.Table) -> list[np.ndarray]:
-    """The measurements without values that are not finite, since QuPath 0.4 breaks on NaN."""
+    """Render the measurements without values that are not finite, because QuPath 0.4 fails on NaN."""
     parts, is_first = [], np.ones(len(table), bool)
     for name, column, decimals in measurements_of(table.column_names):
         values = to_numpy(table[column])

@@ -1,6 +1,6 @@
 """Measure, tile by tile, the remaining distance of a partner from its slide.
 
-Both stains have the density of nuclei in common, which is read at any positions of a slide.
+Tiles are compared by the density of nuclei, which both stains have in common.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Power:
     Attributes:
         um: um per pixel.
         tile_um: side of a tile.
-        reach_um: largest distance from its position at which a tile is searched.
+        reach_um: largest distance from its position within which a tile is searched for.
     """
 
     um: float
@@ -128,9 +128,9 @@ class Matches:
         centre_um: (N, 2) centres on the slide.
         shift_um: (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match.
         correlation: (N,) correlation of the tile with the partner at its best position.
-        is_seen: (N,) bool, True where the partner shows anything.
+        is_seen: (N,) bool, True where the partner has an image.
         is_clear: (N,) bool, True where one position is much better than all others.
-        is_alike: (N,) bool, True where the tile correlates with the partner as placed, or is too even to do so.
+        is_alike: (N,) bool, True where the tile correlates with the partner as placed, or is too uniform to do so.
     """
 
     centre_um: np.ndarray

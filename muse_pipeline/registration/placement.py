@@ -1,7 +1,7 @@
 """Place a partner on its slide: a search at low power, and refinement to a fraction of a nucleus.
 
 The search tries every angle, both sides of the glass and all shifts. Two maps of each slide are correlated by FFT: the
-tissue and the depth of its nuclear stain. The result is the best few placements; the right one is chosen at finer
+tissue and the depth of its nuclear stain. The result is a few best placements; the correct one is chosen at finer
 resolution, and refined by an affine map and then by a mild bend.
 """
 
@@ -142,7 +142,7 @@ def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
 
 
 def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
-    """Placements from the best down, without those close in angle to a better one."""
+    """Placements in descending order, without those close in angle to a better one."""
     kept: list[Placement] = []
     for placement in sorted(placements, key=lambda one: -one.score):
         same_side = [other.degrees for other in kept if other.mirrored == placement.mirrored]
@@ -196,7 +196,7 @@ class Pair:
 
 
 def choose_placement(pair: Pair, starts: Sequence[Transform]) -> Transform | None:
-    """The placement that tiles agree with, improved at low power; None if there is none."""
+    """The placement that agrees with tiles, improved at low power; None if there is none."""
     best, best_part = None, MIN_FITTING
     for start in starts:
         transform, part = place_roughly(pair, start)
@@ -255,13 +255,13 @@ def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, f
 
 
 def is_plausible(matrix: np.ndarray) -> bool:
-    """True if a (2, 3) matrix between um stretches nothing by more than a quarter."""
+    """True if a (2, 3) matrix between um stretches no direction by more than a quarter."""
     stretch = np.linalg.svd(matrix[:, :2], compute_uv=False)
     return bool(stretch.min() > 0.75 and stretch.max() < 1.33)
 
 
 def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size_um: np.ndarray) -> Transform:
-    """Add a smooth bend to an affine map if that helps in tiles that the bend was not fitted to."""
+    """Add a smooth bend to an affine map if this improves tiles to which the bend was not fitted."""
     at = matches.centre_um[matches.is_clear]
     shift = affine.straighten(matches.partner_um(measured_with)[matches.is_clear]) - at
     fits = _agrees_with_neighbours(at, shift)

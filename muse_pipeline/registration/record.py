@@ -42,7 +42,7 @@ LEFT_OUT_RGB = (215, 60, 40)
 
 @contextmanager
 def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[str, Any]]:
-    """Write partner.json beside ``store`` when the block ends; a partner that fails leaves that and an empty folder.
+    """Write partner.json beside ``store`` when the block ends; a failed partner leaves this file and an empty folder.
 
     Training continues without the pairs of such a slide, so only a full disk ends the block with an error.
 
@@ -73,7 +73,7 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
 
 
 def read_outcome(folder: Path) -> dict[str, Any] | None:
-    """The content of partner.json; None where there is none."""
+    """The content of partner.json; None if there is none."""
     try:
         return read_json(folder / RECORD)
     except (OSError, ValueError):
@@ -233,7 +233,7 @@ def _identify(info: SlideInfo) -> dict[str, Any]:
 
 
 def write_checkerboard(path: Path, pair: Pair, found: Registration) -> None:
-    """Write the whole slide, with rejected tiles framed in red, above its best, a middling and its worst tile."""
+    """Write the whole slide, with rejected tiles framed in red, above its best, median and worst tile."""
     whole = _draw_slide(pair, found)
     fields = _draw_fields(pair, found, (whole.shape[1] - 2 * GAP_PX) // 3)
     rows = [whole, *([fields] if fields is not None else [])]

@@ -33,9 +33,9 @@ class TileResiduals:
         centre_um: (N, 2) centres on the slide.
         residual_um: (N,) remaining distance; NaN if it is unknown.
         correlation: (N,) correlation of the tile with the partner.
-        is_measured: (N,) bool; the residual of another tile is the largest of those measured around it, if the tile
-            correlates with the partner at all.
-        is_seen: (N,) bool, True where the partner shows anything.
+        is_measured: (N,) bool; other tiles have the largest residual measured around them, if they correlate with
+            the partner.
+        is_seen: (N,) bool, True where the partner has an image.
         limit_um: largest residual of a tile that is kept.
     """
 
@@ -96,11 +96,11 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
 
     Args:
         pair: both slides.
-        start: a transform that is about right; None to search for one.
+        start: an approximate transform; None to search for one.
         limit_um: largest residual of a tile that is kept.
 
     Raises:
-        RegistrationError: the partner does not fit.
+        RegistrationError: the partner does not match the slide.
     """
     starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
     placed = choose_placement(pair, starts)

@@ -1,4 +1,4 @@
-"""The map from an H&E slide to its partner: an affine matrix and, if that is not enough, a smooth bend.
+"""The map from an H&E slide to its partner: an affine matrix and, if needed, a smooth bend.
 
 Inside the package both slides are measured in um from the corner of level 0. Files have absolute level-0 px.
 Users give landmarks, a matrix, or the transform.json of an earlier registration.
@@ -30,7 +30,7 @@ class Bend:
     """A displacement on the slide, bilinear between nodes and constant beyond them.
 
     Attributes:
-        shift_um: (rows, columns, 2) float32 um in x and y; the first node lies at the corner of level 0.
+        shift_um: (rows, columns, 2) float32 um in x and y; the first node is at the corner of level 0.
         node_um: distance between nodes.
     """
 
@@ -112,7 +112,7 @@ class Transform:
         """The inverse of ``to_dict``.
 
         Raises:
-            ValueError: a value is of another kind.
+            ValueError: a value has another type.
         """
         matrix = matrix_in_um(np.array(values["matrix"], float), slide_mpp, partner_mpp)
         if (bend := values.get("bend")) is None:
@@ -124,7 +124,7 @@ class Transform:
 
 
 def matrix_in_um(matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> np.ndarray:
-    """The (2, 3) matrix between um, from one between level-0 px.
+    """Convert a matrix between level-0 px to one (2, 3) between um.
 
     Raises:
         ValueError: the matrix has another shape, is not finite or maps the plane to a line.
@@ -188,7 +188,7 @@ def _fit_landmarks(points: np.ndarray, slide: SlideInfo, partner: SlideInfo, off
 
 
 def _is_matrix(text: str) -> bool:
-    """True for numbers alone, as in the alignment file of Xenium Explorer."""
+    """True for text of numbers only, as in the alignment file of Xenium Explorer."""
     return re.fullmatch(r"[\s\d.,;eE+-]+", text) is not None
 
 

@@ -1,4 +1,4 @@
-"""The pictures in a page, and those in the rows of its table."""
+"""Pictures of a page, and thumbnails in the rows of its table."""
 
 from __future__ import annotations
 

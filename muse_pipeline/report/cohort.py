@@ -46,19 +46,19 @@ class SlideResult:
         slide_id: name of the slide in the sheet.
         path: path of the slide's file in the sheet.
         folder: folder of its results.
-        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps that
-            are in ``reason``); "failed" (with ``step`` and ``reason``).
+        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with gaps as in
+            ``reason``); "failed" (with ``step`` and ``reason``).
         step: the step that failed, else "".
-        reason: one sentence, "" if all is well.
+        reason: a sentence; "" without problems.
         progress: records of the steps, one per step.
         patient: patient of the slide in the sheet; "" without one.
         split: part of the cohort in the sheet; "" without one.
         group: group by which the report compares the slide; "" without one.
-        own: cells of the columns that the user has added to the sheet, by name.
+        own: cells of the user's columns in the sheet, by name.
         info: content of ``slide.json``; None if ``inspect`` did not finish.
         tissue_mm2: area of tissue without the artefacts that are left out; None if ``tissue`` did not finish.
-        summary: content of ``summary.json``; None for a failed slide, so that older results do not pass for new ones.
-        warnings: warnings of the steps, one sentence each.
+        summary: content of ``summary.json``; None for a failed slide, so that older results are not used.
+        warnings: warnings of the steps.
         partner: outcome of the registration of its partner (partner.json); None without a partner.
         organ: organ in the sheet; "" without one.
         included: kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals.
@@ -100,7 +100,7 @@ class SlideResult:
 
     @property
     def appearance(self) -> str | None:
-        """Verdict on its likeness to the model's training pictures (``inference.doubts``); None if it failed."""
+        """Comparison with the model's training pictures (``inference.doubts``); None if it failed."""
         return self.provenance.verdict.verdict if self.provenance else None
 
     @cached_property
@@ -120,7 +120,7 @@ class SlideResult:
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Number of nuclei by class; none for immunohistochemistry, which the classes are not for, or if left out."""
+        """Number of nuclei by class; none for immunohistochemistry, where classes are meaningless, or if left out."""
         if not self.summary or self.positive is not None or self.classes_left_out:
             return {}
         return {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
@@ -173,12 +173,12 @@ class SlideResult:
 
     @property
     def processed_mm2(self) -> float:
-        """mm2 of tissue, including what totals leave out."""
+        """mm2 of tissue, including areas that totals leave out."""
         return (self.tissue_mm2 or 0.0) + self.left_out_mm2
 
     @property
     def artefact_doubt(self) -> str:
-        """A statement of the percentage of nuclei that are left out as lying in artefacts; "" if they are few."""
+        """Describe the percentage of nuclei left out because of artefacts; "" if it is low."""
         share = self.n_left_out / max((self.n_nuclei or 0) + self.n_left_out, 1)
         kinds = ", ".join(self.provenance.quality.subtract) if self.n_left_out else ""
         return f"{share:.1%} of the nuclei lie in artefacts ({kinds}) and are in no total" if share >= MUCH else ""
@@ -209,7 +209,7 @@ class SlideResult:
         return sum(record.seconds or 0 for record in self.progress)
 
     def finished(self, step: str) -> bool:
-        """True if ``step`` ended well."""
+        """True if ``step`` succeeded."""
         return any(record.step == step and record.status == "ok" for record in self.progress)
 
 
@@ -256,7 +256,7 @@ def gather_cohort(
     Args:
         results: folder with a folder per slide.
         rows: rows of the sheet.
-        no_model: reason why there was no model to detect with; "" if there was one.
+        no_model: reason why there was no model for detection; "" if there was one.
         groups: the group of each slide that has one.
         included: kinds of doubt that do not exclude numbers from the totals.
     """
@@ -351,7 +351,7 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
 
 
 def describe_model(slides: Sequence[SlideResult]) -> str:
-    """The model of slides of one model, distinguished from others of its name, and the number of the slides."""
+    """Describe the model of these slides, distinguished from others of its name, and their number."""
     model = slides[0].model
     return f"{model.name} ({model.sha256[:8]}), {count_noun(len(slides), 'slide')}"
 
@@ -380,7 +380,7 @@ def _gather_warnings(files: SlideFiles, info: SlideInfo | None, tissue_done: boo
 
 
 def _join_reasons(warnings: list[str], provenance: Provenance, organ: str) -> list[str]:
-    """The warnings with the reasons of a flag and the doubts, each once: ledgers of a stopped run may lack these."""
+    """The warnings with the reasons of a flag and the doubts, each once: ledgers of a stopped run may lack some."""
     verdict = provenance.verdict
     doubts = {} if verdict.verdict == OTHER_STAIN else find_doubts(provenance, organ)
     return list(dict.fromkeys([*warnings, *verdict.sentences(), *doubts.values()]))
@@ -408,7 +408,7 @@ def _find_stale(
 
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
-    """A sentence on the gaps of a finished slide and their positions in QuPath; "" without gaps."""
+    """Describe the gaps of a finished slide and their positions in QuPath; "" without gaps."""
     lacking = {
         "window": (summary["full_windows_level0"], "held more nuclei than the model can return"),
         "region": (summary["corrupt_level0"], "could not be decoded"),

@@ -31,7 +31,7 @@ def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> I
     Args:
         path: path of the table.
         columns: names of columns of numbers.
-        counted_only: True to leave out the nuclei that are in no total.
+        counted_only: True to leave out nuclei that are not in totals.
     """
     names = ["x", "y", *columns]
     for table in iterate_counted(path, names) if counted_only else iterate_rows(path, ROW_GROUP, names):
@@ -134,7 +134,7 @@ def count_nuclei(
 
 
 def choose_fields(grid: DensityGrid) -> list[Field]:
-    """Up to three fields that do not overlap: the densest, the one most mixed in class, one of median density.
+    """Up to three fields that do not overlap: of highest density, most mixed classes and median density.
 
     The choice depends on the counts only; of equal fields the topmost, then the leftmost, is taken.
     """

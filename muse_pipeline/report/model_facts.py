@@ -82,7 +82,7 @@ def pretraining_facts(folder: Path, album: Album) -> dict[str, Any]:
 
 
 def _is_newer(file: Path, than: Path) -> bool:
-    """True if the file exists and is no older than the file that it is made from."""
+    """True if the file exists and is not older than its source."""
     try:
         return file.stat().st_mtime_ns >= than.stat().st_mtime_ns
     except OSError:

@@ -22,7 +22,7 @@ class Kind(NamedTuple):
         level: ``RED`` or ``AMBER``.
         word: short text for a pill.
         slides: description of the affected slides, which follows their number in the last lines of a run.
-        sentence: sentence on the page; "{}" stands for the reason.
+        sentence: sentence on the page; "{}" is replaced by the reason.
     """
 
     level: str
@@ -68,7 +68,7 @@ class Notice(NamedTuple):
 
     Attributes:
         level: ``RED`` or ``AMBER``.
-        word: short text for a pill; "" if the pill of the status has it.
+        word: short text for a pill; "" if it is in the pill of the status.
         sentence: full text of the warning.
     """
 
@@ -165,14 +165,14 @@ def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list
 
 
 def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """Each slide with the content of an earlier one, and the name of that one."""
+    """Each slide with the content of an earlier slide, and the name of the earlier one."""
     first: dict[str, str] = {}
     contents = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info]
     return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
 
 
 def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
-    """The number of slides with ``what`` they are, and the first of them; nothing for no slides."""
+    """Describe the number of slides by ``what``, and the first of them; nothing for no slides."""
     more = f"  and {len(slides) - n_shown} more; cohort.tsv names them"
     heading = f"{count_noun(len(slides), 'slide')} {what}:"
     return [heading, *slides[:n_shown], *([more] if len(slides) > n_shown else [])] if slides else []

@@ -1,4 +1,4 @@
-"""Common parts of the report's pictures: a scale bar and a legend, below the tissue or on it."""
+"""The report's pictures of density, fields and proposals, with a scale bar and a legend."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
 
 
 def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int) -> None:
-    """Write swatches and texts from ``left``; entries that would pass ``right`` are left out, with a note."""
+    """Write swatches and texts from ``left``; entries beyond ``right`` are left out, with a note."""
     for i, entry in enumerate(entries):
         end = left + 22 + pen.textlength(_printable(entry.text), font=_font())
         if end > right - (40 if i + 1 < len(entries) else 0):
@@ -134,7 +134,7 @@ BLEND_ROWS = 32  # of the picture at a time: floats of the whole would be tens o
 _OUTLINE = (74, 84, 98)
 _LEGEND_PX = 100  # an entry of the legend
 _GLASS_GREY = 236
-# Pale yellow over orange to deep violet: rising darkness reads as rising density, also without colour vision.
+# Pale yellow over orange to deep violet: darkness increases with density, also for colour-blind readers.
 _RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
 
 
@@ -143,7 +143,7 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Colour and opacity by density in 255ths of the highest; grey of the tissue below by its own grey, glass white.
+# Colour and opacity by density in 255ths of the highest; grey of the tissue below by its own grey, white for glass.
 _HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
 _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
@@ -162,7 +162,7 @@ def draw_density(
     Args:
         grid: nuclei counted over the whole slide; there may be none.
         mask: (h, w) bool tissue mask that covers the whole slide.
-        backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size; taken one by one.
+        backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size; used one by one.
         path: path of the PNG.
         areas: areas to outline in their colours, in level-0 px; their nuclei are not in ``grid``.
         slide_mpp: (x, y) um per level-0 px.
@@ -190,7 +190,7 @@ def draw_density(
 
 
 def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Lay the heat colours of ``strength`` (h, w) on ``picture`` (h, w, 3) uint8 where it is ``inside`` tissue."""
+    """Blend the heat colours of ``strength`` (h, w) into ``picture`` (h, w, 3) uint8 where ``inside`` tissue."""
     pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
     pale[~inside] = 255  # the store holds whole chunks: a pen mark beside tissue would end at their edges
     level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
@@ -210,7 +210,7 @@ def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float
 
 
 def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) float32 of a bool mask at another ``size``, linear; rows come first, to keep the floats few."""
+    """(h, w) float32 of a bool mask at another ``size``, linear; rows are resampled first to save memory."""
     narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
     return cv2.resize(narrow, size)
 
@@ -254,7 +254,7 @@ def draw_field(
     column: str = "label",
     caption: str | None = None,
 ) -> dict[str, int]:
-    """Write the PNG of the part of a field that lies on the slide, with scale bar, legend and caption in it.
+    """Write a PNG of the part of a field on the slide, with scale bar, legend and caption.
 
     Args:
         store: store of the slide.
@@ -303,7 +303,7 @@ def draw_outlines(
 
 
 def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
-    """The field's pixels that lie on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
+    """The field's pixels on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
     width, height = field_size_px(store, field)
     pixels = store.read(_corner_px(store, field), (width, height))
     enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))

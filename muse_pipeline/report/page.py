@@ -69,7 +69,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
 
 
 def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
-    """A row for every core of a tissue microarray, those that are missing last."""
+    """A row for every core of a tissue microarray, missing ones last."""
     found = (slide.summary or {}).get("tma")
     if found is None:
         return
@@ -144,7 +144,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
 
 
 def _left_out(slide: SlideResult) -> str:
-    """The numbers of the slide that are in no total, each with the reason."""
+    """The numbers of the slide that are not in totals, each with the reason."""
     reasons = {"all nuclei": slide.left_out, "counts of classes": slide.classes_left_out}
     return "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
 
@@ -223,7 +223,7 @@ def write_report(
         results: folder with a folder per slide.
         page: path of report.html.
         table: path of cohort.tsv; roi.tsv is written beside it.
-        pretraining: folder of a pretraining run that belongs to the cohort.
+        pretraining: folder of the cohort's pretraining run, if any.
         statistics: path of statistics.tsv of ``muse statistics``.
         no_model: reason why slides were not detected, if there was no model.
     """
@@ -280,7 +280,7 @@ def write_page(
 
 
 def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
-    """Nuclei, mm2 of tissue and classes of each model's slides: numbers of different models may not compare.
+    """Nuclei, mm2 of tissue and classes per model, since numbers of different models may not compare.
 
     The name of a single model is "".
     """
@@ -315,7 +315,7 @@ def read_statistics(table: Path) -> dict[str, Any]:
         groups = groupby(_read(table), key=lambda row: (row["first"], row["second"]))
         pairs = [_pair(names, [_measure(row, names, of_patient) for row in rows]) for names, rows in groups]
     except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{table}: is no result of `muse statistics` ({error}); run it again") from error
+        raise ConfigError(f"{table}: is not a result of `muse statistics` ({error}); run it again") from error
     names = sorted({name for pair in pairs for name in pair["names"]})
     colors = {name: group_color(names, name) for name in names}
     return {"pairs": pairs, "colors": colors, "table": table.name, "patients": patients.name}
@@ -327,7 +327,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """A measure in two groups of patients; a number that is missing is None."""
+    """A measure in two groups of patients; missing numbers are None."""
     groups = [
         np.array([float(each[row["measure"]] or "nan") for each in patients if each["group"] == n]) for n in names
     ]
@@ -372,7 +372,7 @@ def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[st
 
 
 def _least_p(n_first: int, n_second: int) -> float:
-    """The least p that a permutation test can give: groups of equal size can be exchanged."""
+    """The lowest possible p of a permutation test; groups of equal size can be exchanged."""
     return (2 if n_first == n_second else 1) / math.comb(n_first + n_second, n_first)
 
 

@@ -1,6 +1,6 @@
-"""Figures of all slides side by side: densities, class mix, features, regions; outliers are named.
+"""Figures of all slides side by side: densities, class mix, features and regions; outliers are labelled.
 
-The template draws them as inline SVG. Dots that are not linked use one path, so that plots of thousands of slides stay
+The template draws them as inline SVG. Dots without links share one path, so that plots of thousands of slides are
 small.
 """
 
@@ -60,7 +60,7 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
 
 
 def group_color(groups: Sequence[str], group: str) -> str:
-    """The colour of a group among sorted ``groups``; without a group grey, without any groups the first colour."""
+    """The colour of a group among sorted ``groups``; grey without a group, the first colour without any groups."""
     if group in groups:
         return COLOR_BLIND_SAFE[groups.index(group) % len(COLOR_BLIND_SAFE)]
     return "#777777" if groups else COLOR_BLIND_SAFE[0]

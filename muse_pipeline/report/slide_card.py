@@ -91,7 +91,7 @@ def _scores(compartments: dict[str, Any]) -> str:
 
 
 def _artefacts(slide: SlideResult) -> tuple[str, str]:
-    """Area and percentage of the tissue by kind of artefact, and what is in no total."""
+    """Area and percentage of the tissue by kind of artefact, and the parts that are not in totals."""
     found, whole = {kind: mm2 for kind, mm2 in (slide.artefacts_mm2 or {}).items() if mm2}, slide.processed_mm2
     areas = [f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in found.items()]
     n, share = slide.n_left_out, 100 * slide.left_out_mm2 / whole if whole else 0.0
@@ -100,7 +100,7 @@ def _artefacts(slide: SlideResult) -> tuple[str, str]:
 
 
 def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
-    """Classes of the bar; negative and positive nuclei for immunohistochemistry, which the classes are not for."""
+    """Classes of the bar; negative and positive nuclei for immunohistochemistry, where classes are meaningless."""
     if slide.positive is None:
         return slide.summary["classes"]
     counts = slide.positive["n_negative"], slide.positive["n_positive"]
@@ -110,7 +110,7 @@ def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
 
 
 def _warnings(shown: ShownSlide) -> Iterator[tuple[str, list[str]]]:
-    """Warnings of the steps in two boxes: those in a red notice, and the rest."""
+    """Warnings of the steps in two boxes: those in a red notice, and all others."""
     warnings = shown.slide.warnings
     red = [notice.sentence for notice in shown.notices if notice.level == RED and notice.word]
     grave = [warning for warning in warnings if any(warning in sentence for sentence in red)]

@@ -85,7 +85,7 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
 
 
 def _read_known(folder: Path) -> dict[str, Any] | None:
-    """An earlier summary, if its pictures are all there."""
+    """An earlier summary, if all its pictures exist."""
     try:
         known = read_json(SlideFiles(folder).summary)
         pictures = ["density.png", *(field["picture"] for field in known["fields"])]
@@ -106,7 +106,7 @@ def _describe(
     proposals: Path | None,
     threads: int,
 ) -> dict[str, Any]:
-    """The summary; ``seen``, an earlier one of the same nuclei, has the results that need pixels which are gone."""
+    """The summary; ``seen``, an earlier one of the same nuclei, has the results that need removed pixels."""
     cv2.setNumThreads(1)
     classes = provenance.classes
     files = SlideFiles(folder)
@@ -198,7 +198,7 @@ class Marks:
 def _choose_marks(
     nuclei: Path, info: SlideInfo, classes: Sequence[NucleusClass], grid: DensityGrid, ihc: dict[str, Any] | None
 ) -> Marks:
-    """The model's classes; for immunohistochemistry, which they are not for, positive and negative."""
+    """The model's classes; for immunohistochemistry, positive and negative."""
     if ihc is None:
         return Marks("label", classes, grid)
     return Marks(POSITIVE, stains.CLASSES, count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, 2))

@@ -200,7 +200,7 @@ def count_in_nuclei(
 
 
 def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the positions (N, 2) that belong to an outline, and of their outlines."""
+    """Indices of the positions (N, 2) that belong to an outline, and of these outlines."""
     points = shapely.points(xy)
     spot, outline = tree.query(points, "intersects")
     # A position in two overlapping outlines counts once.

@@ -214,7 +214,7 @@ class NucleiTable:
         """Open the table at ``path``; without a patient, the one in the slide's name is used.
 
         Raises:
-            NucleiError: the table is not by this package, or the embeddings are of other nuclei.
+            NucleiError: the table was not written by this package, or the embeddings belong to other nuclei.
         """
         provenance = read_provenance(path)
         with open_nuclei(path) as file:

@@ -1,6 +1,6 @@
 """Base of slide readers: registry, properties, and the choice of a reader for a slide.
 
-A reader is one file in this folder: a class registered by name that derives from ``SlideReader``. ``open_slide`` tries
+A reader is one file in this folder: a registered class that derives from ``SlideReader``. ``open_slide`` tries
 the readers in the order of their ``priority`` and takes the first that accepts the file.
 """
 
@@ -29,11 +29,11 @@ READERS: Registry[type[SlideReader]] = Registry("slide reader", "muse_pipeline.s
 
 
 class UnsuitedError(SlideError):
-    """The reader does not read this kind of file; another one may."""
+    """The reader does not read this kind of file; another reader may."""
 
 
 class NearlyReadError(UnsuitedError):
-    """The reader reads this kind of file, but not this one; its reason is the one to report."""
+    """The reader reads this kind of file, but not this one; its error is the one to report."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SlideProperties:
     """Properties of a slide as its reader reports them.
 
     Attributes:
-        vendor: maker of the scanner or kind of file, as the reader names it.
+        vendor: maker of the scanner or kind of file, by the reader's name for it.
         level_sizes_px: (width, height) of every level, level 0 first.
         level_downsamples: level-0 pixels per pixel, (x, y) for every level.
         mpp_candidates: sizes of a level-0 pixel that the file states, the most trusted first.
@@ -68,7 +68,7 @@ class SlideReader(ABC):
     _reads: list[Call]  # calls that read it now; when one of them has timed out, no other is started
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
-        """Create a reader; subclasses have initialisers of their own."""
+        """Create a reader; subclasses have their own initialisers."""
         reader = super().__new__(cls)
         reader._reads = []
         return reader
@@ -90,13 +90,13 @@ class SlideReader(ABC):
         return canvas
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read pixels as ``read_level`` does, all of them within the level; one of the two is a reader's own."""
+        """Read pixels as ``read_level`` does, all within the level; a reader overrides one of the two methods."""
         raise NotImplementedError
 
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` pixels of ``level`` from the pixel nearest to ``xy_level0`` (absolute level-0 px).
 
-        Every reader rounds like this, per axis, so that ``round(k * downsample)`` reads from pixel k exactly.
+        All readers round like this, per axis, so that ``round(k * downsample)`` reads from pixel k exactly.
 
         Returns:
             (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
@@ -113,7 +113,7 @@ class SlideReader(ABC):
         return call_in_time(doing, self._read, (x, y), level, size)
 
     def _read(self, *region: Any) -> np.ndarray:
-        """Call ``read_level`` as one of ``_reads``."""
+        """Call ``read_level``, counted in ``_reads``."""
         call = current_call()
         self._reads.append(call)
         try:
@@ -162,7 +162,7 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
     """Level-0 pixels per pixel, (x, y) for every level.
 
-    A level of 250 pixels under 1,001 is four times smaller, with a pixel cut off, and not 4.004 times: if the sizes
+    A level of 250 pixels below one of 1,001 is 4 times smaller, with a pixel cut off, and not 4.004 times: if the sizes
     agree with a whole factor up to rounding, that factor is used, the same for both axes if possible. Otherwise
     positions drift towards the far edge.
     """
@@ -184,7 +184,7 @@ def _nearest(numbers: set[int], to: float) -> float:
 
 
 def _whole_factors(size0_px: int, size_px: int) -> set[int]:
-    """Whole numbers by which ``size0_px`` divided, rounded up or down, is ``size_px``."""
+    """Whole numbers by which ``size0_px`` is divided, and rounded up or down, to ``size_px``."""
     least, most = size0_px // (size_px + 1), size0_px // max(size_px - 1, 1) + 1
     return {f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)}
 
@@ -211,7 +211,7 @@ def overlap(
 def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
     """Meaning of the last sample of ``pixels`` (h, w, n) of a TIFF page, by tifffile's names of its extra samples.
 
-    A sample of no stated meaning is opacity, unless everything would be transparent.
+    A sample without a stated meaning is opacity, unless everything would be transparent.
     """
     name = next((one.name for one in extra_samples), "")
     if not name and pixels is not None and not pixels[..., -1].any():

@@ -26,7 +26,7 @@ COLOURS = {"Bgr24", "Bgr48", "Bgra32"}
 class CziReader(SlideReader):
     """A slide open in pylibCZIrw: the mosaic of all its scenes, white between them.
 
-    The library gives any scale, from the file's pyramid where it has one; levels are halvings of level 0.
+    The library reads at any scale, from the file's pyramid if there is one; levels are halvings of level 0.
     """
 
     name = "czi"

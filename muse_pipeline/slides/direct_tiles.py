@@ -1,10 +1,10 @@
 """Tiles of a TIFF, decoded straight from the file: the same pixels as OpenSlide's in a fraction of the time.
 
-OpenSlide paints every tile as a picture with transparency, which takes several times as long as decoding a JPEG. Here
-the index of the tiles is read once, with tifffile; a tile is one ``pread`` and one call of its codec. At the first read
+OpenSlide composites every tile with transparency, which takes several times as long as decoding a JPEG. Here the
+index of the tiles is read once, with tifffile; a tile is one ``pread`` and one call of its codec. At the first read
 of a level, some of its tiles are compared with OpenSlide's pixels; a level that differs by one bit is read by
 OpenSlide.
-OpenSlide also reads everything that cannot be read here: missing tiles, damaged tiles, other compressions.
+OpenSlide also reads all tiles that cannot be read here: missing tiles, damaged tiles, other compressions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TileIndex:
 
     Attributes:
         size_px: (width, height) of the level.
-        tile_px: (width, height) of every tile, those at the border included.
+        tile_px: (width, height) of every tile, including those at the border.
         offsets: (rows, columns) int64 offset of each tile in the file.
         n_bytes: (rows, columns) int64 size of each tile; 0 for a tile that is not in the file.
         codec: decoder of the tiles.
@@ -63,14 +63,14 @@ class TileIndex:
 
 
 class DirectTiles:
-    """Levels of a slide whose tiles are decoded here; safe to read from several threads."""
+    """Levels of a slide whose tiles are decoded directly; safe to read from several threads."""
 
     def __init__(self, path: Path, level_sizes_px: Mapping[int, tuple[int, int]]):
         """Open the file at the first read.
 
         Args:
             path: path of the slide, in one file.
-            level_sizes_px: (width, height) by number of the levels that may be read here.
+            level_sizes_px: (width, height) of the levels to read directly, by number.
         """
         self._path, self._sizes = path, level_sizes_px
         self._levels: dict[int, TileIndex] | None = None
@@ -233,7 +233,7 @@ class Jpeg:
 
     START: ClassVar[bytes] = b"\xff\xd8"
     END: ClassVar[bytes] = b"\xff\xd9"
-    # Adobe's segment states whether colours were converted: without it a decoder guesses, but the TIFF has a tag.
+    # Adobe's segment states whether colours were converted: without it a decoder guesses, although the TIFF has a tag.
     ADOBE: ClassVar[bytes] = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
     CONVERTED: ClassVar[dict[str, bytes]] = {"RGB": b"\x00", "YCBCR": b"\x01"}
 
@@ -266,7 +266,7 @@ class Jpeg:
 class Jpeg2000:
     """Aperio's JPEG 2000, a bare codestream, by OpenJPEG; OpenSlide reads components of unequal size (4:2:2).
 
-    imagecodecs converts those to RGB with a rounding of its own and does not return the components.
+    imagecodecs converts those to RGB with different rounding and does not return the components.
 
     Attributes:
         is_ycbcr: True to convert the components from YCbCr to RGB.
@@ -318,7 +318,7 @@ def ycbcr_to_rgb(pixels: np.ndarray) -> np.ndarray:
     return rgb.clip(0, 255).astype(np.uint8)
 
 
-# Two values are half-way between integers: OpenSlide rounds blue's away from zero and green's up.
+# Two values are half-way between integers: OpenSlide rounds that of blue away from zero and that of green up.
 _CHROMA = np.arange(256) - 128
 _RED, _BLUE = ((np.sign(_CHROMA) * np.floor(abs(k * _CHROMA) + 0.5)).astype(np.int16) for k in (1.402, 1.772))
 _GREEN = np.floor(-0.34414 * _CHROMA[:, None] - 0.71414 * _CHROMA + 0.5).astype(np.int16)  # (cb, cr)

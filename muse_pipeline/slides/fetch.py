@@ -14,10 +14,10 @@ from muse_pipeline.slides.signature import SOURCE
 
 
 def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
-    """Copy a slide into ``folder``, which appears when the copy is complete and records its URL.
+    """Copy a slide into ``folder``, which appears when the copy is complete, and record its URL.
 
-    A MIRAX slide is copied with its folder, a DICOM file with those beside it. Blocks that do not arrive are requested
-    again; a killed fetch starts anew.
+    A MIRAX slide is copied with its folder, a DICOM file with its neighbouring files. Lost blocks are requested again;
+    a killed fetch starts again.
 
     Args:
         url: the slide.
@@ -30,7 +30,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
     Raises:
         SlideError: the file does not exist, access is denied, the server does not answer, or the file changes.
         MissingPackageError: the package for this protocol is not installed.
-        OutputError: the folder contains something else, or cannot be written.
+        OutputError: the folder has other contents, or cannot be written.
     """
     folder = Path(folder)
     require_own_folder(folder, (folder / SOURCE).is_file())
@@ -51,7 +51,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
 
 
 def ask_size(url: SlideUrl) -> int:
-    """Size of a slide in bytes, from its server; for a slide of many files, that of the file in the URL.
+    """Size of a slide in bytes, from its server; for a slide of many files, the size of the file in the URL.
 
     Raises:
         SlideError, MissingPackageError: as for ``fetch_slide``.
@@ -87,7 +87,7 @@ def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threa
 
 
 def _has_ranges(slide: RemoteSlide, path: str, stated: Stated) -> bool:
-    """True if the server supports range requests; others always send the whole file."""
+    """True if the server supports range requests; other servers always send the whole file."""
 
     def read_last_byte() -> bool:
         with slide.system.open(path, cache_type="none") as source:

@@ -22,7 +22,7 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
         path: the slide or image, or a folder of `muse fetch`.
         slide_id: name of the slide in the sheet.
         mpp: size of a level-0 pixel in um; overrides the file.
-        source: expected URL of a fetched slide; not checked when not given.
+        source: expected URL of a fetched slide; not checked if not given.
 
     Raises:
         SlideError: the file cannot be opened, or was fetched from another URL.
@@ -119,7 +119,7 @@ def read_info(path: Path | str) -> SlideInfo:
 
 
 def _check_coarsest(slide: SlideReader) -> tuple[str, ...]:
-    """Check the coarsest level: can it be read, and is it bright field?"""
+    """Check that the coarsest level can be read and is bright field."""
     level = len(slide.properties.level_sizes_px) - 1
     width, height = slide.properties.level_sizes_px[level]
     size = min(width, _PROBE_PX), min(height, _PROBE_PX)

@@ -42,7 +42,7 @@ class Call(Future):
         self._function, self._arguments = function, arguments
 
     def make(self) -> None:
-        """Make the call; runs on the thread that the call is for."""
+        """Make the call; runs on the thread of the call."""
         if not self.set_running_or_notify_cancel():
             return
         _of_thread.call = self
@@ -77,12 +77,12 @@ _of_thread = local()
 
 
 def current_call() -> Call | None:
-    """The call that this thread makes; None on threads of others."""
+    """The call that this thread makes; None on other threads."""
     return getattr(_of_thread, "call", None)
 
 
 class TimedThreads:
-    """Threads whose calls may hang: neither their end nor that of the program waits for them without limit.
+    """Threads whose calls may hang: neither closing them nor the end of the program waits for a call without limit.
 
     Args:
         n: number of threads.
@@ -120,7 +120,7 @@ def _make_calls(calls: SimpleQueue[Call | None]) -> None:
 def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
     """``function(*arguments)`` on another thread, if it ends within ``LIMIT_S``; its exceptions are raised here.
 
-    Within such a call, or one of ``map_in_time``, it is made on the same thread, which has its time limit already.
+    Within such a call, or one of ``map_in_time``, it is made on the same thread, which already has a time limit.
 
     Args:
         doing: slide and operation, for the message.
@@ -140,8 +140,8 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """``process.map_in_order`` with at most ``LIMIT_S`` for every result, during which the slide may be read.
 
-    Faster than ``call_in_time`` in every item of a ``map_in_order``, where a result changes threads twice: each time a
-    core is idle until the thread that waits for the result runs.
+    This is faster than ``call_in_time`` for every item of a ``map_in_order``, where each result is passed between
+    threads twice, and a core is idle each time.
 
     Args:
         function: function that reads by ``call_in_time``, whose ``doing`` appears in messages.
@@ -173,9 +173,9 @@ LIMITS = Limits()
 def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS) -> Any:
     """``function(path, *arguments)`` in another process; its exceptions are raised here.
 
-    The process makes further calls: importing the readers takes longer than opening a slide. One whose call failed is
-    ended. A call that crashes a process which made other calls before is repeated in a new one, so that no file is
-    rejected for damage done by another.
+    The process is reused, because importing the readers takes longer than opening a slide, but ended after a failed
+    call. A call that crashes a reused process is repeated in a new one, so that no file is rejected because of an
+    earlier one.
 
     Raises:
         SlideError: the process crashed on ``path``, hung, or exceeded the memory limit.
@@ -219,7 +219,7 @@ class _CrashError(SlideError):
 
 
 class _Worker:
-    """A process that makes one call after the other."""
+    """A process that makes calls one after another."""
 
     def __init__(self):
         context = multiprocessing.get_context(choose_start_method())
@@ -269,11 +269,11 @@ if hasattr(os, "register_at_fork"):  # a fork has not the processes of its paren
 
 
 def _serve(connection: Connection, inherited: Connection | None) -> None:
-    """Main loop of the process: make calls until the other end is closed, also by the death of the caller.
+    """Main loop of the process: make calls until the other end is closed, for example by the end of the caller.
 
     Args:
         connection: connection that receives the calls.
-        inherited: other end of the connection, of which a fork has a copy that would keep it open.
+        inherited: other end of the connection, which a fork must close, since its copy would keep the connection open.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the caller, which ends this process
     if inherited:

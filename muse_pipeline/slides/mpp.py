@@ -1,7 +1,7 @@
 """Size of a level-0 pixel, in um.
 
-The order of trust: the user's value, the scanner's, OME-XML, the resolution tags of TIFF, and last an estimate from
-the power of the objective. There is no default.
+The order of trust: the user's value, the scanner's, OME-XML, the resolution tags of TIFF, and finally an estimate
+from the power of the objective. There is no default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from muse_pipeline.core.errors import MppError
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-# 10 um are 2,540 dpi: coarser resolution tags are of screens and paper (72, 96, 300 dpi), not of a microscope.
+# 10 um are 2,540 dpi: coarser tags describe screens and paper (72, 96, 300 dpi), not a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
 PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115
 POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser shows cells or tissue
@@ -79,13 +79,13 @@ def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float:
 
 
 def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description: str = "") -> MppCandidate | None:
-    """Pixels per unit from TIFF tags; None without a unit or with the dpi of screens and paper.
+    """Pixels per unit from TIFF tags; None without a unit or with the dpi of screens or paper.
 
     Args:
         x: pixels per unit along a row.
         y: pixels per unit along a column.
         unit: the unit by its English name.
-        description: the ImageDescription, in which ImageJ writes a unit that overrides the tag.
+        description: the ImageDescription; a unit from ImageJ in it overrides the tag.
     """
     if description.startswith("ImageJ=") and (found := re.search(r"^unit=(.+)$", description, re.MULTILINE)):
         unit = found[1].strip().replace("\\u00B5", "µ")
@@ -106,7 +106,7 @@ def mpp_from_page(page: TiffPage) -> MppCandidate | None:
 
 
 def mpp_from_objective(power: object) -> MppCandidate | None:
-    """The rule of thumb 10 um / power: 0.25 um at 40x."""
+    """An estimate by the rule of thumb 10 um / power: 0.25 um at 40x."""
     power = _positive(power)
     return MppCandidate((10 / power, 10 / power), f"objective power {power:g}x", is_estimate=True) if power else None
 
@@ -140,7 +140,7 @@ def choose_mpp(
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
-    """Reject mistakes of units, which would otherwise be noticed after hours or by running out of memory.
+    """Reject mistakes of units, which would otherwise be noticed after hours or exhaust memory.
 
     Raises:
         MppError: implausible size of a pixel or of the whole slide.
@@ -210,7 +210,7 @@ def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str
 
 
 def _positive(value: object) -> float:
-    """The number, which may be text with a decimal comma; 0 if it is not finite and positive."""
+    """The number, perhaps from a string with a decimal comma; 0 if it is not finite and positive."""
     try:
         number = float(value.replace(",", ".") if isinstance(value, str) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

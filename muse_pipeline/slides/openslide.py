@@ -39,7 +39,7 @@ class OpenSlideReader(SlideReader):
     def __init__(self, path: Path):
         self.path = path
         self._handle: openslide.OpenSlide | None = self._open()
-        # One read of the metadata: any error would latch the handle, and the properties never change.
+        # The metadata are read once: any error would disable the handle, and the properties never change.
         self.properties = _read_properties(self._handle)
         self._downsamples = self._handle.level_downsamples
         if self.properties.vendor == "generic-tiff" and len(self.properties.level_sizes_px) == 1:
@@ -87,9 +87,9 @@ class OpenSlideReader(SlideReader):
             return self._read_alone((x, y), level, size)
 
     def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Try again on a new handle: one that failed once fails forever, for every thread that shares it.
+        """Try again on a new handle: after one failure a handle fails forever, for all threads that share it.
 
-        So one corrupt tile costs one tile. The old handle is closed when its last reader releases it.
+        Thus a corrupt tile does not affect other tiles. The old handle is closed when its last reader releases it.
         """
         self._handle = self._open()
         try:
@@ -127,7 +127,7 @@ def _read_properties(handle: openslide.OpenSlide) -> SlideProperties:
 def _read_downsamples(
     reported: tuple[float, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[float, float], ...]:
-    """The vendor's downsamples (levels padded to whole tiles, as by Philips), else those of the sizes."""
+    """The vendor's downsamples if levels are padded to whole tiles, as by Philips; else the ratios of sizes."""
     (width, height), exact = sizes[0], exact_downsamples(sizes)
     from_sizes = [(width / w + height / h) / 2 for w, h in sizes]
     return tuple(

@@ -33,8 +33,8 @@ BLOCK_PX, COLOURED = 8, 20  # averaged, and how far apart the channels of 1 % of
 def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """Index of the series of ``tiff`` that is the slide, and warnings.
 
-    A pyramid is preferred to a single level, and a large picture to a small one. Pictures that are called a label or a
-    thumbnail, or whose pixels are too coarse for a slide, are chosen only if there is no other.
+    A pyramid is preferred to a single level, and a large picture to a small one. Pictures named label or thumbnail, or
+    with pixels too coarse for a slide, are chosen only if there is no other.
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
@@ -81,7 +81,7 @@ def has_colours(series: TiffPageSeries) -> bool:
 
 
 def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
-    """The error about a picture of several planes."""
+    """Error message about a picture of several planes."""
     n = count_planes(series)
     if series.kind == "svs" or (series.axes.startswith("Z") and (n != 3 or "S" in series.axes)):
         return SlideError(f"{path}: has {n} focal planes; export one of them as a slide")
@@ -95,7 +95,7 @@ def share_of_dark(pixels: np.ndarray) -> float:
 
 
 def are_colours(pixels: np.ndarray) -> bool:
-    """True if three planes, (h, w, 3) uint8, are red, green and blue of bright field: neither dark nor all alike."""
+    """True if three planes, (h, w, 3) uint8, are red, green and blue of bright field: neither dark nor equal."""
     if share_of_dark(pixels) > MOSTLY:
         return False
     size = tuple(max(side // BLOCK_PX, 1) for side in pixels.shape[1::-1])
@@ -104,7 +104,7 @@ def are_colours(pixels: np.ndarray) -> bool:
 
 
 def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
-    """The mistake that OpenSlide makes with a TIFF file, in which it finds levels of these sizes; "" for none."""
+    """The mistake of OpenSlide with a TIFF file in which it finds levels of these sizes; "" for none."""
     import tifffile
 
     try:

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from muse_pipeline.core.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.core.text import one_line
 
-# Other parts of a query may be a signature or a key: only those that identify the file are recorded.
+# Other parts of a query may be a signature or a key: only parts that identify the file are recorded.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
 CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # elsewhere user and password
 WEB = frozenset({"http", "https"})
@@ -23,7 +23,7 @@ MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
 
 class SlideUrl(str):
-    """URL of a slide. As text it has no credentials, so that nothing that prints or writes it can leak them.
+    """URL of a slide. Converted to a string it has no credentials, so that logs and files cannot leak them.
 
     Attributes:
         in_full: the whole URL, credentials included.
@@ -84,7 +84,7 @@ def _without_credentials(in_full: str) -> str:
 
 
 def _require_sound(parts: SplitResult) -> SplitResult:
-    """Reject a password that contains a slash: the path would begin in it, and be shown; the port is then not a number.
+    """Reject a password with a slash, of which a part would be shown as the path; the port is then not a number.
 
     Raises:
         ValueError: the port is not a number.
@@ -94,7 +94,7 @@ def _require_sound(parts: SplitResult) -> SplitResult:
 
 
 def _path(parts: SplitResult) -> str:
-    """The path of a URL. Keys of object storage may contain #, which starts a fragment in URLs of the web."""
+    """The path of a URL. Keys of object storage may contain #, which starts a fragment in web URLs."""
     has_more = parts.fragment and parts.scheme.lower() not in WEB
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
@@ -138,7 +138,7 @@ def explain(error: BaseException, url: SlideUrl) -> str:
 
 
 def _name(root: BaseException, url: SlideUrl) -> str:
-    """Text of an error; that of other packages only if it contains no secret of the URL."""
+    """Message of an error; for other packages' errors only if it contains no secret of the URL."""
     if isinstance(root, OSError) and root.errno and root.errno > 0:
         return os.strerror(root.errno)
     text = one_line(root)
@@ -190,7 +190,7 @@ class Stated:
 
 
 class RemoteSlide:
-    """A slide on its server. Calls are retried, and errors are one message without credentials."""
+    """A slide on its server. Calls are retried, and error messages have no credentials."""
 
     def __init__(self, url: SlideUrl):
         self.url = url
@@ -286,7 +286,7 @@ class RemoteSlide:
 
 
 def _web_options() -> dict[str, Any]:
-    """Options for aiohttp: proxies and .netrc of the environment are used; silence times out, long answers do not."""
+    """Options for aiohttp: proxies and .netrc of the environment are used; only silence times out, not long answers."""
     import aiohttp
     from fsspec.config import conf
 

@@ -50,7 +50,7 @@ def require_file(path: Path) -> None:
 
 
 def name_problem(path: Path) -> str:
-    """The fault of a name in bytes of an old encoding, which no sheet or result can contain; else ""."""
+    """The fault of a file name in an old encoding, which sheets and results cannot contain; else ""."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -77,7 +77,7 @@ def file_format(path: Path) -> str | None:
 
 
 def why_unreadable(path: Path, reason: str) -> str:
-    """Message about a file that no reader opens; ``reason`` is that of the readers of such files."""
+    """Message about a file that no reader opens; ``reason`` is the message of the readers of such files."""
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
         return f"{path}: a MIRAX slide without its folder '{path.stem}'; copy the folder beside it"
     kind = file_format(path)
@@ -134,7 +134,7 @@ SOURCE = "source.json"  # in the folder of a fetched slide: its URL without cred
 
 
 def slide_file(path: Path) -> Path:
-    """The file to open: that in the folder of a fetched slide, else ``path`` itself."""
+    """The file to open: the one in the folder of a fetched slide, or ``path`` itself."""
     source = _read_source(path)
     return path / source["file"] if source else path
 

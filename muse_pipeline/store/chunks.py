@@ -33,7 +33,7 @@ class Chunk:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(row, column) of the shard that holds the chunk."""
+        """(row, column) of the shard that contains the chunk."""
         return self.row // CHUNKS_PER_SHARD, self.column // CHUNKS_PER_SHARD
 
     @property
@@ -99,7 +99,7 @@ def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int
 
 
 def _beyond(mask: np.ndarray) -> np.ndarray:
-    """The mask, extended by one pixel beyond its end (``KeptArea.contains``)."""
+    """The mask, extended by one pixel at its end (as in ``KeptArea.contains``)."""
     return np.pad(mask, ((0, 1), (0, 1)), "edge")
 
 

@@ -1,7 +1,7 @@
 """Windows, batches and shards of a store, determined by slide and model card alone.
 
-A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the plane: a position lies
-in exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
+A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the plane: each position
+is in exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
 batches. Nothing depends on the number of shards, cores or machines.
 """
 
@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class WindowPart:
-    """The part of a window that the model runs on, in pixels from the window's corner."""
+    """The part of a window on which the model runs, in pixels from the window's corner."""
 
     x: int
     y: int
@@ -100,13 +100,13 @@ class WindowGrid:
 
     @property
     def whole(self) -> WindowPart:
-        """All of a window."""
+        """The whole window as a part."""
         return WindowPart(0, 0, self.input_px, self.input_px)
 
     def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
         """The part of ``windows`` that contains their tissue and a halo around it, the same for all of them.
 
-        It ends with the lattice: the area beyond the edge of a cropped picture is not glass.
+        Parts end at the lattice, because the area beyond the edge of a cropped picture is not glass.
 
         Args:
             windows: indices of windows with tissue.

@@ -1,9 +1,9 @@
-"""Any rectangle of a slide at any mpp: the mean of the slide over each pixel's area, interpolated where it is coarser.
+"""Any rectangle of a slide at any mpp: means over the area of each pixel, or interpolation of coarser slides.
 
-The image at ``mpp`` lives on an integer lattice whose corner is the corner of level 0 (frame *work*). A pixel of it is
-the area-weighted mean of the pixels that it covers in the best level, the coarsest that is at least as fine. A slide
-that is coarser is enlarged from level 0, by linear interpolation between the centres of its pixels. The weights follow
-from absolute coordinates alone, so two rectangles agree bit for bit where they overlap: no seam is possible.
+The image at ``mpp`` has an integer lattice whose corner is the corner of level 0 (frame *work*). Its pixels are
+area-weighted means of the pixels that they cover in the best level, the coarsest that is at least as fine. A coarser
+slide is enlarged from level 0, by linear interpolation between the centres of its pixels. The weights follow
+from absolute coordinates alone, so two rectangles agree bit for bit where they overlap, without seams.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Stretch:
 
     @property
     def whole_ratio(self) -> int:
-        """The ratio if it is an integer all along the axis and the level does not end in this stretch, else 0."""
+        """The ratio if it is an integer along the whole axis and the level does not end in this stretch, else 0."""
         ratio = round(self.axis.ratio)
         drift_px = abs(self.axis.ratio - ratio) * self.axis.work_px
         return ratio if drift_px < _ALIGNED and self.n_source == self.n * ratio else 0
@@ -209,7 +209,7 @@ def choose_level(info: SlideInfo, mpp: float, *, enlarge: bool = True) -> int:
     if max(info.mpp) > mpp * (MAX_ENLARGED * SAME_MPP if enlarge else MAX_COARSER):
         raise MppError(
             f"slide '{info.slide_id}' has {max(info.mpp):.4g} um/px, too coarse for an image at {mpp:g} um/px; "
-            f"correct its mpp in the sheet if that is wrong, else leave the slide out or use a model for coarser slides"
+            f"correct a wrong mpp in the sheet, leave the slide out or use a model for coarser slides"
         )
     fine = [
         level

@@ -1,4 +1,4 @@
-"""A slide as one image at one mpp, on disk: a sparse, sharded OME-Zarr that every reader slices.
+"""A slide as one image at one mpp, on disk: a sparse, sharded OME-Zarr that readers slice.
 
 The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are absent and read as
 white. Any OME-Zarr 0.5 viewer opens the folder, unless its chunks are JPEG. ``docs/guide/store.md`` describes the
@@ -59,14 +59,14 @@ def open_store(path: Path | str) -> Store:
 
 
 def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Plane) -> None:
-    """Require the layout that readers of a store rely on; ``image`` are the metadata of its array.
+    """Require the layout that readers of a store expect; ``image`` are the metadata of its array.
 
     Raises:
         ValueError: the layout differs.
     """
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
     if len(slide_mpp) != 2 or not all(0 < each < np.inf for each in (mpp, *slide_mpp)):
-        raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are no sizes of pixels")
+        raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are not sizes of pixels")
     shape, kind, shards = image["shape"], image["data_type"], image["chunk_grid"]["configuration"]["chunk_shape"]
     shard_px = [3, SHARD_PX, SHARD_PX]
     if len(shape) != 3 or shape[0] != 3 or kind != "uint8" or shards != shard_px:
@@ -75,7 +75,7 @@ def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Pla
         raise ValueError(f"its chunks are compressed by {attributes['codec']}, not by {' or '.join(CODECS)}")
     pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in shape[1:])
     if tissue.shape != pixels:
-        raise ValueError(f"its tissue is of {tissue.shape}, not of {pixels}")
+        raise ValueError(f"its tissue has the shape {tissue.shape}, not {pixels}")
 
 
 def list_files(path: Path) -> list[str]:
@@ -146,7 +146,7 @@ class Store:
         ratio = mpp / self.mpp
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
             raise StoreError(
-                f"{self.path}: stored at {self.mpp:g} um/px, of which {mpp:g} um/px is no whole multiple; tile the "
+                f"{self.path}: stored at {self.mpp:g} um/px, of which {mpp:g} um/px is not a whole multiple; tile the "
                 "slide at an mpp that divides it"
             )
         reduction = self._reduction * round(ratio)
@@ -221,15 +221,15 @@ class Store:
         """
         if self.codec != LOSSLESS:
             raise StoreError(
-                f"{self.path}: is compressed with loss ({self.codec}), for pretraining alone; write a lossless store "
+                f"{self.path}: is compressed with loss ({self.codec}), for pretraining only; write a lossless store "
                 "with `muse tile`"
             )
 
     def require_unchanged(self) -> None:
         """Require that the folder was not replaced since it was opened.
 
-        An absent chunk is glass. So a store that another job removes or replaces meanwhile, such as one of a workflow
-        that was killed and restarted, would silently be read as white.
+        An absent chunk is glass. A store that another job removes or replaces meanwhile, as after a killed workflow
+        is restarted, would thus be read as white.
 
         Raises:
             StoreError: the folder was replaced.
@@ -271,7 +271,7 @@ class Store:
 
 
 def _moved(pixels: slice, origin: int) -> slice:
-    """The same pixels, counted from ``origin``."""
+    """The same slices, relative to ``origin``."""
     return slice(pixels.start - origin, pixels.stop - origin)
 
 

@@ -106,7 +106,7 @@ def write_store(
     Raises:
         MppError: the slide is too coarse for ``mpp``.
         SlideError: more than ``max_corrupt`` of the tissue cannot be decoded.
-        OutputError: ``path`` is a folder of something else, or cannot be written.
+        OutputError: ``path`` is a folder with other contents, or cannot be written.
     """
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
@@ -145,7 +145,7 @@ def read_chunks(
 
 
 def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
-    """Read and compress a chunk; it is white beyond the image, and if it cannot be decoded."""
+    """Read and compress a chunk; it is white outside the image, or if it cannot be decoded."""
     planes, damage = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8), None
     try:
         pixels = reader.read(chunk.xy, chunk.size(reader.size_px))

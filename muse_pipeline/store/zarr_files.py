@@ -1,8 +1,8 @@
 """Write and read zarr 3 groups, arrays of uint8 and the chunks of shard files without zarr, in the caller's thread.
 
-zarr takes longer to load than a small slide to read, and works in a pool of its own, sized by the machine and not by
-the job. It takes twice as long to read parts of a few chunks, holds a shard several times in memory while it writes it,
-and compares every pixel with white twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks,
+zarr takes longer to load than a small slide to read, and uses its own thread pool, sized by the machine and not by
+the job. It takes twice as long to read parts of a few chunks, keeps several copies of a shard in memory while it writes
+it, and compares every pixel with white twice. The layout is that of its ``sharding_indexed`` codec: consecutive chunks,
 then a table of (offset, length) as little-endian uint64, row by row, and its CRC-32C. Files are identical to zarr's,
 byte for byte. zarr itself has no codec for the JPEG chunks of a store.
 """
@@ -39,7 +39,7 @@ def zstd(level: int, checksum: bool) -> dict[str, Any]:
 
 
 def in_shards(chunk_shape: Sequence[int], codecs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Codecs of an array whose files hold several chunks of ``chunk_shape`` each, with these ``codecs``."""
+    """Codecs of an array with several chunks of ``chunk_shape`` per file, with these ``codecs``."""
     little = {**BYTES, "configuration": {"endian": "little"}}
     sharded = {
         "chunk_shape": list(chunk_shape),
@@ -281,10 +281,10 @@ def _recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | Non
 
 @lru_cache(maxsize=N_OPEN)
 def _open_shard(shards: ShardFiles, row: int, column: int):
-    """Open a shard and cache it; a file that leaves the cache closes by itself, never while it is being read."""
+    """Open a shard and cache it; a file is closed after it leaves the cache, but never while it is read."""
     return shards.open_shard(row, column)
 
 
 def close_shards() -> None:
-    """Close the files that are kept open, of all stores; a deleted one uses disk space until then."""
+    """Close the files that are kept open, of all stores; a deleted file uses disk space until then."""
     _open_shard.cache_clear()

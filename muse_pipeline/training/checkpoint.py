@@ -1,7 +1,7 @@
 """Checkpoints of this package, in the layout of MUSE's authors, whose own loader accepts our backbones.
 
 ``teacher`` is a flat state dict with keys ``module.backbone.*``; ``head`` is the nucleus head's; ``meta`` is JSON.
-Runs start from the weights of such a file, or of one that MUSE's authors released, which can also be imported.
+Runs start from the weights of such a file or of a file released by MUSE's authors, which can also be imported.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ class Checkpoint:
 
     @property
     def images(self) -> frozenset[str]:
-        """Names of the images that these weights, and those that they began with, have been trained on."""
+        """Names of the images on which these weights and their initial weights were trained."""
         return frozenset(map(str, self.meta.get("images", ())))
 
     @property
     def patients(self) -> frozenset[str]:
-        """Patients of training and validation images; in older files, which list none, from the images' names."""
+        """Patients of training and validation images; from the images' names in older files, which do not list them."""
         return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
 
     @property
     def learnt_patients(self) -> frozenset[str]:
-        """Patients of training images alone; older files do not distinguish them from those of validations."""
+        """Patients of training images alone; older files do not distinguish them from validation patients."""
         return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
 
     def weights_sha256(self) -> str:
@@ -138,7 +138,7 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     if not is_ours(state):
         raise CheckpointError(f"{path}: not a checkpoint of this package; give one that `muse finetune` wrote")
     if state["format"] in OLDER:
-        raise CheckpointError(f"{path}: written by an older version, whose networks are others; train it again")
+        raise CheckpointError(f"{path}: written by an older version with other networks; train it again")
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: laid out as '{state['format']}', while this version reads '{FORMAT}'; install the version that "
@@ -172,7 +172,7 @@ def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path
     """Take over the backbone; ``path`` is for messages.
 
     Raises:
-        CheckpointError: names or shapes are not exactly the network's.
+        CheckpointError: names or shapes differ from the network's.
     """
     load_weights(backbone, checkpoint.backbone, path, checkpoint.meta.get("resample_positions", False))
 
@@ -206,7 +206,7 @@ def save_resume_point(
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """Through an open file: given a path, torch stores the name of the temporary file, which differs by process."""
+    """Save through an open file: with a path, torch would store the temporary name, which differs by process."""
     with complete_file(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
 
@@ -246,7 +246,7 @@ def load_resume_point(
 
 
 def steps_done(path: Path) -> int:
-    """The step that a run would go on with, read without its weights; 0 where there is nothing to go on from."""
+    """The next step of a run, read without its weights; 0 without a resume point."""
     if not path.is_file():
         return 0
     try:
@@ -266,10 +266,10 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
-    """Write a released file as a checkpoint of this package that holds a backbone alone.
+    """Write a released file as a checkpoint of this package with a backbone only.
 
-    The positional table stays as it was released, which the file records: the authors' loader resamples every
-    table, and this package's loader resamples this one, so both build the same network.
+    The positional table is unchanged, and marked as such in the file: like the authors' loader, this
+    package's loader resamples it, so both build the same network.
 
     Args:
         path: the released file.
@@ -281,7 +281,7 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
         The backbone's name.
 
     Raises:
-        CheckpointError: the file cannot be read, is imported already, or fits no registered backbone, or two.
+        CheckpointError: the file cannot be read, is imported already, or matches no registered backbone, or two.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -302,13 +302,13 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
 
 
 def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
-    """The registered name that the weights belong to.
+    """The registered name of the weights' network.
 
     Networks of one architecture differ in the window they were trained with (224 or 512 px): the end of the file's name
     distinguishes them (``vit_s_16-224.pth``, ``vit_s_16_512.pth``), else the grid of its positions.
 
     Raises:
-        CheckpointError: no network fits exactly, or several do.
+        CheckpointError: no network matches exactly, or several do.
     """
     names = matching_backbones(weights)
     if not names:
@@ -332,7 +332,7 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
 
 
 def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Put a checkpoint's weights into a backbone, in place; names and shapes must be exactly the network's.
+    """Load a checkpoint's weights into a backbone, in place; names and shapes must equal the network's.
 
     Args:
         backbone: backbone of any registered kind.
@@ -352,7 +352,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
 
 @dataclass(frozen=True)
 class Seen:
-    """Training data of the weights that a run starts from, as far as their checkpoints list it.
+    """Training data of a run's initial weights, as listed in their checkpoints.
 
     Attributes:
         images: names of pictures and slides.
@@ -366,7 +366,7 @@ class Seen:
 
 
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
-    """Training data of the checkpoints that a run starts from and of its teachers.
+    """Training data of the initial checkpoints of a run and of its teachers.
 
     Raises:
         CheckpointError: one cannot be read.

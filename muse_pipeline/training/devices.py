@@ -66,7 +66,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
 
 
 def find_launcher() -> tuple[str, int]:
-    """The launcher that started this process with others, and their number; "" and 1 for a process on its own.
+    """The launcher that started this process with others, and their number; "" and 1 for a single process.
 
     The tasks of a Slurm *job* do not count: its script, and the steps in which Snakemake runs a rule, are single
     processes.
@@ -83,7 +83,7 @@ def is_first_process() -> bool:
 
 
 def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
-    """Convert batch norms so that they normalise by the batches of all processes.
+    """Convert batch norms to normalise by the batches of all processes.
 
     On GPUs only: PyTorch's ``SyncBatchNorm`` does not run on a CPU, where each process normalises by its own batch.
 
@@ -115,10 +115,10 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (N, ...) of all processes, in the order of the processes, which may hold different numbers of them.
+    """The rows (N, ...) of all processes, in the order of the processes, which may have different numbers of rows.
 
     Every process computes the loss of all rows. Its gradient is multiplied by the number of processes, so that
-    ``average_gradients`` leaves the gradient of one process that holds all rows.
+    ``average_gradients`` gives the gradient of one process with all rows.
     """
     return rows if n_processes() == 1 else _Gathered.apply(rows)
 
@@ -143,7 +143,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Give every process the buffers of the first one, as statistics of batch norms."""
+    """Copy the buffers of the first process, such as statistics of batch norms, to every process."""
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
     if n_processes() == 1 or not buffers:
         return

@@ -25,7 +25,7 @@ Row = dict[str, float]
 
 
 class MetricsLog:
-    """Log of metrics; a run that goes on from a resume point first drops the rows that it will write again."""
+    """Log of metrics; a run that continues from a resume point first drops the rows that it will write again."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -36,7 +36,7 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read(self) -> list[Row]:
-        """Read every complete row; a last line that was cut off by a kill is left out.
+        """Read every complete row; a last line that is incomplete after a kill is omitted.
 
         Raises:
             CheckpointError: another line is not a row; the message has its number.
@@ -64,7 +64,7 @@ class MetricsLog:
 
 
 def draw_curves(rows: list[Row], output: Path) -> None:
-    """Draw every column of ``rows`` over the steps at which it is given."""
+    """Draw every column of ``rows`` over the steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's
 
@@ -85,7 +85,7 @@ def draw_curves(rows: list[Row], output: Path) -> None:
 
 
 class Monitor:
-    """Base class of monitors of a run. An error that a monitor raises ends the run before anything more is saved."""
+    """Base class of monitors of a run. An error in a monitor ends the run before any further saving."""
 
     def on_log(self, done: int, losses: dict[str, float]) -> None:
         """Called by every process, with the same numbers, at every logged step (steps done, losses)."""
@@ -103,8 +103,8 @@ class BestWeights(Monitor):
     Args:
         name: name of the score that decides; the higher, the better.
         score: function that gives the scores by name.
-        keep: callback with the steps done and the scores whenever none before were better.
-        keeps_later: True if the later weights of equal ones are kept.
+        keep: callback with the completed steps and the scores whenever they are the best so far.
+        keeps_later: True if later weights replace earlier ones of the same score.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ GRACE = 0.1  # share of a run at whose beginning all vectors are alike
 
 
 class Alarm(Monitor):
-    """A monitor that ends a run once a value lies outside its limits at ``IN_A_ROW`` logged steps in a row.
+    """A monitor that ends a run after a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
 
     Args:
         schedule: schedule of the run.
@@ -154,7 +154,7 @@ class Alarm(Monitor):
             self.check(done, losses)
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Raise ``CollapsedError`` where a value ``persists`` outside its limits."""
+        """Raise ``CollapsedError`` if a value ``persists`` outside its limits."""
         raise NotImplementedError
 
     def persists(self, name: str, is_outside: bool) -> bool:
@@ -193,7 +193,7 @@ class Turn:
         return total
 
     def apply(self, step: int) -> None:
-        """Take the optimiser's step; gradients are cleared, also those that other turns' parameters received."""
+        """Take the optimiser's step, and clear all gradients, including those of other turns' parameters."""
         self.method.before_step(self.name, step / self.schedule.steps)
         self.optimiser.step()
         self.method.zero_grad(set_to_none=True)
@@ -223,7 +223,7 @@ def train(
         progress: callback of ``run.Options``.
 
     Raises:
-        CheckpointError: the resume point does not fit.
+        CheckpointError: the resume point belongs to another run.
         DivergedError: a loss or a gradient is not finite; nothing is saved then.
     """
     method.to(fabric.device)
@@ -239,7 +239,7 @@ def train(
         reports.log.forget_from(start)
     method.train()
     for step in range(start, schedule.steps):
-        # Random numbers start anew at every step, so that a resume point need not hold their state.
+        # Random numbers are seeded at every step, so that a resume point does not need their state.
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         broadcast_buffers(method)
         losses: dict[str, Tensor] = {}
@@ -280,7 +280,7 @@ class Reports:
         self.log = MetricsLog(folder.metrics)
 
     def after_step(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Log and validate where that is due."""
+        """Log and validate if due."""
         done, schedule = step + 1, self.schedule
         if schedule.is_logged(step):
             # The norm of the gradient is returned for ``_require_finite`` alone.
@@ -304,7 +304,7 @@ class Reports:
 
 @contextmanager
 def only_trainable(turn: Turn, turns: Sequence[Turn]) -> Iterator[None]:
-    """Keep gradients from the parameters of other turns inside the block, but pass them on through these."""
+    """Compute no gradients of the parameters of other turns in the block, but pass gradients through their networks."""
     others = [parameter for other in turns if other is not turn for parameter in other.parameters]
     for parameter in others:
         parameter.requires_grad_(False)
@@ -316,7 +316,7 @@ def only_trainable(turn: Turn, turns: Sequence[Turn]) -> Iterator[None]:
 
 
 def _require_finite(values: dict[str, Tensor], step: int, folder: RunFolder) -> None:
-    """Raise if a value is not finite. All processes see the same values, so all of them stop at the same step."""
+    """Raise if a value is not finite. All processes have the same values, so they stop at the same step."""
     numbers = {name: value.detach().double().sum() for name, value in values.items() if value.is_floating_point()}
     if torch.stack(list(numbers.values())).sum().isfinite():  # one synchronisation with the device
         return

@@ -24,16 +24,16 @@ class Schedule:
     Attributes:
         steps: length of the run.
         learning_rate: peak, reached after the warm-up; falls to a hundredth along a cosine.
-        warmup: share of the steps spent rising.
+        warmup: share of the steps in which it rises.
         weight_decay: weight decay of AdamW, on matrices and kernels only.
-        last_weight_decay: value that the weight decay reaches along a cosine; constant when not given.
+        last_weight_decay: value that the weight decay reaches along a cosine; constant if not given.
         clip: largest norm of the gradient.
         accumulate: batches of each process whose mean gradient makes one step.
         reference_batches: batches per step (processes x ``accumulate``) for which ``learning_rate`` is given; with
-            another number the rate is multiplied by the square root of the ratio. Not scaled when not given.
+            another number the rate is multiplied by the square root of the ratio. Not scaled if not given.
         save_every: steps between resume points.
         log_every: steps between lines of ``metrics.jsonl``.
-        validate_every: steps between validations, where the config names ``validation`` or ``held`` sources.
+        validate_every: steps between validations, if the config has ``validation`` or ``held`` sources.
     """
 
     steps: Count
@@ -82,7 +82,7 @@ class Schedule:
 def build_adamw(
     parameters: Iterable[tuple[str, nn.Parameter]], schedule: Schedule, backbone_rate: float = 1.0
 ) -> torch.optim.AdamW:
-    """AdamW without decay on norms and biases, with a learning rate of its own for the backbone.
+    """AdamW without decay on norms and biases, with a separate learning rate for the backbone.
 
     Args:
         parameters: (dotted name, parameter); a parameter belongs to the backbone if a part of its name is ``backbone``.
@@ -115,11 +115,11 @@ def set_step(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) ->
 
 
 class Method(nn.Module):
-    """Networks and losses of one way of training; the loop has devices, schedule, resume points and processes.
+    """Networks and losses of a training method; the loop has devices, schedule, resume points and processes.
 
     Attributes:
-        turns: parts of a step, which are optimised in this order. Each turn has losses, parameters and an optimiser
-            of its own; a GAN has "generator" and "discriminator".
+        turns: parts of a step, which are optimised in this order. Each turn has its own losses, parameters and
+            optimiser; a GAN has "generator" and "discriminator".
         gauges: whether ``losses`` also returns values that are only logged; the loop sets it for steps that are logged.
     """
 
@@ -145,19 +145,19 @@ class Method(nn.Module):
         return build_adamw(self.turn_parameters(turn), schedule)
 
     def set_gauges(self, gauges: bool) -> None:
-        """Set ``gauges`` here and in the methods that this one is made of."""
+        """Set ``gauges`` here and in the component methods."""
         for one in self.modules():
             if isinstance(one, Method):
                 one.gauges = gauges
 
     def before_step(self, turn: str, progress: float) -> None:
-        """Called when the gradients of ``turn`` are clipped and not yet applied."""
+        """Called after the gradients of ``turn`` are clipped and before they are applied."""
 
     def after_step(self, progress: float) -> None:
         """Called after the last turn of every step: moving averages, queues."""
 
     def trained(self) -> nn.Module:
-        """The network that the run's checkpoint holds."""
+        """The network in the run's checkpoint."""
         raise NotImplementedError
 
 
@@ -167,7 +167,7 @@ class WeightedSum(Method):
     A batch is a mapping from a method's name to its batch. Logged losses are prefixed with the method's name.
 
     Args:
-        methods: methods by name; all have the one turn "model". The checkpoint holds the first one's network.
+        methods: methods by name; all have the single turn "model". The checkpoint contains the first one's network.
         weights: factor of each method's loss.
     """
 

@@ -1,4 +1,4 @@
-"""Methods by name, and a run as the stages of its method."""
+"""Registry of methods, and runs as the stages of their method."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from muse_pipeline.training.stages import Stage
 
 
 class Recipe(ABC):
-    """The interface of a method to the engine; registered in ``RECIPES`` by ``methods/<name>/run.py``.
+    """The interface between a method and the engine; registered in ``RECIPES`` by ``methods/<name>/run.py``.
 
     Attributes:
-        Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths start at the folder of the
-            sources; those annotated as ``core.config.Weights`` at the config's.
+        Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths are relative to the folder
+            of the sources, those annotated as ``core.config.Weights`` to the config's.
         ends_in_model: whether ``muse train`` also exports the checkpoint of a finished run, a detector.
     """
 
@@ -44,10 +44,10 @@ class Recipe(ABC):
         return values
 
     def describe(self, config: Any) -> dict[str, Any]:
-        """Describe a run that has not begun for the workflow: ``name``, ``mpp``, ``classes`` and ``inputs`` (files).
+        """Describe a future run to the workflow: ``name``, ``mpp``, ``classes`` and ``inputs`` (files).
 
         Raises:
-            ConfigError: the workflow runs no model that this method trains.
+            ConfigError: the workflow cannot run models of this method.
         """
         raise ConfigError(
             f"{config.name}: the workflow trains no model by method '{config.method}'; train it with `muse train`"
@@ -58,7 +58,7 @@ PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train
 
 
 def require_training_data(text: str) -> None:
-    """Reject the placeholder of a recipe as description of the training data, which the card of a model states.
+    """Reject the placeholder of a recipe as the description of the training data for the card of a model.
 
     Raises:
         ConfigError: the text is the placeholder.
@@ -84,10 +84,11 @@ def load_run(
 
     Args:
         path: the YAML file; its ``method`` names the recipe.
-        data: folder that sources' paths start at; the file's if None. Paths of checkpoints always start at the file's.
+        data: folder to which sources' paths are relative; the file's if None. Paths of checkpoints are always relative
+            to the file.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
-        default: method of a file that names none.
-        only: the dataclass of the one method that the caller takes; any when None.
+        default: method of a file without one.
+        only: the only accepted dataclass of settings; any if None.
 
     Raises:
         ConfigError: the file cannot be read, is of another method, or a setting is wrong.
@@ -116,13 +117,13 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
         config: settings of the run.
         folder: folder of the run.
         options: devices, threads and callbacks of the run.
-        until: name of the last stage to finish; all when None.
+        until: name of the last stage to finish; all if None.
 
     Returns:
         The run's ``checkpoint.pt``, or the result of stage ``until``.
 
     Raises:
-        CheckpointError: a stage's folder was made from something else.
+        CheckpointError: a stage's folder was made from other inputs.
         ConfigError: there is no stage ``until``.
         MuseError: the config or its data cannot be used.
     """

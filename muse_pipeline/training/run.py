@@ -32,16 +32,16 @@ PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headle
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a run that the command line sets and the config does not.
+    """Options of a run on the command line, which are not in the config.
 
     Attributes:
         accelerator: one of ``core.types.ACCELERATORS``.
         threads: threads of each process on a CPU.
-        devices: GPUs, or processes on a CPU, of each node; each has batches of its own.
+        devices: GPUs, or processes on a CPU, of each node; each has its own batches.
         nodes: machines, each of which runs the same command.
         loaders: threads that make batches ahead; 0 makes each when it is needed; None: as many as ``threads`` with a
             GPU, else 0.
-        start_over: train from the start where the folder holds a run of other settings, data or weights, instead of
+        start_over: train from the start if the folder has a run of other settings, data or weights, instead of
             raising.
         log: callback with a line for the user.
         progress: callback with (steps done, steps of the training, losses) in the first process at every logged step.
@@ -97,7 +97,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: the folder holds a run of another configuration.
-            OutputError: the folder holds other files where the run's would be.
+            OutputError: the folder has other files in place of the run's.
         """
         self.require_own()
         try:
@@ -127,7 +127,7 @@ class RunFolder:
             partial.write_text(text, encoding="utf-8")
 
     def require_own(self) -> None:
-        """Reject a folder that holds files where a run's would be.
+        """Reject a folder with other files in place of a run's.
 
         Raises:
             OutputError: no run wrote them.
@@ -140,7 +140,7 @@ class RunFolder:
             )
 
     def _require_same_run(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...]) -> None:
-        """A run continues under the settings and inputs that it began with; where data lie does not matter."""
+        """A run continues only with the same settings and inputs, at any location of the data."""
         if not self.resume.is_file():
             return
         begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
@@ -194,7 +194,7 @@ class Inputs:
         sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
         checkpoint: checkpoint that the run begins with.
         teachers: checkpoints of the run's teachers.
-        previous: checkpoint of the stage before; its weights count, not the settings of its card.
+        previous: checkpoint of the stage before; its weights are compared, not the settings of its card.
         checksums: checksums of everything else, by name.
     """
 
@@ -278,7 +278,7 @@ def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
 
 
 def source_files(source: Any) -> Iterator[tuple[str, Path]]:
-    """(setting, file) for each file that a setting of the source names, or that lies in a folder that it names.
+    """(setting, file) for each file in the settings of the source, or in folders in these.
 
     Pictures that the source leaves out are not read.
     """

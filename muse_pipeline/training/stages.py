@@ -1,7 +1,7 @@
 """Stages of a run: trainings that end in a checkpoint, and files that are prepared once.
 
 A stage owns a folder. Running it again continues where it stopped, returns at once when it is finished, and rejects a
-folder that was made from something else.
+folder that was made from other inputs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Stage(ABC):
 
 
 class TrainingStage(Stage, Generic[C, D]):
-    """One training, from data to ``checkpoint.pt``: everything that is the same for every method.
+    """One training, from data to ``checkpoint.pt``: all parts that are the same for every method.
 
     Args:
         config: frozen dataclass with ``schedule``, ``seed`` and ``precision``.
@@ -81,7 +81,7 @@ class TrainingStage(Stage, Generic[C, D]):
         return self.run_folder.checkpoint
 
     def check(self) -> None:
-        """Reject settings that cannot work, before any file is read.
+        """Reject unusable settings, before any file is read.
 
         Raises:
             ConfigError: a setting is wrong.
@@ -105,7 +105,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
-        """Number -> batch on ``device``; the same number always gives the same batch."""
+        """A function of the number of a batch on ``device``; the same number always gives the same batch."""
 
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
@@ -131,7 +131,7 @@ class TrainingStage(Stage, Generic[C, D]):
         Raises:
             CheckpointError: the folder holds a run of another config.
             DivergedError: a loss is not finite.
-            ProviderError: the devices are not there.
+            ProviderError: the devices are not available.
             MuseError: ``check`` or ``read`` found a mistake in the settings or the data.
         """
         config, run = self.config, self.run_folder
@@ -151,7 +151,7 @@ class TrainingStage(Stage, Generic[C, D]):
         # Seeded after reading: initial weights depend on the seed alone, whatever reading has drawn.
         torch.manual_seed(config.seed)
         method = self.build(data)
-        # What a user may have got wrong is known by now: from here on there may be several processes.
+        # All mistakes of users are reported before this point, after which there may be several processes.
         fabric = open_fabric(options.accelerator, options.devices, config.precision, options.nodes)
         method = share_batch_norms(method, fabric.world_size, fabric.device)
         if fabric.is_global_zero:
@@ -203,7 +203,7 @@ class PreparedStage(Stage):
         """Write the files unless they exist; returns the result.
 
         Raises:
-            CheckpointError: the folder was made from something else.
+            CheckpointError: the folder was made from other inputs.
             OutputError: the folder is not a stage's.
         """
         made_from = self.made_from()
@@ -222,10 +222,10 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
     Args:
         folder: folder of a prepared stage.
         made_from: value of ``PreparedStage.made_from``.
-        start_over: answer False, instead of raising, where the folder was made from something else.
+        start_over: return False, instead of raising, if the folder was made from other inputs.
 
     Raises:
-        CheckpointError: the folder was made from something else; the differences are named.
+        CheckpointError: the folder was made from other inputs; the differences are named.
         OutputError: the folder is not a stage's.
     """
     if not folder.is_dir():

@@ -44,7 +44,7 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", results)
     assert not (results / "glass/nuclei.csv.gz").exists()  # that of an earlier table
     assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # of its own slides only
-    assert "slides of earlier runs that are in the report too: 1" in shown
+    assert "slides of earlier runs that are also in the report: 1" in shown
     status, _, printed = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
     assert "1 of 1 slides failed (broken)" in printed
@@ -224,7 +224,7 @@ AFAR = '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 
     ("option", "text", "reason"),
     [
         *[(option, None, "no such file") for option in ("--roi", "--regions")],
-        ("--roi", AFAR, "lies outside slide 'glass'"),
+        ("--roi", AFAR, "is outside slide 'glass'"),
         ("--regions", AFAR, "has no area with a class on slide 'glass'"),
     ],
 )

@@ -145,9 +145,9 @@ def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue
     [
         ("hover", ["--classes", "A", "B", "C"], "classes (4); found np [1, 2, 236, 236], hv"),
         ("stardist", ["--classes", "A", "B"], "nucleus (1), rays (any), classes (3); found distance"),
-        ("distance", ["--classes", "A", "B", "--outputs", "dist"], "has no output 'dist' but distance, classes"),
+        ("distance", ["--classes", "A", "B", "--outputs", "dist"], "has no output 'dist', only distance, classes"),
         ("distance", ["--classes", "A", "A"], "give each class a name of its own"),
-        ("distance", ["--classes", "A", "B", "--input-px", "512"], "and --input-px that side"),
+        ("distance", ["--classes", "A", "B", "--input-px", "512"], "and --input-px their side"),
         ("distance", ["--classes", "A", "B", "--halo-um", "70"], "nothing is left"),
     ],
 )

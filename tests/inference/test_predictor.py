@@ -164,5 +164,5 @@ def test_a_card_without_a_size_is_rejected(name):
 
 
 def test_a_reference_without_its_stains_is_rejected():
-    with pytest.raises(ConfigError, match="needs two stains"):
+    with pytest.raises(ConfigError, match="needs two `stains`"):
         ColourReference("macenko")

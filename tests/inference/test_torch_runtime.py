@@ -73,7 +73,9 @@ def test_equal_scores_keep_their_order(tmp_path):
 
 
 def test_integers_are_rejected_by_name():
-    with pytest.raises(ModelError, match=r"PyTorch runs no operator .*QuantizeLinear.*; choose a floating-point model"):
+    with pytest.raises(
+        ModelError, match=r"this runtime has no operator .*QuantizeLinear.*; choose a floating-point model"
+    ):
         Predictor(find_model("compact-int8"), "torch-cpu")
 
 

@@ -236,7 +236,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
         ({"student": {}, "epoch": 1}, "has no dictionary `teacher` (it has `student`, `epoch`)"),
         (dict.fromkeys("abcdef", 1), "(it has `a`, `b`, `c`, `d` and 2 more)"),
         ({"teacher": {"backbone.cls_token": torch.ones(1)}}, "nothing in its `teacher` begins with `module.backbone.`"),
-        ({"teacher": {PREFIX + "a": 3}}, "`a` is a int and no tensor"),
+        ({"teacher": {PREFIX + "a": 3}}, "`a` is a int, not a tensor"),
         ({"teacher": {}}, "(it has nothing)"),
     ],
 )

@@ -78,7 +78,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     """Instances (h, w), and the class of each by its number.
 
     Raises:
-        LabelError: the file is damaged or contains something else.
+        LabelError: the file is damaged or has other contents.
     """
     try:
         content = loadmat(path, variable_names=KEYS)

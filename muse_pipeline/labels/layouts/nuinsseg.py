@@ -18,7 +18,7 @@ MASKS = ("label masks modify", "label masks")  # in the second overlaps of nucle
 class NuInsSeg(Layout):
     """A folder per organ: ``tissue images/*.png``, ``label masks modify/*.tif``, ``vague areas/mask binary*/*.png``.
 
-    Each organ is of one slide and counts as a patient. Areas that the authors found too vague have no labels.
+    Each organ is from one slide and counts as a patient. The authors' vague areas have no labels.
     """
 
     title = "NuInsSeg"

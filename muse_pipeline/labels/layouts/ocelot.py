@@ -1,4 +1,4 @@
-"""OCELOT: pictures of six organs with points for tumour cells and for all others."""
+"""OCELOT: pictures of six organs with points for tumour cells and other cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ocelot(Layout):
     """``images/{train,val,test}/cell/*.jpg``, ``annotations/{train,val,test}/cell/*.csv`` and ``metadata.json``.
 
     Classes are the numbers in the files: 1 is any other cell, 2 a tumour cell. The metadata contain the slide, which
-    names the patient, and the um per pixel to which each picture was resampled.
+    identifies the patient, and the um per pixel to which each picture was resampled.
     """
 
     title = "OCELOT"

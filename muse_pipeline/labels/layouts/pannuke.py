@@ -67,9 +67,9 @@ class PanNuke(Layout):
 
 
 def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Instances (h, w) of all classes, numbered from 1, and the class of each; a later class covers an earlier one.
+    """Instances (h, w) of all classes, numbered from 1, and the class of each; later classes cover earlier ones.
 
-    Numbers are counted within each of the channels (h, w, 6) separately.
+    Instances are numbered separately in each of the channels (h, w, 6).
     """
     mask, words = np.zeros(channels.shape[:2], np.int32), []
     for channel, word in enumerate(WORDS):

@@ -1,4 +1,4 @@
-"""Adaptation as a run: MUSE on a trained detector, whose output is held by distillation from its own copy."""
+"""Adaptation as a run: MUSE on a trained detector, whose output is kept stable by distillation from a copy of it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class HoldSettings:
 
     Attributes:
         weight: weight of the distillation loss; MUSE's loss has the weight 1.
-        window_px: side of a window.
+        window_px: side of a window, px.
         batch: pairs of windows per batch (and device); both windows of a pair contain the same nucleus.
     """
 
@@ -64,7 +64,7 @@ class HoldSettings:
 
 @dataclass(frozen=True)
 class AdaptConfig(MuseConfig):
-    """Settings of a run from a trained detector and tissue without labels to a detector.
+    """Settings of a run that adapts a trained detector to tissue without labels.
 
     Settings that are not described here are those of ``MuseConfig``.
 
@@ -90,7 +90,7 @@ class AdaptConfig(MuseConfig):
 
     @property
     def sides_px(self) -> tuple[int, ...]:
-        """Sides of all squares that the network is given."""
+        """Sides of all input squares of the network."""
         return (*super().sides_px, self.hold.window_px)
 
 
@@ -107,9 +107,9 @@ class AdaptBatch(NamedTuple):
 
 
 class Adaptation(MusePretraining):
-    """MUSE's student is the backbone of a detector, and a frozen copy teaches the whole detector.
+    """MUSE on the backbone of a detector, and distillation of the whole detector from its frozen copy.
 
-    Batch norms keep their statistics, so that the detector computes in training what it computes after the export.
+    Batch norms keep their statistics, so that the detector computes the same in training as after the export.
 
     Args:
         network: the detector; the average of its weights is the result.
@@ -154,7 +154,7 @@ class Adaptation(MusePretraining):
 
 @RECIPES.register("adapt")
 class AdaptRecipe(Recipe):
-    """One stage: a detector and tissue with nucleus positions to a detector."""
+    """One stage: from a detector and tissue with nucleus positions to an adapted detector."""
 
     Config = AdaptConfig
     ends_in_model = True
@@ -172,7 +172,7 @@ class AdaptRecipe(Recipe):
 
 
 class AdaptStage(MuseStage):
-    """MUSE on the backbone of a detector that is held by distillation; data are read as for MUSE's pretraining."""
+    """MUSE and distillation on a detector; data are read as for MUSE's pretraining."""
 
     config: AdaptConfig
 
@@ -183,7 +183,7 @@ class AdaptStage(MuseStage):
         return network, config, Start(self._start, checkpoint, is_whole=True)
 
     def open_data(self, log: Log) -> PretrainData:
-        """Open the images; their stains lead to the detector's reference."""
+        """Open the images; their stains are normalised to the detector's reference."""
         _, begun, start = self.begun
         data = super().open_data(log)
         for image in data.images:
@@ -227,7 +227,7 @@ class AdaptStage(MuseStage):
         keep_pictures(self._fields(data), self.run_folder.pictures)
 
     def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
-        """The averaged detector, with the settings of the one that it started from."""
+        """The averaged detector, with the settings of the initial detector."""
         config, (_, begun, start), network = self.config, self.begun, method.trained()
         known = super().checkpoint(data, method).meta
         learnt_from = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
@@ -248,7 +248,7 @@ class AdaptStage(MuseStage):
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
 
     def finish(self, data: PretrainData, method: Adaptation, log: Log) -> None:
-        """Print what changed on fields of the tissue, and what is not known without labels."""
+        """Print the changes on fields of the tissue, and the questions that remain open without labels."""
         teacher, begun, start = self.begun
         before, after = (Scorer(network, begun, start.colour) for network in (teacher, method.trained()))
         n_classes = len(begun.classes)
@@ -269,7 +269,7 @@ class AdaptStage(MuseStage):
         )
 
     def _fields(self, data: PretrainData) -> list[LabelledImage]:
-        """``N_IMAGES`` fields of tissue, without labels, at the detector's um per pixel; from images spread evenly."""
+        """``N_IMAGES`` unlabelled fields of tissue at the detector's um per pixel, from images spread evenly."""
         settings, generator = _views_of_one_scale(FIELD_PX, self.begun[1].mpp), np.random.default_rng(self.config.seed)
         images = [data.images[number * len(data.images) // N_IMAGES] for number in range(N_IMAGES)]
         fields = [ViewSampler([image], settings)(generator).views[0].cut(image) for image in images]
@@ -288,13 +288,13 @@ def _views_of_one_scale(side_px: int, mpp: float) -> ViewSettings:
 
 
 def _normalise(data: PretrainData, reference: ColourReference) -> PretrainData:
-    """The same images, with the maps of their stains to ``reference``."""
+    """The same images, with colour maps that normalise their stains to ``reference``."""
     colours = np.stack([colour_of_fit(reference, image.stain) for image in data.images])
     return dataclasses.replace(data, colours=colours, reference=reference)
 
 
 def _appearance(data: PretrainData) -> AppearanceReference | None:
-    """Appearance of the images, so that slides like them are not reported as unlike the training."""
+    """Appearance of the images, so that similar slides are not flagged as unlike the training pictures."""
     measured = [
         measure_picture(image.pixels, image.mpp)
         if isinstance(image, NucleusPicture)

@@ -1,4 +1,4 @@
-"""The settings of a detector's training, and the windows that a network takes."""
+"""The settings of a detector's training, and checks of its windows."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ExportSettings:
         embedding: also return the feature vector of every nucleus.
         any_window: allow a network that ties positions to its window to be exported for another window size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        snap_um: largest move of outlines to the nearest edge of the stained nucleus, um; 0 leaves them. Ends an
-            inherited ``refine``.
+        snap_um: largest move of outlines to the nearest edge of the stained nucleus, um; 0 for none. Replaces
+            an inherited ``refine``.
         refine: whether the built-in network refines outlines, instead of ``snap_um``.
     """
 
@@ -64,7 +64,7 @@ class ExportSettings:
 
 ColourMethod = Annotated[str, OneOf(("macenko", "identity"))]
 CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
-# No validation depends on these of the export's.
+# These settings of the export do not affect validation.
 UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
 
 
@@ -84,16 +84,16 @@ class DetectorConfig:
         limits: known limits, for the card.
         checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a
             built-in one;
-            random when not given. The head is used too if its kind, classes and rays agree.
+            random if not given. The head is loaded too if its kind, classes and rays agree.
         trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
         validation: labelled images of other patients; the run keeps the weights that score best on them.
         head: registered name of the head.
         n_rays: rays per outline.
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
-        distillation: trained networks as teachers; none when not given.
-        mixing: average of the trained weights with those of ``checkpoint``, as held-out labels choose it, where that is
-            a detector with the run's classes; steps and learning rate then follow the number of labelled nuclei. None
+        distillation: trained networks as teachers; none by default.
+        mixing: average of the trained weights with those of ``checkpoint``, weighted by held-out labels, if that is a
+            detector with the run's classes; steps and learning rate then follow the number of labelled nuclei. None
             when not given.
         batch: windows per batch and device.
         backbone_rate: factor of the learning rate of the backbone.
@@ -162,15 +162,16 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def require_sound(config: DetectorConfig) -> None:
-    """Reject settings that cannot be trained with, before any data is read.
+    """Reject unusable settings before any data is read.
 
     Raises:
-        ConfigError: a name is unknown, classes, sources or training data are not described, or a window does not suit.
+        ConfigError: a name is unknown, classes, sources or training data are not described, or a window has an
+            unsuitable size.
     """
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
         registry[name]
     if not config.sources:
-        raise ConfigError("sources: there is none; name labelled pictures or slides")
+        raise ConfigError("sources: the list is empty; name labelled pictures or slides")
     names = config.class_names
     if not names or not all(names):
         raise ConfigError("classes: the list is empty, or a class has no name; list the classes of the network")
@@ -184,7 +185,7 @@ def require_windows(name: str, *sides_px: int) -> Backbone:
     """Build the registered backbone ``name``, without weights, and check that it takes windows of ``sides_px``.
 
     Raises:
-        ConfigError: the backbone is unknown, or does not take one of the windows.
+        ConfigError: the backbone is unknown, or does not accept one of the windows.
     """
     with torch.device("meta"):  # no memory and no random numbers
         backbone = BACKBONES[name]()
@@ -211,8 +212,8 @@ WINDOW_PX = 1024  # of networks that see the same in any window: large, so that 
 def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     """Side of the window in px.
 
-    A network that ties positions to its window (``models.base``) keeps the one that it was trained with, unless
-    another is requested with ``any_window``.
+    A network that ties positions to its window (``models.base``) keeps its training window, unless another is
+    requested with ``any_window``.
 
     Args:
         config: settings of the run.
@@ -227,7 +228,7 @@ def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     if tied and input_px != config.window_px and not settings.any_window:
         raise ConfigError(
             f"export: {config.backbone} ties positions to its window and is trained with {config.window_px} px, not "
-            f"{input_px}; leave `input_px` out, or set `any_window: true` to run it on other windows all the same"
+            f"{input_px}; leave `input_px` out, or set `any_window: true` to run it on other windows nevertheless"
         )
     if input_px % stride_px or settings.halo_px % stride_px or input_px <= 2 * settings.halo_px:
         raise ConfigError(

@@ -105,8 +105,8 @@ class Assignment(NamedTuple):
 def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     """The cheapest one-to-one assignment in every window.
 
-    All windows are one sparse problem. Every nucleus has a proposal of its own that stands for none and costs more than
-    any real one, so that a solution always exists; nuclei that end there are not in the result.
+    All windows are one sparse problem. Every nucleus also has a dummy proposal that costs more than any real one, so
+    that a solution always exists; nuclei assigned to it are not in the result.
 
     Args:
         cost: (B, M, K) cost of giving candidate k to a nucleus.
@@ -141,13 +141,13 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
 
 
 def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> tuple[Tensor, Tensor]:
-    """The square of cells around the one that holds a nucleus, row by row; the one in the middle is its own.
+    """The square of cells around the cell of each nucleus, row by row.
 
     Args:
         xy: (B, M, 2) window px.
         cells: rows and columns of the map.
         cell_px: pixels per cell.
-        reach: cells to either side, so that K = (2 reach + 1) ** 2.
+        reach: cells to each side, so that K = (2 reach + 1) ** 2.
 
     Returns:
         (B, M, K) index of each cell, row by row; (B, M, K) bool, False for cells beyond the window's border.
@@ -171,7 +171,7 @@ class Criterion(nn.Module):
 
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) of 0 and 1: cells with known nuclei, and cells where anything else is known to be background."""
+    """Two (B, 1, h, w) of 0 and 1: cells with known nuclei, and cells where all else is known background."""
     if batch.region is None:
         everywhere = torch.ones_like(maps.centre)
         return everywhere, everywhere
@@ -180,7 +180,7 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 
 def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) bool, of windows with regions: cells without labels, and those without labels of positions."""
+    """Two (B, 1, h, w) bool, of windows with regions: cells without labels, and without labels of positions."""
     region = batch.region[:, None]
     return region == 0, (region == 0) | (region == CLASSES_ONLY)
 
@@ -188,7 +188,7 @@ def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
 def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Loss of the classes of N nuclei, and the weight (N,) of each, 0 for nuclei of unknown class.
 
-    For a drawn nucleus it is the cross-entropy. In a class area it is the negative logarithm of the summed
+    The loss of a drawn nucleus is the cross-entropy. In a class area it is the negative logarithm of the summed
     probabilities of all classes, each multiplied by its expected share ("forward" correction of label noise, Patrini et
     al., arXiv 1609.03683).
 
@@ -210,7 +210,7 @@ def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weig
 
 
 def mean_over(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean; 0 where nothing has weight."""
+    """Weighted mean; 0 if all weights are 0."""
     return (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
@@ -219,7 +219,7 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """Every cell within a cell of a centre is a target for it; the others are background.
+    """All cells within one cell of a centre are targets for its nucleus; the others are background.
 
     Args:
         mpp: um per pixel of the windows.
@@ -232,7 +232,7 @@ class DenseCriterion(Criterion):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Four terms; rays count double, all others once."""
+        """Four terms; rays have weight 2, the others weight 1."""
         cells = tuple(maps.centre.shape[-2:])
         target = dense_targets(batch.xy, cells, CELL_PX, self.sigma_px)
         inside, background = known_cells(maps, batch)
@@ -265,12 +265,12 @@ BACKGROUND_WEIGHT = 0.4
 
 @CRITERIA.register("point")
 class PointCriterion(Criterion):
-    """Supervision of MUSE's point head: one proposal for each nucleus, the others are background.
+    """Supervision of MUSE's point head: one proposal is matched to each nucleus, the others are background.
 
     The terms are the squared error of matched points, cross-entropy over types and background, and L1 rays. Distances
-    and weights follow DPA-P2PNet, to which the paper refers: costs and squared errors are in pixels at 0.25 um/px, here
-    converted to um. Unlike there, the cross-entropy, summed over proposals, is divided by the weight of the nuclei and
-    not of all proposals, of which 98 in 100 are background; types are learnt much sooner that way.
+    and weights follow DPA-P2PNet, which the paper cites: costs and squared errors are in pixels at 0.25 um/px, here
+    converted to um. Unlike there, the cross-entropy, summed over proposals, is divided by the weight of the nuclei,
+    not by that of all proposals, 98 % of which are background; types are then learnt much sooner.
 
     Args:
         mpp: um per pixel of the windows.
@@ -283,7 +283,7 @@ class PointCriterion(Criterion):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Three terms, each weighted as it is summed."""
+        """Three terms, each with its weight in the sum."""
         inside, background = known_cells(maps, batch)
         pairs = self.match(maps, batch, inside)
         label = batch.label[pairs.window, pairs.nucleus]
@@ -310,7 +310,7 @@ class PointCriterion(Criterion):
 
     @torch.no_grad()
     def match(self, maps: NucleusMaps, batch: LabelledBatch, inside: Tensor) -> Assignment:
-        """The proposal of each nucleus, by distance and by the probability of its type (of any, where unknown)."""
+        """The proposal of each nucleus, by distance and by the probability of its type (of any type if unknown)."""
         rows, columns = maps.centre.shape[-2:]
         cell, allowed = cells_around(batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS)  # (B, M, K)
         own = cell.shape[2] // 2  # a nucleus outside of the window has no cell of its own, and no proposal

@@ -1,4 +1,4 @@
-"""Data of a detector's training: labelled pictures, those held back for validation, and the colours of both."""
+"""Data of a detector's training: labelled pictures for training and for validation, and their colours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DetectorData:
     Attributes:
         config: settings of the run.
         images: pictures to train on.
-        held: pictures to validate on, of other patients; none where the config names none.
+        held: pictures to validate on, of other patients; empty if the config names none.
         reference: colour that slides are normalised to.
     """
 
@@ -81,8 +81,8 @@ class DetectorData:
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             log(
-                f"warning: the stains of {len(raw)} pictures could not be fitted (first {raw[0]}): they are seen in "
-                "their own colours; check that they are H&E"
+                f"warning: the stains of {len(raw)} pictures could not be fitted (first {raw[0]}): they are used "
+                "without normalisation; check that they are H&E"
             )
 
 
@@ -91,11 +91,11 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
 
     Args:
         config: settings of the run.
-        start: start of the run; a run that goes on with a whole detector keeps its colour reference and need not
+        start: start of the run; a run that continues a whole detector keeps its colour reference and need not
             have labels of every class.
 
     Raises:
-        ConfigError: a class has no nucleus, no nucleus has an outline, or a setting does not suit these labels.
+        ConfigError: a class has no nucleus, no nucleus has an outline, or a setting conflicts with these labels.
         LabelError: a label file is missing or broken, or a patient is in training and in validation.
     """
     require_words((*config.sources, *config.validation))  # before pictures are read for minutes
@@ -115,7 +115,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     ):
         raise LabelError(
             f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "
-            "label files, or map their words with `class_map`"
+            "label files, or map their class names with `class_map`"
         )
     if held and detector is None:
         require_every_class(held, config.class_names, "validation")
@@ -137,13 +137,13 @@ SIDE_PX = 1024
 
 
 def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
-    """Write crops of at most ``SIDE_PX`` of pictures spread evenly over a run's, at the model's mpp, as PNG.
+    """Write crops of at most ``SIDE_PX`` of pictures spread evenly over those of a run, at the model's mpp, as PNG.
 
     A crop begins at the annotated region: a slide may have no tissue around it.
 
     Args:
         images: labelled pictures of the run, in its order.
-        folder: folder for the pictures; one of that name is replaced.
+        folder: folder for the pictures; an existing folder is replaced.
     """
     chosen = np.unique(np.linspace(0, len(images) - 1, N_PICTURES).round().astype(int))
     with complete_file(folder) as partial:

@@ -1,9 +1,9 @@
 """Training of a nucleus detector from points and outlines, and from the maps of trained networks.
 
-Distillation (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531) is carried
-over to maps of nuclei. The teachers read the window as it is, the student the same window with colour and sharpness
-varied. If labels correct what a teacher finds, it teaches outside of the annotated regions only, so that the student
-keeps what it has learnt there ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
+Distillation (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531) is applied
+to maps of nuclei. The teachers read the unchanged window, the student the same window with varied colour and
+sharpness. If labels correct a teacher's detections, it teaches only outside of the annotated regions, where the
+student keeps its detections ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class DistillationSettings:
 
     Attributes:
         teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
-        share: weight of the distillation loss, 0 to 1; the labels have the rest. With ``where: outside`` it is at most
-            0.5 if no picture has tissue around a region of labelled nuclei: labels and teachers then share all tissue.
+        share: weight of the distillation loss, 0 to 1; labels have the remaining weight. With ``where: outside`` it is
+            at most 0.5 if no picture has tissue around a region of labelled nuclei: labels and teachers then share all
+            tissue.
         where: area of the distillation loss: "everywhere", or "outside" of the annotated regions; both are the same if
             every picture is annotated as a whole. In areas with a class the teachers never teach classes.
     """
@@ -45,7 +46,7 @@ class DistillationSettings:
     where: Annotated[str, OneOf(AREAS)] = "everywhere"
 
     def on(self, images: Sequence[LabelledImage]) -> DistillationSettings:
-        """The settings in a run on these images."""
+        """The settings adjusted to these images."""
         in_parts = [image for image in images if image.unannotated.any()]
         if self.where == "everywhere" or not all(image.areas for image in in_parts):
             return self
@@ -53,7 +54,7 @@ class DistillationSettings:
 
     def __post_init__(self) -> None:
         if not self.teachers:
-            raise ConfigError("distillation: teachers names none; give a checkpoint, or leave `distillation` out")
+            raise ConfigError("distillation: `teachers` is empty; give a checkpoint, or leave `distillation` out")
 
 
 class DistillationTerm(nn.Module):
@@ -61,7 +62,7 @@ class DistillationTerm(nn.Module):
 
     Args:
         share: weight in ``DistillationSettings``.
-        teachers: trained networks, which stay fixed.
+        teachers: trained networks, with fixed weights.
         where: area in ``DistillationSettings``.
     """
 
@@ -83,7 +84,7 @@ class DistillationTerm(nn.Module):
 
         Args:
             student: maps of the varied windows.
-            batch: windows with their ``weak`` view, and with regions where the teachers teach outside of them.
+            batch: windows with their ``weak`` view, and with regions if the teachers teach outside of them.
         """
         with torch.no_grad():
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
@@ -121,7 +122,7 @@ class DetectorTraining(Method):
         criterion: registered name; that of the network's head.
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
-        distillation: trained networks as teachers beside the labels; None without.
+        distillation: trained networks as teachers in addition to the labels, or None.
         backbone_rate: factor of the learning rate of the backbone.
         class_shift: (C,) additions to the class logits in the criterion (``validation.class_shift``); none by default.
     """

@@ -1,7 +1,7 @@
-"""Averages of a detector's weights with those that it started from, as far as held-out labels justify.
+"""Averages of a detector's trained and initial weights, chosen by held-out labels.
 
-Few labels can make a trained detector worse. Pictures are therefore held out in turn, and their scores decide which
-part of the change that training made is kept (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv
+Few labels can make a trained detector worse. Pictures are therefore held out in turn, and their scores decide how
+much of the change by training is kept (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv
 2109.01903). The length of the run and its learning rate follow the number of labelled nuclei.
 """
 
@@ -37,7 +37,7 @@ class MixingSettings:
 
     Attributes:
         folds: number of parts of the labelled pictures that are held out in turn; without sources for validation each
-            is one more training.
+            needs a further training.
     """
 
     folds: Annotated[int, Between(2, 10)] = 3
@@ -95,7 +95,7 @@ def _halve(image: LabelledImage) -> list[LabelledImage]:
 
 
 def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
-    """An image of which only the nuclei and the region within ``mask`` (h, w) bool count."""
+    """Restrict the nuclei and the region of an image to ``mask`` (h, w) bool."""
     whole = np.ones(mask.shape, bool) if image.region is None else image.region
     column, row = image.nuclei.xy.astype(int).T
     inside = mask[row.clip(0, mask.shape[0] - 1), column.clip(0, mask.shape[1] - 1)]
@@ -104,7 +104,7 @@ def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
 
 
 def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpoint:
-    """The average of two checkpoints of one network, with ``share`` of the trained one; its meta is that one's."""
+    """The average of two checkpoints of one network, with ``share`` of the trained one, whose meta it gets."""
     if not share:
         return replace(start, meta=trained.meta)
 
@@ -154,13 +154,13 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _sum_of_scores(values: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
-    """(...) sum of the mean F1 of each of the groups of ``rows`` of counts (..., C + 1, 3)."""
+    """(...) sum over the groups of ``rows`` of their mean F1, from counts (..., C + 1, 3)."""
     f1 = np.nan_to_num(DetectionCounts(values).f1)
     return sum(f1[..., group].mean(-1) for group in rows)
 
 
 def describe_choice(choice: dict[str, Any], where: str) -> list[str]:
-    """Sentences on a choice of ``choose_share``; ``where`` names the labels that made it."""
+    """Describe a choice of ``choose_share``; ``where`` is the name of the labels that it was made with."""
     share = choice["share"]
     kept = f"{share:.0%} of the change by training is kept" if share else "not enough labels: the start is kept"
     tried = "" if share else f" with {SHARES[0]:.0%} of the change"

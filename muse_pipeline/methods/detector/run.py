@@ -79,7 +79,7 @@ def load_detector_config(path: Path, data: Path | None = None, changes: Iterable
 
 @RECIPES.register("detector")
 class DetectorRecipe(Recipe):
-    """One stage: labelled images to a detector."""
+    """One stage: from labelled images to a detector."""
 
     Config = DetectorConfig
 
@@ -118,7 +118,7 @@ class DetectorRecipe(Recipe):
 
 
 def read_inputs(config: DetectorConfig) -> Inputs:
-    """Labels, pictures, the checkpoint to start from and the teachers."""
+    """Files of labels, pictures, initial checkpoint and teachers."""
     start = config.checkpoint and find_checkpoint(config.checkpoint)
     return Inputs((*config.sources, *config.validation), start, tuple(find_teachers(config)))
 
@@ -150,7 +150,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_inputs(self.config)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card; none on which validation scores depend before the best weights are chosen."""
+        """Settings of the card, without those that affect validation before the best weights are chosen."""
         if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
@@ -163,7 +163,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         self.inputs().require_checkpoints()
         self.run_folder.require_own()
         if not self.is_mixed:
-            options.log("mixing: the run starts from no detector with its head, classes, rays and mpp: no average")
+            options.log("mixing: not done, the run starts from no detector with its head, classes, rays and mpp")
             return super().run(options)
         self._data = data = read_detector_data(self.config, self.start)
         self.config = self._follow(data.images)
@@ -259,7 +259,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         kept = load_checkpoint(self.result)
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
-            log(f"{SCORE} of the weights that were kept, those of step {step:,}: {score:.1f}")
+            log(f"{SCORE} of the kept weights, from step {step:,}: {score:.1f}")
         if choice := kept.meta.get("mixing"):
             for sentence in describe_choice(choice, "validation labels" if data.held else "labels held out in turn"):
                 log(sentence)
@@ -289,7 +289,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
 
 class HeldOutStage(DetectorStage):
-    """A training without a part of the labels, which it is scored on."""
+    """A training without a part of the labels, on which it is then scored."""
 
     # Trained as the whole run is, with a class shift. ``mixing`` of its config is None: it holds out nothing itself.
     is_mixed = True
@@ -302,7 +302,7 @@ class HeldOutStage(DetectorStage):
 
 
 def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:
-    """Description that a checkpoint needs to be exported and run as a detector, whichever method trained it.
+    """Description that a checkpoint needs to be exported and run as a detector, by any method.
 
     Args:
         config: settings of the network and its card.

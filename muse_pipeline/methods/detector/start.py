@@ -1,4 +1,4 @@
-"""The weights that a detector starts from, and those of its teachers."""
+"""Initial weights of a detector, and weights of its teachers."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoin
     """Read the network in evaluation mode, the settings of its training, and the contents of the file.
 
     Raises:
-        CheckpointError: the file is missing or damaged, holds no detector, one of a network that this version does not
-            have, or one that does not fit its own description.
+        CheckpointError: the file is missing or damaged, has no detector, has a network unknown to this version, or
+            does not match its own description.
         ConfigError: the settings in the file cannot be read.
     """
     checkpoint = load_checkpoint(path)
@@ -52,12 +52,12 @@ def _read_settings(checkpoint: Checkpoint, path: Path) -> DetectorConfig:
 
 
 def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
-    """Training data and limits that a card takes over from the detectors that a run starts from or learns from.
+    """Training data and limits of the initial detector and the teachers of a run, for its card.
 
     Args:
-        paths: checkpoints of these detectors, that of the start first if there is one.
+        paths: checkpoints of these detectors, first the initial one if there is one.
         config: settings of the run.
-        images: names of its training pictures; a detector that was trained on these alone adds nothing.
+        images: names of its training pictures; detectors that were trained on these alone are omitted.
 
     Raises:
         CheckpointError: one cannot be read.
@@ -94,8 +94,8 @@ class Start:
     Attributes:
         path: the file.
         checkpoint: contents of the file.
-        is_whole: whether it is a detector of the run's head, classes, rays and um per pixel, which the run goes on
-            training; else the run takes the backbone alone.
+        is_whole: whether it is a detector of the run's head, classes, rays and um per pixel, which the run
+            continues; otherwise only its backbone is used.
     """
 
     path: Path
@@ -114,7 +114,7 @@ class Start:
         return known and parse_config(known, AppearanceReference, f"{self.path}: appearance")
 
     def describe(self) -> str:
-        """Describe in words the weights that the run takes."""
+        """Describe the weights that the run uses."""
         if self.is_whole:
             return f"{self.path.name}, backbone and head"
         if self.checkpoint.head:
@@ -129,7 +129,7 @@ def read_start(config: DetectorConfig) -> Start | None:
     """The checkpoint that the config names; None for a run that starts from random weights.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds something else.
+        CheckpointError: the file cannot be read, or has other contents.
     """
     if config.checkpoint is None:
         return None
@@ -149,10 +149,10 @@ def _is_same_detector(begun: dict[str, Any], config: DetectorConfig) -> bool:
 
 
 def take_over(network: NucleusDetector, start: Start) -> None:
-    """Put the weights of ``start`` into a network: the backbone, and the head where it is a whole detector.
+    """Load the weights of ``start`` into a network: the backbone, and the head if it is a whole detector.
 
     Raises:
-        CheckpointError: the backbone is another one.
+        CheckpointError: the backbone differs.
     """
     path, checkpoint = start.path, start.checkpoint
     load_backbone_weights(network.backbone, checkpoint, path)
@@ -170,7 +170,7 @@ def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
 
     Raises:
         CheckpointError: the file cannot be read, or its output or colours differ from the run's.
-        ConfigError: the teacher's settings cannot be read, or it cannot take the run's windows.
+        ConfigError: the teacher's settings cannot be read, or it does not accept the run's windows.
     """
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")

@@ -1,4 +1,4 @@
-"""Scores of the averaged network on pictures that it is not trained on, and choice of the best weights."""
+"""Scores of the averaged network on pictures outside of its training data, and the choice of the best weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCORE = f"validation {MEAN} F1"  # at 3 um; what "best" means
 
 
 class Scorer:
-    """Finds the nuclei of labelled images as the exported network will, and counts the right ones.
+    """Finds the nuclei of labelled images as the exported network does, and counts the correct ones.
 
     Args:
         network: network that is scored, with its weights at the time of a call.
@@ -72,7 +72,7 @@ class Scorer:
         return self.count_found(self.find(image), image)
 
     def count_found(self, found: Nuclei, image: LabelledImage) -> DetectionCounts:
-        """Counts of the nuclei that were ``found`` in an image; class areas count for classes alone."""
+        """Counts of the nuclei that were ``found`` in an image; in class areas only classes are counted."""
         if image.areas:
             return count_area_classes(found, image.nuclei, self.predictor.card.mpp)
         return self.count(found, image.nuclei, image.region)
@@ -102,8 +102,8 @@ class Scorer:
 def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
     """Count the classes of nuclei in class areas; detection is not counted.
 
-    A found nucleus within 3 um of a labelled one is right if its class is one of the area's. A wrong one is missed by
-    the classes of the area, in equal parts.
+    A found nucleus within 3 um of a labelled one is correct if its class is one of the area's. A wrong one counts as
+    a miss of the area's classes, in equal parts.
 
     Args:
         found: result of ``Scorer.find``.
@@ -180,11 +180,11 @@ def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Se
 
 
 def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor:
-    """(C,) additions to the class logits in training, which keep the labels' class shares from being learnt.
+    """(C,) additions to the class logits in training, which prevent learning the class shares of the labels.
 
-    The labels of a few pictures have other shares of the classes than the tissue. Half the logarithm of the ratio
-    between these shares and the expected ones is added, half because class weights are inverse square roots. Expected
-    are the shares that the start finds on the same pictures, and with many labels those of the labels.
+    Class shares in the labels of a few pictures differ from those in the tissue. Half the logarithm of the ratio
+    of these to the expected shares is added, half because class weights are inverse square roots. Expected are the
+    shares that the initial detector finds on the same pictures or, with many labels, the shares of the labels.
 
     Args:
         images: images to train on.
@@ -213,7 +213,7 @@ AROUND_UM = 128.0  # of tissue around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Two sentences on labelled pictures, their score and their number of nuclei, and one on the tissue around them.
+    """Describe the changes of score and number of nuclei on labelled pictures, and of the tissue around them.
 
     Args:
         data: data of the run.
@@ -253,7 +253,7 @@ def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:
 
 
 def _agreement(before: Scorer, now: Scorer, images: Sequence[LabelledImage]) -> float | None:
-    """Percent of the nuclei outside of annotated regions that both find with the same class, F1; None without any."""
+    """F1 in percent of nuclei outside of annotated regions, found by both with the same class; None without any."""
     hits = misses = 0
     for image in images:
         outside = image.unannotated

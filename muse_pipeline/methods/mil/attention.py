@@ -42,7 +42,7 @@ class BagOutput(NamedTuple):
 
 
 class GatedAttention(nn.Module):
-    """Features of tiles -> classes of the slide; every class has its own attention.
+    """Classification of a slide by features of its tiles, with one attention per class.
 
     Args:
         n_features: D.
@@ -122,7 +122,7 @@ class SlideAttention(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """The settings of the model of one fold, which ``config.SlideLabelSettings`` explains.
+    """The settings of the model of one fold, described in ``config.SlideLabelSettings``.
 
     Attributes:
         bags: folder of the bags stage.
@@ -190,7 +190,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         sizes = {"n_features": len(network.mean), "n_classes": len(config.classes) - 1, "hidden": config.hidden}
         patients = sorted({bag.slide.patient for bag in data})
         meta = {"kind": KIND, "sizes": sizes, "patients": patients, "images": [bag.slide.slide_id for bag in data]}
-        # A checkpoint must have a backbone, but this network uses no registered one and is the file's only network.
+        # A checkpoint must have a backbone, but this network has no registered one and is the only network in the file.
         return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
 
 
@@ -203,7 +203,7 @@ def load_attention(path: Path) -> GatedAttention:
 
 
 class TilesStage(PreparedStage):
-    """Writes the tiles that show the labels of slides, as images with a table of labels, for either split.
+    """Writes the tiles that show the labels of slides, as images with a table of labels, for each split.
 
     Args:
         config: settings of the run.
@@ -217,7 +217,7 @@ class TilesStage(PreparedStage):
         self.config, self.bags, self.models = config, bags, list(models)
 
     def made_from(self) -> dict[str, Any]:
-        """The bags, the models and the rule by which tiles are chosen."""
+        """The bags, the models and the rule for choosing tiles."""
         settings = self.config.slide_labels
         return {
             "bags": sha256_of(self.bags / MADE_FROM),
@@ -274,7 +274,7 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
         output: output for the slide.
         label: class index of the slide.
         most: largest number of tiles.
-        least_probability: lowest probability of the class, for a tile of a slide of any class but the first.
+        least_probability: lowest probability of the class, for tiles of slides of all classes but the first.
     """
     n = len(output.attention)
     if label == 0:
@@ -302,7 +302,7 @@ def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tup
 
 
 def describe_slide_scores(scores: dict[str, Any]) -> str:
-    """Describe the AUC of each class in a sentence."""
+    """Describe the AUC of each class."""
     sentences = []
     for name, score in scores["classes"].items():
         low, high = score["interval"]

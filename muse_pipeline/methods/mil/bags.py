@@ -55,7 +55,7 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
     """List the slides that have a label.
 
     Raises:
-        LabelError: a label is of no class or of no slide, or a class has slides of fewer patients than folds.
+        LabelError: a label has an unknown class or slide, or a class has fewer patients than folds.
         SheetError: the sheet is wrong.
     """
     rows = {row.slide_id: row for row in read_sheet(settings.slides)}
@@ -67,10 +67,10 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
     for slide_id, (word, patient) in labels.items():
         name = settings.class_map.get(word, word)
         if slide_id not in rows:
-            raise LabelError(f"{location}: labels '{slide_id}', which is no slide of {settings.slides}; correct either")
+            raise LabelError(f"{location}: labels '{slide_id}', which is not in {settings.slides}; correct one of them")
         if name not in classes:
             raise LabelError(
-                f"{location}: label '{word}' is no class of the model ({', '.join(classes)}); see `class_map`"
+                f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); see `class_map`"
             )
         of_slide = patient or rows[slide_id].patient or patient_in_name(slide_id)
         found.append(LabelledSlide(slide_id, classes.index(name), of_slide))
@@ -85,7 +85,7 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
 
 
 def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
-    """(N,) fold of every slide: all slides of a patient are in one, and each fold has slides of every class."""
+    """(N,) fold of every slide: all slides of a patient are in one fold, and each fold has slides of every class."""
     labels: dict[str, int] = {}
     for slide in slides:
         labels[slide.patient] = max(slide.label, labels.get(slide.patient, 0))
@@ -98,7 +98,7 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
     """Open the store of a slide at ``mpp``.
 
     Raises:
-        StoreError: there is none, or none whose mpp divides that of the model.
+        StoreError: there is no store with an mpp that divides the model's.
     """
     folder = settings.stores / slide_id
     stores = [open_store(path) for path in sorted(folder.glob("image-*nm.zarr"))]

@@ -28,16 +28,16 @@ SELECTIONS = ("labels", "masks")
 
 @dataclass(frozen=True)
 class RegionExport:
-    """Settings with which a region model will be run.
+    """Settings with which a region model is run.
 
     Attributes:
         input_px: side of a window.
-        halo_px: border of a window whose map is left to its neighbours; 128 px is the context of three stages of a
+        halo_px: border of a window that is mapped in its neighbours; 128 px is the context of three stages of a
             compact network.
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        min_area_mm2: smaller areas and holes are given to the class around them.
+        min_area_mm2: smaller areas and holes are merged into the class around them.
     """
 
     input_px: Count = 1280
@@ -56,13 +56,13 @@ class RegionModel:
         name: name of the model.
         mpp: um per pixel of its input.
         backbone: registered name.
-        classes: the first is all tissue of no other class.
+        classes: the first is tissue of none of the other classes.
         licence: SPDX name of the weights' licence.
         training_data: data that it was trained on, with licences.
         fusion: weights of the side maps.
         metrics: measured figures by name.
-        limits: uses that the model is not meant for, in words.
-        export: settings with which it will be run.
+        limits: unintended uses, in words.
+        export: settings with which it is run.
     """
 
     name: str
@@ -94,17 +94,17 @@ def region_checkpoint(
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """Second stage: a network of the same form is trained on the maps of the teacher, which stays fixed.
+    """Second stage: a network of the same form is trained on the maps of a fixed teacher.
 
     Attributes:
-        rounds: parts of the stage, with a swap before each but the first; 0 leaves the stage out.
-        swap: exchange of roles between rounds. "exchange": the best student teaches, the old teacher is trained
-            on; "none": one long round.
+        rounds: parts of the stage, with a swap before each but the first; 0 omits the stage.
+        swap: exchange of roles between rounds. "exchange": the best student becomes the teacher, and the
+            teacher is trained further; "none": one long round.
         tolerance: a student whose validation score is lower than its teacher's by more than this does not swap.
         distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
         weighted: whether the cross-entropy gives more weight to pixels of a low loss.
-        schedule: length and learning rate of each round; those of the teacher when not given.
+        schedule: length and learning rate of each round; those of the teacher by default.
     """
 
     rounds: Annotated[int, Between(0, 20)] = 3
@@ -140,7 +140,7 @@ class SlideLabelSettings:
         bags: slides per step.
         hidden: width of the attention.
         tiles_per_slide: tiles of a slide: the most attended ones, or evenly spread ones for slides of the first class.
-        least_probability: lowest probability of the class in such a tile of a positive slide, on its own.
+        least_probability: lowest probability of the class in each chosen tile of a positive slide.
     """
 
     slides: Path
@@ -207,7 +207,7 @@ class MilConfig(NetworkSettings):
     Attributes:
         name: name of the model.
         backbone: registered name of the backbone; its first three stages are read.
-        mpp: um per pixel that the model works at, 1 or 2.
+        mpp: um per pixel of the model's input, 1 or 2.
         classes: classes, in order; the first is all tissue of no other class.
         sources: labelled images.
         slide_labels: slides with a label each; attention MIL turns them into labelled images.
@@ -215,17 +215,18 @@ class MilConfig(NetworkSettings):
         licence: licence of the weights.
         training_data: description of the training data, for the card.
         limits: known limits, for the card.
-        checkpoint: backbone that teacher and student start from, a file or a built-in model's name; random weights
+        checkpoint: initial backbone of teacher and student, a file or a built-in model's name; random weights
             without one.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
-        validation: labelled images of other patients; every stage then keeps the weights that do best on them.
+        validation: labelled images of other patients; every stage then keeps the weights with the best score on them.
         selection: measure of the best weights. "labels": the area under the ROC curve of images; "masks": the F1 of
             pixels, which needs drawn ``masks``.
         fusion: weights of the three side maps, fine to coarse.
         teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of generalised means.
         student: settings of the second stage.
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
-        window_px: side of a training window. A window has the label of its image: about as large as images are.
+        window_px: side of a training window. A window has the label of its image, so it should be about as large as the
+            images.
         batch: windows per batch (and device).
         seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
@@ -241,7 +242,7 @@ class MilConfig(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sources and self.slide_labels is None:
-            raise ConfigError("sources: there is none; give labelled images as `sources`, or `slide_labels`")
+            raise ConfigError("sources: the list is empty; give labelled images as `sources`, or `slide_labels`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +262,8 @@ def require_network(config: NetworkSettings) -> None:
     """Reject a network, or windows, that cannot be trained, before any data is read.
 
     Raises:
-        ConfigError: the backbone is not registered, the classes or fusion cannot be used, or the window does not suit.
+        ConfigError: the backbone is not registered, the classes or fusion cannot be used, or the window has an
+            unsuitable size.
     """
     with torch.device("meta"):
         network = RegionNetwork(config.backbone, len(config.classes), config.fusion)

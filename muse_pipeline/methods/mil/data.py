@@ -1,4 +1,4 @@
-"""Data of a stage: labelled images, those held back for validation with their scores, and the colours of both."""
+"""Data of a stage: labelled images for training and validation, their colours, and scores on the latter."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class RegionData:
         return RegionScorer(network, self.held, self._colours(self.held), self.config.window_px)
 
     def describe(self) -> str:
-        """Images and patients of each class, and of either split."""
+        """Images and patients of each class and split."""
         lines = []
         for split, images in (("training", self.images), ("validation", self.held)):
             counts = Counter(image.label for image in images)
@@ -83,7 +83,7 @@ class RegionData:
         return "\n".join(lines)
 
     def keep_pictures(self, run: RunFolder, most: int = 6) -> None:
-        """Write images spread evenly over the run's, on which an export is checked."""
+        """Write images spread evenly over those of the run, on which an export is checked."""
         chosen = np.unique(np.linspace(0, len(self.images) - 1, most).round().astype(int))
         with complete_file(run.pictures) as partial:
             partial.mkdir()
@@ -95,7 +95,7 @@ class RegionData:
 
 
 def all_sources(config: StageConfig) -> tuple[tuple[TissueSource, ...], tuple[TissueSource, ...]]:
-    """Sources to train and to validate on, with the tiles that attention has chosen."""
+    """Sources for training and for validation, with the tiles chosen by attention."""
     tiles, held_tiles = tile_sources(config.tiles, config.mpp) if config.tiles else ((), ())
     return (*config.sources, *tiles), (*config.validation, *held_tiles)
 
@@ -117,7 +117,7 @@ def read_region_data(config: StageConfig) -> RegionData:
         check_leaks(images, held)
         require_all_classes([one for one in held if one.label >= 0], config.class_names, "validation")
     if config.selection == "masks" and not any(one.mask is not None and one.label > 0 for one in held):
-        raise LabelError("selection 'masks': no validation image of a class but the first has a mask; add some")
+        raise LabelError("selection 'masks': no validation image of any class but the first has a mask; add masks")
     return RegionData(config, images, held, mean_stains([one.stain for one in images], config.colour))
 
 
@@ -140,7 +140,7 @@ class RegionScorer:
 
     @torch.no_grad()
     def maps(self) -> list[np.ndarray]:
-        """(K, rows, columns) fused map of each image on cells of 4 px, as far as whole windows cover it."""
+        """(K, rows, columns) fused map of each image on cells of 4 px, for the part covered by whole windows."""
         was_training = self.network.training
         self.network.eval()
         found = [self._map(image.pixels, colour) for image, colour in zip(self.images, self.colours, strict=True)]
@@ -168,7 +168,7 @@ class RegionScorer:
         return whole[:, :height, :width].cpu().numpy()
 
     def score(self) -> dict[str, float]:
-        """Scores by their names in ``SCORES``; that of masks only if there are some."""
+        """Scores by their names in ``SCORES``; that of masks only if there are masks."""
         maps = self.maps()
         scores = {SCORES["labels"]: image_auc(maps, self.images)}
         if any(image.mask is not None for image in self.images):

@@ -39,7 +39,7 @@ TEACHER_LOSSES = {"dice": dice_teacher, "gm": gm_teacher}
 
 
 class RegionTraining(Method):
-    """Training of a region network with averaged weights: those of single steps map tissue very unevenly.
+    """Training of a region network with averaged weights, because the weights of single steps map tissue very unevenly.
 
     Args:
         network: the network to train.
@@ -126,7 +126,7 @@ class Round:
 
     Attributes:
         student: network to be trained.
-        teacher: network that stays fixed.
+        teacher: network with fixed weights.
         teacher_scores: scores of the teacher's weights on the validation images; empty without any.
         text: line about the networks for the log.
     """
@@ -141,14 +141,15 @@ def begin_round(new_network: Callable[[], RegionNetwork], config: StageConfig) -
     """Load the networks of a round.
 
     After the teacher's stage, the teacher trains a new network. After a round, the two exchange roles,
-    unless the student's score is lower than its teacher's by more than the tolerance: then both keep their roles.
+    unless the student's score is lower than its teacher's by more than the tolerance: in that case both keep their
+    roles.
 
     Args:
-        new_network: function that makes a network with the weights that training starts from.
+        new_network: function that makes a network with initial weights.
         config: settings of the round.
 
     Raises:
-        CheckpointError: the checkpoint of the stage before does not fit.
+        CheckpointError: the checkpoint of the stage before does not match.
     """
     path = config.previous
     before = load_checkpoint(path)

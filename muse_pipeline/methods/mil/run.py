@@ -45,7 +45,7 @@ from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 @RECIPES.register("mil")
 class MilRecipe(Recipe):
-    """Attention over slides, if these have the labels; a teacher; rounds of a student."""
+    """Stages: attention over slides, if slides are labelled; a teacher; rounds of a student."""
 
     Config = MilConfig
 
@@ -84,7 +84,7 @@ class MilRecipe(Recipe):
             stages.append(kind(config, stage_folder(folder, len(stages) + 1, name), name))
             return stages[-1].result
 
-        # A teacher is the same for any student.
+        # The teacher does not depend on the settings of students.
         previous = add(TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings()))
         schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
         if config.student.swap == "none" and rounds:
@@ -98,7 +98,7 @@ class MilRecipe(Recipe):
 
 
 class RegionStage(TrainingStage[StageConfig, RegionData]):
-    """Trains one region network; leaves a checkpoint that ``muse export`` reads."""
+    """Trains one region network to a checkpoint that ``muse export`` reads."""
 
     def check(self) -> None:
         """Reject a network or windows that cannot be trained, and training data that are not described.
@@ -110,7 +110,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         require_network(self.config)
 
     def inputs(self) -> Inputs:
-        """The labelled images, the backbone to start from and the stage before."""
+        """The labelled images, the initial backbone and the previous stage."""
         sources = [source for some in all_sources(self.config) for source in some]
         checksums = {
             f"source {number}: {name}": checksum
@@ -175,7 +175,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             log(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
 
     def _name_selection(self, scores: dict[str, float]) -> dict[str, float]:
-        """Scores under names that tell when masks have chosen the weights."""
+        """Rename scores if masks have chosen the weights."""
         chosen = "; weights chosen by masks" if self.config.selection == "masks" else ""
         return {f"{name}{chosen}": value for name, value in scores.items()}
 
@@ -211,7 +211,7 @@ class TeacherStage(RegionStage):
 
 
 class StudentStage(RegionStage):
-    """Trains on the maps of a teacher: that of the stage before, or after a swap its student."""
+    """Trains on the maps of a teacher: the previous stage's teacher or, after a swap, its student."""
 
     @cached_property
     def round(self) -> Round:

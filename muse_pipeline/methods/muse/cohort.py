@@ -1,4 +1,4 @@
-"""A run without labels on the slides of a cohort, with those that are trained on and those that are held back."""
+"""A run without labels on the slides of a cohort, some of which are held back."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ class Cohort:
     Attributes:
         rows: rows of the sheet.
         results: folder with a folder per slide, where stores and proposals are or will be.
-        exclude: parts of slide ids; slides whose id contains one are not trained on.
-        held_splits: values of the sheet's column `split` whose slides are held back to judge the backbone on. No
-            patient may have slides on both sides. None: the sheet's splits in ``HELD_SPLITS``, in upper or lower case.
+        exclude: parts of slide ids; slides whose id contains one are not used for training.
+        held_splits: values of the sheet's column `split` whose slides are held back for the evaluation of the backbone.
+            No patient may have slides on both sides. None: the sheet's splits in ``HELD_SPLITS``, in upper or lower
+            case.
     """
 
     rows: Sequence[SheetRow]
@@ -49,12 +50,12 @@ class Cohort:
 
 @dataclass(frozen=True)
 class CohortRun:
-    """A run that can start as soon as its slides are tiled and proposed.
+    """A run that can start as soon as its slides have stores and proposals.
 
     Attributes:
         config: settings of the run; all its paths are absolute.
-        slides: ids of the slides that are trained on.
-        partners: ids of those among them that are paired with a partner.
+        slides: ids of the training slides.
+        partners: ids of the training slides with a partner.
         held: ids of the slides that are held back.
     """
 
@@ -96,14 +97,14 @@ def plan_cohort_run(
     Args:
         path: a config of MUSE, TriDeNT or UNITPathSSL, which need not have any `sources`.
         cohort: the slides.
-        data: folder that paths of the config's own sources start at; its own when not given.
-        judged_by: training configs whose validation the backbone will be judged on, each with the folder of its paths
-            if that is not its own.
+        data: folder to which paths of the config's sources are relative; the config's folder by default.
+        judged_by: training configs whose validation will evaluate the backbone, each with the folder of its paths if
+            that differs from the config's.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
 
     Raises:
         ConfigError: a config is wrong, no slide is left, or a part of a name matches no slide.
-        LabelError: a patient would be trained on and judged on.
+        LabelError: a patient would be in training and in evaluation.
     """
     rows, held = _choose_rows(cohort)
     recipe, config = _load_with_placeholder(path, data, list(changes))
@@ -145,7 +146,7 @@ def store_mpp(config: MuseConfig | UnitConfig) -> float:
 
 
 def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
-    """The checkpoint that a run begins with, and the files of its sources that are not slides.
+    """The initial checkpoint of a run, and the files of its sources that are not slides.
 
     Raises:
         CheckpointError: the checkpoint is not there.
@@ -163,7 +164,7 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
-    """The settings of a run for a YAML file; of sources, which may be thousands, only the values given."""
+    """The settings of a run for a YAML file; only given values of sources, of which there may be thousands."""
     names = [name for name in ("sources", "held") if hasattr(config, name)]
     named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
     few = {name: getattr(config, name)[:1] for name in names}
@@ -171,7 +172,7 @@ def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
 
 
 def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
-    """The rows that are trained on, and those that are held back."""
+    """The rows for training, and the rows that are held back."""
     known = sorted({row.split for row in cohort.rows if row.split})
     for split in cohort.held_splits or ():
         if split not in known:
@@ -184,7 +185,7 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     rows = [row for row in cohort.rows if not any(word in row.slide_id for word in cohort.exclude)]
     chosen = [row for row in rows if row.split not in held_splits]
     if not chosen:
-        raise ConfigError("of the sheet's slides none is left to learn from; see `exclude` and the held splits")
+        raise ConfigError("no slide of the sheet is left for training; see `exclude` and the held splits")
     held = [row for row in rows if row.split in held_splits]
     _require_apart(chosen, held)
     return chosen, held
@@ -196,7 +197,7 @@ def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None
         if (other := learnt.get(_patient(row))) is not None:
             raise LabelError(
                 f"{_patient(row)}: slide '{row.slide_id}' is held back as '{row.split}', but '{other.slide_id}' of the "
-                "same patient would be learnt from; give both the same split, or exclude the second"
+                "same patient would be in training; give both the same split, or exclude the second"
             )
 
 

@@ -26,11 +26,11 @@ class MuseConfig:
         backbone: registered name of the backbone.
         sources: tissue with nucleus positions.
         schedule: length and learning rate.
-        held: labelled images for the evaluation; their patients must not be among the sources. Where each has a
+        held: labelled images for the evaluation; their patients must not be among the sources. If each has a
             ``class_map``, the teacher is scored on them every ``schedule.validate_every`` steps.
         checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a
             built-in one;
-            random when not given.
+            random if not given.
         trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
         views: size, scale and number of the views.
         distillation: losses of student and teacher.
@@ -67,7 +67,7 @@ class MuseConfig:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise ConfigError("sources: there is none; name tissue with nucleus positions")
+            raise ConfigError("sources: the list is empty; name tissue with nucleus positions")
 
     def pair(self, source: NucleusSource, partner: Path | None) -> NucleusSource:
         """A slide of a cohort as a source; ``partner`` is the store of its partner, which MUSE does not read."""
@@ -75,17 +75,17 @@ class MuseConfig:
 
     @property
     def middle_mpp(self) -> float:
-        """Middle of the range that views are drawn from; the mpp of the backbone."""
+        """The mpp of the backbone: the middle of the range of the views."""
         return sum(self.views.mpp) / 2
 
     @property
     def sides_px(self) -> tuple[int, ...]:
-        """Sides of all squares that the network is given."""
+        """Sides of all input squares of the network."""
         return (self.views.global_px, *[self.views.local_px] * (self.views.n_local > 0))
 
 
 def require_sound(config: MuseConfig) -> None:
-    """Reject names that this version does not have, and views that the network cannot take, before any data is read.
+    """Reject names unknown to this version, and views that the network does not accept, before any data is read.
 
     Raises:
         ConfigError: a setting is wrong.

@@ -38,12 +38,12 @@ MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scan
 
 @dataclass(frozen=True, eq=False)
 class PretrainData:
-    """Images that hold enough nuclei.
+    """Images with enough nuclei.
 
     Attributes:
         images: images of all sources.
         colours: (N, 3, 4) map in optical density of each image.
-        reference: reference that the maps lead to.
+        reference: reference to which the maps normalise.
         sources: source of each of the N images.
     """
 
@@ -66,22 +66,22 @@ def read_pretrain_data(
     log: Callable[[str], None] = lambda sentence: None,
     region_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PretrainData:
-    """Open every source: of stores no pixel is read, and their positions are written to ``folder`` once.
+    """Open every source; no pixels of stores are read, and their positions are written to ``folder`` once.
 
     Args:
         sources: sources of the config.
         finest_mpp: finest um per pixel of the views.
         min_nuclei: images with fewer are left out.
         folder: folder for the indices of slides.
-        log: callback with a line on what is left out.
+        log: callback for a line on omitted images.
         region_weights: weights of the region classes, as in ``MuseConfig``; pictures have no regions.
 
     Raises:
         ConfigError: no image is left, or there is no folder or picture.
-        LabelError: a picture or its labels cannot be read, or a word of ``exclude`` is in no name.
+        LabelError: a picture or its labels cannot be read, or no name contains a word of ``exclude``.
         ModelError: the detector is not there.
         MppError: views are finer than an image.
-        NucleiError: proposals cannot be read, or are those of another slide.
+        NucleiError: proposals cannot be read, or belong to another slide.
         StoreError: a store, a ``colour.json`` or a region map is missing or damaged.
     """
     _require_words(sources)
@@ -105,7 +105,7 @@ def read_pretrain_data(
 
 
 def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
-    """Reject patients in the pretraining that the backbone is judged on.
+    """Reject pretraining on patients of the evaluation.
 
     Raises:
         LabelError: a patient is on both sides.
@@ -113,8 +113,8 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
     judged = {patient for source in held for patient in patients_in(source)}
     if shared := sorted(judged & set(patients)):
         raise LabelError(
-            f"{some_of(shared)}: in `sources`, or seen by what the run begins with, and in `held`, so the backbone "
-            "would be evaluated on its training data; take them out of either (`exclude`)"
+            f"{some_of(shared)}: in `sources`, or in training of the initial weights, and in `held`, so the backbone "
+            "would be evaluated on its training data; exclude them from one (`exclude`)"
         )
 
 
@@ -138,7 +138,7 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
     """Reject an image that is too coarse for the views, before it is read."""
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
-            f"{name}: is at {mpp:g} um/px and views are drawn down to {finest_mpp:g}; raise `views.mpp`, or write a "
+            f"{name}: is at {mpp:g} um/px, coarser than views at {finest_mpp:g}; raise `views.mpp`, or write a "
             "finer store (`extra_mpps`)"
         )
 
@@ -167,7 +167,7 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
     """The folder of the index of a slide's proposals, made if it is not there yet."""
     proposals = source.proposals
     if read_provenance(proposals).fingerprint != store.fingerprint:
-        raise NucleiError(f"{proposals}: holds the nuclei of another slide than {store.path}; correct either")
+        raise NucleiError(f"{proposals}: contains nuclei of another slide than {store.path}; correct one of them")
     location = folder / cache_name(proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}")
     if not location.is_dir():
         parts = [
@@ -187,18 +187,18 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
 
 @dataclass(frozen=True)
 class RegionWeights:
-    """Weights of nuclei by the region of tissue that they lie in.
+    """Weights of nuclei by their tissue region.
 
     Attributes:
         weights: weight by class; nuclei elsewhere weigh 1.
-        log: callback with a line on a slide whose region model failed.
+        log: callback for a line on a slide whose region model failed.
     """
 
     weights: Mapping[str, float]
     log: Callable[[str], None]
 
     def describe(self, source: NucleusSource) -> str:
-        """Text that identifies the weights of a slide's nuclei; empty without weights."""
+        """String that identifies the weights of a slide's nuclei; empty without weights."""
         if not self.weights:
             return ""
         return f" {sorted(self.weights.items())} {cache_name(_file_of_regions(source), '')}"
@@ -214,7 +214,7 @@ class RegionWeights:
         info = read_info(files.info)
         found = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
         if isinstance(found, FailedRegions):
-            self.log(f"{info.slide_id}: its tissue is drawn alike, because it has no regions ({found.reason})")
+            self.log(f"{info.slide_id}: all its tissue has the same weight, because it has no regions ({found.reason})")
             return np.ones(len(xy))
         names = [one.name for one in found.classes]
         unknown = [name for name in self.weights if name not in names]
@@ -271,7 +271,7 @@ def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
 def _read_pictures(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusPicture]:
     paths = [path for path in picture_files(source.images) if not any(word in path.name for word in source.exclude)]
     if not paths:
-        raise ConfigError(f"{source.images}: holds no picture; correct `images` or `exclude` in the config")
+        raise ConfigError(f"{source.images}: contains no picture; correct `images` or `exclude` in the config")
     predictor = Predictor(find_model(source.detector))
     for path in paths:
         pixels, mpp = read_picture(path, source.mpp)

@@ -1,8 +1,8 @@
 """MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170), on views of the same tissue that share nuclei.
 
 A student learns to predict, from a nucleus in one view, what an averaged teacher predicts from the same nucleus in
-another view at another scale; and likewise for whole views, as in DINO. Details that the paper leaves open follow DINO
-and its family (``docs/guide/pretraining.md``).
+another view at another scale; and likewise for whole views, as in DINO. Details that the paper does not specify follow
+DINO and related methods (``docs/guide/pretraining.md``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Projector(nn.Module):
 
     Args:
         channels: channels of the feature.
-        hidden: width of the two layers inside.
+        hidden: width of the two hidden layers.
         bottleneck: width of the normalised vectors.
         n_prototypes: K.
     """
@@ -51,11 +51,11 @@ class Projector(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.prototypes = nn.Parameter(torch.empty(n_prototypes, bottleneck))
-        # As long as DINO's at first: only their direction counts, and the longer they are the slower they turn.
+        # Initial lengths as in DINO: only directions matter, and longer vectors turn more slowly.
         nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C) -> (N, K), in float32: cosines that are divided by a temperature of 0.04 need all bits."""
+        """(N, C) -> (N, K), in float32: cosines divided by a temperature of 0.04 need that precision."""
         latent = self.layers(features).float()
         with torch.autocast(latent.device.type, enabled=False):
             return functional.normalize(latent, dim=-1) @ functional.normalize(self.prototypes, dim=-1).T
@@ -71,7 +71,7 @@ HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
 
 @dataclass(frozen=True)
 class SelfDistillationSettings:
-    """Losses that make student and teacher agree.
+    """Losses between student and teacher.
 
     Attributes:
         nucleus_weight: weight of the loss at shared nuclei.
@@ -82,7 +82,7 @@ class SelfDistillationSettings:
         bottleneck: width of the normalised vectors.
         student_temperature: temperature of the student's softmax.
         teacher_temperature: (initial, final) temperature of the teacher's softmax.
-        teacher_warmup: fraction of the run over which it changes, linearly.
+        teacher_warmup: fraction of the run over which the temperature changes linearly.
         momentum: initial momentum of the teacher; rises to 1 along a cosine.
         frozen: fraction of the run in which the prototypes are not updated.
     """
@@ -158,12 +158,12 @@ class Level(nn.Module):
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Fraction of the prototypes that come first for some row, over the last hundred steps or so."""
+        """Fraction of the prototypes that are the nearest of any row, over about the last hundred steps."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
 class MusePretraining(Method):
-    """Student, averaged teacher, and the losses that make them agree.
+    """Student, averaged teacher, and the losses between them.
 
     Args:
         backbone: the initial student; the teacher begins as its copy.
@@ -215,7 +215,7 @@ class MusePretraining(Method):
                 losses.append(level.loss(target, ours))
             vectors += read
             targets += pred
-        # Over all processes, whose pairs hold different numbers of nuclei; their gradients are averaged later.
+        # Over all processes, whose pairs have different numbers of nuclei; gradients are averaged later.
         n_rows = all_sum(batch.shared.sum((1, 2)).float())
         totals = [one.sum() * n_processes() / n for one, n in zip(losses, n_rows.clamp(min=1), strict=True)]
         found = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
@@ -278,9 +278,9 @@ def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Featur
 
 
 def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
-    """For each pair, the numbers of its existing nuclei, counted through the (B, M) of its sets.
+    """For each pair, the flat indices into (B, M) of its existing nuclei.
 
-    Both lines wait for the device. Indexing with ``shared`` itself would, too, for each pair and each view of it.
+    Both lines synchronise with the device; indexing with ``shared`` would do so for each view of each pair.
     """
     _, rows = shared.flatten(1).nonzero(as_tuple=True)
     return list(rows.split(shared.sum((1, 2)).tolist()))
@@ -295,7 +295,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)
 
 
-# Gauges are of the rows of all processes, which may hold few or none of them.
+# Gauges are computed over the rows of all processes; a single process may have few or none.
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -305,7 +305,7 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _spread(vectors: Tensor) -> Tensor:
-    """Standard deviation of unit vectors (N, D), over that of vectors in all directions alike; 0 below two."""
+    """Standard deviation of unit vectors (N, D), relative to that of uniform directions; 0 below two."""
     unit = functional.normalize(vectors.float(), dim=-1)
     n_rows = all_sum(unit.new_full((), len(unit)))
     mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)
@@ -314,7 +314,7 @@ def _spread(vectors: Tensor) -> Tensor:
 
 
 def _difference(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen minus that of the others; 0 where there are none of either."""
+    """Mean of the chosen values minus that of the others; 0 if either group is empty."""
     of_either = torch.stack([chosen, ~chosen]).to(values)
     n_rows, totals = all_sum(torch.stack([of_either.sum(1), of_either @ values]))
     of_chosen, of_others = totals / n_rows.clamp(min=1)

@@ -1,4 +1,4 @@
-"""MUSE as a run: from tissue without labels to a backbone."""
+"""MUSE as a run that trains a backbone on tissue without labels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INDEX = "nuclei"
 
 @RECIPES.register("muse")
 class MuseRecipe(Recipe):
-    """One stage: tissue with nucleus positions to a backbone."""
+    """One stage: from tissue with nucleus positions to a backbone."""
 
     Config = MuseConfig
 
@@ -86,13 +86,13 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
-        """Tissue, nucleus positions, regions and the checkpoint to start from."""
+        """Files of tissue, nucleus positions, regions and the initial checkpoint."""
         config = self.config
         regions = checksums_of_regions(config.sources) if config.region_weights else {}
         return Inputs(tuple(source.labelled or source for source in config.sources), self._start, checksums=regions)
 
     def read(self, log: Log) -> PretrainData:
-        """Open the images; stores are read while the run goes on."""
+        """Open the images; stores are read during the run."""
         data = self.open_data(log)
         require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
         if self.config.held and not self._held:
@@ -133,7 +133,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse; with labelled nuclei held back, scores of the teacher."""
+        """An alarm for collapse and, with labelled nuclei held back, scores of the teacher."""
         return (CollapseAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
     def validation(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
@@ -195,7 +195,7 @@ class CollapseAlarm(Alarm):
         if self.persists("shared_nuclei", shares_none):
             raise CollapsedError(
                 f"{self.folder}: by step {done} no two views shared a nucleus for {IN_A_ROW} logged steps in a row, so "
-                "nothing is learnt of nuclei; begin another run folder with a larger `views.global_px` or `batch`"
+                "nothing is learnt about nuclei; start another run folder with a larger `views.global_px` or `batch`"
             )
         for name, (least, most) in LIMITS.items():
             if shares_none and name in OF_NUCLEI:
@@ -218,7 +218,7 @@ RADIUS_UM, SUBPIXEL_BITS = 4.0, 4
 
 
 def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
-    """Write a few sets, one below the other: global views first; a nucleus has one colour in all views of its set."""
+    """Draw a few sets, one below another, global views first; a nucleus has the same colour in all views of its set."""
     generator = np.random.default_rng(seed_of_step(seed, 0))
     rows = [_draw_set(sample(generator)) for _ in range(N_SETS)]
     width = max(row.shape[1] for row in rows)

@@ -1,4 +1,4 @@
-"""Accuracy of nucleus classes in the features of a teacher while it is trained, by their nearest neighbours.
+"""Accuracy of nearest-neighbour classification of nuclei by the features of a teacher during training.
 
 Nuclei are read as points, each in exactly one window.
 """
@@ -27,7 +27,7 @@ class PointWindow:
 
     Attributes:
         image: index of its picture.
-        origin: (x, y) of its corner in the picture; negative where the picture is too small.
+        origin: (x, y) of its corner in the picture; negative if the picture is too small.
         xy: (M, 2) float32 nuclei in window px.
         label: (M,) class index, never -1.
     """
@@ -39,7 +39,7 @@ class PointWindow:
 
 
 def cut_point_windows(images: Sequence[LabelledImage], window_px: int) -> list[PointWindow]:
-    """Cut windows of ``window_px`` over every nucleus of known class, each in exactly one of them."""
+    """Cut windows of ``window_px`` so that every nucleus of known class is in exactly one."""
     return [window for index, image in enumerate(images) for window in _cut(index, image, window_px)]
 
 
@@ -131,7 +131,7 @@ CHUNK = 1024
 
 
 def classify_by_neighbours(bank: Tensor, bank_label: Tensor, query: Tensor, n_classes: int, k: int = K) -> Tensor:
-    """Each query gets the class with the most weight among its k nearest of the bank.
+    """Classify each query by a weighted vote of its k nearest neighbours in the bank.
 
     Args:
         bank: (N, D) features, of any length.
@@ -141,7 +141,7 @@ def classify_by_neighbours(bank: Tensor, bank_label: Tensor, query: Tensor, n_cl
         k: number of neighbours that vote; at most all of the bank.
 
     Returns:
-        (M,) class index; of equal weights the lower class.
+        (M,) class index; the lower one for equal weights.
     """
     bank, query = functional.normalize(bank.float(), dim=1), functional.normalize(query.float(), dim=1)
     predictions = [torch.zeros(0, dtype=torch.long)]
@@ -159,8 +159,8 @@ MAX_IMAGES = 40
 def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]:
     """Read at most ``MAX_IMAGES`` images with nuclei of known class at ``mpp``, spread evenly.
 
-    Classes are those of the sources' class maps. The list is empty if a source has no map, or if the nuclei are of one
-    class or one patient alone.
+    Classes are those of the sources' class maps. The list is empty if a source has no map, or if all nuclei are of one
+    class or one patient.
 
     Raises:
         LabelError: a picture or its labels cannot be read.

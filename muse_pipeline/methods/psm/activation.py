@@ -21,7 +21,7 @@ from muse_pipeline.training.stages import TrainingStage
 class PriorSelfActivation(Method):
     """Training of a network to give a window and its half turn the same output (arXiv 2210.07862).
 
-    The loss is the mean of ``|f(x) - f(rot180 x)|``; a constant f solves it, and nothing prevents that.
+    The loss is the mean of ``|f(x) - f(rot180 x)|``; a constant f is a solution, which nothing prevents.
 
     Args:
         network: the network, which has one output.
@@ -59,10 +59,10 @@ class ActivationConfig(ActivationSettings):
 
 
 class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
-    """Leaves a checkpoint that ``load_activation`` reads."""
+    """Trains a checkpoint for ``load_activation``."""
 
     def check(self) -> None:
-        """Reject windows that the network cannot take.
+        """Reject windows that the network does not accept.
 
         Raises:
             ConfigError: the backbone is not registered, or the window is not a multiple of its stride.

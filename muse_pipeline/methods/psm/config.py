@@ -1,4 +1,4 @@
-"""The settings of PSM, from unlabelled tissue to a detector."""
+"""The settings of PSM, which trains a detector on unlabelled tissue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MASKS = ("otsu", "activation")
 
 @dataclass(frozen=True)
 class ActivationSettings:
-    """First stage: the activation network; left out where masks are made without it.
+    """First stage: the activation network; omitted if masks are made without it.
 
     Attributes:
         backbone: registered name of a backbone with a stage at stride 4.
@@ -76,7 +76,7 @@ class DetectorSettings:
 
 @dataclass(frozen=True)
 class SelfTrainingSettings:
-    """Last stage: detectors trained on the detections of the one before, with the detector's settings of training.
+    """Last stage: detectors trained on the detections of the previous one, with the same training settings.
 
     Attributes:
         rounds: number of rounds; 0 omits the stage.
@@ -90,7 +90,7 @@ class SelfTrainingSettings:
 
 @dataclass(frozen=True)
 class PsmConfig:
-    """A run from unlabelled tissue to a detector.
+    """A run that trains a detector on unlabelled tissue.
 
     Attributes:
         name: name of the model.

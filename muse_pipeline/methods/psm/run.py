@@ -1,4 +1,4 @@
-"""PSM as a run, from unlabelled tissue to a detector, and its stages of masks and labels.
+"""PSM as a run that trains a detector on unlabelled tissue, with its stages of masks and labels.
 
 The stages write instances and points from masks as label files that ``muse finetune`` reads.
 
@@ -51,7 +51,7 @@ COLOUR = (128, 64, 192)
 class MasksStage(PreparedStage):
     """Writes every crop that is not rejected, and its mask (0 background, 255 nucleus), under the same name.
 
-    A threshold or clusters are fitted to each picture and to each store: stains are a slide's own.
+    A threshold or clusters are fitted to each picture and to each store: stains differ between slides.
 
     Args:
         config: settings of the run.
@@ -150,11 +150,11 @@ def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarr
     """Write one picture (h, w, 3) with its instances (h, w), 1..N, unless there are none; returns their number.
 
     Raises:
-        LabelError: there are more instances than a label image holds.
+        LabelError: there are more instances than a label image can contain.
     """
     n_instances = int(instances.max(initial=0))
     if n_instances > MOST:
-        raise LabelError(f"{name}: {n_instances:,} nuclei are more than the {MOST:,} a picture may hold; cut it up")
+        raise LabelError(f"{name}: {n_instances:,} nuclei exceed the {MOST:,} that a picture may contain; cut it up")
     if not n_instances:
         return 0
     write_instances(folder, name, pixels, instances, [CLASS] * n_instances)
@@ -174,7 +174,7 @@ SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found 
 
 
 def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
-    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; also at its border and some beyond it.
+    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; also just beyond its border.
 
     The picture's stains are normalised to ``reference``.
     """
@@ -217,7 +217,7 @@ class LabelsStage(PreparedStage):
 
 
 class FoundLabelsStage(PreparedStage):
-    """Writes the pictures of ``labels`` again with the nuclei that a detector finds, outlined as by its export.
+    """Writes the pictures of ``labels`` again with the nuclei found by a detector and outlined as by its export.
 
     Args:
         config: settings of the detector's training, with the lowest score of a nucleus as ``export.threshold``.
@@ -232,14 +232,14 @@ class FoundLabelsStage(PreparedStage):
         self.config, self.detector, self.labels = config, detector, labels
 
     def made_from(self) -> dict[str, Any]:
-        """Settings of the export that decide which nuclei are found and how they are outlined, and the detector."""
+        """Settings of the export that affect detections and outlines, and the detector."""
         export, weights = self.config.export, load_checkpoint(self.detector).weights_sha256()
         how = {name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")}
         refined = {"refiner": sha256_of(REFINER)} if export.refine else {}
         return {**how, **refined, "detector": weights}
 
     def write(self, folder: Path, log: Log) -> None:
-        """Write what the detector finds in every picture.
+        """Write the nuclei that the detector finds in every picture.
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
@@ -269,7 +269,7 @@ class FoundLabelsStage(PreparedStage):
 
 @RECIPES.register("psm")
 class PsmRecipe(Recipe):
-    """Masks, labels, a detector, and further detectors that are trained on the detections of the one before."""
+    """Masks, labels, a detector, and further detectors that are trained on the detections of the previous one."""
 
     Config = PsmConfig
     ends_in_model = True

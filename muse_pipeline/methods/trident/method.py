@@ -30,7 +30,7 @@ Width = Annotated[int, Between(2, 1 << 16)]
 
 @dataclass(frozen=True)
 class AlignmentSettings:
-    """Losses that make branches agree.
+    """Losses between branches.
 
     Attributes:
         branches: 3 aligns two H&E views and the partner (TriDeNT), 2 one H&E view and the partner (More From Less), 1
@@ -44,7 +44,7 @@ class AlignmentSettings:
         temperature: softmax temperature of InfoNCE.
         hidden: width of the two inner layers of the projectors.
         width: length of the vectors that are compared.
-        max_nuclei: largest number of nuclei of a batch that are compared, drawn from all.
+        max_nuclei: largest number of nuclei compared per batch, drawn at random.
     """
 
     branches: Annotated[int, Between(1, 3)] = 3
@@ -72,8 +72,8 @@ class TridentConfig(MuseConfig):
     Attributes:
         backbone: registered name of the H&E network.
         sources: H&E tissue with nucleus positions, each with or without a ``partner``.
-        alignment: losses that make branches agree.
-        partner_backbone: registered name of the network that reads pictures; that of ``backbone`` when not given.
+        alignment: losses between branches.
+        partner_backbone: registered name of the partner's network; that of ``backbone`` by default.
         distillation: settings of MUSE. When given, MUSE's loss on the same views is added, and its teacher is the
             run's result.
         weight: factor of the alignment loss when MUSE's loss is added.
@@ -99,7 +99,7 @@ class TridentConfig(MuseConfig):
 
 
 def require_sound_pairs(config: TridentConfig) -> None:
-    """Reject settings that the networks cannot take, before any data is read.
+    """Reject settings that do not suit the networks, before any data is read.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -113,11 +113,11 @@ def require_sound_pairs(config: TridentConfig) -> None:
     if config.partner_backbone is not None:
         require_windows(config.partner_backbone, config.views.global_px)
     if config.distillation is None and config.views.n_local:
-        raise ConfigError(f"views: n_local is {config.views.n_local}, and local views need MUSE's loss; set it to 0")
+        raise ConfigError(f"views: n_local is {config.views.n_local}, but local views need MUSE's loss; set it to 0")
 
 
 def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
-    """Two layers with batch norm and ReLU, and a last one without: (N, channels) -> (N, width)."""
+    """Two layers with batch norm and ReLU, and a linear one: (N, channels) -> (N, width)."""
     inner = [(channels, hidden), (hidden, hidden)]
     layers = [
         layer for one, other in inner for layer in (nn.Linear(one, other), nn.BatchNorm1d(other), nn.ReLU(inplace=True))
@@ -131,7 +131,7 @@ def in_float(values: Tensor) -> Tensor:
 
 
 def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
-    """Apply ``network`` to rows (N, C), also to a single one, which batch norms refuse in training."""
+    """Apply ``network`` to rows (N, C), also to a single row, which batch norms reject in training."""
     return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
 
 
@@ -239,7 +239,7 @@ class Trident(Method):
         return {"loss": loss, **found}
 
     def _encode_he(self, batch: PairBatch) -> list[Features]:
-        """Features of the two global views; with two branches, of the first alone."""
+        """Features of the two global views, or of the first alone with two branches."""
         pixels, colour = batch.views.global_views
         n = 1 if self.settings.branches == 2 else 2
         pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
@@ -277,7 +277,7 @@ class Trident(Method):
 
 
 def _draw(shared: Tensor, most: int) -> Tensor:
-    """``shared`` (B, M) with at most ``most`` entries set, drawn from those that are."""
+    """``shared`` (B, M) with at most ``most`` of its True entries kept, drawn at random."""
     positions = shared.nonzero()
     if len(positions) <= most:
         return shared

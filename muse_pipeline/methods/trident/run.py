@@ -1,4 +1,4 @@
-"""TriDeNT and More From Less as a run: from H&E tissue with partners to an H&E backbone."""
+"""TriDeNT and More From Less as a run that trains an H&E backbone on tissue with partners."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from muse_pipeline.training.stages import Stage
 
 @dataclass(frozen=True, eq=False)
 class PairedData(PretrainData):
-    """Images that hold enough nuclei, and their partners.
+    """Images with enough nuclei, and their partners.
 
     Attributes:
-        partners: partner of each image, None for none.
+        partners: partner of each image, or None.
     """
 
     partners: list[PicturePartner | None]
@@ -63,7 +63,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
 
 
 def _require_partners(sources: list, partners: list[PicturePartner | None], failures: list[str]) -> None:
-    """Reject a source whose folder has a file for none of its pictures, and slides none of which has a partner."""
+    """Reject a source without a partner for any picture, and slides without any partner."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
         if all(partner is None for partner in of_source):
@@ -80,12 +80,12 @@ def _require_partners(sources: list, partners: list[PicturePartner | None], fail
 
 @RECIPES.register("trident")
 class TridentRecipe(Recipe):
-    """One stage: H&E tissue with partners to an H&E backbone."""
+    """One stage: from H&E tissue with partners to an H&E backbone."""
 
     Config = TridentConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Leave out local views without MUSE's loss."""
+        """Omit local views without MUSE's loss."""
         views = values.get("views") or {}
         if values.get("distillation") is None and isinstance(views, dict):
             values = {**values, "views": {"n_local": 0, **views}}
@@ -97,7 +97,7 @@ class TridentRecipe(Recipe):
 
 
 class TridentStage(MuseStage):
-    """Branches of H&E and partner that are made to agree. Everything else is as in MUSE's pretraining."""
+    """Training of branches of H&E and partner on a joint loss; otherwise as in MUSE's pretraining."""
 
     config: TridentConfig
 
@@ -116,7 +116,7 @@ class TridentStage(MuseStage):
         return read_paired_data(self.config, self.folder / INDEX, log)
 
     def build(self, data: PairedData) -> Method:
-        """An H&E backbone, which may start from a checkpoint, and an encoder of the partner, which does not."""
+        """An H&E backbone, perhaps initialised from a checkpoint, and a randomly initialised encoder of the partner."""
         config, settings = self.config, self.config.alignment
         backbone = self.build_backbone()
         partner = None
@@ -129,7 +129,7 @@ class TridentStage(MuseStage):
         return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
 
     def batches(self, data: PairedData, device: torch.device) -> Callable[[int], PairBatch | dict[str, Any]]:
-        """Sets of views with their partners; with MUSE's loss, the batches by the names of the methods."""
+        """Sets of views with their partners; with MUSE's loss, a batch for each method by its name."""
         views = make_batches(self.config, data)
         pairs = PairBatches(views, data.images, data.partners)
         if self.config.distillation is None:
@@ -160,7 +160,7 @@ LEAST_SPREAD = 0.05  # of runs that still learn; see ``method.measure_spread``
 
 
 class SpreadAlarm(Alarm):
-    """Ends a run whose H&E vectors all become alike."""
+    """Ends a run in which all H&E vectors become similar."""
 
     def check(self, done: int, losses: dict[str, float]) -> None:
         """Compare the spread of each level with ``LEAST_SPREAD``.
@@ -181,7 +181,7 @@ N_PAIRS, GAP_PX = 6, 8
 
 
 def draw_pairs(batch: PairBatch, output: Path) -> None:
-    """Write a few first views, each above its partner; white where there is none."""
+    """Draw a few first views, each above its partner, or above white without one."""
     he = batch.views.global_views.pixels[: len(batch.views.global_views.pixels) // 2]
     partners = torch.full_like(he, 255)
     partners[batch.partner.image_known] = batch.partner.image

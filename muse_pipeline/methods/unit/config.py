@@ -84,7 +84,7 @@ class DiscriminatorSettings:
         widths: channels of the strided convolutions.
         loss: "least squares", or "logistic" with R1.
         r1_gamma: weight of R1.
-        r1_every: steps from one penalty to the next, which counts that many times as much.
+        r1_every: steps from one penalty to the next, which is multiplied by this number.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)  # code, of masks; of pictures ours (code: StyleGAN2's residual one)
@@ -99,7 +99,7 @@ class AdaSettings:
 
     Attributes:
         target: target value of the mean sign of real scores.
-        pictures: real pictures that take the probability from 0 to 1.
+        pictures: number of real pictures over which the probability rises from 0 to 1.
     """
 
     target: Annotated[float, Between(-1, 1)] = 0.6  # ADA paper
@@ -141,12 +141,12 @@ class SecondStageSettings:
 
 @dataclass(frozen=True)
 class UnitConfig:
-    """A run from unlabelled tissue to a detector.
+    """A run that trains a detector on unlabelled tissue.
 
     Attributes:
         name: name of the model.
-        schedule: schedule of both stages, but for ``second``; the rate is that of generator and reader, and the weight
-            decay has no effect.
+        schedule: schedule of both stages, except for ``second``; the rate is that of generator and reader, and the
+            weight decay has no effect.
         licence: licence of the weights.
         training_data: description of the training data, for the card.
         sources: unlabelled H&E tissue; the workflow trains on its slides when there are none.
@@ -155,7 +155,7 @@ class UnitConfig:
         mpp: um per pixel of all networks.
         window_px: side of windows of both domains.
         batch: windows of each domain per step (and device).
-        masks: folder that ``muse synthesize masks`` wrote; they are synthesised when not given.
+        masks: folder that ``muse synthesize masks`` wrote; they are synthesised if not given.
         n_masks: number of synthesised masks.
         mask_px: side of synthesised masks; windows are cut from them.
         tissue: settings of the synthesised tissue.
@@ -218,13 +218,13 @@ class UnitConfig:
 
 @dataclass(frozen=True)
 class UnitStageConfig(UnitConfig):
-    """Settings of one of the two stages; ``previous`` is the checkpoint of the one before."""
+    """Settings of one of the two stages; ``previous`` is the checkpoint of the first."""
 
     previous: Path | None = None
 
 
 def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> UnitStageConfig:
-    """The settings of the first stage, or, with a checkpoint to start from, of the second.
+    """The settings of the first stage or, with ``previous``, of the second.
 
     Args:
         config: settings of the run.

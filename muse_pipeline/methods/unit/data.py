@@ -65,7 +65,7 @@ class MaskDomain:
         return np.stack(pictures), padded_xy, padded_rays, label
 
     def nuclei(self, index: int) -> Nuclei:
-        """The fills of a mask, measured at their first use: 10 ms for a mask of 320 px."""
+        """The fills of a mask, measured at first use, which takes 10 ms for a mask of 320 px."""
         if index not in self._nuclei:
             instances = fills(self.masks[index].instances)
             self._nuclei[index] = label_image_to_nuclei(instances, (self.mpp, self.mpp), self.n_rays)
@@ -183,14 +183,14 @@ def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[Instance
     diameter_px = 2 * np.sqrt(np.median(areas[areas > 0]) / np.pi)
     if diameter_px < LEAST_DIAMETER_PX:
         raise LabelError(
-            f"{folder}: the median nucleus has {diameter_px:.1f} px across at {mpp:g} um/px, less than "
+            f"{folder}: the median nucleus has a diameter of {diameter_px:.1f} px at {mpp:g} um/px, less than "
             f"{LEAST_DIAMETER_PX}; synthesise masks at a smaller mpp"
         )
     return usable
 
 
 def _is_wide(instances: np.ndarray) -> bool:
-    """True if a square of 2 x 2 pixels belongs to one instance."""
+    """True if any square of 2 x 2 pixels is in a single instance."""
     corner = instances[:-1, :-1]
     same = (corner == instances[1:, :-1]) & (corner == instances[:-1, 1:]) & (corner == instances[1:, 1:])
     return bool((same & (corner > 0)).any())
@@ -277,7 +277,7 @@ class UnitBatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class UnitData:
-    """Masks and tissue that batches are drawn from.
+    """Masks and tissue from which batches are drawn.
 
     Attributes:
         masks: masks of one mpp.
@@ -297,7 +297,7 @@ class UnitData:
 
     @property
     def stains(self) -> np.ndarray:
-        """(2, 3) stains of ``reference``, or textbook's if tissue keeps its colours."""
+        """(2, 3) stains of ``reference``, or textbook stains if tissue keeps its colours."""
         return np.array(self.reference.stains or ROUNDED_TEXTBOOK)
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
@@ -315,7 +315,7 @@ class UnitData:
         return draw
 
     def keep_pictures(self, folder: Path) -> None:
-        """Write a piece of tissue of images spread evenly over the run's, as PNG; a folder of that name is replaced."""
+        """Write crops of images spread evenly over those of the run as PNG; an existing folder is replaced."""
         chosen = np.unique(np.linspace(0, len(self.images) - 1, KEPT).round().astype(int)).tolist()
         with complete_file(folder) as partial:
             partial.mkdir()
@@ -355,7 +355,7 @@ def require_stained(windows: np.ndarray, mpp: float) -> None:
     """Check that windows (N, S, S, 3) uint8 are tissue stained with haematoxylin and eosin.
 
     Raises:
-        ConfigError: the tissue is brown, or fewer than half of the windows have any.
+        ConfigError: the tissue is brown, or fewer than half of the windows have tissue.
     """
     sample = AppearanceSample(mpp)
     for window in windows:

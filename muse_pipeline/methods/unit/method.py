@@ -94,7 +94,7 @@ class UnitTraining(Method):
         return torch.optim.Adam([group], schedule.learning_rate, self.config.betas, self.config.eps)
 
     def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Losses as in ``Method``; discriminators judge the output of the other turn of their step."""
+        """Losses as in ``Method``; discriminators score the output of the generators' turn of the same step."""
         if turn == "discriminator":
             return self._judge(batch, *self._made.pop(0))
         made = self.translate(batch)
@@ -136,7 +136,7 @@ class UnitTraining(Method):
         self.step += 1
 
     def _vary(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Varied input of the reader, and its colour maps; noise between the networks erases hidden codes."""
+        """Varied input of the reader, and its colour maps; noise between the networks removes hidden codes."""
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
         with torch.autocast(pictures.device.type, enabled=False):  # grey levels need more than 8 bits
@@ -165,7 +165,7 @@ class UnitTraining(Method):
         return {**vars(self.config.weights), "painted": first + (last - first) * fallen}
 
     def _judge(self, batch: UnitBatch, rendered: Tensor, read: Tensor) -> dict[str, Tensor]:
-        """Losses of both discriminators, and the mean scores of the one of pictures."""
+        """Losses of both discriminators, and the mean scores by the discriminator of pictures."""
         # Copies: both turns have the same batch, whose tensors must not begin to require gradients.
         real, masks = to_unit(batch.pictures), batch.masks.clone()
         real.requires_grad_(self._is_penalised(self.config.pictures))
@@ -223,10 +223,10 @@ class UnitTraining(Method):
 
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of ``network`` inside the block, where batch norms normalise by their batch.
+    """Keep the running statistics of ``network`` unchanged in the block, where batch norms use those of the batch.
 
-    Rendered tissue differs from real tissue in contrast and colour. Each is normalised by itself, and the detector
-    keeps the statistics of the real one, to which it is applied.
+    Rendered tissue differs from real tissue in contrast and colour. Each is normalised separately, and the
+    detector keeps the statistics of real tissue, to which it is applied.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]

@@ -121,7 +121,7 @@ RAYS = 8  # of nuclei whose positions alone are used
 
 
 def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
-    """F1 of positions (N, 2) px within 3 um, the most certain first, counted over all pictures; 0 to 1."""
+    """F1 of positions (N, 2) px within 3 um, by descending score, counted over all pictures; 0 to 1."""
     matched = sum(
         int((match_points(one, -np.arange(len(one), dtype=float), true, RADIUS_UM / mpp) >= 0).sum())
         for one, true in zip(found, truth, strict=True)
@@ -130,7 +130,7 @@ def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: 
 
 
 class Found(NamedTuple):
-    """Nuclei of a window, the most certain first.
+    """Nuclei of a window, by descending score.
 
     Attributes:
         xy: (N, 2) px.
@@ -146,12 +146,12 @@ class Found(NamedTuple):
 
 
 class SnapshotScorer:
-    """Three scores of a reader that need no labels, their harmonic mean, and the threshold that they are measured at.
+    """Three scores of a reader that need no labels, their harmonic mean, and the threshold at which they are measured.
 
-    The first is its F1 on tissue that the generator renders from further masks. The second is the F1 of its nuclei in
+    The first is its F1 on tissue rendered from further masks. The second is the F1 of its nuclei in
     real tissue against its nuclei in the same tissue, mirrored and in another colour. The third is the F1 of
-    the nuclei of real tissue against those that Otsu's threshold on haematoxylin gives. The third excludes readers that
-    find the same wrong objects in either domain; the threshold that is best for it is exported, unless the config sets
+    the nuclei of real tissue against those by Otsu's threshold on haematoxylin. It excludes readers that find the same
+    wrong objects in both domains; its best threshold is exported, unless the config sets
     one. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
 
     Args:
@@ -201,7 +201,7 @@ class SnapshotScorer:
         return {name: round(value, 5) for name, value in scores.items()} | {THRESHOLD: best}
 
     def _find(self, batch: UnitBatch) -> tuple[list[Found], ...]:
-        """Nuclei of rendered tissue, of real tissue, and those found in its mirror image."""
+        """Nuclei found in rendered tissue, in real tissue and in its mirror image."""
         device, side = next(self.method.parameters()).device, batch.masks.shape[-1]
         noise = self.method.draw_noise(len(batch.masks), side, device)
         rendered = self.method.generator(batch.masks.to(device), *noise)

@@ -30,7 +30,7 @@ SHOWN, COLUMNS = 12, 6
 
 @dataclass(frozen=True)
 class RendererSettings:
-    """Settings that a checkpoint contains beside the generator's weights.
+    """Settings in a checkpoint besides the generator's weights.
 
     Attributes:
         generator: settings of the network.
@@ -65,7 +65,7 @@ class Renderer:
 
     @torch.no_grad()
     def __call__(self, mask: InstanceMask, seed: int) -> np.ndarray:
-        """(h, w, 3) uint8 tissue; one mask and seed always give one picture."""
+        """(h, w, 3) uint8 tissue; the same mask and seed always give the same picture."""
         painted = stylise(mask, self.mpp, np.random.default_rng(seed))
         pixels = torch.from_numpy(painted).permute(2, 0, 1)[None].float()
         generator = torch.Generator().manual_seed(seed)
@@ -100,9 +100,9 @@ def write_pictures(
         The contents of ``pictures.json``.
 
     Raises:
-        ArgumentError: the generator cannot take this size, or nuclei cannot be drawn at it.
+        ArgumentError: the generator cannot take this size, or cannot be drawn with nuclei of this size.
         LabelError: ``masks`` contains no mask at the generator's mpp.
-        OutputError: the folder contains something else.
+        OutputError: the folder has other contents.
     """
     require_own_folder(folder, is_ours=(folder / FACTS).is_file())
     source, shown = _masks(renderer, seed, size_px, masks), []

@@ -1,4 +1,4 @@
-"""UNITPathSSL as a run: masks, their translation from and to tissue, and the same with a fresh reader."""
+"""UNITPathSSL as a run: masks, their translation from and to tissue, and a second stage with a fresh reader."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class UnitRecipe(Recipe):
         """The stages; settings and sources are checked before masks are drawn."""
         require_sound(config)
         if not config.sources:
-            raise ConfigError("sources: there is none; name folders of H&E pictures (`images`) or stores (`store`)")
+            raise ConfigError("sources: the list is empty; name folders of H&E pictures (`images`) or stores (`store`)")
         list_pictures_of(config)
         stages: list[Stage] = []
         masks = config.masks
@@ -84,7 +84,7 @@ class UnitRecipe(Recipe):
 
 
 def list_pictures_of(config: UnitConfig) -> set[Path]:
-    """The pictures of all sources that are folders of them.
+    """The pictures of all sources that are folders of pictures.
 
     Raises:
         ConfigError: a folder is missing or empty.
@@ -100,14 +100,14 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
-        """Tissue, masks, the checkpoint of the stage before and the backbone that the reader starts from."""
+        """Tissue, masks, the checkpoint of the previous stage and the reader's initial backbone."""
         config = self.config
         backbone = find_checkpoint(config.checkpoint) if config.checkpoint else None
         checksums = {"masks": checksum_of_masks(config.masks)}
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card; none on which the choice of the snapshot depends before it is made."""
+        """Settings of the card, without those that affect the choice of the snapshot before it is made."""
         card = ("name", "licence", "training_data", "limits", "metrics")
         return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 

@@ -36,7 +36,7 @@ TOTALS = ("nuclei", "epithelial", "covered")
 
 
 def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
-    """(n, 4) ``MEASURES`` of instances 1..n from the second moments of their pixels; zeros for one without pixels.
+    """(n, 4) ``MEASURES`` of instances 1..n from the second moments of their pixels; zeros without pixels.
 
     Args:
         instances: (h, w) int, 0 is background.
@@ -135,7 +135,7 @@ def write_masks(
         seed: seed of the set.
         mpp: um per pixel.
         size_px: side of a mask.
-        threads: masks under way at a time.
+        threads: masks that are drawn at the same time.
         fit: description of the data that ``tissue`` was fitted to, for the record.
         progress: callback with (done, total).
 
@@ -144,7 +144,7 @@ def write_masks(
 
     Raises:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
-        OutputError: the folder holds something else, or cannot be written to.
+        OutputError: the folder has other contents, or cannot be written to.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
@@ -187,7 +187,7 @@ def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
     """Read the masks of a folder that ``write_masks`` made, and their um per pixel.
 
     Raises:
-        LabelError: the folder is not of masks, or a file of it is missing or damaged.
+        LabelError: the folder does not contain masks, or a file is missing or damaged.
     """
     if not (folder / SETTINGS).is_file():
         raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
@@ -207,7 +207,7 @@ class Fit(NamedTuple):
     Attributes:
         tissue: the fitted settings.
         wanted_per_mm2: density of the tissue.
-        reached_per_mm2: density of masks; less where no more nuclei fit without overlap.
+        reached_per_mm2: density of masks; lower if no more nuclei fit without overlap.
     """
 
     tissue: TissueSettings
@@ -218,8 +218,8 @@ class Fit(NamedTuple):
 def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
     """Fit sizes, eccentricities and density to tables of nuclei; glands stay as they are.
 
-    Both kinds get the same sizes, since proposals have no classes. The long axis gets the median of the tables and the
-    spread of their quartiles; the ratio of axes the Beta distribution of their mean and variance. The density is
+    Both kinds get the same sizes, since proposals have no classes. The long axis gets the median and the quartile
+    spread of the tables, and the ratio of axes a Beta distribution with their mean and variance. The density is
     matched by trial masks, because the number of nuclei left out as overlapping depends on everything else.
 
     Args:
@@ -262,7 +262,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _count_boxes(xy_um: np.ndarray) -> np.ndarray:
-    """Nuclei of each box that holds one."""
+    """Number of nuclei in each box that contains any."""
     return np.unique(np.floor(xy_um / BOX_UM), axis=0, return_counts=True)[1]
 
 

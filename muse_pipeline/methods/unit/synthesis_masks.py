@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     kind: np.ndarray
 
     def where(self, chosen: np.ndarray) -> Plan:
-        """The nuclei that a mask or an index chooses."""
+        """The nuclei selected by a mask or an index."""
         return Plan(*(column[chosen] for column in self))
 
 
@@ -73,7 +73,7 @@ class Gland:
 
 
 def plan_tissue(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> Plan:
-    """The nuclei of a field of ``size_um`` x ``size_um``, those that reach into it from outside included."""
+    """The nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it from outside."""
     glands = _sample_glands(size_um, tissue, rng)
     parts = [_line_rim(gland, tissue, rng) for gland in glands]
     parts.append(_scatter(size_um, glands, tissue, rng))
@@ -129,7 +129,7 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
 def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> Plan:
     """A Matern process of type II (1960): of a Poisson process, the points with no earlier one within a distance.
 
-    Of density ``p`` there remains ``(1 - exp(-p a)) / a`` with ``a`` the area of the disc around a point, which is
+    A density ``p`` becomes ``(1 - exp(-p a)) / a``, where ``a`` is the area of the disc around a point; this is
     solved for ``p`` here.
     """
     apart = APART * tissue.stroma.mean_diameter_um
@@ -223,9 +223,9 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
 
 
 def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> InstanceMask:
-    """Draw planned nuclei; a later one takes the pixels that earlier ones have left.
+    """Draw planned nuclei; a later nucleus gets only pixels that no earlier one covers.
 
-    A nucleus that loses too much of its area, is parted, would enclose another or is too small is left out.
+    A nucleus is left out if it loses too much of its area, is split, encloses another or is too small.
     """
     instances = np.zeros((size_px, size_px), np.uint16)
     rings = draw_rings(plan, mpp, tissue, rng)
@@ -246,7 +246,7 @@ def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.
 
 
 def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: float) -> bool:
-    """Remove occupied pixels from the stamp of a nucleus; return True if the rest is one instance."""
+    """Remove occupied pixels from the stamp of a nucleus; return True if the remaining pixels are one instance."""
     whole = cv2.countNonZero(stamp)
     if whole < least_px:
         return False
@@ -294,7 +294,7 @@ def contours(instances: np.ndarray) -> np.ndarray:
 
 
 def fills(instances: np.ndarray) -> np.ndarray:
-    """(h, w) instances without their contours; one of which nothing would be left stays whole.
+    """(h, w) instances without their contours; an instance that would vanish is kept whole.
 
     These are the nuclei of rendered tissue: a generator renders contours as the edge between nucleus and background.
     """

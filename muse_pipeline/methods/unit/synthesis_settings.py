@@ -57,7 +57,7 @@ class TissueSettings:
     """Synthesised tissue.
 
     Attributes:
-        epithelial: nuclei side by side on the rims of glands, long axis across the rim.
+        epithelial: nuclei side by side on the rims of glands, long axes across the rim.
         stroma: nuclei between glands, at least 0.8 mean diameters apart, in any direction.
         glands_per_mm2: closed curves tried per mm2; those that would cross an earlier one are left out.
         gland_radius_um: range of the mean radius, drawn uniformly.
@@ -68,10 +68,10 @@ class TissueSettings:
         clear_band: probability that a band around a gland is free of nuclei.
         clear_band_um: range of the width of that band, drawn uniformly.
         stroma_per_mm2: nuclei outside glands.
-        sparsest: the stroma of a mask has a fraction of these nuclei, drawn uniformly between this and 1.
+        sparsest: lowest fraction of these nuclei in a mask; each mask's fraction is drawn uniformly up to 1.
         roughness: range of the amplitude of the Fourier series on an outline, relative to its radius, drawn uniformly.
         max_overlap: a nucleus that would lose more than this fraction of its area to earlier ones is left out.
-        min_area_um2: smaller instances, and smaller remains of those at the border of a mask, are left out.
+        min_area_um2: smaller instances, and smaller parts of instances at the border of a mask, are left out.
         magnification: all lengths of a mask are multiplied by a factor drawn log-uniformly between 1 / this and this.
         placement: "structured", or "uniform": the same nuclei anywhere and in any direction.
     """

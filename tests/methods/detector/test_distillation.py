@@ -125,7 +125,7 @@ def test_a_run_goes_on_without_its_teachers_being_saved_with_it():
 
 
 def test_settings_that_teach_nothing_are_rejected():
-    with pytest.raises(ConfigError, match="distillation: teachers names none"):
+    with pytest.raises(ConfigError, match="distillation: `teachers` is empty"):
         DistillationSettings(())
     for name, value, reason in (
         ("share", 1.5, r"share is 1\.5; give a number from 0 to 1"),

@@ -222,7 +222,7 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
     ("column", "sentence"),
     [
         ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma are of 1 patient, and 2 folds need"),
-        ("Tumour\tTumour\tStroma\tNecrosis", "label 'Necrosis' is no class of the model"),
+        ("Tumour\tTumour\tStroma\tNecrosis", "label 'Necrosis' is not a class of the model"),
     ],
 )
 def test_bad_labels_of_slides_end_with_one_sentence(cohort, muse, tmp_path, column, sentence):

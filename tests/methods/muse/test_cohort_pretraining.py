@@ -105,7 +105,7 @@ def test_pictures_of_the_config_stay_its_sources(plan, where):
     [
         (["--exclude", "zz"], "exclude: no slide_id contains 'zz'"),
         (["--held-splits", "tset"], "no slide has the split 'tset'; known: test, train, val"),
-        (["--exclude", "a", "b", "d", "e"], "none is left to learn from"),
+        (["--exclude", "a", "b", "d", "e"], "is left for training"),
         (
             ["--set", "bakcbone=x"],
             "read as 'muse'): unknown setting 'bakcbone'; did you mean 'backbone'?",
@@ -126,7 +126,7 @@ def test_a_patient_on_both_sides_is_rejected(plan, where):
     sheet.write_text(sheet.read_text().replace("P1", "P3"))
     status, _, output = plan()
     assert status == 2
-    assert "P3: slide 'c' is held back as 'test', but 'a' of the same patient would be learnt from" in output
+    assert "P3: slide 'c' is held back as 'test', but 'a' of the same patient would be in training" in output
 
 
 def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
@@ -137,7 +137,7 @@ def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
     status, _, output = plan("--judged-by", judge)
     assert status == 2
     assert (
-        "P4: in `sources`, or seen by what the run begins with, and in `held`" in output
+        "P4: in `sources`, or in training of the initial weights, and in `held`" in output
     )  # by the sheet's patient, not by the slide's name
     status, config, _ = plan("--judged-by", judge, "--held-splits", "val")
     assert status == 0

@@ -165,7 +165,7 @@ def test_a_slide_whose_region_model_failed_is_drawn_alike(mapped, tmp_path):
     config = config_of(folder, tmp_path, {"Tumour": 3.0})
     with pytest.raises(ConfigError, match=r"region_weights: no slide has nuclei in Tumour"):  # it is the only slide
         open_data(config, tmp_path, said.append)
-    assert said == ["S1: its tissue is drawn alike, because it has no regions (a reason)"]
+    assert said == ["S1: all its tissue has the same weight, because it has no regions (a reason)"]
 
 
 def test_a_class_that_the_map_has_not_is_named(mapped, tmp_path):

@@ -115,7 +115,7 @@ def test_a_detector_is_not_taken_for_one_of_other_settings(config_path, finished
 
 def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_rejected(tmp_path):
     instances = np.arange(300 * 300).reshape(300, 300)
-    with pytest.raises(LabelError, match="P1: 89,999 nuclei are more than the 65,535"):
+    with pytest.raises(LabelError, match="P1: 89,999 nuclei exceed the 65,535"):
         write_found(tmp_path, "P1", np.zeros((300, 300, 3), np.uint8), instances)
 
 

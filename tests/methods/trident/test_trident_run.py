@@ -176,7 +176,7 @@ def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path
 def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
     draw_slide(tmp_path / "S9", "S9", "f" * 16)
     nuclei = str(tmp_path / "S9" / "proposals.parquet")
-    refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "holds the nuclei of another slide than")
+    refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "contains nuclei of another slide than")
     far = {"type": "Point", "coordinates": [9000, 9000]}
     feature = {"type": "Feature", "geometry": far, "properties": {}}
     (tmp_path / "far.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
@@ -190,7 +190,7 @@ def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
         (None, {}, "none has a `partner`, which 3 branches need"),
         ({}, {}, "partner: found none; give one of `store`, `images`, `nuclei`"),
         ({"images": "x"}, {}, "cannot be the partner of a source of `store`"),
-        ({"nuclei": "x"}, {"views": {"n_local": 2}}, "n_local is 2, and local views need MUSE's loss"),
+        ({"nuclei": "x"}, {"views": {"n_local": 2}}, "n_local is 2, but local views need MUSE's loss"),
         ({"nuclei": "x"}, {"alignment": {"image_weight": 0, "nucleus_weight": 0}}, "are both 0; nothing would be"),
         ({"nuclei": "x"}, {"batch": 1}, "batch is 1; give a whole number of 2 or more"),
     ],

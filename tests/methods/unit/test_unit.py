@@ -363,7 +363,7 @@ def test_faults_in_settings_are_named(tissue, tmp_path, muse):
         "window_px=72": "a window of 72 px does not suit muse_compact_16",
         "generator.levels=7": "window_px: 64 px does not suit the generator; give a multiple of 128 px",
         "weights.cycle=-1": "cycle is -1",
-        "sources=[]": "sources: there is none",
+        "sources=[]": "sources: the list is empty",
         "sources=[{images: none}]": "no such folder of pictures; correct `images`",
     }
     for change, sentence in faults.items():
@@ -395,7 +395,7 @@ def test_masks_that_cannot_be_used_are_named(kind, tmp_path, tissue, muse):
     elif kind == "one pixel":
         instances[10:80, 10] = 1
     elif kind == "small":
-        instances[10:14, 10:14], expected = 1, "has 4.5 px across at 0.5 um/px, less than 6"
+        instances[10:14, 10:14], expected = 1, "has a diameter of 4.5 px at 0.5 um/px, less than 6"
     else:
         facts = json.loads((masks / "masks.json").read_text())
         (masks / "masks.json").write_text(json.dumps({**facts, "mpp": 0.25}))

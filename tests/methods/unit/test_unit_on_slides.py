@@ -54,7 +54,7 @@ def test_the_recipe_for_slides_names_none(muse, tmp_path):
     assert status == 0 and "unit_slides: 0.5 um/px; Nucleus" in out, errors
     assert json.loads((tmp_path / "model.json").read_text())["trains_on_slides"]
     status, _, errors = muse("train", config, "-o", tmp_path / "run")
-    assert status == 2 and "sources: there is none" in errors
+    assert status == 2 and "sources: the list is empty" in errors
 
 
 def test_methods_that_train_no_detector_are_no_model(muse):
