@@ -22,13 +22,13 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontr
 PACKAGES = ("slurm-wlm", "munge")
 DEADLINE_S = 60
 
-NODES = ("one", "two")
+NODES = (socket.gethostname().partition(".")[0], "localhost")  # names that processes can resolve
 
 # Both nodes are this machine, and each claims as many cores as the profile's largest job asks for, whatever the
 # machine has (config_overrides).
 CONFIGURATION = """
 ClusterName=local
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={nodes[0]}(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
@@ -60,8 +60,8 @@ SlurmdSpoolDir={folder}/spool-%n
 MinJobAge=3600
 KillWait=5
 NodeName=DEFAULT Gres=gpu:1 CPUs=16 CoresPerSocket=16 Sockets=1 ThreadsPerCore=1 RealMemory=32000
-NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[0]}
-NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName={nodes[0]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[0]}
+NodeName={nodes[1]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[1]}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=1000
 """
 
@@ -152,9 +152,8 @@ class Slurm:
 
     def _configure(self) -> None:
         (self.folder / "state").mkdir(parents=True)
-        host = socket.gethostname().partition(".")[0]
         controller_port, *ports = _free_ports(1 + len(NODES))
-        settings = {"host": host, "controller_port": controller_port, "ports": ports}
+        settings = {"nodes": NODES, "controller_port": controller_port, "ports": ports}
         text = CONFIGURATION.format(folder=self.folder, user=getpass.getuser(), **settings)
         (self.folder / "slurm.conf").write_text(text.lstrip(), encoding="ascii")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="ascii")
