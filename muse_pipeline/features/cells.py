@@ -6,8 +6,7 @@ where a neighbour that grows at the same speed has arrived.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -29,12 +28,14 @@ def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo
 
     Args:
         nuclei: nuclei whose outlines do not overlap.
-        others: all other nuclei within ``2 * expand_um`` of the outlines of these.
+        others: all other nuclei within ``2 * expand_um`` of the outlines of these; any others are ignored.
         expand_um: distance by which a nucleus grows without obstacles.
         info: header of the slide, within which cells end.
         kept: tissue of the slide.
     """
-    xy_um = np.concatenate([nuclei.xy, others.xy]) * np.asarray(info.mpp)
+    mpp, reach = np.asarray(info.mpp), sum(each.rays.max(initial=0) + expand_um for each in (nuclei, others))
+    others = others[_are_near(nuclei.xy * mpp, others.xy * mpp, float(reach))]
+    xy_um = np.concatenate([nuclei.xy, others.xy]) * mpp
     rays = np.concatenate([nuclei.rays, others.rays])
     grown = grow(rays, expand_um)
     cells = _meet(xy_um, rays, grown, len(nuclei))
@@ -61,30 +62,36 @@ def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
 
     The grown outline surrounds circles of this radius around the vertices of the nucleus.
     """
-    n_rays, distance = rays.shape[1], np.float32(distance_um)
-    margin = n_rays // 4  # beyond a right angle no circle reaches a ray
-    around = np.concatenate([rays[:, n_rays - margin :], rays, rays[:, :margin]], 1)
+    n_rays, distance, rays = rays.shape[1], np.float32(distance_um), np.ascontiguousarray(rays.T)
     grown = rays + distance
     with np.errstate(invalid="ignore"):  # of circles that lie beside a ray
-        for step in range(1, margin + 1):
-            angle = 2 * np.pi * step / n_rays
-            across, along = (around * np.float32(part) for part in (np.sin(angle), np.cos(angle)))
+        for step in range(1, n_rays // 4 + 1):  # beyond a right angle no circle reaches a ray
+            across, along = (rays * np.float32(part(2 * np.pi * step / n_rays)) for part in (np.sin, np.cos))
             reach = along + np.sqrt(distance * distance - across * across)
-            for first in (margin - step, margin + step):
-                np.fmax(grown, reach[:, first : first + n_rays], out=grown)
-    return grown
+            for turn in (step, n_rays - step):
+                np.fmax(grown[turn:], reach[:-turn], out=grown[turn:])
+                np.fmax(grown[:turn], reach[-turn:], out=grown[:turn])
+    return np.ascontiguousarray(grown.T)
+
+
+def _are_near(xy: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
+    """(M,) bool: True for all of ``others`` (M, 2) within the distance of one of ``xy`` (N, 2), and a few beyond it."""
+    squares = np.floor(np.concatenate([xy, others]) * (3.99 / distance)).astype(int)
+    squares -= squares.min(0)
+    near = np.zeros(squares.max(0) + 1, np.uint8)
+    near[tuple(squares[: len(xy)].T)] = 1
+    return cv2.dilate(near, np.ones((9, 9), np.uint8))[tuple(squares[len(xy) :].T)] > 0
 
 
 def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np.ndarray:
     """The rays ``grown`` of the first ``n_own`` nuclei, shortened to the points where growing neighbours meet."""
-    n_rays = rays.shape[1]
-    cells, outlines = grown[:n_own].copy(), np.stack([rays, grown - rays], -1)
-    pairs = _find_facing(xy, grown, n_own)
-    ray, pair = count_from(pairs.first, pairs.n), np.repeat(np.arange(len(pairs.n)), pairs.n)
-    for chunk in (slice(first, first + _RAYS_AT_ONCE) for first in range(0, len(ray), _RAYS_AT_ONCE)):
-        one, other, distance, position = (each.take(pair[chunk]) for each in pairs[:4])
-        turn = (ray[chunk].astype(np.float32) - position) * np.float32(2 * np.pi / n_rays)
-        own = one * n_rays + ray[chunk] % n_rays
+    n_rays, growths = rays.shape[1], grown - rays
+    cells, ray_of = grown[:n_own].copy(), np.arange(2 * n_rays) % n_rays
+    facing = _find_facing(xy, grown, n_own)
+    for begin in range(0, len(facing[0]), _RAYS_AT_ONCE):
+        one, other, distance, position, ray = (each[begin : begin + _RAYS_AT_ONCE] for each in facing)
+        turn = (ray.astype(np.float32) - position) * np.float32(2 * np.pi / n_rays)
+        own = one * n_rays + ray_of.take(ray)
         start, end = rays.ravel().take(own), grown.ravel().take(own)
         growth, along, across = end - start, np.cos(turn), np.sin(turn)
         met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)  # as if both were equal circles
@@ -92,7 +99,7 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
         for _ in range(2):
             # a share of both growths is done: |met * direction - distance| = outline + speed * (met - start)
             x, y = met * along - distance, met * across
-            outline, speed = _look_up(outlines, x, y, position, other)
+            outline, speed = _look_up((rays, growths), x, y, position, other)
             speed /= growth
             outline -= speed * start
             half = distance * along + speed * outline
@@ -104,53 +111,41 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
     return cells
 
 
-class _Facing(NamedTuple):
-    """Pairs of nuclei that may meet while they grow, and the rays of the first that may end in the second.
+def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarray]:
+    """Rays of the first ``n_own`` nuclei that may end in another nucleus while both grow.
 
-    Attributes:
-        one: (P,) number of the nucleus.
-        other: (P,) number of its neighbour.
-        distance: (P,) um between their centres.
-        position: (P,) direction from the nucleus to its neighbour, in rays.
-        first: (P,) first of the rays.
-        n: (P,) number of rays.
+    Returns:
+        Arrays (M,): numbers of the nucleus and of the other one; um between their centres; direction from the nucleus
+        to the other one, in rays; number of the ray, from -R to 2 R - 1 instead of 0 to R - 1.
     """
-
-    one: np.ndarray
-    other: np.ndarray
-    distance: np.ndarray
-    position: np.ndarray
-    first: np.ndarray
-    n: np.ndarray
-
-
-def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> _Facing:
     reach, n_rays = grown.max(1, initial=0), grown.shape[1]
-    pairs = close_pairs(xy, 2 * float(reach.max(initial=0)))
-    pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
-    squared = (apart**2).sum(1)
-    near = np.flatnonzero((pairs[:, 0] < n_own) & (squared < reach[pairs].sum(1) ** 2))
-    (one, other), squared = pairs[near].T, squared[near]
+    pairs = close_pairs(xy, 2 * float(reach.max(initial=0))).T
+    x, y = np.diff(xy.T.take(pairs, axis=1), axis=1)[:, 0]
+    near = np.flatnonzero((x * x + y * y < reach.take(pairs).sum(0) ** 2) & (pairs.min(0) < n_own))
+    one, other = np.concatenate([pairs[:, near], pairs[::-1, near]], axis=1)
+    x, y = (np.concatenate([each.take(near), -each.take(near)]) for each in (x, y))
+    squared = x * x + y * y
     # the widest angle at which a ray of this reach ends in the circle of the neighbour's reach
     outside = squared - reach[other] ** 2
     length = np.sqrt(np.where(outside > 0, np.minimum(reach[one] ** 2, outside), reach[one] ** 2))
     distance = np.maximum(np.sqrt(squared), _LEAST)
     widest = np.arccos(np.clip((length * length + outside) / (2 * length * distance), -1, 1))
-    position, half = (angle * (n_rays / (2 * np.pi)) for angle in (np.arctan2(apart[near, 1], apart[near, 0]), widest))
+    position, half = (angle * (n_rays / (2 * np.pi)) for angle in (np.arctan2(y, x), widest))
     first = np.ceil(position - half).astype(int)
-    n = np.clip(np.floor(position + half).astype(int) - first + 1, 0, n_rays)
-    return _Facing(one, other, distance.astype(np.float32), position.astype(np.float32), first, n)
+    n = np.where(one < n_own, np.clip(np.floor(position + half).astype(int) - first + 1, 0, n_rays), 0)
+    of_pair = one, other, distance.astype(np.float32), position.astype(np.float32)
+    return [*(np.repeat(each, n) for each in of_pair), count_from(first, n)]
 
 
 def _look_up(
-    outlines: np.ndarray, x: np.ndarray, y: np.ndarray, position: np.ndarray, number: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two rays (M,) of outlines (N, R, 2) by number (M,), towards (x, y) from an axis at ``position`` (M,), in rays."""
+    maps: Sequence[np.ndarray], x: np.ndarray, y: np.ndarray, position: np.ndarray, number: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Values (M,) of maps (N, R) by number (M,), towards (x, y) from an axis at ``position`` (M,), in rays."""
     _, angle = cv2.cartToPolar(x[None], y[None])
-    ray = angle * np.float32(outlines.shape[1] / (2 * np.pi)) + position
-    found = cv2.remap(outlines, ray, number[None].astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    return found[0, :, 0].copy(), found[0, :, 1].copy()
+    ray = angle * np.float32(maps[0].shape[1] / (2 * np.pi)) + position
+    row = number[None].astype(np.float32)
+    for each in maps:  # OpenCV takes longer for both at once
+        yield cv2.remap(each, ray, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)[0]
 
 
 def _stop_at_edge(xy: np.ndarray, rays: np.ndarray, cells: np.ndarray, info: SlideInfo, kept: KeptArea) -> np.ndarray:

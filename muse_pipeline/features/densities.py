@@ -75,7 +75,8 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
 def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
     """Mean optical density (N, 3) of each channel (h, w) uint8 over pixels; NaN where there is none."""
     table = np.rint(DENSITY.astype(float) / np.log(10) / STEP).astype(np.int32)
-    taken = (_look_up(plane.take(pixels.pixel)[:, None], table).ravel() for plane in planes)
+    pixel = pixels.pixel.astype(np.intp)  # once instead of for every channel
+    taken = (_look_up(plane.take(pixel)[:, None], table).ravel() for plane in planes)
     return np.stack([_mean(pixels, values) * STEP for values in taken], -1)
 
 

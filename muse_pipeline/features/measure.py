@@ -20,7 +20,7 @@ from muse_pipeline.features.densities import (
     stain_tables,
 )
 from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
-from muse_pipeline.features.zones import RIM_UM, RING_UM, ROW_STEP, find_between, find_nuclei, find_zones
+from muse_pipeline.features.zones import RIM_UM, RING_UM, ROW_STEP, cross_rows, fill, find_nuclei, find_zones, thin_rows
 from muse_pipeline.nuclei.parquet import CELL_RAYS
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS, area_and_moments, measure_shapes
@@ -185,24 +185,24 @@ class FeatureMeter:
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
             if cells is not None:  # which end before other nuclei
-                parts[-1] |= self._measure_cells(xy[nuclei], rays[nuclei], cells[nuclei], image, rows)
+                parts[-1] |= self._measure_cells([each[nuclei] for each in own], image, group.outline, rows)
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _measure_cells(
         self,
-        xy: np.ndarray,
-        rays: np.ndarray,
-        cells: np.ndarray,
+        own: Sequence[np.ndarray],
         image: tuple[float, np.ndarray, tuple[int, int]],
+        outline: np.ndarray,
         rows: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Stains of cells, by arguments of ``_measure_field`` and the rows of pixels that count."""
-        outlines = {"cytoplasm": (cells, rays)}
+        """Stains of cells, by arguments of ``_measure_field``, ``Zones.outline`` and the rows of pixels that count."""
+        xy, rays, cells = own
+        outer, inner = cross_rows(xy, cells, *image), {"cytoplasm": thin_rows(outline, rows.shape[2])}
         if len(self._stains_of_cells) > 2:
-            outlines["membrane"] = cells, np.maximum(cells - RIM_UM, rays)
-        means = {zone: mean_densities(find_between(xy, each, *image), rows) for zone, each in outlines.items()}
+            inner["membrane"] = cross_rows(xy, np.maximum(cells - RIM_UM, rays), *image)
+        means = {zone: mean_densities(fill(outer, each), rows) for zone, each in inner.items()}
         found = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
         if self._third is not None:  # where its amount is negative, DAB is split from haematoxylin alone, as in nuclei
             of_third, dab_of_two = self._third

@@ -7,7 +7,6 @@ pixels; the numbers of two nested outlines together give the zone between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,11 +62,13 @@ class Zones:
         nucleus: pixels whose centres lie in the outline.
         rim: pixels of the nucleus that the outline loses when every ray is shortened by ``RIM_UM``.
         ring: pixels that the outline gains when every ray is lengthened by ``RING_UM``.
+        outline: (N, C) int32 ends of the nucleus' runs of pixels, as in ``cross_rows``, of all rows.
     """
 
     nucleus: Pixels
     rim: Pixels
     ring: Pixels
+    outline: np.ndarray
 
 
 def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Zones:
@@ -83,25 +84,32 @@ def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarr
     rays = np.asarray(rays_um, float)
     outlines = rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM
     own, core, outer = (_crossings(xy, each, mpp, corner, shape) for each in outlines)
-    return Zones(_fill(own), _fill(own, core), _fill(own, outer))
+    return Zones(fill(own), fill(own, core), fill(own, outer), own)
 
 
-def find_between(
-    xy: np.ndarray, outlines_um: Sequence[np.ndarray], mpp: float, corner: np.ndarray, shape: tuple[int, int]
-) -> Pixels:
-    """Pixels between two nested outlines of rays (N, R), in the image of every ``ROW_STEP``-th row alone.
+def cross_rows(
+    xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Crossings of outlines with the rows of the image of every ``ROW_STEP``-th row alone, as ``fill`` takes them.
 
-    The other arguments are those of ``find_zones``; the y of ``corner`` is a multiple of ``ROW_STEP``.
+    The arguments are those of ``find_zones``; the y of ``corner`` is a multiple of ``ROW_STEP``.
     """
     step, size = np.array([1, ROW_STEP]), (-(-shape[0] // ROW_STEP), shape[1])
     at = xy / step + [0, 0.5 - 0.5 / ROW_STEP]  # rows that count have their centres at 0.5, 1.5, ...
-    rays = (np.asarray(each, float) for each in outlines_um)
-    return _fill(*(_crossings(at, each, mpp * step, corner // step, size) for each in rays))
+    return _crossings(at, np.asarray(rays_um, float), mpp * step, corner // step, size)
+
+
+def thin_rows(outline: np.ndarray, width: int) -> np.ndarray:
+    """``Zones.outline`` (N, C) in an image of this width, as ``cross_rows`` returns it."""
+    runs = np.sort(outline, axis=1).reshape(len(outline), -1, 2)
+    row = runs[..., :1] // width  # in which a run begins; it may end with the row
+    counts = (row % ROW_STEP == 0) & (runs[..., :1] < _LAST)
+    return np.where(counts, runs - (row - row // ROW_STEP) * np.int32(width), _LAST).reshape(outline.shape)
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:
     """``Zones.nucleus`` alone, from the arguments of ``find_zones``."""
-    return _fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
+    return fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
 
 
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -145,8 +153,8 @@ def _crossings(
     return to_rows(first + nth * width + np.clip(column, 0, width), n)
 
 
-def _fill(*outlines: np.ndarray) -> Pixels:
-    """The pixels that lie in an odd number of outlines, by their ``_crossings``."""
+def fill(*outlines: np.ndarray) -> Pixels:
+    """The pixels that lie in an odd number of outlines, by their crossings with the rows of the image."""
     ascending = np.sort(np.concatenate(outlines, axis=1), axis=1)
     begin, end = ascending[:, ::2], ascending[:, 1::2]
     length = end - begin  # 0 where rows are filled up

@@ -95,7 +95,7 @@ def rings_to_polygons(
     if not np.isfinite(rounded).all():
         raise ValueError("a nucleus has a position or ray that is not finite; it should never have been detected")
     polygons = shapely.polygons(np.concatenate([rounded, rounded[:, :1]], axis=1))
-    doubtful = np.flatnonzero(~_are_clearly_simple(rounded))
+    doubtful = np.flatnonzero(~are_clearly_simple(rounded))
     broken = doubtful[~survive_qupath(polygons[doubtful])]
     polygons[broken] = _repair(polygons[broken], rounded[broken], decimals, size_px)
     return polygons, len(broken)
@@ -110,19 +110,17 @@ def survive_qupath(polygons: np.ndarray) -> np.ndarray:
     return survives
 
 
-def _are_clearly_simple(rings: np.ndarray) -> np.ndarray:
+def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     """(N,) bool: True for rings (N, R, 2) that are simple with clearance, by a cheap and conservative test.
 
     A ring whose vertices turn once around their mean is simple. Each edge fills the wedge between its ends, so another
     vertex is at least as far from it as from the ray through its own neighbour: large enough, and no grid joins them.
     """
-    spokes = rings - rings.mean(axis=1, keepdims=True)
-    following = np.roll(spokes, -1, axis=1)
-    cross = spokes[..., 0] * following[..., 1] - spokes[..., 1] * following[..., 0]
-    length = np.hypot(spokes[..., 0], spokes[..., 1])
-    apart = (cross > _CLEARANCE_PX * np.maximum(length, np.roll(length, -1, axis=1))).all(axis=1)
-    turns = ((spokes[..., 1] < 0) & (following[..., 1] >= 0)).sum(axis=1)
-    return apart & (turns == 1)
+    x, y = (each - each.mean(axis=1, keepdims=True) for each in np.moveaxis(rings, -1, 0))
+    next_x, next_y, squared = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1), x * x + y * y
+    cross, longer = x * next_y - y * next_x, np.maximum(squared, np.roll(squared, -1, axis=1))
+    apart = ((cross > 0) & (cross * cross > _CLEARANCE_PX**2 * longer)).all(axis=1)
+    return apart & (((y < 0) & (next_y >= 0)).sum(axis=1) == 1)
 
 
 def _repair(polygons: np.ndarray, rings: np.ndarray, decimals: int, size_px: tuple[int, int] | None) -> np.ndarray:

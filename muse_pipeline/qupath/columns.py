@@ -26,39 +26,37 @@ def render_integers(values: np.ndarray, width: int) -> np.ndarray:
     """Values (N,) from 0 to 10^width - 1 with leading zeros, as (N, width) uint8."""
     digits = np.empty((len(values), width), np.uint8)
     for column in range(width - 1, -1, -1):
-        values, digits[:, column] = np.divmod(values, 10)
+        tens = values // 10  # many at once, unlike divmod
+        values, digits[:, column] = tens, values - tens * 10
     return digits + np.uint8(ord("0"))
 
 
-def render_coordinates(xy: np.ndarray, is_last: np.ndarray) -> np.ndarray:
-    """Positions of rings as the inside of a GeoJSON polygon, to one decimal.
+def render_coordinates(rings: np.ndarray) -> np.ndarray:
+    """Rings (N, V, 2) as the insides of GeoJSON polygons, to one decimal, as (N, 24 V) uint8.
 
-    Args:
-        xy: (M, 2) positions, absolute value below 1e7, which is metres of glass.
-        is_last: (M,) bool, True for positions that end their ring.
-
-    Returns:
-        (M, 32) uint8: ``x,y],[`` for each position, and ``x,y]]]`` at the end of a ring.
+    Positions are from -1e6 to 1e7, which is metres of glass.
     """
-    tenths = np.rint(xy * 10).astype(np.int32)
-    high, low = np.divmod(np.abs(tenths), _HALF)
-    words = np.empty((len(xy), 4), _HIGH.dtype)
-    end = np.stack([np.zeros_like(low[:, 0]), np.where(is_last, 2, 1)], axis=-1)
-    words[:, 0::2] = _HIGH[high + _HALF * (tenths < 0)]
-    words[:, 1::2] = _LOW[low + _HALF * ((high == 0) + 2 * end)]
-    return words.view(np.uint8)
+    tenths = np.rint(rings * 10).astype(np.int32)
+    size = np.abs(tenths)
+    high, half = size // _HALF, np.int32(_HALF)
+    end = np.zeros(rings.shape[1:], np.int32)  # "x,y],[" for each position, and "x,y]]]" for the last
+    end[:, 1], end[-1, 1] = 2 * _HALF, 4 * _HALF
+    words = np.empty(rings.shape, [("high", _HIGH.dtype), ("low", _LOW.dtype)])
+    words["high"] = _HIGH.take(high + half * (tenths < 0))
+    words["low"] = _LOW.take(size - half * high + half * (high == 0) + end)
+    return words.reshape(len(rings), -1).view(np.uint8)
 
 
-# A number in tenths is looked up in two halves of up to four digits, each a word of eight bytes.
+# A number in tenths is looked up in two halves of up to four digits, words of four and of eight bytes.
 _HALF = 10_000
 
 
 def _high_words() -> np.ndarray:
-    """(2 * _HALF,) words of the upper halves, positive and then negative: the sign and the digits."""
-    text = np.zeros((2, _HALF, 8), np.uint8)
-    text[1, :, 0] = ord("-")
-    text[:, :, 1:5] = _without_zeros(render_integers(np.arange(_HALF), 4))
-    return text.view(np.uint64).ravel()
+    """(2 * _HALF,) words of the upper halves: four digits, and then the sign and three digits."""
+    text = np.full((2, _HALF, 4), ord("-"), np.uint8)
+    text[0] = _without_zeros(render_integers(np.arange(_HALF), 4))
+    text[1, :, 1:] = text[0, :, 1:]
+    return text.view(np.uint32).ravel()
 
 
 def _low_words() -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
@@ -39,7 +40,7 @@ from muse_pipeline.nuclei.parquet import (
     open_nuclei,
     read_provenance,
 )
-from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
+from muse_pipeline.nuclei.rays import are_clearly_simple, rays_to_rings, rings_to_polygons
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
 
 SEPARATOR = b",\n"
@@ -131,8 +132,7 @@ def write_geojson(
         NucleiError: the table is not by this package, or of another slide.
     """
     output = Path(output)
-    provenance = read_provenance(nuclei_path)
-    _check_slide(nuclei_path, provenance, info)
+    provenance = _read_provenance(nuclei_path, info)
     offset_px = qupath_offset_px(info.bounds, frame)
     renderer = FeatureRenderer(provenance.classes, provenance.run_name, offset_px)
     with open_nuclei(nuclei_path) as file:
@@ -140,11 +140,13 @@ def write_geojson(
         n_nuclei = file.metadata.num_rows
     tables = partial(_read_tables, nuclei_path, columns, provenance)
     parts = _write_files(tables, renderer, output, n_nuclei, max_features, threads)
+    # of the image in the program that the frame is named for
+    size_px = (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
     sidecar = {
         "slide_id": info.slide_id,
         "slide_file": Path(info.path).name,
         "slide_path": info.path,
-        "size_px": list(_find_size(info, frame)),
+        "size_px": list(size_px),
         "frame": frame,
         "offset_px": list(offset_px),
         "measurements": [name for name, _, _ in measurements_of(columns)],
@@ -177,26 +179,13 @@ def write_cells(
         GeoJSONError: the output's name or an option cannot be used, or there is no such column.
         NucleiError: the table is not by this package, or of another slide, or has no cells.
     """
-    provenance, suffix = read_provenance(nuclei_path), split_name(Path(output))[1]
-    _check_slide(nuclei_path, provenance, info)
+    provenance = _read_provenance(nuclei_path, info)
     with open_nuclei(nuclei_path) as file:
         schema = file.schema_arrow
     if CELL_RAYS not in schema.names:
         raise NucleiError(f"{nuclei_path}: has no cells; run the slide again with the setting `cells`")
-    columns = list_columns(schema, measurements)
-    renderer = FeatureRenderer(provenance.classes, provenance.run_name, qupath_offset_px(info.bounds, frame))
-
-    def render(table: pa.Table) -> bytes:
-        xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
-        rings = rays_to_rings(xy, lists_to_numpy(table[CELL_RAYS]), info.mpp)
-        outlines = polygons_to_wkb(rings_to_polygons(rings, size_px=info.size_px)[0])
-        table = table.drop_columns(CELL_RAYS).append_column(NUCLEUS, table["geometry"])
-        return encode(renderer.render(table.set_column(columns.index("geometry"), "geometry", outlines)), suffix)
-
-    tables = _read_tables(nuclei_path, [*columns, CELL_RAYS], provenance, BATCH)
-    with FeatureFile(Path(output)) as file:
-        for batch in map_in_order(render, tables, threads):
-            file.write(batch)
+    tables = partial(_read_tables, nuclei_path, [*list_columns(schema, measurements), CELL_RAYS], provenance)
+    _write_files(tables, CellRenderer(info, provenance, frame), Path(output), 0, None, threads)
 
 
 def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
@@ -224,17 +213,14 @@ def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
     return list(dict.fromkeys(names))
 
 
-def _find_size(info: SlideInfo, frame: str) -> tuple[int, int]:
-    """(width, height) of the image in the program that ``frame`` names."""
-    return (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
-
-
-def _check_slide(nuclei_path: Path | str, provenance: Provenance, info: SlideInfo) -> None:
+def _read_provenance(nuclei_path: Path | str, info: SlideInfo) -> Provenance:
+    provenance = read_provenance(nuclei_path)
     if provenance.fingerprint != info.fingerprint:
         raise NucleiError(
             f"{nuclei_path}: made from slide '{provenance.slide_id}' with fingerprint {provenance.fingerprint}, "
             f"while slide '{info.slide_id}' has {info.fingerprint}; run the slide again or give its own slide.json"
         )
+    return provenance
 
 
 def _read_tables(
@@ -260,13 +246,14 @@ def _write_files(
     """Write the whole file and the parts beside it; returns the paths of the parts."""
     if max_features is not None and max_features < 1:
         raise GeoJSONError(f"parts of at most {max_features} nuclei hold none; give 1 or more")
-    suffix = split_name(output)[1]
+    stem, suffix = split_name(output)
     # A part has whole batches, which are rendered and compressed once for it and the whole file.
     n_batches = -(-(max_features or BATCH) // BATCH)
     batch_size = (max_features or BATCH) // n_batches  # a part may have a few nuclei less than ``max_features``
     n_parts = -(-n_nuclei // (n_batches * batch_size)) if max_features else 0
-    parts = [_part_path(output, f"{number:03d}") for number in range(1, n_parts + 1)] if n_parts > 1 else []
-    of_any_number = re.compile(re.escape(split_name(output)[0]) + r"\.part-\d{3,}" + re.escape(suffix))
+    numbers = range(1, n_parts + 1) if n_parts > 1 else ()
+    parts = [output.with_name(f"{stem}.part-{number:03d}{suffix}") for number in numbers]
+    of_any_number = re.compile(re.escape(stem) + r"\.part-\d{3,}" + re.escape(suffix))
     for stale in [path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)]:
         remove(stale)
     batches = map_in_order(lambda table: encode(renderer.render(table), suffix), read_tables(batch_size), threads)
@@ -281,13 +268,7 @@ def _write_files(
     return parts
 
 
-def _part_path(output: Path, number: str) -> Path:
-    stem, suffix = split_name(output)
-    return output.with_name(f"{stem}.part-{number}{suffix}")
-
-
 NAMESPACE = uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47")
-NUCLEUS = "nucleus"  # outline, in tables whose ``geometry`` is that of cells
 COLUMNS = ("x", "y", "label", "score", "area_um2", "eccentricity", "geometry")
 # Name in QuPath, column of the table, digits after the point.
 MEASUREMENTS = (
@@ -311,8 +292,7 @@ _AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near th
 class FeatureRenderer:
     """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
 
-    A table of cells has the outlines of their nuclei as ``NUCLEUS``. If the table has ``POSITIVE``, classes are derived
-    from those of the model: "Epithelial: Positive".
+    If the table has ``POSITIVE``, classes are derived from those of the model: "Epithelial: Positive".
 
     Args:
         classes: classes by label; other labels are written without classification.
@@ -330,45 +310,37 @@ class FeatureRenderer:
         """The features of one batch, one or more, in its order."""
         ids = uuid5(self._namespace, _centroid_names(to_numpy(table["x"]), to_numpy(table["y"])))
         batches = [slice(first, first + _AT_ONCE) for first in range(0, len(table), _AT_ONCE)]
-        return b"".join([self._render_batch(table[batch], ids[batch]) for batch in batches])[len(SEPARATOR) :]
+        first, *others = (self._render_batch(table[batch], ids[batch]) for batch in batches)
+        return b"".join([first[len(SEPARATOR) :], *others])
 
-    def _render_batch(self, table: pa.Table, ids: np.ndarray) -> bytes:
+    def _render_batch(self, table: pa.Table, ids: np.ndarray) -> bytearray:
         n = len(table)
-        matrix = np.concatenate(
-            [
-                _constant(SEPARATOR + b'{"type":"Feature","id":"', n),
-                ids,
-                _constant(b'","geometry":{"type":"Polygon","coordinates":[[[', n),
-                self._render_rings(table["geometry"]),
-                *self._render_type(table),
-                self._render_classifications(table),
-                _constant(b',"measurements":{', n),
-                *_render_measurements(table),
-                _constant(b"}}}", n),
-            ],
-            axis=1,
-        )
-        # Texts of different lengths are filled up with zeros (``columns.BLANK``), which JSON cannot contain.
-        return matrix.tobytes().translate(None, b"\0")
-
-    def _render_type(self, table: pa.Table) -> list[np.ndarray]:
-        """The type of the objects, after the nuclei of cells."""
-        n, end = len(table), b'},"properties":{"objectType":"'
-        if NUCLEUS not in table.column_names:
-            return [_constant(end + b'detection"', n)]
-        return [
-            _constant(b'},"nucleusGeometry":{"type":"Polygon","coordinates":[[[', n),
-            self._render_rings(table[NUCLEUS]),
-            _constant(end + b'cell"', n),
+        parts = [
+            _constant(SEPARATOR + b'{"type":"Feature","id":"', n),
+            ids,
+            _constant(b'","geometry":{"type":"Polygon","coordinates":[[[', n),
+            *self._render_outlines(table),
+            self._render_classifications(table),
+            _constant(b',"measurements":{', n),
+            *_render_measurements(table),
+            _constant(b"}}}", n),
         ]
+        text = bytearray(n * sum(part.shape[1] for part in parts))
+        np.concatenate(parts, axis=1, out=np.frombuffer(text, np.uint8).reshape(n, -1))
+        # Texts of different lengths are filled up with zeros (``columns.BLANK``), which JSON cannot contain.
+        return text.translate(None, b"\0")
 
-    def _render_rings(self, geometry: pa.ChunkedArray) -> np.ndarray:
-        texts = []
-        for rows, rings in wkb_to_rings(geometry):
-            n, n_vertices, _ = rings.shape
-            is_last = np.tile(np.arange(n_vertices) == n_vertices - 1, n)
-            texts.append((rows, render_coordinates(rings.reshape(-1, 2) - self._offset_px, is_last).reshape(n, -1)))
-        matrix = np.zeros((len(geometry), max(text.shape[1] for _, text in texts)), np.uint8)
+    def _render_outlines(self, table: pa.Table) -> list[np.ndarray]:
+        """The outlines of nuclei, up to the type of the objects."""
+        outlines = self._render_rings(wkb_to_rings(table["geometry"]), len(table))
+        return [outlines, _constant(b'},"properties":{"objectType":"detection"', len(table))]
+
+    def _render_rings(self, groups: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:
+        """Rings (M, V, 2) of the rows (M,) of a batch of ``n``, in groups."""
+        texts = [(rows, render_coordinates(rings - self._offset_px)) for rows, rings in groups]
+        if len(texts) == 1:
+            return texts[0][1]
+        matrix = np.zeros((n, max(text.shape[1] for _, text in texts)), np.uint8)
         for rows, text in texts:
             matrix[rows, : text.shape[1]] = text
         return matrix
@@ -380,6 +352,34 @@ class FeatureRenderer:
         unknown = len(texts) - 1
         text = texts[np.where((number >= 0) & (number < unknown), number, unknown)]
         return text.view(np.uint8).reshape(len(text), -1)
+
+
+class CellRenderer(FeatureRenderer):
+    """Renders nuclei with ``CELL_RAYS`` as cells with nuclei; arguments as in ``write_cells``."""
+
+    def __init__(self, info: SlideInfo, provenance: Provenance, frame: str):
+        super().__init__(provenance.classes, provenance.run_name, qupath_offset_px(info.bounds, frame))
+        self._info = info
+
+    @override
+    def _render_outlines(self, table: pa.Table) -> list[np.ndarray]:
+        nuclei = super()._render_outlines(table)[0]
+        return [
+            self._render_rings(self._cell_rings(table), len(table)),
+            _constant(b'},"nucleusGeometry":{"type":"Polygon","coordinates":[[[', len(table)),
+            nuclei,
+            _constant(b'},"properties":{"objectType":"cell"', len(table)),
+        ]
+
+    def _cell_rings(self, table: pa.Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """Outlines of cells, in groups as by ``wkb_to_rings``; seldom is one not simple and has to be repaired."""
+        xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
+        rings = rays_to_rings(xy, lists_to_numpy(table[CELL_RAYS]), self._info.mpp)
+        rounded = np.round(rings, 1)
+        if are_clearly_simple(rounded).all():
+            return [(np.arange(len(rings)), np.concatenate([rounded, rounded[:, :1]], axis=1))]
+        polygons = rings_to_polygons(rings, size_px=self._info.size_px)[0]
+        return wkb_to_rings(pa.chunked_array([polygons_to_wkb(polygons)]))
 
 
 def nucleus_ids(run: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -414,7 +414,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     """Name in QuPath, column and digits after the point of each measurement for a table with these columns."""
-    own = {*COLUMNS, *OPTIONAL, POSITIVE, NUCLEUS}
+    own = {*COLUMNS, *OPTIONAL, POSITIVE, CELL_RAYS}
     chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)
 

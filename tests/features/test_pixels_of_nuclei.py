@@ -18,7 +18,7 @@ from muse_pipeline.features.densities import (
     stain_tables,
 )
 from muse_pipeline.features.measure import measure_form
-from muse_pipeline.features.zones import find_between, find_zones
+from muse_pipeline.features.zones import cross_rows, fill, find_zones, thin_rows
 from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.tissue.stain import TEXTBOOK, optical_density
@@ -61,6 +61,11 @@ def pixels_of(zone, index):
     return found > 0
 
 
+def cytoplasm(xy, rays, cells):
+    """The pixels of every second row between nuclei and their cells."""
+    return fill(cross_rows(xy, cells, *IMAGE), thin_rows(find_zones(xy, rays, *IMAGE).outline, SIDE))
+
+
 def test_zones_hold_the_pixels_that_geos_finds_in_three_outlines(nuclei):
     xy, rays = nuclei
     zones = find_zones(xy, rays, *IMAGE)
@@ -73,7 +78,7 @@ def test_zones_hold_the_pixels_that_geos_finds_in_three_outlines(nuclei):
 
 def test_cytoplasm_is_every_second_row_between_nucleus_and_cell(nuclei, pixels):
     xy, rays = nuclei
-    between = find_between(xy, (rays + 5, rays), *IMAGE)
+    between = cytoplasm(xy, rays, rays + 5)
     planes = np.moveaxis(pixels, -1, 0)
     found = mean_densities(between, np.ascontiguousarray(planes[:, ::2]))
     density = optical_density(pixels) / np.log(10)
@@ -88,7 +93,7 @@ def test_a_cell_without_cytoplasm_has_no_density(nuclei, pixels):
     """OpenCV looks up nothing in place of no values."""
     xy, rays = (each[:1] for each in nuclei)
     planes = np.moveaxis(pixels, -1, 0)
-    between = find_between(xy, (rays, rays), *IMAGE)
+    between = cytoplasm(xy, rays, rays)
     assert np.isnan(mean_densities(between, np.ascontiguousarray(planes[:, ::2]))).all()
     zones = find_zones(xy, rays, *IMAGE)
     alone = replace(zones, ring=zones.ring.where(np.zeros(len(zones.ring.pixel), bool)))  # in other nuclei

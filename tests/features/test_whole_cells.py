@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -86,6 +87,16 @@ def test_the_cells_of_a_crowd_divide_what_is_near():
     assert shapely.area(cells).sum() == pytest.approx(together, rel=0.01)
 
 
+@pytest.mark.parametrize("side_um", [120, 400])
+def test_the_cells_of_a_part_are_those_of_the_whole(side_um):
+    xy, rays = crowd(150, side_um)
+    nuclei = Nuclei(xy / MPP, Frame.LEVEL0, rays=rays)
+    settings = 5.0, slide_info(), TissueMask(np.ones((1600, 1600), bool), np.array([8.0, 8.0]), None, 1.0).kept
+    whole, own = find_cells(nuclei, nuclei[:0], *settings), xy[:, 0] < 340
+    for part in (own, ~own):
+        np.testing.assert_array_equal(find_cells(nuclei[part], nuclei[~part], *settings), whole[part])
+
+
 def test_cells_end_where_the_tissue_does():
     mask = np.zeros((1600, 1600), bool)
     mask[:, :25] = True  # to 200 um
@@ -153,6 +164,21 @@ def test_qupath_imports_cells_with_their_nuclei(tiled_slide, table_file, tmp_pat
 
 
 _GEOMETRIES = "geometry", "nucleusGeometry"
+
+
+def test_a_cell_that_collapses_is_repaired_and_no_other_changes(tiled_slide, table_file, tmp_path):
+    table, names = pq.read_table(table_file), ("whole.geojson", "collapsed.geojson")
+    rays = np.stack(table["cell_rays"].to_numpy())
+    rays[5] = 0.001
+    column = pa.FixedSizeListArray.from_arrays(rays.ravel(), rays.shape[1])
+    table = table.set_column(table.column_names.index("cell_rays"), "cell_rays", column)
+    made_from = {b"muse": pq.read_metadata(table_file).metadata[b"muse"]}
+    pq.write_table(table.replace_schema_metadata(made_from), tmp_path / "n.parquet")
+    for path, name in zip((table_file, tmp_path / "n.parquet"), names, strict=True):
+        write_cells(path, tiled_slide.info, tmp_path / name)
+    assert check_geojson(tmp_path / names[1]).is_good
+    whole, collapsed = (json.loads((tmp_path / name).read_text())["features"] for name in names)
+    assert [number for number, pair in enumerate(zip(whole, collapsed, strict=True)) if pair[0] != pair[1]] == [5]
 
 
 def test_a_table_without_cells_is_named(tiled_slide, shard, stitch, tmp_path):

@@ -23,9 +23,6 @@ def test_integers():
 def test_coordinates():
     xy = np.random.default_rng(3).uniform(-1, 1, (4000, 2)) * 10.0 ** np.arange(-1, 7).repeat(500)[:, None]
     xy = np.concatenate([xy, [[0, -0.04], [-0.1, 1000], [999.96, 99_999.9], [-1000, 100_000]]])
-    is_last = np.arange(len(xy)) % 3 == 0
-    expected = [
-        ",".join(f"{np.round(value, 1) + 0:.1f}".removesuffix(".0") for value in position) + ("]]]" if last else "],[")
-        for position, last in zip(xy, is_last, strict=True)
-    ]
-    assert rows(render_coordinates(xy, is_last)) == expected
+    texts = [",".join(f"{np.round(value, 1) + 0:.1f}".removesuffix(".0") for value in position) for position in xy]
+    expected = ["],[".join(texts[first : first + 4]) + "]]]" for first in range(0, len(xy), 4)]
+    assert rows(render_coordinates(xy.reshape(-1, 4, 2))) == expected
