@@ -74,7 +74,7 @@ onstart:
         print_what_is_replaced()
         FINISHED.extend(filter(has_results, SLIDES))
         for slide in FINISHED:
-            withdraw_unrequested(PLAN, slide)
+            remove_unrequested(PLAN, slide)
         forget_unasked_steps()
         forget_old_failures()
     TERMINAL.start()
@@ -82,7 +82,7 @@ onstart:
 
 
 onsuccess:
-    withdraw_of_cohort(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
+    remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
     print_last(what_preflight_found() if preflight_alone() else what_is_done())
 
 
@@ -92,4 +92,4 @@ onerror:
         check_problems_again()
     else:
         print_last(report_failures() + what_failed())
-        withdraw_of_cohort(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
+        remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)

@@ -18,7 +18,7 @@ from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.outputs.artefacts import subtracted
 from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
-from muse_pipeline.outputs.removal import withdraw_outputs
+from muse_pipeline.outputs.removal import remove_outputs
 from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, stitch, tile, tissue
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def make_nuclei(
         pixels = _choose_pixels(shards, slide)
         found = files.info, files.mask, files.nuclei
         warnings.extend(stitch(shards, *found, slide.threads, regions, pixels, settings["intensities"]))
-        withdraw_outputs(files.folder, settings)
+        remove_outputs(files.folder, settings)
     outputs = [output for output in list_outputs(settings, "nuclei") if not output.by_stitch]
     write_outputs(slide, [output for output in outputs if draw or not output.shows_proposals], begin)
 

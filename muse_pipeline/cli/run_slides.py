@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from muse_pipeline import __version__
 from muse_pipeline.cohort.changes import describe_changes, read_changes
-from muse_pipeline.cohort.layout import OF_COHORT, CohortFiles, SlideFiles, withdraw_of_cohort
+from muse_pipeline.cohort.layout import OF_COHORT, CohortFiles, SlideFiles, remove_cohort_files
 from muse_pipeline.cohort.outcome import describe_nuclei
 from muse_pipeline.cohort.plan import Plan
 from muse_pipeline.cohort.settings import write_if_changed
@@ -24,7 +24,7 @@ from muse_pipeline.core.files import read_json, remove, write_json
 from muse_pipeline.core.text import count_noun, one_line, time_text
 from muse_pipeline.nuclei.parquet import open_nuclei, read_provenance
 from muse_pipeline.outputs.base import FinishedSlide, Output, list_outputs
-from muse_pipeline.outputs.removal import withdraw_output, withdraw_results, withdraw_unrequested
+from muse_pipeline.outputs.removal import remove_output, remove_results, remove_unrequested
 from muse_pipeline.pipeline import Begin, Models, run_slide, write_outputs
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide, read_rows
 from muse_pipeline.report.costs import cost_lines
@@ -109,12 +109,12 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     }
     write_json(sheet, list({**earlier, **runs}.values()))
     for name in runs:
-        withdraw_unrequested(plan.jobs, name)
+        remove_unrequested(plan.jobs, name)
     stopped = _run_each(rows, plan, kept)
     page, table = CohortFiles(plan.output).report, CohortFiles(plan.output).table
     for line in write_report(gather_cohort(plan.output, read_rows(sheet)), plan.output, page, table):
         print(line)
-    withdraw_of_cohort(
+    remove_cohort_files(
         plan.output, [row.slide_id for row in rows if row.slide_id not in kept], OF_COHORT if sheet_changed else ()
     )
     cohort = plan.output / "cohort.h5ad"
@@ -276,7 +276,7 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
     files = plan.slide(row).files
 
     def run(begin: Begin) -> None:
-        withdraw_results(files.folder)
+        remove_results(files.folder)
         try:
             run_slide(row, files, plan.models, plan.settings, begin)
         finally:
@@ -302,7 +302,7 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[type[Output]
     def run(begin: Begin) -> None:
         for output in outdated:  # results of a run that ends midway are of the recorded settings, or missing
             if output.is_written(slide):
-                withdraw_output(slide.files, output, plan.jobs.model["name"])
+                remove_output(slide.files, output, plan.jobs.model["name"])
             if output.job != "nuclei":
                 remove(slide.files.record(output.job))
         _record_settings(slide.files, {"nuclei": settings["nuclei"]})

@@ -139,7 +139,7 @@ class CohortFiles:
         return {path.parent.name: path for path in sorted(self.folder.glob("*/nuclei.parquet"))}
 
 
-def withdraw_of_cohort(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
+def remove_cohort_files(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
     """Remove files of the cohort that are older than what they were made from, or of which that is missing.
 
     Args:

@@ -45,7 +45,7 @@ def failed_steps(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("ledger/*.json") if _status(path) not in {"ok", "interrupted"}}
 
 
-def withdraw_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
+def remove_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
     """Remove stale nuclei and proposals of a failed slide; the failed steps decide which.
 
     A file of a failed slide could be mistaken for a result, and Snakemake would consider the slide done. The copy of a
@@ -61,9 +61,9 @@ def withdraw_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
     for_others = {step for step in steps if step.startswith("tile-") and step != f"tile-{store}"}
     proposing = {step for step in steps if "propos" in step}
     nuclei, proposals = ([f"{table}.{kind}" for kind in TABLE_FILES] for table in ("nuclei", "proposals"))
-    withdrawn = [*nuclei, *outputs] if steps - for_others - proposing else []
-    withdrawn += proposals if steps - for_others else []
-    for outdated in [path for name in withdrawn for path in folder.glob(name)]:
+    patterns = [*nuclei, *outputs] if steps - for_others - proposing else []
+    patterns += proposals if steps - for_others else []
+    for outdated in [path for pattern in patterns for path in folder.glob(pattern)]:
         remove(outdated)
 
 

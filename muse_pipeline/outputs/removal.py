@@ -35,7 +35,7 @@ def replaced_results(folder: Path) -> Iterator[Path]:
     return (path for pattern in {*OF_SLIDE, *file_patterns(), *ledgers, *records} for path in folder.glob(pattern))
 
 
-def withdraw_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
+def remove_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
     """Remove what was made from earlier nuclei of a slide, when a run with ``settings`` has joined the new ones."""
     written = [output for output in list_outputs(settings) if output.by_stitch]
     outdated = file_patterns(output for output in list_outputs() if output not in written)
@@ -43,7 +43,7 @@ def withdraw_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
         remove(path)
 
 
-def withdraw_unrequested(plan: Plan, slide: str) -> None:
+def remove_unrequested(plan: Plan, slide: str) -> None:
     """Remove outputs that a run does not write, and that have cells of an earlier sheet in them, as another patient."""
     files = SlideFiles(Path(plan.folder(slide)))
     for output in list_outputs():
@@ -51,17 +51,17 @@ def withdraw_unrequested(plan: Plan, slide: str) -> None:
         if output.is_requested(plan.config) or output.job == "nuclei" or not record.exists():
             continue
         if (read_changes(record, plan.job_settings(slide)[output.job]) or {}).keys() & set(COLUMNS):
-            withdraw_output(files, output, plan.model["name"])
+            remove_output(files, output, plan.model["name"])
             remove(record)
 
 
-def withdraw_output(files: SlideFiles, output: type[Output], model: str) -> None:
+def remove_output(files: SlideFiles, output: type[Output], model: str) -> None:
     """Remove the files of one output of a run with the model called ``model``."""
     for name in output.file_names(model):
         remove(files.folder / name)
 
 
-def withdraw_results(folder: Path) -> None:
+def remove_results(folder: Path) -> None:
     """Remove the results of an earlier run, so that none is mistaken for one of this run.
 
     Raises:

@@ -18,13 +18,13 @@ from workflow_runs import draw_stained_slide
 
 from muse_pipeline import pipeline
 from muse_pipeline.cli import run_slides
-from muse_pipeline.cohort.layout import OF_COHORT, withdraw_of_cohort
+from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files
 from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core import process
 from muse_pipeline.core.environment import count_cores
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.outputs.csv import Csv
-from muse_pipeline.outputs.removal import withdraw_results
+from muse_pipeline.outputs.removal import remove_results
 from muse_pipeline.report.costs import COLUMNS
 
 
@@ -290,7 +290,7 @@ def test_what_was_drawn_of_an_earlier_run_goes_with_its_nuclei(tmp_path):
     expected += ["logs/settings/tile-image-250nm.json", "logs/settings/partner.json"]  # whose stores stay
     for name in (*ours, "overlays/1.png", *expected):
         (tmp_path / name).touch()
-    withdraw_results(tmp_path)
+    remove_results(tmp_path)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == set(expected)
 
 
@@ -303,9 +303,9 @@ def test_files_of_the_cohort_go_with_the_nuclei_that_they_were_made_from(tmp_pat
         (tmp_path / "a/nuclei.parquet").touch()
         now = (tmp_path / "cohort.tsv").stat().st_mtime + (1 if nuclei == "newer" else -1)
         os.utime(tmp_path / "a/nuclei.parquet", (now, now))
-    withdraw_of_cohort(tmp_path, [])
+    remove_cohort_files(tmp_path, [])
     assert all((tmp_path / name).exists() for name in OF_COHORT)
-    withdraw_of_cohort(tmp_path, ["a"])
+    remove_cohort_files(tmp_path, ["a"])
     assert [(tmp_path / name).exists() for name in OF_COHORT] == [is_kept] * 3
     assert (tmp_path / "cohort.tsv").exists()
 

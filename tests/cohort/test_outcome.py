@@ -11,7 +11,7 @@ from muse_pipeline.cohort.outcome import (
     find_failure,
     forget_unasked_steps,
     read_entries,
-    withdraw_failed,
+    remove_failed,
 )
 from muse_pipeline.outputs.base import file_patterns
 
@@ -66,7 +66,7 @@ def test_a_failed_step_costs_what_follows_from_it_and_nothing_of_the_users(folde
     note(folder, step, status)
     note(folder, "inspect")
     assert failed_steps(folder) == {step}
-    withdraw_failed(folder, STORE, file_patterns())
+    remove_failed(folder, STORE, file_patterns())
     kept = {name for name in left(folder) if not name.startswith("ledger")}
     assert kept == (NUCLEI | PROPOSALS | OWN) - lost
 

@@ -30,14 +30,14 @@ from snakemake.utils import validate
 
 from muse_pipeline.cohort import outcome, settings
 from muse_pipeline.cohort.changes import describe_changes, read_changes
-from muse_pipeline.cohort.layout import OF_COHORT, store_name, withdraw_of_cohort
+from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files, store_name
 from muse_pipeline.cohort.lock import find_other_run, lock_results
 from muse_pipeline.cohort.plan import Plan, option, state_of_files, without_patterns
 from muse_pipeline.core.errors import ConfigError, GeoJSONError, OutputError, SheetError
 from muse_pipeline.core.setting import schema_of
 from muse_pipeline.outputs.base import file_patterns, list_outputs
 from muse_pipeline.outputs.geojson import require_measurements
-from muse_pipeline.outputs.removal import withdraw_unrequested
+from muse_pipeline.outputs.removal import remove_unrequested
 from muse_pipeline.settings import MODEL_OF_MODE, complete, list_settings, require_available
 
 # The `muse` beside this Snakemake is the one that runs, whether or not their environment is activated.

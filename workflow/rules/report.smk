@@ -17,7 +17,7 @@ REPORT_LOG = Path(OUTPUT, "logs/report.log")
 
 
 def report_failures():
-    """Write the report without the slides that will never come, and withdraw what an earlier run found in them.
+    """Write the report without the slides that will never come, and remove what an earlier run found in them.
 
     Returns what the report prints.
     """
@@ -31,7 +31,7 @@ def report_failures():
     with table.open(encoding="utf-8", newline="") as file:
         failed = [row["slide_id"] for row in csv.DictReader(file, dialect="excel-tab") if row["status"] == "failed"]
     for slide in failed:
-        outcome.withdraw_failed(Path(PLAN.folder(slide)), STORE, file_patterns())
+        outcome.remove_failed(Path(PLAN.folder(slide)), STORE, file_patterns())
     return run.stdout
 
 
