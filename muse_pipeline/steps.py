@@ -305,7 +305,7 @@ def _open_image(store: Path, info: SlideInfo) -> Store:
     image = open_store(store)
     image.require_lossless()
     if image.fingerprint != info.fingerprint:
-        raise StoreError(f"{store}: is the image of another slide than '{info.slide_id}'; give the image of this slide")
+        raise StoreError(f"{store}: is not the image of slide '{info.slide_id}'; give the image of that slide")
     return image
 
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
 
     config = args.config or find_workflow() / "config/train/my_labels.yaml"
     if not config.is_file():
-        raise ConfigError(f"{config}: there is no such file; give --config, the settings of a training")
+        raise ConfigError(f"{config}: there is no such file; give the training settings with --config")
     folders = [args.output] if args.output else find_script_folders(Path.home())
     for folder in folders:
         for path in write_scripts(folder, find_command(), config.resolve()):

@@ -30,8 +30,7 @@ def require_plain_output(settings: Mapping[str, Any]) -> None:
     """
     if patterns := sorted(PATTERNS.intersection(settings["output"])):
         raise ConfigError(
-            f"config: output: {settings['output']} has {' '.join(patterns)} in it, which rules take for patterns; "
-            "rename it"
+            f"config: output: {settings['output']} contains {' '.join(patterns)}, which Snakemake expands; rename it"
         )
 
 
@@ -184,7 +183,7 @@ def training_file(settings: Mapping[str, Any]) -> str | None:
 
 
 def training_data(settings: Mapping[str, Any]) -> list[str]:
-    """Arguments for the folder that the paths of a training run are relative to, if it is not the run's own."""
+    """``--data`` and the folder of a run's relative paths; empty where that is the folder of the run's file."""
     data = settings["train_data"] or (None if isinstance(settings["model"], str) else ".")
     return [] if data is None else ["--data", data]
 

@@ -271,7 +271,7 @@ class Provenance:
             raise NucleiError(f"not the provenance of nuclei: {error}; run the slide again") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary, without the fields that are None by default."""
+        """A JSON-ready dictionary, without optional fields that are None."""
         return to_json(self)
 
     @cached_property

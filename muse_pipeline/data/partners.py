@@ -253,7 +253,7 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
     """Centres (N, 2) in image px, rays (N, R) in um."""
     if path.suffix == ".parquet":
         if read_provenance(path).fingerprint != image.store.fingerprint:
-            raise NucleiError(f"{path}: contains nuclei of another slide than {image.store.path}; correct one")
+            raise NucleiError(f"{path}: contains nuclei of a slide other than {image.store.path}; correct one")
         nuclei = read_nuclei(path)
         return level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp), nuclei.rays
     if path.name.lower().endswith(GEOJSON_SUFFIXES):

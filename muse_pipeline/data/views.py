@@ -219,7 +219,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class Views(NamedTuple):
-    """Views of one size, view by view: the first views of B sets, then of the second, and so on.
+    """Views of one size: the first view of each of B sets, then the second of each, and so on.
 
     Attributes:
         pixels: (n * B, 3, R, R) uint8.

@@ -41,7 +41,7 @@ def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour
     """
     colour = _read(path)
     if fingerprint and colour.fingerprint not in {None, fingerprint}:
-        raise StoreError(f"{path}: belongs to another slide than the image; give the file of the image's slide")
+        raise StoreError(f"{path}: is of a different slide from the image; give the file of the image's slide")
     return colour
 
 

@@ -222,7 +222,7 @@ def write_nuclei(
 ) -> list[NuclearSize]:
     """Draw, measure and write the outlines of nuclei (frame: level0); returns the size of all and of each class.
 
-    Nuclei that totals leave out are written, but counted in no size.
+    Nuclei that are left out of totals are written, but are not part of these sizes.
     """
 
     def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, Nuclei]:

@@ -281,7 +281,7 @@ def _resize(a: dict, x: Tensor, _roi: Any, scales: Tensor | None = None, sizes: 
         (b"nearest", b"half_pixel"): {"mode": "nearest-exact"},
     }
     if rule not in modes:
-        raise UnsupportedOperatorError(f"Resize by {rule[0].decode()}, {rule[1].decode()}")
+        raise UnsupportedOperatorError(f"Resize with mode {rule[0].decode()}, {rule[1].decode()}")
     if sizes is None:
         sizes = (torch.tensor(x.shape) * scales).floor().long()
     return functional.interpolate(x, tuple(sizes.tolist()[2:]), **modes[rule])
@@ -351,7 +351,7 @@ def _divide(_a: dict, x: Tensor, y: Tensor) -> Tensor:
 
 def _pad(a: dict, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
     if a.get("mode", b"constant") != b"constant":
-        raise UnsupportedOperatorError(f"Pad by {a['mode'].decode()}")
+        raise UnsupportedOperatorError(f"Pad with mode {a['mode'].decode()}")
     amounts = pads.tolist()
     axes = [axis % x.ndim for axis in (range(x.ndim) if axes is None else axes.tolist())]
     sides = {axis: pair for axis, *pair in zip(axes, amounts[: len(axes)], amounts[len(axes) :], strict=True)}

@@ -100,7 +100,7 @@ class ClassAreas:
 
 
 def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
-    """(C,) expected shares of the classes in an area: ``purity`` for ``classes``, 1 - ``purity`` for others."""
+    """(C,) expected shares of classes in an area: ``classes`` split ``purity`` equally, and others the rest."""
     shares = np.full(n_classes, (1 - purity) / max(n_classes - len(classes), 1), np.float32)
     shares[list(classes)] = purity / len(classes)
     return shares

@@ -176,7 +176,7 @@ class Pair:
 
     @property
     def finest_um(self) -> float:
-        """Um per pixel of the finest comparison, from the pixels of the coarser slide."""
+        """Um per pixel of the finest comparison, a fraction of the coarser slide's."""
         return max(*self.info.mpp, *self.partner_info.mpp) / MAX_COARSER
 
     def readers(self, um: float) -> tuple[PixelReader, PixelReader]:

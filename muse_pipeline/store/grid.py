@@ -1,8 +1,8 @@
-"""Windows, batches and shards of a store, determined by slide and model card alone.
+"""Windows, batches and shards of a store.
 
 A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the plane: each position
 is in exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
-batches. Nothing depends on the number of shards, cores or machines.
+batches. Windows and batches depend on slide and model card alone, not on the number of shards, cores or machines.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ class TissueMask:
 
     def _require_of(self, info: SlideInfo, path: Path | str) -> None:
         if self.fingerprint not in {None, info.fingerprint}:
-            raise StoreError(f"{path}: is of another slide than '{info.slide_id}'; run `muse tissue` of that one")
+            raise StoreError(f"{path}: is of a slide other than '{info.slide_id}'; run `muse tissue` of that one")
         if self.slide_mpp not in {None, tuple(info.mpp)}:
             raise StoreError(
                 f"{path}: made when slide '{info.slide_id}' was taken to have {list(self.slide_mpp)} um/px, now "

@@ -366,7 +366,7 @@ class Seen:
 
 
 def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
-    """Training data of the initial checkpoints of a run and of its teachers.
+    """Union of the training data that checkpoints list.
 
     Raises:
         CheckpointError: one cannot be read.

@@ -188,7 +188,7 @@ def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files that decide the result of a training.
+    """Files that decide the result of a training run.
 
     Attributes:
         sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
@@ -255,7 +255,7 @@ def find_revision(folder: Path) -> str | None:
     """The git revision of a checkout, with "-dirty" where files differ from it; None if ``folder`` is not one."""
     if not (folder / ".git").exists():
         return None
-    # All tags are excluded, so that the commit is printed and no version.
+    # Exclude all tags, so that git prints the commit and not a version.
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

@@ -331,7 +331,7 @@ def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
     words += ["--store", image, "--colour", folder / "colour.json", "--artefacts", tmp_path / "a.geojson"]
     status, _, error = muse("stitch", *words, "--output", tmp_path / "n.parquet")
     assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()
-    assert "is the image of another slide than 'drawn'" in error
+    assert "is not the image of slide 'drawn'" in error
 
 
 def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():

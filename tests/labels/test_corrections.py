@@ -52,7 +52,7 @@ def test_a_position_marked_as_no_nucleus_is_trained_on(tmp_path, slide):
 
 
 def test_corrections_of_another_slide_are_rejected(tmp_path, slide):
-    with pytest.raises(LabelError, match="comes from the viewer of another slide"):
+    with pytest.raises(LabelError, match="comes from the viewer of a slide other than"):
         read(make(tmp_path, slide, **{"muse slide": "0" * 16}), context_px=256)
 
 

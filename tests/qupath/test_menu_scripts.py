@@ -73,7 +73,7 @@ def test_the_folders_of_every_qupath_are_found(tmp_path, monkeypatch, muse):
     status, _, error = muse("qupath-script")
     assert status == 2 and "has no folder of QuPath 0.4 or later; start QuPath once, or give --output" in error
     status, _, error = muse("qupath-script", "--output", tmp_path, "--config", tmp_path / "no.yaml")
-    assert status == 2 and "give --config, the settings of a training" in error
+    assert status == 2 and "give the training settings with --config" in error
 
 
 FUNCTIONS = """

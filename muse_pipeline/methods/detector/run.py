@@ -238,7 +238,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return (BestWeights(SCORE, partial(scorer.validate, data.held), keep),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
-        """The averaged network at the end, or at the best validation."""
+        """The averaged weights, the last or the best ones, mixed with those of the start if the run mixes them."""
         meta = self._describe(data)
         trained = _networks(method, {**meta, "step": self.config.schedule.steps})
         if data.held:

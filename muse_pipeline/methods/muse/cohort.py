@@ -65,7 +65,7 @@ class CohortRun:
     held: list[str]
 
     def facts(self) -> dict[str, Any]:
-        """Facts that the workflow needs before it starts.
+        """Name, um per pixel, slides and inputs of the run, for the workflow.
 
         Raises:
             CheckpointError: the checkpoint is not there.

@@ -167,7 +167,7 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
     """The folder of the index of a slide's proposals, made if it is not there yet."""
     proposals = source.proposals
     if read_provenance(proposals).fingerprint != store.fingerprint:
-        raise NucleiError(f"{proposals}: contains nuclei of another slide than {store.path}; correct one of them")
+        raise NucleiError(f"{proposals}: contains nuclei of a slide other than {store.path}; correct one of them")
     location = folder / cache_name(proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}")
     if not location.is_dir():
         parts = [

@@ -262,7 +262,7 @@ class FoundLabelsStage(PreparedStage):
         if not n_nuclei:
             raise ConfigError(
                 f"self_training: the detector of {self.detector.parent} found no nucleus with a score of "
-                f"{config.export.threshold:g}; train it longer, lower `threshold`, or set `rounds: 0`"
+                f"{config.export.threshold:g} or more; train it longer, lower `threshold`, or set `rounds: 0`"
             )
         log(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
 

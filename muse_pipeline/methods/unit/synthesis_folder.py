@@ -78,7 +78,7 @@ def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
 
 
 def measure(masks: Sequence[InstanceMask], mpp: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(n, 4) ``MEASURES`` by kind, without contour pixels and nuclei at the border, and (masks, 3) totals."""
+    """(n, 4) ``MEASURES`` by kind, of whole nuclei without their contours; and (masks, 3) totals."""
     tables, kinds, totals = [], [], []
     for mask in masks:
         inner = np.where(contours(mask.instances), 0, mask.instances)
