@@ -274,8 +274,9 @@ def _on_glass(tissue: Tissue, side_um: float | None) -> Tissue:
 def _check(area_mm2: float, mpp: float) -> None:
     if not 0.05 <= area_mm2 <= 2000:
         raise ConfigError(f"--area-mm2 {area_mm2:g}: a drawn slide has 0.05 to 2000 mm2 of tissue; choose within")
-    if not 0.1 <= mpp <= 4:
-        raise ConfigError(f"--mpp {mpp:g}: a drawn slide has 0.1 to 4 um per pixel; choose within")
+    # A block of the truth must be narrower than the period of the tissue, or cells would be left out.
+    if not 0.1 <= mpp <= 2.5:
+        raise ConfigError(f"--mpp {mpp:g}: a drawn slide has 0.1 to 2.5 um per pixel; choose within")
 
 
 def _write_text(path: Path, text: str) -> None:

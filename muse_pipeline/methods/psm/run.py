@@ -135,7 +135,7 @@ def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.
 
 
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # of the density that a mask is cut by, as in ``proposals.otsu_mask``
+BLUR_UM = 0.25  # of the density by which a mask is cut; half that of ``proposals.otsu_mask``
 MOST = 65535  # instances of a picture in 16 bits
 
 
