@@ -260,7 +260,11 @@ BAD = {
     "threads": (lambda image: muse.find_nuclei(image, mpp=MPP, threads=0), ArgumentError, "give 1 or more"),
     "model": (lambda image: muse.find_nuclei(image, mpp=MPP, model="compat"), ModelError, "did you mean 'compact'"),
     "provider": (lambda image: muse.find_nuclei(image, mpp=MPP, provider="gpu"), ProviderError, "choose one of"),
-    "a mask": (lambda image: muse.find_nuclei(image, mpp=MPP, tissue=image), ArgumentError, "find_tissue returns"),
+    "a mask": (
+        lambda image: muse.find_nuclei(image, mpp=MPP, tissue=image),
+        ArgumentError,
+        "give the result of find_tissue",
+    ),
     "roi a line": (
         lambda image: muse.find_tissue(image, shapely.LineString([(0, 0), (9, 9)]), mpp=MPP),
         ArgumentError,
