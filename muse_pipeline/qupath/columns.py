@@ -34,7 +34,7 @@ def render_integers(values: np.ndarray, width: int) -> np.ndarray:
 def render_coordinates(rings: np.ndarray) -> np.ndarray:
     """Rings (N, V, 2) as the insides of GeoJSON polygons, to one decimal, as (N, 24 V) uint8.
 
-    Positions are from -1e6 to 1e7, which is metres of glass.
+    Positions are above -999,999.9 and below 1e7, which is metres of glass.
     """
     tenths = np.rint(rings * 10).astype(np.int32)
     size = np.abs(tenths)

@@ -58,6 +58,7 @@ SlurmdLogFile={folder}/%n.log
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 MinJobAge=3600
+FirstJobId=900001
 KillWait=5
 NodeName=DEFAULT Gres=gpu:1 CPUs=16 CoresPerSocket=16 Sockets=1 ThreadsPerCore=1 RealMemory=32000
 NodeName={nodes[0]} NodeHostname={nodes[0]} NodeAddr=127.0.0.1 Port={ports[0]}
@@ -151,6 +152,8 @@ class Slurm:
         return run.stdout.strip()
 
     def _configure(self) -> None:
+        if len(set(NODES)) < 2:
+            raise NoSlurmError("this machine has no name of its own")
         (self.folder / "state").mkdir(parents=True)
         controller_port, *ports = _free_ports(1 + len(NODES))
         settings = {"nodes": NODES, "controller_port": controller_port, "ports": ports}

@@ -43,7 +43,7 @@ def slides_with_jobs(folder: Path, *arguments: str) -> set[str]:
     """Slides that the plan has jobs of, whether or not there is anything to do."""
     run = run_snakemake(folder, "--dry-run", "--debug-dag", *arguments)
     assert run.returncode == 0, run.stdout
-    return {name for name in "abc" if f"slide={name}" in run.stdout}
+    return {name for name in "abcd" if f"slide={name}" in run.stdout}
 
 
 @contextmanager
@@ -124,3 +124,25 @@ def test_a_new_row_is_planned_alone_and_a_failed_slide_is_planned_again(finished
     draw_stained_slide(finished / "c.tif", size_px=500, n_nuclei=60)
     assert run_snakemake(finished).returncode == 0
     assert slides_with_jobs(finished) == set()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"files": 1, "slides": {"a": 2}}'])
+def test_a_record_that_cannot_be_read_is_no_record(finished, text):
+    settled = finished / "results/logs/settled.json"
+    record = settled.read_text("utf-8")
+    settled.write_text(text, "utf-8")
+    assert slides_with_jobs(finished) == {"a", "b", "c"}
+    settled.write_text(record, "utf-8")
+    assert slides_with_jobs(finished) == set()
+
+
+def test_a_slide_whose_results_are_removed_at_the_end_of_a_run_is_planned_again(finished):
+    """It has a failed step that no rule makes, and its results go once another slide fails."""
+    ledger = json.loads((finished / "results/a/ledger/inspect.json").read_text("utf-8"))
+    (finished / "results/a/ledger/other-plugin.json").write_text(json.dumps({**ledger, "status": "failed"}), "utf-8")
+    (finished / "d.tif").write_bytes(b"no slide")
+    write_sheet(finished / "slides.tsv", [*ROWS, {"slide_id": "d", "path": "d.tif"}])
+    (finished / "results/logs/settled.json").unlink()
+    assert run_snakemake(finished).returncode == 1
+    assert not (finished / "results/a/nuclei.parquet").exists()
+    assert slides_with_jobs(finished) == {"a", "d"}

@@ -7,10 +7,14 @@ same checksum has no jobs in the next run, and the files of all others are compa
 
 import hashlib
 import stat
-from contextlib import suppress
+from contextlib import chdir, suppress
 from functools import cache
+from types import SimpleNamespace
 
+from snakemake.io import is_flagged
 from snakemake.settings.types import DeploymentMethod
+
+from muse_pipeline import __version__
 
 SETTLED = Path(OUTPUT, "logs/settled.json")
 
@@ -30,15 +34,17 @@ def plans_whole_slides():
 @cache
 def describe_run():
     """What the jobs of every slide depend on."""
-    commands = [(rule.name, rule.shellcmd) for rule in workflow.rules]
-    triggers = sorted(map(str, workflow.dag_settings.rerun_triggers))
-    return [{**config, "slides": None}, MODEL, commands, triggers, os.environ.get("MUSE_CONTAINER")]
+    rules = [(rule.name, rule.shellcmd, sorted(map(str, rule.output))) for rule in workflow.rules]
+    triggers, deployed = workflow.dag_settings.rerun_triggers, workflow.deployment_settings.deployment_method
+    options = [sorted(map(str, each)) for each in (triggers, deployed)]
+    return [__version__, {**config, "slides": None}, MODEL, rules, options, os.environ.get("MUSE_CONTAINER")]
 
 
 @cache
 def settings_of_jobs(slide):
     """A checksum of what the jobs of a slide depend on but the times of files, as it was when this was first called."""
-    text = json.dumps([describe_run(), ROWS[slide], PLAN.job_settings(slide)], sort_keys=True)
+    proposed = state_of_files(files_of_proposer(SimpleNamespace(slide=slide))) if config["proposals"] else None
+    text = json.dumps([describe_run(), ROWS[slide], PLAN.job_settings(slide), proposed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -80,7 +86,9 @@ def state_of(slide, files):
 
 
 def is_in_order(job):
-    """Whether nothing that a job reads is newer than what it has made."""
+    """Whether all that a job has made is there, and nothing that it reads is newer."""
+    if not all(times_of(file) for file in job.output if not is_flagged(file, "temp")):
+        return False
     read, made = ([time for file in files for time in times_of(file)] for files in (job.input, job.output))
     return not read or not made or max(read) <= min(made)
 
@@ -90,7 +98,7 @@ def read_settled():
     try:
         kept = json.loads(SETTLED.read_text(encoding="utf-8"))
         return {slide: (kept["files"][number], state) for slide, (number, state) in kept["slides"].items()}
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of another version, or damaged
         return {}
 
 
@@ -129,8 +137,15 @@ def keep_settled():
     lists = {}
     slides = {slide: (lists.setdefault(json.dumps(files), len(lists)), state) for slide, (files, state) in kept.items()}
     text = json.dumps({"files": list(map(json.loads, lists)), "slides": slides}, ensure_ascii=False)
-    with suppress(OutputError):  # the next run then plans more than it has to
+    with suppress(OSError, OutputError):  # the next run then plans more than it has to
+        SETTLED.unlink(missing_ok=True)
         settings.write_if_changed(SETTLED, text)
 
 
-atexit.register(keep_settled)
+def keep_settled_at_exit(folder=os.getcwd()):
+    """Keep the checksums in the folder of the run, which Snakemake has left by then (``--directory``)."""
+    with chdir(folder):
+        keep_settled()
+
+
+atexit.register(keep_settled_at_exit)
