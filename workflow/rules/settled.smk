@@ -9,12 +9,11 @@ import hashlib
 import stat
 from contextlib import chdir, suppress
 from functools import cache
+from importlib.metadata import version
 from types import SimpleNamespace
 
 from snakemake.io import is_flagged
 from snakemake.settings.types import DeploymentMethod
-
-from muse_pipeline import __version__
 
 SETTLED = Path(OUTPUT, "logs/settled.json")
 
@@ -37,7 +36,14 @@ def describe_run():
     rules = [(rule.name, rule.shellcmd, sorted(map(str, rule.output))) for rule in workflow.rules]
     triggers, deployed = workflow.dag_settings.rerun_triggers, workflow.deployment_settings.deployment_method
     options = [sorted(map(str, each)) for each in (triggers, deployed)]
-    return [__version__, {**config, "slides": None}, MODEL, rules, options, os.environ.get("MUSE_CONTAINER")]
+    return [
+        version("muse-pipeline"),
+        {**config, "slides": None},
+        MODEL,
+        rules,
+        options,
+        os.environ.get("MUSE_CONTAINER"),
+    ]
 
 
 @cache
