@@ -25,9 +25,8 @@ from muse_pipeline.nuclei.parquet import footer_checksum
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/support"))
 
-from workflow_runs import draw_stained_slide  # noqa: E402
+from workflow_runs import draw_stained_slide, snakemake_command, write_config, write_sheet  # noqa: E402
 
-COMMAND = [sys.executable, "-m", "snakemake", "--snakefile", str(TOP / "Snakefile"), "--configfile", "config.yaml"]
 FIRST = "S00000"
 MOST_LINKS = 20_000  # of a file
 
@@ -44,7 +43,7 @@ def main() -> None:
         folder = args.folder.resolve() / str(n_slides)
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "slides").mkdir(parents=True)
-        (folder / "config.yaml").write_text("slides: slides.tsv\n")
+        write_config(folder)
         draw_stained_slide(folder / f"slides/{FIRST}.tif", size_px=600, n_nuclei=90)
         write_rows(folder, 1)
         run(folder)
@@ -66,7 +65,7 @@ def main() -> None:
 def write_rows(folder: Path, n_slides: int) -> None:
     """The sheet of so many slides."""
     names = [f"S{number:05d}" for number in range(n_slides)]
-    (folder / "slides.tsv").write_text("\n".join(["slide_id\tpath", *(f"{name}\tslides/{name}.tif" for name in names)]))
+    write_sheet(folder / "slides.tsv", [{"slide_id": name, "path": f"slides/{name}.tif"} for name in names])
 
 
 def copy_slide(folder: Path, n_slides: int) -> None:
@@ -116,7 +115,7 @@ def run(folder: Path, first_job: Path | None = None) -> dict[str, float]:
     """Seconds and peak memory of one run, and seconds until a file is there that its first job writes."""
     started = time.monotonic()
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(COMMAND, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(snakemake_command(cores=None), cwd=folder, stdout=output, stderr=subprocess.STDOUT)
     begun = {}
     while first_job and not first_job.exists() and process.poll() is None:
         time.sleep(0.1)

@@ -145,7 +145,7 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
     model = ArtefactPredictor(MODEL)
     found = map_slide(image, model, colour_of_fit(model.card.colour, fit), threads=threads)
     fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
-    _, fold, *others = average_over_tissue(found.prob, found.tissue, fine, n_cells) / 255
+    fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # the first is clean tissue
     masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
     settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
     settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # without the cells around
@@ -215,7 +215,7 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
 
 
 def drop_most(folds: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
-    """The folds, or none if they are ``MOST`` of the tissue: folds are darker than the rest of a slide."""
+    """The folds, or none if they are more than ``MOST`` of the tissue: folds are darker than the rest of a slide."""
     return folds & (folds.sum() <= MOST * is_tissue.sum())
 
 

@@ -1,11 +1,12 @@
 """Slides for which nothing is to be done, so that a run plans the jobs of the others alone.
 
 Takes and gives <results>/logs/settled.json: for every slide that was complete when a run ended, a checksum of all that
-Snakemake decides about its jobs by, which is the times of their files, the settings and the commands. A slide with the
-same checksum has no jobs in the next run, and the files of all others are compared by Snakemake.
+Snakemake decides about its jobs by: the times of their files, the settings, the rules and the version of the package. A
+slide with the same checksum has no jobs in the next run, and the files of all others are compared by Snakemake.
 """
 
 import hashlib
+import math
 import stat
 from contextlib import chdir, suppress
 from functools import cache
@@ -93,10 +94,11 @@ def state_of(slide, files):
 
 def is_in_order(job):
     """Whether all that a job has made is there, and nothing that it reads is newer."""
-    if not all(times_of(file) for file in job.output if not is_flagged(file, "temp")):
+    read = [time for file in job.input for time in times_of(file)]
+    made = [times_of(file) for file in job.output]
+    if not all(times or is_flagged(file, "temp") for times, file in zip(made, job.output)):
         return False
-    read, made = ([time for file in files for time in times_of(file)] for files in (job.input, job.output))
-    return not read or not made or max(read) <= min(made)
+    return max(read, default=0) <= min((time for times in made for time in times), default=math.inf)
 
 
 def read_settled():

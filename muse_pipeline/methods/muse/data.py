@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,7 @@ from muse_pipeline.store.resample import MAX_COARSER
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import fit_macenko
+from muse_pipeline.training.run import Log
 
 MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
 
@@ -63,7 +64,7 @@ def read_pretrain_data(
     finest_mpp: float,
     min_nuclei: int,
     folder: Path,
-    log: Callable[[str], None] = lambda sentence: None,
+    log: Log = lambda sentence: None,
     region_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PretrainData:
     """Open every source; no pixels of stores are read, and their positions are written to ``folder`` once.
@@ -195,7 +196,7 @@ class RegionWeights:
     """
 
     weights: Mapping[str, float]
-    log: Callable[[str], None]
+    log: Log
 
     def describe(self, source: NucleusSource) -> str:
         """String that identifies the weights of a slide's nuclei; empty without weights."""
