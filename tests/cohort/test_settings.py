@@ -27,7 +27,7 @@ def test_columns_of_statistics_must_be_in_the_sheet(tmp_path):
 
 
 def test_an_output_that_is_a_pattern_is_rejected():
-    with pytest.raises(ConfigError, match=r"output: res\{x\}\* has \* \{ \} in it"):
+    with pytest.raises(ConfigError, match=r"output: res\{x\}\* contains \* \{ \}"):
         settings.require_plain_output({"output": "res{x}*"})
 
 

@@ -490,7 +490,7 @@ WRONG = {
     too_fine: "is at 0.5 um/px, coarser than views at 0.25",
     unknown_backbone: "did you mean 'muse_compact_16'",
     wrong_side: "40 px does not suit muse_compact_16",
-    other_slide: "nuclei of another slide",
+    other_slide: "nuclei of a slide other than",
     missing_store: "no such store; run `muse tile` first",
     missing_colour: "colour.json: cannot be read",
     wrong_colour: "not a colour.json",
