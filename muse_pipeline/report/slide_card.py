@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import yaml
 
 from muse_pipeline.core.coords import qupath_offset_px
-from muse_pipeline.core.provenance import NOT_KNOWN
+from muse_pipeline.core.provenance import NOT_KNOWN, Provenance
 from muse_pipeline.core.text import area_text, count_noun
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
@@ -27,7 +28,6 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
     slide = shown.slide
     names = class_names([slide])
     artefacts, left_out = _artefacts(slide)
-    provenance = slide.provenance.to_dict() if slide.provenance else {}
     return {
         "slide": slide,
         "anchor": shown.anchor,
@@ -45,8 +45,7 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
         "overview": list(filter(None, _overview(slide, album))),
         "fields": list(filter(None, _fields(slide, album))),
         **_files(slide, album),
-        # without the card, which is shown once for all slides
-        "provenance": _as_texts({key.replace("_", " "): each for key, each in provenance.items() if key != "card"}),
+        "provenance": _provenance_text(slide.provenance) if slide.provenance else "",
     }
 
 
@@ -171,14 +170,11 @@ def _files(slide: SlideResult, album: Album) -> dict[str, Any]:
     }
 
 
-def _as_texts(value: Any) -> Any:
-    """A value of JSON with its keys sorted and its leaves as text; a list of plain values is one text."""
-    if value and isinstance(value, dict):
-        return {key: _as_texts(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        texts = [_as_texts(each) for each in value]
-        return texts if any(isinstance(each, list | dict) for each in value) else ", ".join(texts) or "none"
-    return "none" if value in (None, {}) else str(value)
+def _provenance_text(provenance: Provenance) -> str:
+    """A slide's provenance as YAML, without the card of the model, which the page shows once."""
+    values = {key: value for key, value in provenance.to_dict().items() if key != "card"}
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the one in C is much faster on thousands of slides
+    return yaml.dump(values, Dumper=dumper, default_flow_style=None, allow_unicode=True, width=100)
 
 
 def add_up(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
