@@ -1,10 +1,13 @@
 """A cohort whose slides lie elsewhere, on a web server and on an S3 that are real, comes out as from this machine."""
 
 import csv
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from web_server import Served, serve
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
@@ -15,6 +18,7 @@ from muse_pipeline.slides.signature import slide_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
+TOP = Path(__file__).parents[2]
 SECRET = "geheim"
 RESULTS = (
     "nuclei.parquet",
@@ -153,6 +157,39 @@ def test_without_kept_stores_nothing_is_left_over(bucket, host, tmp_path):
     assert run_snakemake(tmp_path).returncode == 0
     assert not list((tmp_path / "results/T").glob("fetched*")) + list((tmp_path / "results/T").glob("*.zarr"))
     assert "Nothing to be done" in run_snakemake(tmp_path).stdout
+
+
+def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path, muse):
+    """The commands of the job's pods run here, one slide each; one of two slides does not exist."""
+    write_sheet(tmp_path / "slides.tsv", [*rows("")[1:], {"slide_id": "gone", "path": "s3://slides/nowhere.tif"}])
+    job = yaml.safe_load((TOP / "contrib/kubernetes/cohort.yaml").read_text())["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    values = {each["name"]: each["value"] for each in container["env"]}
+    values |= {"SHEET": str(tmp_path / "slides.tsv"), "RESULTS": "s3://slides/results"}
+    statuses = []
+    for index in range(job["completions"]):
+        pod = tmp_path / f"pod-{index}"
+        pod.mkdir()
+        environment = {**os.environ, **values, "JOB_COMPLETION_INDEX": str(index)}
+        command = [*container["command"], *container["args"]]
+        statuses.append(subprocess.run(command, check=False, cwd=pod, env=environment).returncode)
+    assert statuses == [0, 2]
+
+    results = tmp_path / "results"
+    for key in bucket.list_objects_v2(Bucket="slides", Prefix="results/")["Contents"]:
+        (path := tmp_path / key["Key"]).parent.mkdir(parents=True, exist_ok=True)
+        bucket.download_file("slides", key["Key"], str(path))
+    assert muse("sheet", "--check", tmp_path / "slides.tsv", "--resolved", results / "sheet.json")[0] == 0
+    assert muse("report", results)[0] == 0
+    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
+        slides = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    assert {name: (row["status"], row["step"]) for name, row in slides.items()} == {
+        "T": ("ok", ""),
+        "gone": ("failed", "fetch"),
+    }
+    assert muse("run", drawn / "T.tif", "-o", tmp_path / "local")[0] == 0
+    for name in RESULTS:
+        assert (tmp_path / "local/T" / name).read_bytes() == (results / "T" / name).read_bytes(), name
 
 
 def test_s3_in_blocks(bucket, drawn, tmp_path, monkeypatch):
