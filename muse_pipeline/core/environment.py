@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -156,6 +156,38 @@ def lock_file(file: IO[bytes], shared: bool = False) -> None:
     fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
+@cache
+def reserve_gpu() -> None:
+    """Restrict this process to one NVIDIA GPU, before it uses any: one that no other process of this user has reserved.
+
+    The reservation ends with the process. If all GPUs are reserved, one of them is shared. A GPU that the driver has
+    lost is not listed, so that the next process runs on another.
+    """
+    import tempfile
+
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        names = visible.split(",")
+    else:
+        try:
+            names = [line for line in _ask_nvidia_smi("uuid", check=False) if line.startswith("GPU-")]
+        except OSError:  # no driver of NVIDIA
+            return
+    if len(names) < 2:
+        return
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    for name in names:
+        with suppress(OSError):
+            lock = Path(tempfile.gettempdir(), f"muse-gpu-{user}-{name}.lock")
+            lock_file(_RESERVED.enter_context(lock.open("ab")))
+            break
+    else:
+        name = names[os.getpid() % len(names)]
+    os.environ["CUDA_VISIBLE_DEVICES"] = name
+
+
+_RESERVED = ExitStack()  # locks that are held until the process ends
+
+
 def link_folder(link: Path, target: str, folder: Path) -> None:
     """Link ``link`` to a folder; where symbolic links are not allowed, its files are linked or copied.
 
@@ -221,14 +253,21 @@ def _find_byte_products() -> Finding:
 def _find_gpus() -> Finding:
     import subprocess
 
-    command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        listed = _ask_nvidia_smi("name,memory.total,driver_version", check=True)
     except FileNotFoundError:
         return Finding("gpu", False, "none found (there is no nvidia-smi); everything also runs on the CPU")
     except (OSError, subprocess.SubprocessError) as error:
         return Finding("gpu", False, f"nvidia-smi fails ({error}); check the driver")
-    return Finding("gpu", bool(listed.strip()), "; ".join(listed.split("\n")).strip("; ") or "none listed")
+    return Finding("gpu", bool(listed), "; ".join(listed) or "none listed")
+
+
+def _ask_nvidia_smi(fields: str, check: bool) -> list[str]:
+    """A line with these fields for every GPU; with ``check``, a failure of the program is raised."""
+    import subprocess
+
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=check).stdout.splitlines()
 
 
 def _find_memory() -> Finding:

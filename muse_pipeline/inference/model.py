@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from muse_pipeline.core.environment import Finding, has_vnni
+from muse_pipeline.core.environment import Finding, has_vnni, reserve_gpu
 from muse_pipeline.core.errors import ModelError, ProviderError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import REGION_MODELS
@@ -216,6 +216,7 @@ PROVIDERS = {
 }
 # Providers of PyTorch: the accelerator that it finds (CUDA, ROCm, XPU or MPS), and the processor.
 TORCH = ("torch", "torch-cpu")
+ON_GPU = ("cuda", "tensorrt", "torch")
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"}
 OPTIONS = {
     # cuDNN's exhaustive search times its kernels and may choose others at the next start: other digits, other bytes.
@@ -256,6 +257,8 @@ def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
         ProviderError: the provider is not installed.
     """
     require_installed(provider)
+    if provider in ON_GPU:
+        reserve_gpu()
     return [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
 
 
@@ -292,6 +295,8 @@ def starts(provider: str) -> bool:
     if not is_installed(provider):
         return False
     if provider in TORCH:
+        if provider in ON_GPU:
+            reserve_gpu()
         from muse_pipeline.inference.torch_runtime import find_device
 
         return find_device(provider) is not None
