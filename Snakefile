@@ -1,7 +1,7 @@
 """From glass to QuPath: nucleus polygons and classes for a cohort of H&E whole-slide images.
 
     snakemake                              on all cores of this machine
-    snakemake --cores 8                    on so many
+    snakemake --cores 8                    on 8 cores
     snakemake --workflow-profile slurm     on a cluster
 
 Every rule is one call of one `muse` command; `config/README.md` explains the settings.
@@ -17,7 +17,7 @@ min_version("9.14")
 configfile: "config/config.yaml"
 
 
-if image := os.environ.get("MUSE_CONTAINER"):  # of the jobs, with `--sdm apptainer`
+if image := os.environ.get("MUSE_CONTAINER"):  # image of the jobs with `--sdm apptainer`
 
     container: image
 
@@ -39,9 +39,9 @@ include: "workflow/rules/settled.smk"
 
 
 rule all:
-    """Everything that the config asks for."""
+    """All files that the config requests."""
     default_target: True
-    # A file of every step, by name: the report alone would not bring back what a killed job left missing behind it.
+    # Files of every step are requested: the report alone would not restore files that a killed job left missing.
     input:
         report="<results>/report.html",
         all_well=ALL_WELL,
@@ -65,31 +65,31 @@ rule all:
 
 onstart:
     require_cores()
-    gc.freeze()  # the plan stays
+    gc.freeze()  # the plan is never garbage
     gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
-    if preflight_alone():
-        PREFLIGHT_LOG.unlink(missing_ok=True)  # results of an earlier check must not pass for this one's
+    if is_preflight_only():
+        PREFLIGHT_LOG.unlink(missing_ok=True)  # a log of an earlier check must not be printed
     else:
-        print_what_is_replaced()
+        print_replaced()
         FINISHED.extend(filter(has_results, SLIDES))
         for slide in FINISHED:
             remove_unrequested(PLAN, slide)
-        forget_unasked_steps()
-        forget_old_failures()
+        remove_unrequested_steps()
+        remove_old_training_logs()
     TERMINAL.start()
     start_warm_muse()
 
 
 onsuccess:
     remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)
-    print_last(what_preflight_found() if preflight_alone() else what_is_done())
+    print_last(preflight_summary() if is_preflight_only() else success_message())
 
 
 onerror:
-    if preflight_alone():
-        print_last(what_preflight_found())
-        check_problems_again()
+    if is_preflight_only():
+        print_last(preflight_summary())
+        remove_failed_checks()
     else:
-        print_last(report_failures() + what_failed())
+        print_last(report_failures() + failure_message())
         remove_cohort_files(Path(OUTPUT), FINISHED, NOT_OF_COHORT)

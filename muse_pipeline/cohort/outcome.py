@@ -67,7 +67,7 @@ def remove_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
         remove(outdated)
 
 
-def forget_unasked_steps(
+def remove_unrequested_steps(
     folder: Path, stores: Collection[Path], steps: Iterable[str] = (), has_proposals: bool = False
 ) -> None:
     """Remove the ledgers of steps that are no longer requested: their failures would stay in the report.

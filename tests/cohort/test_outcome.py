@@ -9,9 +9,9 @@ from muse_pipeline.cohort.outcome import (
     describe_nuclei,
     failed_steps,
     find_failure,
-    forget_unasked_steps,
     read_entries,
     remove_failed,
+    remove_unrequested_steps,
 )
 from muse_pipeline.outputs.base import file_patterns
 
@@ -96,9 +96,9 @@ def test_steps_that_are_not_asked_for_any_more_are_forgotten(folder):
         note(folder, "propose-2-of-2", None),
     ]
     everything = {folder / STORE, folder / "image-250nm.zarr"}
-    forget_unasked_steps(folder, everything, has_proposals=True)
+    remove_unrequested_steps(folder, everything, has_proposals=True)
     assert all(ledger.exists() for ledger in kept + gone)
-    forget_unasked_steps(folder, {folder / STORE}, ["fetch", "regions", "embed"])
+    remove_unrequested_steps(folder, {folder / STORE}, ["fetch", "regions", "embed"])
     assert ([ledger.exists() for ledger in kept], [ledger.exists() for ledger in gone]) == ([True] * 3, [False] * 5)
     assert (folder / "proposals.parquet").exists()
 

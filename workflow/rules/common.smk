@@ -1,12 +1,12 @@
-"""The config and the sheet, checked before anything runs.
+"""Checks of the config and the sheet before anything runs.
 
 Takes the config, the sheet and the model that it names; gives OUTPUT/run_config.yaml (the config with every default
-filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (what the model is, and what a training
-run reads), each rewritten only when its content changes; OUTPUT is locked while a run is under way. What is wrong ends
-the run in one sentence (sys.exit): below an exception Snakemake would name the lines of this file.
+filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (the model, and the inputs of a training
+run), each rewritten only when its content changes. OUTPUT is locked during a run. An error ends the run with one sentence
+(sys.exit), because Snakemake adds the lines of this file to an exception.
 
-What rules ask of config and sheet is Python with tests of its own, in muse_pipeline.cohort, settings and outputs;
-nothing else of the package is imported here, and steps are run by its command line.
+The rules read config and sheet through muse_pipeline.cohort, settings and outputs, which have tests. Nothing else of the
+package is imported here; steps are run by its command line.
 """
 
 import atexit
@@ -40,17 +40,17 @@ from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.outputs.removal import remove_unrequested
 from muse_pipeline.settings import MODEL_OF_MODE, complete, list_settings, require_available
 
-# The `muse` beside this Snakemake is the one that runs, whether or not their environment is activated.
+# Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
-# A plan is millions of objects that stay; a fifth of its time would go into looking for garbage among them. What the run
-# itself leaves is collected: `onstart`.
+# Garbage collection would take a fifth of the time of planning, which creates millions of objects and drops none. It is
+# enabled again for the run (`onstart`).
 gc.disable()
-atexit.register(gc.freeze)  # nor does the end of the process look for it
+atexit.register(gc.freeze)  # for the same reason at exit
 
 
 def or_exit(function, *arguments):
-    """The function's result; its error about a setting or a file is printed last."""
+    """Call a function; an error about a setting or a file ends the run with its message."""
     try:
         return function(*arguments)
     except (ConfigError, GeoJSONError, OutputError) as error:
@@ -58,7 +58,7 @@ def or_exit(function, *arguments):
 
 
 def record(path, text):
-    """Write what a run uses, and return where it is: a dry run leaves what the last one used, and plans by a copy."""
+    """Write an input of the run and return its path; a dry run writes a copy, since the file describes the last run."""
     if not workflow.output_settings.dryrun or settings.read_text(path) in {None, text}:
         or_exit(settings.write_if_changed, path, text)
         return path
@@ -69,7 +69,7 @@ def record(path, text):
 
 
 def lock_output():
-    """Keep other runs out of the output folder until this process ends; a dry run locks nothing."""
+    """Lock the output folder until this process ends; a dry run locks nothing."""
     if not workflow.output_settings.dryrun:
         lock = lock_results(Path(OUTPUT), "snakemake")
         or_exit(lock.__enter__)
@@ -79,17 +79,17 @@ def lock_output():
 
 
 def print_last(text):
-    """Print ``text`` after all output of Snakemake, since people read the last lines."""
+    """Print ``text`` after all output of Snakemake, where users look first."""
     atexit.register(print, text, flush=True)
 
 
 def lines_of(log):
-    """The lines of a log; none where there is none."""
+    """The lines of a log; none if the file is missing."""
     return log.read_text(encoding="utf-8").rstrip().splitlines() if log.is_file() else []
 
 
 def resolve(*command):
-    """What `muse COMMAND --resolved JSON` finds; its error, if any, is printed last."""
+    """The JSON that `muse COMMAND --resolved JSON` writes; its error ends the run."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
         check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, encoding="utf-8")
@@ -100,10 +100,10 @@ def resolve(*command):
 
 
 def resolve_model():
-    """Description of the model; one that does not suit the config is rejected."""
-    # A run that begins with a backbone that is yet to be pretrained begins with no file that is there now.
+    """Description of the model; a model that does not fit the config is rejected."""
+    # The checkpoint of a run that starts from a pretrained backbone does not exist yet.
     later = ["--set", "checkpoint=null"] if config["pretrain"] else []
-    # Without nodes to send jobs to they run on this machine; a login node cannot check those of a cluster.
+    # The provider is checked only if jobs run on this machine: a login node cannot check the nodes of a cluster.
     here = ["--here"] if workflow.resource_settings.nodes is None else []
     how = [*settings.training_data(config), *later] if TRAINING else []
     model = resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
@@ -113,10 +113,10 @@ def resolve_model():
 
 
 def check_config():
-    """Fill in the defaults; what is wrong becomes one sentence in place of the whole schema, before anything is written."""
+    """Fill in the defaults; an invalid setting is reported in one sentence, without the schema, before anything is written."""
     typed = dict(entry.split("=", 1) for entry in workflow.config_settings.config_args or ())
     try:
-        with tempfile.TemporaryDirectory() as folder:  # outputs of other packages add settings to those of the file
+        with tempfile.TemporaryDirectory() as folder:  # installed packages may add outputs with settings
             schema = Path(folder, "config.schema.json")
             schema.write_text(json.dumps(schema_of(list_settings().values())), encoding="utf-8")
             validate(config, str(schema))
@@ -135,13 +135,13 @@ def check_config():
 
 
 def of_wildcards(function):
-    """``function``, with a signature that Snakemake need not find out at each of its calls, which takes as long as these."""
+    """Set the signature of an input function, which Snakemake would inspect at every call, as slowly as the call itself."""
     function.__signature__ = inspect.Signature([inspect.Parameter("wildcards", inspect.Parameter.POSITIONAL_ONLY)])
     return function
 
 
 def of_slide(method, *arguments):
-    """An input or params function: what a method of the plan gives for the job's slide."""
+    """An input or params function that calls a method of the plan with the job's slide."""
 
     @of_wildcards
     def give(wildcards):
@@ -154,7 +154,7 @@ def of_slide(method, *arguments):
 
 
 def settings_of(*functions, **others):
-    """A params function: the settings that a job depends on, as JSON, which the job keeps beside its results."""
+    """A params function that gives the settings of a job as JSON, which the job writes beside its results."""
 
     @of_wildcards
     def give(wildcards):
@@ -165,9 +165,9 @@ def settings_of(*functions, **others):
 
 
 def if_changed(name):
-    """An input function that gives no input, and has a job run again where its results were made with other settings.
+    """An input function without inputs that runs a job again if its results were made with other settings.
 
-    Snakemake compares parameters as well, as long as it remembers them: not once .snakemake is lost or results moved.
+    Snakemake compares parameters too, but forgets them when .snakemake is deleted or the results are moved.
     """
 
     @of_wildcards
@@ -190,12 +190,12 @@ def if_changed(name):
 
 
 def as_found(slide, files):
-    """Files of a slide as inputs; those of a settled slide are made by no job."""
+    """Files of a slide as inputs; no job is planned for those of a settled slide."""
     return list(map(before_update, files)) if slide in settled() else files
 
 
 def of_every_slide(*names, slides=None):
-    """An input function: the files called ``names`` of every slide, or of some."""
+    """An input function that gives the files called ``names`` of every slide, or of ``slides``."""
     return lambda wildcards: [
         file
         for slide in (SLIDES if slides is None else slides)
@@ -204,9 +204,9 @@ def of_every_slide(*names, slides=None):
 
 
 def of_unsettled_slides(*names):
-    """An input function: files that one job makes, called ``names``, of every slide that the run plans jobs of.
+    """An input function that gives the files called ``names``, made by one job, of every slide that is not settled.
 
-    Of a slide that lacks the first, only the first: the job that makes it makes them all.
+    If the first file of a slide is missing, only that is given: its job makes the others too.
     """
 
     def give(wildcards):
@@ -232,7 +232,7 @@ def names_of(outputs):
 
 
 def intermediate(path):
-    """``path``, deleted as soon as nothing needs it, if so configured."""
+    """``path``, marked as temporary unless ``keep_stores`` is set."""
     return path if config["keep_stores"] else temp(path)
 
 
@@ -251,7 +251,7 @@ pathvars:
 SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
 TRAINING = or_exit(settings.training_file, config)
 PRETRAIN = {"run": config["pretrain"]} if isinstance(config["pretrain"], str) else dict(config["pretrain"] or {})
-if workflow.is_main_process:  # the jobs of a cluster read what the main process found
+if workflow.is_main_process:  # jobs read the files that the main process has written
     record(Path(OUTPUT, "run_config.yaml"), CONFIG_TEXT)
     rows = [
         {**each, "shards": each.get("shards") or config["shards"]}
@@ -264,11 +264,11 @@ MODEL = json.loads(RESOLVED_MODEL.read_text(encoding="utf-8"))
 ROWS = {each["slide_id"]: each for each in json.loads(SHEET.read_text(encoding="utf-8"))}
 PLAN = Plan(config, ROWS, MODEL, PRETRAIN, bool(TRAINING), list_settings())
 SLIDES, STORE = PLAN.slides, PLAN.store
-CHANGES = defaultdict(dict)  # slide -> what the run changes of its results, each once and in order
+CHANGES = defaultdict(dict)  # slide -> phrases about settings that differ from its results, in order
 FINISHED = []  # slides that have nuclei of an earlier run
 
 
-# A slide is any folder's name, not one of SLIDES: matching thousands of alternatives would take minutes; the plan objects.
+# The pattern is any folder's name, since matching thousands of names would take minutes; the plan rejects unknown slides.
 wildcard_constraints:
     slide="[^/]+",
     shard=r"\d+-of-\d+",

@@ -4,7 +4,7 @@ Takes a slide's image store and the model; gives <results>/{slide}/shards/*.parq
 that are written with it (muse_pipeline/outputs): nuclei.geojson.gz with its provenance, summary.json and others.
 """
 
-# Proposals are drawn too, and their failure must cost no nuclei: the pictures are then a job of their own.
+# With proposals, which are in the pictures too, these are another job, so that failed proposals cost no nuclei.
 DRAWS_AT_ONCE = not config["proposals"]
 MEASURES_PIXELS = config["features"] != "none" or config["quality"]
 WRITTEN_WITH_NUCLEI = [each for each in list_outputs(config, "nuclei") if DRAWS_AT_ONCE or not each.shows_proposals]
@@ -14,7 +14,7 @@ DRAWN_LATER = [each for each in list_outputs(config, "nuclei") if each not in WR
 
 
 def model_file(wildcards):
-    """The file of the model; none for a built-in one, which has only a name."""
+    """The file of the model; none for a built-in model, which is known by its name."""
     if TRAINING:
         return f"{OUTPUT}/training/{RUN}/model.onnx"
     return MODEL["file"] or []
@@ -38,8 +38,8 @@ rule detect:
     threads: of_slide(PLAN.threads)
     params:
         made_with=settings_of(of_slide(PLAN.detection_settings)),
-        model=lambda wildcards, input: input.model or MODEL["model"],  # chosen once, for all shards and machines
-        provider=MODEL["provider"],  # what `auto` was when the run was planned
+        model=lambda wildcards, input: input.model or MODEL["model"],  # resolved once for all jobs
+        provider=MODEL["provider"],  # `auto` is resolved when the run is planned
     shell:
         r"""
         muse detect {input.store:q} \

@@ -1,21 +1,21 @@
-"""Before the run: `snakemake preflight` checks every slide, and nothing waits for it.
+"""Checks of every slide before a run: `snakemake preflight`, which no other rule depends on.
 
 Takes the slides of the sheet and the model; gives <results>/{slide}/preflight.json and <results>/preflight.json, and
-fails, naming them, if there are slides that cannot run.
+fails if there are slides that cannot run, which it names.
 """
 
 PREFLIGHT_LOG = Path(OUTPUT, "logs/preflight.log")
-# A model that is still to be trained reads slides at the um per pixel of its mode's.
+# A model that is not trained yet is checked as the built-in model of its mode, which has the same um per pixel.
 PREFLIGHT_MODEL = MODEL_OF_MODE[config["mode"]] if TRAINING else MODEL["model"]
 
 
-def preflight_alone():
-    """Whether nothing else was asked for: then the words at the end are other ones, and no report is written."""
+def is_preflight_only():
+    """Whether `preflight` is the only target; then no report is written."""
     return set(workflow.dag_settings.targets) == {"preflight"}
 
 
-def what_preflight_found():
-    """Its log, whose last line is what is wrong; where it did not get so far, the slides that stopped it."""
+def preflight_summary():
+    """The log of the rule `preflight`; if it has not run, the number of slides that could not be checked."""
     if found := lines_of(PREFLIGHT_LOG):
         return "\n".join(found)
     lacking = [slide for slide in SLIDES if not Path(OUTPUT, slide, "preflight.json").is_file()]
@@ -23,8 +23,8 @@ def what_preflight_found():
     return f"Stopped, with {len(lacking)} of {len(SLIDES)} slides not checked; see {logs}. Run it again."
 
 
-def check_problems_again():
-    """Remove the records of slides that cannot run once these are named: the next call sees what was repaired meanwhile."""
+def remove_failed_checks():
+    """Remove the records of slides that cannot run, so that the next call checks these slides again."""
     found = settings.read_text(Path(OUTPUT, "preflight.json"))
     for check in json.loads(found)["slides"] if found else []:
         if check["problem"]:
@@ -32,7 +32,7 @@ def check_problems_again():
 
 
 rule preflight_slide:
-    """Check one slide; a slide that cannot run is a result and not a failure."""
+    """Check one slide; a slide that cannot run does not fail the job."""
     input:
         slide=lambda wildcards: [] if PLAN.is_remote(wildcards.slide) else PLAN.file(wildcards.slide, "path"),
         roi=of_slide(PLAN.file, "roi"),
@@ -50,7 +50,7 @@ rule preflight_slide:
         made_with=settings_of(of_slide(PLAN.image_settings), of_slide(PLAN.detection_settings)),
         model=PREFLIGHT_MODEL,
         max_corrupt=config["max_corrupt"],
-    # The row is read from the sheet, which alone has what a URL needs; as a param its name would make every slide new.
+    # The sheet, which has the credentials of URLs, is no param: under another name every slide would be checked again.
     shell:
         r"""
         muse preflight {config[slides]:q} \
@@ -63,9 +63,9 @@ rule preflight_slide:
 
 
 rule preflight:
-    """Write the checks of all slides and their sum, which is printed at the end."""
+    """Write the checks of all slides and a summary, which is printed at the end."""
 
-    # Logs, not outputs: Snakemake would delete those when slides cannot run.
+    # These files are logs because Snakemake deletes the outputs of a rule that fails.
     input:
         checks=of_every_slide("preflight.json"),
     log:

@@ -1,20 +1,19 @@
-"""From slides without labels to a backbone, where the config asks for `pretrain`.
+"""Pretraining of a backbone on slides without labels (`pretrain`).
 
-Takes the stores and proposals of the slides that are learnt from, and for TriDeNT their partners, which are registered
-here; gives <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. Of a partner that cannot be
-registered partner.json states why, and its store is an empty folder. The run's config with all its slides is
-<results>/pretraining/<run>/cohort.yaml, and what the rules read is <results>/pretraining.json; each is rewritten only
-when its content changes.
-What a run needs to resume is kept beside its checkpoint and is not declared.
+Takes the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here; gives
+<results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered, partner.json
+has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the run's config with all
+slides, and <results>/pretraining.json the plan that the rules read; each is rewritten only when its content changes.
+The files from which a run resumes are beside its checkpoint and are not declared as outputs.
 """
 
-BESIDE_THE_RUN = ("run", "exclude", "held_splits")  # keys of `pretrain` that are no settings of the run
-PRETRAIN_SETTINGS = {name: value for name, value in PRETRAIN.items() if name not in BESIDE_THE_RUN}
+COHORT_KEYS = ("run", "exclude", "held_splits")  # keys of `pretrain` that are not settings of the run
+PRETRAIN_SETTINGS = {name: value for name, value in PRETRAIN.items() if name not in COHORT_KEYS}
 RESOLVED_PRETRAINING = Path(OUTPUT, "pretraining.json")
 
 
 def plan_pretraining():
-    """Write the run's config with its slides; what does not suit them, or the model, is rejected."""
+    """Write the run's config with its slides; a config that does not fit the slides or the model is rejected."""
     by_name = "run" in PRETRAIN
     file = PRETRAIN["run"] if by_name else or_exit(settings.run_file, PRETRAIN_SETTINGS, Path(OUTPUT, "pretraining"))
     run, held_splits = settings.slug(Path(file).stem), PRETRAIN.get("held_splits")
@@ -60,35 +59,35 @@ if PRETRAINING:
 
 
 def stores_of(slides):
-    """The images of slides that the config asks for."""
+    """The images of slides that the config requests."""
     names = [STORE, *map(store_name, config["extra_mpps"])]
     of_pretraining = PLAN.files(PRETRAIN_STORE, slides=PRETRAIN_SLIDES)
     return list(dict.fromkeys([*PLAN.files(*names, slides=slides), *of_pretraining]))
 
 
 def regions_of_pretraining(wildcards):
-    """The tissue regions of the slides that are learnt from, where the run weights them."""
+    """The tissue regions of the training slides, if the run weights them."""
     if not PRETRAINING["reads_regions"]:
         return []
     files = PLAN.files("slide.json", "tissue.npz", slides=PRETRAIN_SLIDES)
     return [*files, *(file for slide in PRETRAIN_SLIDES for file in PLAN.regions(slide))]
 
 
-def devices_of(resources):
-    """What trains: as many GPUs as the profile gives; without, whatever is there."""
+def training_devices(resources):
+    """Options for the GPUs that the profile gives a training; none without GPUs, and the training chooses the device."""
     n_gpus = int(resources.get("gpu", 0))
     return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
 
 
 def partner_settings(wildcards):
-    """All settings that the slide's partner depends on."""
+    """The settings on which a slide's partner depends."""
     row, columns = PLAN.row(wildcards.slide), ("partner", "partner_transform")
     own = {column: [row.get(column), PLAN.state(wildcards.slide, column)] for column in columns}
     return {**PLAN.image_settings(wildcards.slide), **own, "partner mpp": PRETRAINING["mpp"]}
 
 
 rule partner:
-    """Register the slide's partner and write it in the slide's frame, or record why that failed."""
+    """Register the slide's partner and write it in the slide's frame, or record the reason of the failure."""
     input:
         slide=of_slide(PLAN.input),
         partner=of_slide(PLAN.file, "partner"),
@@ -147,7 +146,7 @@ rule pretrain:
         "../../envs/train.yaml"
     params:
         folder=subpath(output.checkpoint, parent=True),
-        devices=lambda wildcards, resources: devices_of(resources),
+        devices=lambda wildcards, resources: training_devices(resources),
     shell:
         r"""
         muse pretrain {input.run:q} {params.devices} \

@@ -1,4 +1,4 @@
-"""Nuclei without labels, where the config asks for `proposals`.
+"""Nuclei without a trained model (`proposals`).
 
 Takes a slide's image store and the stain that `tissue` measured; gives <results>/{slide}/proposals/*.parquet (shards on
 detection's windows), proposals.parquet and proposals.geojson.gz with its provenance beside it.
@@ -8,10 +8,10 @@ PROPOSALS = dict(config["proposals"] or {"method": "haematoxylin"})
 PROPOSER = PROPOSALS.pop("method")
 
 
-def files_of_proposer(wildcards):
-    """What the slide's proposals follow from besides its pixels: detections of another program.
+def proposer_inputs(wildcards):
+    """Detections of another program, from which the slide's proposals are made.
 
-    A missing one is no input: the step of that slide fails, and the others run.
+    A missing file is left out, so that only the job of its slide fails.
     """
     names = [PROPOSALS["file"]] if "file" in PROPOSALS else []
     paths = [name.replace("{slide}", wildcards.slide) for name in names]
@@ -20,17 +20,17 @@ def files_of_proposer(wildcards):
 
 SETTINGS_OF_PROPOSALS = settings_of(
     of_slide(PLAN.proposals_settings),
-    lambda wildcards: {"files of proposals": state_of_files(files_of_proposer(wildcards))},
+    lambda wildcards: {"files of proposals": state_of_files(proposer_inputs(wildcards))},
 )
 
 
 rule propose:
-    """Find nuclei without labels in one shard of a slide's windows."""
+    """Find nuclei without a trained model in one shard of a slide's windows."""
     input:
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json",
         info="<results>/{slide}/slide.json",
-        read=files_of_proposer,
+        read=proposer_inputs,
         changed=if_changed("propose"),
     output:
         proposals=intermediate("<results>/{slide}/proposals/{shard}.parquet"),
@@ -45,7 +45,7 @@ rule propose:
     params:
         made_with=SETTINGS_OF_PROPOSALS,
         method=PROPOSER,
-        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # a plain text with {} would be a pattern
+        settings=lambda wildcards: json.dumps(PROPOSALS, sort_keys=True),  # a function, since a text with {} would be a pattern
     shell:
         r"""
         muse propose {input.store:q} \
@@ -62,7 +62,7 @@ rule propose:
 
 
 rule stitch_proposals:
-    """Join the shards of a slide's proposals as those of its nuclei are joined."""
+    """Join the shards of a slide's proposals."""
     input:
         shards=of_slide(PLAN.shards, "proposals"),
         info="<results>/{slide}/slide.json",
@@ -93,7 +93,7 @@ rule stitch_proposals:
 
 
 rule geojson_proposals:
-    """Write the proposals as QuPath reads them."""
+    """Write the proposals for QuPath."""
     input:
         proposals="<results>/{slide}/proposals.parquet",
         info="<results>/{slide}/slide.json",

@@ -1,9 +1,8 @@
-"""Tissue regions of every slide, where the config names a region model or a run that trains one.
+"""Tissue regions of every slide, if `regions` is a region model or a run that trains one.
 
 Takes a slide's image; gives <results>/{slide}/regions.json, with regions.geojson, regions.png and regions.zarr beside it.
-A model that fails on a slide, or a training that fails, costs regions and no nuclei: the run goes on and ends with an
-error. A training run gives <results>/region_training/<run>/checkpoint.pt and model.onnx; the images of all slides with a
-label are written first.
+If the model or its training fails, slides have nuclei without regions, and the run ends with an error. A training run
+gives <results>/region_training/<run>/checkpoint.pt and model.onnx, after the images of all labelled slides are written.
 """
 
 REGION_RUN = settings.region_run(config)
@@ -12,7 +11,7 @@ REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)
 
 
 def plan_region_training():
-    """What `muse model` finds of the run, with the sheet and the results of this run where it names no others."""
+    """Description of the run by `muse model`; its default sheet and results are those of this run."""
     changes = or_exit(settings.slides_of_region_run, config)
     found = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
     or_exit(settings.require_region_model, found)
@@ -28,18 +27,18 @@ REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else config["regions"
 REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
 
 
-def files_of_region_run(wildcards):
-    """What the run reads beside slides: labels, pictures and weights."""
+def region_run_inputs(wildcards):
+    """Inputs of the run other than slides: labels, pictures and weights."""
     return without_patterns(REGION_TRAINING.get("inputs", []))
 
 
 rule train_regions:
-    """Train a region model on labels of slides or pictures and export it, or record that this failed."""
+    """Train a region model on labels of slides or pictures and export it, or record the failure."""
 
-    # The model is no output, because a failed training leaves none: slides then have nuclei without regions.
+    # The model is not an output, since a failed training has none.
     input:
         run=lambda wildcards: REGION_RUN or [],
-        read=files_of_region_run,
+        read=region_run_inputs,
         slides=of_every_slide(STORE, "colour.json", slides=REGION_LABELS),
         changed=if_changed("train_regions"),
     output:
@@ -53,12 +52,12 @@ rule train_regions:
         "../../envs/train.yaml"
     params:
         made_with=settings_of(
-            lambda wildcards: {"files": state_of_files(files_of_region_run(wildcards))},
+            lambda wildcards: {"files": state_of_files(region_run_inputs(wildcards))},
             changes=REGION_TRAINING.get("changes"),
             labels=REGION_LABELS,
         ),
         changes=["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else [],
-        devices=lambda wildcards, resources: devices_of(resources),
+        devices=lambda wildcards, resources: training_devices(resources),
         folder=subpath(output.state, parent=True),
     shell:
         r"""
@@ -76,7 +75,7 @@ rule train_regions:
 
 
 rule regions:
-    """Map the regions of a slide, or record why that failed."""
+    """Map the regions of a slide, or record the reason of the failure."""
     input:
         store=f"<results>/{{slide}}/{STORE}",
         info="<results>/{slide}/slide.json",
@@ -115,9 +114,9 @@ rule regions:
 
 
 rule check_regions:
-    """Fail if training or the region model failed on a slide; everything else is done by then."""
+    """Fail if training or the region model failed on a slide, after everything else is done."""
 
-    # A training that failed is repeated by the next run.
+    # The next run repeats a failed training.
     input:
         report="<results>/report.html",
         states=of_every_slide("regions.json"),

@@ -1,8 +1,7 @@
-"""Pictures of every slide, and one page about the cohort.
+"""Pictures of every slide, and the report of the cohort.
 
-Takes everything that the other rules wrote; gives <results>/{slide}/summary.json, density.png and overlays, and
-<results>/report.html and cohort.tsv. The rule `report` runs when every slide went well; when one did not, `onerror` calls
-the same command over what there is.
+Takes the results of all other rules; gives <results>/{slide}/summary.json, density.png and overlays, and
+<results>/report.html and cohort.tsv. The rule `report` runs if no slide failed; otherwise `onerror` runs the same command.
 """
 
 import csv
@@ -11,19 +10,19 @@ REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--p
 REPORT_COMMAND += INCLUDE_DOUBTFUL
 if config["statistics"]:
     REPORT_COMMAND += ["--sheet", config["slides"], "--group", config["statistics"]["group"]]
-# Without it the page is about failures, and is no report of what is there once they are repaired.
+# Missing if the report was written by `onerror`; once the failures are repaired, it is then written again.
 ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = Path(OUTPUT, "logs/report.log")
 
 
 def report_failures():
-    """Write the report without the slides that will never come, and remove what an earlier run found in them.
+    """Write the report of a run with failures, and remove earlier results of the failed slides.
 
-    Returns what the report prints.
+    Returns the output of the report.
     """
     Path(ALL_WELL).unlink(missing_ok=True)
     page, table = Path(OUTPUT, "report.html"), Path(OUTPUT, "cohort.tsv")
-    why = option("--no-model", why_no_model())
+    why = option("--no-model", missing_model_reason())
     command = [*REPORT_COMMAND, *why, "--output", page, "--table", table]
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     if run.returncode:
@@ -35,28 +34,28 @@ def report_failures():
     return run.stdout
 
 
-def what_is_done():
-    """The lines of `muse report`, warnings included; of a batch, or of other targets, that it is done."""
+def success_message():
+    """The last lines of a run without failures: those of `muse report`, or a sentence if it was a part of a whole run."""
     batch = workflow.dag_settings.batch
     if batch and batch.idx < batch.batches:
         return f"Batch {batch.idx} of {batch.batches} is done."
-    if not is_whole():
+    if not is_whole_run():
         return "What was asked for is done."
     done = f"All {len(SLIDES)} slides are done." if len(SLIDES) > 1 else "The slide is done."
     return "\n".join([*lines_of(REPORT_LOG), f"{done} Report: {OUTPUT}/report.html"])
 
 
-def is_whole():
-    """Whether the whole path was asked for, of every slide."""
+def is_whole_run():
+    """Whether all steps of every slide were requested."""
     asked = workflow.dag_settings
     return set(asked.targets) <= {"all", "report"} and not (asked.until or asked.omit_from)
 
 
-def what_failed():
-    """Where to read of what failed; that the model is lacking is no slide's failure, and is reported here."""
-    if why := why_no_model():
+def failure_message():
+    """The last lines of a run with failures: what failed and where the reasons are."""
+    if why := missing_model_reason():
         return f"{why[0].upper()}{why[1:]}\nSo no slide has its nuclei. Report: {OUTPUT}/report.html"
-    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # that have not ended well
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # without success
     behind = {job.wildcards.slide for job in jobs if "slide" in job.wildcards.keys()}
     failed = [slide for slide in behind if outcome.failed_steps(Path(PLAN.folder(slide)))]
     if waiting := len(behind) - len(failed):
@@ -64,13 +63,13 @@ def what_failed():
         unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
         return f"Stopped: {unfinished}; the same command goes on. What is known: {OUTPUT}/report.html"
     of_cohort = [job for job in jobs if job.rule.name in {"statistics", "anndata_cohort"}]
-    # One that ran beside the failed one may have ended well.
+    # A job that ran at the same time as the failed one may have succeeded.
     of_cohort = [job for job in of_cohort if not all(Path(file).exists() for file in job.output)]
     if whys := [line for job in of_cohort for log in job.log for line in lines_of(Path(log))[-1:] if not behind]:
         return "\n".join(["Every slide is done, but not the files of the cohort:", *whys])
     others = (
         "every other slide is done"
-        if is_whole() and not workflow.dag_settings.batch
+        if is_whole_run() and not workflow.dag_settings.batch
         else "what else was asked for is done"
     )
     of_training = [slide for slide in failed if slide in PRETRAIN_SLIDES]
@@ -81,21 +80,21 @@ def what_failed():
     return f"Something failed; {others}. Which, and why: {OUTPUT}/report.html"
 
 
-def forget_unasked_steps():
-    """Remove what steps noted that are not asked for any more."""
+def remove_unrequested_steps():
+    """Remove the records of steps that are no longer requested."""
     asked = {Path(store) for store in stores_of(SLIDES)}
     written = {output.step for output in list_outputs(config)}
     unasked = {output.step for output in list_outputs() if not output.by_stitch} - written
     unasked |= set() if config["regions"] else {"regions"}
     for slide in SLIDES:
         steps = unasked if PLAN.is_remote(slide) else {*unasked, "fetch"}
-        outcome.forget_unasked_steps(Path(PLAN.folder(slide)), asked, steps, bool(config["proposals"]))
+        outcome.remove_unrequested_steps(Path(PLAN.folder(slide)), asked, steps, bool(config["proposals"]))
 
 
 if not DRAWS_AT_ONCE:
 
     rule overlay:
-        """Draw the density of the nuclei and three fields with their outlines, and sum the slide up."""
+        """Draw the density of the nuclei and three fields with outlines, and summarise the slide."""
         input:
             nuclei="<results>/{slide}/nuclei.parquet",
             store=f"<results>/{{slide}}/{STORE}",
@@ -126,12 +125,12 @@ if not DRAWS_AT_ONCE:
 
 
 rule report:
-    """Report how every slide ended, failures first."""
+    """Report the outcome of every slide, failures first."""
     input:
         sheet=str(SHEET),
         nuclei=of_every_slide("nuclei.geojson.gz"),
         summaries=of_every_slide("summary.json"),
-        embeddings=embeddings_of_all,
+        embeddings=all_embeddings,
         pretrained=PRETRAINED,
         statistics=STATISTICS_FILE,
         changed=if_changed("report"),

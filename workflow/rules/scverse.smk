@@ -1,17 +1,17 @@
-"""Embeddings of nuclei, and files for scanpy, squidpy and SpatialData, where the config asks for them.
+"""Embeddings of nuclei, and files for scanpy, squidpy and SpatialData (`embedding`, `anndata`, `spatialdata`).
 
 Takes a slide's table of nuclei and its image; gives <results>/{slide}/embeddings-{model}.parquet, nuclei.h5ad and
 slide.spatialdata.zarr.
 """
 
 
-def embeddings_of_all(wildcards):
-    """The embeddings of every slide, if the config asks for them."""
+def all_embeddings(wildcards):
+    """The embeddings of every slide, if the config requests them."""
     return [path for slide in SLIDES for path in as_found(slide, PLAN.embeddings(slide))]
 
 
 rule embed:
-    """Read the model's features of every nucleus."""
+    """Write the model's features of every nucleus."""
     input:
         nuclei="<results>/{slide}/nuclei.parquet",
         info="<results>/{slide}/slide.json",

@@ -1,8 +1,8 @@
-"""Slides for which nothing is to be done, so that a run plans the jobs of the others alone.
+"""Slides that are complete, for which no jobs are planned.
 
-Takes and gives <results>/logs/settled.json: for every slide that was complete when a run ended, a checksum of all that
-Snakemake decides about its jobs by: the times of their files, the settings, the rules and the version of the package. A
-slide with the same checksum has no jobs in the next run, and the files of all others are compared by Snakemake.
+Takes and gives <results>/logs/settled.json: for every slide that was complete when a run ended, a checksum of everything
+that decides whether Snakemake runs its jobs: the times of files, the settings, the rules and the version of the package.
+If the checksum is the same in the next run, the slide is settled; Snakemake plans the jobs of all other slides.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ SETTLED = Path(OUTPUT, "logs/settled.json")
 
 @cache
 def plans_whole_slides():
-    """Whether a run of all steps is planned, and no slide waits for a job that is not its own."""
+    """Whether all steps are planned, and every slide depends only on its own jobs."""
     asked, deployed = workflow.dag_settings, workflow.deployment_settings.deployment_method
     parts = asked.target_jobs or asked.until or asked.omit_from or asked.batch or asked.allowed_rules
     forced = asked.forcetargets or asked.forceall or asked.forcerun or workflow.touch
     others = TRAINING or REGION_RUN or PRETRAIN or DeploymentMethod.CONDA in deployed
-    # Where jobs are only listed or drawn, there is no executor.
+    # If jobs are only listed or drawn, there is no executor.
     is_run = workflow.is_main_process and workflow.executor_plugin and set(asked.targets) <= {"all"}
     return bool(is_run and not (parts or forced or others))
 
 
 @cache
 def describe_run():
-    """What the jobs of every slide depend on."""
+    """The settings, rules and versions on which the jobs of every slide depend."""
     rules = [(rule.name, rule.shellcmd, sorted(map(str, rule.output))) for rule in workflow.rules]
     triggers, deployed = workflow.dag_settings.rerun_triggers, workflow.deployment_settings.deployment_method
     options = [sorted(map(str, each)) for each in (triggers, deployed)]
@@ -49,14 +49,14 @@ def describe_run():
 
 @cache
 def settings_of_jobs(slide):
-    """A checksum of what the jobs of a slide depend on but the times of files, as it was when this was first called."""
-    proposed = state_of_files(files_of_proposer(SimpleNamespace(slide=slide))) if config["proposals"] else None
+    """A checksum of everything but files on which the jobs of a slide depend, as it was at the first call."""
+    proposed = state_of_files(proposer_inputs(SimpleNamespace(slide=slide))) if config["proposals"] else None
     text = json.dumps([describe_run(), ROWS[slide], PLAN.job_settings(slide), proposed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def times_of(path):
-    """The times of a file by which Snakemake judges it; none where there is none."""
+    """The times of a file that Snakemake compares; none if the file is missing."""
     try:
         found = os.lstat(path)
         times = [found.st_mtime_ns]
@@ -72,7 +72,7 @@ def times_of(path):
 
 
 def name_file(slide, path):
-    """Kind and name of a file that a slide's job reads or makes: in its folder, in a column of its row, or another."""
+    """The kind and name of a file of a slide's jobs: in the slide's folder, in a column of its row, or elsewhere."""
     folder, columns = f"{PLAN.folder(slide)}/", [column for column, cell in ROWS[slide].items() if cell == path]
     if path.startswith(folder):
         return "own", path.removeprefix(folder)
@@ -80,20 +80,20 @@ def name_file(slide, path):
 
 
 def find_file(slide, kind, name):
-    """The path of a file that `name_file` has named."""
+    """The path of a file named by `name_file`."""
     if kind == "own":
         return f"{PLAN.folder(slide)}/{name}"
     return ROWS[slide].get(name) or "" if kind == "cell" else name
 
 
 def state_of(slide, files):
-    """A checksum of all that Snakemake decides about a slide by."""
+    """A checksum of everything that decides whether Snakemake runs a slide's jobs."""
     times = [times_of(find_file(slide, kind, name)) for kind, name in files]
     return hashlib.sha256(repr([settings_of_jobs(slide), *times]).encode()).hexdigest()[:32]
 
 
 def is_in_order(job):
-    """Whether all that a job has made is there, and nothing that it reads is newer."""
+    """Whether all outputs of a job exist and none of its inputs is newer."""
     read = [time for file in job.input for time in times_of(file)]
     made = [times_of(file) for file in job.output]
     if not all(times or is_flagged(file, "temp") for times, file in zip(made, job.output)):
@@ -102,7 +102,7 @@ def is_in_order(job):
 
 
 def read_settled():
-    """Of every slide the files of its jobs and its checksum, as the last run left them."""
+    """The files and the checksum of every slide in the record of the last run."""
     try:
         kept = json.loads(SETTLED.read_text(encoding="utf-8"))
         return {slide: (kept["files"][number], state) for slide, (number, state) in kept["slides"].items()}
@@ -112,11 +112,11 @@ def read_settled():
 
 @cache
 def settled():
-    """The slides for which nothing is to be done."""
+    """The slides for which no jobs are needed."""
     if not plans_whole_slides():
         return frozenset()
     if not workflow.dryrun:
-        for slide in SLIDES:  # now, since files may be replaced while the run is under way
+        for slide in SLIDES:  # before the run, during which files may be replaced
             settings_of_jobs(slide)
     found = read_settled().items()
     return frozenset(slide for slide, (files, state) in found if slide in ROWS and state == state_of(slide, files))
@@ -124,13 +124,13 @@ def settled():
 
 @cache
 def unsettled():
-    """The slides that the run plans jobs of, in the order of the sheet."""
+    """The slides for which jobs are planned, in the order of the sheet."""
     return [slide for slide in SLIDES if slide not in settled()]
 
 
-def keep_settled():
-    """Keep the checksum of every slide that is complete."""
-    if not plans_whole_slides() or workflow.dryrun or not workflow.scheduler:  # which there is once the run is planned
+def write_settled():
+    """Record the checksum of every complete slide."""
+    if not plans_whole_slides() or workflow.dryrun or not workflow.scheduler:  # not planned
         return
     jobs_of_slide = defaultdict(list)
     for job in workflow.dag.jobs:
@@ -145,15 +145,15 @@ def keep_settled():
     lists = {}
     slides = {slide: (lists.setdefault(json.dumps(files), len(lists)), state) for slide, (files, state) in kept.items()}
     text = json.dumps({"files": list(map(json.loads, lists)), "slides": slides}, ensure_ascii=False)
-    with suppress(OSError, OutputError):  # the next run then plans more than it has to
+    with suppress(OSError, OutputError):  # without the record, the next run plans all slides
         SETTLED.unlink(missing_ok=True)
         settings.write_if_changed(SETTLED, text)
 
 
-def keep_settled_at_exit(folder=os.getcwd()):
-    """Keep the checksums in the folder of the run, which Snakemake has left by then (``--directory``)."""
+def write_settled_at_exit(folder=os.getcwd()):
+    """Record the checksums from the folder of the run, which Snakemake leaves before its end (``--directory``)."""
     with chdir(folder):
-        keep_settled()
+        write_settled()
 
 
-atexit.register(keep_settled_at_exit)
+atexit.register(write_settled_at_exit)

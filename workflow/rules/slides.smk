@@ -1,14 +1,14 @@
-"""From slide files to images that every later step can read.
+"""Images of slides in OME-Zarr, from which all later steps read.
 
 Takes the slides of the sheet; gives <results>/{slide}/slide.json, tissue.npz, tissue.png, tissue.geojson, colour.json
-and one sparse OME-Zarr image per mpp that the config asks for.
+and one sparse OME-Zarr image per mpp that the config requests.
 """
 
 OTHER_STORES = [store for store in MPP_OF_STORE if store != STORE]
 
 
 rule fetch:
-    """Copy a slide that lies elsewhere; the copy goes as soon as the slide's images are written."""
+    """Copy a slide from its URL; the copy is deleted when the slide's images are written."""
     output:
         fetched=temp(directory("<results>/{slide}/fetched")),
     log:
@@ -19,8 +19,8 @@ rule fetch:
     conda:
         "../../envs/fetch.yaml"
     params:
-        url=of_slide(lambda slide: PLAN.row(slide)["path"]),  # without what it needs to be let in, which the sheet alone has
-    # The sheet is no param: under another name it is the same slide.
+        url=of_slide(lambda slide: PLAN.row(slide)["path"]),  # without credentials, which only the sheet has
+    # The sheet is not a param, because its name does not affect the slide.
     shell:
         r"""
         muse fetch {config[slides]:q} \
@@ -32,7 +32,7 @@ rule fetch:
 
 
 rule image:
-    """Read the header, find the tissue, measure its stain and write the image that nuclei are found in."""
+    """Read the header, find the tissue, measure its stain and write the image for detection."""
     input:
         slide=of_slide(PLAN.input),
         roi=of_slide(PLAN.file, "roi"),
@@ -72,7 +72,7 @@ rule image:
 
 
 rule tile:
-    """Write the slide once more, at the mpp of the store's name."""
+    """Write another image of the slide, at the mpp in the store's name."""
     input:
         slide=of_slide(PLAN.input),
         info="<results>/{slide}/slide.json",

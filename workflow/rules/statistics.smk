@@ -1,4 +1,4 @@
-"""Numbers per slide: as AnnData where the config asks for `anndata`, compared by groups of patients for `statistics`.
+"""Numbers per slide: AnnData of the cohort (`anndata`), and comparisons of groups of patients (`statistics`).
 
 Takes the tables of nuclei, the sheet and cohort.tsv; gives <results>/cohort.h5ad, statistics.tsv and statistics.patients.tsv.
 """
@@ -10,7 +10,7 @@ STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
 
 
 rule statistics:
-    """Compare every pair of groups."""
+    """Compare every pair of groups of patients."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
         changed=if_changed("statistics"),
@@ -49,7 +49,7 @@ rule statistics:
 
 
 rule anndata_cohort:
-    """Write a row of numbers per slide, with its doubts in the table of the report."""
+    """Write a row of numbers per slide as AnnData, with the doubts of the report's table."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
         table="<results>/cohort.tsv",

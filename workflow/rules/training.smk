@@ -1,10 +1,10 @@
-"""From a training run to a model, when the config names one as its model.
+"""Training and export of a model, if `model` is a training run.
 
-Takes config/train/<run>.yaml, or the run that stands in the config, and the pretrained backbone if there is one; gives
-<results>/training/<run>/checkpoint.pt and model.onnx. What a run needs to resume lies undeclared beside its checkpoint,
-because Snakemake deletes the declared outputs of a job that fails; a run of other labels or settings starts over. A run
-that needs no labels and names no `sources` is trained on the slides of the sheet, which <results>/training/<run>/cohort.yaml
-lists.
+Takes config/train/<run>.yaml, or a run within the config, and the pretrained backbone if there is one; gives
+<results>/training/<run>/checkpoint.pt and model.onnx. The files from which a run resumes are beside its checkpoint and
+are not declared, because Snakemake deletes the outputs of a job that fails; with other labels or settings a run starts
+over. A run without labels and `sources` is trained on the slides of the sheet, which are listed in
+<results>/training/<run>/cohort.yaml.
 """
 
 RUN = Path(TRAINING).stem if TRAINING else None
@@ -24,19 +24,19 @@ if ON_SLIDES and workflow.is_main_process:
     plan_training_on_slides()
 
 
-def files_of_run(wildcards):
-    """What the run reads: labels, pictures and weights. A name that Snakemake takes for a pattern cannot be an input."""
+def run_inputs(wildcards):
+    """Labels, pictures and weights of the run, except files whose names Snakemake takes for patterns."""
     return without_patterns(MODEL.get("inputs", []))
 
 
-def weights_to_begin_with(wildcards, input):
-    """The pretrained backbone, where there is one, in place of the run's own `checkpoint`."""
+def initial_weights(wildcards, input):
+    """The pretrained backbone, if there is one, in place of the run's own `checkpoint`."""
     paths = [str(Path(path).resolve()) for path in PRETRAINED]
     return ["--set", f"checkpoint={json.dumps(paths[0])}"] if paths else []
 
 
-def steps_to_model():
-    """What must be there before a slide has nuclei, in order, each with its step's log; nothing where no model is trained."""
+def model_steps():
+    """The files that lead to the model, in order, each with the log of its step; none if no model is trained."""
     folder = Path(OUTPUT, "training", RUN or "")
     steps = [(Path(path), Path(PRETRAINING_FOLDER, "logs/pretrain.log")) for path in PRETRAINED]
     steps += [
@@ -46,26 +46,26 @@ def steps_to_model():
     return steps if TRAINING else []
 
 
-def why_no_model():
-    """Last output of the step that failed to make its part of the model; None if all is there or nothing was printed."""
-    lacking = [log for made, log in steps_to_model() if not made.exists()]
+def missing_model_reason():
+    """A sentence with the last output of the step that failed to make the model; None if none failed or printed anything."""
+    lacking = [log for made, log in model_steps() if not made.exists()]
     lines = lines_of(lacking[0]) if lacking else []
     return f"the model was not made; last in {lacking[0]}: {lines[-1]}" if lines else None
 
 
-def forget_old_failures():
-    """Remove the logs of steps that did not make their part: output of an earlier run must not pass for this one's."""
-    for made, log in steps_to_model():
+def remove_old_training_logs():
+    """Remove the logs of steps that failed in an earlier run, which would be taken for those of this run."""
+    for made, log in model_steps():
         if not made.exists():
             log.unlink(missing_ok=True)
 
 
 rule finetune:
-    """Train backbone and nucleus head, as the run's method does."""
+    """Train backbone and nucleus head by the method of the run."""
     input:
         run=lambda wildcards: RUN_FILE or [],
         stores=of_every_slide(STORE) if ON_SLIDES else [],
-        read=files_of_run,
+        read=run_inputs,
         backbone=PRETRAINED,
         changed=if_changed("finetune"),
     output:
@@ -79,12 +79,12 @@ rule finetune:
         "../../envs/train.yaml"
     params:
         made_with=settings_of(
-            lambda wildcards: {"files": state_of_files(files_of_run(wildcards))},
+            lambda wildcards: {"files": state_of_files(run_inputs(wildcards))},
             data=[] if ON_SLIDES else settings.training_data(config),
             weights=PRETRAINED,
         ),
         data=[] if ON_SLIDES else settings.training_data(config),
-        weights=weights_to_begin_with,
+        weights=initial_weights,
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
@@ -97,7 +97,7 @@ rule finetune:
 
 
 rule export:
-    """Turn the checkpoint into one ONNX file with its card inside, and check that it finds the same nuclei."""
+    """Export the checkpoint to an ONNX file with the model's card, and check that it finds the same nuclei."""
     input:
         checkpoint="<results>/training/{run}/checkpoint.pt",
     output:

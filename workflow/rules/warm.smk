@@ -1,17 +1,17 @@
-"""A process that the jobs of slides are forked from, so that each of them need not load its libraries.
+"""A process from which the jobs of slides are forked, so that they need not load libraries.
 
-Only where jobs run on this machine, in the environment of Snakemake, and where there are several slides.
+It is used for several slides, if jobs run on this machine in the environment of Snakemake.
 """
 
 import shlex
 
 WARM_MUSE = workflow.source_path("../scripts/warm_muse.py")
-FORKS = {"image", "detect", "nuclei"}  # rules, each of one verb
-MOST_OF_A_SOCKET = 100  # bytes of its path
+FORKS = {"image", "detect", "nuclei"}  # rules that run the verb of the same name
+MAX_SOCKET_BYTES = 100  # longest path of a socket
 
 
 def start_warm_muse():
-    """Start the process, and put a `muse` that calls it in front of the path of jobs."""
+    """Start the process, and put a `muse` that calls it first in the PATH of jobs."""
     slides = {job.wildcards.slide for job in TERMINAL.job_of_id.values() if job.rule.name in FORKS}
     is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
     if len(slides) < 2 or not is_here or sys.platform != "linux" or os.environ.get("MUSE_START_METHOD") == "spawn":
@@ -19,7 +19,7 @@ def start_warm_muse():
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address, command = f"{folder}/socket", Path(folder, "muse")
-    if len(os.fsencode(address)) > MOST_OF_A_SOCKET:
+    if len(os.fsencode(address)) > MAX_SOCKET_BYTES:
         return
     warm = shlex.join([sys.executable, "-I", "-S", WARM_MUSE, "call", address])
     itself = shlex.join([sys.executable, "-P", "-m", "muse_pipeline.cli.main"])
