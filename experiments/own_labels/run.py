@@ -6,8 +6,9 @@
 The start is "base" of `experiments.areas.run` without site A8 of BRCA-M2C: it has read neither that site nor colon.
 "breast" is site A8 with its points, "colon" is EBHI-Seg with the areas of its epithelium. Pictures to train on are
 drawn from one half of the patients, those of the other half are scored. "plain" is `config/train/my_labels.yaml`;
-"adapted" is the same after `config/train/adapt.yaml` on the pictures of the first half without labels. The number
-behind the name counts labelled pictures.
+"adapted" is the same after `config/train/adapt.yaml` on the pictures of the first half without labels; "held" is
+"adapted" with so large a weight of the distillation from the start that MUSE's loss has no effect, which is
+self-training on these pictures. The number behind the name counts labelled pictures.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ from muse_pipeline.training.run import Options
 RUNS = runs_of(__file__)
 SITE = "A8"
 SIZES = (0, 2, 5, 20)
-ARMS = [f"{tissue}-{kind}-{size}" for size in SIZES for tissue in ("breast", "colon") for kind in ("plain", "adapted")]
+KINDS = ("plain", "adapted", "held")
+ARMS = [f"{tissue}-{kind}-{size}" for size in SIZES for tissue in ("breast", "colon") for kind in KINDS]
 ADAPT_STEPS = 400
+HOLD_WEIGHTS = {"adapted": 4, "held": 400}
 OPTIONS = Options(accelerator="cpu", threads=1)
 
 
@@ -56,8 +59,8 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     tissue, kind, size = arm.split("-")
     data, work = args.data.resolve(), args.work.resolve()
     start = train_base(SITE, 0, data, work)
-    if kind == "adapted":
-        start = adapt(start, tissue, seed, data, work / f"{tissue}-{kind}-{seed}")
+    if kind != "plain":
+        start = adapt(start, tissue, HOLD_WEIGHTS[kind], seed, data, work / f"{tissue}-{kind}-{seed}")
     mixing = None
     if int(size):
         start, mixing = train(start, tissue, int(size), seed, data, work / f"{arm}-{seed}")
@@ -81,10 +84,11 @@ def train(start: Path, tissue: str, size: int, seed: int, data: Path, folder: Pa
     return checkpoint, load_checkpoint(checkpoint).meta["mixing"]
 
 
-def adapt(start: Path, tissue: str, seed: int, data: Path, folder: Path) -> Path:
+def adapt(start: Path, tissue: str, hold_weight: float, seed: int, data: Path, folder: Path) -> Path:
     """The checkpoint of an adaptation to the pictures that labels are drawn from."""
     pictures = unlabelled_pictures(tissue, data, folder.parent)
     changes = [f"checkpoint={start}", f"seed={seed}", f"schedule.steps={ADAPT_STEPS}"]
+    changes.append(f"hold.weight={hold_weight}")
     changes.append(f"sources=[{{images: {json.dumps(str(pictures))}, mpp: 0.5}}]")
     _, config = load_run(TOP / "config/train/adapt.yaml", data, changes, only=AdaptConfig)
     return AdaptStage(config, folder).run(OPTIONS)
