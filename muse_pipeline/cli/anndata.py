@@ -19,10 +19,10 @@ from muse_pipeline.cli.arguments import add_output_argument
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse anndata``."""
     parser.add_argument("nuclei", type=Path, metavar="PATH", help="nuclei.parquet, or the folder of a run's results")
-    parser.add_argument("--patient", help="of the slide (default: as its name has it)")
-    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="of these nuclei, by `muse embed`")
+    parser.add_argument("--patient", help="patient of the slide (default: from the name of the slide)")
+    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="vectors of the nuclei, from `muse embed`")
     parser.add_argument(
-        "--sheet", type=Path, metavar="TSV", help="of the cohort (default: sheet.json in the folder of the results)"
+        "--sheet", type=Path, metavar="TSV", help="sheet of the cohort (default: sheet.json of the results)"
     )
     add_output_argument(parser, "H5AD")
 

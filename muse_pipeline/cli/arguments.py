@@ -117,7 +117,7 @@ def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--shard`` to a verb whose shards `muse stitch` joins."""
     parser.add_argument(
-        "--shard", default="1-of-1", metavar="I-OF-N", help="which part of the slide (default: %(default)s)"
+        "--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, as 1-of-4 (default: %(default)s)"
     )
 
 
@@ -130,10 +130,7 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
         help="processor threads of each process (default: OMP_NUM_THREADS, else all cores that this process may use)",
     )
     parser.add_argument(
-        "--accelerator",
-        choices=ACCELERATORS,
-        default=ACCELERATORS[0],
-        help="what computes (default: %(default)s)",
+        "--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="device that trains (default: %(default)s)"
     )
 
 
@@ -155,7 +152,7 @@ def add_provider_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
     """Add ``--data``, the folder of the config's paths, and ``--set``, changes of the config as in ``example``."""
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="what the config's paths are relative to")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder to which the config's paths are relative")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -217,7 +214,7 @@ def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
         type=json_file,
         const=STANDARD_OUTPUT,
         metavar="FILE",
-        help=f"{what} as JSON, in FILE beside what is printed; without FILE printed instead",
+        help=f"{what} as JSON, in FILE; without FILE printed in place of the text",
     )
 
 
@@ -240,4 +237,4 @@ def show_result(text: str, found: Any, file: Path | None) -> None:
 
 def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--ledger`` to a verb."""
-    parser.add_argument("--ledger", type=Path, metavar="JSON", help="record how the step ended, for the report")
+    parser.add_argument("--ledger", type=Path, metavar="JSON", help="record the outcome of the step, for the report")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=EXPAND_UM,
         metavar="UM",
-        help="greatest distance from a nucleus of what counts for it; 0 counts nuclei alone (default: %(default)g)",
+        help="count positions up to this distance from a nucleus; 0: only those inside (default: %(default)g)",
     )
     add_output_argument(parser, "H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
 

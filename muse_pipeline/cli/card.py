@@ -39,17 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         action="append",
         metavar=("FOLDER", "UM"),
-        help="what it was trained on, with um per pixel; may be given several times",
+        help="folder of training pictures and their um per pixel; may be given several times",
     )
     parser.add_argument(
-        "--temperature", type=positive, metavar="T", help="what the logits of its class probabilities are divided by"
+        "--temperature", type=positive, metavar="T", help="divisor of the classes' logits, which calibrates them"
     )
     outlines = parser.add_mutually_exclusive_group()
     outlines.add_argument(
         "--snap-um",
         type=not_negative,
         metavar="UM",
-        help="how far outlines may move to the nearest edge of stained nuclei, in place of --refine; 0: not at all",
+        help="move outlines by at most this distance to the nearest edge, in place of --refine; 0: do not move them",
     )
     outlines.add_argument(
         "--refine",
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="the built-in network refines outlines, in place of --snap-um",
     )
-    parser.add_argument("--limits", metavar="TEXT", help="what its classes mean and what it is not for, in words")
+    parser.add_argument("--limits", metavar="TEXT", help="meaning of the classes, and limits of their use")
     parser.add_argument(
         "--organ",
         action="append",

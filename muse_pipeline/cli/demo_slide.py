@@ -14,12 +14,12 @@ from muse_pipeline.cli.arguments import add_threads_argument, positive
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse demo-slide``."""
-    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write to; made if need be")
-    parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="tissue on the slide (default 7)")
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="output folder")
+    parser.add_argument("--area-mm2", type=float, default=7.0, metavar="A", help="area of the tissue (default 7)")
     parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another tissue (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the tissue (default 0)")
     parser.add_argument(
-        "--partner", action="store_true", help="also ihc.svs: the same tissue with brown lymphocytes, turned by half"
+        "--partner", action="store_true", help="also write ihc.svs: the tissue with brown lymphocytes, rotated"
     )
     add_threads_argument(parser, "blocks painted at a time")
 

@@ -29,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="ONNX",
         required=True,
-        help="model of features, detector, or name of a built-in detector",
+        help="feature model, detector, or name of a built-in detector",
     )
     parser.add_argument(
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="write the model first: from a checkpoint of `muse train`, a released MUSE file, or `compact`",
+        help="write the model first, from a checkpoint of `muse train`, a released MUSE file, or `compact`",
     )
     parser.add_argument("--nuclei", type=Path, metavar="FILE", help="nuclei of another program, in place of the run's")
     parser.add_argument("--features", action="store_true", help="also measure shape, stains, texture and neighbours")

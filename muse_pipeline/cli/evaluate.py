@@ -27,26 +27,19 @@ from muse_pipeline.settings import list_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse evaluate``."""
     parser.add_argument(
-        "nuclei",
-        type=Path,
-        metavar="RESULT",
-        help="nuclei.parquet, the folder of a slide or of all slides",
+        "nuclei", type=Path, metavar="RESULT", help="nuclei.parquet, the folder of a slide or of all slides"
     )
-    parser.add_argument("--truth", type=Path, metavar="PATH", help="the slide's truth, or a folder of <slide>.<suffix>")
+    parser.add_argument("--truth", type=Path, metavar="PATH", help="true nuclei, or a folder of <slide>.<suffix>")
+    parser.add_argument("--sheet", type=Path, metavar="TSV", help="table of slides: slide_id, patient, truth, region")
     parser.add_argument(
-        "--sheet", type=Path, metavar="TSV", help="slides of a folder: slide_id, patient, truth, region"
+        "--region", type=Path, metavar="PATH", help="area with complete truth: GeoJSON, mask picture, or a folder"
     )
+    parser.add_argument("--patient", metavar="PATTERN", help="regular expression of the patient in a slide's name")
+    parser.add_argument("--site", metavar="PATTERN", help="regular expression of the site, for calibration by site")
     parser.add_argument(
-        "--region", type=Path, metavar="PATH", help="where the truth is complete: GeoJSON or mask picture, or a folder"
+        "--radius-um", type=positive, default=3.0, help="largest distance of a match (default: %(default)g)"
     )
-    parser.add_argument(
-        "--patient", metavar="PATTERN", help="what this regular expression finds in a slide's name is its patient"
-    )
-    parser.add_argument(
-        "--site", metavar="PATTERN", help="likewise its site, by which calibration of class probabilities is given"
-    )
-    parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance (default: %(default)g)")
-    parser.add_argument("--score", type=fraction, help="leave out nuclei below it (default: keep what the model kept)")
+    parser.add_argument("--score", type=fraction, help="lowest score of a nucleus (default: the model's threshold)")
     parser.add_argument(
         "--class-map",
         nargs="+",
@@ -59,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
     )
     add_json_argument(parser, "all scores and counts")
-    parser.add_argument("--reliability", type=Path, metavar="PNG", help="also draw probabilities against what is right")
+    parser.add_argument("--reliability", type=Path, metavar="PNG", help="also draw a reliability diagram")
 
 
 def run(args: argparse.Namespace) -> None:

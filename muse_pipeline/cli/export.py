@@ -20,26 +20,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint.pt of a detector or a region model, or the name of a built-in detector that has one",
     )
     add_output_argument(parser, "ONNX")
-    parser.add_argument("--check-images", type=Path, metavar="FOLDER", help="pictures at the model's mpp to check on")
+    parser.add_argument(
+        "--check-images", type=Path, metavar="FOLDER", help="pictures to compare with PyTorch, at the model's mpp"
+    )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="pictures at the model's mpp that int8 takes its ranges from, in place of those beside the checkpoint",
+        help="pictures at the model's mpp for the ranges of int8, in place of those beside the checkpoint",
     )
-    parser.add_argument("--name", help="of the model; else that in the training config")
+    parser.add_argument("--name", help="name of the model (default: that in the training config)")
     settings = parser.add_argument_group("in place of the training config's `export` settings")
     settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
     settings.add_argument("--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window")
-    settings.add_argument("--precision", choices=MODEL_PRECISIONS, help="of weights and activations")
+    settings.add_argument("--precision", choices=MODEL_PRECISIONS, help="precision of weights and activations")
     settings.add_argument(
-        "--embedding", action="store_true", default=None, help="also give every nucleus its vector of the dense map"
+        "--embedding", action="store_true", default=None, help="also return the dense map's vector at every nucleus"
     )
     settings.add_argument(
         "--any-window",
         action="store_true",
         default=None,
-        help="export a network that ties positions to its window for another than it was trained with",
+        help="export a network with aligned corners for another size of window than in training",
     )
 
 

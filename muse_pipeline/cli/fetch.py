@@ -16,8 +16,8 @@ from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse fetch``."""
-    parser.add_argument("url", metavar="URL", help="the slide, or a sheet with it")
-    parser.add_argument("--slide-id", metavar="ID", help="of a sheet: its row")
+    parser.add_argument("url", metavar="URL", help="URL of the slide, or a sheet with its row")
+    parser.add_argument("--slide-id", metavar="ID", help="row of the sheet")
     add_threads_argument(parser, "blocks on their way at a time")
     add_output_argument(parser, "FOLDER", "the copy")
     add_ledger_argument(parser)

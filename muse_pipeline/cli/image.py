@@ -23,9 +23,9 @@ SETTINGS = [list_settings()[name] for name in ("max_corrupt", "third_stain")]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse image``."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
-    parser.add_argument("--slide-id", required=True, metavar="ID", help="its name in the cohort")
+    parser.add_argument("--slide-id", required=True, metavar="ID", help="name in the cohort")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the file")
-    parser.add_argument("--source", metavar="URL", help="of a fetched SLIDE: make sure that it is this one")
+    parser.add_argument("--source", metavar="URL", help="URL that a fetched SLIDE must be from")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
     parser.add_argument("--image-mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the image")
     add_setting_arguments(parser, SETTINGS)

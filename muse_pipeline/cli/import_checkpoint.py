@@ -14,11 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse import-checkpoint``."""
     parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
     add_output_argument(parser, "FILE", "checkpoint.pt to write")
-    parser.add_argument("--backbone", metavar="NAME", help="registered name, if the file does not identify it")
+    parser.add_argument("--backbone", metavar="NAME", help="name of the backbone, if the file does not identify it")
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
-        help="read a file that holds more than tensors, which can run any code: only from a source you trust",
+        help="read a file with more than tensors, which can run any code; only for files from a source that you trust",
     )
 
 

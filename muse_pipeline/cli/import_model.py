@@ -18,12 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse import-model``."""
     parser.add_argument("network", type=Path, metavar="NETWORK", help="ONNX file")
     parser.add_argument("--kind", choices=NETWORKS, required=True, help="content of the network's maps")
-    parser.add_argument("--mpp", type=positive, required=True, metavar="UM", help="um per pixel of its input")
+    parser.add_argument("--mpp", type=positive, required=True, metavar="UM", help="um per pixel of the network's input")
     parser.add_argument(
         "--scaling",
         choices=SCALINGS,
         required=True,
-        help="pixels that it takes: 0 to 255 (none), 0 to 1 (unit), -1 to 1 (symmetric), with ImageNet's mean and "
+        help="scaling of the pixels: 0 to 255 (none), 0 to 1 (unit), -1 to 1 (symmetric), with ImageNet's mean and "
         "deviation (imagenet), or each channel of a window with its percentiles 1 and 99.8 at 0 and 1 (percentile)",
     )
     parser.add_argument(
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names of the outputs in the order of the kind, then classes (default: by name or order)",
     )
     parser.add_argument(
-        "--logits", action="store_true", help="maps of probabilities are logits: apply softmax, or sigmoid to one"
+        "--logits", action="store_true", help="apply softmax to the maps of probabilities, or sigmoid to a single one"
     )
     parser.add_argument(
         "--input-px", type=at_least_one, metavar="N", help="side of a window, if the network takes windows of any size"
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the model (default: that of the file to write)")
     parser.add_argument("--licence", default="not given", metavar="TEXT", help="licence of the weights")
-    parser.add_argument("--training-data", default="not given", metavar="TEXT", help="what it was trained on")
+    parser.add_argument("--training-data", default="not given", metavar="TEXT", help="training data of the network")
     add_output_argument(parser, "ONNX")
 
 

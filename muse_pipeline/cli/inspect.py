@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder of `muse fetch`"
     )
-    parser.add_argument("--slide-id", metavar="ID", help="its name in the cohort (default: the name of the file)")
+    parser.add_argument("--slide-id", metavar="ID", help="name in the cohort (default: the name of the file)")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the file")
-    parser.add_argument("--source", metavar="URL", help="of a fetched SLIDE: make sure that it is this one")
+    parser.add_argument("--source", metavar="URL", help="URL that a fetched SLIDE must be from")
     add_output_argument(parser, "JSON", "also write slide.json here", required=False)
     add_ledger_argument(parser)
 

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_provider_argument(parser)
     parser.add_argument("--here", action="store_true", help="fail if the provider does not start on this machine")
     add_config_arguments(parser, "schedule.steps=100")
-    parser.add_argument("--resolved", type=Path, metavar="JSON", help="write what was found")
+    parser.add_argument("--resolved", type=Path, metavar="JSON", help="write the description as JSON")
 
 
 def run(args: argparse.Namespace) -> None:

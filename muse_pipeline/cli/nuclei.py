@@ -20,7 +20,7 @@ from muse_pipeline.settings import list_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse nuclei``."""
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
-    parser.add_argument("--no-pictures", action="store_true", help="leave out what shows proposals too, as `overlay`")
+    parser.add_argument("--no-pictures", action="store_true", help="leave out pictures of proposals, for `overlay`")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
     add_setting_arguments(parser, list_settings("nuclei").values())
     add_threads_argument(parser)

@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
     )
     add_threads_argument(parser, "slides checked at the same time")
-    parser.add_argument("--records", type=Path, metavar="RESULTS", help="gather RESULTS/<slide_id>/preflight.json")
-    parser.add_argument("--record", type=Path, metavar="JSON", help="one slide: write its check and no summary")
+    parser.add_argument("--records", type=Path, metavar="RESULTS", help="summarise RESULTS/<slide_id>/preflight.json")
+    parser.add_argument("--record", type=Path, metavar="JSON", help="write the check of one slide, without a summary")
     parser.add_argument("--slide-id", metavar="ID", help="with --record: name in the cohort, or row of a sheet")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
     add_json_argument(parser, "everything")

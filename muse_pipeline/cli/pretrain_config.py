@@ -17,8 +17,8 @@ WRITES = frozenset({"output", "resolved"})
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse pretrain-config``."""
-    parser.add_argument("config", type=Path, help="YAML, see config/train/; it need not have `sources`")
-    parser.add_argument("--sheet", "--slides", type=Path, required=True, metavar="TSV", help="of the slides")
+    parser.add_argument("config", type=Path, help="config of the run (YAML), with or without `sources`")
+    parser.add_argument("--sheet", "--slides", type=Path, required=True, metavar="TSV", help="sheet of the slides")
     parser.add_argument("--results", type=Path, required=True, metavar="FOLDER", help="folder with a folder per slide")
     add_output_argument(parser, "YAML", "config of the run")
     add_config_arguments(parser, "schedule.steps=100")
@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="WORD",
-        help="leave out slides whose slide_id contains it",
+        help="leave out slides whose slide_id contains this text",
     )
     parser.add_argument(
         "--held-splits",
         nargs="*",
         action="extend",
         metavar="SPLIT",
-        help="of the sheet's column, held back with their patients (default: test)",
+        help="values of the column `split` whose slides and patients are held back (default: test)",
     )
     parser.add_argument(
         "--judged-by",
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("YAML", "FOLDER"),
-        help="a training config whose validation is held back too, and what its paths are relative to",
+        help="training config whose validation patients are held back too, and the folder of its paths",
     )
-    parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write what the workflow needs")
+    parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write the plan of the run as JSON")
 
 
 def run(args: argparse.Namespace) -> None:

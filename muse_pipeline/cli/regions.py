@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse regions``."""
     parser.add_argument("store", type=Path, help="image store whose um/px divides that of the model")
     parser.add_argument("--model", required=True, metavar="ONNX", help="region model")
-    parser.add_argument("--training", type=Path, metavar="JSON", help="how the workflow's training of the model ended")
+    parser.add_argument("--training", type=Path, metavar="JSON", help="outcome of the workflow's training of the model")
     parser.add_argument("--info", type=Path, metavar="JSON", help="slide.json (default: beside the store)")
     parser.add_argument("--colour", type=Path, metavar="JSON", help="colour.json (default: beside the store)")
     add_threads_argument(parser, "windows run at the same time")

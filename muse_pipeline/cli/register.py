@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         type=Path,
         metavar="FILE",
-        help="refine this instead of searching: landmarks (.csv), a matrix, or a transform.json",
+        help="initial transform in place of a search: landmarks (.csv), a matrix, or a transform.json",
     )
     parser.add_argument(
         "--frame",
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--start counts from the corner of the scanner's bounds, as QuPath does, or of level 0 "
         "(default: %(default)s)",
     )
-    parser.add_argument("--max-residual", type=positive, metavar="UM", help="leave out tiles above this (default: 5)")
+    parser.add_argument("--max-residual", type=positive, metavar="UM", help="largest residual of a tile (default: 5)")
     add_threads_argument(parser)
     add_output_argument(parser, "FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
     add_ledger_argument(parser)

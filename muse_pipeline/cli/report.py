@@ -18,15 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse report``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
     parser.add_argument("--slides", type=Path, metavar="JSON", help="resolved sheet (default: RESULTS/sheet.json)")
-    parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="of a pretraining run that belongs to it")
+    parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="folder of a pretraining run to show")
     parser.add_argument("--group", metavar="COLUMN", help="column of --sheet by which the plots compare slides")
     parser.add_argument("--sheet", type=Path, metavar="TSV", help="your sheet of slides, for --group")
-    parser.add_argument(
-        "--statistics", type=Path, metavar="TSV", help="groups of patients that `muse statistics` compared"
-    )
-    parser.add_argument(
-        "--no-model", default="", metavar="WHY", help="reason why there is no model, for slides without detection"
-    )
+    parser.add_argument("--statistics", type=Path, metavar="TSV", help="table of `muse statistics`")
+    parser.add_argument("--no-model", default="", metavar="WHY", help="reason why there is no model")
     add_doubts_argument(parser)
     add_output_argument(parser, "HTML", "the page (default: RESULTS/report.html)", required=False)
     parser.add_argument("--table", type=Path, metavar="TSV", help="the table (default: RESULTS/cohort.tsv)")

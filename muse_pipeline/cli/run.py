@@ -52,16 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--regions",
         metavar="MODEL|GEOJSON",
-        help="add the tissue region of every nucleus: mapped with this model, or areas with classes drawn in QuPath",
+        help="add the tissue region of every nucleus, from this region model or from areas drawn in QuPath",
     )
     add_setting_arguments(parser, run_settings())
     parser.add_argument(
         "--threads",
         type=at_least_one,
         metavar="N",
-        help="cores to use, which change no result (default: all that this process may use)",
+        help="number of cores, which changes no result (default: all that this process may use)",
     )
-    parser.add_argument("--profile", action="store_true", help="also print where the time went, step by step")
+    parser.add_argument("--profile", action="store_true", help="also print the time of every step")
 
 
 def run(args: argparse.Namespace) -> None:

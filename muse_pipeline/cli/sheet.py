@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
     add_output_argument(parser, "TSV", "where to write the sheet (TSV, or CSV by its suffix)", required=False)
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide; overrides the files")
-    parser.add_argument("--add", action="store_true", help="append the slides that the sheet lacks to it")
+    parser.add_argument("--add", action="store_true", help="append slides that are not in the sheet yet")
     parser.add_argument("--tma", action="store_true", help="slides are tissue microarrays: find their cores")
     parser.add_argument(
-        "--core-map", type=Path, metavar="TSV", help="with --tma: columns `core`, as B-7, and others, as `patient`"
+        "--core-map", type=Path, metavar="TSV", help="with --tma: columns `core` (as B-7) and others, as `patient`"
     )
     parser.add_argument("--check", type=Path, metavar="TSV", help="check this sheet instead of writing one")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="with --check: the rows, with absolute paths")

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse spatialdata``."""
     parser.add_argument("nuclei", type=Path, metavar="NUCLEI", help="table of nuclei (nuclei.parquet)")
     parser.add_argument("--store", type=Path, required=True, metavar="STORE", help="image of the slide")
-    parser.add_argument("--patient", help="of the slide (default: as its name has it)")
-    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="of these nuclei, by `muse embed`")
+    parser.add_argument("--patient", help="patient of the slide (default: from the name of the slide)")
+    parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="vectors of the nuclei, from `muse embed`")
     add_output_argument(parser, "ZARR")
 
 

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse statistics``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with one folder per slide")
     parser.add_argument("--sheet", type=Path, required=True, metavar="TSV", help="table with a row per slide")
-    parser.add_argument("--group", required=True, metavar="COLUMN", help="column of the groups")
+    parser.add_argument("--group", required=True, metavar="COLUMN", help="column with the group of each slide")
     parser.add_argument(
-        "--patient", default="patient", metavar="COLUMN", help="column of the patients (default: %(default)s)"
+        "--patient", default="patient", metavar="COLUMN", help="column with the patients (default: %(default)s)"
     )
     add_doubts_argument(parser)
     add_output_argument(parser, "TSV")

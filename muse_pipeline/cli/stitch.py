@@ -28,11 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", choices=FEATURE_SETS, default="none", help="see `muse run`; needs --store (default: %(default)s)"
     )
-    parser.add_argument("--store", type=Path, metavar="STORE", help="image of the nuclei")
+    parser.add_argument("--store", type=Path, metavar="STORE", help="image store in which the nuclei were found")
     parser.add_argument(
-        "--artefacts", type=Path, metavar="GEOJSON", help="find artefacts, write them here, flag nuclei; needs --store"
+        "--artefacts",
+        type=Path,
+        metavar="GEOJSON",
+        help="find artefacts, write them here and flag nuclei; needs --store",
     )
-    parser.add_argument("--colour", type=Path, metavar="JSON", help="stains, of `muse tissue`; needed with --store")
+    parser.add_argument("--colour", type=Path, metavar="JSON", help="stains from `muse tissue`; needed with --store")
     add_threads_argument(parser)
     add_output_argument(parser, "PARQUET")
     parser.add_argument("--csv", type=Path, metavar="CSV.GZ", help="also write the table as CSV")

@@ -25,10 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     masks = kinds.add_parser("masks", help="instance masks of glands and stroma", description=write_masks.__doc__)
     add_output_argument(masks, "FOLDER", "folder to write; masks that were made there before are replaced")
-    masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="masks (default: %(default)s)")
-    masks.add_argument(
-        "--seed", type=zero_or_more, default=0, metavar="S", help="another seed, other masks (default: %(default)s)"
-    )
+    masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="number (default: %(default)s)")
+    masks.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed (default: %(default)s)")
     masks.add_argument("--mpp", type=positive, default=0.5, metavar="M", help="um per pixel (default: %(default)s)")
     masks.add_argument(
         "--size-px", type=at_least_one, default=256, metavar="P", help="side of a mask (default: %(default)s)"
@@ -41,17 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="nuclei.parquet or proposals.parquet to fit sizes, eccentricities and density to",
     )
-    add_threads_argument(masks, "masks under way at a time")
+    add_threads_argument(masks, "number of masks drawn at a time")
     masks.set_defaults(synthesize=write_masks)
     pictures = kinds.add_parser("pictures", help="rendered tissue with labels", description=write_pictures.__doc__)
     add_output_argument(pictures, "FOLDER", "folder to write; pictures that were made there before are replaced")
     pictures.add_argument(
         "--generator", type=Path, required=True, metavar="FILE", help="checkpoint of a run with `method: unit`"
     )
-    pictures.add_argument("--n", type=at_least_one, default=200, metavar="N", help="pictures (default: %(default)s)")
-    pictures.add_argument(
-        "--seed", type=zero_or_more, default=0, metavar="S", help="another seed, others (default: %(default)s)"
-    )
+    pictures.add_argument("--n", type=at_least_one, default=200, metavar="N", help="number (default: %(default)s)")
+    pictures.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed (default: %(default)s)")
     pictures.add_argument(
         "--size-px", type=at_least_one, default=256, metavar="P", help="side of a picture (default: %(default)s)"
     )

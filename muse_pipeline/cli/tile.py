@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--codec",
         choices=("zstd", "jpeg"),
         default="zstd",
-        help="zstd is lossless; jpeg is smaller and for pretraining alone (default: %(default)s)",
+        help="zstd is lossless; jpeg is smaller, for pretraining only (default: %(default)s)",
     )
     add_output_argument(parser, "ZARR", "image-500nm.zarr for 0.5 um/px")
     add_ledger_argument(parser)

@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
-    parser.add_argument("--mask", type=Path, required=True, metavar="NPZ", help="tissue.npz, for the steps to come")
-    parser.add_argument("--picture", type=Path, required=True, metavar="PNG", help="the outline on the slide")
-    parser.add_argument("--outline", type=Path, required=True, metavar="GEOJSON", help="the outline for QuPath")
-    parser.add_argument("--colour", type=Path, required=True, metavar="JSON", help="how the slide is stained")
-    parser.add_argument("--third-stain", action="store_true", help="find a stain beside haematoxylin and DAB")
+    parser.add_argument("--mask", type=Path, required=True, metavar="NPZ", help="tissue.npz, read by later steps")
+    parser.add_argument("--picture", type=Path, required=True, metavar="PNG", help="picture of the outline")
+    parser.add_argument("--outline", type=Path, required=True, metavar="GEOJSON", help="outline for QuPath (GeoJSON)")
+    parser.add_argument("--colour", type=Path, required=True, metavar="JSON", help="stain statistics (JSON)")
+    parser.add_argument("--third-stain", action="store_true", help="find a third stain besides haematoxylin and DAB")
     add_ledger_argument(parser)
 
 

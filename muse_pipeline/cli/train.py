@@ -42,7 +42,7 @@ METHODS = {"adapt": "adapt", "finetune": "detector", "pretrain": "muse", "psm": 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse train`` and of the verbs of one method."""
-    parser.add_argument("config", type=Path, help="YAML, see config/train/")
+    parser.add_argument("config", type=Path, help="config of the run (YAML), as in config/train/")
     add_run_arguments(parser)
 
 
@@ -54,7 +54,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loaders",
         type=zero_or_more,
-        help="threads that make batches ahead (default: as many as --threads with a GPU, else 0)",
+        help="threads that prepare batches (default: as many as --threads with a GPU, else 0)",
     )
     parser.add_argument(
         "--devices",
@@ -71,7 +71,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start-over",
         action="store_true",
-        help="discard what the folder contains of a run of other settings, data or weights, instead of rejecting it",
+        help="discard a run in the folder with other settings, data or weights; otherwise it is an error",
     )
     add_config_arguments(parser, "detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 

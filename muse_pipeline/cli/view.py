@@ -19,7 +19,7 @@ MOST_LISTED = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse view``."""
     parser.add_argument("results", type=Path, metavar="RESULTS", help="output folder of a run, or of one slide of it")
-    parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any that is free (default: %(default)s)")
+    parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any free port (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
