@@ -21,6 +21,7 @@ from muse_pipeline.cohort.sheet import (
     ID_MAX_BYTES,
     SheetRow,
     absolute_path,
+    find_separator,
     folder_key,
     id_problem,
     is_sheet,
@@ -208,7 +209,7 @@ def _cells_of(rows: Iterable[SheetRow], columns: Sequence[str], path: Path) -> I
 
 def _text_of(lines: Iterable[Sequence[Any]], path: Path, end: str = "\n") -> bytes:
     text = io.StringIO()
-    csv.writer(text, delimiter="," if path.suffix.lower() == ".csv" else "\t", lineterminator=end).writerows(lines)
+    csv.writer(text, delimiter=find_separator(path), lineterminator=end).writerows(lines)
     return text.getvalue().encode()
 
 

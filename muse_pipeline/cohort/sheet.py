@@ -17,13 +17,12 @@ from typing import Any
 
 from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
-from muse_pipeline.core.text import some_of
+from muse_pipeline.core.text import decimal_point, some_of
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
 NEWER = ("regions", "partner", "partner_transform", "organ")  # columns that `sheet.json` has only where they are filled
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
@@ -176,13 +175,13 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and every row that is not blank with its number; all cells stripped.
 
     A word for a missing value (``is_missing``) is an empty cell, with a warning. Patients whose names differ in case
-    alone are warned of.
+    alone are warned of. If semicolons separate the columns, as in German tables, ``mpp`` may have a decimal comma.
     """
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     require_utf8(path)
+    separator = find_separator(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=delimiter, strict=True)]
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=separator, strict=True)]
     except OSError as error:
         raise SheetError(
             f"{path}: cannot be read ({error.strerror}); `muse sheet FOLDER --output {path}` writes one"
@@ -193,15 +192,18 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not filled:
         raise SheetError(f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`")
     header = filled[0][1]
-    for other, name in SEPARATORS.items():
-        if other != delimiter and other in header[0]:
-            raise SheetError(
-                f"{path}: its columns are separated by {name}; save it with commas under a name in .csv, or with tabs "
-                "under any other"
-            )
     records = _empty_missing(path, header, filled[1:])
+    for _, cells in records:
+        for index in (index for index, name in enumerate(header[: len(cells)]) if name == "mpp"):
+            cells[index] = decimal_point(cells[index], separator)
     _warn_of_patients(path, header, records)
     return header, records
+
+
+def find_separator(path: Path) -> str:
+    """The separator of a sheet's columns, which is the most frequent one in its first line."""
+    line, usual = _first_line(path).decode(errors="replace"), "," if path.suffix.lower() == ".csv" else "\t"
+    return max((usual, "\t", ";", ","), key=line.count)
 
 
 def is_missing(column: str, cell: str) -> bool:

@@ -17,10 +17,10 @@ from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.cohort.sheet import read_table
 from muse_pipeline.core.errors import GeoJSONError, LabelError, NucleiError, SheetError
-from muse_pipeline.core.text import one_line
+from muse_pipeline.core.text import decimal_point, one_line
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.formats import require_distinct
-from muse_pipeline.labels.sources import decimal_point, read_lines, split_unit
+from muse_pipeline.labels.sources import read_lines, split_unit
 from muse_pipeline.nuclei.class_names import find_class, map_class
 from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.rays import interior_centres

@@ -236,11 +236,6 @@ def read_lines(path: Path) -> list[str]:
         raise LabelError(f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8") from error
 
 
-def decimal_point(cell: str, separator: str | None) -> str:
-    """A number with a decimal point in place of the decimal comma of tables with semicolons, as in German."""
-    return cell.replace(",", ".", 1) if separator == ";" and "." not in cell else cell
-
-
 def split_unit(name: str) -> tuple[str, str]:
     """The name of a column in lower case, and its unit, "px" or "um": "x" and "px" of "X [px]", else ""."""
     whole = name.strip().lower()

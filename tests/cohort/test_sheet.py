@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muse_pipeline.cohort.collect import collect_slides, find_rows, name_slides, write_sheet
+from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, find_rows, name_slides, write_sheet
 from muse_pipeline.cohort.sheet import SheetRow, id_problem, is_sheet, read_sheet
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 
@@ -126,11 +126,21 @@ def test_a_column_that_may_be_misspelt_is_named(folder, muse):
         assert read_sheet(path)[0].own == {"patiant": "P1", "grade": "II", "Label": "1"}
 
 
-@pytest.mark.parametrize(("name", "separator", "printed"), [("a.tsv", ",", "commas"), ("a.csv", ";", "semicolons")])
-def test_another_separator_is_named(tmp_path, name, separator, printed):
-    (tmp_path / name).write_text(f"slide_id{separator}path\n")
-    with pytest.raises(SheetError, match=f"separated by {printed}; save it with commas"):
-        read_sheet(tmp_path / name)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a"])
+def test_any_separator_is_read_under_any_name(folder, name, separator):
+    mpp = "0,25" if separator == ";" else "0.25"
+    lines = [["slide_id", "path", "mpp", "note"], ["A", "a.svs", mpp, '"x, y; z"']]
+    text = "\r\n".join(map(separator.join, lines))
+    path = write(folder / name, f"\ufeff{text}\r\n")  # as Excel writes it
+    (row,) = read_sheet(path)
+    assert (row.slide_id, row.mpp, row.own) == ("A", 0.25, {"note": "x, y; z"})
+    add_to_sheet(path, [SheetRow("B", str(folder / "b.svs"))])
+    assert path.read_text().endswith(separator.join(["B", "b.svs", "", ""]) + "\n")
+
+
+def test_a_decimal_comma_is_one_with_semicolons_alone(folder):
+    assert "mpp '0,25'" in problems(write(folder / "slides.tsv", "slide_id\tpath\tmpp\nA\ta.svs\t0,25\n"))[0]
 
 
 def test_empty_missing_and_foreign_files(folder):
