@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from muse_pipeline.slides.base import WHITE
-from muse_pipeline.tissue.mask import dilate
 from muse_pipeline.tissue.overview import map_strips, strips
 from muse_pipeline.tissue.stain import DENSITY, MAX_RED_TO_GREEN, is_brown
 
@@ -88,18 +87,6 @@ def highest(pixels: np.ndarray) -> np.ndarray:
 def spread(pixels: np.ndarray) -> np.ndarray:
     """(...) range of the channels of (..., 3)."""
     return highest(pixels) - lowest(pixels)
-
-
-MIN_STROKE_UM = 40.0  # narrower is no pen
-FAINT_EDGE_UM = 80.0  # of a stroke
-
-
-def find_pen(ink: np.ndarray, mpp: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pen strokes among the pixels with the colour of ``ink`` (h, w) bool, faint edges included."""
-    radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
-    strokes = cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
-    return dilate(strokes, mpp, FAINT_EDGE_UM)
 
 
 def is_ink(density: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.types import Slide, SlideInfo
-from muse_pipeline.tissue.background import absorbed, estimate_glass, find_pen, highest, is_ink, median_level, spread
-from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask
+from muse_pipeline.tissue.background import absorbed, estimate_glass, highest, is_ink, median_level, spread
+from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask, dilate
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
 
 DOUBT = "the tissue is doubtful: "  # begins a warning
@@ -74,7 +74,7 @@ def find_mask(
     if is_fluorescence(pixels):
         return np.zeros(pixels.shape[:2], bool), ("no tissue: the slide is black, as in fluorescence",)
     glass = estimate_glass(pixels)
-    pen = find_pen(map_strips(lambda strip: is_ink(absorbed(strip, glass)), pixels), mpp)
+    pen = find_pen(pixels, glass, mpp)
     mask = tidy(find_stained(pixels, glass) & ~pen, mpp) & ~pen
     if unread is not None:
         mask |= unread
@@ -150,6 +150,25 @@ def _cover_cells(roi: BaseGeometry, columns: np.ndarray, rows: np.ndarray, mask_
     border = shapely.intersects(roi, cells) & (part == 0)
     part[border] = np.maximum(shapely.area(shapely.intersection(roi, cells[border])) / np.prod(mask_px), 1e-6)
     return part
+
+
+MIN_STROKE_UM = 40.0  # narrower is no pen
+FAINT_EDGE_UM = 80.0  # of a stroke
+# Density of a channel that every pen reaches somewhere. Glass that a camera has tinted may have the colour of a pen.
+OPAQUE = 0.6
+
+
+def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarray:
+    """(h, w) bool: pen strokes in (h, w, 3) uint8 ``pixels`` on ``glass`` (3,), faint edges included."""
+    ink = map_strips(lambda strip: is_ink(absorbed(strip, glass)), pixels)
+    radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
+    components = Components(cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0)
+    opaque = np.zeros(components.n, bool)
+    for strip, number in components:
+        opaque[number[highest(absorbed(pixels[strip], glass)) > OPAQUE]] = True
+    opaque[0] = False
+    return dilate(components.choose(opaque), mpp, FAINT_EDGE_UM)
 
 
 FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um a pixel

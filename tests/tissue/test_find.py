@@ -61,6 +61,14 @@ def test_pen_is_left_out_and_reported(ink):
     assert "pen marks" in warnings[0]
 
 
+@pytest.mark.parametrize("glass", [(183, 201, 193), (158, 186, 199), (174, 193, 163)])
+def test_glass_that_a_camera_has_tinted_is_no_pen(glass):
+    """As in fields photographed through a microscope; such glass is kept with the tissue around it."""
+    pixels = slide_of(glass, shape=(100, 100))
+    mask, warnings = find_mask(paint(pixels, PURPLE, 30, 0, 100, 100), MPP)
+    assert mask[:, 30:].all() and not any("pen" in warning for warning in warnings)
+
+
 @pytest.mark.parametrize("grey", [200, 150, 90, 40, 0])
 def test_dust_shadow_and_black_borders_are_no_tissue(grey):
     pixels = paint(slide_of(), (grey, grey, grey), 0, 0, 300, 12)
@@ -230,3 +238,10 @@ def test_real_crops_are_kept_whole(shared_data):
             slide = ArraySlide([pixels])
             shares.append(find_tissue(slide, slide.info((mpp, mpp))).tissue.mask.mean())
         assert min(shares) > 0.9 and np.median(shares) == 1
+
+
+def test_real_fields_of_a_camera_have_no_pen(shared_data):
+    for path in sorted((shared_data / "ebhi-seg-colon/images").glob("adenocarcinoma_gt20*.jpg")):
+        slide = ArraySlide([np.asarray(Image.open(path).convert("RGB"))])
+        found = find_tissue(slide, slide.info((0.9, 0.9)))
+        assert not any("pen" in warning for warning in found.warnings), path
