@@ -32,6 +32,8 @@ CERTAIN_DENSITY = 0.3  # |OD| from which the direction of a colour is no noise
 DARKEST = 90.0  # percentile: the tenth that absorbs most is nuclei
 BLOCK_PX = 4  # averaged before a pixel is called brown: colours of single pixels are fringes of the scanner
 MIN_MEASURED_PIXELS = 500
+# The palest part of a field (percentile) is glass below these densities: of blue, and over the median of the field.
+PALEST, MAX_TINT, GLASS_SHARE = 1.0, 0.6, 0.6
 
 
 def usable_pixels(pixels: np.ndarray) -> np.ndarray:
@@ -93,8 +95,17 @@ class AppearanceSample:
         size = max(1, pixels.shape[1] // BLOCK_PX), max(1, pixels.shape[0] // BLOCK_PX)
         density = optical_density(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
         counted = cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        self._n_brown += np.count_nonzero(is_brown(density) & counted)
+        if counted.any():
+            self._n_brown += np.count_nonzero(is_brown(_without_tint(density[counted])))
         self._n_blocks += np.count_nonzero(counted & (highest(density) > STAINED_DENSITY))
+
+
+def _without_tint(density: np.ndarray) -> np.ndarray:
+    """Densities (N, 3) of a field without those of its glass, if a camera or a lamp has made that yellow."""
+    total = density.sum(1)
+    tint = np.median(density[total <= np.percentile(total, PALEST)], axis=0)
+    is_yellow_glass = tint[1] < tint[2] < MAX_TINT and tint.sum() < GLASS_SHARE * np.median(total)
+    return np.maximum(density - tint, 0) if is_yellow_glass else density
 
 
 def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:

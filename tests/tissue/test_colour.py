@@ -8,7 +8,7 @@ from test_macenko import STAINS, degrees_between, mix
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue import colour
-from muse_pipeline.tissue.colour import SlideColour, choose_fields, measure_colour
+from muse_pipeline.tissue.colour import SlideColour, choose_fields, measure_colour, measure_picture
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -69,3 +69,14 @@ def test_a_coarse_level_may_lack_the_last_pixels_of_a_fine_one():
     slide.downsamples = [(1.0, 1.0), (7.0, 7.0)]
     tissue = TissueMask(np.ones((73, 73), bool), np.array([7.0, 7.0]), None, 0.26)  # 1,022 of 1,024 pixels
     assert measure_colour(slide, slide.info((0.5, 0.5)), tissue).n_pixels > 5e5
+
+
+@pytest.mark.parametrize("tint", [(1, 1, 1), (0.72, 0.8, 0.67)])
+@pytest.mark.parametrize("n_brown", [0, 24])
+def test_brown_is_told_from_the_yellow_of_a_lamp(tint, n_brown):
+    """Of 256 rows some are DAB, 24 are glass, and the others haematoxylin and eosin."""
+    pixels = mix(256 * 256).reshape(256, 256, 3).astype(float)
+    pixels[:24] = 243
+    pixels[200 : 200 + n_brown] = (140, 95, 60)
+    found = measure_picture((pixels * tint).astype(np.uint8), 0.5)
+    assert 0.09 < found["brown"] < 0.13 if n_brown else found["brown"] < 0.01
