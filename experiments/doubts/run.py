@@ -70,7 +70,9 @@ def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
             rings = rays_to_rings(nuclei.xy, nuclei.rays, (given, given))
             area = measure_shapes(rings, (given, given))["area_um2"].astype(float).round(2).tolist()
             prob = nuclei.prob.max(1).astype(float).round(4).tolist() if nuclei.prob.shape[1] > 1 else []
-            yield {"group": group, "slide": slide, "factor": factor, "mpp": mpp, "area": area, "prob": prob}
+            mm2 = pixels.shape[0] * pixels.shape[1] * given**2 / 1e6
+            entry = {"group": group, "slide": slide, "factor": factor, "mpp": mpp, "mm2": mm2}
+            yield {**entry, "area": area, "prob": prob}
 
 
 def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
@@ -83,6 +85,8 @@ def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
         yield "TNBC", path.name[:2], read(path), 0.25
     for path in sorted((data / "camelyon16-patches").glob("*/*.png")):
         yield "CAMELYON16", path.name.rsplit("_", 2)[0], read(path), 0.25
+    for path in sorted((data / "oesophagus-tcga-unlabelled/images").iterdir()):
+        yield "oesophagus", path.name[:12], read(path), 0.2485
     for path in sorted((data / "dsb2018-brightfield/images").glob("*.png")):
         mask = cv2.imread(str(data / "dsb2018-brightfield/labels" / path.name), cv2.IMREAD_UNCHANGED)
         if mask.max() >= 5:
@@ -95,9 +99,9 @@ def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
 
 def tables(found: list[dict]) -> Iterator[str]:
     """Warnings by factor, of pictures and of slides with enough nuclei."""
-    together = defaultdict(lambda: {"area": [], "prob": []})
+    together = defaultdict(lambda: {"area": [], "prob": [], "mm2": 0.0})
     for one in found:
-        for name in ("area", "prob"):
+        for name in ("area", "prob", "mm2"):
             together[one["group"], one["slide"], one["factor"]][name] += one[name]
     slides = [{"group": key[0], "factor": key[2], **values} for key, values in together.items()]
     for title, entries in (("pictures", found), ("slides", slides)):
@@ -110,9 +114,9 @@ def tables(found: list[dict]) -> Iterator[str]:
 
 def count(entries: list[dict], groups: list[str], factor: float) -> str:
     """How many are warned of, of how many."""
-    sizes = [size_of(one) for one in entries if one["factor"] == factor and one["group"] in groups]
-    enough = [size for size in sizes if size.n_nuclei >= MIN_NUCLEI]
-    return f"{sum(bool(size.describe_doubt((0.5, 0.5))) for size in enough)} of {len(enough)}"
+    chosen = [one for one in entries if one["factor"] == factor and one["group"] in groups]
+    enough = [one for one in chosen if len(one["area"]) >= MIN_NUCLEI]
+    return f"{sum(bool(size_of(one).describe_doubt((0.5, 0.5), one['mm2'])) for one in enough)} of {len(enough)}"
 
 
 def size_of(entry: dict) -> NuclearSize:

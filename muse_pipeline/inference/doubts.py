@@ -38,6 +38,8 @@ OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
 MIN_NUCLEI = 100  # of a class or of a slide: fewer may all come from one part of it
 SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probability -> least median area in um2
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # likewise the largest
+# At half the scale nuclei are not only small but also four times as dense, unlike shrunken nuclei of frozen sections.
+SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # least median area in um2 of a slide with a lower density of nuclei
 SMALLEST_ALONE = 14.0  # of models of one class; their nuclei at double the scale are not clearly larger
 CHECK = "check the um per pixel"  # begins the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
@@ -240,7 +242,7 @@ class NuclearSize:
     median_area_um2: float | None = None
     mean_class_probability: float | None = None
 
-    def describe_doubt(self, mpp: tuple[float, float]) -> str:
+    def describe_doubt(self, mpp: tuple[float, float], tissue_mm2: float) -> str:
         """A warning if the size is implausible at ``mpp`` = (x, y) um per level-0 pixel; "" if it is plausible."""
         if self.n_nuclei < MIN_NUCLEI:
             return ""
@@ -249,7 +251,9 @@ class NuclearSize:
             least, most, unsure = SMALLEST_ALONE, np.inf, ""
         else:
             least, most = (np.interp(probability, *limit) for limit in (SMALLEST, LARGEST))
-            unsure = f", mean class probability {probability:.2f}"
+            if self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
+                least = min(least, SMALLEST_SPARSE)
+            unsure = f", mean class probability {probability:.2f}, {self.n_nuclei / tissue_mm2:,.0f} per mm2"
         if least <= area <= most:
             return ""
         size = "small" if area < least else "large"

@@ -135,7 +135,7 @@ def stitch_shards(
             size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
-            doubt = size.describe_doubt(info.mpp) if is_same_stain else ""
+            doubt = size.describe_doubt(info.mpp, kept.area_mm2) if is_same_stain else ""
             sized = SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)
             writer.complete(nuclear_size=sized)
             if card.nuclei:

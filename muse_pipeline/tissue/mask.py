@@ -42,6 +42,11 @@ class KeptArea:
     roi_file: dict[str, Any] | None = None
     tissue_sha256: str | None = None
 
+    @property
+    def area_mm2(self) -> float:
+        """Area of the mask."""
+        return float(np.bitwise_count(self.bits).sum() * np.prod(self.mask_mpp) / 1e6)
+
     def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
         """True for each of the positions (N, 2), absolute level-0 px, that is to be kept.
 

@@ -31,33 +31,36 @@ MPP = 0.25, 0.25
 
 
 @pytest.mark.parametrize(
-    ("area", "probability", "size"),
+    ("area", "probability", "per_mm2", "size"),
     [
-        (30.0, 0.9, ""),
-        (30.0, 0.6, ""),
-        (13.0, 0.95, ""),  # a lymph node
-        (13.0, 0.8, "small"),
-        (11.0, 0.99, "small"),
-        (60.0, 0.93, ""),
-        (60.0, 0.85, "large"),
-        (80.0, 0.99, "large"),
-        (15.0, None, ""),
-        (13.0, None, "small"),
-        (300.0, None, ""),  # models of one class at double the scale find parts of nuclei
+        (30.0, 0.9, 10_000, ""),
+        (30.0, 0.6, 10_000, ""),
+        (13.0, 0.95, 10_000, ""),  # a lymph node
+        (13.0, 0.8, 10_000, "small"),
+        (13.0, 0.8, 6_000, ""),  # a frozen section
+        (11.0, 0.8, 6_000, "small"),
+        (11.0, 0.99, 10_000, "small"),
+        (60.0, 0.93, 2_000, ""),
+        (60.0, 0.85, 2_000, "large"),
+        (80.0, 0.99, 2_000, "large"),
+        (15.0, None, 10_000, ""),
+        (13.0, None, 2_000, "small"),
+        (300.0, None, 2_000, ""),  # models of one class at double the scale find parts of nuclei
     ],
 )
-def test_the_plausible_range_narrows_as_the_class_probability_falls(area, probability, size):
-    doubt = NuclearSize(1000, area, probability).describe_doubt(MPP)
+def test_the_plausible_range_narrows_as_the_class_probability_falls(area, probability, per_mm2, size):
+    doubt = NuclearSize(1000, area, probability).describe_doubt(MPP, 1000 / per_mm2)
     assert bool(doubt) == bool(size)
     if size:
         assert doubt.startswith(f"{CHECK}, 0.25: the nuclei are too {size} for it (median area {area:.1f} um2")
-        assert ("mean class probability" in doubt) == (probability is not None)
+        known = f", mean class probability {probability or 0:.2f}, {per_mm2:,} per mm2)"
+        assert doubt.endswith(known) == (probability is not None)
 
 
 def test_few_nuclei_are_not_judged():
-    assert NuclearSize(MIN_NUCLEI, 5.0, 0.5).describe_doubt(MPP)
-    assert not NuclearSize(MIN_NUCLEI - 1, 5.0, 0.5).describe_doubt(MPP)
-    assert not SizeSample().measure().describe_doubt(MPP)
+    assert NuclearSize(MIN_NUCLEI, 5.0, 0.5).describe_doubt(MPP, 0.1)
+    assert not NuclearSize(MIN_NUCLEI - 1, 5.0, 0.5).describe_doubt(MPP, 0.1)
+    assert not SizeSample().measure().describe_doubt(MPP, 0.0)
 
 
 def test_the_sample_gives_median_and_mean_in_any_parts_and_order():
