@@ -119,14 +119,13 @@ def breast_source(data: Path, odd: bool) -> LabelSource:
 def render(recorded: list[dict]) -> str:
     """Scores of each arm, and its difference from the start with 95 % intervals over patients."""
     runs = by_arm_and_seed(recorded)
-    table = ["| tissue | arm | labelled pictures | seed | change kept | class score | detection F1 |", "|---" * 7 + "|"]
+    table = ["| tissue | labelled pictures | arm, seed | class score | detection F1 |", "|---" * 5 + "|"]
     for (arm, seed), run in runs.items():
         tissue, kind, size = arm.split("-")
         start = runs.get((f"{tissue}-plain-0", 0))
-        kept = f"{run['mixing']['share']:.0%}" if run["mixing"] else ""
         of_tissue = [measure for measure in list(MEASURES.values())[:3] if measure[0] in run]
         cells = [render_score(run, None if run is start else start, *measure) for measure in of_tissue]
-        table.append(f"| {tissue} | {kind} | {size} | {seed} | {kept} | {' | '.join([*cells, ''][:2])} |")
+        table.append(f"| {tissue} | {size} | {kind}, {seed} | {' | '.join([*cells, ''][:2])} |")
     return "\n".join(table)
 
 

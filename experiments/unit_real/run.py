@@ -61,7 +61,6 @@ TRAINED = {
     "snapped": "its outlines on the nearest edges, as those of `label_free`",
     "third": "a third of its steps",
     "no-guide": "a third, without the instance guide; nuclei of read masks",
-    "uniform": "a third, nuclei of masks placed uniformly",
     "painted": "control, a third: the same reader trained on flat painted masks, no GAN",
     "painted-whole": "control, all steps of the reader on flat painted masks, no GAN",
 }
@@ -72,7 +71,6 @@ CHANGES = {  # of settings
     "snapped": [],
     "third": THIRD,
     "no-guide": [*THIRD, "weights.instances=0", "calibrate=false"],
-    "uniform": [*THIRD, "tissue.placement=uniform"],
     "painted": THIRD,
     "painted-whole": [],
 }
