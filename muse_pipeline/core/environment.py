@@ -163,6 +163,7 @@ def reserve_gpu() -> None:
     The reservation ends with the process. If all GPUs are reserved, one of them is shared. A GPU that the driver has
     lost is not listed, so that the next process runs on another.
     """
+    import subprocess
     import tempfile
 
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -170,7 +171,7 @@ def reserve_gpu() -> None:
     else:
         try:
             names = [line for line in _ask_nvidia_smi("uuid", check=False) if line.startswith("GPU-")]
-        except OSError:  # no driver of NVIDIA
+        except (OSError, subprocess.SubprocessError):  # no driver of NVIDIA, or one that does not answer
             return
     if len(names) < 2:
         return
