@@ -3,7 +3,8 @@
 .venv/bin/python docs/images/draw_tissues.py --data DATA -o docs/images/tissues.jpg [--model compact]
 
 DATA is a folder with tnbc-nuclei/, wsi-cmu-small-region/, wsi-openslide-crops/, orion-crc-tiles/, camelyon16-patches/,
-ebhi-seg-colon/, oral-scc/, oesophagus-tcga-unlabelled/ and osteosarcoma-ut/. Stains are fitted on each file as a whole.
+oral-scc/, oesophagus-tcga-unlabelled/, osteosarcoma-ut/ and prepared/, which `python -m experiments.areas.prepare DATA`
+writes. Stains are fitted on each file as a whole.
 """
 
 import argparse
@@ -39,7 +40,7 @@ FIELDS = (  # caption, file, um per pixel, left upper corner in um; a slide stat
     ("Colon carcinoma", "orion-crc-tiles/images/C03_14707_topic0.tif", ORION_MPP, (30, 40)),
     ("Colon, muscle", "orion-crc-tiles/images/C01_15907_topic4.tif", ORION_MPP, (30, 30)),
     ("Colon, crypts", "orion-crc-tiles/images/C04_11707_topic1.tif", ORION_MPP, (30, 30)),
-    ("Colon, biopsy", "ebhi-seg-colon/images/normal_gt2012915-1-400-001.jpg", 0.9, (70, 70)),
+    ("Colon, biopsy", "prepared/ebhi/images/normal_gt2012915-1-400-001.png", 1.2, (112, 122)),
     ("Mouth", "oral-scc/unlabelled/oscc_400x_11.jpg", 0.27, (54, 170)),
     ("Oesophagus, glands", "oesophagus-tcga-unlabelled/images/TCGA-V5-A7RE_1_11.jpg", 0.2485, (20, 60)),
     ("Osteosarcoma", "osteosarcoma-ut/images/viable_tumor_Case-4-C21-25306-21689.jpg", 0.75, (100, 100)),

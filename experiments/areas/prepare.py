@@ -2,11 +2,12 @@
 
     python -m experiments.areas.prepare DATA     # writes DATA/prepared
 
-`ebhi_even.txt` names the pictures of every second accession of EBHI-Seg (CRC32 of the accession). `oesophagus.txt`
-names the pictures of every second image of NuInsSeg (even numbers), and `oesophagus/` has, for each of them, the part
-of the picture where outlines are complete: all but the blobs of several nuclei that its masks have. `slides/` has the
-first half of EBHI-Seg and OCDC as slides, each a picture with its mirror images, `epithelium.tsv` is their sheet, and
-`epithelium/` has their areas.
+`ebhi/` has the pictures and masks of EBHI-Seg with the ratio of width to height of the camera, 5 to 4: as published
+they are squares, in which nuclei are .8 as wide as high. `ebhi_even.txt` names the pictures of every second accession
+of EBHI-Seg (CRC32 of the accession). `oesophagus.txt` names the pictures of every second image of NuInsSeg (even
+numbers), and `oesophagus/` has, for each of them, the part of the picture where outlines are complete: all but the
+blobs of several nuclei that its masks have. `slides/` has the first half of EBHI-Seg and OCDC as slides, each a picture
+with its mirror images, `epithelium.tsv` is their sheet, and `epithelium/` has their areas.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import read_rgb, write_png
 
 MARGIN_PX = 5  # around a blob, at about 0.2 um per px
+STRETCH = 1.25
+REGION_MPP = 1.0  # of the model `epithelium`
 
 
 def main() -> None:
@@ -33,6 +36,9 @@ def main() -> None:
     data = parser.parse_args().data
     output, oesophagus = data / "prepared", data / "nuinsseg-oesophagus"
     output.mkdir(exist_ok=True)
+    for odd in (False, True):
+        for published, stretched in zip(ebhi_pictures(data, odd, True), ebhi_pictures(data, odd), strict=True):
+            stretch(*published[:2], *stretched[:2])
     write_names(output / "ebhi_even.txt", [path.name for path, _, _ in ebhi_pictures(data, odd=False)])
     with (oesophagus / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -48,9 +54,23 @@ def main() -> None:
     print(f"{output}: {len(names)} pictures of the oesophagus, {len(slides)} slides with epithelium")
 
 
+def stretch(picture: Path, mask: Path, new_picture: Path, new_mask: Path) -> None:
+    """Write a picture and its mask, of 0 and 1, as wide as they were before they were squeezed."""
+    inside = (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
+    for path, pixels, method in (
+        (new_picture, read_rgb(picture), cv2.INTER_CUBIC),
+        (new_mask, inside, cv2.INTER_NEAREST),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, cv2.resize(pixels, None, fx=STRETCH, fy=1, interpolation=method))
+
+
 def write_slide(output: Path, picture: Path, mask: Path, patient: str, mpp: float) -> str:
     """Write a picture with its mirror images, and the areas of its mask; returns its row of the sheet."""
-    pixels, inside = read_rgb(picture), cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0
+    pixels, inside = read_rgb(picture), (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
+    if (scale := mpp / REGION_MPP) > 1:  # the model takes no coarser slides
+        pixels, mpp = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), REGION_MPP
+        inside = cv2.resize(inside, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     height, width = inside.shape
     rows, columns = (np.r_[0:n, n - 1 : -1 : -1] for n in (height, width))
     path = output / f"slides/{picture.stem}.png"

@@ -4,11 +4,11 @@
     python -m experiments.own_labels.run --table
 
 The start is "base" of `experiments.areas.run` without site A8 of BRCA-M2C: it has read neither that site nor colon.
-"breast" is site A8 with its points, "colon" is EBHI-Seg with the areas of its epithelium. Pictures to train on are
-drawn from one half of the patients, those of the other half are scored. "plain" is `config/train/my_labels.yaml`;
-"adapted" is the same after `config/train/adapt.yaml` on the pictures of the first half without labels; "held" is
-"adapted" with so large a weight of the distillation from the start that MUSE's loss has no effect, which is
-self-training on these pictures. The number behind the name counts labelled pictures.
+"breast" is site A8 with its points, "colon" is EBHI-Seg with the areas of its epithelium, squeezed as published.
+Pictures to train on are drawn from one half of the patients, those of the other half are scored. "plain" is
+`config/train/my_labels.yaml`; "adapted" is the same after `config/train/adapt.yaml` on the pictures of the first half
+without labels; "held" is "adapted" with so large a weight of the distillation from the start that MUSE's loss has no
+effect, which is self-training on these pictures. The number behind the name counts labelled pictures.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 import cv2
 
 from experiments.common.areas import (
-    EBHI_MPP,
     MEASURES,
     NARROW,
+    PUBLISHED_EBHI_MPP,
     area_source,
     ebhi_pictures,
     render_score,
@@ -66,7 +66,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
         start, mixing = train(start, tissue, int(size), seed, data, work / f"{arm}-{seed}")
     predictor = Predictor(export_fold(start, work / f"{arm}-{seed}"))
     if tissue == "colon":
-        scores = {"ebhi": score_areas(predictor, ebhi_pictures(data, odd=True), EBHI_MPP)}
+        scores = {"ebhi": score_areas(predictor, ebhi_pictures(data, odd=True, published=True), PUBLISHED_EBHI_MPP)}
     else:
         config = load_detector_config(NARROW, data, ())
         scores = {"site": score_site(predictor, [breast_source(data, odd=True)], config)}
@@ -75,7 +75,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 def train(start: Path, tissue: str, size: int, seed: int, data: Path, folder: Path) -> tuple[Path, dict]:
     """The checkpoint of a training on labels, and how the mixing with the start was chosen."""
-    known = area_source(data, folder.parent) if tissue == "colon" else breast_source(data, odd=False)
+    known = area_source(data, folder.parent, published=True) if tissue == "colon" else breast_source(data, odd=False)
     source = dataclasses.replace(draw_pictures(known, size, seed), weight=1.0)
     changes = [f"checkpoint={start}", f"distillation.teachers=[{start}]", "export.refine=false", f"seed={seed}"]
     changes.append("training_data=the pictures of an experiment")
@@ -103,9 +103,11 @@ def unlabelled_pictures(tissue: str, data: Path, work: Path) -> Path:
             if not (link := folder / path.name).exists():
                 link.symlink_to(path)
         return folder
-    for path, _, _ in ebhi_pictures(data, odd=False)[::4]:
+    for path, _, _ in ebhi_pictures(data, odd=False, published=True)[::4]:
         if not (enlarged := folder / f"{path.stem}.png").is_file():
-            write_png(enlarged, cv2.resize(read_rgb(path), None, fx=EBHI_MPP / 0.5, fy=EBHI_MPP / 0.5))
+            write_png(
+                enlarged, cv2.resize(read_rgb(path), None, fx=PUBLISHED_EBHI_MPP / 0.5, fy=PUBLISHED_EBHI_MPP / 0.5)
+            )
     return folder
 
 
