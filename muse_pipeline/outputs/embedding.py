@@ -15,7 +15,6 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class Embedding(Output):
     """``embeddings-<model>.parquet``."""
 
-    name = "embedding"
     patterns = ("embeddings-*.parquet",)
     switch = Setting(
         "embedding",
@@ -29,20 +28,17 @@ class Embedding(Output):
     step = job = "embed"
 
     @override
-    @classmethod
-    def file_names(cls, model: str) -> tuple[str, ...]:
+    def file_names(self, model: str) -> tuple[str, ...]:
         return (SlideFiles(Path()).embeddings(model).name,)
 
     @override
-    @classmethod
-    def is_written(cls, slide: FinishedSlide) -> bool:
+    def is_written(self, slide: FinishedSlide) -> bool:
         from muse_pipeline.inference.embed import is_embedded
 
         return is_embedded(slide.embeddings, slide.embedder)
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.steps import embed
 
         embed(slide.files.folder, slide.embedder, threads=slide.threads)

@@ -40,7 +40,6 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
 class GeoJson(Output):
     """``nuclei.geojson.gz`` with its provenance beside it."""
 
-    name = "geojson"
     files = ("nuclei.geojson.gz", "nuclei.provenance.json")
     patterns = ("nuclei.part-[0-9][0-9][0-9].geojson.gz",)
     settings = (
@@ -73,8 +72,7 @@ class GeoJson(Output):
     rank = 20
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.qupath.write import write_geojson
         from muse_pipeline.slides.inspect import read_info
 
@@ -94,7 +92,6 @@ class GeoJson(Output):
 class Tma(Output):
     """``tma.geojson``."""
 
-    name = "tma"
     files = ("tma.geojson",)
     switch = Setting(
         "tma",
@@ -107,8 +104,7 @@ class Tma(Output):
     rank = 35
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> list[str]:
+    def write(self, slide: FinishedSlide) -> list[str]:
         from muse_pipeline.qupath.regions import write_cores
         from muse_pipeline.slides.inspect import read_info
         from muse_pipeline.tissue.mask import TissueMask

@@ -12,7 +12,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class AnnData(Output):
     """``nuclei.h5ad``."""
 
-    name = job = "anndata"
+    job = "anndata"
     files = ("nuclei.h5ad",)
     patterns = ("bins.h5ad",)  # of `muse bins`
     switch = Setting(
@@ -29,8 +29,7 @@ class AnnData(Output):
     package, extra = "h5py", "anndata"
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.scverse.anndata import write_anndata
 
         write_anndata(slide.files.nuclei, slide.files.anndata, slide.patient, slide.embeddings)
@@ -40,7 +39,7 @@ class AnnData(Output):
 class SpatialData(Output):
     """``slide.spatialdata.zarr``."""
 
-    name = job = "spatialdata"
+    job = "spatialdata"
     files = ("slide.spatialdata.zarr/",)
     switch = Setting(
         "spatialdata",
@@ -55,9 +54,8 @@ class SpatialData(Output):
     needs_image = True
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.scverse.anndata import write_spatialdata
 
-        output = slide.files.folder / cls.files[0]
+        output = slide.files.folder / self.files[0]
         write_spatialdata(slide.files.nuclei, slide.store, output, slide.patient, slide.embeddings)
