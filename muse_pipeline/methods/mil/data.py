@@ -58,13 +58,9 @@ class RegionData:
             self.images,
             self._colours(self.images),
             np.array(self.reference.stains or ROUNDED_TEXTBOOK),
-            n_classes=len(config.classes),
-            mpp=config.mpp,
-            window_px=config.window_px,
-            batch=config.batch,
-            augmentation=config.augmentation,
-            seed=config.seed,
-            device=device,
+            len(config.classes),
+            config,
+            device,
         )
 
     def make_scorer(self, network: RegionNetwork) -> RegionScorer:
