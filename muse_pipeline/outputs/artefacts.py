@@ -37,7 +37,6 @@ class Artefacts(Output):
         "Writes `artefacts.geojson` and the column `quality` of every nucleus. `true` is short for "
         "`{subtract: [blurred]}`, and `{subtract: []}` leaves nothing out "
         "([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
-        job="nuclei",
         metavar="KIND",
     )
     step = "stitch"

@@ -8,7 +8,7 @@ command line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,7 +65,7 @@ class Output:
         settings: other settings of the output.
         rank: position among the outputs; those with a smaller number are written first.
         step: step whose ledger records the output; its name by default.
-        job: job of the workflow that writes it.
+        job: job of the workflow that writes it and reads its settings.
         by_stitch: True if it is written while the nuclei are joined, because a column of them depends on it.
         of_table: names of its settings that columns of the nuclei depend on.
         shows_proposals: True if it shows the nuclei that are found without labels too.
@@ -92,6 +92,9 @@ class Output:
 
     def __init__(self, name: str):
         self.name, self.step = name, self.step or name
+        if self.switch:
+            self.switch = replace(self.switch, job=self.job)
+        self.settings = tuple(replace(each, job=self.job) for each in self.settings)
 
     def all_settings(self) -> tuple[Setting, ...]:
         """The switch and the other settings."""

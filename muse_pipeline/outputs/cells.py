@@ -31,7 +31,6 @@ class Cells(Output):
         "grow nuclei to cells, and write `cells.geojson.gz` for QuPath too",
         "`true` is short for `{expand_um: 5}`, the um by which a nucleus grows where neither a neighbour nor the edge "
         "of the tissue is in its way ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
-        job="nuclei",
         metavar="UM",
     )
     rank = 25

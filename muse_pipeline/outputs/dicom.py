@@ -45,7 +45,6 @@ class Dicom(Output):
         {"type": "boolean"},
         "write `nuclei.dcm` too, DICOM annotations of DICOM slides for a PACS",
         "See [docs/guide/outputs.md](../docs/guide/outputs.md#dicom-annotations)",
-        job="nuclei",
     )
     rank = 70
     package, extra = "highdicom", "dicom"

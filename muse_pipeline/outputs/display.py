@@ -26,7 +26,6 @@ class Summary(Output):
             {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
             "optical densities of DAB from which nuclei and cells are 1+, 2+ and 3+ in immunohistochemistry",
             "See [docs/guide/ihc.md](../docs/guide/ihc.md#scores)",
-            job="nuclei",
             metavar="OD",
         ),
     )
@@ -78,7 +77,6 @@ class Viewer(Output):
         {"type": "boolean"},
         "write `viewer/index.html`, the slide and all its nuclei for the browser",
         "About 1.5 MB per mm² ([docs/guide/viewer.md](../docs/guide/viewer.md))",
-        job="nuclei",
     )
     rank = 30
     step = "overlay"

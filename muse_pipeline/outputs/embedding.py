@@ -22,7 +22,6 @@ class Embedding(Output):
         {"type": "boolean"},
         "write `embeddings-<model>.parquet` too, a vector of the model's features for every nucleus",
         "See [docs/guide/features.md](../docs/guide/features.md#features-of-a-network)",
-        job="embed",
     )
     rank = 60
     step = job = "embed"

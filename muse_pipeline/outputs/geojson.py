@@ -49,7 +49,6 @@ class GeoJson(Output):
             {"enum": list(GEOJSON_FRAMES)},
             "origin of positions in GeoJSON: the corner of the scanner's bounds, as in QuPath, or that of level 0",
             "`qupath` or `openslide`; they differ where the scanner declares bounds",
-            job="nuclei",
         ),
         Setting(
             "max_features",
@@ -57,7 +56,6 @@ class GeoJson(Output):
             {"type": ["integer", "null"], "minimum": 1},
             "write parts of at most so many nuclei too, to be dropped onto QuPath one at a time",
             "They are called `nuclei.part-001.geojson.gz` and so on",
-            job="nuclei",
             metavar="N",
         ),
         Setting(
@@ -65,7 +63,6 @@ class GeoJson(Output):
             [],
             {"type": "array", "items": {"type": "string", "minLength": 1}},
             "columns of `nuclei.parquet` that nuclei have in QuPath too, as `[h_mean, shape_circularity]`",
-            job="nuclei",
             metavar="COLUMN",
         ),
     )
@@ -99,7 +96,6 @@ class Tma(Output):
         {"type": "boolean"},
         "find the cores of a tissue microarray and count nuclei in each; write `tma.geojson` for QuPath",
         "A core has a row in `cohort.tsv`, `roi.tsv` and the report ([docs/guide/tma.md](../docs/guide/tma.md))",
-        job="nuclei",
     )
     rank = 35
 

@@ -22,7 +22,6 @@ class AnnData(Output):
         "write `nuclei.h5ad` of every slide and `cohort.h5ad` of the cohort too, for scanpy",
         "Implies `features: all` and needs the extra `anndata` "
         "([docs/guide/features.md](../docs/guide/features.md#anndata-and-spatialdata))",
-        job="anndata",
     )
     rank = 70
     features = "all"
@@ -47,7 +46,6 @@ class SpatialData(Output):
         {"type": "boolean"},
         "write `slide.spatialdata.zarr` too: outlines, nuclei and a link to the image, for SpatialData",
         "Implies `features: all` and needs `keep_stores`",
-        job="spatialdata",
     )
     rank = 80
     features = "all"

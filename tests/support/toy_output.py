@@ -11,8 +11,8 @@ class Toy(Output):
     """``toy.txt``."""
 
     files = ("toy.txt",)
-    switch = Setting("toy", False, {"type": "boolean"}, "write `toy.txt` too", job="nuclei")
-    settings = (Setting("toy_title", "nuclei", {"type": "string"}, "first line of `toy.txt`", job="nuclei"),)
+    switch = Setting("toy", False, {"type": "boolean"}, "write `toy.txt` too")
+    settings = (Setting("toy_title", "nuclei", {"type": "string"}, "first line of `toy.txt`"),)
 
     def write(self, slide: FinishedSlide) -> list[str]:
         """Write the title and the number of nuclei."""
