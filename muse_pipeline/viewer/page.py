@@ -24,7 +24,7 @@ from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.core.files import complete_file, read_json
+from muse_pipeline.core.files import complete_file, find_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
@@ -198,11 +198,8 @@ def _is_current(known: dict[str, Any] | None, made_from: dict[str, Any], has_sto
 
 def _read_known(viewer: Path) -> dict[str, Any] | None:
     """Sources of an earlier viewer, with its image; None for another format."""
-    try:
-        known = read_json(viewer / "made_from.json")
-    except (OSError, ValueError):
-        return None
-    return known if known["made_from"]["format"] == FORMAT else None
+    known = find_json(viewer / "made_from.json")
+    return known if known and known["made_from"]["format"] == FORMAT else None
 
 
 def _describe(info: SlideInfo, provenance: Provenance, checksum: str) -> dict[str, Any]:
