@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +72,10 @@ class ModelSettings:
     training_data: str
     limits: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def of_model(self) -> dict[str, Any]:
+        """The settings of ``ModelSettings`` alone, by name, for the config of a stage."""
+        return {each.name: getattr(self, each.name) for each in fields(ModelSettings)}
 
 
 PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train

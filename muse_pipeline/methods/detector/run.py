@@ -214,7 +214,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def describe(self, data: DetectorData, log: Log) -> None:
         """Print and write a summary of the labels, and keep pictures for the check of the export."""
-        keep_pictures(data.images, self.run_folder.pictures)
+        keep_pictures(data.images, self.run_folder)
         if not self._held_out:
             data.describe(self.run_folder, log)
         origin = self.start.describe() if self.start else "random weights"

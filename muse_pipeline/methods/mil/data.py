@@ -12,8 +12,6 @@ import torch
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.evaluation.bootstrap import area_under_curve
@@ -32,7 +30,6 @@ from muse_pipeline.methods.mil.attention import tile_sources
 from muse_pipeline.methods.mil.config import StageConfig
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
-from muse_pipeline.training.run import RunFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +74,6 @@ class RegionData:
             patients = count_noun(len({image.patient for image in images}), "patient")
             lines += [f"{split}: {', '.join([*named, *drawn])}; {patients}"] if images else []
         return "\n".join(lines)
-
-    def keep_pictures(self, run: RunFolder, most: int = 6) -> None:
-        """Write images spread evenly over those of the run, on which an export is checked."""
-        chosen = np.unique(np.linspace(0, len(self.images) - 1, most).round().astype(int))
-        with complete_file(run.pictures) as partial:
-            partial.mkdir()
-            for number, index in enumerate(chosen):
-                write_png(partial / f"{number}.png", self.images[index].pixels[:1024, :1024])
 
     def _colours(self, images: Sequence[TissueImage]) -> np.ndarray:
         return np.stack([colour_of_fit(self.reference, image.stain) for image in images])

@@ -241,15 +241,12 @@ def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingPro
         scores: scores of the snapshot, with its measured score threshold; without one the configured threshold is used.
     """
     return DetectorConfig(
-        name=config.name,
+        **config.of_model(),
         backbone=config.reader.backbone,
         mpp=config.mpp,
         classes=(NUCLEUS,),
         sources=(),
         schedule=config.schedule,
-        licence=config.licence,
-        training_data=config.training_data,
-        limits=config.limits,
         n_rays=config.reader.n_rays,
         colour=config.colour,
         window_px=config.window_px,
@@ -257,7 +254,6 @@ def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingPro
         seed=config.seed,
         precision=config.precision,
         export=dataclasses.replace(config.export, threshold=scores.get(THRESHOLD, config.export.threshold)),
-        metrics=config.metrics,
     )
 
 

@@ -134,7 +134,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
 
     def describe(self, data: UnitData, log: Log) -> None:
         """Print a summary of the training data, and keep tissue for the check of the export."""
-        data.keep_pictures(self.run_folder.pictures)
+        data.keep_pictures(self.run_folder)
         masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
         log(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
 
