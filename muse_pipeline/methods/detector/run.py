@@ -19,13 +19,7 @@ from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import require_readable
 from muse_pipeline.labels.statistics import appearance_reference, class_weights
-from muse_pipeline.methods.detector.config import (
-    CARD_ONLY,
-    UNSCORED,
-    DetectorConfig,
-    inherit_export,
-    require_sound,
-)
+from muse_pipeline.methods.detector.config import CARD_ONLY, UNSCORED, DetectorConfig, inherit_export, require_sound
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import (

@@ -18,13 +18,7 @@ from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
-from muse_pipeline.labels.tissue import (
-    UNKNOWN,
-    TissueImage,
-    TissueSource,
-    read_tissue_images,
-    require_all_classes,
-)
+from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, read_tissue_images, require_all_classes
 from muse_pipeline.losses.mil import EXPONENT
 from muse_pipeline.methods.mil.attention import tile_sources
 from muse_pipeline.methods.mil.config import StageConfig
