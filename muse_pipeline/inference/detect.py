@@ -19,7 +19,7 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import resize_picture
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.core.provenance import Verdict
+from muse_pipeline.core.provenance import Verdict, to_json
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import EmbedderCard, ModelCard
 from muse_pipeline.inference.doubts import judge_appearance
@@ -302,7 +302,7 @@ class ModelFinder(Detector):
             "provider": self.predictor.provider,
             **({"device": self.predictor.device} if self.predictor.device else {}),
             "colour": self.colour.tolist(),
-            **({"appearance": self.appearance.to_dict()} if self.appearance else {}),
+            **({"appearance": to_json(self.appearance)} if self.appearance else {}),
             **({"positive_od": POSITIVE_OD} if self.measures_dab else {}),
             **({"third_stain": list(self.third_stain)} if self.measures_dab and self.third_stain else {}),
             "versions": find_versions((*PACKAGES, "torch") if self.predictor.device else PACKAGES),
