@@ -11,7 +11,7 @@ import torch
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.stains import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import CONTEXT_PX, read_labelled_images, require_words
 from muse_pipeline.labels.sources import LabelSource
@@ -25,7 +25,6 @@ from muse_pipeline.labels.statistics import (
 )
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import Start
-from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.run import Log, RunFolder, spread_evenly
 
 
@@ -52,7 +51,7 @@ class DetectorData:
         return LabelledWindows(
             [continue_mirrored(image, config.window_px, config.mpp) for image in self.images],
             np.stack([colour_of_fit(self.reference, image.stain) for image in self.images]),
-            np.array(self.reference.stains or ROUNDED_TEXTBOOK),
+            reference_stains(self.reference),
             config,
             device,
             weak_view=distillation is not None,

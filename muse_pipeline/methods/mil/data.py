@@ -16,14 +16,13 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.stains import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, read_tissue_images, require_all_classes
 from muse_pipeline.losses.mil import EXPONENT
 from muse_pipeline.methods.mil.attention import tile_sources
 from muse_pipeline.methods.mil.config import StageConfig
 from muse_pipeline.models.region import RegionNetwork
-from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class RegionData:
         return RegionWindows(
             self.images,
             self._colours(self.images),
-            np.array(self.reference.stains or ROUNDED_TEXTBOOK),
+            reference_stains(self.reference),
             len(config.classes),
             config,
             device,

@@ -29,7 +29,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
-from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK, MacenkoFit, fit_macenko
+from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 from muse_pipeline.training.run import Log, RunFolder, plain_settings, spread_evenly
 from muse_pipeline.training.stages import PreparedStage
 
@@ -294,11 +294,6 @@ class UnitData:
     reference: ColourReference
     recoloured: list[Image]
     palette: np.ndarray
-
-    @property
-    def stains(self) -> np.ndarray:
-        """(2, 3) stains of ``reference``, or textbook stains if tissue keeps its colours."""
-        return np.array(self.reference.stains or ROUNDED_TEXTBOOK)
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
         """Number -> batch; the same number always gives the same batch."""
