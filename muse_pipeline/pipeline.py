@@ -85,7 +85,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
     write_outputs(finished, [output for output in list_outputs(settings) if output.job != "nuclei"], begin)
 
 
-def write_outputs(slide: FinishedSlide, outputs: Sequence[type[Output]], begin: Begin = str) -> None:
+def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
     """Write outputs of a finished slide, each with the ledger of its step."""
     return_large_arrays()
     for step, group in groupby(outputs, key=lambda output: output.step):

@@ -15,10 +15,8 @@ from typing import Any
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting
-from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, MODEL_OF_MODE, REGION_MODELS
+from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, MODEL_OF_MODE, PROVIDERS, REGION_MODELS
 from muse_pipeline.outputs.base import list_outputs
-
-PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")
 
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "array", "items": _TEXT}

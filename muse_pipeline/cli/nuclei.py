@@ -8,12 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_output_argument,
-    add_setting_arguments,
-    add_threads_argument,
-    read_settings,
-)
+from muse_pipeline.cli.arguments import add_output_argument, add_setting_arguments, add_threads_argument, read_settings
 from muse_pipeline.settings import list_settings
 
 

@@ -179,7 +179,7 @@ def _only_of_outputs(changes: dict[str, str] | None) -> bool:
     return changes is not None and changes.keys() <= of_outputs
 
 
-def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[type[Output]]:
+def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[Output]:
     """The requested outputs of a finished slide that are missing, or were written with other settings."""
     slide = plan.slide(row)
     records = plan.jobs.job_settings(row.slide_id)
@@ -289,7 +289,7 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
         remove(files.fetched)
 
 
-def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[type[Output]]) -> str:
+def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> str:
     """Write outputs of a finished slide again, with the output in its log; returns the reason of a failure, or ""."""
     slide, settings = plan.slide(row), plan.jobs.job_settings(row.slide_id)
     settings["nuclei"]["shards"] = read_json(slide.files.record("nuclei"))["shards"]

@@ -11,13 +11,7 @@ Pictures add images/, rendered by the generator of a run with `method: unit`: a 
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import (
-    add_output_argument,
-    add_threads_argument,
-    at_least_one,
-    positive,
-    zero_or_more,
-)
+from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument, at_least_one, positive, zero_or_more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

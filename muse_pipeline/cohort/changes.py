@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.files import read_json, sha256_of
+from muse_pipeline.core.files import find_json, sha256_of
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import is_url
 
@@ -50,11 +50,7 @@ def read_changes(record: Path, now: Mapping[str, Any]) -> dict[str, str] | None:
     Returns:
         A phrase for every setting with another value, by its name, such as "csv false -> true".
     """
-    try:
-        before = read_json(record)
-    except (OSError, ValueError):  # the job was killed, or results are another program's
-        return None
-    if not isinstance(before, dict):
+    if not isinstance(before := find_json(record), dict):  # the job was killed, or results are another program's
         return None
     return {
         name: PHRASES.get(name) or f"{name} {_word(before.get(name))} -> {_word(value)}"

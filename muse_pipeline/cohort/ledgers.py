@@ -14,7 +14,7 @@ from typing import Any
 
 from muse_pipeline.core.environment import all_processor_seconds, forget_peak_memory, peak_memory_mib
 from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
-from muse_pipeline.core.files import find_full_disk, read_json, write_json
+from muse_pipeline.core.files import find_full_disk, find_json, write_json
 from muse_pipeline.core.text import one_line
 
 # Steps that are optional, or whose work the report does: no gap if they never ran. So are those of other outputs.
@@ -82,19 +82,13 @@ def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]
         shard = re.search(r"of-(\d+)\.json$", path.name)
         if shard and n_shards and int(shard[1]) != n_shards:
             continue  # left from a run with another number of shards
-        try:
-            yield dict(read_json(path))
-        except (OSError, ValueError, TypeError):
-            yield {
-                "step": path.name.split("-")[0].removesuffix(".json"),
-                "status": "failed",
-                "reason": f"{path} is broken" if _has_content(path) else f"was {KILLED}",
-            }
-
-
-def _has_content(path: Path) -> bool:
-    """True if a step wrote its entry; Snakemake leaves an empty file for a killed one."""
-    return path.is_file() and path.stat().st_size > 0
+        entry = find_json(path)
+        if not isinstance(entry, dict):
+            # Snakemake leaves an empty file for a killed step.
+            has_content = path.is_file() and path.stat().st_size > 0
+            reason = f"{path} is broken" if has_content else f"was {KILLED}"
+            entry = {"step": path.name.split("-")[0].removesuffix(".json"), "status": "failed", "reason": reason}
+        yield entry
 
 
 def _merge_shards(step: str, entries: list[dict[str, Any]]) -> StepRecord:

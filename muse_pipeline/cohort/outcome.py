@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.layout import TABLE_FILES
-from muse_pipeline.core.files import read_json, remove
+from muse_pipeline.core.files import find_json, remove
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import count_noun
 
@@ -24,10 +24,7 @@ def describe_nuclei(summary: dict[str, Any]) -> str:
 
 def read_entry(ledger: Path) -> dict[str, Any]:
     """The entry of a step; {} if it has not begun, is under way or was killed."""
-    try:
-        return read_json(ledger)
-    except (OSError, ValueError):
-        return {}
+    return find_json(ledger) or {}
 
 
 def read_entries(ledgers: Iterable[Path]) -> list[dict[str, Any]]:

@@ -142,6 +142,14 @@ def read_json(path: Path | str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def find_json(path: Path | str) -> Any:
+    """The content of a JSON file; None if there is none that can be read, as of a process that was killed."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
 FULL = {errno.ENOSPC, errno.EDQUOT}
 PLENTY_BYTES = 1 << 30  # free: more than was removed of an unfinished output
 

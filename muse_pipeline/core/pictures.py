@@ -1,4 +1,4 @@
-"""Picture files: lists of a folder, reading, and writing of PNG that reports a full disk."""
+"""Pictures: lists of a folder, reading, resizing, and writing of PNG that reports a full disk."""
 
 from __future__ import annotations
 
@@ -42,3 +42,11 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     """
     pixels = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def resize_picture(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Pixels (h, w, 3) of a picture, enlarged by ``factor``; the same array if ``factor`` is 1."""
+    if abs(factor - 1) < 1e-6:
+        return pixels
+    size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)

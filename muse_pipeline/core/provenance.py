@@ -48,10 +48,6 @@ class Verdict:
         """True for a slide that resembles immunohistochemistry."""
         return self.verdict == OTHER_STAIN and DARK not in self.reasons
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
-        return to_json(self)
-
     def sentences(self) -> list[str]:
         """Warnings for the ledger: the reasons of a flagged slide, else none."""
         return list(self.reasons) if self.verdict in DOUBTFUL else []

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GEOJSON_FRAMES = ("qupath", "openslide")  # see ``coords.qupath_offset_px``
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # of trainings
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")  # of detection
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # of weights and activations of an exported model
 ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
 NETWORKS = ("stardist", "hover", "distance", "boundary")  # of others, by their maps (see ``inference.maps``)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -34,6 +34,24 @@ from muse_pipeline.nuclei.table import Nuclei
 DEEP = 255  # px inside a region, or more
 
 
+class WindowSettings(Protocol):
+    """The settings of a run that decide its windows.
+
+    Attributes:
+        mpp: um per pixel.
+        window_px: side of a window.
+        batch: windows per batch.
+        augmentation: strength of the variation of windows.
+        seed: seed of the run.
+    """
+
+    mpp: float
+    window_px: int
+    batch: int
+    augmentation: Augmentation
+    seed: int
+
+
 class LabelledWindows:
     """Draws batches; a ``step`` always gives the same batch on a CPU, so that a resumed run gets the same batches.
 
@@ -41,11 +59,7 @@ class LabelledWindows:
         images: labelled images at one mpp.
         colours: (N, 3, 4) colour map of each image.
         stains: (2, 3) reference stains, along which colour is varied.
-        mpp: um per pixel.
-        window_px: side of a window.
-        batch: windows per batch.
-        augmentation: strength of the variation of windows.
-        seed: seed of the run.
+        settings: settings of the run.
         device: device that holds the pictures and makes the windows.
         weak_view: whether a batch also has the windows of a teacher.
         around: whether windows reach over the borders of regions, as in ``draw_centres``.
@@ -56,18 +70,13 @@ class LabelledWindows:
         images: list[LabelledImage],
         colours: np.ndarray,
         stains: np.ndarray,
-        *,
-        mpp: float,
-        window_px: int,
-        batch: int,
-        augmentation: Augmentation,
-        seed: int,
+        settings: WindowSettings,
         device: torch.device,
         weak_view: bool = False,
         around: bool = False,
     ):
-        self.mpp, self.window_px, self.batch = mpp, window_px, batch
-        self.augmentation, self.seed, self.device = augmentation, seed, device
+        self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
+        self.augmentation, self.seed, self.device = settings.augmentation, settings.seed, device
         self.weak_view, self.around = weak_view, around
         self.sizes = torch.tensor([image.pixels.shape[1::-1] for image in images], dtype=torch.float32)
         self.regions = torch.tensor([image.annotated_box for image in images], dtype=torch.float32)
@@ -336,11 +345,7 @@ class RegionWindows:
         colours: (N, 3, 4) colour map of each image.
         stains: (2, 3) reference stains, along which colour is varied.
         n_classes: C.
-        mpp: um per pixel.
-        window_px: side of a window.
-        batch: windows per batch.
-        augmentation: strength of the variation of windows.
-        seed: seed of the run.
+        settings: settings of the run.
         device: device that holds the images and makes the windows.
     """
 
@@ -349,18 +354,14 @@ class RegionWindows:
         images: Sequence[TissueImage],
         colours: np.ndarray,
         stains: np.ndarray,
-        *,
         n_classes: int,
-        mpp: float,
-        window_px: int,
-        batch: int,
-        augmentation: Augmentation,
-        seed: int,
+        settings: WindowSettings,
         device: torch.device,
     ):
-        self.n_classes, self.mpp, self.window_px, self.batch = n_classes, mpp, window_px, batch
-        self.augmentation, self.seed, self.device = augmentation, seed, device
-        margin = window_px // 2  # rotated windows reach beyond a picture of their own size
+        self.n_classes, self.device = n_classes, device
+        self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
+        self.augmentation, self.seed = settings.augmentation, settings.seed
+        margin = self.window_px // 2  # rotated windows reach beyond a picture of their own size
         pictures = [cv2.copyMakeBorder(one.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101) for one in images]
         self.pictures = [torch.from_numpy(one).permute(2, 0, 1).contiguous().to(device) for one in pictures]
         self.sizes = torch.tensor([one.shape[1::-1] for one in pictures], dtype=torch.float32)

@@ -165,6 +165,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
         alone = untied
     n_unmatched = sum(int((left.score >= threshold + tolerance.score).sum()) for pair in alone for left in pair)
     expected, found = (Nuclei.concatenate(list(side)) for side in zip(*both, strict=True))
+    deviation = float(expected.embedding.std()) if expected.embedding.size else 1.0
     return Parity(
         n_windows=len(pairs),
         n_nuclei=sum(len(expected) for expected, _ in pairs),
@@ -176,7 +177,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
         prob=_largest_difference(expected.prob, found.prob),
         rays_um=_largest_difference(expected.rays, found.rays),
         cosine=_smallest_cosine(expected.embedding, found.embedding),
-        embedding=_largest_difference(expected.embedding, found.embedding) / max(_deviation(expected.embedding), 1e-12),
+        embedding=_largest_difference(expected.embedding, found.embedding) / max(deviation, 1e-12),
     )
 
 
@@ -240,10 +241,6 @@ def _margin(prob: np.ndarray) -> np.ndarray:
 
 def _largest_difference(expected: np.ndarray, found: np.ndarray) -> float:
     return float(np.abs(expected - found).max(initial=0.0))
-
-
-def _deviation(values: np.ndarray) -> float:
-    return float(values.std()) if values.size else 1.0
 
 
 def _smallest_cosine(expected: np.ndarray, found: np.ndarray) -> float:

@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.pictures import resize_picture
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.core.provenance import Verdict
+from muse_pipeline.core.provenance import Verdict, to_json
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import EmbedderCard, ModelCard
 from muse_pipeline.inference.doubts import judge_appearance
@@ -302,7 +302,7 @@ class ModelFinder(Detector):
             "provider": self.predictor.provider,
             **({"device": self.predictor.device} if self.predictor.device else {}),
             "colour": self.colour.tolist(),
-            **({"appearance": self.appearance.to_dict()} if self.appearance else {}),
+            **({"appearance": to_json(self.appearance)} if self.appearance else {}),
             **({"positive_od": POSITIVE_OD} if self.measures_dab else {}),
             **({"third_stain": list(self.third_stain)} if self.measures_dab and self.third_stain else {}),
             "versions": find_versions((*PACKAGES, "torch") if self.predictor.device else PACKAGES),
@@ -318,13 +318,10 @@ def detect_picture(predictor: Predictor, pixels: np.ndarray, mpp: float, stain: 
         mpp: um per pixel of the picture.
         stain: stains of the picture; None if unknown.
     """
-    factor = mpp / predictor.card.mpp
-    size = tuple(max(1, round(side * factor)) for side in pixels.shape[1::-1])
-    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    resized = pixels if size == pixels.shape[1::-1] else cv2.resize(pixels, size, interpolation=how)
+    resized = resize_picture(pixels, mpp / predictor.card.mpp)
     found = detect_image(predictor, resized, colour_of_fit(predictor.card.colour, stain))
-    # The sides were rounded to whole pixels, so their ratio differs from ``factor``.
-    return replace(found, xy=found.xy * (np.array(pixels.shape[1::-1]) / size))
+    # The sides were rounded to whole pixels, so their ratio differs from that of the mpps.
+    return replace(found, xy=found.xy * (np.array(pixels.shape[1::-1]) / resized.shape[1::-1]))
 
 
 def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from muse_pipeline.core.environment import Finding, has_vnni, reserve_gpu
 from muse_pipeline.core.errors import ModelError, ProviderError
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.types import REGION_MODELS
+from muse_pipeline.core.types import PROVIDERS, REGION_MODELS
 from muse_pipeline.inference.card import METADATA_KEY, Card, ModelCard, RegionCard
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _reason(error: Exception) -> str:
     return stated.splitlines()[0][:200]
 
 
-PROVIDERS = {
+RUNTIMES = {  # names of ONNX Runtime
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -244,9 +244,8 @@ def choose_provider(provider: str) -> str:
     """
     if provider == AUTO:
         return next((name for name in PREFERRED if starts(name)), "cpu")
-    if provider not in (*PROVIDERS, *TORCH):
-        known = ", ".join([AUTO, *PROVIDERS, *TORCH])
-        raise ProviderError(f"provider '{provider}' is unknown; choose one of {known}")
+    if provider not in PROVIDERS:
+        raise ProviderError(f"provider '{provider}' is unknown; choose one of {', '.join(PROVIDERS)}")
     return provider
 
 
@@ -259,7 +258,7 @@ def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
     require_installed(provider)
     if provider in ON_GPU:
         reserve_gpu()
-    return [(PROVIDERS[provider], OPTIONS.get(provider, {}))]
+    return [(RUNTIMES[provider], OPTIONS.get(provider, {}))]
 
 
 def require_installed(provider: str) -> None:
@@ -287,7 +286,7 @@ def is_installed(provider: str) -> bool:
         return all(map(find_spec, ("torch", "onnx")))
     import onnxruntime
 
-    return PROVIDERS[provider] in onnxruntime.get_available_providers()
+    return RUNTIMES[provider] in onnxruntime.get_available_providers()
 
 
 def starts(provider: str) -> bool:
@@ -309,7 +308,7 @@ def starts(provider: str) -> bool:
     except Exception:  # ONNX Runtime raises its own unrelated classes
         return False
     # ONNX Runtime continues on the CPU, without an error, where the libraries of a provider are missing.
-    return PROVIDERS[provider] in session.get_providers()
+    return RUNTIMES[provider] in session.get_providers()
 
 
 def require_start(provider: str) -> None:
@@ -334,7 +333,7 @@ def does_not_start(provider: str) -> ProviderError:
 def examine_providers() -> list[Finding]:
     """A finding for every provider, and the choice of "auto"; none without ONNX Runtime."""
     try:
-        found = [Finding(f"provider {name}", *_examine(name)) for name in (*PROVIDERS, *TORCH)]
+        found = [Finding(f"provider {name}", *_examine(name)) for name in (*RUNTIMES, *TORCH)]
     except ImportError:
         return []
     return [*found, Finding("provider auto", True, f"takes {choose_provider(AUTO)}")]

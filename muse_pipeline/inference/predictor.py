@@ -17,7 +17,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import ModelCard, RegionCard
 from muse_pipeline.inference.graph import cut_after_single_values
 from muse_pipeline.inference.model import (
-    PROVIDERS,
+    RUNTIMES,
     TORCH,
     card_text,
     choose_provider,
@@ -104,7 +104,7 @@ class GraphRunner:
                 self._tabulate_values(graph or self.path.read_bytes(), options)
         self.device = self.session.device_name if self.provider in TORCH else ""
         # ONNX Runtime continues on the CPU where the libraries of a provider are missing.
-        if self.provider in PROVIDERS and PROVIDERS[self.provider] not in self.session.get_providers():
+        if self.provider in RUNTIMES and RUNTIMES[self.provider] not in self.session.get_providers():
             raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]
         self.any_size = self.provider in {"cpu", "torch-cpu"} and not any(isinstance(side, int) for side in sides)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,10 +72,10 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
         if part.geom_type == "Polygon" and part.area > 0
     ]
     files = SlideFiles(folder)
-    write_class_areas(files.region_outlines, areas, info, found.facts["model_sha256"])
+    write_class_areas(files.region_outlines, areas, info, found.facts["model"]["sha256"])
     draw_areas(files.region_picture, areas, classes, store)
     write_map(files.region_map, found)
-    record = {"status": OK, "reason": "", **_provenance(found), "classes": measure_areas(areas, classes, info.mpp)}
+    record = {"status": OK, "reason": "", **found.facts, "classes": measure_areas(areas, classes, info.mpp)}
     write_json(files.regions, record)
     return record
 
@@ -101,22 +100,6 @@ def measure_areas(
         mm2 = sum(shape.area for shape in shapes) * mpp[0] * mpp[1] / 1e6
         found.append({"name": one.name, "color": list(one.color), "n_areas": len(shapes), "area_mm2": round(mm2, 6)})
     return found
-
-
-def _provenance(found: SlideMap) -> dict[str, Any]:
-    facts = found.facts
-    return {
-        "slide_id": facts["slide_id"],
-        "fingerprint": facts["fingerprint"],
-        "slide_mpp": facts["slide_mpp"],
-        "tissue_sha256": facts["tissue_sha256"],
-        "model": {"name": found.card.name, "sha256": facts["model_sha256"]},
-        "card": json.loads(facts["card"]),
-        "provider": facts["provider"],
-        "colour": facts["colour"],
-        "cell_um": found.cell_um,
-        "versions": facts["versions"],
-    }
 
 
 def write_map(path: Path, found: SlideMap) -> None:
@@ -146,7 +129,7 @@ def write_map(path: Path, found: SlideMap) -> None:
             "multiscales": [multiscale("regions", ("c", "y", "x"), found.cell_um, (1,))],
             "omero": {"name": "regions", "channels": channels, "rdefs": {"model": "color"}},
         }
-        group.attrs["muse"] = {"cell_um": found.cell_um, **_provenance(found)}
+        group.attrs["muse"] = {"cell_um": found.cell_um, **found.facts}
 
 
 def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[NucleusClass], store: Store) -> None:

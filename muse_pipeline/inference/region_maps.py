@@ -8,6 +8,7 @@ Polygons tile the tissue without gaps or overlaps.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,7 @@ class SlideMap:
         card: card of the model.
         prob: (C, H, W) uint8, probabilities times 255; cell (i, j) covers work pixels from (i, j) * ``card.cell_px``.
         tissue: (H, W) bool, True where nuclei are kept.
-        facts: provenance: slide, model, colours and versions.
+        facts: provenance: slide, model, colours and versions, as in ``regions.json``.
     """
 
     card: RegionCard
@@ -122,16 +123,17 @@ def _run_batch(
 
 
 def _describe(store: Store, predictor: RegionPredictor, colour: np.ndarray) -> dict[str, Any]:
+    card = predictor.card
     return {
         "slide_id": store.slide_id,
         "fingerprint": store.fingerprint,
-        "size_px": list(store.size_px),
         "slide_mpp": list(store.slide_mpp),
         "tissue_sha256": store.attributes.get("tissue_sha256"),
-        "card": predictor.card.to_json(),
-        "model_sha256": predictor.sha256,
+        "model": {"name": card.name, "sha256": predictor.sha256},
+        "card": json.loads(card.to_json()),
         "provider": predictor.provider,
         "colour": colour.tolist(),
+        "cell_um": card.cell_px * card.mpp,
         "versions": find_versions(PACKAGES),
     }
 

@@ -16,7 +16,7 @@ from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.colour import SlideColour
-from muse_pipeline.tissue.stain import DENSITY, IDENTITY, TEXTBOOK, MacenkoFit, gain_ratio, stain_map
+from muse_pipeline.tissue.stain import DENSITY, IDENTITY, ROUNDED_TEXTBOOK, TEXTBOOK, MacenkoFit, gain_ratio, stain_map
 from muse_pipeline.tissue.third_stain import DAB
 
 MAX_GAIN_RATIO = 18.0  # pictures of H&E have 1 to 14, violet ones mostly 20 to 60
@@ -99,6 +99,11 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
         return IDENTITY.copy()
     share = np.float32(reference.share)
     return (1 - share) * IDENTITY + share * whole_way
+
+
+def reference_stains(reference: ColourReference) -> np.ndarray:
+    """(2, 3) unit vectors of the reference's stains; those of textbooks if it leaves colours unchanged."""
+    return np.array(reference.stains or ROUNDED_TEXTBOOK)
 
 
 def stains_with(third: Sequence[float] | None) -> np.ndarray:

@@ -130,7 +130,7 @@ def stitch_shards(
     optional = measures.optional(card.embedding_dim, made_from.positive_od)
     around = surrounded(nuclei_apart(), meter, row_um)
     with NucleiWriter(output, names, made_from, card.n_rays, optional) as writer:
-        size, *of_class = write_nuclei(writer, around, measures, info, threads)
+        size, of_class = write_nuclei(writer, around, measures, info, threads)
         if card.is_imported:  # the limits of sizes were chosen for our probabilities
             size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
@@ -219,7 +219,7 @@ def write_nuclei(
     measures: Measures,
     info: SlideInfo,
     threads: int,
-) -> list[NuclearSize]:
+) -> tuple[NuclearSize, list[NuclearSize]]:
     """Draw, measure and write the outlines of nuclei (frame: level0); returns the size of all and of each class.
 
     Nuclei that are left out of totals are written, but are not part of these sizes.
@@ -233,22 +233,22 @@ def write_nuclei(
         rows = writer.to_rows(level0, polygons, measures.columns(level0, others, rings, shapes))
         return rows, n_repaired, shapes["area_um2"], level0
 
-    sizes = [SizeSample() for _ in range(1 + len(writer.classes))]
+    of_all, of_classes = SizeSample(), [SizeSample() for _ in writer.classes]
     n_repaired_outlines = n_without_pixels = 0
     for rows, n_repaired, area_um2, nuclei in map_in_order(draw, parts, threads, AHEAD):
         writer.append(rows)
         if measures.meter:
             n_without_pixels += rows.table[OF_EVERY_PIXEL].null_count
         is_counted = ~left_out(rows.table, writer.provenance)
-        # The sample of number -1 is of all nuclei, the others are of one class each.
-        for number, sample in enumerate(sizes, -1):
-            own = is_counted if number < 0 else is_counted & (nuclei.label == number)
+        of_all.add(area_um2[is_counted], nuclei.prob[is_counted])
+        for label, sample in enumerate(of_classes):
+            own = is_counted & (nuclei.label == label)
             sample.add(area_um2[own], nuclei.prob[own])
         n_repaired_outlines += n_repaired
     writer.complete(n_repaired_outlines=n_repaired_outlines)
     if measures.meter:
         writer.complete(features=replace(writer.provenance.features, n_without_pixels=n_without_pixels))
-    return [sample.measure() for sample in sizes]
+    return of_all.measure(), [sample.measure() for sample in of_classes]
 
 
 def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:

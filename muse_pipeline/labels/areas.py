@@ -14,12 +14,13 @@ import shapely
 
 from muse_pipeline.core.coords import level0_to_work, qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LabelError
+from muse_pipeline.core.pictures import resize_picture
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.labels.formats import class_set, require_size
-from muse_pipeline.labels.pictures import AreaCount, LabelledImage, read_picture, resize_picture
+from muse_pipeline.labels.pictures import AreaCount, LabelledImage, read_picture
 from muse_pipeline.labels.regions import RegionWindow, cut_regions, fill_polygon
 from muse_pipeline.labels.slides import choose_slides, inspect_row, list_slides
 from muse_pipeline.labels.sources import SUFFIXES, LabelFiles, LabelSource, all_pictures, image_paths

@@ -17,13 +17,7 @@ from muse_pipeline.core.text import count_noun, decimal_point
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.sources import LabelSource, read_lines, split_unit
 from muse_pipeline.nuclei.class_names import find_class, map_class
-from muse_pipeline.nuclei.masks import (
-    label_image_to_nuclei,
-    number_areas,
-    read_label_image,
-    read_mask,
-    require_nuclei,
-)
+from muse_pipeline.nuclei.masks import label_image_to_nuclei, number_areas, read_label_image, read_mask, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, remove_spikes, require_nucleus_size

@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 
 from muse_pipeline.core.errors import LabelError, SlideError
+from muse_pipeline.core.pictures import resize_picture
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.formats import (
     Annotations,
@@ -353,11 +354,3 @@ def resample_picture(
         # Plain INTER_NEAREST rounds positions down, which would move the region by half a pixel.
         region = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
     return resized, replace(nuclei, xy=nuclei.xy * (np.array(size) / pixels.shape[1::-1])), region
-
-
-def resize_picture(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Pixels (h, w, 3) of a picture, enlarged by ``factor``; the same array if ``factor`` is 1."""
-    if abs(factor - 1) < 1e-6:
-        return pixels
-    size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)

@@ -10,13 +10,7 @@ from muse_pipeline.labels.areas import AreaLabeller
 from muse_pipeline.labels.datasets import all_samples, choose_samples, patient_of, read_dataset
 from muse_pipeline.labels.pictures import LabelledImage, read_pictures
 from muse_pipeline.labels.slides import choose_slides, list_slides, read_slides
-from muse_pipeline.labels.sources import (
-    LabelSource,
-    all_pictures,
-    image_paths,
-    read_split,
-    require_in_names,
-)
+from muse_pipeline.labels.sources import LabelSource, all_pictures, image_paths, read_split, require_in_names
 
 CONTEXT_PX = 1024  # side of the largest window that training cuts
 

@@ -18,9 +18,8 @@ from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.core.pictures import list_pictures, read_rgb, resize_picture
 from muse_pipeline.labels.formats import require_size
-from muse_pipeline.labels.pictures import resize_picture
 from muse_pipeline.labels.regions import cut_regions, fill_polygon
 from muse_pipeline.qupath.regions import read_class_areas
 from muse_pipeline.slides.base import open_slide

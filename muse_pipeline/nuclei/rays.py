@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
+DECIMALS = 1  # of pixels in outlines
 QUPATH_GRID_PX = 0.01
 _CLEARANCE_PX = 2 * QUPATH_GRID_PX  # farther apart than this, nothing meets when both ends move by half a cell
 _CIRCLE = np.array([(1, 0), (0.7, 0.7), (0, 1), (-0.7, 0.7), (-1, 0), (-0.7, -0.7), (0, -1), (0.7, -0.7)])
@@ -77,27 +78,24 @@ def clip_rays(
     return clipped
 
 
-def rings_to_polygons(
-    rings: np.ndarray, decimals: int = 1, size_px: tuple[int, int] | None = None
-) -> tuple[np.ndarray, int]:
+def rings_to_polygons(rings: np.ndarray, size_px: tuple[int, int] | None = None) -> tuple[np.ndarray, int]:
     """Polygons that QuPath accepts, from rings (N, R, 2) in level-0 pixels.
 
     Args:
         rings: vertices, not closed.
-        decimals: number of decimal places that are kept.
         size_px: (width, height) of the slide, which bounds the circles that replace collapsed rings.
 
     Returns:
-        (N,) polygons without holes, their vertices rounded, counter-clockwise where y points up; and the number of
-        rings that did not remain simple and had to be repaired.
+        (N,) polygons without holes, their vertices rounded to 0.1 px, counter-clockwise where y points up; and the
+        number of rings that did not remain simple and had to be repaired.
     """
-    rounded = np.round(rings, decimals)
+    rounded = np.round(rings, DECIMALS)
     if not np.isfinite(rounded).all():
         raise ValueError("a nucleus has a position or ray that is not finite; it should never have been detected")
     polygons = shapely.polygons(np.concatenate([rounded, rounded[:, :1]], axis=1))
     doubtful = np.flatnonzero(~are_clearly_simple(rounded))
     broken = doubtful[~survive_qupath(polygons[doubtful])]
-    polygons[broken] = _repair(polygons[broken], rounded[broken], decimals, size_px)
+    polygons[broken] = _repair(polygons[broken], rounded[broken], size_px)
     return polygons, len(broken)
 
 
@@ -123,12 +121,13 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     return apart & (((y < 0) & (next_y >= 0)).sum(axis=1) == 1)
 
 
-def _repair(polygons: np.ndarray, rings: np.ndarray, decimals: int, size_px: tuple[int, int] | None) -> np.ndarray:
+def _repair(polygons: np.ndarray, rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
     """The largest valid part of each broken polygon (N,), its holes filled; a circle of its mean radius if none is."""
-    parts = shapely.set_precision(shapely.make_valid(polygons), 10.0**-decimals)
-    repaired = _round(shapely.polygons(shapely.get_exterior_ring(largest_parts(parts))), decimals)
+    parts = shapely.set_precision(shapely.make_valid(polygons), 10.0**-DECIMALS)
+    outlines = shapely.polygons(shapely.get_exterior_ring(largest_parts(parts)))
+    repaired = shapely.transform(outlines, lambda xy: np.round(xy, DECIMALS))
     lost = np.flatnonzero(~survive_qupath(repaired))
-    repaired[lost] = _circles(rings[lost], decimals, size_px)
+    repaired[lost] = _circles(rings[lost], size_px)
     clockwise = ~shapely.is_ccw(shapely.get_exterior_ring(repaired))
     repaired[clockwise] = shapely.reverse(repaired[clockwise])
     return repaired
@@ -147,16 +146,12 @@ def largest_parts(geometries: np.ndarray) -> np.ndarray:
     return largest
 
 
-def _round(polygons: np.ndarray, decimals: int) -> np.ndarray:
-    return shapely.transform(polygons, lambda xy: np.round(xy, decimals))
-
-
-def _circles(rings: np.ndarray, decimals: int, size_px: tuple[int, int] | None) -> np.ndarray:
+def _circles(rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
     centres = rings.mean(axis=1)
     radii = np.maximum(np.linalg.norm(rings - centres[:, None], axis=-1).mean(axis=1), _SMALLEST_RADIUS_PX)
     if size_px is not None:
         centres = np.clip(centres, radii[:, None], np.asarray(size_px) - radii[:, None])
-    return shapely.polygons(np.round(np.round(centres, decimals)[:, None] + radii[:, None, None] * _CIRCLE, decimals))
+    return shapely.polygons(np.round(np.round(centres, DECIMALS)[:, None] + radii[:, None, None] * _CIRCLE, DECIMALS))
 
 
 def polygons_to_rays(

@@ -17,7 +17,6 @@ from muse_pipeline.outputs.base import OUTPUTS, Output
 class Artefacts(Output):
     """``artefacts.geojson``, and the column ``quality`` of the nuclei, with which it is written."""
 
-    name = "artefacts"
     files = ("artefacts.geojson",)
     switch = Setting(
         "quality",
@@ -38,15 +37,13 @@ class Artefacts(Output):
         "Writes `artefacts.geojson` and the column `quality` of every nucleus. `true` is short for "
         "`{subtract: [blurred]}`, and `{subtract: []}` leaves nothing out "
         "([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
-        job="nuclei",
         metavar="KIND",
     )
     step = "stitch"
     by_stitch = True
 
     @override
-    @classmethod
-    def complete(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         require_quality_mpp(settings["mpp"])
         return {"quality": {"subtract": list(subtracted(settings))}}
 

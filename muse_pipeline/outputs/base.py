@@ -8,8 +8,8 @@ command line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -58,14 +58,14 @@ class Output:
     """Files that a run writes for every slide from its nuclei.
 
     Attributes:
-        name: name of the output.
+        name: name by which the output is registered.
         files: names of the files in the folder of the slide, which are there when it is written; folders end with "/".
         patterns: patterns of further files.
         switch: setting that requests the output; None if every run writes it.
         settings: other settings of the output.
         rank: position among the outputs; those with a smaller number are written first.
         step: step whose ledger records the output; its name by default.
-        job: job of the workflow that writes it.
+        job: job of the workflow that writes it and reads its settings.
         by_stitch: True if it is written while the nuclei are joined, because a column of them depends on it.
         of_table: names of its settings that columns of the nuclei depend on.
         shows_proposals: True if it shows the nuclei that are found without labels too.
@@ -75,7 +75,6 @@ class Output:
         extra: extra of muse-pipeline that installs the package.
     """
 
-    name: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ()
     patterns: ClassVar[tuple[str, ...]] = ()
     switch: ClassVar[Setting | None] = None
@@ -91,22 +90,21 @@ class Output:
     package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.step = cls.step or cls.name
+    def __init__(self, name: str):
+        self.name, self.step = name, self.step or name
+        if self.switch:
+            self.switch = replace(self.switch, job=self.job)
+        self.settings = tuple(replace(each, job=self.job) for each in self.settings)
 
-    @classmethod
-    def all_settings(cls) -> tuple[Setting, ...]:
+    def all_settings(self) -> tuple[Setting, ...]:
         """The switch and the other settings."""
-        return (*([cls.switch] if cls.switch else []), *cls.settings)
+        return (*([self.switch] if self.switch else []), *self.settings)
 
-    @classmethod
-    def is_requested(cls, settings: Mapping[str, Any]) -> bool:
+    def is_requested(self, settings: Mapping[str, Any]) -> bool:
         """True if a run with these settings writes the output."""
-        return cls.switch is None or bool(settings.get(cls.switch.name, cls.switch.default))
+        return self.switch is None or bool(settings.get(self.switch.name, self.switch.default))
 
-    @classmethod
-    def complete(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    def complete(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Settings that follow from those of a run that requests the output.
 
         Raises:
@@ -114,30 +112,26 @@ class Output:
         """
         return {}
 
-    @classmethod
-    def file_names(cls, model: str) -> tuple[str, ...]:
+    def file_names(self, model: str) -> tuple[str, ...]:
         """Names of the files of a run with the model called ``model``."""
-        return cls.files
+        return self.files
 
-    @classmethod
-    def removed_patterns(cls) -> tuple[str, ...]:
+    def removed_patterns(self) -> tuple[str, ...]:
         """Patterns of the files that are removed when the nuclei change."""
-        return (*(name.rstrip("/") for name in cls.files), *cls.patterns)
+        return (*(name.rstrip("/") for name in self.files), *self.patterns)
 
-    @classmethod
-    def is_written(cls, slide: FinishedSlide) -> bool:
+    def is_written(self, slide: FinishedSlide) -> bool:
         """True if the files exist; they are removed when the nuclei change."""
-        return all((slide.files.folder / name).exists() for name in cls.files)
+        return all((slide.files.folder / name).exists() for name in self.files)
 
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> Sequence[str] | None:
+    def write(self, slide: FinishedSlide) -> Sequence[str] | None:
         """Write the files; returns warnings about the slide, if there are any."""
         raise NotImplementedError
 
 
-def list_outputs(settings: Mapping[str, Any] | None = None, job: str | None = None) -> list[type[Output]]:
+def list_outputs(settings: Mapping[str, Any] | None = None, job: str | None = None) -> list[Output]:
     """All outputs in the order in which they are written; those that ``settings`` request, those of one job."""
-    outputs = sorted((OUTPUTS[name] for name in OUTPUTS.names()), key=lambda output: (output.rank, output.name))
+    outputs = sorted(map(_create, OUTPUTS.names()), key=lambda output: (output.rank, output.name))
     return [
         output
         for output in outputs
@@ -145,6 +139,11 @@ def list_outputs(settings: Mapping[str, Any] | None = None, job: str | None = No
     ]
 
 
-def file_patterns(outputs: Iterable[type[Output]] | None = None) -> list[str]:
+@cache
+def _create(name: str) -> Output:
+    return OUTPUTS[name](name)
+
+
+def file_patterns(outputs: Iterable[Output] | None = None) -> list[str]:
     """Patterns of the files that are removed with the nuclei they were made from, of some outputs or of all."""
     return [pattern for output in outputs or list_outputs() for pattern in output.removed_patterns()]

@@ -18,7 +18,6 @@ EXPAND_UM, MOST_UM = 5, 20
 class Cells(Output):
     """``cells.geojson.gz``."""
 
-    name = "cells"
     files = ("cells.geojson.gz",)
     switch = Setting(
         "cells",
@@ -32,15 +31,13 @@ class Cells(Output):
         "grow nuclei to cells, and write `cells.geojson.gz` for QuPath too",
         "`true` is short for `{expand_um: 5}`, the um by which a nucleus grows where neither a neighbour nor the edge "
         "of the tissue is in its way ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
-        job="nuclei",
         metavar="UM",
     )
     rank = 25
     of_table = ("cells",)
 
     @override
-    @classmethod
-    def complete(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         cells = settings["cells"]
         expand_um = EXPAND_UM if cells is True else cells["expand_um"]
         if not 0 < expand_um <= MOST_UM:
@@ -52,8 +49,7 @@ class Cells(Output):
         return {"cells": {"expand_um": float(expand_um)}, "features": features}
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.features.catalogue import CELL, DAB_OF_CELL
         from muse_pipeline.nuclei.parquet import open_nuclei
         from muse_pipeline.qupath.write import write_cells
@@ -63,5 +59,5 @@ class Cells(Output):
         with open_nuclei(files.nuclei) as file:
             measured = [each.name for each in (*CELL, *DAB_OF_CELL) if each.name in file.schema_arrow.names]
         columns = [*measured, *chosen["measurements"]]
-        output = files.folder / cls.files[0]
+        output = files.folder / self.files[0]
         write_cells(files.nuclei, read_info(files.info), output, chosen["frame"], slide.threads, columns)

@@ -12,16 +12,12 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class Csv(Output):
     """``nuclei.csv.gz``."""
 
-    name = "csv"
     files = ("nuclei.csv.gz",)
-    switch = Setting(
-        "csv", False, {"type": "boolean"}, "write `nuclei.csv.gz` too, the nuclei as a table", job="nuclei"
-    )
+    switch = Setting("csv", False, {"type": "boolean"}, "write `nuclei.csv.gz` too, the nuclei as a table")
     rank = 10
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.nuclei.parquet import write_csv
 
         write_csv(slide.files.nuclei, slide.files.csv)

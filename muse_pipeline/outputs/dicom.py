@@ -38,7 +38,6 @@ class Dicom(Output):
     The annotations name the slide by its DICOM identifiers, so that a viewer shows them on it.
     """
 
-    name = "dicom"
     files = ("nuclei.dcm",)
     switch = Setting(
         "dicom",
@@ -46,14 +45,12 @@ class Dicom(Output):
         {"type": "boolean"},
         "write `nuclei.dcm` too, DICOM annotations of DICOM slides for a PACS",
         "See [docs/guide/outputs.md](../docs/guide/outputs.md#dicom-annotations)",
-        job="nuclei",
     )
     rank = 70
     package, extra = "highdicom", "dicom"
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.core.files import complete_file
         from muse_pipeline.geodataframe import read_nuclei
         from muse_pipeline.nuclei.parquet import footer_checksum
@@ -62,7 +59,7 @@ class Dicom(Output):
         info = read_info(slide.files.info)
         source = find_source(Path(info.path), info.size_px[0])
         annotations = annotate(read_nuclei(slide.files.nuclei), source, footer_checksum(slide.files.nuclei))
-        with complete_file(slide.files.folder / cls.files[0]) as partial:
+        with complete_file(slide.files.folder / self.files[0]) as partial:
             annotations.save_as(partial, enforce_file_format=True)
 
 

@@ -18,7 +18,6 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class Summary(Output):
     """``summary.json``, the density of the nuclei and fields with their outlines."""
 
-    name = "summary"
     files = ("summary.json", "density.png", "overlays/")
     settings = (
         Setting(
@@ -27,7 +26,6 @@ class Summary(Output):
             {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
             "optical densities of DAB from which nuclei and cells are 1+, 2+ and 3+ in immunohistochemistry",
             "See [docs/guide/ihc.md](../docs/guide/ihc.md#scores)",
-            job="nuclei",
             metavar="OD",
         ),
     )
@@ -37,13 +35,11 @@ class Summary(Output):
     shows_proposals = True
 
     @override
-    @classmethod
-    def removed_patterns(cls) -> tuple[str, ...]:
+    def removed_patterns(self) -> tuple[str, ...]:
         return ("summary.json", "density.png", "overlays/[0-9].png", "overlays/proposals.png")
 
     @override
-    @classmethod
-    def complete(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         given = settings["intensities"]
         try:
             limits = [float(each) for each in given]
@@ -57,16 +53,14 @@ class Summary(Output):
         return {"intensities": limits}
 
     @override
-    @classmethod
-    def is_written(cls, slide: FinishedSlide) -> bool:
+    def is_written(self, slide: FinishedSlide) -> bool:
         from muse_pipeline.core.files import read_json
 
         has_cores = bool(slide.settings.get("tma")) or slide.files.tma.exists()
         return super().is_written(slide) and ("tma" in read_json(slide.files.summary)) is has_cores
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.report.slide_summary import summarise_slide
 
         summarise_slide(slide.files.folder, slide.threads)
@@ -76,7 +70,6 @@ class Summary(Output):
 class Viewer(Output):
     """The folder ``viewer``."""
 
-    name = "viewer"
     files = ("viewer/",)
     switch = Setting(
         "viewer",
@@ -84,15 +77,13 @@ class Viewer(Output):
         {"type": "boolean"},
         "write `viewer/index.html`, the slide and all its nuclei for the browser",
         "About 1.5 MB per mm² ([docs/guide/viewer.md](../docs/guide/viewer.md))",
-        job="nuclei",
     )
     rank = 30
     step = "overlay"
     shows_proposals = True
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.viewer.page import write_viewer
 
         write_viewer(slide.files.folder, slide.threads)

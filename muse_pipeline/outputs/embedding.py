@@ -15,7 +15,6 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class Embedding(Output):
     """``embeddings-<model>.parquet``."""
 
-    name = "embedding"
     patterns = ("embeddings-*.parquet",)
     switch = Setting(
         "embedding",
@@ -23,26 +22,22 @@ class Embedding(Output):
         {"type": "boolean"},
         "write `embeddings-<model>.parquet` too, a vector of the model's features for every nucleus",
         "See [docs/guide/features.md](../docs/guide/features.md#features-of-a-network)",
-        job="embed",
     )
     rank = 60
     step = job = "embed"
 
     @override
-    @classmethod
-    def file_names(cls, model: str) -> tuple[str, ...]:
+    def file_names(self, model: str) -> tuple[str, ...]:
         return (SlideFiles(Path()).embeddings(model).name,)
 
     @override
-    @classmethod
-    def is_written(cls, slide: FinishedSlide) -> bool:
+    def is_written(self, slide: FinishedSlide) -> bool:
         from muse_pipeline.inference.embed import is_embedded
 
         return is_embedded(slide.embeddings, slide.embedder)
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.steps import embed
 
         embed(slide.files.folder, slide.embedder, threads=slide.threads)

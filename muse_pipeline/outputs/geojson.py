@@ -40,7 +40,6 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
 class GeoJson(Output):
     """``nuclei.geojson.gz`` with its provenance beside it."""
 
-    name = "geojson"
     files = ("nuclei.geojson.gz", "nuclei.provenance.json")
     patterns = ("nuclei.part-[0-9][0-9][0-9].geojson.gz",)
     settings = (
@@ -50,7 +49,6 @@ class GeoJson(Output):
             {"enum": list(GEOJSON_FRAMES)},
             "origin of positions in GeoJSON: the corner of the scanner's bounds, as in QuPath, or that of level 0",
             "`qupath` or `openslide`; they differ where the scanner declares bounds",
-            job="nuclei",
         ),
         Setting(
             "max_features",
@@ -58,7 +56,6 @@ class GeoJson(Output):
             {"type": ["integer", "null"], "minimum": 1},
             "write parts of at most so many nuclei too, to be dropped onto QuPath one at a time",
             "They are called `nuclei.part-001.geojson.gz` and so on",
-            job="nuclei",
             metavar="N",
         ),
         Setting(
@@ -66,15 +63,13 @@ class GeoJson(Output):
             [],
             {"type": "array", "items": {"type": "string", "minLength": 1}},
             "columns of `nuclei.parquet` that nuclei have in QuPath too, as `[h_mean, shape_circularity]`",
-            job="nuclei",
             metavar="COLUMN",
         ),
     )
     rank = 20
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.qupath.write import write_geojson
         from muse_pipeline.slides.inspect import read_info
 
@@ -94,7 +89,6 @@ class GeoJson(Output):
 class Tma(Output):
     """``tma.geojson``."""
 
-    name = "tma"
     files = ("tma.geojson",)
     switch = Setting(
         "tma",
@@ -102,13 +96,11 @@ class Tma(Output):
         {"type": "boolean"},
         "find the cores of a tissue microarray and count nuclei in each; write `tma.geojson` for QuPath",
         "A core has a row in `cohort.tsv`, `roi.tsv` and the report ([docs/guide/tma.md](../docs/guide/tma.md))",
-        job="nuclei",
     )
     rank = 35
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> list[str]:
+    def write(self, slide: FinishedSlide) -> list[str]:
         from muse_pipeline.qupath.regions import write_cores
         from muse_pipeline.slides.inspect import read_info
         from muse_pipeline.tissue.mask import TissueMask

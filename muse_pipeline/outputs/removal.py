@@ -55,7 +55,7 @@ def remove_unrequested(plan: Plan, slide: str) -> None:
             remove(record)
 
 
-def remove_output(files: SlideFiles, output: type[Output], model: str) -> None:
+def remove_output(files: SlideFiles, output: Output, model: str) -> None:
     """Remove the files of one output of a run with the model called ``model``."""
     for name in output.file_names(model):
         remove(files.folder / name)

@@ -12,7 +12,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class AnnData(Output):
     """``nuclei.h5ad``."""
 
-    name = job = "anndata"
+    job = "anndata"
     files = ("nuclei.h5ad",)
     patterns = ("bins.h5ad",)  # of `muse bins`
     switch = Setting(
@@ -22,15 +22,13 @@ class AnnData(Output):
         "write `nuclei.h5ad` of every slide and `cohort.h5ad` of the cohort too, for scanpy",
         "Implies `features: all` and needs the extra `anndata` "
         "([docs/guide/features.md](../docs/guide/features.md#anndata-and-spatialdata))",
-        job="anndata",
     )
     rank = 70
     features = "all"
     package, extra = "h5py", "anndata"
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.scverse.anndata import write_anndata
 
         write_anndata(slide.files.nuclei, slide.files.anndata, slide.patient, slide.embeddings)
@@ -40,7 +38,7 @@ class AnnData(Output):
 class SpatialData(Output):
     """``slide.spatialdata.zarr``."""
 
-    name = job = "spatialdata"
+    job = "spatialdata"
     files = ("slide.spatialdata.zarr/",)
     switch = Setting(
         "spatialdata",
@@ -48,16 +46,14 @@ class SpatialData(Output):
         {"type": "boolean"},
         "write `slide.spatialdata.zarr` too: outlines, nuclei and a link to the image, for SpatialData",
         "Implies `features: all` and needs `keep_stores`",
-        job="spatialdata",
     )
     rank = 80
     features = "all"
     needs_image = True
 
     @override
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> None:
+    def write(self, slide: FinishedSlide) -> None:
         from muse_pipeline.scverse.anndata import write_spatialdata
 
-        output = slide.files.folder / cls.files[0]
+        output = slide.files.folder / self.files[0]
         write_spatialdata(slide.files.nuclei, slide.store, output, slide.patient, slide.embeddings)

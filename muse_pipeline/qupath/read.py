@@ -19,13 +19,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.class_names import find_class
 from muse_pipeline.nuclei.rays import largest_parts, polygons_to_rays
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.qupath.objects import (
-    list_counts,
-    properties_of,
-    read_class_name,
-    read_object_type,
-    why_left_out,
-)
+from muse_pipeline.qupath.objects import list_counts, properties_of, read_class_name, read_object_type, why_left_out
 from muse_pipeline.qupath.parse import is_geometry, iterate_features
 
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON

@@ -17,7 +17,7 @@ import numpy as np
 
 from muse_pipeline import __version__
 from muse_pipeline.core.errors import MuseError, RegistrationError
-from muse_pipeline.core.files import complete_file, find_full_disk, read_json, remove, write_json
+from muse_pipeline.core.files import complete_file, find_full_disk, find_json, read_json, remove, write_json
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
@@ -74,10 +74,7 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
 
 def read_outcome(folder: Path) -> dict[str, Any] | None:
     """The content of partner.json; None if there is none."""
-    try:
-        return read_json(folder / RECORD)
-    except (OSError, ValueError):
-        return None
+    return find_json(folder / RECORD)
 
 
 def write_registration(pair: Pair, found: Registration, folder: Path) -> dict[str, Any]:

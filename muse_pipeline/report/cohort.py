@@ -18,13 +18,7 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Roi
 from muse_pipeline.core.text import count_noun, one_line
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.inference.doubts import (
-    OF_CLASSES,
-    OF_NUCLEI,
-    describe_left_out,
-    find_doubts,
-    reason_left_out,
-)
+from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, describe_left_out, find_doubts, reason_left_out
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info

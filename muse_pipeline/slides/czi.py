@@ -8,13 +8,7 @@ import numpy as np
 
 from muse_pipeline.core.errors import MissingPackageError, SlideError
 from muse_pipeline.core.text import one_line
-from muse_pipeline.slides.base import (
-    READERS,
-    NearlyReadError,
-    SlideProperties,
-    SlideReader,
-    UnsuitedError,
-)
+from muse_pipeline.slides.base import READERS, NearlyReadError, SlideProperties, SlideReader, UnsuitedError
 from muse_pipeline.slides.mpp import MppCandidate, mpp_from_values
 from muse_pipeline.slides.signature import file_format
 

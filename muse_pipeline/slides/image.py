@@ -9,14 +9,7 @@ from PIL import Image
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.text import one_line
-from muse_pipeline.slides.base import (
-    READERS,
-    SlideProperties,
-    SlideReader,
-    UnsuitedError,
-    alpha_of,
-    rgb_on_white,
-)
+from muse_pipeline.slides.base import READERS, SlideProperties, SlideReader, UnsuitedError, alpha_of, rgb_on_white
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.pictures import (
     colours_of,

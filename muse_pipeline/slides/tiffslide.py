@@ -60,7 +60,8 @@ class TiffSlideReader(SlideReader):
         if file_format(path) != "TIFF":
             raise UnsuitedError("not a TIFF file")
         self._slide, doubts = _open(path)
-        series, pages = _chosen_series(self._slide), _level_pages(self._slide)
+        series = self._slide.ts_tifffile.series[self._slide.properties.get("tiffslide.series-index", 0)]
+        pages = [level.keyframe for level in series.levels]
         _require_rgb_in_chunks(pages[0], self._slide.properties["tiffslide.series-axes"])
         _require_whole(path, pages)
         for page in pages:
@@ -132,14 +133,6 @@ def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
     for level, page in enumerate(each.keyframe for each in series.levels):
         known |= {f"level[{level}].width": page.imagewidth, f"level[{level}].height": page.imagelength}
     return {f"tiffslide.{name}": value for name, value in known.items()}
-
-
-def _chosen_series(slide: TiffSlide) -> TiffPageSeries:
-    return slide.ts_tifffile.series[slide.properties.get("tiffslide.series-index", 0)]
-
-
-def _level_pages(slide: TiffSlide) -> list[TiffPage]:
-    return [level.keyframe for level in _chosen_series(slide).levels]
 
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:

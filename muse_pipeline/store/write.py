@@ -91,13 +91,12 @@ def write_store(
     mpp: float = 0.5,
     threads: int = 1,
     max_corrupt: float = 0.01,
-    margin_um: float = MARGIN_UM,
     within: tuple[np.ndarray, np.ndarray] | None = None,
     open_image: Callable[[Slide, SlideInfo, float], ImageReader] = AreaReader,
     codec: str = LOSSLESS,
     facts: dict[str, Any] | None = None,
 ) -> None:
-    """Write the chunks of ``slide`` within ``margin_um`` of ``tissue``, at ``mpp``, to the folder ``path``.
+    """Write the chunks of ``slide`` within ``MARGIN_UM`` of ``tissue``, at ``mpp``, to the folder ``path``.
 
     Undecodable chunks are white and listed in the store's attributes. With ``within``, two corners (x, y) in work
     pixels, only the chunks that touch this rectangle are written. ``open_image`` makes the image of ``slide`` at
@@ -111,7 +110,7 @@ def write_store(
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
     reader = open_image(slide, info, mpp)
-    chunks = chunks_with_tissue(tissue, mpp, reader.size_px, margin_um)
+    chunks = chunks_with_tissue(tissue, mpp, reader.size_px, MARGIN_UM)
     if within is not None:
         chunks &= chunks_within(*within, chunks.shape)
     with complete_file(path) as folder:

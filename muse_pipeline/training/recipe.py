@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,6 +53,29 @@ class Recipe(ABC):
         raise ConfigError(
             f"{config.name}: the workflow trains no model by method '{config.method}'; train it with `muse train`"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Settings of every run that trains a model.
+
+    Attributes:
+        name: name of the model.
+        licence: licence of the weights.
+        training_data: description of the training data, for the card.
+        limits: known limits, for the card.
+        metrics: figures measured elsewhere, for the card.
+    """
+
+    name: str
+    licence: str
+    training_data: str
+    limits: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def of_model(self) -> dict[str, Any]:
+        """The settings of ``ModelSettings`` alone, by name, for the config of a stage."""
+        return {each.name: getattr(self, each.name) for each in fields(ModelSettings)}
 
 
 PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from muse_pipeline import __version__
 from muse_pipeline.core.config import parse_config, read_settings
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import CheckpointError, OutputError
 from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_json
+from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import some_of
 from muse_pipeline.inference.model import find_model, list_checkpoints
 from muse_pipeline.labels.datasets import dataset_files
@@ -27,6 +30,7 @@ from muse_pipeline.training.checkpoint import load_checkpoint, steps_done
 
 Log = Callable[[str], None]
 Progress = Callable[[int, int, dict[str, float]], None]
+N_PICTURES, PICTURE_PX = 6, 1024
 PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")
 
 
@@ -139,6 +143,13 @@ class RunFolder:
                 "folder"
             )
 
+    def keep_pictures(self, pictures: Mapping[str, np.ndarray]) -> None:
+        """Write crops (h, w, 3) uint8 of the training pictures by name, at most ``PICTURE_PX`` wide and high."""
+        with complete_file(self.pictures) as partial:
+            partial.mkdir()
+            for name, pixels in pictures.items():
+                write_png(partial / f"{name}.png", pixels[:PICTURE_PX, :PICTURE_PX])
+
     def _require_same_run(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...]) -> None:
         """A run continues only with the same settings and inputs, at any location of the data."""
         if not self.resume.is_file():
@@ -167,6 +178,11 @@ class RunFolder:
             return dict(read_json(self.provenance)["inputs"])
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
+
+
+def spread_evenly(n: int, n_chosen: int = N_PICTURES) -> list[int]:
+    """Numbers of at most ``n_chosen`` of ``n`` pictures, spread evenly."""
+    return np.unique(np.linspace(0, n - 1, n_chosen).round().astype(int)).tolist()
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 
 from muse_pipeline.core.errors import CheckpointError
-from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
+from muse_pipeline.core.files import complete_file, find_json, require_own_folder, write_json
 from muse_pipeline.data.augment import Prefetched
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps_done
 from muse_pipeline.training.devices import open_fabric, share_batch_norms
@@ -231,10 +231,7 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
     if not folder.is_dir():
         return False
     require_own_folder(folder, (folder / MADE_FROM).is_file())
-    try:
-        found = read_json(folder / MADE_FROM)
-    except (OSError, ValueError):
-        found = {}
+    found = find_json(folder / MADE_FROM) or {}
     if found == made_from:
         return True
     if start_over:

@@ -24,7 +24,7 @@ from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError
-from muse_pipeline.core.files import complete_file, read_json
+from muse_pipeline.core.files import complete_file, find_json
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
@@ -170,7 +170,7 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
     if proposals := find_proposals(folder, info):
         made_from["proposals"] = footer_checksum(proposals)
-    if _is_current(_read_known(viewer), made_from, store_path.exists()):
+    if _is_current(viewer, made_from, store_path.exists()):
         return files.viewer
     store = open_store(store_path) if store_path.exists() else None
     with complete_file(viewer) as partial:
@@ -187,22 +187,14 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     return files.viewer
 
 
-def _is_current(known: dict[str, Any] | None, made_from: dict[str, Any], has_store: bool) -> bool:
+def _is_current(viewer: Path, made_from: dict[str, Any], has_store: bool) -> bool:
     """True if a viewer can be kept; one with an image that cannot be remade is kept unless its nuclei were replaced."""
-    if known is None:
+    known = find_json(viewer / "made_from.json")
+    if not known or known["made_from"]["format"] != FORMAT:
         return False
     if known["image"] and not has_store:
         return known["made_from"]["nuclei"] == made_from["nuclei"]
     return known["made_from"] == made_from and bool(known["image"]) == has_store
-
-
-def _read_known(viewer: Path) -> dict[str, Any] | None:
-    """Sources of an earlier viewer, with its image; None for another format."""
-    try:
-        known = read_json(viewer / "made_from.json")
-    except (OSError, ValueError):
-        return None
-    return known if known["made_from"]["format"] == FORMAT else None
 
 
 def _describe(info: SlideInfo, provenance: Provenance, checksum: str) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_a_measurement_that_no_nucleus_has_stops_the_run_before_any_work(muse, m
 def test_a_failed_output_alone_is_written_again(muse, mixed, monkeypatch):
     run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
     write, nuclei = Csv.write, mixed / "results/a/nuclei.parquet"
-    monkeypatch.setattr(Csv, "write", lambda slide: 1 / 0)
+    monkeypatch.setattr(Csv, "write", lambda *_: 1 / 0)
     assert muse(*run, "--csv")[0] == 2
     before = nuclei.stat().st_mtime_ns
     assert muse(*run, "--csv")[0] == 2 and report_of(mixed / "results") == {"a": "failed"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from muse_pipeline.core.provenance import DARK
+from muse_pipeline.core.provenance import DARK, to_json
 from muse_pipeline.inference.doubts import (
     BROWN,
     FOCUS,
@@ -31,7 +31,7 @@ def judge(reference, **measures):
 
 
 def test_a_slide_like_the_training_pictures_is_ok(reference):
-    assert judge(reference).to_dict() == {"verdict": "ok", "reasons": []}
+    assert to_json(judge(reference)) == {"verdict": "ok", "reasons": []}
 
 
 @pytest.mark.parametrize("name", MEASURES)

@@ -13,7 +13,7 @@ from muse_pipeline.inference import model as providers
 from muse_pipeline.inference.model import (
     AUTO,
     PREFERRED,
-    PROVIDERS,
+    RUNTIMES,
     TORCH,
     choose_provider,
     examine_providers,
@@ -23,7 +23,7 @@ from muse_pipeline.inference.model import (
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.parquet import read_nuclei
 
-OTHERS = [name for name in (*PROVIDERS, *TORCH) if name != "cpu"]
+OTHERS = [name for name in (*RUNTIMES, *TORCH) if name != "cpu"]
 
 
 def test_the_cpu_starts_everywhere():
@@ -46,7 +46,7 @@ def test_a_provider_that_is_there_and_cannot_start_is_rejected(monkeypatch):
     if starts("cuda"):
         pytest.skip("CUDA starts here")
     # As in a package for GPUs on a machine without one: the name is listed, and no session gets it.
-    listed = [PROVIDERS["cuda"], *onnxruntime.get_available_providers()]
+    listed = [RUNTIMES["cuda"], *onnxruntime.get_available_providers()]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     with pytest.warns(UserWarning, match="not in available"):
         assert choose_provider(AUTO) == "cpu"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -251,10 +252,8 @@ def test_windows_of_areas_and_of_drawn_nuclei_go_together(tmp_path):
     (image,) = read(make(tmp_path / "a", TWO_AREAS))
     drawn = dataclasses.replace(make(tmp_path / "d", geojson(*((disc(*xy), "Dark") for xy in XY))), format="geojson")
     colours, stains = np.tile(np.eye(3, 4), (2, 1, 1)), np.array([[0.6, 0.7, 0.3], [0.1, 1.0, 0.1]])
-    windows = LabelledWindows(
-        [image, *read(drawn)], colours, stains, mpp=0.5, window_px=128, batch=8, augmentation=Augmentation(), seed=1,
-        device=torch.device("cpu"),
-    )  # fmt: skip
+    settings = SimpleNamespace(mpp=0.5, window_px=128, batch=8, augmentation=Augmentation(), seed=1)
+    windows = LabelledWindows([image, *read(drawn)], colours, stains, settings, torch.device("cpu"))
     batch = windows(0)
     in_area = batch.shares.sum(2) > 0
     assert in_area.any() and ((batch.label == 0) & ~in_area).any()

@@ -1,6 +1,7 @@
 """Annotated regions in windows: anywhere inside, at the right cells."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -35,18 +36,8 @@ def square(left, top, side, picture=400):
 def windows_of(images, window_px, augmentation=STILL, batch=16, **more):
     colours = np.tile(np.eye(3, 4), (len(images), 1, 1))
     stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-    return LabelledWindows(
-        images,
-        colours,
-        stains,
-        mpp=MPP,
-        window_px=window_px,
-        batch=batch,
-        augmentation=augmentation,
-        seed=0,
-        device=torch.device("cpu"),
-        **more,
-    )
+    settings = SimpleNamespace(mpp=MPP, window_px=window_px, batch=batch, augmentation=augmentation, seed=0)
+    return LabelledWindows(images, colours, stains, settings, torch.device("cpu"), **more)
 
 
 def test_the_region_lies_anywhere_in_a_window_with_equal_chance():

@@ -45,7 +45,7 @@ def slide(tmp_path) -> FinishedSlide:
 
 
 def test_a_group_per_class_has_the_outlines_of_its_nuclei(slide):
-    Dicom.write(slide)
+    Dicom("dicom").write(slide)
     written = slide.files.folder / "nuclei.dcm"
     annotations = MicroscopyBulkSimpleAnnotations.from_dataset(dcmread(written))
     (reference,) = annotations.ReferencedImageSequence
@@ -63,7 +63,7 @@ def test_a_group_per_class_has_the_outlines_of_its_nuclei(slide):
         _, values, _ = group.get_measurements()
         np.testing.assert_allclose(values[:, 0], of_class.area_um2, rtol=1e-6)
     first = written.read_bytes()
-    Dicom.write(slide)
+    Dicom("dicom").write(slide)
     assert written.read_bytes() == first
 
 
@@ -72,10 +72,10 @@ def test_a_slide_that_is_not_dicom_is_rejected(slide, tmp_path):
     (tmp_path / "slide.svs").write_bytes(b"II*\0" + bytes(400))
     slide.files.info.write_text(json.dumps({**info, "path": str(tmp_path / "slide.svs")}))
     with pytest.raises(OutputError, match="annotates DICOM slides, which this is not"):
-        Dicom.write(slide)
+        Dicom("dicom").write(slide)
 
 
 def test_a_series_without_the_level_is_rejected(slide, tmp_path):
     (tmp_path / "dicom/2.dcm").unlink()
     with pytest.raises(OutputError, match="no file of its series is 1,024 px wide"):
-        Dicom.write(slide)
+        Dicom("dicom").write(slide)

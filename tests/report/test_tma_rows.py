@@ -78,8 +78,8 @@ def test_a_sheet_of_cores_keeps_patients_rois_and_columns_of_a_map(tmp_path):
 
 def test_a_summary_without_the_cores_is_written_again(slide):
     finished = FinishedSlide(SlideFiles(slide.folder), {"tma": True})
-    assert Summary.is_written(finished)
+    assert Summary("summary").is_written(finished)
     (slide.folder / "tma.geojson").rename(slide.folder / "kept.geojson")
-    assert not Summary.is_written(FinishedSlide(finished.files, {"tma": False}))
-    assert Summary.is_written(finished)  # of a file that is written next
+    assert not Summary("summary").is_written(FinishedSlide(finished.files, {"tma": False}))
+    assert Summary("summary").is_written(finished)  # of a file that is written next
     (slide.folder / "kept.geojson").rename(slide.folder / "tma.geojson")

@@ -67,7 +67,15 @@ def fit_network(backbone: str = "muse_compact_16", n_steps: int = 60, seed: int 
 def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse_compact_16", **export) -> Path:
     """A checkpoint with pictures beside it, as a training run leaves them."""
     settings = {"input_px": 384, "halo_px": 64, **export}
-    model = RegionModel("drawn", MPP, backbone, CLASSES, "CC0-1.0", "drawn textures", export=RegionExport(**settings))
+    model = RegionModel(
+        name="drawn",
+        mpp=MPP,
+        backbone=backbone,
+        classes=CLASSES,
+        licence="CC0-1.0",
+        training_data="drawn textures",
+        export=RegionExport(**settings),
+    )
     save_checkpoint(folder / "checkpoint.pt", region_checkpoint(network, model, ColourReference(), {"config": {}}))
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)

@@ -10,13 +10,11 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class Toy(Output):
     """``toy.txt``."""
 
-    name = "toy"
     files = ("toy.txt",)
-    switch = Setting("toy", False, {"type": "boolean"}, "write `toy.txt` too", job="nuclei")
-    settings = (Setting("toy_title", "nuclei", {"type": "string"}, "first line of `toy.txt`", job="nuclei"),)
+    switch = Setting("toy", False, {"type": "boolean"}, "write `toy.txt` too")
+    settings = (Setting("toy_title", "nuclei", {"type": "string"}, "first line of `toy.txt`"),)
 
-    @classmethod
-    def write(cls, slide: FinishedSlide) -> list[str]:
+    def write(self, slide: FinishedSlide) -> list[str]:
         """Write the title and the number of nuclei."""
         from muse_pipeline.nuclei.parquet import read_provenance
 

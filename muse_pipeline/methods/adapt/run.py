@@ -224,7 +224,7 @@ class AdaptStage(MuseStage):
     def describe(self, data: PretrainData, log: Log) -> None:
         """Print a summary of the training data, draw some views, and keep tissue for the check of the export."""
         super().describe(data, log)
-        keep_pictures(self._fields(data), self.run_folder.pictures)
+        keep_pictures(self._fields(data), self.run_folder)
 
     def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
         """The averaged detector, with the settings of the initial detector."""

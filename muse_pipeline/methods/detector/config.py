@@ -22,7 +22,7 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import read_weights
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
-from muse_pipeline.training.recipe import require_training_data
+from muse_pipeline.training.recipe import ModelSettings, require_training_data
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,17 @@ UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_
 
 
 @dataclass(frozen=True)
-class DetectorConfig:
+class DetectorConfig(ModelSettings):
     """Settings of a training run.
 
+    Settings that are not described here are those of ``ModelSettings``.
+
     Attributes:
-        name: name of the model.
         backbone: registered name of the backbone.
         mpp: um per pixel of the network's input.
         classes: classes, in order.
         sources: labelled images.
         schedule: length and learning rate.
-        licence: licence of the weights.
-        training_data: description of the training data, for the card.
-        limits: known limits, for the card.
         checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a
             built-in one;
             random if not given. The head is loaded too if its kind, classes and rays agree.
@@ -101,19 +99,14 @@ class DetectorConfig:
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
         export: settings of the exported model; those not given are taken from ``checkpoint`` if that is a detector.
-        metrics: figures measured elsewhere, for the card.
         method: "detector".
     """
 
-    name: str
     backbone: str
     mpp: Mpp
     classes: tuple[NucleusClass, ...]
     sources: tuple[LabelSource, ...]
     schedule: Schedule
-    licence: str
-    training_data: str
-    limits: str = ""
     checkpoint: Weights | None = None
     trust_pickle: bool = False
     validation: tuple[LabelSource, ...] = ()
@@ -129,7 +122,6 @@ class DetectorConfig:
     precision: Precision = "32-true"
     augmentation: Augmentation = field(default_factory=Augmentation)
     export: ExportSettings = field(default_factory=ExportSettings)
-    metrics: dict[str, float] = field(default_factory=dict)
     method: str = "detector"
 
     @property

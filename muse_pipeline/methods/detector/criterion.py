@@ -163,7 +163,17 @@ def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -
 
 
 class Criterion(nn.Module):
-    """Base class of criteria, built from (mpp, class_weights): um per pixel of the windows, and (C,) class weights."""
+    """Base class of criteria.
+
+    Args:
+        mpp: um per pixel of the windows.
+        class_weights: (C,) weights of the classes in the cross-entropy.
+    """
+
+    def __init__(self, mpp: float, class_weights: Tensor):
+        super().__init__()
+        self.mpp = mpp
+        self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
         """``"loss"`` and its terms by name; none has a gradient in unlabelled areas (``batch.region``)."""
@@ -219,22 +229,12 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """All cells within one cell of a centre are targets for its nucleus; the others are background.
-
-    Args:
-        mpp: um per pixel of the windows.
-        class_weights: (C,) weights of the classes in the cross-entropy.
-    """
-
-    def __init__(self, mpp: float, class_weights: Tensor):
-        super().__init__()
-        self.sigma_px = GAUSSIAN_UM / mpp
-        self.register_buffer("class_weights", class_weights)
+    """All cells within one cell of a centre are targets for its nucleus; the others are background."""
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
         """Four terms; rays have weight 2, the others weight 1."""
         cells = tuple(maps.centre.shape[-2:])
-        target = dense_targets(batch.xy, cells, CELL_PX, self.sigma_px)
+        target = dense_targets(batch.xy, cells, CELL_PX, GAUSSIAN_UM / self.mpp)
         inside, background = known_cells(maps, batch)
         # Nuclei of class areas count in the term of the classes and in no other, since a detector found them.
         with_class = inside if batch.shares is None else (inside > 0) | (batch.region[:, None] == CLASSES_ONLY)
@@ -271,16 +271,7 @@ class PointCriterion(Criterion):
     and weights follow DPA-P2PNet, which the paper cites: costs and squared errors are in pixels at 0.25 um/px, here
     converted to um. Unlike there, the cross-entropy, summed over proposals, is divided by the weight of the nuclei,
     not by that of all proposals, 98 % of which are background; types are then learnt much sooner.
-
-    Args:
-        mpp: um per pixel of the windows.
-        class_weights: (C,) weights of the classes in the cross-entropy.
     """
-
-    def __init__(self, mpp: float, class_weights: Tensor):
-        super().__init__()
-        self.cell_um = CELL_PX * mpp
-        self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
         """Three terms, each with its weight in the sum."""
@@ -297,7 +288,7 @@ class PointCriterion(Criterion):
         background[pairs.window, pairs.cell] = 0
         hit = weight * (functional.softplus(-centre[pairs.window, pairs.cell]) + type_error)
         miss = background * functional.softplus(centre)
-        squared_um = (offset - self._true_offset(maps, batch, pairs)).square().sum(1) * self.cell_um**2
+        squared_um = (offset - self._true_offset(maps, batch, pairs)).square().sum(1) * (CELL_PX * self.mpp) ** 2
         true_rays = batch.rays[pairs.window, pairs.nucleus]
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
@@ -316,7 +307,7 @@ class PointCriterion(Criterion):
         own = cell.shape[2] // 2  # a nucleus outside of the window has no cell of its own, and no proposal
         allowed = allowed & allowed[..., own, None] & (_gather(inside, cell)[..., 0] > 0)
         point = _gather(maps.offset, cell) + torch.stack((cell % columns, cell // columns), -1) + 0.5
-        distance_um = (point - (batch.xy / CELL_PX)[:, :, None]).norm(dim=3) * self.cell_um
+        distance_um = (point - (batch.xy / CELL_PX)[:, :, None]).norm(dim=3) * (CELL_PX * self.mpp)
         prob = torch.cat((maps.label.softmax(1), torch.ones_like(maps.centre)), 1) * maps.centre.sigmoid()
         label = batch.label.remainder(prob.shape[1])[..., None, None].expand(-1, -1, cell.shape[2], 1)  # -1: the last
         prob = _gather(prob, cell).gather(3, label)[..., 0]

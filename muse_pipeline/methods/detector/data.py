@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.pictures import write_png
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.stains import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import CONTEXT_PX, read_labelled_images, require_words
 from muse_pipeline.labels.sources import LabelSource
@@ -28,8 +25,7 @@ from muse_pipeline.labels.statistics import (
 )
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import Start
-from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
-from muse_pipeline.training.run import Log, RunFolder
+from muse_pipeline.training.run import Log, RunFolder, spread_evenly
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +51,9 @@ class DetectorData:
         return LabelledWindows(
             [continue_mirrored(image, config.window_px, config.mpp) for image in self.images],
             np.stack([colour_of_fit(self.reference, image.stain) for image in self.images]),
-            np.array(self.reference.stains or ROUNDED_TEXTBOOK),
-            mpp=config.mpp,
-            window_px=config.window_px,
-            batch=config.batch,
-            augmentation=config.augmentation,
-            seed=config.seed,
-            device=device,
+            reference_stains(self.reference),
+            config,
+            device,
             weak_view=distillation is not None,
             around=distillation is not None and distillation.where == "outside",
         )
@@ -132,23 +124,10 @@ def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[Labe
     return read_labelled_images(sources, config.class_names, config.mpp, config.n_rays, context_px)
 
 
-N_PICTURES = 6
-SIDE_PX = 1024
-
-
-def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
-    """Write crops of at most ``SIDE_PX`` of pictures spread evenly over those of a run, at the model's mpp, as PNG.
-
-    A crop begins at the annotated region: a slide may have no tissue around it.
-
-    Args:
-        images: labelled pictures of the run, in its order.
-        folder: folder for the pictures; an existing folder is replaced.
-    """
-    chosen = np.unique(np.linspace(0, len(images) - 1, N_PICTURES).round().astype(int))
-    with complete_file(folder) as partial:
-        partial.mkdir()
-        for number, index in enumerate(chosen):
-            left, top, *_ = images[index].annotated_box
-            crop = images[index].pixels[top : top + SIDE_PX, left : left + SIDE_PX]
-            write_png(partial / f"{number}.png", crop)
+def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:
+    """Keep some of the images, from their annotated regions on: a slide may have no tissue around them."""
+    crops = {}
+    for number, index in enumerate(spread_evenly(len(images))):
+        left, top, *_ = images[index].annotated_box
+        crops[str(number)] = images[index].pixels[top:, left:]
+    run.keep_pictures(crops)

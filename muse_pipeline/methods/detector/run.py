@@ -19,13 +19,7 @@ from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.read import require_readable
 from muse_pipeline.labels.statistics import appearance_reference, class_weights
-from muse_pipeline.methods.detector.config import (
-    CARD_ONLY,
-    UNSCORED,
-    DetectorConfig,
-    inherit_export,
-    require_sound,
-)
+from muse_pipeline.methods.detector.config import CARD_ONLY, UNSCORED, DetectorConfig, inherit_export, require_sound
 from muse_pipeline.methods.detector.data import DetectorData, keep_pictures, read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import (
@@ -214,7 +208,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def describe(self, data: DetectorData, log: Log) -> None:
         """Print and write a summary of the labels, and keep pictures for the check of the export."""
-        keep_pictures(data.images, self.run_folder.pictures)
+        keep_pictures(data.images, self.run_folder)
         if not self._held_out:
             data.describe(self.run_folder, log)
         origin = self.start.describe() if self.start else "random weights"

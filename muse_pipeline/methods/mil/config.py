@@ -20,6 +20,7 @@ from muse_pipeline.models.region import FUSION, RegionNetwork
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
+from muse_pipeline.training.recipe import ModelSettings
 
 TEACHERS = ("dice", "gm")
 SWAPS = ("none", "exchange")
@@ -48,32 +49,22 @@ class RegionExport:
     min_area_mm2: NotNegative = MIN_AREA_MM2
 
 
-@dataclass(frozen=True)
-class RegionModel:
+@dataclass(frozen=True, kw_only=True)
+class RegionModel(ModelSettings):
     """Description of a region network in its checkpoint: ``meta["region"]``.
 
     Attributes:
-        name: name of the model.
         mpp: um per pixel of its input.
         backbone: registered name.
         classes: the first is tissue of none of the other classes.
-        licence: SPDX name of the weights' licence.
-        training_data: data that it was trained on, with licences.
         fusion: weights of the side maps.
-        metrics: measured figures by name.
-        limits: unintended uses, in words.
         export: settings with which it is run.
     """
 
-    name: str
-    mpp: float
     backbone: str
+    mpp: Mpp
     classes: tuple[NucleusClass, ...]
-    licence: str
-    training_data: str
     fusion: tuple[float, float, float] = FUSION
-    metrics: dict[str, float] = field(default_factory=dict)
-    limits: str = ""
     export: RegionExport = field(default_factory=RegionExport)
 
 
@@ -159,19 +150,15 @@ class SlideLabelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings:
+class NetworkSettings(RegionModel):
     """Settings of every stage that trains a region network (``MilConfig`` describes them)."""
 
-    backbone: str
-    mpp: Mpp
-    classes: tuple[NucleusClass, ...]
     sources: tuple[TissueSource, ...] = ()
     schedule: Schedule
     validation: tuple[TissueSource, ...] = ()
     checkpoint: Weights | None = None
     trust_pickle: bool = False
     selection: Annotated[str, OneOf(SELECTIONS)] = "labels"
-    fusion: tuple[float, float, float] = FUSION
     teacher: Annotated[str, OneOf(TEACHERS)] = "dice"
     student: StudentSettings = field(default_factory=StudentSettings)
     colour: ColourMethod = "macenko"
@@ -180,12 +167,6 @@ class NetworkSettings:
     seed: Seed = 0
     precision: Precision = "32-true"
     augmentation: Augmentation = field(default_factory=Augmentation)
-    name: str
-    licence: str
-    training_data: str
-    limits: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    export: RegionExport = field(default_factory=RegionExport)
 
     def __post_init__(self) -> None:
         if self.selection == "masks" and not any(source.masks for source in self.validation):
@@ -204,17 +185,15 @@ class NetworkSettings:
 class MilConfig(NetworkSettings):
     """A run from labels of images or slides to a region model.
 
+    Settings that are not described here are those of ``ModelSettings``.
+
     Attributes:
-        name: name of the model.
         backbone: registered name of the backbone; its first three stages are read.
         mpp: um per pixel of the model's input, 1 or 2.
         classes: classes, in order; the first is all tissue of no other class.
         sources: labelled images.
         slide_labels: slides with a label each; attention MIL turns them into labelled images.
         schedule: length and learning rate of the teacher's training.
-        licence: licence of the weights.
-        training_data: description of the training data, for the card.
-        limits: known limits, for the card.
         checkpoint: initial backbone of teacher and student, a file or a built-in model's name; random weights
             without one.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
@@ -232,7 +211,6 @@ class MilConfig(NetworkSettings):
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
         export: settings of the exported model.
-        metrics: figures measured elsewhere, for the card.
         method: "mil".
     """
 

@@ -12,27 +12,17 @@ import torch
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.inference.stains import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
-from muse_pipeline.labels.tissue import (
-    UNKNOWN,
-    TissueImage,
-    TissueSource,
-    read_tissue_images,
-    require_all_classes,
-)
+from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, read_tissue_images, require_all_classes
 from muse_pipeline.losses.mil import EXPONENT
 from muse_pipeline.methods.mil.attention import tile_sources
 from muse_pipeline.methods.mil.config import StageConfig
 from muse_pipeline.models.region import RegionNetwork
-from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
-from muse_pipeline.training.run import RunFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +47,10 @@ class RegionData:
         return RegionWindows(
             self.images,
             self._colours(self.images),
-            np.array(self.reference.stains or ROUNDED_TEXTBOOK),
-            n_classes=len(config.classes),
-            mpp=config.mpp,
-            window_px=config.window_px,
-            batch=config.batch,
-            augmentation=config.augmentation,
-            seed=config.seed,
-            device=device,
+            reference_stains(self.reference),
+            len(config.classes),
+            config,
+            device,
         )
 
     def make_scorer(self, network: RegionNetwork) -> RegionScorer:
@@ -81,14 +67,6 @@ class RegionData:
             patients = count_noun(len({image.patient for image in images}), "patient")
             lines += [f"{split}: {', '.join([*named, *drawn])}; {patients}"] if images else []
         return "\n".join(lines)
-
-    def keep_pictures(self, run: RunFolder, most: int = 6) -> None:
-        """Write images spread evenly over those of the run, on which an export is checked."""
-        chosen = np.unique(np.linspace(0, len(self.images) - 1, most).round().astype(int))
-        with complete_file(run.pictures) as partial:
-            partial.mkdir()
-            for number, index in enumerate(chosen):
-                write_png(partial / f"{number}.png", self.images[index].pixels[:1024, :1024])
 
     def _colours(self, images: Sequence[TissueImage]) -> np.ndarray:
         return np.stack([colour_of_fit(self.reference, image.stain) for image in images])

@@ -39,7 +39,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_ch
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, require_training_data
-from muse_pipeline.training.run import Inputs, Log, plain_settings
+from muse_pipeline.training.run import Inputs, Log, plain_settings, spread_evenly
 from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 
@@ -145,7 +145,8 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
 
     def describe(self, data: RegionData, log: Log) -> None:
         """Print a summary of the training data, and keep pictures for the check of the export."""
-        data.keep_pictures(self.run_folder)
+        chosen = spread_evenly(len(data.images))
+        self.run_folder.keep_pictures({str(number): data.images[index].pixels for number, index in enumerate(chosen)})
         log(f"{self.name}: {self.config.backbone}\n{data.describe()}")
 
     def monitors(self, data: RegionData, method: Method) -> Sequence[Monitor]:

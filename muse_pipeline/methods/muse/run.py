@@ -19,7 +19,7 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.views import ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.inference.stains import colour_of_fit
+from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.muse.config import MuseConfig, require_sound
 from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
@@ -27,7 +27,6 @@ from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
 from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, save_checkpoint, seen_before
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
@@ -54,7 +53,7 @@ def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
     return ViewBatches(
         data.images,
         data.colours,
-        np.array(data.reference.stains or ROUNDED_TEXTBOOK),
+        reference_stains(data.reference),
         settings=config.views,
         batch=config.batch,
         augmentation=config.augmentation,

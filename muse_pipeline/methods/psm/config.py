@@ -13,6 +13,7 @@ from muse_pipeline.methods.detector.config import ColourMethod, ExportSettings
 from muse_pipeline.proposals.activation_map import MaskSettings
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
+from muse_pipeline.training.recipe import ModelSettings
 
 MASKS = ("otsu", "activation")
 
@@ -89,15 +90,13 @@ class SelfTrainingSettings:
 
 
 @dataclass(frozen=True)
-class PsmConfig:
+class PsmConfig(ModelSettings):
     """A run that trains a detector on unlabelled tissue.
 
+    Settings that are not described here are those of ``ModelSettings``.
+
     Attributes:
-        name: name of the model.
         sources: unlabelled tissue.
-        licence: licence of the weights.
-        training_data: description of the training data, for the card.
-        limits: known limits, for the card.
         mpp: um per pixel of all networks.
         masks: "otsu": a threshold on haematoxylin; "activation": PSM's own activation maps.
         mask_settings: settings of "activation".
@@ -108,15 +107,10 @@ class PsmConfig:
         labels: settings of the conversion of masks to instances.
         detector: the instance network.
         self_training: last stage, trained on the detector's own detections.
-        metrics: figures measured elsewhere, for the card.
         method: "psm".
     """
 
-    name: str
     sources: tuple[UnlabelledSource, ...]
-    licence: str
-    training_data: str
-    limits: str = ""
     mpp: Mpp = 0.5
     masks: Annotated[str, OneOf(MASKS)] = "otsu"
     mask_settings: MaskSettings = field(default_factory=MaskSettings)
@@ -127,7 +121,6 @@ class PsmConfig:
     labels: LabelSettings = field(default_factory=LabelSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
-    metrics: dict[str, float] = field(default_factory=dict)
     method: str = "psm"
 
     def __post_init__(self) -> None:

@@ -308,13 +308,9 @@ def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:
     """The settings of a detector of one class on a folder of labels (``labels``)."""
     return DetectorConfig(
         **vars(config.detector),
-        name=config.name,
+        **config.of_model(),
         mpp=config.mpp,
         classes=(NucleusClass(CLASS, COLOUR),),
         sources=(label_source(labels, config.mpp),),
-        licence=config.licence,
-        training_data=config.training_data,
-        limits=config.limits,
         seed=config.seed,
-        metrics=config.metrics,
     )

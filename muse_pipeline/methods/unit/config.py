@@ -29,6 +29,7 @@ from muse_pipeline.methods.unit.synthesis_masks import require_drawable
 from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
+from muse_pipeline.training.recipe import ModelSettings
 
 ADVERSARIAL = ("least squares", "logistic")
 NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))
@@ -140,17 +141,15 @@ class SecondStageSettings:
 
 
 @dataclass(frozen=True)
-class UnitConfig:
+class UnitConfig(ModelSettings):
     """A run that trains a detector on unlabelled tissue.
 
+    Settings that are not described here are those of ``ModelSettings``.
+
     Attributes:
-        name: name of the model.
         schedule: schedule of both stages, except for ``second``; the rate is that of generator and reader, and the
             weight decay has no effect.
-        licence: licence of the weights.
-        training_data: description of the training data, for the card.
         sources: unlabelled H&E tissue; the workflow trains on its slides when there are none.
-        limits: known limits, for the card.
         second: length and rate of the second stage.
         mpp: um per pixel of all networks.
         window_px: side of windows of both domains.
@@ -178,16 +177,11 @@ class UnitConfig:
         calibrate: whether to measure the score threshold of the export without labels, as in ``validation``;
             ``export.threshold`` is used if not.
         export: settings of the exported detector.
-        metrics: figures measured elsewhere, for the card.
         method: "unit".
     """
 
-    name: str
     schedule: Schedule
-    licence: str
-    training_data: str
     sources: tuple[UnlabelledSource, ...] = ()
-    limits: str = ""
     second: SecondStageSettings = field(default_factory=SecondStageSettings)
     mpp: Mpp = 0.5  # ours; code: 0.25
     window_px: Annotated[int, Between(16, 4096)] = 256  # code
@@ -212,7 +206,6 @@ class UnitConfig:
     precision: Precision = "32-true"
     calibrate: bool = True
     export: ExportSettings = field(default_factory=lambda: ExportSettings(threshold=0.2))
-    metrics: dict[str, float] = field(default_factory=dict)
     method: str = "unit"
 
 
@@ -248,15 +241,12 @@ def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingPro
         scores: scores of the snapshot, with its measured score threshold; without one the configured threshold is used.
     """
     return DetectorConfig(
-        name=config.name,
+        **config.of_model(),
         backbone=config.reader.backbone,
         mpp=config.mpp,
         classes=(NUCLEUS,),
         sources=(),
         schedule=config.schedule,
-        licence=config.licence,
-        training_data=config.training_data,
-        limits=config.limits,
         n_rays=config.reader.n_rays,
         colour=config.colour,
         window_px=config.window_px,
@@ -264,7 +254,6 @@ def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingPro
         seed=config.seed,
         precision=config.precision,
         export=dataclasses.replace(config.export, threshold=scores.get(THRESHOLD, config.export.threshold)),
-        metrics=config.metrics,
     )
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.core.files import complete_file, sha256_of
-from muse_pipeline.core.pictures import list_pictures, write_png
+from muse_pipeline.core.files import sha256_of
+from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.unlabelled import Image, UnlabelledSource, WindowSampler, cut_crops, open_unlabelled
 from muse_pipeline.data.windows import FAR, NEAR_PX
@@ -29,8 +29,8 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.background import lowest
 from muse_pipeline.tissue.colour import AppearanceSample, usable_pixels
-from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK, MacenkoFit, fit_macenko
-from muse_pipeline.training.run import Log, plain_settings
+from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
+from muse_pipeline.training.run import Log, RunFolder, plain_settings, spread_evenly
 from muse_pipeline.training.stages import PreparedStage
 
 
@@ -295,11 +295,6 @@ class UnitData:
     recoloured: list[Image]
     palette: np.ndarray
 
-    @property
-    def stains(self) -> np.ndarray:
-        """(2, 3) stains of ``reference``, or textbook stains if tissue keeps its colours."""
-        return np.array(self.reference.stains or ROUNDED_TEXTBOOK)
-
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
         """Number -> batch; the same number always gives the same batch."""
         masks = MaskDomain(
@@ -314,14 +309,10 @@ class UnitData:
 
         return draw
 
-    def keep_pictures(self, folder: Path) -> None:
-        """Write crops of images spread evenly over those of the run as PNG; an existing folder is replaced."""
-        chosen = np.unique(np.linspace(0, len(self.images) - 1, KEPT).round().astype(int)).tolist()
-        with complete_file(folder) as partial:
-            partial.mkdir()
-            for number in chosen:
-                for name, pixels in cut_crops(self.images[number], number, KEPT_PX, 1).items():
-                    write_png(partial / f"{name}.png", pixels[:KEPT_PX, :KEPT_PX])
+    def keep_pictures(self, run: RunFolder) -> None:
+        """Keep crops of some of the images."""
+        cut = (cut_crops(self.images[number], number, KEPT_PX, 1) for number in spread_evenly(len(self.images), KEPT))
+        run.keep_pictures({name: crop[:KEPT_PX, :KEPT_PX] for crops in cut for name, crop in crops.items()})
 
 
 def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:

@@ -14,6 +14,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.unlabelled import picture_files
 from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.inference.stains import reference_stains
 from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.methods.unit.config import (
     NUCLEUS,
@@ -118,7 +119,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     def build(self, data: UnitData) -> UnitTraining:
         """Fresh networks; the second stage continues with the first's generator and discriminator of tissue."""
         config = self.config
-        method = UnitTraining(config, data.palette, data.stains)
+        method = UnitTraining(config, data.palette, reference_stains(data.reference))
         if config.checkpoint is not None:
             load_backbone(method.reader.backbone, find_checkpoint(config.checkpoint))
         if config.previous is not None:
@@ -134,7 +135,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
 
     def describe(self, data: UnitData, log: Log) -> None:
         """Print a summary of the training data, and keep tissue for the check of the export."""
-        data.keep_pictures(self.run_folder.pictures)
+        data.keep_pictures(self.run_folder)
         masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
         log(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
 

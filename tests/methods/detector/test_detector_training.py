@@ -1,6 +1,7 @@
 """The method with either head: it learns, its average follows, its teacher teaches outside of Omega."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,17 +34,8 @@ def windows():
     nuclei = Nuclei(xy, Frame.WINDOW, rays=np.full((25, 8), 2.0, np.float32), label=np.arange(25, dtype=np.int32) % 2)
     images = [LabelledImage(name="A", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0)]
     stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-    return LabelledWindows(
-        images,
-        np.eye(3, 4)[None],
-        stains,
-        mpp=0.5,
-        window_px=64,
-        batch=4,
-        augmentation=Augmentation(),
-        seed=0,
-        device=torch.device("cpu"),
-    )
+    settings = SimpleNamespace(mpp=0.5, window_px=64, batch=4, augmentation=Augmentation(), seed=0)
+    return LabelledWindows(images, np.eye(3, 4)[None], stains, settings, torch.device("cpu"))
 
 
 def method_of(head):

@@ -8,6 +8,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.methods.detector.data import keep_pictures
 from muse_pipeline.nuclei.table import Nuclei
+from muse_pipeline.training.run import RunFolder
 
 
 def test_a_crop_begins_where_the_annotated_region_does(tmp_path):
@@ -19,7 +20,7 @@ def test_a_crop_begins_where_the_annotated_region_does(tmp_path):
         LabelledImage(name="P", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0, region=area)
         for area in (None, region)
     )
-    keep_pictures([whole, part], tmp_path / "pictures")
+    keep_pictures([whole, part], RunFolder(tmp_path))
     kept = [cv2.imread(str(tmp_path / f"pictures/{number}.png"))[..., ::-1] for number in (0, 1)]
     assert np.array_equal(kept[0], pixels)
     assert np.array_equal(kept[1], pixels[60:, 150:])

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -267,18 +268,8 @@ def test_windows_of_labelled_pixels_know_nothing_elsewhere(patches):
     image = dataclasses.replace(image, label=-1, target=target)
     config = stage_config(patches, 0)
     augmentation = dataclasses.replace(config.augmentation, scale=1.0, free_rotation=0.0)
-    windows = RegionWindows(
-        [image],
-        np.eye(3, 4)[None],
-        np.eye(3)[:2],
-        n_classes=2,
-        mpp=2.0,
-        window_px=64,
-        batch=4,
-        augmentation=augmentation,
-        seed=0,
-        device=torch.device("cpu"),
-    )
+    settings = SimpleNamespace(mpp=2.0, window_px=64, batch=4, augmentation=augmentation, seed=0)
+    windows = RegionWindows([image], np.eye(3, 4)[None], np.eye(3)[:2], 2, settings, torch.device("cpu"))
     batch = windows(0)
     assert (batch.label == -1).all()
     assert batch.known.mean().item() == 0.75 and batch.target.mean().item() == 0.5
@@ -393,10 +384,9 @@ def test_several_classes_have_a_map_each(patches, tmp_path):
         )
     ]
     config = stage_config(patches, 0)
-    settings = {"mpp": 2.0, "window_px": 64, "batch": 12, "augmentation": config.augmentation, "seed": 0}
-    windows = RegionWindows(
-        images, np.eye(3, 4)[None].repeat(3, 0), np.eye(3)[:2], n_classes=3, device=torch.device("cpu"), **settings
-    )
+    settings = SimpleNamespace(mpp=2.0, window_px=64, batch=12, augmentation=config.augmentation, seed=0)
+    colours = np.eye(3, 4)[None].repeat(3, 0)
+    windows = RegionWindows(images, colours, np.eye(3)[:2], 3, settings, torch.device("cpu"))
     batch = windows(0)
     assert {tuple(row) for row in batch.label.tolist()} == {(0, 0), (1, 0), (0, 1)}
     assert torch.equal(batch.target.amax((2, 3)), batch.label) and batch.known.all()

@@ -61,10 +61,11 @@ def write_map(folder, border_px):
         "fingerprint": info.fingerprint,
         "slide_mpp": [MPP, MPP],
         "tissue_sha256": None,
-        "card": CARD.to_json(),
-        "model_sha256": "ab" * 32,
+        "model": {"name": CARD.name, "sha256": "ab" * 32},
+        "card": json.loads(CARD.to_json()),
         "provider": "cpu",
         "colour": [],
+        "cell_um": 8.0,
         "versions": {},
     }
     with record_failure(folder, "S1"):

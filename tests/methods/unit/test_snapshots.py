@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_unit import draw_tissue, train, write_config
 
+from muse_pipeline.inference.stains import reference_stains
 from muse_pipeline.methods.unit.config import THRESHOLD
 from muse_pipeline.methods.unit.data import read_unit_data
 from muse_pipeline.methods.unit.method import UnitTraining
@@ -34,7 +35,7 @@ def scorer(tmp_path_factory):
     write_masks(folder / "masks", 4, TissueSettings(), seed=0, mpp=MPP, size_px=96)
     _, config = load_run(write_config(folder, masks=str(folder / "masks")))
     data = read_unit_data(config, config.masks)
-    method = UnitTraining(config, data.palette, data.stains)
+    method = UnitTraining(config, data.palette, reference_stains(data.reference))
     return SnapshotScorer(method, data.make_batches(config, torch.device("cpu")), config)
 
 
