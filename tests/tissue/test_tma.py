@@ -62,6 +62,26 @@ def test_cores_of_a_drawn_microarray(drawing):
     assert found.cores[-1].name == f"{chr(64 + found.n_rows)}-{found.n_columns}"
 
 
+@pytest.mark.parametrize("pitch_um", [900, 700])
+def test_torn_cores_have_the_radius_of_whole_ones(pitch_um):
+    mask, centres = draw_tma(pitch_um=pitch_um)
+    random, pixels = np.random.default_rng(0), mask.astype(np.uint8)
+    for x, y in np.round(centres.reshape(-1, 2) / 8):
+        angle = random.uniform(0, 2 * np.pi)
+        across, along = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        if random.random() < 0.5:  # a crack
+            ends = (x, y) + random.uniform(-12, 12) * across + np.outer((-45, 45), along)
+            cv2.line(pixels, *np.round(ends).astype(int).tolist(), 0, 5)
+        else:  # a part of the rim is lost
+            cv2.circle(pixels, np.round((x, y) + 33 * across).astype(int).tolist(), 18, 0, -1)
+    found = find_cores(pixels.astype(bool), MASK_MPP)
+    assert (found.n_rows, found.n_columns) == (5, 8) and 300 < found.radius_um < 330
+    in_cores = np.zeros_like(pixels)
+    for centre in np.round(centres_of(found).reshape(-1, 2) / 8).astype(int).tolist():
+        cv2.circle(in_cores, centre, int(found.radius_um / 8), 1, -1)
+    assert (pixels * in_cores).sum() > 0.98 * pixels.sum()
+
+
 def test_debris_beside_the_grid_is_no_core():
     mask, centres = draw_tma(missing={(0, 3)})
     cv2.circle(pixels := mask.astype(np.uint8), (30, 25), 12, 1, -1)
