@@ -3,7 +3,9 @@
 import cv2
 import numpy as np
 import pytest
+from slide_files import write_pyramid
 
+from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.tissue.tma import find_cores
 
@@ -102,3 +104,61 @@ def test_other_tissue_is_named(kind):
             cv2.circle(mask, (x, y), r, 1, -1)
     with pytest.raises(SlideError, match="the tissue is no grid of round cores of one size"):
         find_cores(mask.astype(bool), MASK_MPP)
+
+
+@pytest.fixture(scope="module")
+def microarray(tmp_path_factory):
+    """A folder with a slide of two rows of three cores, of which B-2 is missing."""
+    mask, _ = draw_tma(2, 3, missing={(1, 1)})
+    pixels = np.where(mask[..., None], (200, 120, 170), 244).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    folder = tmp_path_factory.mktemp("microarray")
+    write_pyramid(folder / "one.tif", pixels, (8,), mpp=1)
+    return folder
+
+
+@pytest.fixture
+def write_map(tmp_path):
+    def write(text):
+        (tmp_path / "map.tsv").write_text(text)
+        return tmp_path / "cores.tsv", ("--tma", "--core-map", tmp_path / "map.tsv")
+
+    return write
+
+
+def test_a_sheet_of_cores_has_the_columns_of_the_map(microarray, write_map, muse):
+    names = ["A-1", "A-2", "A-3", "B-1", "B-3"]
+    sheet, words = write_map("core\tpatient\tgrade\n" + "".join(f"{name}\tP{name}\t2\n" for name in names))
+    assert muse("sheet", microarray, "-o", sheet, *words) == (0, f"{sheet}: 5 cores\n", "")
+    rows = read_sheet(sheet)
+    assert [row.patient for row in rows] == [f"P{name}" for name in names]
+    assert [row.own for row in rows] == [{"core": name, "grade": "2"} for name in names]
+    status, _, printed = muse("sheet", microarray, "-o", sheet, *words)
+    assert (status, printed.count("\n")) == (2, 1) and "--tma writes a new sheet; choose another name" in printed
+
+
+def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_map, muse):
+    sheet, words = write_map("core\tpatient\nA-1\tP1\nB-2\tP2\nF-9\tP3\n")
+    status, shown, printed = muse("sheet", microarray, "-o", sheet, *words)
+    assert (status, shown, printed.count("\n")) == (0, f"{sheet}: 5 cores\n", 1)
+    assert "lacks 2 of the 3 cores in the map: 'B-2', 'F-9'; has 4 of its 5 cores not in the map: 'A-2'," in printed
+    assert [row.patient for row in read_sheet(sheet)] == ["P1", None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("core\tpatient\nA1\tP1\nA2\tP2\n", "only 'A1', 'A2'; the slide has 'A-1', 'A-2', 'A-3', 'B-1', 'B-3'"),
+        ("core\tpatient\n", "map.tsv: has no core in it"),
+        ("core\tpatient\nA-1\tP1\na-1\tP2\n", "row 3: core 'a-1' names the same core as that of row 2"),
+        ("core\tpatient\tpatient\nA-1\tP1\tP2\n", "row 1: column 'patient' occurs 2 times"),
+        ("core\tpath\nA-1\tP1\n", "the sheet has a column 'path' of its own"),
+        ("name\tpatient\nA-1\tP1\n", "has no column 'core'"),
+    ],
+)
+def test_a_map_that_cannot_be_used_is_one_sentence(text, message, microarray, write_map, muse):
+    sheet, words = write_map(text)
+    status, _, printed = muse("sheet", microarray, "-o", sheet, *words)
+    assert (status, printed.count("\n")) == (2, 1) and message in printed
+    assert {path.name for path in sheet.parent.iterdir()} == {"map.tsv"}
+    status, _, printed = muse("sheet", microarray, "-o", sheet, *words[1:])
+    assert status == 2 and "give --tma too" in printed
