@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.errors import ArgumentError
     from muse_pipeline.scverse.bins import count_in_nuclei, read_visium_hd, read_xenium, write_bins
     from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.tissue.mask import TissueMask
 
     if not 0 <= args.expand_um <= 50:
         raise ArgumentError(f"--expand-um {args.expand_um:g}: a cell reaches 0 to 50 um beyond its nucleus")
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     files = SlideFiles(args.slide)
     info, output = read_info(files.info), args.output or files.bins
     assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
-    binned = count_in_nuclei(files.nuclei, info, assay, args.transform, args.expand_um)
+    tissue = TissueMask.load(files.mask, info)
+    binned = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
     write_bins(files.nuclei, assay, binned, output)
     n_nuclei, n_genes = binned.counts.shape
     print(
