@@ -155,11 +155,13 @@ def regions(
     info: Path,
     colour: Path,
     output: Path,
-    threads: int = 1,
-) -> list[str]:
-    """Map the tissue regions of a slide into the folder ``output``, and print their areas; returns warnings.
+    threads: int,
+    warnings: list[str],
+) -> None:
+    """Map the tissue regions of a slide into the folder ``output``, and print their areas.
 
-    If it fails, the folder has a ``regions.json`` that states the reason, and no other file of regions.
+    If it fails, the folder has a ``regions.json`` that states the reason, and no other file of regions; ``warnings``
+    has those about the model in either case.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.model import precision_warnings
@@ -171,7 +173,9 @@ def regions(
 
     known = read_info(info)
     with record_failure(output, known.slide_id):
-        predictor, image = load_predictor(), open_store(store)
+        predictor = load_predictor()
+        warnings += precision_warnings(predictor.card, predictor.provider)
+        image = open_store(store)
         image.require_lossless()
         fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
         with print_load("mapping regions", threads), show_progress("windows") as progress:
@@ -179,7 +183,6 @@ def regions(
         record = write_regions(found, image, known, output)
     for one in record["classes"]:
         print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
-    return precision_warnings(predictor.card, predictor.provider)
 
 
 def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
