@@ -52,6 +52,7 @@ class SlideCheck:
         file_bytes: size of the slide's file.
         fetch_bytes: size of a slide at a URL; such slides are not fetched.
         tissue_mm2: area of tissue, within the ROI if there is one.
+        roi: file of the ROI; None without one.
     """
 
     slide_id: str
@@ -65,6 +66,7 @@ class SlideCheck:
     file_bytes: int | None = None
     fetch_bytes: int | None = None
     tissue_mm2: float | None = None
+    roi: str | None = None
 
 
 def check_slides(
@@ -110,9 +112,9 @@ def read_check(path: Path) -> SlideCheck:
 
 def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> SlideCheck:
     if isinstance(row.path, SlideUrl):
-        return SlideCheck(row.slide_id, path, fetch_bytes=ask_size(row.path))
+        return SlideCheck(row.slide_id, path, fetch_bytes=ask_size(row.path), roi=row.roi)
     cv2.setNumThreads(1)
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"roi": row.roi}
     warnings: list[str] = []
     try:
         info = inspect_slide(row.path, row.slide_id, row.mpp)
@@ -190,15 +192,15 @@ def sum_up(checks: Sequence[SlideCheck]) -> dict[str, Any]:
 
 
 def find_duplicates(checks: Sequence[SlideCheck]) -> list[list[str]]:
-    """Names of slides with the same content; at URLs, with the same file name and size."""
+    """Names of slides with the same content and ROI; at URLs, with the same file name and size."""
     here = {(Path(check.path).name, check.file_bytes): check.fingerprint for check in checks if check.fingerprint}
     same = defaultdict(list)
     for check in checks:
         if check.fetch_bytes is not None:
             file = SlideUrl(check.path).file_name, check.fetch_bytes
-            same[here.get(file, file)].append(check.slide_id)
+            same[here.get(file, file), check.roi].append(check.slide_id)
         elif check.fingerprint:
-            same[check.fingerprint].append(check.slide_id)
+            same[check.fingerprint, check.roi].append(check.slide_id)
     return [names for names in same.values() if len(names) > 1]
 
 

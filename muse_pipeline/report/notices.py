@@ -165,9 +165,13 @@ def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list
 
 
 def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """Each slide with the content of an earlier slide, and the name of the earlier one."""
-    first: dict[str, str] = {}
-    contents = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info]
+    """Each slide with the content and ROI of an earlier slide, and the name of the earlier one."""
+    first: dict[tuple[str, str], str] = {}
+    contents = [
+        (slide.slide_id, (slide.info.fingerprint, slide.roi.sha256 if slide.roi else ""))
+        for slide in slides
+        if slide.info
+    ]
     return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
 
 

@@ -3,10 +3,15 @@
 import cv2
 import numpy as np
 import pytest
+import shapely
 from slide_files import write_pyramid
 
 from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import SlideError
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import inspect_slide
+from muse_pipeline.steps import _find_tissue
+from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.tma import find_cores
 
 MASK_MPP = np.array([8.0, 8.0])
@@ -162,3 +167,16 @@ def test_a_map_that_cannot_be_used_is_one_sentence(text, message, microarray, wr
     assert {path.name for path in sheet.parent.iterdir()} == {"map.tsv"}
     status, _, printed = muse("sheet", microarray, "-o", sheet, *words[1:])
     assert status == 2 and "give --tma too" in printed
+
+
+def test_tissue_of_a_file_is_found_once_for_its_cores(microarray):
+    info = inspect_slide(microarray / "one.tif", "one", None)
+    first, other = (shapely.Point(info.size_px[0] * x, 900).buffer(400) for x in (0.3, 0.5))
+    with open_slide(info.path) as slide:
+        found = [_find_tissue(slide, info, roi) for roi in (first, other, None, other)]
+        alone = find_tissue(slide, info, other)
+    assert found[0].overview is found[1].overview is found[2].overview is not found[3].overview
+    assert found[0].tissue.area_mm2 > 0 and found[2].tissue.roi is None
+    for one in found[1::2]:
+        assert one.tissue.sha256 == alone.tissue.sha256 != found[0].tissue.sha256
+        assert (one.tissue.area_mm2, one.warnings) == (alone.tissue.area_mm2, alone.warnings)
