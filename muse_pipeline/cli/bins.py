@@ -54,11 +54,12 @@ def run(args: argparse.Namespace) -> None:
     files = SlideFiles(args.slide)
     info, output = read_info(files.info), args.output or files.bins
     assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
-    tissue = TissueMask.load(files.mask, info)
-    binned = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
-    write_bins(files.nuclei, assay, binned, output)
-    n_nuclei, n_genes = binned.counts.shape
+    given = args.transform, args.expand_um
+    counts, of_counts, of_positions = count_in_nuclei(
+        files.nuclei, info, TissueMask.load(files.mask, info), assay, *given
+    )
+    write_bins(files.nuclei, assay, counts, output)
     print(
-        f"{output}: {n_nuclei:,} nuclei, {n_genes:,} genes; {binned.share_in_nuclei:.1%} of the counts and "
-        f"{binned.spots_in_nuclei:.1%} of the positions belong to nuclei"
+        f"{output}: {counts.shape[0]:,} nuclei, {counts.shape[1]:,} genes; {of_counts:.1%} of the counts and "
+        f"{of_positions:.1%} of the positions belong to nuclei"
     )

@@ -35,17 +35,8 @@ LEAST_ON_TISSUE = 0.5  # share of the positions
 MOST_SCALE = 1.1  # of lengths on the slide to those of the assay, which has the same tissue
 
 
-@dataclass(frozen=True)
-class Spots:
-    """Positions of an assay and their counts.
-
-    Attributes:
-        xy_um: (N, 2) um from the corner of the picture that the assay's positions belong to.
-        counts: (N, G) counts.
-    """
-
-    xy_um: np.ndarray
-    counts: sparse.csr_matrix
+# Positions (N, 2) of an assay, um from the corner of its picture, and their counts (N, G).
+Spots = tuple[np.ndarray, sparse.csr_matrix]
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ def read_visium_hd(path: Path) -> Assay:
 
     def batches() -> Iterator[Spots]:
         for start in range(0, len(xy_um), BATCH):
-            yield Spots(xy_um[start : start + BATCH], counts[start : start + BATCH])
+            yield xy_um[start : start + BATCH], counts[start : start + BATCH]
 
     return Assay(folder, genes, ids, um_per_px, batches)
 
@@ -138,7 +129,7 @@ def read_xenium(path: Path) -> Assay:
             xy_um = np.stack([to_numpy(table[name])[kept] for name in columns[1:3]], 1).astype(float)
             if not np.isfinite(xy_um).all():
                 raise LabelError(f"{path}: a transcript has no x_location or y_location; remove it from the table")
-            yield Spots(xy_um, sparse.csr_matrix(rows, shape=(len(kept), len(genes))))
+            yield xy_um, sparse.csr_matrix(rows, shape=(len(kept), len(genes)))
 
     return Assay(path, genes, genes, _require_scale(scale, f"{experiment}: pixel_size"), batches)
 
@@ -161,24 +152,9 @@ def _is_control(name: str) -> bool:
     return name.startswith(("NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"))
 
 
-@dataclass(frozen=True)
-class BinnedCounts:
-    """Counts of genes in the nuclei of a slide.
-
-    Attributes:
-        counts: (N, G) counts of the nuclei.
-        share_in_nuclei: share of all counts.
-        spots_in_nuclei: share of all positions.
-    """
-
-    counts: sparse.csr_matrix
-    share_in_nuclei: float
-    spots_in_nuclei: float
-
-
 def count_in_nuclei(
     nuclei: Path, info: SlideInfo, tissue: TissueMask, assay: Assay, transform: Path | None, expand_um: float
-) -> BinnedCounts:
+) -> tuple[sparse.csr_matrix, float, float]:
     """Sum the counts of an assay in each nucleus.
 
     Args:
@@ -188,6 +164,9 @@ def count_in_nuclei(
         assay: the assay.
         transform: map from the slide to the assay's picture, as ``read_given`` reads it; None if they are the same.
         expand_um: greatest distance from a nucleus of what is counted to it.
+
+    Returns:
+        Counts (N, G) of the nuclei, and the shares of all counts and of all positions that are in nuclei.
 
     Raises:
         LabelError: the assay is empty, has another scale than the slide, or lies outside of its tissue.
@@ -200,12 +179,12 @@ def count_in_nuclei(
     tree, reach_px = shapely.STRtree(outlines), expand_um / float(np.mean(info.mpp))
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
     n_inside = 0
-    for spots in assay.batches():
-        spot, nucleus = _assign(tree, to_px(spots.xy_um), reach_px)
+    for xy_um, counts in assay.batches():
+        spot, nucleus = _assign(tree, to_px(xy_um), reach_px)
         n_inside += len(spot)
-        shape = len(outlines), len(spots.xy_um)
-        total = total + sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), shape) @ spots.counts
-    return BinnedCounts(total, float(total.sum()) / n_counts, n_inside / n_all)
+        belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy_um)))
+        total = total + belongs @ counts
+    return total, float(total.sum()) / n_counts, n_inside / n_all
 
 
 def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -226,12 +205,12 @@ def _require_on_tissue(
 ) -> tuple[int, float]:
     """The numbers of positions, most of which must lie in the tissue or outside of its ROI, and of counts."""
     n_all = n_judged = n_inside = n_counts = 0
-    for spots in assay.batches():
-        xy = to_px(spots.xy_um)
+    for xy_um, counts in assay.batches():
+        xy = to_px(xy_um)
         judged = np.ones(len(xy), bool) if tissue.roi is None else shapely.contains_xy(tissue.roi, xy)
         n_all, n_judged = n_all + len(xy), n_judged + int(judged.sum())
         n_inside += int(tissue.kept.contains(xy, info.mpp).sum())
-        n_counts += float(spots.counts.sum())
+        n_counts += float(counts.sum())
     if not n_counts:
         raise LabelError(f"{assay.path}: has no counts, or all are of controls or below Q{LEAST_QUALITY:.0f}")
     if n_inside <= LEAST_ON_TISSUE * n_judged:
@@ -256,19 +235,19 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
     return spot, outline
 
 
-def write_bins(nuclei: Path, assay: Assay, binned: BinnedCounts, output: Path) -> None:
+def write_bins(nuclei: Path, assay: Assay, counts: sparse.csr_matrix, output: Path) -> None:
     """Write counts as AnnData: ``X`` has the counts, ``obs`` the nuclei, ``var`` the genes, ``obsm`` also features.
 
     Args:
         nuclei: path of ``nuclei.parquet``.
         assay: the assay.
-        binned: counts of the nuclei.
+        counts: (N, G) counts of the nuclei.
         output: path of the file.
 
     Raises:
         MissingPackageError: h5py is not installed.
     """
-    table, counts = NucleiTable.open(nuclei, None), binned.counts
+    table = NucleiTable.open(nuclei, None)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         write_nuclei_elements(elements, table, {}, "obsm/features")
