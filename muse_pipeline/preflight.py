@@ -212,29 +212,18 @@ def count_scanners(checks: Sequence[SlideCheck]) -> list[dict[str, Any]]:
 
 def render_preflight(cohort: dict[str, Any]) -> str:
     """``sum_up`` as text, worst first."""
-    parts = [
-        _problems(cohort),
-        _remarks(cohort),
-        _slides(cohort),
-        _scanners(cohort),
-        _elsewhere(cohort),
-        _total(cohort),
-    ]
+    slides, elsewhere = cohort["slides"], cohort["elsewhere"]
+    problems = [f"cannot run  {slide['slide_id']}: {slide['problem']}" for slide in slides if slide["problem"]]
+    remarks = [f"the same slide  {', '.join(names)}" for names in cohort["duplicates"]]
+    remarks += [f"note  {slide['slide_id']}: {warning}" for slide in slides for warning in slide["warnings"]]
+    fetched = (
+        f"at URLs  {elsewhere['slides']} of them, all found, {_size(elsewhere['fetch_bytes'])} to fetch; not opened, "
+        "and not in what follows"
+    )
+    n_opened = cohort["n_slides"] - cohort["n_problems"] - elsewhere["slides"]
+    total = f"{n_opened} can run: {cohort['tissue_mm2']:,.1f} mm2 of tissue"
+    parts = problems, remarks, _slides(cohort), _scanners(cohort), [fetched] * bool(elsewhere["slides"]), [total]
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
-
-
-def _problems(cohort: dict[str, Any]) -> Iterator[str]:
-    for slide in cohort["slides"]:
-        if slide["problem"]:
-            yield f"cannot run  {slide['slide_id']}: {slide['problem']}"
-
-
-def _remarks(cohort: dict[str, Any]) -> Iterator[str]:
-    for names in cohort["duplicates"]:
-        yield f"the same slide  {', '.join(names)}"
-    for slide in cohort["slides"]:
-        for warning in slide["warnings"]:
-            yield f"note  {slide['slide_id']}: {warning}"
 
 
 def _slides(cohort: dict[str, Any]) -> Iterator[str]:
@@ -253,17 +242,6 @@ def _scanners(cohort: dict[str, Any]) -> Iterator[str]:
     for kind in cohort["scanners"]:
         x, y = kind["mpp"]
         yield f"{kind['slides']:6}  {kind['vendor']}, {x:g}" + (f" x {y:g}" if x != y else "")
-
-
-def _elsewhere(cohort: dict[str, Any]) -> Iterator[str]:
-    if n_slides := cohort["elsewhere"]["slides"]:
-        size = _size(cohort["elsewhere"]["fetch_bytes"])
-        yield f"at URLs  {n_slides} of them, all found, {size} to fetch; not opened, and not in what follows"
-
-
-def _total(cohort: dict[str, Any]) -> Iterator[str]:
-    n_opened = cohort["n_slides"] - cohort["n_problems"] - cohort["elsewhere"]["slides"]
-    yield f"{n_opened} can run: {cohort['tissue_mm2']:,.1f} mm2 of tissue"
 
 
 def _size(n_bytes: float) -> str:

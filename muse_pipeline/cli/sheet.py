@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.tma and args.output and (args.add or args.output.exists()):
         raise ConfigError(f"{args.output}: --tma writes a new sheet; choose another name, and leave --add out")
     elif args.folder and args.output:
-        make_sheet(args.folder, args.output, args.mpp, args.add, args.tma, args.core_map)
+        make_sheet(args)
     else:
         raise ConfigError("give a FOLDER and --output to write a sheet, or --check SHEET to check one")
 
@@ -61,23 +61,21 @@ def check_sheet(path: Path, resolved: Path | None) -> None:
     print(f"{path}: {len(rows)} slide{'s' * (len(rows) != 1)}, nothing wrong")
 
 
-def make_sheet(
-    folder: Path, output: Path, mpp: float | None, add: bool = False, tma: bool = False, core_map: Path | None = None
-) -> None:
-    """Write the sheet of a folder, or add its slides to an existing one; with ``tma`` a sheet of cores."""
+def make_sheet(args: argparse.Namespace) -> None:
+    """Write the sheet of a folder or of its cores, or add its slides to an existing sheet."""
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
     from muse_pipeline.core.text import count_noun
 
-    rows = collect_slides(folder, mpp)
-    if tma:
-        known = _read_core_map(core_map) if core_map else None
+    rows, output = collect_slides(args.folder, args.mpp), args.output
+    if args.tma:
+        known = _read_core_map(args.core_map) if args.core_map else None
         rows = [core for row in rows for core in find_core_rows(row, output, known)]
-    elif add and output.exists():
+    elif args.add and output.exists():
         n_new = len(add_to_sheet(output, rows))
         print(f"{output}: {count_noun(n_new, 'slide')} added, {count_noun(len(rows) - n_new, 'slide')} there already")
         return
     write_sheet(output, rows)
-    print(f"{output}: {count_noun(len(rows), 'core' if tma else 'slide')}")
+    print(f"{output}: {count_noun(len(rows), 'core' if args.tma else 'slide')}")
 
 
 def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]] | None) -> list[SheetRow]:
