@@ -104,16 +104,17 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
     with open_slide(slide.path, info.reader) as opened:
         tissue = find_tissue(opened, info, None).tissue
     try:
-        grid = find_cores(tissue.mask, tissue.mask_mpp)
+        cores, radius_um = find_cores(tissue.mask, tissue.mask_mpp)
     except SlideError as error:
         raise SlideError(f"{slide.path}: {error}") from error
+    present = [core for core in cores if not core.is_missing]
     if known is not None:
-        _compare_with_map(slide, [core.name for core in grid.present], known)
+        _compare_with_map(slide, [core.name for core in present], known)
     rows = []
-    for core in grid.present:
+    for core in present:
         name = f"{slide.slide_id}_{core.name}"
         roi = sheet.resolve().with_name(f"{sheet.stem}-cores") / f"{name}.geojson"
-        write_cores(roi, [core], grid.radius_um, info)
+        write_cores(roi, [core], radius_um, info)
         own = {"core": core.name, **(known or {}).get(core.name, {})}
         patient = own.pop("patient", None) or slide.patient
         rows.append(replace(slide, slide_id=name, roi=str(roi), patient=patient, own=own))

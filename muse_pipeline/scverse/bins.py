@@ -29,6 +29,7 @@ from muse_pipeline.tissue.mask import TissueMask
 
 XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, where experiment.xenium does not state it
 GENE = "feature_name"
+CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # begin their names
 LEAST_QUALITY = 20.0  # Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
 LEAST_ON_TISSUE = 0.5  # share of the positions
@@ -115,7 +116,7 @@ def read_xenium(path: Path) -> Assay:
     for name, kind in list(kinds.items())[1:]:
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             raise LabelError(f"{path}: column {name} has {kind}, not numbers; give Xenium's transcripts.parquet")
-    genes = sorted(name for name in names if not _is_control(name))
+    genes = sorted(name for name in names if not name.startswith(CONTROLS))
     number = {name: index for index, name in enumerate(genes)}
 
     def batches() -> Iterator[Spots]:
@@ -146,10 +147,6 @@ def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
     if encoded.null_count:
         raise ValueError(f"a transcript has no {GENE}")
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-
-
-def _is_control(name: str) -> bool:
-    return name.startswith(("NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"))
 
 
 def count_in_nuclei(

@@ -33,30 +33,11 @@ class Core:
     is_missing: bool
 
 
-@dataclass(frozen=True)
-class CoreGrid:
-    """The cores of a slide, row by row.
-
-    Attributes:
-        n_rows: number of rows.
-        n_columns: number of columns.
-        radius_um: radius of the cores.
-        cores: all positions of the grid.
-    """
-
-    n_rows: int
-    n_columns: int
-    radius_um: float
-    cores: tuple[Core, ...]
-
-    @property
-    def present(self) -> list[Core]:
-        """The cores that are not missing."""
-        return [core for core in self.cores if not core.is_missing]
-
-
-def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> CoreGrid:
+def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> tuple[list[Core], float]:
     """Find the cores in a tissue mask (h, w) bool with pixels of ``mask_mpp`` (2,) um.
+
+    Returns:
+        All positions of the grid, row by row, and the radius of the cores in um.
 
     Raises:
         SlideError: the tissue is not a grid of round discs of one size.
@@ -80,11 +61,11 @@ def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> CoreGrid:
             x, y = np.clip(np.round(xy).astype(int), 0, (width - 1, height - 1))
             um = (xy + 0.5) * np.array(mask.shape[::-1]) * mask_mpp / (width, height)
             cores.append(Core(f"{_letters(row)}-{column + 1}", tuple(um.tolist()), bool(cover[y, x] < LEAST_COVER)))
-    radius_um = min(1.05 * radius, np.linalg.norm(steps, axis=1).min() / 2) * WORK_UM
-    grid = CoreGrid(int(shape[1]), int(shape[0]), float(radius_um), tuple(cores))
-    if _share_within(grid, tissue) < 0.5:
-        raise _no_grid(len(grid.present))
-    return grid
+    radius_um = float(min(1.05 * radius, np.linalg.norm(steps, axis=1).min() / 2) * WORK_UM)
+    present = [core for core in cores if not core.is_missing]
+    if _share_within(present, radius_um, tissue) < 0.5:
+        raise _no_grid(len(present))
+    return cores, radius_um
 
 
 _NOWHERE = -10_000
@@ -197,12 +178,12 @@ def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
     return index
 
 
-def _share_within(grid: CoreGrid, tissue: np.ndarray) -> float:
+def _share_within(cores: list[Core], radius_um: float, tissue: np.ndarray) -> float:
     """Share of the tissue that lies in the cores."""
     inside = np.zeros(tissue.shape, np.uint8)
-    for core in grid.present:
+    for core in cores:
         x, y = (round(each / WORK_UM - 0.5) for each in core.centre_um)
-        cv2.circle(inside, (x, y), round(grid.radius_um / WORK_UM) + 1, 1, -1)
+        cv2.circle(inside, (x, y), round(radius_um / WORK_UM) + 1, 1, -1)
     return float((tissue * inside).sum() / tissue.sum())
 
 

@@ -38,9 +38,12 @@ def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um
     return mask.astype(bool), centres
 
 
-def centres_of(found):
-    """(rows, columns, 2) of the centres."""
-    return np.array([core.centre_um for core in found.cores]).reshape(found.n_rows, found.n_columns, 2)
+def find_grid(mask):
+    """The cores, their centres (rows, columns, 2) in um, and their radius."""
+    cores, radius_um = find_cores(mask, MASK_MPP)
+    row, column = cores[-1].name.split("-")
+    assert cores[0].name == "A-1"
+    return cores, np.array([core.centre_um for core in cores]).reshape(ord(row) - 64, int(column), 2), radius_um
 
 
 @pytest.mark.parametrize(
@@ -55,18 +58,17 @@ def centres_of(found):
 )
 def test_cores_of_a_drawn_microarray(drawing):
     mask, centres = draw_tma(**drawing)
-    found = find_cores(mask, MASK_MPP)
-    assert (found.n_rows, found.n_columns) == centres.shape[:2]
-    missing = {divmod(index, found.n_columns) for index, core in enumerate(found.cores) if core.is_missing}
+    cores, found, radius_um = find_grid(mask)
+    assert found.shape == centres.shape
+    missing = {divmod(index, found.shape[1]) for index, core in enumerate(cores) if core.is_missing}
     assert missing == set(drawing.get("missing", set()))
     whole = np.ones(centres.shape[:2], bool)
     for row, column in {*drawing.get("missing", ()), *drawing.get("torn", ())}:
         whole[row, column] = False
-    off = np.linalg.norm(centres_of(found) - centres, axis=-1)
+    off = np.linalg.norm(found - centres, axis=-1)
     assert off[whole].max() < 70 and off.max() < 260
-    assert found.radius_um == pytest.approx(drawing.get("radius_um", 300), rel=0.15)
-    assert [core.name for core in found.cores[:2]] == ["A-1", "A-2"]
-    assert found.cores[-1].name == f"{chr(64 + found.n_rows)}-{found.n_columns}"
+    assert radius_um == pytest.approx(drawing.get("radius_um", 300), rel=0.15)
+    assert cores[1].name == "A-2"
 
 
 @pytest.mark.parametrize("pitch_um", [900, 700])
@@ -81,11 +83,11 @@ def test_torn_cores_have_the_radius_of_whole_ones(pitch_um):
             cv2.line(pixels, *np.round(ends).astype(int).tolist(), 0, 5)
         else:  # a part of the rim is lost
             cv2.circle(pixels, np.round((x, y) + 33 * across).astype(int).tolist(), 18, 0, -1)
-    found = find_cores(pixels.astype(bool), MASK_MPP)
-    assert (found.n_rows, found.n_columns) == (5, 8) and 300 < found.radius_um < 330
+    _, found, radius_um = find_grid(pixels.astype(bool))
+    assert found.shape == centres.shape and 300 < radius_um < 330
     in_cores = np.zeros_like(pixels)
-    for centre in np.round(centres_of(found).reshape(-1, 2) / 8).astype(int).tolist():
-        cv2.circle(in_cores, centre, int(found.radius_um / 8), 1, -1)
+    for centre in np.round(found.reshape(-1, 2) / 8).astype(int).tolist():
+        cv2.circle(in_cores, centre, int(radius_um / 8), 1, -1)
     assert (pixels * in_cores).sum() > 0.98 * pixels.sum()
 
 
@@ -93,9 +95,9 @@ def test_debris_beside_the_grid_is_no_core():
     mask, centres = draw_tma(missing={(0, 3)})
     cv2.circle(pixels := mask.astype(np.uint8), (30, 25), 12, 1, -1)
     pixels[:20, 300:420] = 1
-    found = find_cores(pixels.astype(bool), MASK_MPP)
-    assert (found.n_rows, found.n_columns) == (5, 8) and len(found.present) == 39
-    assert np.abs(centres_of(found) - centres).max() < 60
+    cores, found, _ = find_grid(pixels.astype(bool))
+    assert found.shape == centres.shape and sum(not core.is_missing for core in cores) == 39
+    assert np.abs(found - centres).max() < 60
 
 
 @pytest.mark.parametrize("kind", ["empty", "one section", "noise"])
