@@ -16,10 +16,8 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import INTENSITIES_OD, SUBTRACTED
 
 if TYPE_CHECKING:
-    from shapely.geometry.base import BaseGeometry
-
     from muse_pipeline.core.provenance import NamedFile
-    from muse_pipeline.core.types import Slide, SlideInfo
+    from muse_pipeline.core.types import SlideInfo
     from muse_pipeline.features.measure import FeatureSettings
     from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.card import EmbedderCard
@@ -68,6 +66,10 @@ def inspect(
     print(info_text(info))
 
 
+# Tissue of the whole file of the last slide with a ROI: the next slide is often another core of the same file.
+_last_with_roi: dict[tuple[str, tuple[float, float], str], FoundTissue] = {}
+
+
 def tissue(
     slide: Path,
     info: Path,
@@ -90,7 +92,7 @@ def tissue(
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info, require_unchanged
     from muse_pipeline.tissue.colour import measure_colour
-    from muse_pipeline.tissue.find import is_fluorescence, measure_annotation
+    from muse_pipeline.tissue.find import find_tissue, is_fluorescence, limit_tissue, measure_annotation
     from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_picture
 
     return_large_arrays()
@@ -98,7 +100,12 @@ def tissue(
     area = read_roi(roi, known) if roi else None
     with open_slide(slide, known.reader) as opened:
         require_unchanged(opened, known)
-        search = _find_tissue(opened, known, area)
+        key = known.fingerprint, known.mpp, known.reader
+        search = _last_with_roi.get(key) or find_tissue(opened, known)
+        _last_with_roi.clear()
+        if area is not None:
+            _last_with_roi[key] = search
+            search = limit_tissue(search, known, area)
         found, warnings = search.tissue, search.warnings
         if area is not None:
             parts = [measure_annotation(each, found, known) for each in read_annotations(roi, area, known)]
@@ -111,22 +118,6 @@ def tissue(
     write_outline(outline, traced, known)
     write_json(colour, stains.to_dict())
     found.save(mask)
-
-
-_WHOLE: dict[tuple[str, tuple[float, float], str], FoundTissue] = {}
-
-
-def _find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None) -> FoundTissue:
-    """The tissue of a slide; that of the last file with a ROI is kept, since the next ROI is often of the same file."""
-    from muse_pipeline.tissue.find import find_tissue, limit_tissue
-
-    key = info.fingerprint, info.mpp, info.reader
-    found = _WHOLE.get(key) or find_tissue(slide, info)
-    _WHOLE.clear()
-    if roi is None:
-        return found
-    _WHOLE[key] = found
-    return limit_tissue(found, info, roi)
 
 
 def tile(

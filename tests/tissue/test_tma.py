@@ -1,17 +1,20 @@
 """Cores of drawn tissue microarrays: with missing, torn and touching cores, turned, and what is no grid."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
-import shapely
 from slide_files import write_pyramid
 
+from muse_pipeline import steps
 from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import SlideError
+from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.steps import _find_tissue
+from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.tma import find_cores
 
 MASK_MPP = np.array([8.0, 8.0])
@@ -116,7 +119,7 @@ def test_other_tissue_is_named(kind):
 @pytest.fixture(scope="module")
 def microarray(tmp_path_factory):
     """A folder with a slide of two rows of three cores, of which B-2 is missing."""
-    mask, _ = draw_tma(2, 3, missing={(1, 1)})
+    mask, _ = draw_tma(2, 3, radius_um=150, pitch_um=450, missing={(1, 1)})
     pixels = np.where(mask[..., None], (200, 120, 170), 244).astype(np.uint8).repeat(8, 0).repeat(8, 1)
     folder = tmp_path_factory.mktemp("microarray")
     write_pyramid(folder / "one.tif", pixels, (8,), mpp=1)
@@ -171,14 +174,16 @@ def test_a_map_that_cannot_be_used_is_one_sentence(text, message, microarray, wr
     assert status == 2 and "give --tma too" in printed
 
 
-def test_tissue_of_a_file_is_found_once_for_its_cores(microarray):
-    info = inspect_slide(microarray / "one.tif", "one", None)
-    first, other = (shapely.Point(info.size_px[0] * x, 900).buffer(400) for x in (0.3, 0.5))
-    with open_slide(info.path) as slide:
-        found = [_find_tissue(slide, info, roi) for roi in (first, other, None, other)]
-        alone = find_tissue(slide, info, other)
-    assert found[0].overview is found[1].overview is found[2].overview is not found[3].overview
-    assert found[0].tissue.area_mm2 > 0 and found[2].tissue.roi is None
-    for one in found[1::2]:
-        assert one.tissue.sha256 == alone.tissue.sha256 != found[0].tissue.sha256
-        assert (one.tissue.area_mm2, one.warnings) == (alone.tissue.area_mm2, alone.warnings)
+def test_tissue_of_a_file_is_found_once_for_its_cores(microarray, write_map, muse, tmp_path):
+    sheet, _ = write_map("")
+    assert muse("sheet", microarray, "-o", sheet, "--tma")[0] == 0
+    slide, info = microarray / "one.tif", tmp_path / "slide.json"
+    steps.inspect(slide, "one", None, None, info)
+    for row in read_sheet(sheet)[:2]:
+        outputs = [tmp_path / row.slide_id / name for name in ("mask.npz", "tissue.png", "t.geojson", "colour.json")]
+        steps.tissue(slide, info, Path(row.roi), *outputs)
+        with open_slide(slide) as opened:
+            alone = find_tissue(opened, read_info(info), read_roi(row.roi, read_info(info))).tissue
+        found = TissueMask.load(outputs[0])
+        assert (found.sha256, found.area_mm2) == (alone.sha256, alone.area_mm2) and found.area_mm2 > 0.05
+    assert len(steps._last_with_roi) == 1
