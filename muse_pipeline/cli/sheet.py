@@ -68,7 +68,7 @@ def make_sheet(args: argparse.Namespace) -> None:
 
     rows, output = collect_slides(args.folder, args.mpp), args.output
     if args.tma:
-        known = _read_core_map(args.core_map) if args.core_map else None
+        known = _read_core_map(args.core_map) if args.core_map else {}
         rows = [core for row in rows for core in find_core_rows(row, output, known)]
     elif args.add and output.exists():
         n_new = len(add_to_sheet(output, rows))
@@ -78,13 +78,13 @@ def make_sheet(args: argparse.Namespace) -> None:
     print(f"{output}: {count_noun(len(rows), 'core' if args.tma else 'slide')}")
 
 
-def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]] | None) -> list[SheetRow]:
+def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
     """A row for every core of a slide, whose region of interest is written beside the sheet.
 
     Args:
         slide: row of the slide.
         sheet: path of the sheet of cores.
-        known: further cells of each core; None without a map.
+        known: further cells of each core; none without a map.
 
     Raises:
         SlideError: the slide cannot be read, or its tissue is not a grid of cores.
@@ -108,14 +108,14 @@ def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str
     except SlideError as error:
         raise SlideError(f"{slide.path}: {error}") from error
     present = [core for core in cores if not core.is_missing]
-    if known is not None:
+    if known:
         _compare_with_map(slide, [core.name for core in present], known)
     rows = []
     for core in present:
         name = f"{slide.slide_id}_{core.name}"
         roi = sheet.resolve().with_name(f"{sheet.stem}-cores") / f"{name}.geojson"
         write_cores(roi, [core], radius_um, info)
-        own = {"core": core.name, **(known or {}).get(core.name, {})}
+        own = {"core": core.name, **known.get(core.name, {})}
         patient = own.pop("patient", None) or slide.patient
         rows.append(replace(slide, slide_id=name, roi=str(roi), patient=patient, own=own))
     return rows
@@ -147,10 +147,8 @@ def _compare_with_map(slide: SheetRow, names: list[str], known: Mapping[str, obj
             f"--core-map: has no core of {slide.path}, only {some_of(of_map)}; the slide has {some_of(of_slide)}; "
             "correct the map's column 'core'"
         )
-    lacks = []
-    if of_map:
-        lacks.append(f"lacks {len(of_map)} of the {len(known)} cores in the map: {some_of(of_map)}")
-    if of_slide:
-        lacks.append(f"has {len(of_slide)} of its {len(names)} cores not in the map: {some_of(of_slide)}")
-    if lacks:
-        warn(f"{slide.path}: {'; '.join(lacks)}", LeftOutWarning, stacklevel=2)
+    map_has = f"lacks {len(of_map)} of the {len(known)} cores in the map"
+    slide_has = f"has {len(of_slide)} of its {len(names)} cores not in the map"
+    found = [f"{what}: {some_of(cores)}" for what, cores in ((map_has, of_map), (slide_has, of_slide)) if cores]
+    if found:
+        warn(f"{slide.path}: {'; '.join(found)}", LeftOutWarning, stacklevel=2)
