@@ -15,7 +15,7 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
 from muse_pipeline.inference.graph import add_metadata
-from muse_pipeline.inference.maps import channels_first, list_maps, measure_rays, scale_pixels
+from muse_pipeline.inference.maps import channels_first, list_maps, nuclei_of_maps, scale_pixels
 from muse_pipeline.inference.model import open_session, run_session
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
@@ -74,11 +74,13 @@ def import_model(
     field = _draw_field(card)
     maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(field, card)})
     card = _fit(network, card, maps, halo_um)
-    ray_um = measure_rays(maps, card) if card.kind == "stardist" else None
-    if ray_um is not None and not PLAUSIBLE_UM[0] <= ray_um <= PLAUSIBLE_UM[1]:
+    if not all((values < np.inf).all() for values in maps):
+        raise ModelError(f"{network}: returns NaN or infinity for drawn nuclei; export the network again")
+    rays_um = nuclei_of_maps(maps, card)[0].rays if card.kind == "stardist" else np.zeros(0)
+    if len(rays_um) and not PLAUSIBLE_UM[0] <= np.median(rays_um) <= PLAUSIBLE_UM[1]:
         raise ModelError(
-            f"{network}: has rays of {ray_um:,.1f} um for drawn nuclei of {RADIUS_UM:g} um; correct --mpp, --scaling "
-            "or --outputs, or export the network again"
+            f"{network}: has rays of {np.median(rays_um):,.1f} um for drawn nuclei of {RADIUS_UM:g} um; correct --mpp, "
+            "--scaling or --outputs, or export the network again"
         )
     with complete_file(output) as unfinished:
         unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))

@@ -76,23 +76,10 @@ def nuclei_of_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> list[Nucle
     return [decode([values[window] for values in maps], card) for window in range(len(maps[0]))]
 
 
-def measure_rays(maps: Sequence[np.ndarray], card: ImportedCard) -> float | None:
-    """The median ray in um within the nuclei of a network of kind "stardist"; None without nuclei.
-
-    It is NaN if rays are.
-    """
-    prob, rays, *_ = _split_maps([channels_first(values)[0] for values in maps], card)
-    within = rays[:, _probability(prob, card)[0] >= card.threshold]
-    return float(np.median(within)) * card.mpp if within.size else None
-
-
-def _split_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> Sequence[np.ndarray]:
-    return maps if len(maps) > 1 else np.split(maps[0], (1, 1 + card.n_rays))
-
-
 def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     """Nuclei at the peaks of the probability; ``nuclei.pairs`` keeps the best of several of a nucleus."""
-    maps = _split_maps(maps, card)
+    if len(maps) == 1:
+        maps = np.split(maps[0], (1, 1 + card.n_rays))
     score = _probability(maps[0], card)[0]
     around = np.ones((2 * max(round(PEAK_UM / card.mpp / card.stride_px), 1) + 1,) * 2, np.uint8)
     row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, around)))
