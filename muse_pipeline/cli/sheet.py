@@ -36,10 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check or write a sheet."""
+    from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.core.text import count_noun
 
     if args.check:
-        check_sheet(args.check, args.resolved)
+        rows = read_sheet(args.check)
+        if args.resolved:
+            write_json(args.resolved, [row.to_dict() for row in rows])
+        print(f"{args.check}: {count_noun(len(rows), 'slide')}, nothing wrong")
     elif args.core_map and not args.tma:
         raise ConfigError("--core-map is the map of a tissue microarray; give --tma too")
     elif args.tma and args.output and (args.add or args.output.exists()):
@@ -48,17 +54,6 @@ def run(args: argparse.Namespace) -> None:
         make_sheet(args)
     else:
         raise ConfigError("give a FOLDER and --output to write a sheet, or --check SHEET to check one")
-
-
-def check_sheet(path: Path, resolved: Path | None) -> None:
-    """Check a sheet; write its rows as JSON if requested."""
-    from muse_pipeline.cohort.sheet import read_sheet
-    from muse_pipeline.core.files import write_json
-
-    rows = read_sheet(path)
-    if resolved:
-        write_json(resolved, [row.to_dict() for row in rows])
-    print(f"{path}: {len(rows)} slide{'s' * (len(rows) != 1)}, nothing wrong")
 
 
 def make_sheet(args: argparse.Namespace) -> None:

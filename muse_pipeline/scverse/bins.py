@@ -36,8 +36,7 @@ LEAST_ON_TISSUE = 0.5  # share of the positions
 MOST_SCALE = 1.1  # of lengths on the slide to those of the assay, which has the same tissue
 
 
-# Positions (N, 2) of an assay, um from the corner of its picture, and their counts (N, G).
-Spots = tuple[np.ndarray, sparse.csr_matrix]
+Spots = tuple[np.ndarray, sparse.csr_matrix]  # positions (N, 2), um from the corner of the picture, and counts (N, G)
 
 
 @dataclass(frozen=True)
@@ -200,20 +199,18 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
 def _require_on_tissue(
     info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[int, float]:
-    """The numbers of positions, most of which must lie in the tissue or outside of its ROI, and of counts."""
-    n_all = n_judged = n_inside = n_counts = 0
+    """The numbers of positions and counts; most positions must lie in the tissue, or some if it is within a ROI."""
+    n_all = n_inside = n_counts = 0
     for xy_um, counts in assay.batches():
-        xy = to_px(xy_um)
-        judged = np.ones(len(xy), bool) if tissue.roi is None else shapely.contains_xy(tissue.roi, xy)
-        n_all, n_judged = n_all + len(xy), n_judged + int(judged.sum())
-        n_inside += int(tissue.kept.contains(xy, info.mpp).sum())
+        n_all += len(xy_um)
+        n_inside += int(tissue.kept.contains(to_px(xy_um), info.mpp).sum())
         n_counts += float(counts.sum())
     if not n_counts:
         raise LabelError(f"{assay.path}: has no counts, or all are of controls or below Q{LEAST_QUALITY:.0f}")
-    if n_inside <= LEAST_ON_TISSUE * n_judged:
+    if n_inside <= (LEAST_ON_TISSUE * n_all if tissue.roi is None else 0):
         raise LabelError(
-            f"{assay.path}: {n_judged - n_inside:,} of {n_judged:,} positions lie outside of the slide's tissue; give "
-            "the slide of this assay, or --transform"
+            f"{assay.path}: {n_all - n_inside:,} of {n_all:,} positions lie outside of the slide's tissue; give the "
+            "slide of this assay, or --transform"
         )
     return n_all, n_counts
 
