@@ -216,10 +216,9 @@ def render_preflight(cohort: dict[str, Any]) -> str:
     problems = [f"cannot run  {slide['slide_id']}: {slide['problem']}" for slide in slides if slide["problem"]]
     remarks = [f"the same slide  {', '.join(names)}" for names in cohort["duplicates"]]
     remarks += [f"note  {slide['slide_id']}: {warning}" for slide in slides for warning in slide["warnings"]]
-    fetched = (
-        f"at URLs  {elsewhere['slides']} of them, all found, {_size(elsewhere['fetch_bytes'])} to fetch; not opened, "
-        "and not in what follows"
-    )
+    n_bytes = elsewhere["fetch_bytes"]
+    size = f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"
+    fetched = f"at URLs  {elsewhere['slides']} of them, all found, {size} to fetch; not opened, and not in what follows"
     n_opened = cohort["n_slides"] - cohort["n_problems"] - elsewhere["slides"]
     total = f"{n_opened} can run: {cohort['tissue_mm2']:,.1f} mm2 of tissue"
     parts = problems, remarks, _slides(cohort), _scanners(cohort), [fetched] * bool(elsewhere["slides"]), [total]
@@ -242,7 +241,3 @@ def _scanners(cohort: dict[str, Any]) -> Iterator[str]:
     for kind in cohort["scanners"]:
         x, y = kind["mpp"]
         yield f"{kind['slides']:6}  {kind['vendor']}, {x:g}" + (f" x {y:g}" if x != y else "")
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"

@@ -74,12 +74,7 @@ def make_sheet(args: argparse.Namespace) -> None:
 
 
 def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
-    """A row for every core of a slide, whose region of interest is written beside the sheet.
-
-    Args:
-        slide: row of the slide.
-        sheet: path of the sheet of cores.
-        known: further cells of each core; none without a map.
+    """A row for every core of a slide, with its ``known`` cells; its region of interest is written beside the sheet.
 
     Raises:
         SlideError: the slide cannot be read, or its tissue is not a grid of cores.

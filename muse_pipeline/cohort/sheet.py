@@ -242,12 +242,7 @@ def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, li
 
 
 def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, dict[str, str]]:
-    """The cells of every row by column, of a sheet that may have columns of the user's own.
-
-    Args:
-        path: path of the sheet.
-        columns: columns that it must have.
-        key: column that names the rows.
+    """The cells of every row by column, of a sheet that may have columns of the user's own; ``key`` names the rows.
 
     Raises:
         SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or has a column or a row twice.

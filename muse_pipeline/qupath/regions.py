@@ -238,7 +238,10 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
     classification, name = properties.get("classification"), properties.get("name")
     class_name = read_class_name(classification)
     is_ignored = is_called((IGNORE,), class_name, name)
-    return RoiArea(name and str(name), class_name, shape, is_ignored, _read_color(classification))
+    color = classification.get("color") if isinstance(classification, dict) else None
+    is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(part, int) for part in color)
+    area = RoiArea(name and str(name), class_name, shape, is_ignored)
+    return replace(area, color=tuple(color)) if is_rgb else area
 
 
 def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
@@ -399,9 +402,3 @@ def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
             f"{path}: has no area with a class on slide '{info.slide_id}'; draw areas and set their class"
         )
     return found
-
-
-def _read_color(classification: Any) -> tuple[int, int, int]:
-    color = classification.get("color") if isinstance(classification, dict) else None
-    is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(part, int) for part in color)
-    return tuple(color) if is_rgb else (128, 128, 128)

@@ -120,7 +120,7 @@ def _describe(
 
     def draw_map() -> None:
         if not seen:
-            backdrop = _read_backdrop(store) if store else _picture_mask(tissue.mask)
+            backdrop = _read_backdrop(store) if store else [np.where(tissue.mask, np.uint8(215), np.uint8(255))] * 3
             areas = _read_artefacts(folder, info) if provenance.quality else []
             draw_density(grid, tissue.mask, backdrop, files.density, areas, info.mpp)
 
@@ -262,7 +262,3 @@ def _read_backdrop(store: Store) -> Iterator[np.ndarray]:
     strips = [(top, min(CHUNK_PX, height - top)) for top in range(0, height, CHUNK_PX)]
     for channel in range(3):
         yield np.concatenate([level.read_planes((0, top), (width, n))[channel] for top, n in strips])
-
-
-def _picture_mask(mask: np.ndarray) -> list[np.ndarray]:
-    return [np.where(mask, np.uint8(215), np.uint8(255))] * 3
