@@ -73,8 +73,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
         areas = files.folder
         # The step ends first and records the failure in its ledger, before that is suppressed.
         with suppress(Exception), _step(files, "regions", begin) as warnings:
-            found = files.info, files.colour, areas
-            warnings.extend(regions(files.store(mpp), lambda: models.regions, *found, threads))
+            regions(files.store(mpp), lambda: models.regions, files.info, files.colour, areas, threads, warnings)
     names = shard_names(row.shards or settings.shards)
     for name in names:
         with _step(files, "detect", begin, f"detect-{name}") as warnings:

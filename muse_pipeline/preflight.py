@@ -52,6 +52,7 @@ class SlideCheck:
         file_bytes: size of the slide's file.
         fetch_bytes: size of a slide at a URL; such slides are not fetched.
         tissue_mm2: area of tissue, within the ROI if there is one.
+        roi: file of the ROI; None without one.
     """
 
     slide_id: str
@@ -65,6 +66,7 @@ class SlideCheck:
     file_bytes: int | None = None
     fetch_bytes: int | None = None
     tissue_mm2: float | None = None
+    roi: str | None = None
 
 
 def check_slides(
@@ -110,9 +112,9 @@ def read_check(path: Path) -> SlideCheck:
 
 def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> SlideCheck:
     if isinstance(row.path, SlideUrl):
-        return SlideCheck(row.slide_id, path, fetch_bytes=ask_size(row.path))
+        return SlideCheck(row.slide_id, path, fetch_bytes=ask_size(row.path), roi=row.roi)
     cv2.setNumThreads(1)
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"roi": row.roi}
     warnings: list[str] = []
     try:
         info = inspect_slide(row.path, row.slide_id, row.mpp)
@@ -190,15 +192,15 @@ def sum_up(checks: Sequence[SlideCheck]) -> dict[str, Any]:
 
 
 def find_duplicates(checks: Sequence[SlideCheck]) -> list[list[str]]:
-    """Names of slides with the same content; at URLs, with the same file name and size."""
+    """Names of slides with the same content and ROI; at URLs, with the same file name and size."""
     here = {(Path(check.path).name, check.file_bytes): check.fingerprint for check in checks if check.fingerprint}
     same = defaultdict(list)
     for check in checks:
         if check.fetch_bytes is not None:
             file = SlideUrl(check.path).file_name, check.fetch_bytes
-            same[here.get(file, file)].append(check.slide_id)
+            same[here.get(file, file), check.roi].append(check.slide_id)
         elif check.fingerprint:
-            same[check.fingerprint].append(check.slide_id)
+            same[check.fingerprint, check.roi].append(check.slide_id)
     return [names for names in same.values() if len(names) > 1]
 
 
@@ -210,29 +212,17 @@ def count_scanners(checks: Sequence[SlideCheck]) -> list[dict[str, Any]]:
 
 def render_preflight(cohort: dict[str, Any]) -> str:
     """``sum_up`` as text, worst first."""
-    parts = [
-        _problems(cohort),
-        _remarks(cohort),
-        _slides(cohort),
-        _scanners(cohort),
-        _elsewhere(cohort),
-        _total(cohort),
-    ]
+    slides, elsewhere = cohort["slides"], cohort["elsewhere"]
+    problems = [f"cannot run  {slide['slide_id']}: {slide['problem']}" for slide in slides if slide["problem"]]
+    remarks = [f"the same slide  {', '.join(names)}" for names in cohort["duplicates"]]
+    remarks += [f"note  {slide['slide_id']}: {warning}" for slide in slides for warning in slide["warnings"]]
+    n_bytes = elsewhere["fetch_bytes"]
+    size = f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"
+    fetched = f"at URLs  {elsewhere['slides']} of them, all found, {size} to fetch; not opened, and not in what follows"
+    n_opened = cohort["n_slides"] - cohort["n_problems"] - elsewhere["slides"]
+    total = f"{n_opened} can run: {cohort['tissue_mm2']:,.1f} mm2 of tissue"
+    parts = problems, remarks, _slides(cohort), _scanners(cohort), [fetched] * bool(elsewhere["slides"]), [total]
     return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
-
-
-def _problems(cohort: dict[str, Any]) -> Iterator[str]:
-    for slide in cohort["slides"]:
-        if slide["problem"]:
-            yield f"cannot run  {slide['slide_id']}: {slide['problem']}"
-
-
-def _remarks(cohort: dict[str, Any]) -> Iterator[str]:
-    for names in cohort["duplicates"]:
-        yield f"the same slide  {', '.join(names)}"
-    for slide in cohort["slides"]:
-        for warning in slide["warnings"]:
-            yield f"note  {slide['slide_id']}: {warning}"
 
 
 def _slides(cohort: dict[str, Any]) -> Iterator[str]:
@@ -251,18 +241,3 @@ def _scanners(cohort: dict[str, Any]) -> Iterator[str]:
     for kind in cohort["scanners"]:
         x, y = kind["mpp"]
         yield f"{kind['slides']:6}  {kind['vendor']}, {x:g}" + (f" x {y:g}" if x != y else "")
-
-
-def _elsewhere(cohort: dict[str, Any]) -> Iterator[str]:
-    if n_slides := cohort["elsewhere"]["slides"]:
-        size = _size(cohort["elsewhere"]["fetch_bytes"])
-        yield f"at URLs  {n_slides} of them, all found, {size} to fetch; not opened, and not in what follows"
-
-
-def _total(cohort: dict[str, Any]) -> Iterator[str]:
-    n_opened = cohort["n_slides"] - cohort["n_problems"] - cohort["elsewhere"]["slides"]
-    yield f"{n_opened} can run: {cohort['tissue_mm2']:,.1f} mm2 of tissue"
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"

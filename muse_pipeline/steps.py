@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from muse_pipeline.nuclei.table import Nuclei
     from muse_pipeline.slides.remote import SlideUrl
     from muse_pipeline.store.store import Store
+    from muse_pipeline.tissue.find import FoundTissue
     from muse_pipeline.tissue.mask import TissueMask
 
 
@@ -65,6 +66,10 @@ def inspect(
     print(info_text(info))
 
 
+# Tissue of the whole file of the last slide with a ROI: the next slide is often another core of the same file.
+_last_with_roi: dict[tuple[str, tuple[float, float], str], FoundTissue] = {}
+
+
 def tissue(
     slide: Path,
     info: Path,
@@ -87,7 +92,7 @@ def tissue(
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info, require_unchanged
     from muse_pipeline.tissue.colour import measure_colour
-    from muse_pipeline.tissue.find import find_tissue, is_fluorescence, measure_annotation
+    from muse_pipeline.tissue.find import find_tissue, is_fluorescence, limit_tissue, measure_annotation
     from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_picture
 
     return_large_arrays()
@@ -95,7 +100,12 @@ def tissue(
     area = read_roi(roi, known) if roi else None
     with open_slide(slide, known.reader) as opened:
         require_unchanged(opened, known)
-        search = find_tissue(opened, known, area)
+        key = known.fingerprint, known.mpp, known.reader
+        search = _last_with_roi.get(key) or find_tissue(opened, known)
+        _last_with_roi.clear()
+        if area is not None:
+            _last_with_roi[key] = search
+            search = limit_tissue(search, known, area)
         found, warnings = search.tissue, search.warnings
         if area is not None:
             parts = [measure_annotation(each, found, known) for each in read_annotations(roi, area, known)]
@@ -155,11 +165,13 @@ def regions(
     info: Path,
     colour: Path,
     output: Path,
-    threads: int = 1,
-) -> list[str]:
-    """Map the tissue regions of a slide into the folder ``output``, and print their areas; returns warnings.
+    threads: int,
+    warnings: list[str],
+) -> None:
+    """Map the tissue regions of a slide into the folder ``output``, and print their areas.
 
-    If it fails, the folder has a ``regions.json`` that states the reason, and no other file of regions.
+    If it fails, the folder has a ``regions.json`` that states the reason, and no other file of regions; ``warnings``
+    has those about the model in either case.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.model import precision_warnings
@@ -171,7 +183,9 @@ def regions(
 
     known = read_info(info)
     with record_failure(output, known.slide_id):
-        predictor, image = load_predictor(), open_store(store)
+        predictor = load_predictor()
+        warnings += precision_warnings(predictor.card, predictor.provider)
+        image = open_store(store)
         image.require_lossless()
         fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
         with print_load("mapping regions", threads), show_progress("windows") as progress:
@@ -179,7 +193,6 @@ def regions(
         record = write_regions(found, image, known, output)
     for one in record["classes"]:
         print(f"{one['name']}: {one['area_mm2']:.3f} mm2 in {one['n_areas']} areas")
-    return precision_warnings(predictor.card, predictor.provider)
 
 
 def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:

@@ -70,6 +70,11 @@ def test_a_slide_at_a_url_is_known_by_name_and_size():
     assert find_duplicates(checks) == [["here", "there"], ["elsewhere", "again"]]
 
 
+def test_cores_of_a_file_are_no_duplicates():
+    checks = [SlideCheck(name, "/a.svs", fingerprint="f", roi=f"{name[0]}.geojson") for name in ("1", "2", "2 again")]
+    assert find_duplicates(checks) == [["2", "2 again"]]
+
+
 def test_what_of_a_roi_is_left_out_is_noted(folder, card, tmp_path):
     (tmp_path / "roi.geojson").write_text(
         '[{"type":"Polygon","coordinates":[[[0,0],[900,0],[900,900],[0,0]]]},{"type":"Point","coordinates":[1,1]}]'

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.errors import ArgumentError
     from muse_pipeline.scverse.bins import count_in_nuclei, read_visium_hd, read_xenium, write_bins
     from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.tissue.mask import TissueMask
 
     if not 0 <= args.expand_um <= 50:
         raise ArgumentError(f"--expand-um {args.expand_um:g}: a cell reaches 0 to 50 um beyond its nucleus")
@@ -53,10 +54,12 @@ def run(args: argparse.Namespace) -> None:
     files = SlideFiles(args.slide)
     info, output = read_info(files.info), args.output or files.bins
     assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
-    binned = count_in_nuclei(files.nuclei, info, assay, args.transform, args.expand_um)
-    write_bins(files.nuclei, assay, binned, output)
-    n_nuclei, n_genes = binned.counts.shape
+    given = args.transform, args.expand_um
+    counts, of_counts, of_positions = count_in_nuclei(
+        files.nuclei, info, TissueMask.load(files.mask, info), assay, *given
+    )
+    write_bins(files.nuclei, assay, counts, output)
     print(
-        f"{output}: {n_nuclei:,} nuclei, {n_genes:,} genes; {binned.share_in_nuclei:.1%} of the counts and "
-        f"{binned.spots_in_nuclei:.1%} of the positions belong to nuclei"
+        f"{output}: {counts.shape[0]:,} nuclei, {counts.shape[1]:,} genes; {of_counts:.1%} of the counts and "
+        f"{of_positions:.1%} of the positions belong to nuclei"
     )

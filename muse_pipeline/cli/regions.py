@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     files = SlideFiles(args.store.parent)
     inputs = args.info or files.info, args.colour or files.colour
-    args.warnings += regions(args.store, lambda: _load_predictor(args), *inputs, args.output, args.threads)
+    regions(args.store, lambda: _load_predictor(args), *inputs, args.output, args.threads, args.warnings)
 
 
 def _load_predictor(args: argparse.Namespace) -> RegionPredictor:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from muse_pipeline.cli.arguments import add_output_argument, positive
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from muse_pipeline.cohort.sheet import SheetRow
 
 
@@ -34,54 +36,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check or write a sheet."""
+    from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.errors import ConfigError
+    from muse_pipeline.core.files import write_json
+    from muse_pipeline.core.text import count_noun
 
     if args.check:
-        check_sheet(args.check, args.resolved)
+        rows = read_sheet(args.check)
+        if args.resolved:
+            write_json(args.resolved, [row.to_dict() for row in rows])
+        print(f"{args.check}: {count_noun(len(rows), 'slide')}, nothing wrong")
+    elif args.core_map and not args.tma:
+        raise ConfigError("--core-map is the map of a tissue microarray; give --tma too")
+    elif args.tma and args.output and (args.add or args.output.exists()):
+        raise ConfigError(f"{args.output}: --tma writes a new sheet; choose another name, and leave --add out")
     elif args.folder and args.output:
-        make_sheet(args.folder, args.output, args.mpp, args.add, args.tma, args.core_map)
+        make_sheet(args)
     else:
         raise ConfigError("give a FOLDER and --output to write a sheet, or --check SHEET to check one")
 
 
-def check_sheet(path: Path, resolved: Path | None) -> None:
-    """Check a sheet; write its rows as JSON if requested."""
-    from muse_pipeline.cohort.sheet import read_sheet
-    from muse_pipeline.core.files import write_json
-
-    rows = read_sheet(path)
-    if resolved:
-        write_json(resolved, [row.to_dict() for row in rows])
-    print(f"{path}: {len(rows)} slide{'s' * (len(rows) != 1)}, nothing wrong")
-
-
-def make_sheet(
-    folder: Path, output: Path, mpp: float | None, add: bool = False, tma: bool = False, core_map: Path | None = None
-) -> None:
-    """Write the sheet of a folder, or add its slides to an existing one; with ``tma`` a sheet of cores."""
+def make_sheet(args: argparse.Namespace) -> None:
+    """Write the sheet of a folder or of its cores, or add its slides to an existing sheet."""
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
     from muse_pipeline.core.text import count_noun
 
-    rows = collect_slides(folder, mpp)
-    if tma:
-        rows = [core for row in rows for core in find_core_rows(row, output, core_map)]
-        write_sheet(output, rows)
-        print(f"{output}: {count_noun(len(rows), 'core')}")
-        return
-    if add and output.exists():
+    rows, output = collect_slides(args.folder, args.mpp), args.output
+    if args.tma:
+        known = _read_core_map(args.core_map) if args.core_map else {}
+        rows = [core for row in rows for core in find_core_rows(row, output, known)]
+    elif args.add and output.exists():
         n_new = len(add_to_sheet(output, rows))
         print(f"{output}: {count_noun(n_new, 'slide')} added, {count_noun(len(rows) - n_new, 'slide')} there already")
         return
     write_sheet(output, rows)
-    print(f"{output}: {count_noun(len(rows), 'slide')}")
+    print(f"{output}: {count_noun(len(rows), 'core' if args.tma else 'slide')}")
 
 
-def find_core_rows(slide: SheetRow, sheet: Path, core_map: Path | None) -> list[SheetRow]:
-    """A row for every core of a slide, whose region of interest is written beside the sheet.
+def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
+    """A row for every core of a slide, with its ``known`` cells; its region of interest is written beside the sheet.
 
     Raises:
         SlideError: the slide cannot be read, or its tissue is not a grid of cores.
-        SheetError: the core map cannot be read, or has no column ``core``.
+        SheetError: none of its cores is known.
     """
     from dataclasses import replace
 
@@ -93,31 +90,55 @@ def find_core_rows(slide: SheetRow, sheet: Path, core_map: Path | None) -> list[
     from muse_pipeline.tissue.find import find_tissue
     from muse_pipeline.tissue.tma import find_cores
 
-    known = _read_core_map(core_map) if core_map else {}
     info = call_isolated(inspect_slide, Path(slide.path), slide.slide_id, slide.mpp, None)
     with open_slide(slide.path, info.reader) as opened:
         tissue = find_tissue(opened, info, None).tissue
     try:
-        grid = find_cores(tissue.mask, tissue.mask_mpp)
+        cores, radius_um = find_cores(tissue.mask, tissue.mask_mpp)
     except SlideError as error:
         raise SlideError(f"{slide.path}: {error}") from error
+    present = [core for core in cores if not core.is_missing]
+    if known:
+        _compare_with_map(slide, [core.name for core in present], known)
     rows = []
-    for core in grid.present:
+    for core in present:
         name = f"{slide.slide_id}_{core.name}"
         roi = sheet.resolve().with_name(f"{sheet.stem}-cores") / f"{name}.geojson"
-        write_cores(roi, [core], grid.radius_um, info)
-        own = {"core": core.name} | known.get(core.name, {})
-        row = replace(slide, slide_id=name, roi=str(roi), patient=own.pop("patient", None) or slide.patient)
-        rows.append(replace(row, own=own))
+        write_cores(roi, [core], radius_um, info)
+        own = {"core": core.name, **known.get(core.name, {})}
+        patient = own.pop("patient", None) or slide.patient
+        rows.append(replace(slide, slide_id=name, roi=str(roi), patient=patient, own=own))
     return rows
 
 
 def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
-    from muse_pipeline.cohort.sheet import read_table
+    from muse_pipeline.cohort.sheet import read_cells
     from muse_pipeline.core.errors import SheetError
 
-    header, records = read_table(path)
-    if "core" not in header:
-        raise SheetError(f"{path}: has no column 'core', with names as B-7; its columns are {', '.join(header)}")
-    rows = (dict(zip(header, cells, strict=False)) for _, cells in records)
-    return {row.pop("core"): row for row in rows}
+    known = read_cells(path, key="core")
+    if not known:
+        raise SheetError(f"{path}: has no core in it; add a row per core, with its name, as B-7, in the column 'core'")
+    if taken := {"slide_id", "path", "roi", "mpp"}.intersection(*known.values()):
+        raise SheetError(f"{path}: the sheet has a column '{min(taken)}' of its own; rename that of the map")
+    return known
+
+
+def _compare_with_map(slide: SheetRow, names: list[str], known: Mapping[str, object]) -> None:
+    """Warn of names that only the slide or only the map has; raise an error if they have no name in common."""
+    from warnings import warn
+
+    from muse_pipeline.core.errors import LeftOutWarning, SheetError
+    from muse_pipeline.core.text import some_of
+
+    of_map = [f"'{name}'" for name in known if name not in names]
+    of_slide = [f"'{name}'" for name in names if name not in known]
+    if len(of_map) == len(known):
+        raise SheetError(
+            f"--core-map: has no core of {slide.path}, only {some_of(of_map)}; the slide has {some_of(of_slide)}; "
+            "correct the map's column 'core'"
+        )
+    map_has = f"lacks {len(of_map)} of the {len(known)} cores in the map"
+    slide_has = f"has {len(of_slide)} of its {len(names)} cores not in the map"
+    found = [f"{what}: {some_of(cores)}" for what, cores in ((map_has, of_map), (slide_has, of_slide)) if cores]
+    if found:
+        warn(f"{slide.path}: {'; '.join(found)}", LeftOutWarning, stacklevel=2)

@@ -241,36 +241,36 @@ def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, li
         warnings.warn(message, LeftOutWarning, stacklevel=3)
 
 
-def read_cells(path: Path, *columns: str) -> dict[str, dict[str, str]]:
-    """The cells of every slide by column, of a sheet that may have columns of the user's own.
+def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, dict[str, str]]:
+    """The cells of every row by column, of a sheet that may have columns of the user's own; ``key`` names the rows.
 
     Raises:
-        SheetError: the sheet cannot be read, lacks ``slide_id`` or one of the ``columns``, or has a column or a slide
-            twice.
+        SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or has a column or a row twice.
     """
     header, records = read_table(path)
-    for name in ("slide_id", *columns):
+    for name in (key, *columns):
         if name not in header:
             raise SheetError(f"{path}: has no column '{name}'; its columns are {', '.join(header)}")
-    rows = list(_values_by_row(header, records))
+    rows = list(_values_by_row(header, records, key))
     problems = [f"row {number}: {problem}" for number, _, doubled in rows for problem in doubled]
     if problems := [*_doubled_columns(header), *problems]:
         raise _sheet_error(path, problems)
     _warn_of_misspelt(path, header)
-    return {values["slide_id"]: values for _, values, _ in rows}
+    return {values.get(key, ""): values for _, values, _ in rows}
 
 
 def _values_by_row(
-    header: list[str], records: list[tuple[int, list[str]]]
+    header: list[str], records: list[tuple[int, list[str]]], column: str = "slide_id"
 ) -> Iterator[tuple[int, dict[str, str], list[str]]]:
     """Number of every row, its cells by column, and its problems in comparison with the other rows."""
     seen: dict[str, int] = {}
     for number, cells in records:
         values = dict(zip(header, cells, strict=False))
         found = [f"{len(cells)} cells where the header has {len(header)}"] if len(cells) > len(header) else []
-        key = folder_key(values.get("slide_id", ""))
+        key = folder_key(values.get(column, ""))
         if key and seen.setdefault(key, number) != number:
-            found.append(f"slide_id '{_show(values['slide_id'])}' names the same folder as that of row {seen[key]}")
+            same = "folder" if column == "slide_id" else column
+            found.append(f"{column} '{_show(values[column])}' names the same {same} as that of row {seen[key]}")
         yield number, values, found
 
 

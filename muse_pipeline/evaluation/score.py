@@ -112,7 +112,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         )
     truth = read_truth(pair.truth, classes, mpp, offset_px, size_px, rules.class_map)
     region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
-    on_slide = _inside_slide(truth.nuclei.xy, size_px)
+    on_slide = ((truth.nuclei.xy >= 0) & (truth.nuclei.xy <= (np.inf if size_px is None else size_px))).all(1)
     found = read_nuclei(pair.nuclei)
     _require_order(pair.truth, truth.nuclei.xy, found.xy, mpp, rules.radius_um)
     if len(on_slide) and not on_slide.any():
@@ -204,10 +204,6 @@ def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
         return np.ones(len(xy), bool)
     shapely.prepare(region)
     return shapely.contains_xy(region, xy[:, 0], xy[:, 1])
-
-
-def _inside_slide(xy: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
-    return (xy >= 0).all(1) & (xy <= (np.inf if size_px is None else size_px)).all(1)
 
 
 def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> int | None:

@@ -15,7 +15,7 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.inference.card import METADATA_KEY, ImportedCard
 from muse_pipeline.inference.graph import add_metadata
-from muse_pipeline.inference.maps import channels_first, list_maps, scale_pixels
+from muse_pipeline.inference.maps import channels_first, list_maps, nuclei_of_maps, scale_pixels
 from muse_pipeline.inference.model import open_session, run_session
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 N_RAYS = 32  # of an outline that a watershed gives
+RADIUS_UM, PERIOD_UM = 4.0, 16.0  # of the nuclei of the drawn field, and from one to the next
+NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)
+PLAUSIBLE_UM = 1.0, 30.0  # median ray
 
 
 def import_model(
     network: Path, output: Path, input_px: int | None, halo_um: float, outputs: Sequence[str], **facts: Any
 ) -> ImportedCard:
-    """Write ``network`` with a card to ``output``, after a trial on an empty window.
+    """Write ``network`` with a card to ``output``, after a trial on drawn nuclei.
 
     Args:
         network: ONNX file without a card.
@@ -41,7 +44,7 @@ def import_model(
         facts: entries of the card that the network does not contain.
 
     Raises:
-        ModelError: the file is not such a network, or a window has no core.
+        ModelError: the file is not such a network, a window has no core, or its outlines are implausible.
     """
     import onnxruntime
 
@@ -68,9 +71,17 @@ def import_model(
     )
     if card.dtype == "uint8" and card.scaling != "none":
         raise ModelError(f"{network}: takes pixels in uint8, from 0 to 255; give --scaling none")
-    blank = np.full((card.batch, card.input_px, card.input_px, 3), 200, np.uint8)
-    maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(blank, card)})
+    field = _draw_field(card)
+    maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(field, card)})
     card = _fit(network, card, maps, halo_um)
+    if not all((values < np.inf).all() for values in maps):
+        raise ModelError(f"{network}: returns NaN or infinity for drawn nuclei; export the network again")
+    rays_um = nuclei_of_maps(maps, card)[0].rays if card.kind == "stardist" else np.zeros(0)
+    if len(rays_um) and not PLAUSIBLE_UM[0] <= np.median(rays_um) <= PLAUSIBLE_UM[1]:
+        raise ModelError(
+            f"{network}: has rays of {np.median(rays_um):,.1f} um for drawn nuclei of {RADIUS_UM:g} um; correct --mpp, "
+            "--scaling or --outputs, or export the network again"
+        )
     with complete_file(output) as unfinished:
         unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))
         try:
@@ -81,8 +92,15 @@ def import_model(
             raise ModelError(
                 f"{network}: has its weights in a file beside it; export it as one file (`external_data=False`)"
             ) from error
-        predictor(blank, IDENTITY)
+        predictor(field, IDENTITY)
     return card
+
+
+def _draw_field(card: ImportedCard) -> np.ndarray:
+    """(B, H, W, 3) uint8 windows with round nuclei on a lattice."""
+    um = (np.arange(card.input_px) + 0.5) * card.mpp % PERIOD_UM - PERIOD_UM / 2
+    is_nucleus = np.hypot(um, um[:, None])[..., None] < RADIUS_UM
+    return np.where(is_nucleus, NUCLEI, TISSUE).astype(np.uint8)[None].repeat(card.batch, 0)
 
 
 def _read_input(network: Path, session: InferenceSession, input_px: int | None) -> dict[str, Any]:

@@ -108,6 +108,5 @@ class Tma(Output):
 
         info = read_info(slide.files.info)
         tissue = TissueMask.load(slide.files.mask, info)
-        grid = find_cores(tissue.mask, tissue.mask_mpp)
-        write_cores(slide.files.tma, grid.cores, grid.radius_um, info)
+        write_cores(slide.files.tma, *find_cores(tissue.mask, tissue.mask_mpp), info)
         return []

@@ -66,7 +66,8 @@ def trace_outlines(
         worth = np.cumsum(profiles - threshold[:, None, None], axis=2)
         worth -= TRESPASS * np.maximum(steps_um - reach_um[block, :, None], 0)
         best = steps_um[_best_closed_path(worth)]
-        rays[block] = np.clip(_smooth_around(best), MIN_RADIUS_UM, np.maximum(reach_um[block], MIN_RADIUS_UM))
+        smooth = (np.roll(best, 1, 1) + 2 * best + np.roll(best, -1, 1)) / 4  # with both neighbours
+        rays[block] = np.clip(smooth, MIN_RADIUS_UM, np.maximum(reach_um[block], MIN_RADIUS_UM))
     return rays
 
 
@@ -134,11 +135,6 @@ def _best_closed_path(worth: np.ndarray) -> np.ndarray:
             path[:, order[i]] = at
         at = at + moves[i][rows, at]
     return path
-
-
-def _smooth_around(rays: np.ndarray) -> np.ndarray:
-    """Each ray (N, R) averaged with its two neighbours, weights 1 2 1."""
-    return (np.roll(rays, 1, 1) + 2 * rays + np.roll(rays, -1, 1)) / 4
 
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")

@@ -238,7 +238,10 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
     classification, name = properties.get("classification"), properties.get("name")
     class_name = read_class_name(classification)
     is_ignored = is_called((IGNORE,), class_name, name)
-    return RoiArea(name and str(name), class_name, shape, is_ignored, _read_color(classification))
+    color = classification.get("color") if isinstance(classification, dict) else None
+    is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(part, int) for part in color)
+    area = RoiArea(name and str(name), class_name, shape, is_ignored)
+    return replace(area, color=tuple(color)) if is_rgb else area
 
 
 def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +286,8 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
         x, y = qupath_offset_px(info.bounds)
         # Subtraction leaves binary remainders in coordinates of one decimal, which would be written.
         outline = shapely.set_precision(translate(outline, -x, -y), 0.1)
-    _write(path, [] if outline.is_empty else [_annotation(outline, info)])
+    properties = {"objectType": ANNOTATION, "name": "Tissue", "color": list(TISSUE_RGB), "isLocked": True}
+    _write(path, [] if outline.is_empty else [_feature(_make_id(info, "tissue"), outline, properties)])
 
 
 def write_cores(path: Path | str, cores: Iterable[Core], radius_um: float, info: SlideInfo) -> None:
@@ -300,15 +304,18 @@ def write_cores(path: Path | str, cores: Iterable[Core], radius_um: float, info:
     features = []
     for core in cores:
         ring = (circle + core.centre_um) / np.asarray(info.mpp) - qupath_offset_px(info.bounds)
-        features.append(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|core {core.name}")),
-                "geometry": shape_to_geojson(shapely.Polygon(np.round(ring, 1))),
-                "properties": {"objectType": "tmaCore", "name": core.name, "isMissing": core.is_missing},
-            }
-        )
+        properties = {"objectType": CORE, "name": core.name, "isMissing": core.is_missing}
+        shape = shapely.Polygon(np.round(ring, 1))
+        features.append(_feature(_make_id(info, f"core {core.name}"), shape, properties))
     _write(path, features)
+
+
+def _make_id(info: SlideInfo, what: str) -> uuid.UUID:
+    return uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|{what}")
+
+
+def _feature(own_id: uuid.UUID, shape: BaseGeometry, properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Feature", "id": str(own_id), "geometry": shape_to_geojson(shape), "properties": properties}
 
 
 def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
@@ -328,15 +335,6 @@ def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
     if len(missing) == len(features):
         return [], missing
     return read_annotations(path, shapely.box(0, 0, *info.size_px), info), missing
-
-
-def _annotation(outline: BaseGeometry, info: SlideInfo) -> dict:
-    return {
-        "type": "Feature",
-        "id": str(uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|tissue")),
-        "geometry": shape_to_geojson(outline),
-        "properties": {"objectType": "annotation", "name": "Tissue", "color": list(TISSUE_RGB), "isLocked": True},
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,22 +362,15 @@ def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideI
         made_by: checksum of the model, or another word; equal areas with equal ``made_by`` have equal ids.
     """
     x, y = qupath_offset_px(info.bounds)
-    namespace = uuid.uuid5(_NAMESPACE, f"{info.slide_id}|{info.fingerprint}|{made_by}")
+    namespace = _make_id(info, made_by)
     with FeatureFile(Path(path)) as file:
         for area in areas:
             shape = shapely.transform(area.shape, lambda xy: np.round(xy - (x, y), 1))
-            file.write(encode(_class_feature(area, shape, namespace), split_name(Path(path))[1]))
-
-
-def _class_feature(area: ClassArea, shape: BaseGeometry, namespace: uuid.UUID) -> bytes:
-    classification = {"name": area.class_name, "color": list(area.color)}
-    feature = {
-        "type": "Feature",
-        "id": str(uuid.uuid5(namespace, shape.wkt)),
-        "geometry": shape_to_geojson(shape),
-        "properties": {"objectType": "annotation", "classification": classification, "isLocked": True},
-    }
-    return json.dumps(feature, separators=(",", ":"), ensure_ascii=False).encode()
+            classification = {"name": area.class_name, "color": list(area.color)}
+            properties = {"objectType": ANNOTATION, "classification": classification, "isLocked": True}
+            feature = _feature(uuid.uuid5(namespace, shape.wkt), shape, properties)
+            text = json.dumps(feature, separators=(",", ":"), ensure_ascii=False).encode()
+            file.write(encode(text, split_name(Path(path))[1]))
 
 
 def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
@@ -411,9 +402,3 @@ def read_class_areas(path: Path | str, info: SlideInfo) -> list[ClassArea]:
             f"{path}: has no area with a class on slide '{info.slide_id}'; draw areas and set their class"
         )
     return found
-
-
-def _read_color(classification: Any) -> tuple[int, int, int]:
-    color = classification.get("color") if isinstance(classification, dict) else None
-    is_rgb = isinstance(color, list) and len(color) == 3 and all(isinstance(part, int) for part in color)
-    return tuple(color) if is_rgb else (128, 128, 128)

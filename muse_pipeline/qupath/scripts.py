@@ -56,14 +56,10 @@ def write_scripts(folder: Path, muse: Path, config: Path) -> list[Path]:
 def join_parts(main: str, functions: str, importer: str) -> str:
     """Join three parts to a script: its own text, functions, and functions of the import script; imports come first."""
     parts = [main, functions, importer[importer.index(_FUNCTIONS) :]]
-    imports = dict.fromkeys(line for part in (main, functions, importer) for line in _imports(part))
+    imports = dict.fromkeys(re.findall(r"^import .*$", "\n".join([main, functions, importer]), re.MULTILINE))
     head, *rest = (re.sub(r"^import .*\n", "", part, flags=re.MULTILINE).strip() for part in parts)
     comment, end, own = head.partition("*/\n")
     return "\n\n".join([comment + end + "\n".join(imports), own.strip(), *rest]) + "\n"
-
-
-def _imports(text: str) -> list[str]:
-    return re.findall(r"^import .*$", text, flags=re.MULTILINE)
 
 
 def _quote(path: Path) -> str:

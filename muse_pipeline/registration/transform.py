@@ -22,7 +22,7 @@ from muse_pipeline.core.types import SlideInfo
 BEND_NODE_UM = 250.0
 LANDMARK_COLUMNS = ("x", "y", "partner_x", "partner_y")
 LEAST_LANDMARKS = 3
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +189,7 @@ def _fit_landmarks(points: np.ndarray, slide: SlideInfo, partner: SlideInfo, off
 
 def _is_matrix(text: str) -> bool:
     """True for text of numbers only, as in the alignment file of Xenium Explorer."""
-    return re.fullmatch(r"[\s\d.,;eE+-]+", text) is not None
+    return re.fullmatch(r"(?:[\s\d.,;e+-]|nan|inf)+", text, re.IGNORECASE) is not None
 
 
 def _read_matrix(text: str) -> np.ndarray:
@@ -199,4 +199,6 @@ def _read_matrix(text: str) -> np.ndarray:
         numbers = numbers[:6]
     if len(numbers) != 6:
         raise ValueError(f"{len(numbers)} numbers, not the 6 of a 2 x 3 or the 9 of an affine 3 x 3 matrix")
+    if bad := [number for number in numbers if not np.isfinite(number)]:
+        raise ValueError(f"the matrix contains {bad[0]}")
     return np.array(numbers).reshape(2, 3)

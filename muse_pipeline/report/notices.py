@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from muse_pipeline.core.provenance import FLAGGED, NOT_KNOWN
+from muse_pipeline.core.provenance import FLAGGED, NOT_KNOWN, Roi
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
@@ -165,9 +165,9 @@ def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list
 
 
 def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """Each slide with the content of an earlier slide, and the name of the earlier one."""
-    first: dict[str, str] = {}
-    contents = [(slide.slide_id, slide.info.fingerprint) for slide in slides if slide.info]
+    """Each slide with the content and ROI of an earlier slide, and the name of the earlier one."""
+    first: dict[tuple[str, Roi | None], str] = {}
+    contents = [(slide.slide_id, (slide.info.fingerprint, slide.roi)) for slide in slides if slide.info]
     return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
 
 

@@ -76,7 +76,8 @@ def add_strip(
     length_um = nice_length(width * um_per_px / 4)
     bar_px = length_um / um_per_px
     pen.rectangle((12, middle - 3, 12 + bar_px, middle + 2), fill=INK)
-    end = write_text(pen, (12 + bar_px + 8, middle), _length_text(length_um))
+    text = f"{length_um:g} um" if length_um < 1000 else f"{length_um / 1000:g} mm"
+    end = write_text(pen, (12 + bar_px + 8, middle), text)
     return canvas, pen, end + 24
 
 
@@ -123,10 +124,6 @@ def _font() -> ImageFont.FreeTypeFont:
 
 def _printable(text: str) -> str:
     return text.encode("ascii", "replace").decode()  # Pillow's font has no other characters
-
-
-def _length_text(um: float) -> str:
-    return f"{um:g} um" if um < 1000 else f"{um / 1000:g} mm"
 
 
 LONG_SIDE_PX = 900
@@ -176,7 +173,8 @@ def draw_density(
     for first in range(0, len(picture), BLEND_ROWS):
         rows = slice(first, first + BLEND_ROWS)
         picture[rows] = _blend_density(picture[rows], density[rows] / top, inside[rows])
-    _draw_outline(picture, inside)
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, contours, -1, _OUTLINE, 1, cv2.LINE_AA)
     for area in areas:
         rings = shapely.get_rings(shapely.get_parts(area.shape))
         corners = [np.rint(shapely.get_coordinates(ring) * slide_mpp / um_per_px).astype(np.int32) for ring in rings]
@@ -213,11 +211,6 @@ def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(h, w) float32 of a bool mask at another ``size``, linear; rows are resampled first to save memory."""
     narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
     return cv2.resize(narrow, size)
-
-
-def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:
-    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(picture, contours, -1, _OUTLINE, 1, cv2.LINE_AA)
 
 
 def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:

@@ -332,6 +332,7 @@ def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[
         np.array([float(each[row["measure"]] or "nan") for each in patients if each["group"] == n]) for n in names
     ]
     known = [values[np.isfinite(values)] for values in groups]
+    dots = np.linspace(0, 100, MOST_DOTS)
     together = np.concatenate(known) if any(map(len, known)) else np.zeros(1)
     numbers = ("mean_first", "mean_second", "effect", "low", "high", "p", "q")
     found = {name: value if math.isfinite(value := float(row[name] or "nan")) else None for name in numbers}
@@ -339,17 +340,13 @@ def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[
         "name": row["measure"],
         "unit": _UNITS.get(row["unit"], row["unit"]),
         "n_patients": [len(values) for values in known],
-        "dots": [_thin(values).tolist() for values in known],
+        "dots": [(np.percentile(each, dots) if len(each) > MOST_DOTS else each).tolist() for each in known],
         "least": float(together.min()),
         "extent": float(np.ptp(together)) or 1.0,
         "is_found": found["q"] is not None and found["q"] < FOUND,
         "means": [found["mean_first"], found["mean_second"]],
         **found,
     }
-
-
-def _thin(values: np.ndarray) -> np.ndarray:
-    return np.percentile(values, np.linspace(0, 100, MOST_DOTS)) if len(values) > MOST_DOTS else values
 
 
 def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -25,25 +25,18 @@ from muse_pipeline.nuclei.parquet import open_nuclei, parse_outlines
 from muse_pipeline.registration.transform import read_given
 from muse_pipeline.scverse.anndata import begin_anndata, write_nuclei_elements, write_var
 from muse_pipeline.scverse.elements import NucleiTable, open_hdf5, require_h5py
+from muse_pipeline.tissue.mask import TissueMask
 
 XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, where experiment.xenium does not state it
 GENE = "feature_name"
+CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # begin their names
 LEAST_QUALITY = 20.0  # Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
-MOST_OUTSIDE = 0.5  # share of the positions
+LEAST_ON_TISSUE = 0.5  # share of the positions
+MOST_SCALE = 1.1  # of lengths on the slide to those of the assay, which has the same tissue
 
 
-@dataclass(frozen=True)
-class Spots:
-    """Positions of an assay and their counts.
-
-    Attributes:
-        xy_um: (N, 2) um from the corner of the picture that the assay's positions belong to.
-        counts: (N, G) counts.
-    """
-
-    xy_um: np.ndarray
-    counts: sparse.csr_matrix
+Spots = tuple[np.ndarray, sparse.csr_matrix]  # positions (N, 2), um from the corner of the picture, and counts (N, G)
 
 
 @dataclass(frozen=True)
@@ -54,14 +47,14 @@ class Assay:
         path: file or folder of the assay.
         genes: names of the G genes.
         gene_ids: identifiers of the genes.
-        um_per_px: um per pixel of the picture that its positions belong to; None for the slide's own.
+        um_per_px: um per pixel of the picture that its positions belong to.
         batches: function that reads the spots.
     """
 
     path: Path
     genes: list[str]
     gene_ids: list[str]
-    um_per_px: float | None
+    um_per_px: float
     batches: Callable[[], Iterator[Spots]]
 
 
@@ -85,18 +78,20 @@ def read_visium_hd(path: Path) -> Assay:
             genes, ids = (group["features"][name][:].astype(str).tolist() for name in ("name", "id"))
         columns = ["barcode", "pxl_col_in_fullres", "pxl_row_in_fullres"]
         positions = pq.read_table(positions_file, columns=columns).to_pandas().set_index("barcode")
-        um_per_px = float(read_json(folder / "spatial/scalefactors_json.json")["microns_per_pixel"])
-    except (OSError, KeyError, ValueError) as error:
+        xy_px = positions.reindex(barcodes).to_numpy(float)
+        scale = read_json(folder / "spatial/scalefactors_json.json")["microns_per_pixel"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise LabelError(
             f"{folder}: is no folder of Visium HD bins ({one_line(error)}); give Space Ranger's `binned_outputs`"
         ) from error
-    xy_um = positions.reindex(barcodes).to_numpy(float) * um_per_px
-    if len(lost := np.flatnonzero(np.isnan(xy_um).any(1))):
+    if len(lost := np.flatnonzero(~np.isfinite(xy_px).all(1))):
         raise LabelError(f"{positions_file}: has no position of bin '{barcodes[lost[0]]}'; give the files of one run")
+    um_per_px = _require_scale(scale, folder / "spatial/scalefactors_json.json: microns_per_pixel")
+    xy_um = xy_px * um_per_px
 
     def batches() -> Iterator[Spots]:
         for start in range(0, len(xy_um), BATCH):
-            yield Spots(xy_um[start : start + BATCH], counts[start : start + BATCH])
+            yield xy_um[start : start + BATCH], counts[start : start + BATCH]
 
     return Assay(folder, genes, ids, um_per_px, batches)
 
@@ -107,19 +102,21 @@ def read_xenium(path: Path) -> Assay:
     Raises:
         LabelError: the file is missing or is another table.
     """
+    experiment = path.parent / "experiment.xenium"
     try:
         file = pq.ParquetFile(path)
+        columns = [GENE, "x_location", "y_location", *({"qv"} & set(file.schema_arrow.names))]
+        kinds = {name: file.schema_arrow.field(name).type for name in columns}
         names = {name for batch in file.iter_batches(BATCH, columns=[GENE]) for name in _encode(batch)[1]}
-        lacking = {"x_location", "y_location"} - set(file.schema_arrow.names)
-    except (OSError, ValueError, KeyError) as error:
+        facts = read_json(experiment) if experiment.is_file() else {}
+        scale = facts.get("pixel_size", XENIUM_UM_PER_PX)
+    except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
         raise LabelError(f"{path}: is no table of transcripts ({one_line(error)}); give transcripts.parquet") from error
-    if lacking:
-        raise LabelError(f"{path}: has no column {min(lacking)}; give Xenium's transcripts.parquet")
-    genes = sorted(name for name in names if not _is_control(name))
-    experiment = path.parent / "experiment.xenium"
-    um_per_px = read_json(experiment).get("pixel_size", XENIUM_UM_PER_PX) if experiment.is_file() else XENIUM_UM_PER_PX
+    for name, kind in list(kinds.items())[1:]:
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise LabelError(f"{path}: column {name} has {kind}, not numbers; give Xenium's transcripts.parquet")
+    genes = sorted(name for name in names if not name.startswith(CONTROLS))
     number = {name: index for index, name in enumerate(genes)}
-    columns = [GENE, "x_location", "y_location", *({"qv"} & set(file.schema_arrow.names))]
 
     def batches() -> Iterator[Spots]:
         for batch in file.iter_batches(BATCH, columns=columns):
@@ -129,74 +126,93 @@ def read_xenium(path: Path) -> Assay:
             good = to_numpy(table["qv"]) >= LEAST_QUALITY if "qv" in columns else True
             kept = np.flatnonzero((gene >= 0) & good)
             rows = np.ones(len(kept), np.float32), gene[kept], np.arange(len(kept) + 1)
-            xy_um = np.stack([to_numpy(table[name])[kept] for name in ("x_location", "y_location")], 1)
-            yield Spots(xy_um.astype(float), sparse.csr_matrix(rows, shape=(len(kept), len(genes))))
+            xy_um = np.stack([to_numpy(table[name])[kept] for name in columns[1:3]], 1).astype(float)
+            if not np.isfinite(xy_um).all():
+                raise LabelError(f"{path}: a transcript has no x_location or y_location; remove it from the table")
+            yield xy_um, sparse.csr_matrix(rows, shape=(len(kept), len(genes)))
 
-    return Assay(path, genes, genes, float(um_per_px), batches)
+    return Assay(path, genes, genes, _require_scale(scale, f"{experiment}: pixel_size"), batches)
+
+
+def _require_scale(um_per_px: object, where: Path | str) -> float:
+    if not isinstance(um_per_px, int | float) or not 0 < um_per_px < np.inf:
+        raise LabelError(f"{where} is {um_per_px!r}, not a positive number of um; correct it")
+    return float(um_per_px)
 
 
 def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
     """The gene of each transcript (N,) as a number, and the names; older versions of Xenium write bytes."""
     encoded = batch[GENE].cast(pa.string()).dictionary_encode()
+    if encoded.null_count:
+        raise ValueError(f"a transcript has no {GENE}")
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
-def _is_control(name: str) -> bool:
-    return name.startswith(("NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"))
-
-
-@dataclass(frozen=True)
-class BinnedCounts:
-    """Counts of genes in the nuclei of a slide.
-
-    Attributes:
-        counts: (N, G) counts of the nuclei.
-        share_in_nuclei: share of all counts.
-        spots_in_nuclei: share of all positions.
-    """
-
-    counts: sparse.csr_matrix
-    share_in_nuclei: float
-    spots_in_nuclei: float
-
-
 def count_in_nuclei(
-    nuclei: Path, info: SlideInfo, assay: Assay, transform: Path | None, expand_um: float
-) -> BinnedCounts:
+    nuclei: Path, info: SlideInfo, tissue: TissueMask, assay: Assay, transform: Path | None, expand_um: float
+) -> tuple[sparse.csr_matrix, float, float]:
     """Sum the counts of an assay in each nucleus.
 
     Args:
         nuclei: path of ``nuclei.parquet``.
         info: the slide.
+        tissue: its tissue.
         assay: the assay.
         transform: map from the slide to the assay's picture, as ``read_given`` reads it; None if they are the same.
         expand_um: greatest distance from a nucleus of what is counted to it.
 
+    Returns:
+        Counts (N, G) of the nuclei, and the shares of all counts and of all positions that are in nuclei.
+
     Raises:
-        LabelError: most positions lie outside the slide.
+        LabelError: the assay is empty, has another scale than the slide, or lies outside of its tissue.
         RegistrationError: the transform cannot be read.
     """
-    um_per_px = (assay.um_per_px,) * 2 if assay.um_per_px else info.mpp
-    given = transform and read_given(transform, info, replace(info, mpp=um_per_px, bounds=None), "openslide")
+    to_px = _find_map(info, assay, transform)
+    n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)
     with open_nuclei(nuclei) as file:
         outlines = parse_outlines(file.read(["geometry"])["geometry"].to_numpy())
     tree, reach_px = shapely.STRtree(outlines), expand_um / float(np.mean(info.mpp))
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
-    n_all = n_outside = n_inside = n_counted = 0
-    for spots in assay.batches():
-        xy = given.straighten(spots.xy_um) / info.mpp if given else spots.xy_um / um_per_px
-        n_all, n_outside = n_all + len(xy), n_outside + int(((xy < 0) | (xy >= info.size_px)).any(1).sum())
-        spot, nucleus = _assign(tree, xy, reach_px)
+    n_inside = 0
+    for xy_um, counts in assay.batches():
+        spot, nucleus = _assign(tree, to_px(xy_um), reach_px)
         n_inside += len(spot)
-        belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy)))
-        total = total + belongs @ spots.counts
-        n_counted += float(spots.counts.sum())
-    if n_outside > MOST_OUTSIDE * n_all:
+        belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy_um)))
+        total = total + belongs @ counts
+    return total, float(total.sum()) / n_counts, n_inside / n_all
+
+
+def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable[[np.ndarray], np.ndarray]:
+    """The function from positions (N, 2) of the assay, in um, to those on the slide, in level-0 px."""
+    um_per_px = assay.um_per_px
+    given = transform and read_given(transform, info, replace(info, mpp=(um_per_px,) * 2, bounds=None), "openslide")
+    scale = given.scale if given else um_per_px / np.mean(info.mpp)
+    if not 1 / MOST_SCALE < scale < MOST_SCALE:
         raise LabelError(
-            f"{assay.path}: {n_outside:,} of {n_all:,} positions lie outside the slide of {info.size_px[0]:,} x "
-            f"{info.size_px[1]:,} px; give the slide of this assay, or --transform"
+            f"{transform or assay.path}: the tissue has {scale:.3g} times the size that it has on the slide; correct "
+            f"the um per px of the slide ({np.mean(info.mpp):.4g}) or of the assay ({um_per_px:.4g}), or --transform"
         )
-    return BinnedCounts(total, float(total.sum()) / max(n_counted, 1), n_inside / max(n_all, 1))
+    return lambda um: given.straighten(um) / info.mpp if given else um / um_per_px
+
+
+def _require_on_tissue(
+    info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[np.ndarray], np.ndarray]
+) -> tuple[int, float]:
+    """The numbers of positions and counts; most positions must lie in the tissue, or some if it is within a ROI."""
+    n_all = n_inside = n_counts = 0
+    for xy_um, counts in assay.batches():
+        n_all += len(xy_um)
+        n_inside += int(tissue.kept.contains(to_px(xy_um), info.mpp).sum())
+        n_counts += float(counts.sum())
+    if not n_counts:
+        raise LabelError(f"{assay.path}: has no counts, or all are of controls or below Q{LEAST_QUALITY:.0f}")
+    if n_inside <= (LEAST_ON_TISSUE * n_all if tissue.roi is None else 0):
+        raise LabelError(
+            f"{assay.path}: {n_all - n_inside:,} of {n_all:,} positions lie outside of the slide's tissue; give the "
+            "slide of this assay, or --transform"
+        )
+    return n_all, n_counts
 
 
 def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.ndarray, np.ndarray]:
@@ -213,19 +229,19 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
     return spot, outline
 
 
-def write_bins(nuclei: Path, assay: Assay, binned: BinnedCounts, output: Path) -> None:
+def write_bins(nuclei: Path, assay: Assay, counts: sparse.csr_matrix, output: Path) -> None:
     """Write counts as AnnData: ``X`` has the counts, ``obs`` the nuclei, ``var`` the genes, ``obsm`` also features.
 
     Args:
         nuclei: path of ``nuclei.parquet``.
         assay: the assay.
-        binned: counts of the nuclei.
+        counts: (N, G) counts of the nuclei.
         output: path of the file.
 
     Raises:
         MissingPackageError: h5py is not installed.
     """
-    table, counts = NucleiTable.open(nuclei, None), binned.counts
+    table = NucleiTable.open(nuclei, None)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         write_nuclei_elements(elements, table, {}, "obsm/features")

@@ -156,7 +156,8 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
         except UnsuitedError as error:
             reasons.append(error)
     nearly = [error for error in reasons if isinstance(error, NearlyReadError)]
-    raise SlideError(why_unreadable(path, "; ".join(map(str, nearly or reasons[-1:]))))
+    of_its_kind = [error for error in reasons if not str(error).startswith("not a ")]
+    raise SlideError(why_unreadable(path, "; ".join(map(str, nearly or (of_its_kind or reasons)[-1:]))))
 
 
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:

@@ -13,7 +13,8 @@ from muse_pipeline.core.files import read_json
 from muse_pipeline.slides.remote import SlideUrl
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff"})
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jp2"})
+PICTURES = {"PNG": ".png", "JPEG": ".jpg", "JPEG 2000": ".jp2"}
+PICTURE_SUFFIXES = frozenset({*PICTURES.values(), ".jpeg"})
 _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
 
@@ -80,7 +81,12 @@ def why_unreadable(path: Path, reason: str) -> str:
     """Message about a file that no reader opens; ``reason`` is the message of the readers of such files."""
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
         return f"{path}: a MIRAX slide without its folder '{path.stem}'; copy the folder beside it"
+    if path.suffix.lower() == ".isyntax":
+        return f"{path}: a Philips iSyntax slide, which no reader here opens; export it as OME-TIFF"
     kind = file_format(path)
+    if kind in PICTURES and path.suffix.lower() not in PICTURE_SUFFIXES:
+        name = path.stem + PICTURES[kind]
+        return f"{path}: is a {kind} picture under the name of a slide; rename it to {name}, and give --mpp"
     if kind == "TIFF" and _first_directory_offset(path) >= path.stat().st_size:
         return f"{path}: is truncated ({path.stat().st_size:,} bytes, its directory lies beyond); {_REMEDY}"
     if kind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import cv2
@@ -42,19 +42,24 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     cv2.setNumThreads(1)
     overview = read_overview(slide, info)
     mask, warnings = find_mask(overview.pixels, overview.mpp, overview.unread)
-    mask_px = overview.mpp / np.array(info.mpp)
-    area_mm2 = float(_count_on_slide(mask, np.array(info.size_px) / mask_px) * np.prod(overview.mpp) / 1e6)
-    if roi is not None:
-        inside = roi_coverage(roi.intersection(shapely.box(0, 0, *info.size_px)), mask.shape, mask_px)
-        inside *= mask
-        area_mm2 = float(inside.sum() * np.prod(overview.mpp) / 1e6)
-        mask = inside > 0
-        if not mask.any() and not warnings:
-            warnings = ("no tissue within the region of interest",)
-    tissue = TissueMask(
-        mask, overview.mpp, roi, round(area_mm2, 6), fingerprint=info.fingerprint, slide_mpp=tuple(info.mpp)
-    )
-    return FoundTissue(tissue, overview, (*overview.warnings, *warnings))
+    size = np.array(info.size_px) / (overview.mpp / np.array(info.mpp))
+    area_mm2 = round(float(_count_on_slide(mask, size) * np.prod(overview.mpp) / 1e6), 6)
+    of_slide = {"fingerprint": info.fingerprint, "slide_mpp": tuple(info.mpp)}
+    tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide)
+    found = FoundTissue(tissue, overview, (*overview.warnings, *warnings))
+    return found if roi is None else limit_tissue(found, info, roi)
+
+
+def limit_tissue(found: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> FoundTissue:
+    """The tissue within ``roi``, absolute level-0 px, of that which was found on the whole slide."""
+    whole = found.tissue
+    on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
+    inside = roi_coverage(on_slide, whole.mask.shape, whole.mask_mpp / np.array(info.mpp)) * whole.mask
+    area_mm2 = round(float(inside.sum() * np.prod(whole.mask_mpp) / 1e6), 6)
+    warnings = found.warnings
+    if not inside.any() and not whole.is_empty:
+        warnings = (*warnings, "no tissue within the region of interest")
+    return FoundTissue(replace(whole, mask=inside > 0, roi=roi, area_mm2=area_mm2), found.overview, warnings)
 
 
 def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:

@@ -30,7 +30,8 @@ def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
         Multipolygon in absolute level-0 px, rounded to 0.1 px; empty if there is no tissue.
     """
     pixel_px = tissue.mask_mpp / np.asarray(info.mpp)
-    outline = shapely.transform(_union_of_rows(tissue.mask), lambda xy: xy * pixel_px)
+    of_strips = [_union_of_strip(tissue.mask[strip], strip.start) for strip in strips(len(tissue.mask))]
+    outline = shapely.transform(shapely.union_all(of_strips), lambda xy: xy * pixel_px)
     outline = outline.intersection(shapely.box(*info.scanned_box))
     if tissue.roi is not None:
         outline = outline.intersection(tissue.roi)
@@ -39,12 +40,8 @@ def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
     return MultiPolygon(parts)
 
 
-def _union_of_rows(mask: np.ndarray) -> BaseGeometry:
-    """The union of a mask's true pixels as unit squares, from one box per run of a row, strip by strip."""
-    return shapely.union_all([_union_of_strip(mask[strip], strip.start) for strip in strips(len(mask))])
-
-
 def _union_of_strip(mask: np.ndarray, top: int) -> BaseGeometry:
+    """The union of a strip's true pixels as unit squares, from one box per run of a row."""
     change = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
     rows, starts = np.nonzero(change == 1)
     _, stops = np.nonzero(change == -1)

@@ -13,6 +13,7 @@ WORK_UM = 16.0  # per pixel of the mask that is searched
 MOST_UM = 2000.0  # radius of a core
 LEAST_COVER = 0.1  # share of the disc of a core that is tissue; with less it is missing
 LEAST_CORES = 4
+COMPACT = 0.6  # share of the circle around a piece of tissue
 TURN = 0.45  # tangent of the largest angle between the grid and the slide
 NEAR = 0.35  # of the distance between two cores, from where the grid expects one
 
@@ -32,30 +33,11 @@ class Core:
     is_missing: bool
 
 
-@dataclass(frozen=True)
-class CoreGrid:
-    """The cores of a slide, row by row.
-
-    Attributes:
-        n_rows: number of rows.
-        n_columns: number of columns.
-        radius_um: radius of the cores.
-        cores: all positions of the grid.
-    """
-
-    n_rows: int
-    n_columns: int
-    radius_um: float
-    cores: tuple[Core, ...]
-
-    @property
-    def present(self) -> list[Core]:
-        """The cores that are not missing."""
-        return [core for core in self.cores if not core.is_missing]
-
-
-def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> CoreGrid:
+def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> tuple[list[Core], float]:
     """Find the cores in a tissue mask (h, w) bool with pixels of ``mask_mpp`` (2,) um.
+
+    Returns:
+        All positions of the grid, row by row, and the radius of the cores in um.
 
     Raises:
         SlideError: the tissue is not a grid of round discs of one size.
@@ -79,11 +61,11 @@ def find_cores(mask: np.ndarray, mask_mpp: np.ndarray) -> CoreGrid:
             x, y = np.clip(np.round(xy).astype(int), 0, (width - 1, height - 1))
             um = (xy + 0.5) * np.array(mask.shape[::-1]) * mask_mpp / (width, height)
             cores.append(Core(f"{_letters(row)}-{column + 1}", tuple(um.tolist()), bool(cover[y, x] < LEAST_COVER)))
-    radius_um = min(1.1 * radius, np.linalg.norm(steps, axis=1).min() / 2) * WORK_UM
-    grid = CoreGrid(int(shape[1]), int(shape[0]), float(radius_um), tuple(cores))
-    if _share_within(grid, tissue) < 0.5:
-        raise _no_grid(len(grid.present))
-    return grid
+    radius_um = float(min(1.05 * radius, np.linalg.norm(steps, axis=1).min() / 2) * WORK_UM)
+    present = [core for core in cores if not core.is_missing]
+    if _share_within(present, radius_um, tissue) < 0.5:
+        raise _no_grid(len(present))
+    return cores, radius_um
 
 
 _NOWHERE = -10_000
@@ -98,12 +80,19 @@ def _no_grid(n: int) -> SlideError:
 
 
 def _find_radius(tissue: np.ndarray) -> float:
-    """The radius of the cores, in pixels: the median of the largest circles within connected tissue."""
+    """The radius of the cores, in pixels.
+
+    It is the median of the circles around compact pieces of tissue: tears and holes leave the circle around a core as
+    it is, and loose pieces are not compact. Where all cores touch, it is the largest circle within the tissue.
+    """
     solid = cv2.morphologyEx((tissue > 0.5).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    depth = cv2.distanceTransform(np.pad(solid, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    n, label = cv2.connectedComponents(np.pad(solid, 1))
-    largest = np.array([depth[label == number].max() for number in range(1, n)] or [0.0])
-    radius = float(np.median(largest[largest >= largest.max() / 2]))
+    outlines, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    around = np.array([cv2.minEnclosingCircle(outline)[1] + 0.5 for outline in outlines])
+    filled = np.array([cv2.contourArea(outline) for outline in outlines])
+    compact = around[filled > COMPACT * np.pi * around**2]
+    if len(compact) < LEAST_CORES:
+        compact = cv2.distanceTransform(np.pad(solid, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max(keepdims=True)
+    radius = float(np.median(compact[compact >= compact.max() / 2]))
     if not 3 <= radius <= MOST_UM / WORK_UM:
         raise _no_grid(0)
     return radius
@@ -189,12 +178,12 @@ def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
     return index
 
 
-def _share_within(grid: CoreGrid, tissue: np.ndarray) -> float:
+def _share_within(cores: list[Core], radius_um: float, tissue: np.ndarray) -> float:
     """Share of the tissue that lies in the cores."""
     inside = np.zeros(tissue.shape, np.uint8)
-    for core in grid.present:
+    for core in cores:
         x, y = (round(each / WORK_UM - 0.5) for each in core.centre_um)
-        cv2.circle(inside, (x, y), round(grid.radius_um / WORK_UM) + 1, 1, -1)
+        cv2.circle(inside, (x, y), round(radius_um / WORK_UM) + 1, 1, -1)
     return float((tissue * inside).sum() / tissue.sum())
 
 

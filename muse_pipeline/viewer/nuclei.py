@@ -142,7 +142,9 @@ class ChunkWriter:
             waiting.unlink()
             path = self.folder / f"{column}_{row}.js"
             name = f"{self.folder.name}/{column}_{row}"
-            path.write_text(_script(name, *_columns(records)), encoding="ascii")
+            scale, content = _columns(records)
+            text = f'muse.receive("{name}",{scale:.8g},"{base64.b64encode(content).decode()}");\n'
+            path.write_text(text, encoding="ascii")
         index = [[*square, n] for square, n in sorted(self._counts.items(), key=lambda item: item[0][::-1])]
         return {"side_um": CHUNK_UM, "n_rays": self._record["rays"].shape[0], "index": index}
 
@@ -156,10 +158,6 @@ def _columns(records: np.ndarray) -> tuple[float, bytes]:
     rays = np.round(records["rays"] * (255 / longest)).astype(np.uint8)
     names = ("row", "x", "y", "label", "score", "sureness")
     return longest * _RAY_UM / 255, b"".join([*(records[name].tobytes() for name in names), rays.tobytes()])
-
-
-def _script(name: str, scale: float, content: bytes) -> str:
-    return f'muse.receive("{name}",{scale:.8g},"{base64.b64encode(content).decode()}");\n'
 
 
 @dataclass

@@ -123,7 +123,7 @@ def test_what_lies_beside_a_nucleus_counts_for_the_nearest(slide, tmp_path, muse
     [
         ("another folder", "is no folder of Visium HD bins ([Errno 2] No such file or directory: "),
         ("another run", "has no position of bin 's_002um_00000-1'"),
-        ("another slide", "positions lie outside the slide of 1,024 x 1,024 px"),
+        ("another slide", "positions lie outside of the slide's tissue"),
         ("no transform", "give its alignment with --transform"),
     ],
 )
@@ -135,9 +135,69 @@ def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):
         given = ["--visium-hd", write_visium_hd(tmp_path / "binned_outputs", slide, barcodes)]
     else:
         transcripts, matrix = write_xenium(tmp_path / "outs", slide)
-        matrix.write_text("1 0 90000 0 1 90000 0 0 1")
+        matrix.write_text(f"{slide[2] / 0.2125} 0 90000 0 {slide[2] / 0.2125} 90000 0 0 1")
         given = ["--xenium", transcripts, *(["--transform", matrix] if case == "another slide" else [])]
     status, _, printed = muse("bins", slide[0], *given, "-o", tmp_path / "bins.h5ad")
     assert (status, printed.count("\n")) == (2, 1)
     assert message in printed
     assert not (tmp_path / "bins.h5ad").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0, "scalefactors_json.json: microns_per_pixel is 0, not a positive number of um"),
+        (-0.5, "microns_per_pixel is -0.5, not a positive number"),
+        (float("nan"), "microns_per_pixel is nan, not a positive number"),
+        ("fine", "microns_per_pixel is 'fine', not a positive number"),
+        (
+            0.5,
+            "the tissue has 2 times the size that it has on the slide; correct the um per px of the slide (0.25) or of",
+        ),
+    ],
+)
+def test_the_scale_of_the_bins_is_checked(slide, tmp_path, muse, value, message):
+    folder = write_visium_hd(tmp_path / "binned_outputs", slide)
+    (folder / "square_002um/spatial/scalefactors_json.json").write_text(json.dumps({"microns_per_pixel": value}))
+    status, _, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "bins.h5ad")
+    assert (status, printed.count("\n")) == (2, 1) and message in printed
+    assert not (tmp_path / "bins.h5ad").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.assign(qv=np.nan), "has no counts, or all are of controls or below Q20"),
+        (lambda table: table.iloc[:0], "has no counts"),
+        (lambda table: table.assign(x_location=np.nan), "a transcript has no x_location or y_location"),
+        (lambda table: table.assign(y_location="1"), "column y_location has "),
+        (lambda table: table.assign(qv="30"), "column qv has "),
+        (
+            lambda table: table.assign(feature_name=[None, *table["feature_name"][1:]]),
+            "a transcript has no feature_name",
+        ),
+        (lambda table: table.drop(columns="x_location"), "x_location"),
+        (lambda table: table.assign(x_location=table["x_location"] - 5000), "lie outside of the slide's tissue"),
+    ],
+)
+def test_a_table_of_transcripts_is_checked(slide, tmp_path, muse, change, message):
+    transcripts, matrix = write_xenium(tmp_path / "outs", slide)
+    change(pd.read_parquet(transcripts)).to_parquet(transcripts)
+    words = ("--xenium", transcripts, "--transform", matrix, "-o", tmp_path / "bins.h5ad")
+    status, _, printed = muse("bins", slide[0], *words)
+    assert (status, printed.count("\n")) == (2, 1) and message in printed
+    assert not (tmp_path / "bins.h5ad").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1.2,0,nan\n0,1.2,3\n0,0,1", "the matrix contains nan"),
+        ("2.4,0,0\n0,2.4,0\n0,0,1", "the tissue has 2.04 times the size that it has on the slide"),
+    ],
+)
+def test_an_alignment_is_checked(slide, tmp_path, muse, text, message):
+    transcripts, matrix = write_xenium(tmp_path / "outs", slide)
+    matrix.write_text(text)
+    status, _, printed = muse("bins", slide[0], "--xenium", transcripts, "--transform", matrix)
+    assert (status, printed.count("\n")) == (2, 1) and message in printed

@@ -3,14 +3,18 @@ printed."""
 
 import dataclasses
 import hashlib
+import json
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from finished_slide import write_slide
 
 from muse_pipeline.core import environment
 from muse_pipeline.core.files import read_json
 from muse_pipeline.inference import model as model_file
+from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, precision_warnings, read_card
 from muse_pipeline.inference.predictor import Predictor
@@ -46,6 +50,19 @@ def test_integers_on_a_processor_that_may_overflow_are_a_warning(vnni):
     assert ["floating-point model" in output for output in precision_warnings(own, "cpu")] == ([] if vnni else [True])
     assert not precision_warnings(card, "cuda")
     assert not precision_warnings(read_card(BUILT_IN / "compact-fp32.onnx"), "cpu")
+
+
+def test_a_region_model_in_integers_is_warned_of_also_if_its_step_fails(vnni, muse, tmp_path):
+    network = onnx.load(BUILT_IN / "regions/epithelium.onnx")
+    (card,) = (entry for entry in network.metadata_props if entry.key == METADATA_KEY)
+    card.value = json.dumps(json.loads(card.value) | {"precision": "int8"})
+    onnx.save(network, tmp_path / "int8.onnx")
+    store = write_slide(tmp_path, "one") / "image-250nm.zarr"
+    words = ("--model", tmp_path / "int8.onnx", "--ledger", tmp_path / "ledger.json", "-o", tmp_path / "regions")
+    status, _, printed = muse("regions", store, *words)
+    assert status == 2 and "image-250nm.zarr" in printed
+    warned = read_json(tmp_path / "ledger.json").get("warnings", [])
+    assert ["reports no VNNI: sums may overflow" in each for each in warned] == ([] if vnni else [True])
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,27 @@ def test_bad_input_is_one_sentence(kind, words, complaint, muse, tmp_path):
     assert not (tmp_path / "m.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("px", "message"),
+    [
+        (-6.6, "has rays of 0.0 um for drawn nuclei of 4 um"),
+        (1, "has rays of 0.5 um"),
+        (5000, "has rays of 2,500.0 um"),
+        (np.nan, "returns NaN or infinity for drawn nuclei"),
+        (np.inf, "returns NaN or infinity"),
+    ],
+)
+def test_implausible_rays_are_one_sentence(px, message, muse, tmp_path):
+    network = onnx.load(draw_stardist(tmp_path / "network.onnx"))
+    (rays,) = (each for each in network.graph.initializer if list(each.dims) == [16])
+    rays.CopyFrom(onnx.numpy_helper.from_array(np.full(16, px, np.float32), rays.name))
+    onnx.save(network, tmp_path / "network.onnx")
+    words = ("--kind", "stardist", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse("import-model", tmp_path / "network.onnx", *words)
+    assert (status, errors.count("\n")) == (2, 1) and message in errors
+    assert not (tmp_path / "m.onnx").exists()
+
+
 def test_other_files_are_one_sentence(imported, muse, tmp_path):
     words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
     status, _, errors = muse("import-model", imported("distance"), *words)

@@ -277,6 +277,17 @@ def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
         "1 slide with the same content as another; all are in the totals:",
         "  again: as good",
     ]
+    cores = [
+        replace(good, slide_id=name, summary={**good.summary, "provenance": {**good.summary["provenance"], "roi": roi}})
+        for name, roi in (
+            (name, {"name": f"{sha256}.geojson", "sha256": sha256, "area_mm2": 1.0})
+            for name, sha256 in (("A-1", "1"), ("A-2", "2"), ("twin", "1"))
+        )
+    ]
+    assert summarise_flags([good, *cores])[:2] == [
+        "1 slide with the same content as another; all are in the totals:",
+        "  twin: as A-1",
+    ]
 
 
 def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp_path):

@@ -125,6 +125,16 @@ def test_missing_folder_empty_noise(tmp_path):
     assert "not a slide" in sentence(spoilt(tmp_path, "notes.tif", b"these are only words\n"))
 
 
+def test_names_that_do_not_suit_the_content(tmp_path):
+    for name, kind, right in (("a.svs", "png", "a.png"), ("b.ndpi", "jpeg", "b.jpg"), ("c.svs", "jpeg2000", "c.jp2")):
+        Image.new("RGB", (40, 30)).save(tmp_path / name, kind)
+        assert sentence(tmp_path / name).endswith(
+            f"picture under the name of a slide; rename it to {right}, and give --mpp"
+        )
+    assert "a Philips iSyntax slide, which no reader" in sentence(spoilt(tmp_path, "stub.isyntax", b"stub"))
+    assert "not a PNG" not in sentence(spoilt(tmp_path, "a.dcm", bytes(128) + b"DICM" + bytes(100)))
+
+
 def test_mirax_without_its_folder_is_not_taken_for_a_thumbnail(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "thumbnail.jpg")
     path = spoilt(tmp_path, "slide.mrxs", (tmp_path / "thumbnail.jpg").read_bytes())

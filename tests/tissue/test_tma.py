@@ -1,10 +1,20 @@
 """Cores of drawn tissue microarrays: with missing, torn and touching cores, turned, and what is no grid."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+from slide_files import write_pyramid
 
+from muse_pipeline import steps
+from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import SlideError
+from muse_pipeline.qupath.regions import read_roi
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.tissue.find import find_tissue
+from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.tma import find_cores
 
 MASK_MPP = np.array([8.0, 8.0])
@@ -31,9 +41,12 @@ def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um
     return mask.astype(bool), centres
 
 
-def centres_of(found):
-    """(rows, columns, 2) of the centres."""
-    return np.array([core.centre_um for core in found.cores]).reshape(found.n_rows, found.n_columns, 2)
+def find_grid(mask):
+    """The cores, their centres (rows, columns, 2) in um, and their radius."""
+    cores, radius_um = find_cores(mask, MASK_MPP)
+    row, column = cores[-1].name.split("-")
+    assert cores[0].name == "A-1"
+    return cores, np.array([core.centre_um for core in cores]).reshape(ord(row) - 64, int(column), 2), radius_um
 
 
 @pytest.mark.parametrize(
@@ -48,27 +61,46 @@ def centres_of(found):
 )
 def test_cores_of_a_drawn_microarray(drawing):
     mask, centres = draw_tma(**drawing)
-    found = find_cores(mask, MASK_MPP)
-    assert (found.n_rows, found.n_columns) == centres.shape[:2]
-    missing = {divmod(index, found.n_columns) for index, core in enumerate(found.cores) if core.is_missing}
+    cores, found, radius_um = find_grid(mask)
+    assert found.shape == centres.shape
+    missing = {divmod(index, found.shape[1]) for index, core in enumerate(cores) if core.is_missing}
     assert missing == set(drawing.get("missing", set()))
     whole = np.ones(centres.shape[:2], bool)
     for row, column in {*drawing.get("missing", ()), *drawing.get("torn", ())}:
         whole[row, column] = False
-    off = np.linalg.norm(centres_of(found) - centres, axis=-1)
+    off = np.linalg.norm(found - centres, axis=-1)
     assert off[whole].max() < 70 and off.max() < 260
-    assert found.radius_um == pytest.approx(drawing.get("radius_um", 300), rel=0.15)
-    assert [core.name for core in found.cores[:2]] == ["A-1", "A-2"]
-    assert found.cores[-1].name == f"{chr(64 + found.n_rows)}-{found.n_columns}"
+    assert radius_um == pytest.approx(drawing.get("radius_um", 300), rel=0.15)
+    assert cores[1].name == "A-2"
+
+
+@pytest.mark.parametrize("pitch_um", [900, 700])
+def test_torn_cores_have_the_radius_of_whole_ones(pitch_um):
+    mask, centres = draw_tma(pitch_um=pitch_um)
+    random, pixels = np.random.default_rng(0), mask.astype(np.uint8)
+    for x, y in np.round(centres.reshape(-1, 2) / 8):
+        angle = random.uniform(0, 2 * np.pi)
+        across, along = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        if random.random() < 0.5:  # a crack
+            ends = (x, y) + random.uniform(-12, 12) * across + np.outer((-45, 45), along)
+            cv2.line(pixels, *np.round(ends).astype(int).tolist(), 0, 5)
+        else:  # a part of the rim is lost
+            cv2.circle(pixels, np.round((x, y) + 33 * across).astype(int).tolist(), 18, 0, -1)
+    _, found, radius_um = find_grid(pixels.astype(bool))
+    assert found.shape == centres.shape and 300 < radius_um < 330
+    in_cores = np.zeros_like(pixels)
+    for centre in np.round(found.reshape(-1, 2) / 8).astype(int).tolist():
+        cv2.circle(in_cores, centre, int(radius_um / 8), 1, -1)
+    assert (pixels * in_cores).sum() > 0.98 * pixels.sum()
 
 
 def test_debris_beside_the_grid_is_no_core():
     mask, centres = draw_tma(missing={(0, 3)})
     cv2.circle(pixels := mask.astype(np.uint8), (30, 25), 12, 1, -1)
     pixels[:20, 300:420] = 1
-    found = find_cores(pixels.astype(bool), MASK_MPP)
-    assert (found.n_rows, found.n_columns) == (5, 8) and len(found.present) == 39
-    assert np.abs(centres_of(found) - centres).max() < 60
+    cores, found, _ = find_grid(pixels.astype(bool))
+    assert found.shape == centres.shape and sum(not core.is_missing for core in cores) == 39
+    assert np.abs(found - centres).max() < 60
 
 
 @pytest.mark.parametrize("kind", ["empty", "one section", "noise"])
@@ -82,3 +114,76 @@ def test_other_tissue_is_named(kind):
             cv2.circle(mask, (x, y), r, 1, -1)
     with pytest.raises(SlideError, match="the tissue is no grid of round cores of one size"):
         find_cores(mask.astype(bool), MASK_MPP)
+
+
+@pytest.fixture(scope="module")
+def microarray(tmp_path_factory):
+    """A folder with a slide of two rows of three cores, of which B-2 is missing."""
+    mask, _ = draw_tma(2, 3, radius_um=150, pitch_um=450, missing={(1, 1)})
+    pixels = np.where(mask[..., None], (200, 120, 170), 244).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    folder = tmp_path_factory.mktemp("microarray")
+    write_pyramid(folder / "one.tif", pixels, (8,), mpp=1)
+    return folder
+
+
+@pytest.fixture
+def write_map(tmp_path):
+    def write(text):
+        (tmp_path / "map.tsv").write_text(text)
+        return tmp_path / "cores.tsv", ("--tma", "--core-map", tmp_path / "map.tsv")
+
+    return write
+
+
+def test_a_sheet_of_cores_has_the_columns_of_the_map(microarray, write_map, muse):
+    names = ["A-1", "A-2", "A-3", "B-1", "B-3"]
+    sheet, words = write_map("core\tpatient\tgrade\n" + "".join(f"{name}\tP{name}\t2\n" for name in names))
+    assert muse("sheet", microarray, "-o", sheet, *words) == (0, f"{sheet}: 5 cores\n", "")
+    rows = read_sheet(sheet)
+    assert [row.patient for row in rows] == [f"P{name}" for name in names]
+    assert [row.own for row in rows] == [{"core": name, "grade": "2"} for name in names]
+    status, _, printed = muse("sheet", microarray, "-o", sheet, *words)
+    assert (status, printed.count("\n")) == (2, 1) and "--tma writes a new sheet; choose another name" in printed
+
+
+def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_map, muse):
+    sheet, words = write_map("core\tpatient\nA-1\tP1\nB-2\tP2\nF-9\tP3\n")
+    status, shown, printed = muse("sheet", microarray, "-o", sheet, *words)
+    assert (status, shown, printed.count("\n")) == (0, f"{sheet}: 5 cores\n", 1)
+    assert "lacks 2 of the 3 cores in the map: 'B-2', 'F-9'; has 4 of its 5 cores not in the map: 'A-2'," in printed
+    assert [row.patient for row in read_sheet(sheet)] == ["P1", None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("core\tpatient\nA1\tP1\nA2\tP2\n", "only 'A1', 'A2'; the slide has 'A-1', 'A-2', 'A-3', 'B-1', 'B-3'"),
+        ("core\tpatient\n", "map.tsv: has no core in it"),
+        ("core\tpatient\nA-1\tP1\na-1\tP2\n", "row 3: core 'a-1' names the same core as that of row 2"),
+        ("core\tpatient\tpatient\nA-1\tP1\tP2\n", "row 1: column 'patient' occurs 2 times"),
+        ("core\tpath\nA-1\tP1\n", "the sheet has a column 'path' of its own"),
+        ("name\tpatient\nA-1\tP1\n", "has no column 'core'"),
+    ],
+)
+def test_a_map_that_cannot_be_used_is_one_sentence(text, message, microarray, write_map, muse):
+    sheet, words = write_map(text)
+    status, _, printed = muse("sheet", microarray, "-o", sheet, *words)
+    assert (status, printed.count("\n")) == (2, 1) and message in printed
+    assert {path.name for path in sheet.parent.iterdir()} == {"map.tsv"}
+    status, _, printed = muse("sheet", microarray, "-o", sheet, *words[1:])
+    assert status == 2 and "give --tma too" in printed
+
+
+def test_tissue_of_a_file_is_found_once_for_its_cores(microarray, write_map, muse, tmp_path):
+    sheet, _ = write_map("")
+    assert muse("sheet", microarray, "-o", sheet, "--tma")[0] == 0
+    slide, info = microarray / "one.tif", tmp_path / "slide.json"
+    steps.inspect(slide, "one", None, None, info)
+    for row in read_sheet(sheet)[:2]:
+        outputs = [tmp_path / row.slide_id / name for name in ("mask.npz", "tissue.png", "t.geojson", "colour.json")]
+        steps.tissue(slide, info, Path(row.roi), *outputs)
+        with open_slide(slide) as opened:
+            alone = find_tissue(opened, read_info(info), read_roi(row.roi, read_info(info))).tissue
+        found = TissueMask.load(outputs[0])
+        assert (found.sha256, found.area_mm2) == (alone.sha256, alone.area_mm2) and found.area_mm2 > 0.05
+    assert len(steps._last_with_roi) == 1

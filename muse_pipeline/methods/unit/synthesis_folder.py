@@ -239,7 +239,8 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
         )
     population = fit_population(axes)
     fitted = replace(tissue, epithelial=population, stroma=population)
-    per_box = np.median(np.concatenate([_count_boxes(table[:, :2]) for table in tables]))
+    boxes = (np.floor(table[:, :2] / BOX_UM) for table in tables)
+    per_box = np.median(np.concatenate([np.unique(each, axis=0, return_counts=True)[1] for each in boxes]))
     return _match_density(fitted, float(per_box) / BOX_UM**2 * 1e6)
 
 
@@ -259,11 +260,6 @@ def _read(path: Path) -> np.ndarray:
     with open_nuclei(path) as file:
         table = file.read(columns=list(COLUMNS))
     return np.stack([to_numpy(table[name]).astype(float) for name in COLUMNS], 1) * (*mpp, 1, 1)
-
-
-def _count_boxes(xy_um: np.ndarray) -> np.ndarray:
-    """Number of nuclei in each box that contains any."""
-    return np.unique(np.floor(xy_um / BOX_UM), axis=0, return_counts=True)[1]
 
 
 def _match_density(tissue: TissueSettings, wanted: float) -> Fit:
