@@ -162,7 +162,7 @@ def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> st
     asked = list(folders)
     with suppress(FileNotFoundError):  # no disk has room for temporary files
         asked.append(Path(tempfile.gettempdir()))
-    disks = [next(each for each in (path, *path.parents) if each.is_mount()) for path in map(Path.resolve, asked)]
+    disks = [next(each for each in (path, *path.parents) if os.path.ismount(each)) for path in map(Path.resolve, asked)]
     fullest = min(disks, key=_free_bytes)
     if number == errno.EDQUOT:
         where = f"your quota on {disks[0]} is exceeded, in bytes or in files"

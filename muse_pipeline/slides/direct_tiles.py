@@ -1,7 +1,7 @@
 """Tiles of a TIFF, decoded straight from the file: the same pixels as OpenSlide's in a fraction of the time.
 
 OpenSlide composites every tile with transparency, which takes several times as long as decoding a JPEG. Here the
-index of the tiles is read once, with tifffile; a tile is one ``pread`` and one call of its codec. At the first read
+index of the tiles is read once, with tifffile; a tile is one read and one call of its codec. At the first read
 of a level, some of its tiles are compared with OpenSlide's pixels; a level that differs by one bit is read by
 OpenSlide.
 OpenSlide also reads all tiles that cannot be read here: missing tiles, damaged tiles, other compressions.
@@ -10,7 +10,6 @@ OpenSlide also reads all tiles that cannot be read here: missing tiles, damaged 
 from __future__ import annotations
 
 import gc
-import os
 import struct
 import weakref
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import WHITE, overlap, white_canvas
 from muse_pipeline.slides.pictures import colours_of, complaints_of_tifffile, compression_of
@@ -113,18 +113,18 @@ class DirectTiles:
         return bool(agree) and all(agree)
 
     def _open(self) -> None:
-        self._levels = _index_levels(self._path, self._sizes) if hasattr(os, "pread") else {}
+        self._levels = _index_levels(self._path, self._sizes)
         gc.collect(1)  # tifffile's pages form cycles and hold 80 bytes for every tile of the slide
         if not self._levels:
             return
         try:
-            file = os.open(self._path, os.O_RDONLY)
+            file = self._path.open("rb", buffering=0)
         except OSError:  # deleted, or too many open files
             self._levels = {}
             return
-        weakref.finalize(self, os.close, file)  # when the last reading thread releases it
+        weakref.finalize(self, file.close)  # when the last reading thread releases it
         n_kept = CACHE_BYTES // max(index.decoded_bytes for index in self._levels.values())
-        self._tile = lru_cache(n_kept)(partial(_decode_tile, file, self._levels))
+        self._tile = lru_cache(n_kept)(partial(_decode_tile, file.fileno(), self._levels))
 
     def _read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
         index = self._levels[level]
@@ -167,7 +167,7 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
     # A damaged index may state any size, and must not decide how much memory is allocated.
     if not 0 < n_bytes < 2 * index.decoded_bytes:
         raise ValueError(f"a tile of {n_bytes} bytes")
-    stream = os.pread(file, n_bytes, int(index.offsets[row, column]))
+    stream = read_at(file, n_bytes, int(index.offsets[row, column]))
     if len(stream) < n_bytes:
         raise ValueError("a tile that ends beyond the file")
     pixels = index.codec.decode(stream, index.tile_px)

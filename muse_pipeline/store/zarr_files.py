@@ -22,6 +22,7 @@ import simplejpeg
 from numcodecs import Zstd
 from numcodecs.checksum32 import CRC32C
 
+from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.files import read_json
 
 METADATA = "zarr.json"
@@ -255,7 +256,7 @@ class ShardFiles:
         offset, length = table[row % n, column % n]
         if offset == _ABSENT:
             return None
-        content = os.pread(file.fileno(), int(length), int(offset))
+        content = read_at(file.fileno(), int(length), int(offset))
         return decode(content, self.chunk_px, self.codec)
 
     def read_recent_chunk(self, row: int, column: int) -> np.ndarray | None:
