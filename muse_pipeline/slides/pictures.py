@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import cv2
@@ -170,13 +171,14 @@ def _is_ycbcr(stream: bytes) -> bool:
 
 @contextmanager
 def complaints_of_tifffile() -> Iterator[list[str]]:
-    """Collect tifffile's log messages instead of printing them."""
+    """Collect tifffile's log messages of this thread instead of printing them."""
     complaints: list[str] = []
-    logger = logging.getLogger("tifffile")
+    logger, thread = logging.getLogger("tifffile"), get_ident()
 
     def collect(record: logging.LogRecord) -> bool:
-        complaints.append(record.getMessage())
-        return False
+        if record.thread == thread:
+            complaints.append(record.getMessage())
+        return record.thread != thread
 
     logger.addFilter(collect)
     try:
