@@ -59,10 +59,10 @@ def complete_file(path: Path | str) -> Iterator[Path]:
 
 def _concerns_output(error: OSError | RuntimeError, folder: Path, hidden: str) -> bool:
     """True if an error is about the path that is written, not about one that is read meanwhile."""
-    if not isinstance(error, OSError):
-        return False
+    if not isinstance(error, OSError) or error.filename is None:
+        return getattr(error, "errno", None) in _NOT_WRITABLE
     name = str(error.filename)
-    return error.errno in _NOT_WRITABLE or name == str(folder) or name.startswith(str(folder / hidden))
+    return Path(name) in (folder, *folder.parents) or name.startswith(str(folder / hidden))
 
 
 def _make_way(path: Path, partial: Path) -> None:
