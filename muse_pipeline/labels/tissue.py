@@ -18,7 +18,7 @@ from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb
 from muse_pipeline.labels.formats import require_size
 from muse_pipeline.labels.pictures import resize_picture
 from muse_pipeline.labels.regions import cut_regions, fill_polygon
@@ -277,7 +277,7 @@ def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_cl
     path = next(
         (path for path in (folder / f"{found.name}.png", folder / f"{found.path.stem}.png") if path.is_file()), None
     )
-    mask = None if path is None else cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    mask = None if path is None else read_grey(path)
     if mask is None:
         raise LabelError(f"{folder}: has no readable mask for {found.name}; add {found.path.stem}.png")
     require_size(path, mask, size_px)
