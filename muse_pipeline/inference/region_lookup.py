@@ -20,6 +20,7 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_files import FAILED, OK
 from muse_pipeline.inference.region_maps import trace_regions
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
+from muse_pipeline.store.zarr_files import METADATA, Plane
 from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # on either side of the border
@@ -186,18 +187,16 @@ class ProbabilityMap:
     """
 
     def __init__(self, path: Path, mpp: tuple[float, float]):
-        import zarr  # which a slide without regions does not need, and takes 0.2 s to load
-
-        group = zarr.open_group(path, mode="r")
-        self._array, self._mpp = group["0"], mpp
-        self._cell_um = float(group.attrs["muse"]["cell_um"])
+        known = read_json(path / METADATA)["attributes"]["muse"]
+        self._planes = [Plane(path / "0", number) for number in range(len(known["card"]["classes"]))]
+        self._mpp, self._cell_um = mpp, float(known["cell_um"])
 
     def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
         """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0 px."""
-        limit = np.array(self._array.shape[:0:-1]) - 1
+        limit = np.array(self._planes[0].shape[::-1]) - 1
         cell = np.floor(level0_to_work(xy, self._mpp, self._cell_um)).astype(int).clip(0, limit)
         (left, top), (right, bottom) = cell.min(0), cell.max(0) + 1
-        part = self._array[:, top:bottom, left:right]
+        part = np.stack([plane.read(top, left, bottom, right) for plane in self._planes])
         return (part[label, cell[:, 1] - top, cell[:, 0] - left] / 255).astype(np.float32)
 
 

@@ -331,7 +331,7 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
     with open_nuclei(path) as file:
         order = list(columns or file.schema_arrow.names)
         waiting: list[pa.Table] = []
-        for batch in _undamaged(path, file.iter_batches(min(batch_size, ROW_GROUP), columns=order)):
+        for batch in _undamaged(path, file.iter_batches(min(batch_size, ROW_GROUP), columns=order, use_threads=False)):
             waiting.append(pa.Table.from_batches([batch]).select(order))
             while sum(map(len, waiting)) >= batch_size:
                 table = pa.concat_tables(waiting).combine_chunks()

@@ -50,7 +50,7 @@ from muse_pipeline.store.zarr_files import (
     shard_path,
     write_array,
     write_group,
-    write_plane,
+    write_planes,
     z_order,
 )
 from muse_pipeline.tissue.mask import TissueMask
@@ -210,7 +210,7 @@ def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
     sides_px = tuple(tissue_pixel_px(mpp) * factor for factor in PYRAMID)
     write_group(path / "labels/tissue", {"ome": label_metadata("tissue", mpp, sides_px)})
     for level, factor in enumerate(PYRAMID):
-        write_plane(path / f"labels/tissue/{level}", any_within(label, factor).astype(np.uint8))
+        write_planes(path / f"labels/tissue/{level}", any_within(label, factor).astype(np.uint8))
 
 
 def write_attributes(
