@@ -257,16 +257,19 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     classes = list(dict.fromkeys(NucleusClass(area.class_name, area.color) for area in drawn))
     classes = list({one.name: one for one in reversed(classes)}.values())[::-1]  # a class may have two colours
     tissue = outline_kept(kept, info)
-    taken, of_class = shapely.MultiPolygon(), {one.name: [] for one in classes}
-    for area in sorted(drawn, key=lambda area: area.shape.area):
+    ordered = sorted(drawn, key=lambda area: area.shape.area)
+    shapes, of_class = np.array([area.shape for area in ordered], object), {one.name: [] for one in classes}
+    number, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    smaller = np.split(other, np.searchsorted(number, np.arange(1, len(shapes))))
+    for index, area in enumerate(ordered):
+        taken = shapely.union_all(shapes[smaller[index][smaller[index] < index]])
         of_class[area.class_name].append((area.shape & tissue) - taken)
-        taken |= area.shape
-    lines = shapely.union_all([shapely.boundary(area.shape) for area in drawn])
+    lines = shapely.union_all(shapely.boundary(shapes))
     return SlideRegions(
         classes=[RegionClass(one.name, one.color, shapely.union_all(of_class[one.name]), True) for one in classes],
         areas=drawn,
         border=shapely.intersection(lines, tissue),
-        outside=shapely.difference(tissue, taken),
+        outside=shapely.difference(tissue, shapely.union_all(shapes)),
         info=info,
         origin=Regions("drawn", OK, "", file=NamedFile(path.name, sha256_of(path))),
     )
