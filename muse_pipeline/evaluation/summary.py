@@ -381,11 +381,14 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
             yield f"{words}: {', '.join(missing[key])}"
 
 
+FEW, HALF = 0.2, 0.5  # of nuclei: so few are found, or fewer lie in tissue, and more lie far from true ones
+
+
 def _doubts(slide: dict[str, Any]) -> Iterator[str]:
     """Possible faults of the truth rather than the model: ambiguous positions, parts left out."""
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
-    astray = in_tissue is not None and 2 * in_tissue < n_true
+    astray = in_tissue is not None and in_tissue < HALF * n_true
     if not (n_true or slide["true_outside_region"] or slide["true_outside_slide"]):
         yield f"{slide['slide_id']}: the truth has no nucleus; is it the right file?"
     elif slide["roi"] and slide["region_mm2"] is None:
@@ -393,10 +396,10 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
             f"{slide['slide_id']}: nuclei were sought within {slide['roi']} alone: give that as --region, or true "
             "nuclei outside of it count as missed"
         )
-    elif astray or hits < 0.2 * n_true:
+    elif astray or hits < FEW * n_true:
         where, n = ("in the searched tissue", in_tissue) if astray else ("found", hits)
         yield f"{slide['slide_id']}: true nuclei {where}: {n:,} of {n_true:,}; are they in level-0 pixels, x before y?"
-    elif slide["region_mm2"] is None and hits > 0.5 * n_true and 2 * slide["found_far_from_true"] > hits + false:
+    elif slide["region_mm2"] is None and hits > HALF * n_true and slide["found_far_from_true"] > HALF * (hits + false):
         yield (
             f"{slide['slide_id']}: {slide['found_far_from_true']:,} of {hits + false:,} found nuclei lie farther than "
             f"{FAR_UM:g} um from every true one and count as false: if the truth is complete in a part of the slide "
