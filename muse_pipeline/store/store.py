@@ -116,7 +116,7 @@ class Store:
         size_px: (width, height) of the work lattice.
         slide_id: the slide's name in the sheet.
         fingerprint: the slide's checksum.
-        codec: one of ``sharding.CODECS``.
+        codec: one of ``zarr_files.CODECS``.
     """
 
     def __init__(

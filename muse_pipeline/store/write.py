@@ -101,7 +101,7 @@ def write_store(
 
     Undecodable chunks are white and listed in the store's attributes. With ``within``, two corners (x, y) in work
     pixels, only the chunks that touch this rectangle are written. ``open_image`` makes the image of ``slide`` at
-    ``mpp``; ``codec`` is one of ``sharding.CODECS``; ``facts`` are added to the store's attributes.
+    ``mpp``; ``codec`` is one of ``zarr_files.CODECS``; ``facts`` are added to the store's attributes.
 
     Raises:
         MppError: the slide is too coarse for ``mpp``.
