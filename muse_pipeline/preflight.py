@@ -210,15 +210,8 @@ def count_scanners(checks: Sequence[SlideCheck]) -> list[dict[str, Any]]:
 
 def render_preflight(cohort: dict[str, Any]) -> str:
     """``sum_up`` as text, worst first."""
-    parts = [
-        _problems(cohort),
-        _remarks(cohort),
-        _slides(cohort),
-        _scanners(cohort),
-        _elsewhere(cohort),
-        _total(cohort),
-    ]
-    return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part)))
+    parts = _problems, _remarks, _slides, _scanners, _elsewhere, _total
+    return "\n\n".join("\n".join(lines) for part in parts if (lines := list(part(cohort))))
 
 
 def _problems(cohort: dict[str, Any]) -> Iterator[str]:

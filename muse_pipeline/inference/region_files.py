@@ -23,7 +23,7 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_maps import SlideMap, classify, trace_regions
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
-from muse_pipeline.store.store import OME_VERSION, PYRAMID, Store, multiscale
+from muse_pipeline.store.store import PYRAMID, Store, image_metadata
 from muse_pipeline.store.zarr_files import write_group, write_planes
 from muse_pipeline.tissue.overview import strips
 
@@ -39,12 +39,13 @@ def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
     Nuclei are then written without regions, and the report shows the reason.
     """
     files = SlideFiles(folder)
-    for path in (files.region_outlines, files.region_picture, files.region_map, files.regions):
+    written = files.region_outlines, files.region_picture, files.region_map, files.regions
+    for path in written:
         remove(path)
     try:
         yield
     except Exception as error:
-        for path in (files.region_outlines, files.region_picture, files.region_map):
+        for path in written:
             remove(path)
         known = isinstance(error, MuseError)
         reason = one_line(error if known else f"unexpected {type(error).__name__}: {error}")
@@ -122,20 +123,8 @@ def _provenance(found: SlideMap) -> dict[str, Any]:
 
 def write_map(path: Path, found: SlideMap) -> None:
     """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0 outside tissue."""
-    channels = [
-        {
-            "label": one.name,
-            "color": "".join(f"{part:02X}" for part in one.color),
-            "active": index > 0,
-            "window": {"min": 0, "max": 255, "start": 0, "end": 255},
-        }
-        for index, one in enumerate(found.card.classes)
-    ]
-    image = {
-        "version": OME_VERSION,
-        "multiscales": [multiscale("regions", ("c", "y", "x"), found.cell_um, (1,))],
-        "omero": {"name": "regions", "channels": channels, "rdefs": {"model": "color"}},
-    }
+    channels = [(one.name, one.color, index > 0) for index, one in enumerate(found.card.classes)]
+    image = image_metadata("regions", found.cell_um, (1,), channels)
     with complete_file(path) as folder:
         write_group(folder, {"ome": image, "muse": {"cell_um": found.cell_um, **_provenance(found)}})
         write_planes(folder / "0", found.prob, min(CHUNK_CELLS, *found.prob.shape[1:]))

@@ -25,7 +25,7 @@ import numpy as np
 from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import WHITE, overlap, white_canvas
-from muse_pipeline.slides.pictures import colours_of, complaints_of_tifffile, compression_of
+from muse_pipeline.slides.pictures import complaints_of_tifffile, name_of
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -182,7 +182,8 @@ def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> 
         import tifffile
 
         with complaints_of_tifffile(), tifffile.TiffFile(path) as tiff:
-            pages = [page for page in islice(tiff.pages, MAX_DIRECTORIES) if _holds_tiles(page)]
+            tiled = [page for page in islice(tiff.pages, MAX_DIRECTORIES) if page.is_tiled]
+            pages = [page for page in tiled if 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES]
             candidates = {
                 level: [page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)]
                 for level, size in level_sizes_px.items()
@@ -191,10 +192,6 @@ def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> 
             return {level: index for level, index in indices.items() if index}
     except Exception:  # tifffile raises anything on damaged files; OpenSlide reads them
         return {}
-
-
-def _holds_tiles(page: TiffPage) -> bool:
-    return page.is_tiled and 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES
 
 
 def _index_page(page: TiffPage) -> TileIndex | None:
@@ -214,9 +211,7 @@ def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
     if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or page.planarconfig != CONTIGUOUS:
         return None
     try:
-        if compression_of(page) == "JPEG":
-            return Jpeg.of_page(page)
-        return Jpeg2000.of_page(page)
+        return (Jpeg if name_of(page.compression) == "JPEG" else Jpeg2000).of_page(page)
     except ImportError:
         return None
 
@@ -242,7 +237,7 @@ class Jpeg:
         """Codec of a page of JPEG tiles; None for other colour spaces."""
         import simplejpeg  # noqa: F401 - without it OpenSlide decodes
 
-        colours = cls.CONVERTED.get(colours_of(page))
+        colours = cls.CONVERTED.get(name_of(page.photometric))
         # Shared tables are a JPEG stream of their own: without its markers they can precede those of a tile.
         tables = (page.jpegtables or b"").removeprefix(cls.START).removesuffix(cls.END)
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)

@@ -27,13 +27,12 @@ from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
 from muse_pipeline.slides.pictures import (
     VENDORS,
     are_colours,
-    colours_of,
     complaints_of_tifffile,
-    compression_of,
     count_planes,
     find_picture,
     has_colours,
     is_mistagged,
+    name_of,
     state_mpp,
     why_planes,
 )
@@ -60,7 +59,8 @@ class TiffSlideReader(SlideReader):
         if file_format(path) != "TIFF":
             raise UnsuitedError("not a TIFF file")
         self._slide, doubts = _open(path)
-        series, pages = _chosen_series(self._slide), _level_pages(self._slide)
+        series = self._slide.ts_tifffile.series[self._slide.properties.get("tiffslide.series-index", 0)]
+        pages = [level.keyframe for level in series.levels]
         _require_rgb_in_chunks(pages[0], self._slide.properties["tiffslide.series-axes"])
         _require_whole(path, pages)
         for page in pages:
@@ -134,17 +134,9 @@ def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
     return {f"tiffslide.{name}": value for name, value in known.items()}
 
 
-def _chosen_series(slide: TiffSlide) -> TiffPageSeries:
-    return slide.ts_tifffile.series[slide.properties.get("tiffslide.series-index", 0)]
-
-
-def _level_pages(slide: TiffSlide) -> list[TiffPage]:
-    return [level.keyframe for level in _chosen_series(slide).levels]
-
-
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
-    colours = colours_of(page)
-    decoded_to_rgb = colours == "YCBCR" and "JP" in compression_of(page)  # JPEG and JPEG 2000: by the codec
+    colours = name_of(page.photometric)
+    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(page.compression)  # JPEG and JPEG 2000: by the codec
     understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
     if page.dtype != np.uint8 or axes not in {"YX", "YXS", "CYX"} or not understood:
         raise NearlyReadError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")

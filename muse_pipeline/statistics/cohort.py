@@ -205,14 +205,10 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path,
         columns = {name: [getattr(each, name) for each in measures] for name in ("group", "unit")}
         write_var(elements, [each.name for each in measures], columns)
         _write_obs(elements, slides, _read_table(files.table))
-        made = {row["slide_id"]: _describe_origin(files.slide(row["slide_id"]).nuclei) for row in slides}
+        known = {row["slide_id"]: read_provenance(files.slide(row["slide_id"]).nuclei).to_dict() for row in slides}
+        made = {slide: {name: facts[name] for name in PROVENANCE if name in facts} for slide, facts in known.items()}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
     return len(slides)
-
-
-def _describe_origin(nuclei: Path) -> dict[str, Any]:
-    known = read_provenance(nuclei).to_dict()
-    return {name: known[name] for name in PROVENANCE if name in known}
 
 
 def _read_table(path: Path) -> dict[str, dict[str, str]]:
