@@ -27,6 +27,7 @@ from muse_pipeline.nuclei.parquet import (
     POSITIVE,
     QUALITY,
     REGION,
+    left_out,
     open_nuclei,
     parse_outlines,
     read_provenance,
@@ -142,7 +143,8 @@ def _flag_artefacts(nuclei: geopandas.GeoDataFrame, provenance: Provenance) -> g
         return nuclei
     if provenance.quality is None:  # a column of the user's own
         return nuclei.drop(columns=QUALITY)
-    return nuclei.assign(**{QUALITY: nuclei[QUALITY].isin(provenance.quality.subtract).astype(float)})
+    kinds = pa.table({QUALITY: pa.array(nuclei[QUALITY].astype("string"), pa.string())})
+    return nuclei.assign(**{QUALITY: left_out(kinds, provenance).astype(float)})
 
 
 def _to_table(nuclei: geopandas.GeoDataFrame, class_names: list[str]) -> pa.Table:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,12 +84,13 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
 
 
 def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
-    """Write outputs of a finished slide, each with the ledger of its step."""
+    """Write outputs of a finished slide; those of one step, which have one ledger, when its last one is due."""
     return_large_arrays()
-    for step, group in groupby(outputs, key=lambda output: output.step):
+    for step in reversed(dict.fromkeys(output.step for output in reversed(outputs))):
         with _step(slide.files, step, begin) as warnings:
-            for output in group:
-                warnings.extend(output.write(slide) or ())
+            for output in outputs:
+                if output.step == step:
+                    warnings.extend(output.write(slide) or ())
 
 
 def make_image(

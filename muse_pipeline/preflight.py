@@ -124,15 +124,15 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
         with catch_warnings(record=True, action="always", category=LeftOutWarning) as left_out:
             roi = read_roi(Path(row.roi), info) if row.roi else None
         warnings += [str(one.message) for one in left_out]
-        slide = open_slide(row.path, info.reader)
-        reader = AreaReader(slide, info, card.mpp)  # first: a slide too coarse for the model needs no tissue
-        warnings += warn_enlarged(info, card.mpp)
-        found = find_tissue(slide, info, roi)
-        colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
-        known["tissue_mm2"] = found.tissue.area_mm2
-        warnings += dict.fromkeys([*colour.warnings, *_compare(colour, card)])
-        chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
-        warnings += _try_chunks(reader, chunks, max_corrupt)
+        with open_slide(row.path, info.reader) as slide:
+            reader = AreaReader(slide, info, card.mpp)  # first: a slide too coarse for the model needs no tissue
+            warnings += warn_enlarged(info, card.mpp)
+            found = find_tissue(slide, info, roi)
+            colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
+            known["tissue_mm2"] = found.tissue.area_mm2
+            warnings += dict.fromkeys([*colour.warnings, *_compare(colour, card)])
+            chunks = chunks_with_tissue(found.tissue, reader.mpp, reader.size_px, MARGIN_UM)
+            warnings += _try_chunks(reader, chunks, max_corrupt)
     except MuseError as error:
         known["problem"] = one_line(error)
     return SlideCheck(row.slide_id, path, **known, warnings=tuple(warnings))

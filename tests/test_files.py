@@ -1,5 +1,6 @@
 """Files under their final name are complete, and nothing that stood there before is lost by mistake."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -42,6 +43,15 @@ def test_a_file_where_a_folder_should_be(tmp_path, name):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot be written"):
         write_json(tmp_path / name, 1)
+
+
+def test_an_input_that_cannot_be_read_is_not_an_output_that_cannot_be_written(tmp_path):
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "input/labels.json"))
+    with pytest.raises(PermissionError, match="input/labels"), complete_file(tmp_path / "output/a.json"):
+        raise denied
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "output"))
+    with pytest.raises(OutputError, match="choose another output folder"), complete_file(tmp_path / "output/a.json"):
+        raise denied
 
 
 def test_what_a_killed_process_left_goes_after_a_day_and_what_may_still_be_written_stays(tmp_path):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_output_argument
+from muse_pipeline.cli.arguments import add_output_argument, add_threads_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sheet", type=Path, metavar="TSV", help="sheet of the cohort (default: sheet.json of the results)"
     )
+    add_threads_argument(parser, "slides of a cohort that are read at the same time")
     add_output_argument(parser, "H5AD")
 
 
@@ -40,4 +41,5 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.statistics.cohort import write_cohort
 
     rows = [row.cells() for row in read_sheet(args.sheet)] if args.sheet else read_rows(args.nuclei / "sheet.json")
-    print(f"{args.output}: {count_noun(write_cohort(args.nuclei, rows, args.output), 'slide')}")
+    n_slides = write_cohort(args.nuclei, rows, args.output, args.threads)
+    print(f"{args.output}: {count_noun(n_slides, 'slide')}")

@@ -90,11 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # this one is met wherever a path is first used
+    except OSError as error:  # of kinds that are met wherever a path is first used
+        if error.errno == errno.ENAMETOOLONG:
+            what = f"{Path(error.filename).name}: a name in this path is too long; shorten it"
+        elif isinstance(error, PermissionError) and error.filename:
+            what = f"{error.filename}: access is denied; change its permissions or those of its folder"
+        else:
             raise
-        name = Path(error.filename).name
-        print(f"muse {arguments[0]}: {name}: a name in this path is too long; shorten it", file=sys.stderr)
+        print(f"muse {arguments[0]}: {what}", file=sys.stderr)
         return 2
 
 

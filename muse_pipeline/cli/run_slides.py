@@ -121,7 +121,8 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     if plan.settings.anndata and any(row["slide_id"] not in stopped for row in runs.values()):
         from muse_pipeline.statistics.cohort import write_cohort  # which loads pandas
 
-        print(f"{cohort}: {count_noun(write_cohort(plan.output, read_rows(sheet), cohort), 'slide')}")
+        n_slides = write_cohort(plan.output, read_rows(sheet), cohort, plan.settings.threads)
+        print(f"{cohort}: {count_noun(n_slides, 'slide')}")
     with table.open(encoding="utf-8", newline="") as file:
         ended = {slide["slide_id"]: slide for slide in csv.DictReader(file, dialect="excel-tab")}
     failed = [name for name in runs if name in stopped or ended[name]["status"] == "failed"]

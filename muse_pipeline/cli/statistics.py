@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument
+from muse_pipeline.cli.arguments import add_doubts_argument, add_output_argument, add_threads_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patient", default="patient", metavar="COLUMN", help="column with the patients (default: %(default)s)"
     )
     add_doubts_argument(parser)
+    add_threads_argument(parser, "slides that are read at the same time")
     add_output_argument(parser, "TSV")
 
 
@@ -30,6 +31,6 @@ def run(args: argparse.Namespace) -> None:
     """Compare the groups, write the table, print."""
     from muse_pipeline.statistics.cohort import compare_cohort
 
-    how = args.group, args.patient, args.output, args.include_doubtful
+    how = args.group, args.patient, args.output, args.include_doubtful, args.threads
     for line in compare_cohort(args.results, args.sheet, *how):
         print(line)

@@ -11,9 +11,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from threading import Lock
+from typing import IO, Any
 
 PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-python-headless", "pyarrow", "shapely")
+WITH_VNNI, WITHOUT_VNNI = "VNNI is available; `compact` runs in int8", "no VNNI; built-in models run in floating point"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def examine_environment() -> list[Finding]:
         _find_package("slides by URL", "s3fs", remedy="not installed; install the extra `remote` to fetch slides"),
         _find_package("workflow", "snakemake"),
         Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
-        _find_byte_products(),
+        Finding("processor", True, WITH_VNNI if has_vnni() else WITHOUT_VNNI),
         Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
         _find_memory(),
         _find_memory_limit(),
@@ -189,6 +191,29 @@ def reserve_gpu() -> None:
 _RESERVED = ExitStack()  # locks that are held until the process ends
 
 
+def read_at(file: int, n_bytes: int, offset: int) -> bytes:
+    """Read at most ``n_bytes`` at an offset of a file, given its descriptor; safe to call from several threads."""
+    return _at(offset, "read", file, n_bytes)
+
+
+def write_at(file: int, content: bytes, offset: int) -> None:
+    """Write all of ``content`` at an offset of a file, given its descriptor; safe to call from several threads."""
+    n_written = 0
+    while n_written < len(content):  # a full disk takes what fits without an error, and fails at the next write
+        n_written += _at(offset + n_written, "write", file, content[n_written:])
+
+
+def _at(offset: int, name: str, file: int, what: Any) -> Any:
+    if hasattr(os, f"p{name}"):
+        return getattr(os, f"p{name}")(file, what, offset)
+    with _POSITION:  # Windows
+        os.lseek(file, offset, os.SEEK_SET)
+        return getattr(os, name)(file, what)
+
+
+_POSITION = Lock()  # of files, which threads share
+
+
 def link_folder(link: Path, target: str, folder: Path) -> None:
     """Link ``link`` to a folder; where symbolic links are not allowed, its files are linked or copied.
 
@@ -244,11 +269,6 @@ def _find_runtimes() -> Iterator[Finding]:
         yield Finding(topic, False, "onnxruntime is not installed; install the extra `cpu`, `gpu` or `openvino`")
         return
     yield Finding(topic, True, f"{next(iter(installed), 'onnxruntime')} {onnxruntime.__version__}")
-
-
-def _find_byte_products() -> Finding:
-    with_vnni, without = "VNNI is available; `compact` runs in int8", "no VNNI; built-in models run in floating point"
-    return Finding("processor", True, with_vnni if has_vnni() else without)
 
 
 def _find_gpus() -> Finding:

@@ -59,10 +59,10 @@ def complete_file(path: Path | str) -> Iterator[Path]:
 
 def _concerns_output(error: OSError | RuntimeError, folder: Path, hidden: str) -> bool:
     """True if an error is about the path that is written, not about one that is read meanwhile."""
-    if not isinstance(error, OSError):
-        return False
+    if not isinstance(error, OSError) or error.filename is None:
+        return getattr(error, "errno", None) in _NOT_WRITABLE
     name = str(error.filename)
-    return error.errno in _NOT_WRITABLE or name == str(folder) or name.startswith(str(folder / hidden))
+    return Path(name) in (folder, *folder.parents) or name.startswith(str(folder / hidden))
 
 
 def _make_way(path: Path, partial: Path) -> None:
@@ -170,7 +170,7 @@ def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> st
     asked = list(folders)
     with suppress(FileNotFoundError):  # no disk has room for temporary files
         asked.append(Path(tempfile.gettempdir()))
-    disks = [next(each for each in (path, *path.parents) if each.is_mount()) for path in map(Path.resolve, asked)]
+    disks = [next(each for each in (path, *path.parents) if os.path.ismount(each)) for path in map(Path.resolve, asked)]
     fullest = min(disks, key=_free_bytes)
     if number == errno.EDQUOT:
         where = f"your quota on {disks[0]} is exceeded, in bytes or in files"

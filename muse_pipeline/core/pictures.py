@@ -28,10 +28,23 @@ def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndar
     Raises:
         LabelError: the file is missing or damaged.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    picture = _decode(path, cv2.IMREAD_COLOR)
     if picture is None:
         raise LabelError(f"{path}: not readable as a picture; {remedy}")
     return np.ascontiguousarray(picture[..., ::-1])
+
+
+def read_grey(path: Path) -> np.ndarray | None:
+    """(h, w) uint8 of a plain picture, as a mask; None if the file is missing or damaged."""
+    return _decode(path, cv2.IMREAD_GRAYSCALE)
+
+
+def _decode(path: Path, kind: int) -> np.ndarray | None:
+    """The pixels as they are stored; ``cv2.imread`` turns them by EXIF, and on Windows fails at many names of files."""
+    try:
+        return cv2.imdecode(np.fromfile(path, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (OSError, cv2.error):
+        return None
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

@@ -18,6 +18,8 @@ from muse_pipeline.evaluation.reliability import CalibrationCounts
 from muse_pipeline.evaluation.score import FAR_UM, Rules, SlideScore
 from muse_pipeline.evaluation.truth import Pairing
 
+NOT_SCORED = {"without_truth": "no truth", "without_result": "no result", "beyond_sheet": "not in the sheet"}
+
 
 def summarise(
     scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS, site: str | None = None
@@ -71,11 +73,7 @@ def summarise(
             "true_outside_slide": sum(len(score.outside_slide) for score in scores),
             "slides_with_region": [score.slide_id for score in scores if score.region_mm2 is not None],
         },
-        "not_scored": {
-            "without_truth": list(pairing.without_truth),
-            "without_result": list(pairing.without_result),
-            "beyond_sheet": list(pairing.beyond_sheet),
-        },
+        "not_scored": {name: list(getattr(pairing, name)) for name in NOT_SCORED},
         "slides": [_slide(score) for score in scores],
     }
     return _without_nan(summary)
@@ -90,10 +88,8 @@ def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) 
     def row(index: int) -> dict[str, Any]:
         tp, fp, fn = total.values[index].tolist()
         return {
-            "f1": float(total.f1[index]),
+            **{name: float(getattr(total, name)[index]) for name in ("f1", "precision", "recall")},
             "f1_interval": percentile_interval(drawn.f1[:, index], patients),
-            "precision": float(total.precision[index]),
-            "recall": float(total.recall[index]),
             "true_positives": tp,
             "false_positives": fp,
             "false_negatives": fn,
@@ -167,23 +163,15 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
 
 def _slide(score: SlideScore) -> dict[str, Any]:
     counts = score.matches.counts
+    same = "slide_id", "patient", "model", "mpp", "n_found", "n_true", "true_in_tissue", "roi", "region_mm2"
     return {
-        "slide_id": score.slide_id,
-        "patient": score.patient,
-        "model": score.model,
-        "mpp": score.mpp,
-        "n_found": score.n_found,
-        "n_true": score.n_true,
-        "true_in_tissue": score.true_in_tissue,
-        "roi": score.roi,
+        **{name: getattr(score, name) for name in (*same, "checked_against_slide")},
         "found_far_from_true": score.found_far,
         "f1": counts.scores(score.classes),
         "counts": counts.values.tolist(),
-        "region_mm2": score.region_mm2,
         "found_outside_region": score.matches.n_set_aside,
         "true_outside_region": score.outside_region,
         "true_outside_slide": score.outside_slide.tolist(),
-        "checked_against_slide": score.checked_against_slide,
         "outlines": score.panoptic is not None,
     }
 
@@ -261,8 +249,7 @@ def _f1_table(summary: dict[str, Any]) -> str:
             name,
             format_number(row["f1"]),
             format_interval(row["f1_interval"]),
-            format_number(row["precision"]),
-            format_number(row["recall"]),
+            *(format_number(row[key]) for key in ("precision", "recall")),
             *(f"{row[key]:,}" for key in ("true_positives", "false_positives", "false_negatives")),
         ]
         for name, row in named.items()
@@ -291,9 +278,7 @@ def _calibration_table(summary: dict[str, Any]) -> str | None:
     rows = [
         [
             name,
-            format_number(row["confidence"], 100),
-            format_number(row["accuracy"], 100),
-            format_number(row["error"], 100),
+            *(format_number(row[key], 100) for key in ("confidence", "accuracy", "error")),
             format_interval(row["error_interval"], 100),
             f"{row['n']:,}",
         ]
@@ -372,20 +357,19 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
         yield f"no slide.json beside the nuclei, so truth outside the slide goes unnoticed: {', '.join(unchecked)}"
     if len(summary["models"]) > 1:
         yield f"the slides were not detected by one model: {', '.join(summary['models'])}"
-    for key, words in (
-        ("without_truth", "not scored, no truth"),
-        ("without_result", "not scored, no result"),
-        ("beyond_sheet", "not scored, not in the sheet"),
-    ):
+    for key, why in NOT_SCORED.items():
         if missing[key]:
-            yield f"{words}: {', '.join(missing[key])}"
+            yield f"not scored, {why}: {', '.join(missing[key])}"
+
+
+FEW, HALF = 0.2, 0.5  # of nuclei: so few are found, or fewer lie in tissue, and more lie far from true ones
 
 
 def _doubts(slide: dict[str, Any]) -> Iterator[str]:
     """Possible faults of the truth rather than the model: ambiguous positions, parts left out."""
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
-    astray = in_tissue is not None and 2 * in_tissue < n_true
+    astray = in_tissue is not None and in_tissue < HALF * n_true
     if not (n_true or slide["true_outside_region"] or slide["true_outside_slide"]):
         yield f"{slide['slide_id']}: the truth has no nucleus; is it the right file?"
     elif slide["roi"] and slide["region_mm2"] is None:
@@ -393,10 +377,10 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
             f"{slide['slide_id']}: nuclei were sought within {slide['roi']} alone: give that as --region, or true "
             "nuclei outside of it count as missed"
         )
-    elif astray or hits < 0.2 * n_true:
+    elif astray or hits < FEW * n_true:
         where, n = ("in the searched tissue", in_tissue) if astray else ("found", hits)
         yield f"{slide['slide_id']}: true nuclei {where}: {n:,} of {n_true:,}; are they in level-0 pixels, x before y?"
-    elif slide["region_mm2"] is None and hits > 0.5 * n_true and 2 * slide["found_far_from_true"] > hits + false:
+    elif slide["region_mm2"] is None and hits > HALF * n_true and slide["found_far_from_true"] > HALF * (hits + false):
         yield (
             f"{slide['slide_id']}: {slide['found_far_from_true']:,} of {hits + false:,} found nuclei lie farther than "
             f"{FAR_UM:g} um from every true one and count as false: if the truth is complete in a part of the slide "

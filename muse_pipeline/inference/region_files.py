@@ -22,7 +22,8 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_maps import SlideMap, classify, trace_regions
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
-from muse_pipeline.store.store import OME_VERSION, PYRAMID, Store, multiscale
+from muse_pipeline.store.store import PYRAMID, Store, image_metadata
+from muse_pipeline.store.zarr_files import write_group, write_planes
 from muse_pipeline.tissue.overview import strips
 
 OK, FAILED = "ok", "failed"
@@ -37,12 +38,13 @@ def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
     Nuclei are then written without regions, and the report shows the reason.
     """
     files = SlideFiles(folder)
-    for path in (files.region_outlines, files.region_picture, files.region_map, files.regions):
+    written = files.region_outlines, files.region_picture, files.region_map, files.regions
+    for path in written:
         remove(path)
     try:
         yield
     except Exception as error:
-        for path in (files.region_outlines, files.region_picture, files.region_map):
+        for path in written:
             remove(path)
         known = isinstance(error, MuseError)
         reason = one_line(error if known else f"unexpected {type(error).__name__}: {error}")
@@ -104,32 +106,11 @@ def measure_areas(
 
 def write_map(path: Path, found: SlideMap) -> None:
     """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0 outside tissue."""
-    import zarr  # which a slide without regions does not need, and takes 0.2 s to load
-
-    classes = found.card.classes
-    # The size of zarr's own thread pool follows the machine, not the job.
-    with complete_file(path) as folder, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
-        group = zarr.create_group(store=str(folder), zarr_format=3)
-        side = min(CHUNK_CELLS, *found.prob.shape[1:])
-        array = group.create_array(
-            "0", shape=found.prob.shape, dtype="uint8", chunks=(1, side, side), dimension_names=("c", "y", "x")
-        )
-        array[:] = found.prob
-        channels = [
-            {
-                "label": one.name,
-                "color": "".join(f"{part:02X}" for part in one.color),
-                "active": index > 0,
-                "window": {"min": 0, "max": 255, "start": 0, "end": 255},
-            }
-            for index, one in enumerate(classes)
-        ]
-        group.attrs["ome"] = {
-            "version": OME_VERSION,
-            "multiscales": [multiscale("regions", ("c", "y", "x"), found.cell_um, (1,))],
-            "omero": {"name": "regions", "channels": channels, "rdefs": {"model": "color"}},
-        }
-        group.attrs["muse"] = {"cell_um": found.cell_um, **found.facts}
+    channels = [(one.name, one.color, index > 0) for index, one in enumerate(found.card.classes)]
+    image = image_metadata("regions", found.cell_um, (1,), channels)
+    with complete_file(path) as folder:
+        write_group(folder, {"ome": image, "muse": {"cell_um": found.cell_um, **found.facts}})
+        write_planes(folder / "0", found.prob, min(CHUNK_CELLS, *found.prob.shape[1:]))
 
 
 def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[NucleusClass], store: Store) -> None:

@@ -20,6 +20,7 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_files import FAILED, OK
 from muse_pipeline.inference.region_maps import trace_regions
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
+from muse_pipeline.store.zarr_files import METADATA, Plane
 from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # on either side of the border
@@ -186,18 +187,16 @@ class ProbabilityMap:
     """
 
     def __init__(self, path: Path, mpp: tuple[float, float]):
-        import zarr  # which a slide without regions does not need, and takes 0.2 s to load
-
-        group = zarr.open_group(path, mode="r")
-        self._array, self._mpp = group["0"], mpp
-        self._cell_um = float(group.attrs["muse"]["cell_um"])
+        known = read_json(path / METADATA)["attributes"]["muse"]
+        self._planes = [Plane(path / "0", number) for number in range(len(known["card"]["classes"]))]
+        self._mpp, self._cell_um = mpp, float(known["cell_um"])
 
     def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
         """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0 px."""
-        limit = np.array(self._array.shape[:0:-1]) - 1
+        limit = np.array(self._planes[0].shape[::-1]) - 1
         cell = np.floor(level0_to_work(xy, self._mpp, self._cell_um)).astype(int).clip(0, limit)
         (left, top), (right, bottom) = cell.min(0), cell.max(0) + 1
-        part = self._array[:, top:bottom, left:right]
+        part = np.stack([plane.read(top, left, bottom, right) for plane in self._planes])
         return (part[label, cell[:, 1] - top, cell[:, 0] - left] / 255).astype(np.float32)
 
 
@@ -258,16 +257,19 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     classes = list(dict.fromkeys(NucleusClass(area.class_name, area.color) for area in drawn))
     classes = list({one.name: one for one in reversed(classes)}.values())[::-1]  # a class may have two colours
     tissue = outline_kept(kept, info)
-    taken, of_class = shapely.MultiPolygon(), {one.name: [] for one in classes}
-    for area in sorted(drawn, key=lambda area: area.shape.area):
+    ordered = sorted(drawn, key=lambda area: area.shape.area)
+    shapes, of_class = np.array([area.shape for area in ordered], object), {one.name: [] for one in classes}
+    number, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    smaller = np.split(other, np.searchsorted(number, np.arange(1, len(shapes))))
+    for index, area in enumerate(ordered):
+        taken = shapely.union_all(shapes[smaller[index][smaller[index] < index]])
         of_class[area.class_name].append((area.shape & tissue) - taken)
-        taken |= area.shape
-    lines = shapely.union_all([shapely.boundary(area.shape) for area in drawn])
+    lines = shapely.union_all(shapely.boundary(shapes))
     return SlideRegions(
         classes=[RegionClass(one.name, one.color, shapely.union_all(of_class[one.name]), True) for one in classes],
         areas=drawn,
         border=shapely.intersection(lines, tissue),
-        outside=shapely.difference(tissue, taken),
+        outside=shapely.difference(tissue, shapely.union_all(shapes)),
         info=info,
         origin=Regions("drawn", OK, "", file=NamedFile(path.name, sha256_of(path))),
     )

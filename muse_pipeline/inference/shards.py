@@ -151,12 +151,12 @@ def _as_damage(path: Path) -> Iterator[None]:
 
 
 def _read_positions(file: pq.ParquetFile, group: int) -> tuple[np.ndarray, np.ndarray]:
-    table = file.read_row_group(group, columns=["x", "y", "window"])
+    table = file.read_row_group(group, ["x", "y", "window"], use_threads=False)
     return _positions(table), to_numpy(table["window"])
 
 
 def _read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
-    table = file.read_row_group(group)
+    table = file.read_row_group(group, use_threads=False)
     prob, rays = (lists_to_numpy(table[name]) for name in ("prob", "rays"))
     if not np.isfinite(rays).all():
         raise ValueError("rays that are not numbers")

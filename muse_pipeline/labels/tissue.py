@@ -6,6 +6,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.pictures import list_pictures, read_rgb, resize_picture
+from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, resize_picture
 from muse_pipeline.labels.formats import require_size
 from muse_pipeline.labels.regions import cut_regions, fill_polygon
 from muse_pipeline.qupath.regions import read_class_areas
@@ -273,11 +274,10 @@ def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_cl
     Raises:
         LabelError: the mask is missing, of another size or has other values.
     """
-    path = next(
-        (path for path in (folder / f"{found.name}.png", folder / f"{found.path.stem}.png") if path.is_file()), None
-    )
-    mask = None if path is None else cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
+    for path in (folder / f"{found.name}.png", folder / f"{found.path.stem}.png"):
+        if (mask := read_grey(path)) is not None:
+            break
+    else:
         raise LabelError(f"{folder}: has no readable mask for {found.name}; add {found.path.stem}.png")
     require_size(path, mask, size_px)
     if strange := sorted(set(np.unique(mask).tolist()) - {*range(n_classes), UNKNOWN}):
@@ -329,14 +329,12 @@ def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ..
     Raises:
         LabelError: there are such areas.
     """
-    for index, shape in areas.items():
-        for other, against in areas.items():
-            shared = shape.intersection(against).area if other > index else 0
-            if shared > MOST_OVERLAP * min(shape.area, against.area):
-                raise LabelError(
-                    f"{path}: areas of {classes[index]} and {classes[other]} overlap; redraw them so that each point "
-                    "has one class"
-                )
+    for (index, shape), (other, against) in combinations(areas.items(), 2):
+        if shape.intersection(against).area > MOST_OVERLAP * min(shape.area, against.area):
+            raise LabelError(
+                f"{path}: areas of {classes[index]} and {classes[other]} overlap; redraw them so that each point has "
+                "one class"
+            )
 
 
 def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...], split: str) -> None:

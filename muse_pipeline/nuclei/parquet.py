@@ -203,7 +203,8 @@ class NucleiWriter:
             *(to_arrow(np.asarray(shapes[name], np.float32)) for name in SHAPE_COLUMNS),
             *([to_arrow(np.asarray(shapes[CLUSTER], np.int32))] if known.clusters else []),
             *([] if known.positive_od is None else map(to_arrow, (dab_od, dab_od >= known.positive_od))),
-            *(self._region_columns(shapes) if known.regions is not None else []),
+            *([] if known.regions is None else [_name_or_null(shapes[REGION], known.regions)]),
+            *([] if known.regions is None else map(_or_null, (shapes[REGION_PROB], shapes[BORDER]))),
             *([to_arrow(shapes[UNLIKE_REGION])] if known.unlike_region else []),
             *([] if known.artefacts is None else [_name_or_null(shapes[QUALITY], known.artefacts)]),
             *(_or_null(shapes[name]) for name in known.features),
@@ -215,12 +216,6 @@ class NucleiWriter:
             polygons_to_wkb(polygons),
         ]
         return pa.Table.from_arrays(columns, schema=self.schema)
-
-    def _region_columns(self, values: Mapping[str, np.ndarray]) -> list[pa.Array]:
-        return [
-            _name_or_null(values[REGION], self.optional.regions),
-            *(_or_null(values[name]) for name in (REGION_PROB, BORDER)),
-        ]
 
 
 def _name_or_null(index: np.ndarray, names: Sequence[str]) -> pa.Array:
@@ -331,7 +326,7 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
     with open_nuclei(path) as file:
         order = list(columns or file.schema_arrow.names)
         waiting: list[pa.Table] = []
-        for batch in _undamaged(path, file.iter_batches(min(batch_size, ROW_GROUP), columns=order)):
+        for batch in _undamaged(path, file.iter_batches(min(batch_size, ROW_GROUP), columns=order, use_threads=False)):
             waiting.append(pa.Table.from_batches([batch]).select(order))
             while sum(map(len, waiting)) >= batch_size:
                 table = pa.concat_tables(waiting).combine_chunks()
@@ -402,16 +397,10 @@ def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarra
 
 def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same batches; Arrow's errors about damaged files are replaced by one message."""
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowException, OSError) as error:
-            raise NucleiError(
-                f"{path}: is damaged ({one_line(error)[:200]}); make it with `muse stitch` again"
-            ) from error
-        if batch is None:
-            return
-        yield batch
+    try:
+        yield from batches
+    except (pa.ArrowException, OSError) as error:
+        raise NucleiError(f"{path}: is damaged ({one_line(error)[:200]}); make it with `muse stitch` again") from error
 
 
 def parse_outlines(geometry: np.ndarray) -> np.ndarray:

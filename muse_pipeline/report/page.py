@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from muse_pipeline.cohort.ledgers import STEPS, order_steps
-from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import one_line
 from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
@@ -271,7 +269,7 @@ def write_page(
         has_positive=any(slide.positive for slide in slides),
         class_names=class_names(slide for slide in ranked if slide.positive is None),
         plots=describe_plots(entries),
-        cards=map_in_order(lambda entry: describe_card(entry, album), entries, count_cores()),
+        cards=(describe_card(entry, album) for entry in entries),
         cost_columns=COLUMNS,
         costs=[cost.texts for cost in step_costs(ranked)],
         pretraining=pretraining_facts(pretraining, album) if pretraining else None,

@@ -177,7 +177,8 @@ def write_spatialdata(
     import zarr  # takes longer to load than AnnData's file to write
 
     table, image = NucleiTable.open(nuclei, patient, embeddings), open_store(store)
-    with complete_file(output) as partial:
+    # The size of zarr's own thread pool follows the machine, not the job.
+    with complete_file(output) as partial, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
         root = zarr.create_group(partial, zarr_format=3)
         root.attrs["spatialdata_attrs"] = {"version": "0.2"}
         _link_image(root.create_group(f"images/{IMAGE}"), partial / "images" / IMAGE, image.path, output, image.mpp)

@@ -1,7 +1,7 @@
 """Tiles of a TIFF, decoded straight from the file: the same pixels as OpenSlide's in a fraction of the time.
 
 OpenSlide composites every tile with transparency, which takes several times as long as decoding a JPEG. Here the
-index of the tiles is read once, with tifffile; a tile is one ``pread`` and one call of its codec. At the first read
+index of the tiles is read once, with tifffile; a tile is one read and one call of its codec. At the first read
 of a level, some of its tiles are compared with OpenSlide's pixels; a level that differs by one bit is read by
 OpenSlide.
 OpenSlide also reads all tiles that cannot be read here: missing tiles, damaged tiles, other compressions.
@@ -10,7 +10,6 @@ OpenSlide also reads all tiles that cannot be read here: missing tiles, damaged 
 from __future__ import annotations
 
 import gc
-import os
 import struct
 import weakref
 from collections.abc import Callable, Mapping
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import WHITE, overlap, white_canvas
-from muse_pipeline.slides.pictures import colours_of, complaints_of_tifffile, compression_of
+from muse_pipeline.slides.pictures import complaints_of_tifffile, name_of
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -113,18 +113,18 @@ class DirectTiles:
         return bool(agree) and all(agree)
 
     def _open(self) -> None:
-        self._levels = _index_levels(self._path, self._sizes) if hasattr(os, "pread") else {}
+        self._levels = _index_levels(self._path, self._sizes)
         gc.collect(1)  # tifffile's pages form cycles and hold 80 bytes for every tile of the slide
         if not self._levels:
             return
         try:
-            file = os.open(self._path, os.O_RDONLY)
+            file = self._path.open("rb", buffering=0)
         except OSError:  # deleted, or too many open files
             self._levels = {}
             return
-        weakref.finalize(self, os.close, file)  # when the last reading thread releases it
+        weakref.finalize(self, file.close)  # when the last reading thread releases it
         n_kept = CACHE_BYTES // max(index.decoded_bytes for index in self._levels.values())
-        self._tile = lru_cache(n_kept)(partial(_decode_tile, file, self._levels))
+        self._tile = lru_cache(n_kept)(partial(_decode_tile, file.fileno(), self._levels))
 
     def _read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
         index = self._levels[level]
@@ -167,7 +167,7 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
     # A damaged index may state any size, and must not decide how much memory is allocated.
     if not 0 < n_bytes < 2 * index.decoded_bytes:
         raise ValueError(f"a tile of {n_bytes} bytes")
-    stream = os.pread(file, n_bytes, int(index.offsets[row, column]))
+    stream = read_at(file, n_bytes, int(index.offsets[row, column]))
     if len(stream) < n_bytes:
         raise ValueError("a tile that ends beyond the file")
     pixels = index.codec.decode(stream, index.tile_px)
@@ -182,7 +182,8 @@ def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> 
         import tifffile
 
         with complaints_of_tifffile(), tifffile.TiffFile(path) as tiff:
-            pages = [page for page in islice(tiff.pages, MAX_DIRECTORIES) if _holds_tiles(page)]
+            tiled = [page for page in islice(tiff.pages, MAX_DIRECTORIES) if page.is_tiled]
+            pages = [page for page in tiled if 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES]
             candidates = {
                 level: [page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)]
                 for level, size in level_sizes_px.items()
@@ -191,10 +192,6 @@ def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> 
             return {level: index for level, index in indices.items() if index}
     except Exception:  # tifffile raises anything on damaged files; OpenSlide reads them
         return {}
-
-
-def _holds_tiles(page: TiffPage) -> bool:
-    return page.is_tiled and 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES
 
 
 def _index_page(page: TiffPage) -> TileIndex | None:
@@ -214,9 +211,7 @@ def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
     if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or page.planarconfig != CONTIGUOUS:
         return None
     try:
-        if compression_of(page) == "JPEG":
-            return Jpeg.of_page(page)
-        return Jpeg2000.of_page(page)
+        return (Jpeg if name_of(page.compression) == "JPEG" else Jpeg2000).of_page(page)
     except ImportError:
         return None
 
@@ -242,7 +237,7 @@ class Jpeg:
         """Codec of a page of JPEG tiles; None for other colour spaces."""
         import simplejpeg  # noqa: F401 - without it OpenSlide decodes
 
-        colours = cls.CONVERTED.get(colours_of(page))
+        colours = cls.CONVERTED.get(name_of(page.photometric))
         # Shared tables are a JPEG stream of their own: without its markers they can precede those of a tile.
         tables = (page.jpegtables or b"").removeprefix(cls.START).removesuffix(cls.END)
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from muse_pipeline.core.environment import write_at
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import complete_file, require_own_folder, write_json
 from muse_pipeline.slides.remote import EndedEarlyError, RemoteSlide, SlideUrl, Stated
@@ -111,7 +111,7 @@ def _copy_blocks(slide: RemoteSlide, path: str, stated: Stated, descriptor: int,
             return block
 
         block = slide.try_often(read, before_again=lambda: slide.require_unchanged(path, stated))
-        _write_all(descriptor, block, start)
+        write_at(descriptor, block, start)
 
     with ThreadPoolExecutor(min(threads, MAX_AT_ONCE)) as pool:
         blocks = [pool.submit(copy_block, start) for start in range(0, stated.n_bytes, BLOCK_BYTES)]
@@ -120,13 +120,6 @@ def _copy_blocks(slide: RemoteSlide, path: str, stated: Stated, descriptor: int,
                 block.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _write_all(descriptor: int, block: bytes, start: int) -> None:
-    """Write a whole block; on a full disk a write stores what fits without an error, and the next one fails."""
-    n_written = 0
-    while n_written < len(block):
-        n_written += os.pwrite(descriptor, block[n_written:], start + n_written)
 
 
 def _copy_at_once(slide: RemoteSlide, path: str, stated: Stated, file: Any) -> None:

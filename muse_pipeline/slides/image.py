@@ -12,11 +12,10 @@ from muse_pipeline.core.text import one_line
 from muse_pipeline.slides.base import READERS, SlideProperties, SlideReader, UnsuitedError, alpha_of, rgb_on_white
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.pictures import (
-    colours_of,
-    compression_of,
     count_planes,
     find_picture,
     is_mistagged,
+    name_of,
     state_mpp,
     why_planes,
 )
@@ -112,8 +111,8 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[
 
 
 def _tiff_pixels(page, path: Path) -> np.ndarray:
-    kind = colours_of(page)
-    decoded_to_rgb = kind == "YCBCR" and "JP" in compression_of(page)  # by the codec; Pillow converts the others
+    kind = name_of(page.photometric)
+    decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(page.compression)  # by the codec; Pillow converts the others
     if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
         return _read_picture(path, page.index)
     pixels = page.asarray()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import cv2
@@ -130,19 +131,14 @@ def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(wide - high) <= max(MAX_PADDING * max(wide, high), 2 * sum(size_px))
 
 
-def colours_of(page: TiffPage) -> str:
-    """Name of the photometric interpretation of ``page``, as "RGB"; the number where TIFF has no name for it."""
-    return getattr(page.photometric, "name", str(page.photometric))
-
-
-def compression_of(page: TiffPage) -> str:
-    """Name of the compression of ``page``, as "JPEG"; the number where TIFF has no name for it."""
-    return getattr(page.compression, "name", str(page.compression))
+def name_of(value: int) -> str:
+    """Name of the value of a tag, as "RGB" or "JPEG"; the number where TIFF has no name for it."""
+    return getattr(value, "name", str(value))
 
 
 def is_mistagged(page: TiffPage) -> bool:
     """True if the JPEG data of a page that is tagged as RGB are luminance and chrominance, by their own header."""
-    if colours_of(page) != "RGB" or compression_of(page) != "JPEG" or page.samplesperpixel != 3:
+    if name_of(page.photometric) != "RGB" or name_of(page.compression) != "JPEG" or page.samplesperpixel != 3:
         return False
     offset, n_bytes = next(((o, n) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n), (0, 0))
     file = page.parent.filehandle
@@ -170,13 +166,14 @@ def _is_ycbcr(stream: bytes) -> bool:
 
 @contextmanager
 def complaints_of_tifffile() -> Iterator[list[str]]:
-    """Collect tifffile's log messages instead of printing them."""
+    """Collect tifffile's log messages of this thread instead of printing them."""
     complaints: list[str] = []
-    logger = logging.getLogger("tifffile")
+    logger, thread = logging.getLogger("tifffile"), get_ident()
 
     def collect(record: logging.LogRecord) -> bool:
-        complaints.append(record.getMessage())
-        return False
+        if record.thread == thread:
+            complaints.append(record.getMessage())
+        return record.thread != thread
 
     logger.addFilter(collect)
     try:

@@ -27,13 +27,12 @@ from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
 from muse_pipeline.slides.pictures import (
     VENDORS,
     are_colours,
-    colours_of,
     complaints_of_tifffile,
-    compression_of,
     count_planes,
     find_picture,
     has_colours,
     is_mistagged,
+    name_of,
     state_mpp,
     why_planes,
 )
@@ -136,8 +135,8 @@ def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
 
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
-    colours = colours_of(page)
-    decoded_to_rgb = colours == "YCBCR" and "JP" in compression_of(page)  # JPEG and JPEG 2000: by the codec
+    colours = name_of(page.photometric)
+    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(page.compression)  # JPEG and JPEG 2000: by the codec
     understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
     if page.dtype != np.uint8 or axes not in {"YX", "YXS", "CYX"} or not understood:
         raise NearlyReadError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")

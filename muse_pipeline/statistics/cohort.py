@@ -23,7 +23,6 @@ from muse_pipeline.cohort import sheet
 from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import is_missing, read_cells
-from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import ConfigError, NucleiError, StoreError
 from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.process import map_in_order
@@ -46,7 +45,6 @@ from muse_pipeline.scverse.elements import Elements, open_hdf5
 from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
 
 EDGE = "neighbours_tissue_edge_um"
-THREADS = 4  # slides that are read at once: a million nuclei take 300 MB
 
 
 class Measure(NamedTuple):
@@ -68,9 +66,12 @@ class Measure(NamedTuple):
         return self.name != "nuclei_per_mm2" and self.name.removeprefix("median_") not in WITHOUT_CLASSES
 
 
-def measure_slides(results: Path, slides: Iterable[str]) -> tuple[list[Measure], np.ndarray]:
-    """Every measure that any slide has, and their values (S, M); NaN if a slide lacks one."""
-    found = list(map_in_order(lambda slide: measure_slide(results / slide), slides, min(count_cores(), THREADS)))
+def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[list[Measure], np.ndarray]:
+    """Every measure that any slide has, and their values (S, M); NaN if a slide lacks one.
+
+    Each thread reads a slide; a million nuclei take 300 MB.
+    """
+    found = list(map_in_order(lambda slide: measure_slide(results / slide), slides, threads))
     measures = list(dict.fromkeys(measure for each in found for measure in each))
     return measures, np.array([[each.get(measure, np.nan) for measure in measures] for each in found], float)
 
@@ -179,13 +180,14 @@ OF_TABLE = ("status", "appearance", "left_out")  # columns of cohort.tsv
 PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
-def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path) -> int:
+def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int = 1) -> int:
     """Write the slides that have nuclei; returns their number.
 
     Args:
         results: folder of the results; ``OF_TABLE`` of its cohort.tsv, if there is one, become columns.
         rows: rows of the sheet, by the names of its columns.
         output: path of ``cohort.h5ad``.
+        threads: number of slides that are read at the same time; it changes no result.
 
     Raises:
         MissingPackageError: h5py is not installed.
@@ -196,21 +198,17 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path)
     slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
     if not slides:
         raise NucleiError(f"{results}: has no slides of the sheet with nuclei.parquet; run the slides first")
-    measures, values = measure_slides(results, [row["slide_id"] for row in slides])
+    measures, values = measure_slides(results, [row["slide_id"] for row in slides], threads)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
         columns = {name: [getattr(each, name) for each in measures] for name in ("group", "unit")}
         write_var(elements, [each.name for each in measures], columns)
         _write_obs(elements, slides, _read_table(files.table))
-        made = {row["slide_id"]: _describe_origin(files.slide(row["slide_id"]).nuclei) for row in slides}
+        known = {row["slide_id"]: read_provenance(files.slide(row["slide_id"]).nuclei).to_dict() for row in slides}
+        made = {slide: {name: facts[name] for name in PROVENANCE if name in facts} for slide, facts in known.items()}
         elements.scalar("uns/muse", json.dumps({"slides": made}, sort_keys=True, ensure_ascii=False))
     return len(slides)
-
-
-def _describe_origin(nuclei: Path) -> dict[str, Any]:
-    known = read_provenance(nuclei).to_dict()
-    return {name: known[name] for name in PROVENANCE if name in known}
 
 
 def _read_table(path: Path) -> dict[str, dict[str, str]]:
@@ -295,7 +293,7 @@ COLUMNS = (
 
 
 def compare_cohort(
-    results: Path, sheet: Path, group: str, patient: str, output: Path, included: Sequence[str] = ()
+    results: Path, sheet: Path, group: str, patient: str, output: Path, included: Sequence[str] = (), threads: int = 1
 ) -> list[str]:
     """Compare the groups of a results folder and write a row per measure and pair of groups.
 
@@ -309,6 +307,7 @@ def compare_cohort(
             the slide's name.
         output: path of ``statistics.tsv``.
         included: kinds of doubt (``inference.doubts``) that do not exclude a slide or its counts of classes.
+        threads: number of slides that are read at the same time; it changes no result.
 
     Returns:
         Sentences about the comparison.
@@ -325,7 +324,7 @@ def compare_cohort(
     groups = {slide: name for slide, name in groups.items() if not without[slide]}
     left_out = describe_left_out(without.values())
     group_of = require_groups(groups, patients, left_out)
-    measures, values = measure_slides(results, groups)
+    measures, values = measure_slides(results, groups, threads)
     without_classes = [reason_left_out(doubts[slide], OF_CLASSES, included) for slide in groups]
     values[np.ix_(list(map(bool, without_classes)), [measure.is_of_classes for measure in measures])] = np.nan
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])

@@ -1,9 +1,9 @@
-"""Any rectangle of a slide at any mpp: means over the area of each pixel, or interpolation of coarser slides.
+"""Any rectangle of a slide at any mpp: means over the area of each pixel, or interpolation if the slide is coarser.
 
 The image at ``mpp`` has an integer lattice whose corner is the corner of level 0 (frame *work*). Its pixels are
-area-weighted means of the pixels that they cover in the best level, the coarsest that is at least as fine. A coarser
-slide is enlarged from level 0, by linear interpolation between the centres of its pixels. The weights follow
-from absolute coordinates alone, so two rectangles agree bit for bit where they overlap, without seams.
+area-weighted means of the pixels that they cover in the best level, the coarsest that is at least as fine. A slide
+more than 5 % coarser than ``mpp`` is enlarged from level 0, by linear interpolation between the centres of its pixels.
+The weights follow from absolute coordinates alone, so two rectangles agree where they overlap, without seams.
 """
 
 from __future__ import annotations

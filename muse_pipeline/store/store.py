@@ -7,7 +7,7 @@ content.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ class Store:
         size_px: (width, height) of the work lattice.
         slide_id: the slide's name in the sheet.
         fingerprint: the slide's checksum.
-        codec: one of ``sharding.CODECS``.
+        codec: one of ``zarr_files.CODECS``.
     """
 
     def __init__(
@@ -286,16 +286,25 @@ def _identity(path: Path) -> tuple[int, int] | None:
 OME_VERSION = "0.5"
 
 
-def image_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
-    """Attribute ``ome`` of an image ``(c, y, x)`` whose level k is reduced ``factors[k]`` times."""
-    channels = [
-        {"label": label, "color": color, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
-        for label, color in (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
+RGB = ("red", (255, 0, 0), True), ("green", (0, 255, 0), True), ("blue", (0, 0, 255), True)
+
+
+def image_metadata(
+    name: str, mpp: float, factors: tuple[int, ...], channels: Iterable[tuple[str, Iterable[int], bool]] = RGB
+) -> dict[str, Any]:
+    """Attribute ``ome`` of an image ``(c, y, x)`` whose level k is reduced ``factors[k]`` times.
+
+    A channel is its name, its colour (r, g, b), and whether viewers show it at first.
+    """
+    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+    described = [
+        {"label": label, "color": bytes(color).hex().upper(), "active": is_shown, "window": window}
+        for label, color, is_shown in channels
     ]
     return {
         "version": OME_VERSION,
         "multiscales": [multiscale(name, ("c", "y", "x"), mpp, factors)],
-        "omero": {"name": name, "channels": channels, "rdefs": {"model": "color"}},
+        "omero": {"name": name, "channels": described, "rdefs": {"model": "color"}},
     }
 
 

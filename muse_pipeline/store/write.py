@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -50,7 +50,7 @@ from muse_pipeline.store.zarr_files import (
     shard_path,
     write_array,
     write_group,
-    write_plane,
+    write_planes,
     z_order,
 )
 from muse_pipeline.tissue.mask import TissueMask
@@ -100,7 +100,7 @@ def write_store(
 
     Undecodable chunks are white and listed in the store's attributes. With ``within``, two corners (x, y) in work
     pixels, only the chunks that touch this rectangle are written. ``open_image`` makes the image of ``slide`` at
-    ``mpp``; ``codec`` is one of ``sharding.CODECS``; ``facts`` are added to the store's attributes.
+    ``mpp``; ``codec`` is one of ``zarr_files.CODECS``; ``facts`` are added to the store's attributes.
 
     Raises:
         MppError: the slide is too coarse for ``mpp``.
@@ -121,7 +121,9 @@ def write_store(
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
         del label, tissue  # they are as large as the slide
-        with closing(read_chunks(reader, chunks_by_shard(chunks), threads, codec)) as read:
+        ordered = chunks_by_shard(chunks)
+        found = map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), ordered, threads)
+        with closing(found) as read:
             for shard, of_shard in groupby(read, lambda one: one[0].shard):
                 write_shard(folder, shard, of_shard, corrupt, codec)
         known = {"tissue_sha256": tissue_sha256, "codec": codec, **(facts or {})}
@@ -134,13 +136,6 @@ def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
         codecs = in_shards((3, *[chunk_px(factor)] * 2), chunk_codecs(codec))
         shape, shard = [3, *(-(-side // factor) for side in size_px[::-1])], (3, *[SHARD_PX // factor] * 2)
         write_array(path / str(level), shape, shard, codecs, ("c", "y", "x"), BACKGROUND)
-
-
-def read_chunks(
-    reader: ImageReader, chunks: Iterable[Chunk], threads: int, codec: str
-) -> Iterator[tuple[Chunk, ReadChunk]]:
-    """Read the ``chunks`` in their order, on ``threads`` threads."""
-    return map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), chunks, threads)
 
 
 def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
@@ -209,7 +204,7 @@ def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
     sides_px = tuple(tissue_pixel_px(mpp) * factor for factor in PYRAMID)
     write_group(path / "labels/tissue", {"ome": label_metadata("tissue", mpp, sides_px)})
     for level, factor in enumerate(PYRAMID):
-        write_plane(path / f"labels/tissue/{level}", any_within(label, factor).astype(np.uint8))
+        write_planes(path / f"labels/tissue/{level}", any_within(label, factor).astype(np.uint8))
 
 
 def write_attributes(

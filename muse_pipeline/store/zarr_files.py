@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ import simplejpeg
 from numcodecs import Zstd
 from numcodecs.checksum32 import CRC32C
 
+from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.files import read_json
 
 METADATA = "zarr.json"
@@ -29,7 +31,7 @@ SIDE_PX = 1024  # of the chunks of a plane
 BYTES = {"name": "bytes"}
 LOSSLESS, JPEG = "zstd", "jpeg"
 CODECS = (LOSSLESS, JPEG)
-ZSTD = {"level": -1, "checksum": True}
+ZSTD, OF_PLANES = {"level": -1, "checksum": True}, {"level": 0, "checksum": False}
 JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"  # the name is of imagecodecs for numcodecs
 
 
@@ -95,37 +97,44 @@ def _write_metadata(folder: Path, known: dict[str, Any]) -> None:
     (folder / METADATA).write_bytes(json.dumps(known, indent=2).encode())
 
 
-def write_plane(folder: Path, pixels: np.ndarray) -> None:
-    """Write an array (y, x) uint8 with its metadata; chunks of zeros have no file."""
-    codec = {"level": 0, "checksum": False}
-    write_array(folder, pixels.shape, (SIDE_PX, SIDE_PX), [BYTES, zstd(**codec)], ("y", "x"))
-    for top in range(0, pixels.shape[0], SIDE_PX):
-        for left in range(0, pixels.shape[1], SIDE_PX):
-            part = pixels[top : top + SIDE_PX, left : left + SIDE_PX]
-            if part.any():
-                chunk = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
-                chunk[: part.shape[0], : part.shape[1]] = part
-                file = folder / f"c/{top // SIDE_PX}/{left // SIDE_PX}"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(Zstd(**codec).encode(chunk))
+def write_planes(folder: Path, pixels: np.ndarray, side_px: int = SIDE_PX) -> None:
+    """Write an array (y, x) or (c, y, x) uint8, in chunks of one plane, of which those of zeros have no file."""
+    chunk_shape = (*[1] * (pixels.ndim - 2), side_px, side_px)
+    write_array(folder, pixels.shape, chunk_shape, [BYTES, zstd(**OF_PLANES)], ("c", "y", "x")[-pixels.ndim :])
+    height, width = pixels.shape[-2:]
+    for index, top, left in product(np.ndindex(pixels.shape[:-2]), range(0, height, side_px), range(0, width, side_px)):
+        part = pixels[index][top : top + side_px, left : left + side_px]
+        if part.any():
+            chunk = np.zeros((side_px, side_px), np.uint8)
+            chunk[: part.shape[0], : part.shape[1]] = part
+            file = folder.joinpath("c", *map(str, (*index, top // side_px, left // side_px)))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(Zstd(**OF_PLANES).encode(chunk))
 
 
 class Plane:
-    """An array (y, x) uint8 that ``write_plane`` wrote, of which parts are read.
+    """A plane uint8 of an array that ``write_planes`` wrote, of which parts are read.
+
+    Args:
+        folder: folder of the array.
+        index: number of the plane in an array (c, y, x); none for an array (y, x).
 
     Attributes:
-        shape: (h, w) of the array.
+        shape: (h, w) of the plane.
 
     Raises:
         ValueError: the array has another layout.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *index: int):
         known = read_json(folder / METADATA)
-        self.folder, self.shape = folder, tuple(known["shape"])
-        side, names = known["chunk_grid"]["configuration"]["chunk_shape"], [each["name"] for each in known["codecs"]]
-        if len(self.shape) != 2 or known["data_type"] != "uint8" or side != [SIDE_PX] * 2 or names != ["bytes", "zstd"]:
-            raise ValueError(f"{folder.name} is {known['data_type']} of {self.shape} in chunks of {side} by {names}")
+        shape, chunk = known["shape"], known["chunk_grid"]["configuration"]["chunk_shape"]
+        kind, names = known["data_type"], [each["name"] for each in known["codecs"]]
+        self.shape, self._side = tuple(shape[-2:]), chunk[-1]
+        self._chunks = folder.joinpath("c", *map(str, index))
+        is_plane = chunk == [*[1] * len(index), self._side, self._side] and 0 < self._side <= SIDE_PX
+        if kind != "uint8" or len(shape) != len(chunk) or not is_plane or names != ["bytes", "zstd"]:
+            raise ValueError(f"{folder.name} is {kind} of {tuple(shape)} in chunks of {chunk} by {names}")
 
     def read(self, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None) -> np.ndarray:
         """(h, w) uint8 of a box within the array, by default all of it.
@@ -135,11 +144,12 @@ class Plane:
         """
         bottom, right = (self.shape[0] if bottom is None else bottom), (self.shape[1] if right is None else right)
         found = np.zeros((bottom - top, right - left), np.uint8)
-        for row in range(top // SIDE_PX, -(-bottom // SIDE_PX)):
-            for column in range(left // SIDE_PX, -(-right // SIDE_PX)):
-                file, y, x = self.folder / f"c/{row}/{column}", row * SIDE_PX, column * SIDE_PX
+        side = self._side
+        for row in range(top // side, -(-bottom // side)):
+            for column in range(left // side, -(-right // side)):
+                file, y, x = self._chunks / f"{row}/{column}", row * side, column * side
                 if file.is_file():
-                    chunk = np.frombuffer(Zstd().decode(file.read_bytes()), np.uint8).reshape(SIDE_PX, SIDE_PX)
+                    chunk = np.frombuffer(Zstd().decode(file.read_bytes()), np.uint8).reshape(side, side)
                     part = chunk[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
                     first_y, first_x = max(y - top, 0), max(x - left, 0)
                     found[first_y : first_y + part.shape[0], first_x : first_x + part.shape[1]] = part
@@ -255,7 +265,7 @@ class ShardFiles:
         offset, length = table[row % n, column % n]
         if offset == _ABSENT:
             return None
-        content = os.pread(file.fileno(), int(length), int(offset))
+        content = read_at(file.fileno(), int(length), int(offset))
         return decode(content, self.chunk_px, self.codec)
 
     def read_recent_chunk(self, row: int, column: int) -> np.ndarray | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -17,6 +18,7 @@ from muse_pipeline.losses.self_distillation import n_processes
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+WAIT = timedelta(days=1)  # of processes for the first one, which prepares files
 Precision = Annotated[str, OneOf(("32-true", "bf16-mixed"))]
 
 
@@ -37,6 +39,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.strategies import DDPStrategy
 
     launcher, started = find_launcher()
     if nodes > 1 and not launcher:
@@ -51,7 +54,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
             accelerator=accelerator,
             devices=devices,
             num_nodes=nodes,
-            strategy="ddp" if nodes * devices > 1 else "auto",
+            strategy=DDPStrategy(timeout=WAIT) if nodes * devices > 1 else "auto",
             precision=precision,
             # Without it Lightning detects Slurm by the variables of a job, although no ``srun`` started this process.
             plugins=[] if launcher else [LightningEnvironment()],
@@ -80,6 +83,19 @@ def find_launcher() -> tuple[str, int]:
 def is_first_process() -> bool:
     """True in the process that writes files, and before any other process is started."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
+def wait_for_processes() -> None:
+    """Return once every process of the run has called this function.
+
+    Raises:
+        ProviderError: another process has failed, and has printed the reason.
+    """
+    if n_processes() > 1:
+        try:
+            distributed.barrier()
+        except RuntimeError as error:
+            raise ProviderError("another process of this run has ended, and has printed the reason") from error
 
 
 def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:

@@ -14,7 +14,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.inference.model import checkpoint_from
-from muse_pipeline.training.devices import is_first_process
+from muse_pipeline.training.devices import find_launcher, is_first_process, open_fabric
 from muse_pipeline.training.run import Inputs, Options, RunFolder, describe_run, plain_settings
 from muse_pipeline.training.stages import Stage
 
@@ -149,12 +149,15 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
     Raises:
         CheckpointError: a stage's folder was made from other inputs.
         ConfigError: there is no stage ``until``.
+        ProviderError: the devices are not available, or another number of processes was started.
         MuseError: the config or its data cannot be used.
     """
     stages = recipe.stages(config, Path(folder))
     names = [stage.name for stage in stages]
     if until is not None and until not in names:
         raise ConfigError(f"--until {until}: the stages of this run are {', '.join(names)}")
+    if find_launcher()[0]:  # all processes are there; else the first stage that trains starts them
+        open_fabric(options.accelerator, options.devices, "32-true", options.nodes)
     if [stage.folder for stage in stages] == [Path(folder)]:
         return stages[0].run(options)
     run = RunFolder(Path(folder))

@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.files import complete_file, find_json, require_own_folder, write_json
 from muse_pipeline.data.augment import Prefetched
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps_done
-from muse_pipeline.training.devices import open_fabric, share_batch_norms
+from muse_pipeline.training.devices import is_first_process, open_fabric, share_batch_norms, wait_for_processes
 from muse_pipeline.training.loop import Monitor, train
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.run import Inputs, Log, Options, RunFolder, describe_run, plain_settings
@@ -200,19 +200,22 @@ class PreparedStage(Stage):
         """Write the stage into an empty folder."""
 
     def run(self, options: Options) -> Path:
-        """Write the files unless they exist; returns the result.
+        """Write the files in the first process unless they exist; returns the result.
 
         Raises:
             CheckpointError: the folder was made from other inputs.
             OutputError: the folder is not a stage's.
         """
         made_from = self.made_from()
-        if not is_made(self.folder, made_from, options.start_over):
+        has_files = is_made(self.folder, made_from, options.start_over)
+        wait_for_processes()  # an older folder is replaced after all of them have looked
+        if not has_files and is_first_process():
             torch.set_num_threads(options.threads)
             with complete_file(self.folder) as partial:
                 partial.mkdir(parents=True)
                 self.write(partial, options.log)
                 write_json(partial / MADE_FROM, made_from)
+        wait_for_processes()
         return self.result
 
 

@@ -1,5 +1,6 @@
 """What holds for every verb: it explains itself at once, and bad input costs one sentence and exit status 2."""
 
+import errno
 import os
 import re
 import signal
@@ -159,6 +160,15 @@ def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
     assert errors.startswith(f"muse {verb}: ")
     assert errors.count("\n") == 1
     assert not positions["out"].exists()
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(monkeypatch, capsys):
+    def deny(arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", "labels/a.png")
+
+    monkeypatch.setattr("muse_pipeline.cli.main.run_verb", deny)
+    assert main(["finetune"]) == 2
+    assert capsys.readouterr().err.startswith("muse finetune: labels/a.png: access is denied; change its permissions")
 
 
 def test_a_reader_may_close_the_pipe():

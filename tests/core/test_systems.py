@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,18 +13,19 @@ from workflow_runs import draw_stained_slide, write_sheet
 from muse_pipeline.cohort.lock import find_other_run, lock_results
 from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core import environment
-from muse_pipeline.core.environment import limit_memory, link_folder, peak_memory_mib
+from muse_pipeline.core.environment import limit_memory, link_folder, peak_memory_mib, read_at, write_at
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.slides import isolation
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.isolation import call_isolated
 
 NAMES = "nuclei.parquet", "nuclei.geojson.gz", "summary.json"
-# Python without a module that Windows lacks, and without /proc, so that every process is spawned.
+# Python without a module and functions that Windows lacks, and without /proc, so that every process is spawned.
 AS_ON_WINDOWS = """
-import pathlib, sys
+import os, pathlib, sys
 import psutil  # which reads `resource` on Linux alone
 sys.modules["resource"] = None
+del os.pread, os.pwrite, pathlib.Path.is_mount
 from muse_pipeline.core import environment
 environment.Path = lambda name: pathlib.Path("/nowhere/there" if str(name).startswith("/proc") else name)
 from muse_pipeline.cli.main import main
@@ -109,6 +111,19 @@ def test_a_folder_is_copied_where_no_link_can_be_made(tmp_path, monkeypatch):
     link_folder(tmp_path / "copy", "store", tmp_path / "store")
     assert (tmp_path / "copy/0/chunk").read_bytes() == b"pixels"
     assert not (tmp_path / "copy/0/chunk").samefile(tmp_path / "store/0/chunk")
+
+
+@pytest.mark.parametrize("lacking", [(), ("pread", "pwrite")])
+def test_threads_read_and_write_parts_of_one_file(tmp_path, monkeypatch, lacking):
+    for name in lacking:
+        monkeypatch.delattr(os, name, raising=False)
+    parts = [(bytes([number]) * 500, 500 * number) for number in range(200)]
+    with (tmp_path / "parts").open("wb") as file, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda part: write_at(file.fileno(), *part), parts))
+    assert (tmp_path / "parts").read_bytes() == b"".join(content for content, _ in parts)
+    with (tmp_path / "parts").open("rb", buffering=0) as file, ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda part: read_at(file.fileno(), 500, part[1]), parts)) == [part[0] for part in parts]
+        assert read_at(file.fileno(), 500, 99_900) == parts[-1][0][:100]
 
 
 def test_a_sheet_of_windows_is_read(tmp_path):

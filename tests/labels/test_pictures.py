@@ -5,9 +5,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
+from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, write_png
+from muse_pipeline.slides.base import open_slide
+
+ORIENTATION = 0x0112  # tag of EXIF
 
 
 @pytest.mark.parametrize("kind", [((5, 7, 3), np.uint8), ((5, 7), np.uint8), ((5, 7), np.uint16)])
@@ -28,6 +32,26 @@ def test_a_damaged_picture_is_named_with_what_to_do(tmp_path):
         read_rgb(tmp_path / "a.png")
     with pytest.raises(LabelError, match=r"b\.png: not readable as a picture; delete x to make it again"):
         read_rgb(tmp_path / "b.png", "delete x to make it again")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture"])
+def test_a_damaged_mask_is_none(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+    assert read_grey(tmp_path / "a.png") is None
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_picture_is_read_as_it_is_stored_and_not_turned_by_its_camera(tmp_path, suffix):
+    """As by the reader of slides, so that masks, points and outlines lie on it."""
+    path, exif = tmp_path / f"Größe µ.{suffix}", Image.Exif()
+    pixels = np.repeat(np.linspace(0, 255, 40 * 64).astype(np.uint8).reshape(40, 64, 1), 3, -1)
+    exif[ORIENTATION] = 6  # turned by 90 degrees
+    Image.fromarray(pixels).save(path, exif=exif)
+    with open_slide(path, "image") as picture:
+        assert np.array_equal(read_rgb(path), picture.read_level((0, 0), 0, (64, 40)))
+    assert read_grey(path).shape == (40, 64)
+    assert cv2.imread(str(path)).shape[:2] == (64, 40)
 
 
 def test_pictures_are_listed_by_name(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -13,6 +14,7 @@ from slide_files import draw_gradient, shrink, write_pyramid
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides import image
 from muse_pipeline.slides.base import exact_downsamples, open_slide
+from muse_pipeline.slides.pictures import complaints_of_tifffile
 
 
 def read_whole(path):
@@ -166,6 +168,19 @@ def test_directory_at_the_end_of_a_truncated_tiff(tmp_path):
     assert "is truncated" in sentence(
         spoilt(tmp_path, "big.tif", b"MM\0+\0\x08\0\0" + b"\0\0\0\xff\0\0\0\0" + b"\0" * 99)
     )
+
+
+def test_complaints_about_a_file_are_those_of_its_thread(tmp_path, gradient):
+    with tifffile.TiffWriter(whole := tmp_path / "whole.tif") as tiff:
+        for _ in range(2):
+            tiff.write(gradient, tile=(128, 128), photometric="rgb", metadata=None)
+    with tifffile.TiffFile(whole) as tiff:
+        first = tiff.pages[0].dataoffsets[-1] + tiff.pages[0].databytecounts[-1]
+    path = spoilt(tmp_path, "cut.tif", whole.read_bytes()[:first])
+    with complaints_of_tifffile() as complaints, ThreadPoolExecutor(1) as pool:
+        with pytest.raises(SlideError, match="a part of its directory is missing"):
+            pool.submit(open_slide, path, "tiffslide").result()
+        assert not complaints
 
 
 def test_too_large_to_hold(tmp_path, monkeypatch):

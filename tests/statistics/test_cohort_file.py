@@ -2,11 +2,13 @@
 
 import csv
 import json
+from threading import Barrier, get_ident
 
 import numpy as np
 import pytest
 
 from muse_pipeline.cli.main import main
+from muse_pipeline.statistics import cohort
 from muse_pipeline.statistics.cohort import measure_slide
 
 h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
@@ -16,6 +18,22 @@ h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not ins
 def output(results):
     assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
     return results / "cohort.h5ad"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("words", [["anndata"], ["statistics", "--group", "label"]])
+def test_as_many_slides_are_read_at_once_as_there_are_threads(results, monkeypatch, words, threads):
+    meeting, used = Barrier(threads), set()
+
+    def measure_and_meet(folder):
+        meeting.wait(20)
+        used.add(get_ident())
+        return measure_slide(folder)
+
+    monkeypatch.setattr(cohort, "measure_slide", measure_and_meet)
+    rest = [str(results), "--sheet", str(results / "slides.tsv"), "-o", str(results / "output")]
+    assert main([*words, *rest, "--threads", str(threads)]) == 0
+    assert len(used) == threads
 
 
 def test_a_slide_has_its_densities_its_mix_and_its_infiltration(results):

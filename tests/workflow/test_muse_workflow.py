@@ -30,7 +30,8 @@ def cohort(tmp_path) -> Path:
 
 def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
     write_config(cohort, model="tiny.yaml")
-    run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
+    run = run_snakemake(cohort, "--dry-run", "--printshellcmds", "--set-resources", "finetune:gpu=2")
+    assert "muse finetune tiny.yaml --accelerator cuda --devices 2 " in " ".join(run.stdout.replace("\\", "").split())
     planned = planned_jobs(run.stdout)
     assert {name: planned[name] for name in ("finetune", "export", "detect")} == dict.fromkeys(
         ("finetune", "export", "detect"), 1

@@ -202,6 +202,18 @@ def test_a_cell_reruns_the_same_where_snakemake_remembers_nothing(without_metada
     assert plan(without_metadata, rows=[{**ROWS[0], column: value}, {column: "", **ROWS[1]}]) == jobs
 
 
+@pytest.mark.slow
+def test_a_check_of_a_slide_does_not_depend_on_what_runs_the_model(tmp_path, pyramid_path):
+    write_config(tmp_path, model="compact-fp32")  # with ``provider: cpu``, ``compact`` is in int8
+    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": str(pyramid_path)}])
+    run_snakemake(tmp_path, "--", "preflight")
+    check = ["--dry-run", "--", "results/a/preflight.json"]
+    assert "Nothing to be done" in run_snakemake(tmp_path, "--config", "provider=torch-cpu", *check).stdout
+    assert planned_jobs(run_snakemake(tmp_path, "--config", "model=label_free", *check).stdout) == {
+        "preflight_slide": 1
+    }
+
+
 @pytest.mark.timeout(300)
 def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_path):
     pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")

@@ -14,9 +14,11 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.ledgers import STEPS, read_progress
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import SlideError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.pipeline import Models, make_image, run_slide
+from muse_pipeline.outputs.base import FinishedSlide, Output
+from muse_pipeline.pipeline import Models, make_image, run_slide, write_outputs
 from muse_pipeline.settings import RunSettings
 
 ALWAYS = tuple(step for step in STEPS if step not in {"fetch", "regions", "propose", "embed"})
@@ -50,6 +52,20 @@ def results(folder: Path) -> dict[str, bytes]:
 
 def test_every_step_has_its_ledger(whole):
     assert [(record.step, record.status) for record in read_progress(whole, 2)] == [(step, "ok") for step in ALWAYS]
+
+
+def test_outputs_of_one_step_share_its_ledger(tmp_path):
+    """Also where the output of another step, such as ``tma``, has a rank between theirs."""
+
+    def output(name: str, step: str) -> type[Output]:
+        write = classmethod(lambda cls, slide: [f"warning of {cls.name}"])
+        return type(name, (Output,), {"name": name, "step": step, "write": write})
+
+    outputs, begun = [output("viewer", "overlay"), output("tma", "tma"), output("summary", "overlay")], []
+    write_outputs(FinishedSlide(SlideFiles(tmp_path), RunSettings({})), outputs, begun.append)
+    assert begun == ["tma", "overlay"]
+    ledger = read_json(SlideFiles(tmp_path).ledger("overlay"))
+    assert ledger["warnings"] == ["warning of viewer", "warning of summary"]
 
 
 def test_step_by_step_the_bytes_are_the_same(slide, whole, tmp_path):

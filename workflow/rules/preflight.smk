@@ -47,7 +47,7 @@ rule preflight_slide:
     conda:
         "../../envs/infer.yaml"
     params:
-        made_with=settings_of(of_slide(PLAN.image_settings), of_slide(PLAN.detection_settings)),
+        made_with=settings_of(of_slide(PLAN.image_settings), model=PLAN.detection_settings("")["model"]),
         model=PREFLIGHT_MODEL,
         max_corrupt=config["max_corrupt"],
     # The sheet, which has the credentials of URLs, is no param: under another name every slide would be checked again.

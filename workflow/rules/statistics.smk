@@ -43,6 +43,7 @@ rule statistics:
             --group {params.group:q} \
             --patient {params.patient:q} \
             {params.included:q} \
+            --threads {threads} \
             --output {output.table:q} >{log:q} 2>&1
         echo {params.made_with:q} >{output.made_with:q}
         """
@@ -72,6 +73,7 @@ rule anndata_cohort:
         r"""
         muse anndata {params.results:q} \
             --sheet {params.sheet:q} \
+            --threads {threads} \
             --output {output.h5ad:q} >{log:q} 2>&1
         echo {params.made_with:q} >{output.made_with:q}
         """

@@ -85,10 +85,11 @@ rule finetune:
         ),
         data=[] if ON_SLIDES else settings.training_data(config),
         weights=initial_weights,
+        devices=lambda wildcards, resources: training_devices(resources),
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""
-        muse finetune {input.run:q} {params.data:q} {params.weights:q} \
+        muse finetune {input.run:q} {params.data:q} {params.weights:q} {params.devices} \
             --start-over \
             --threads {threads} \
             --output {params.folder:q} 2>&1 | tee {log:q}

@@ -20,7 +20,7 @@ import numpy as np
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
-from muse_pipeline.core.pictures import read_rgb, write_png
+from muse_pipeline.core.pictures import read_grey, read_rgb, write_png
 from muse_pipeline.data.unlabelled import cut_crops, open_unlabelled
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.inference.detect import detect_image
@@ -128,7 +128,7 @@ def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.
     """
     for path in sorted((folder / PICTURES).glob("*.png")):
         pixels = read_rgb(path, f"delete {folder} to make it again")
-        mask = cv2.imread(str(folder / MASKS / path.name), cv2.IMREAD_GRAYSCALE)
+        mask = read_grey(folder / MASKS / path.name)
         if mask is None or pixels.shape[:2] != mask.shape:
             raise LabelError(f"{path}: its mask is damaged or missing; delete {folder} to make them again")
         yield path.stem, pixels, mask > 127
