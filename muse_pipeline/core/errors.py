@@ -14,7 +14,7 @@ class SlideError(MuseError, OSError):
 
 
 class HangingReadError(MuseError, TimeoutError):
-    """Reading a slide does not end. Not a ``SlideError``, which may concern a single damaged region."""
+    """Reading a slide hangs. Not a ``SlideError``, since that may concern a single damaged region."""
 
 
 class MppError(MuseError, ValueError):
