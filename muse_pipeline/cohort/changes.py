@@ -12,7 +12,7 @@ from muse_pipeline.core.files import read_json, sha256_of
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import is_url
 
-# Of settings whose values mean little to a reader.
+# Phrases for settings whose values mean little to a reader.
 PHRASES = {
     "slide": "slide files at another location",
     "slide files": "changed slide files",
@@ -52,7 +52,7 @@ def read_changes(record: Path, now: Mapping[str, Any]) -> dict[str, str] | None:
     """
     try:
         before = read_json(record)
-    except (OSError, ValueError):  # the job was killed, or results are another program's
+    except (OSError, ValueError):  # the job was killed, or another program wrote the results
         return None
     if not isinstance(before, dict):
         return None
@@ -68,7 +68,7 @@ def _word(value: Any) -> str:
 
 
 def _is_same_file(before: Any, now: str) -> bool:
-    """True if a slide has another path by which the same file is read, as through a link."""
+    """True if the earlier path of a slide leads to the same file, for example through a link."""
     return isinstance(before, str) and not is_url(now) and Path(before).resolve() == Path(now).resolve()
 
 
