@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> None:
             f"or give a config as `muse adapt` writes it ({args.output / 'slides.yaml'})"
         )
     args.config = args.output / "slides.yaml"
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices are started when the files are there
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices start once the files exist
         changes = [_from_here(change) for change in args.set]
         _write_config(args.slides, args.config, changes, threads)
-    # The written config has the changes already.
+    # The written config already contains the changes.
     args.set = []
     train.run(args)
 

@@ -60,7 +60,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         type=at_least_one,
         default=1,
-        help="GPUs, or processes on a CPU, of each node; each takes `batch` windows (default: %(default)s)",
+        help="GPUs, or processes on a CPU, of each node; each processes `batch` windows (default: %(default)s)",
     )
     parser.add_argument(
         "--nodes",
