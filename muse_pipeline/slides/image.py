@@ -120,7 +120,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[
 
 def _tiff_pixels(page, path: Path) -> np.ndarray:
     kind = colours_of(page)
-    decoded_to_rgb = kind == "YCBCR" and "JP" in compression_of(page)  # by the codec; Pillow converts the others
+    decoded_to_rgb = kind == "YCBCR" and "JP" in compression_of(page)  # by the codec; else Pillow converts
     if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
         return _read_picture(path, page.index)
     pixels = page.asarray()

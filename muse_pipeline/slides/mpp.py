@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # 10 um are 2,540 dpi: coarser tags describe screens and paper (72, 96, 300 dpi), not a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
-PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115
-POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser shows cells or tissue
+PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115 um
+POSSIBLE_RANGE_UM = (0.01, 100.0)  # below the resolution of light; above any view of cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
 IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has such oblong pixels
@@ -40,7 +40,7 @@ _UNITS_UM = {
 
 @dataclass(frozen=True)
 class MppCandidate:
-    """One statement on the size of a level-0 pixel.
+    """A statement of the size of a level-0 pixel.
 
     Attributes:
         mpp: (x, y) um.
@@ -140,7 +140,7 @@ def choose_mpp(
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
-    """Reject mistakes of units, which would otherwise be noticed after hours or exhaust memory.
+    """Reject wrong units, which would otherwise be noticed after hours or exhaust memory.
 
     Raises:
         MppError: implausible size of a pixel or of the whole slide.

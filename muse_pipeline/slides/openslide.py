@@ -25,8 +25,8 @@ from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
 from muse_pipeline.slides.pictures import why_unsuited
 
-TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file with non-overlapping tiles
-FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # in OpenSlide's error about DICOM
+TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # slides in one TIFF file with non-overlapping tiles
+FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # part of OpenSlide's error about DICOM
 
 
 @READERS.register("openslide")
@@ -43,9 +43,7 @@ class OpenSlideReader(SlideReader):
         self.properties = _read_properties(self._handle)
         self._downsamples = self._handle.level_downsamples
         if self.properties.vendor == "generic-tiff" and len(self.properties.level_sizes_px) == 1:
-            raise UnsuitedError(
-                "OpenSlide sees one level only; the others may be in the sub-directories of an OME-TIFF"
-            )
+            raise UnsuitedError("OpenSlide finds one level only; others may be in the sub-directories of an OME-TIFF")
         if self.properties.vendor in TILED_VENDORS and (wrong := why_unsuited(path, self.properties.level_sizes_px)):
             raise UnsuitedError(f"OpenSlide takes {wrong}")
         self._direct_tiles = self._find_direct_tiles()
@@ -137,7 +135,7 @@ def _read_downsamples(
 
 
 def _mpp_candidates(values: Mapping[str, str]):
-    if values.get("openslide.vendor") != "generic-tiff":  # there, OpenSlide repeats the resolution tags
+    if values.get("openslide.vendor") != "generic-tiff":  # for which OpenSlide repeats the resolution tags
         yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
     description = values.get("tiff.ImageDescription", "")
     yield mpp_from_ome_xml(description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height")))

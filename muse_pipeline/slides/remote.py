@@ -99,8 +99,8 @@ def _path(parts: SplitResult) -> str:
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
 
-N_TRIES = 5  # of every call
-NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # botocore's
+N_TRIES = 5  # attempts of every call
+NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # exceptions of botocore
 DENIED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
 
 
@@ -165,7 +165,7 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-PAUSE_S = 0.5  # before the second try; doubled before each further one
+PAUSE_S = 0.5  # before the second try; doubles before each further try
 CONNECT_S, SILENCE_S = 30, 60  # timeouts of a web server for the connection and between bytes
 VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified", "last_modified", "updated", "mtime")
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}

@@ -25,7 +25,7 @@ def require_file(path: Path) -> None:
     """
     if problem := name_problem(path):
         raise SlideError(problem)
-    if path.suffix.lower() == ".vsi" and path.is_file():  # it has a thumbnail, which a reader takes for the slide
+    if path.suffix.lower() == ".vsi" and path.is_file():  # readers would open its thumbnail as the slide
         raise SlideError(
             f"{path}: an Olympus slide, whose pixels, in the folder '_{path.stem}_' beside it, cannot be read; "
             "export it as OME-TIFF"
@@ -41,7 +41,7 @@ def require_file(path: Path) -> None:
     except OSError as error:
         if isinstance(error, SlideError):
             raise
-        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):  # a path keeps one of the slashes
+        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):  # ``Path`` removes one of the slashes
             shown = SlideUrl(f"{url[1]}://{url[2]}")
             raise SlideError(f"{shown}: is a URL, not a path; copy it here first with `muse fetch`") from error
         if isinstance(error, FileNotFoundError):
@@ -130,7 +130,7 @@ def _companions(path: Path) -> list[Path]:
     return sorted(part for part in folder.iterdir() if part.suffix.lower() in {".dat", ".ini"} and part.is_file())
 
 
-SOURCE = "source.json"  # in the folder of a fetched slide: its URL without credentials, and its file in the folder
+SOURCE = "source.json"  # describes a fetched slide: URL without credentials, and name of its file
 
 
 def slide_file(path: Path) -> Path:

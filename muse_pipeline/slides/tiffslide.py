@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = 64 << 20  # every read decodes whole chunks: a file of one chunk is better held in memory
+MAX_CHUNK_BYTES = 64 << 20  # a file of one chunk, which every read would decode, is held in memory
 PROBE_PX = 1024
 
 
@@ -72,7 +72,7 @@ class TiffSlideReader(SlideReader):
         if count_planes(series) > 1:
             if not are_colours(self._read_middle()):
                 raise why_planes(path, series)
-            doubts = *doubts, "its three planes are taken for red, green and blue"
+            doubts = *doubts, "its three planes are read as red, green and blue"
         self.properties = replace(self.properties, warnings=doubts)
         is_stated = pages[0].extrasamples or pages[0].samplesperpixel in {1, 3}
         self._alpha = alpha_of(pages[0].extrasamples, None if is_stated else self._read_middle())
@@ -114,7 +114,7 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
             index, doubts = find_picture(tiff)
             if not has_colours(tiff.series[index]):
                 raise why_planes(path, tiff.series[index])
-            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # tiffslide takes the first picture
+            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # tiffslide opens the first picture
                 slide.properties = _describe_picture(tiff.series[index], index)
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
     except SlideError:
