@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
-SAME_MPP = 1.001  # a level this much coarser than asked for still counts as fine enough
-MAX_COARSER = 1.05  # up to here areas are averaged; at most every 20th pixel is invented
-MAX_ENLARGED = 2.0  # times: up to here a slide may be enlarged
+SAME_MPP = 1.001  # a level up to this factor coarser than requested is fine enough
+MAX_COARSER = 1.05  # up to this factor areas are averaged, and at most one pixel in 20 is repeated
+MAX_ENLARGED = 2.0  # largest factor by which a slide is enlarged
 
 
 class AreaReader:
@@ -86,7 +86,7 @@ class Axis:
 
     @property
     def enlarges(self) -> bool:
-        """True if pixels are interpolated, which needs one more at either end."""
+        """True if pixels are interpolated, which needs one more level pixel at either end."""
         return self.ratio * MAX_COARSER < 1 - _ALIGNED
 
     def stretch(self, start: int, n: int) -> Stretch:
@@ -128,7 +128,7 @@ class Stretch:
 
         Rows sum to 1, or to 0 where the lattice reaches beyond the level.
         """
-        from scipy.sparse import csr_array  # which a whole ratio does not need, and takes 0.1 s to load
+        from scipy.sparse import csr_array  # takes 0.1 s to load, and whole ratios do not need it
 
         edges = np.arange(self.start, self.start + self.n + 1) * self.axis.ratio
         if self.axis.enlarges:
@@ -150,11 +150,11 @@ class Stretch:
         centre = (edges[:-1] + edges[1:]) / 2 - 0.5
         left = np.floor(centre).astype(int)
         share = np.stack([left + 1 - centre, centre - left], 1)
-        share[edges[:-1] >= self.axis.level_px - _ALIGNED] = 0  # beyond the level
+        share[edges[:-1] >= self.axis.level_px - _ALIGNED] = 0  # no weight beyond the level
         return (left[:, None] + [0, 1]).clip(0, self.axis.level_px - 1), share
 
 
-_ALIGNED = 1e-3  # level px: closer than this counts as on the edge
+_ALIGNED = 1e-3  # level px; positions closer to an edge are on it
 
 
 def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarray:

@@ -53,7 +53,7 @@ def open_store(path: Path | str) -> Store:
         _require_ours(attributes, image, tissue)
         _require_files(attributes, folder)
         return Store(folder, tuple(image["shape"][:0:-1]), tissue, attributes)
-    except Exception as error:  # whatever foreign metadata lead to
+    except Exception as error:  # foreign metadata may raise any exception
         why = one_line(f"{type(error).__name__}: {error}")[:200]
         raise StoreError(f"{path}: not a store of `muse tile` ({why}); run `muse tile` again") from error
 
@@ -90,7 +90,7 @@ def _require_files(attributes: dict[str, Any], path: Path) -> None:
     Raises:
         ValueError: a file is missing.
     """
-    written = set(attributes.get("files", ()))  # of a store of before they were noted, nothing is known
+    written = set(attributes.get("files", ()))  # older stores do not list their files
     if lost := sorted(written - set(list_files(path))):
         raise ValueError(f"{len(lost)} of its {len(written)} files are lost, first {lost[0]}")
 

@@ -55,7 +55,7 @@ from muse_pipeline.store.zarr_files import (
 )
 from muse_pipeline.tissue.mask import TissueMask
 
-MARGIN_UM = 32.0  # what a window sees beyond its core
+MARGIN_UM = 32.0  # around tissue, for the halos of windows
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def write_store(
         n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
-        del label, tissue  # they are as large as the slide
+        del label, tissue  # large slides have large masks
         with closing(read_chunks(reader, chunks_by_shard(chunks), threads, codec)) as read:
             for shard, of_shard in groupby(read, lambda one: one[0].shard):
                 write_shard(folder, shard, of_shard, corrupt, codec)
