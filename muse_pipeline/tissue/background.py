@@ -9,13 +9,13 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.tissue.overview import map_strips, strips
 from muse_pipeline.tissue.stain import DENSITY, MAX_RED_TO_GREEN, is_brown
 
-DEFAULT_GLASS = 243.0  # where a picture is tissue from wall to wall
-MIN_GLASS = 195  # of 255, in every channel
+DEFAULT_GLASS = 243.0  # for a picture that is all tissue
+MIN_GLASS = 195  # lowest value of every channel
 MAX_ROUGHNESS = 1.5  # grey levels among neighbours, at 8 um a pixel: glass has 0.3 to 1.2, the palest stroma 2 to 10
-# (tint between the channels, share of the picture): glass is nearly white, or it is tinted by the scanner and then over
-# much of the picture
+# (largest difference between channels, least fraction of the picture): glass is nearly white, or tinted by the scanner,
+# which is only accepted if it covers much of the picture
 KINDS = ((10, 0.02), (35, 0.2))
-FREQUENT = 0.1  # of the candidates, within +-1 grey level
+FREQUENT = 0.1  # least fraction of the candidates within +-1 grey level
 
 
 def estimate_glass(pixels: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def is_black(density: np.ndarray) -> np.ndarray:
 
 
 COARSE = 4  # pixels averaged along each side: colours of single pixels are fringes of the scanner
-PEN_PX = 7  # of the averaged pixels, about 14 um: narrower is a nucleus of odd colour, no stroke
+PEN_PX = 7  # averaged pixels, about 14 um; narrower areas are nuclei of an unusual colour
 FAINT_DENSITY = 0.06  # red density of a pen's faintest edge that could pass for a nucleus
 
 
