@@ -32,25 +32,25 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 MODEL = BUILT_IN / "regions/artefacts.onnx"
-KINDS = ARTEFACTS  # what is measured, then the model's classes but the first
-FOLD = KINDS.index("fold")  # of the model too
+KINDS = ARTEFACTS  # "blurred" is measured; the others are the model's classes but the first
+FOLD = KINDS.index("fold")  # index among the kinds, and among the classes of the model
 COLORS = ((255, 170, 0), (128, 0, 128), (0, 160, 200), (60, 60, 60))
 CLEAN = -1
-MPP = 0.5  # um per pixel at which focus is judged
+MPP = 0.5  # um per pixel at which focus is measured
 CELL_UM = 16.0
 _CELL_PX = 32
-MIN_PROBABILITY = 0.5  # of what the model maps
-CONNECTED_PROBABILITY = 0.05  # of cells of a fold that are connected with such cells: docs/results.md, "Artefacts"
-MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # of each kind; smaller areas are dropped
-SHARE_OF_MEDIAN = 0.62  # of the ratio of the energies; chosen by what is found and lost, docs/results.md, "Artefacts"
-RATIO_LIMITS = (0.24, 0.36)  # a slide may be blurred for the most part, or may have much fine collagen beside glands
-MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
-_NOISE = (0.0334, 0.0139)  # energy of white noise in both details, for 1 in the finest
-MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
-MAX_GREEN = 220  # of 255; brighter is glass
-MOST = 0.5  # of the tissue: a slide of which more is out of focus is soft, and one of which more is folded is dark
+MIN_PROBABILITY = 0.5  # least probability of the model's kinds
+CONNECTED_PROBABILITY = 0.05  # of cells of folds next to certain ones: docs/results.md, "Artefacts"
+MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # by kind; smaller areas are dropped
+SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies; recall and false alarms: docs/results.md, "Artefacts"
+RATIO_LIMITS = (0.24, 0.36)  # for slides that are mostly blurred, or rich in fine collagen
+MIN_ENERGY = 0.5  # grey levels squared; cells with less detail are not judged
+_NOISE = (0.0334, 0.0139)  # energy of white noise in the fine and the coarse detail, relative to the finest
+MIN_TISSUE = 0.6  # least fraction of a cell; the edge of tissue would count as detail
+MAX_GREEN = 220  # brighter pixels are glass
+MOST = 0.5  # of the tissue: beyond it a slide is blurred as a whole, or dark rather than folded
 _BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurred on its own, with mirrored edges
-_STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every machine
+_STEPS = 64  # per grey level: 16-bit blur is exact, so equal on every machine
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,17 +138,17 @@ def find_artefacts(
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
-    """The cells (rows, columns) bool of each kind, kinds may overlap; the arguments are those of ``find_artefacts``."""
+    """Cells (rows, columns) bool of each kind, which may overlap; arguments as for ``find_artefacts``."""
     image = store.at(MPP)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
     model = ArtefactPredictor(MODEL)
     found = map_slide(image, model, colour_of_fit(model.card.colour, fit), threads=threads)
-    fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
+    fine = round(CELL_UM / found.cell_um)  # the model's cells along the side of a cell
     fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # the first is clean tissue
     masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
     settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
-    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # without the cells around
+    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # undo the growth of the areas
     return settled
 
 
@@ -260,7 +260,7 @@ def find_blurred(
     Args:
         fine: energy of the finer detail, from ``measure_focus``.
         coarse: energy of the coarser detail, from ``measure_focus``.
-        share_of_median: fraction of the slide's median ratio of both below which a cell is out of focus.
+        share_of_median: fraction of the slide's median ratio of fine to coarse, below which a cell is out of focus.
         limits: lowest and highest value of the resulting limit of the ratio.
 
     Returns:
@@ -296,12 +296,12 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
 def _measure_detail(green: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Energies of the finer and the coarser detail in the cells of a block (h, w) uint8, and fraction of tissue."""
     sharp = green.astype(np.uint16)
-    sharp *= _STEPS  # in place: half of the time
-    soft = cv2.pyrDown(sharp)  # of half the size; exact with integers, as the binomials below
+    sharp *= _STEPS  # in place: twice as fast
+    soft = cv2.pyrDown(sharp)  # half the size; exact in integers, like the blurs below
     softer = cv2.GaussianBlur(soft, (3, 3), 0)
     softer_small = softer[::2, ::2].copy()
     softest = cv2.GaussianBlur(softer_small, (3, 3), 0)
-    sampled = sharp[::4, ::4].copy(), soft[::2, ::2].copy()  # enough to measure the noise
+    sampled = sharp[::4, ::4].copy(), soft[::2, ::2].copy()  # every fourth pixel is enough to measure noise
     noise, fine, coarse = (_measure_energy(*each) for each in (sampled, (soft, softer), (softer_small, softest)))
     tissue = _average(cv2.compare(softer_small, MAX_GREEN * _STEPS, cv2.CMP_LT)) / np.float32(255)
     return fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise, tissue
@@ -319,7 +319,7 @@ def _average(values: np.ndarray) -> np.ndarray:
 
 
 def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
-    """Areas of cells that are large enough, with the cells around them, which are measured with their neighbours."""
+    """Large enough areas, grown by one cell, because the measure of a cell includes its neighbours."""
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False

@@ -77,7 +77,7 @@ class Card:
         input_px: side of the square window.
         halo_px: border of a window that belongs to its neighbours.
         stride_px: total stride of the network; windows start at multiples of it.
-        batch: windows per call of the graph.
+        batch: number of windows per call of the graph.
         licence: SPDX name of the weights' licence.
         training_data: data that the weights were trained on, with licences.
         colour: fit of the ``colour`` input.
@@ -169,7 +169,7 @@ class ModelCard(Card):
     does = "finds nuclei"
     verb = "muse detect"
     otherwise = ", and finds no nuclei; run it with `{verb}`"
-    is_imported = False  # an imported network has maps of its own, and probabilities that mean something else
+    is_imported = False  # imported networks have other maps, and probabilities of another meaning
 
     def __post_init__(self) -> None:
         if not self.classes:

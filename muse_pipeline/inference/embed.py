@@ -32,8 +32,8 @@ DENSE = "dense"  # output of the graph
 HALF_PIXEL = "x/4-0.5"  # see ``models.base``
 
 
-WINDOW_HALO_PX = 192  # of networks that take windows of any sides: less leaves traces of the grid
-HALO_SHARE = 4  # of the window, of networks that are tied to theirs: a quarter
+WINDOW_HALO_PX = 192  # for networks that accept windows of any size; with less, the grid of windows is visible
+HALO_SHARE = 4  # a quarter of the window, for networks with a fixed window
 
 
 class Embedder(GraphRunner):
@@ -86,7 +86,7 @@ def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
 
 
 def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
-    """A map (D, h, w) read bilinearly at positions (N, 2) in the window: (N, D); as ``models.base.read_at``."""
+    """Interpolate a map (D, h, w) at positions (N, 2) in the window: (N, D); as ``models.base.read_at``."""
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)

@@ -121,7 +121,7 @@ def _provenance(found: SlideMap) -> dict[str, Any]:
 
 def write_map(path: Path, found: SlideMap) -> None:
     """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0 outside tissue."""
-    import zarr  # which a slide without regions does not need, and takes 0.2 s to load
+    import zarr  # takes 0.2 s to load; slides without regions do not need it
 
     classes = found.card.classes
     # The size of zarr's own thread pool follows the machine, not the job.

@@ -22,10 +22,10 @@ from muse_pipeline.inference.region_maps import trace_regions
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.tissue.mask import KeptArea
 
-BANDS_UM = (50, 100)  # on either side of the border
+BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # its side on which nuclei lie: 1 is inside
-MARGIN_UM = 16.0  # of the border, within which neither the region nor the nucleus is certain: four cells of the map
+EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side of its border by class: 1 is inside
+MARGIN_UM = 16.0  # four cells of the map; closer to the border the region is uncertain
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ class SlideRegions:
         ordered = sorted(areas, key=lambda area: area.shape.area)
         self._shapes = np.array([area.shape for area in ordered], object)
         self._label = np.array([index[area.class_name] for area in ordered], np.int32)
-        self._inside = np.array([*(one.is_inside for one in classes), False])  # the last: of no region
+        self._inside = np.array([*(one.is_inside for one in classes), False])  # the last is for no region
         self._bounds = shapely.bounds(self._shapes)
         shapely.prepare(self._shapes)
-        for shape in self._shapes:  # so that threads find the index of a prepared polygon and do not build it
+        for shape in self._shapes:  # builds its index, which threads then share
             shapely.contains_xy(shape, 0.0, 0.0)
         self._border, self._outside = _scale(border, self.mpp), outside
         self._tree = shapely.STRtree(_segments(self._border))
-        # A tree may be built at its first query, which threads must not make at the same time.
+        # The first query builds the tree, which several threads must not do at once.
         self._tree.query(shapely.Point(0, 0))
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
@@ -104,7 +104,7 @@ class SlideRegions:
             return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
         low, high = xy.min(0), xy.max(0)
         near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
-        for number in np.flatnonzero(near)[::-1]:  # smaller ones come last
+        for number in np.flatnonzero(near)[::-1]:  # smaller areas come last and win
             region[shapely.contains_xy(self._shapes[number], xy)] = self._label[number]
         prob = np.full(len(xy), np.nan, np.float32)
         if self._prob is not None and (known := region >= 0).any():
@@ -186,7 +186,7 @@ class ProbabilityMap:
     """
 
     def __init__(self, path: Path, mpp: tuple[float, float]):
-        import zarr  # which a slide without regions does not need, and takes 0.2 s to load
+        import zarr  # takes 0.2 s to load; slides without regions do not need it
 
         group = zarr.open_group(path, mode="r")
         self._array, self._mpp = group["0"], mpp
@@ -286,7 +286,7 @@ def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
     if not len(polygons):
         return shapely.MultiLineString()
     sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
-    # Neighbours have a common side in opposite directions: all are turned to one, to be counted as equal.
+    # Neighbours traverse a common side in opposite directions; it is turned so that both count as equal.
     backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
     sides[backward] = sides[backward][:, [2, 3, 0, 1]]
     unique, n = np.unique(sides, axis=0, return_counts=True)

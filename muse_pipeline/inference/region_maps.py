@@ -33,7 +33,7 @@ PACKAGES = (
     "onnxruntime-openvino",
     "opencv-python-headless",
 )
-RIM_UM = KEEP_UM + TISSUE_UM  # of the tissue as a store has it, what lies around the tissue that was found
+RIM_UM = KEEP_UM + TISSUE_UM  # margin by which the store's tissue exceeds the tissue that was found
 # Outlines are within half a cell, 4 um at 2 um/px, of the sides of the cells: sqrt(2) / 4 for
 # cutting corners through the middles of sides, and the remainder for omitted vertices.
 SIMPLIFIED_BY = 0.14  # cells
@@ -112,7 +112,7 @@ def _run_batch(
         pixels[slot] = store.read(tuple(corner), (part.width, part.height))
     prob = predictor(pixels, colour)[: len(windows)]
     scaled = np.rint(prob.clip(0, 1) * 255).astype(np.uint8)
-    x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # of the part in the core, in cells
+    x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # in cells, from the core
     core = grid.core_px // card.cell_px
     found = np.zeros((len(windows), len(card.classes), core, core), np.uint8)
     inside = scaled[:, :, max(-y, 0) : core - y, max(-x, 0) : core - x]
@@ -229,7 +229,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
         return Outlines(np.zeros(0, object), np.zeros(0, int))
     simple = shapely.simplify(arcs, SIMPLIFIED_BY, preserve_topology=False)
     faces = _faces(simple)
-    while len(wrong := _overlaps(faces)):  # an arc as it was crosses no other
+    while len(wrong := _overlaps(faces)):  # original arcs do not cross each other
         hit = shapely.STRtree(simple).query(wrong, predicate="intersects")[1]
         # If all of these were restored before, the rest is restored too, which ends the loop.
         if (simple[hit] == arcs[hit]).all():

@@ -50,9 +50,9 @@ if TYPE_CHECKING:  # zarr takes as long to load as a small slide to stitch
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
-OF_EVERY_PIXEL = "h_mean"  # a feature of all nuclei that hold a pixel
+OF_EVERY_PIXEL = "h_mean"  # a feature of every nucleus that contains a pixel centre
 AT_ONCE = 2048  # nuclei whose outlines a thread holds at once
-AHEAD = ROW_GROUP // AT_ONCE  # so that the threads do not wait for a row group to be written
+AHEAD = ROW_GROUP // AT_ONCE  # threads do not wait while a row group is written
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def stitch_shards(
     around = surrounded(nuclei_apart(), meter, row_um)
     with NucleiWriter(output, names, made_from, card.n_rays, optional) as writer:
         size, *of_class = write_nuclei(writer, around, measures, info, threads)
-        if card.is_imported:  # the limits of sizes were chosen for our probabilities
+        if card.is_imported:  # limits of sizes are for probabilities of our models
             size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
@@ -154,7 +154,7 @@ class Measures:
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
-    sides: np.ndarray | None  # of the border of epithelium, by class
+    sides: np.ndarray | None  # side of the border of epithelium by class
 
     def describe(self) -> dict[str, Any]:
         """Fields of ``Provenance`` for the given sources."""
@@ -348,7 +348,7 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
     """Indices (n,) of the reports that are kept in each group of the shards, in the order of the table."""
     seams = SeamResolver(grid, mpp)
-    chosen, stops = np.zeros(0, np.int64), deque([0])  # what waits to be handed out, and the ends of groups not yet so
+    chosen, stops = np.zeros(0, np.int64), deque([0])  # reports to be returned, and the ends of their groups
     for part in chain(chain.from_iterable(map(iterate_positions, paths)), [None]):
         if part is not None:
             stops.append(stops[-1] + len(part[1]))
@@ -360,7 +360,7 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
             chosen = chosen[~here]
 
 
-KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # of some shards
+KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # optional facts
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:

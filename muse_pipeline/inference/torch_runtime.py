@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 ACCELERATORS = ("cuda", "xpu", "mps")  # ROCm is PyTorch's "cuda" too
-KEPT_PROGRAMS = 32  # sizes of inputs, each with its steps
+KEPT_PROGRAMS = 32  # programs that are kept, one for each size of inputs
 
 DTYPES = {
     onnx.TensorProto.FLOAT: torch.float32,
@@ -201,11 +201,11 @@ class TorchSession:
         self.programs: dict[tuple, Program] = {}
         self._lock = threading.Lock()
         if device.type == "cpu":
-            torch.set_num_threads(1)  # callers are threads themselves
+            torch.set_num_threads(1)  # callers run in several threads
 
     def _to_tensor(self, initializer: onnx.TensorProto) -> Tensor:
         tensor = torch.from_numpy(numpy_helper.to_array(initializer).copy())
-        return tensor.float() if tensor.dtype == torch.float16 and not self.half else tensor  # processors lack 16 bits
+        return tensor.float() if tensor.dtype == torch.float16 and not self.half else tensor  # CPUs use 32 bits
 
     def get_inputs(self) -> list[Port]:
         """Ports of the graph's inputs."""
