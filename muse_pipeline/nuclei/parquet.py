@@ -29,12 +29,12 @@ from muse_pipeline.nuclei.table import Nuclei
 
 ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
-CLUSTER = "cluster"  # of ``morphology``, in tables of one class
-DAB_OD, POSITIVE = "dab_od", "positive"  # of immunohistochemistry
-REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # where tissue regions are known
-UNLIKE_REGION = "unlike_region"  # where a nucleus is of a class that its region does not have
-CELL_RAYS = "cell_rays"  # where nuclei are grown to cells; as wide as "rays"
-QUALITY = "quality"  # the artefact that a nucleus lies in; null where there is none
+CLUSTER = "cluster"  # cluster of ``morphology``, in tables of one class
+DAB_OD, POSITIVE = "dab_od", "positive"  # for immunohistochemistry
+REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # if tissue regions are known
+UNLIKE_REGION = "unlike_region"  # True for nuclei of a class that does not occur in their region
+CELL_RAYS = "cell_rays"  # if nuclei are grown to cells; as wide as "rays"
+QUALITY = "quality"  # artefact at the nucleus; null without one
 _NO_CLASS = -1
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
@@ -113,16 +113,16 @@ class NucleiWriter:
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_left_out = np.zeros(len(self.classes), int)
-        self._n_nuclei = self._n_positive = 0  # in the totals
+        self._n_nuclei = self._n_positive = 0  # only nuclei in totals
         self._n_rows = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def __enter__(self) -> NucleiWriter:
-        # If the writer cannot be opened, the unfinished file is removed here; else ``__exit__`` ends both.
+        # If the writer cannot be opened, the stack removes the unfinished file; otherwise ``__exit__`` closes both.
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
-            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # other columns repeat nothing
-            settings["write_page_checksum"] = True  # most of a table is numbers, and any bytes are numbers
+            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # others do not repeat values
+            settings["write_page_checksum"] = True  # damaged bytes would pass for valid numbers
             self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, **settings))
             self._stack = stack.pop_all()
         return self
@@ -134,7 +134,7 @@ class NucleiWriter:
     def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
         """Rows of nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``, on any thread.
 
-        A table with clusters takes them from ``shapes`` too, as "cluster"; one with regions takes the index of the
+        A table with clusters reads them from ``shapes`` too, as "cluster"; one with regions reads the index of the
         region's class (-1 for none), its probability and the distance to the border (NaN if unknown) under the names of
         these columns, one with artefacts their index (-1 for none) as "quality", and one with features these under
         their names.
@@ -165,7 +165,7 @@ class NucleiWriter:
         self.provenance = replace(self.provenance, **fields)
 
     def __exit__(self, *error: Any) -> None:
-        with self._stack:  # closes the file and renames it, or removes it
+        with self._stack:  # closes and renames the file, or removes it
             if error[0] is not None:
                 self._stack.__exit__(*error)
                 return

@@ -26,7 +26,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
         of the ellipse with the same second moments, and eccentricity is that ellipse's. A ring without area has
         solidity, eccentricity and axes of 0.
     """
-    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near the origin: no digits lost
+    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near the origin: exact
     edges = _following(x) - x, _following(y) - y
     area, moments = area_and_moments(x, y)
     large, small = _principal_moments(moments)
@@ -84,7 +84,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 N_CLUSTERS = 4
 SAMPLE = 20_000
-ROUNDS = 100  # of Lloyd's algorithm; it ends earlier where nothing moves
+ROUNDS = 100  # most rounds of Lloyd's algorithm, which ends earlier if nothing changes
 MEASURES = ("area_um2", "eccentricity", "solidity")
 
 
