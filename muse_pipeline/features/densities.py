@@ -17,7 +17,7 @@ from muse_pipeline.features.zones import Pixels, Zones, to_rows
 from muse_pipeline.tissue.stain import DENSITY
 
 PERCENTILES = (10, 50, 90)
-STEP = 2.0**-20  # of OD
+STEP = 2.0**-20  # smallest step of OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
 def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
     """Mean optical density (N, 3) of each channel (h, w) uint8 over pixels; NaN where there is none."""
     table = np.rint(DENSITY.astype(float) / np.log(10) / STEP).astype(np.int32)
-    pixel = pixels.pixel.astype(np.intp)  # once instead of for every channel
+    pixel = pixels.pixel.astype(np.intp)  # once for all channels
     taken = (_look_up(plane.take(pixel)[:, None], table).ravel() for plane in planes)
     return np.stack([_mean(pixels, values) * STEP for values in taken], -1)
 
@@ -108,7 +108,7 @@ def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-LEVEL_OD, N_LEVELS = 0.05, 32  # densities above 1.6 are of the last level, negative ones of the first
+LEVEL_OD, N_LEVELS = 0.05, 32  # the last level includes densities above 1.6, the first one negative densities
 
 
 def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
@@ -176,7 +176,7 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
     products = counts.sum(1) @ lower**2 + lower_sums @ apart
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (2 * lower_sums.sum(1) + n_apart @ apart) / (2 * n_pairs)
-        variance = (2 * products + differences) / (2 * n_pairs) - mean**2  # of both pixels of a pair
+        variance = (2 * products + differences) / (2 * n_pairs) - mean**2  # over both pixels of every pair
         correlation = np.where(variance > 1e-9, (products / n_pairs - mean**2) / variance, np.nan)
         return {
             "texture_contrast": differences / n_pairs,
