@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 OBJECT_TYPES = ("detection", "cell", "annotation", "tile", "tmaCore", "root")
-TYPE_KEYS = ("objectType", "object_type", "type")  # of properties, in the order in which QuPath looks for them
+TYPE_KEYS = ("objectType", "object_type", "type")  # properties with the type, in the order in which QuPath reads them
 LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
     "PathDetectionObject": "detection",
     "PathCellObject": "cell",
@@ -21,7 +21,7 @@ LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
     "PathRootObject": "root",
 }
 _TYPE_OF_WORD = {word: word for word in OBJECT_TYPES} | LEGACY_IDS | {"tma_core": "tmaCore"}
-TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {"tmaCore": "TMA core", "root": "root object"}  # for messages
+TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {"tmaCore": "TMA core", "root": "root object"}  # names in messages
 OUTSIDE = "annotation outside the slide"
 _PLURALS = {
     OUTSIDE: "annotations outside the slide",
@@ -33,7 +33,7 @@ _PLURALS = {
 
 REGION = "Region"  # QuPath's own class is "Region*"
 IGNORED = ("Tissue", "Ignore")
-_WITH_DERIVED = {REGION, *IGNORED}  # words that stand for "Ignore*: Positive" as well
+_WITH_DERIVED = {REGION, *IGNORED}  # classes that include derived ones, such as "Ignore*: Positive"
 
 
 def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:

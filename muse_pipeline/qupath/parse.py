@@ -21,7 +21,7 @@ GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 GEOMETRIES = frozenset(
     {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
 )
-COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # what an item is a member of
+COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # containers of an item
 _LONGEST_HEAD = 1 << 16
 _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection".*"features"\s*:\s*\[)\s*', re.DOTALL)
 
@@ -189,7 +189,7 @@ def _iterate_lines(
         try:
             feature = parse(text.removesuffix(b","))
         except ValueError as error:
-            try:  # features may now share lines, or have several: the rest is a document without the first ones
+            try:  # lines and features may differ from here on: parse the rest as one document
                 rest = parse(head + text + b"\n" + file.read())
             except ValueError:
                 raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error

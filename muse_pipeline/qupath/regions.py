@@ -63,7 +63,7 @@ def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry
 def require_nucleus_size(
     parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
 ) -> None:
-    """Reject outlines that are larger than any nucleus and were probably meant as areas.
+    """Reject outlines that are larger than any nucleus, which were probably meant as areas.
 
     Args:
         parts: nuclei in pixels of ``mpp``.
@@ -89,7 +89,7 @@ def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
 
 
 def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
-    """An area without lines that lead out of it and back; unchanged if crossing lines make it bound several areas."""
+    """An area without lines that lead out of it and back; unchanged if its lines cross and bound several areas."""
     repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
     falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
     return shape if repaired is None or falls_apart else repaired

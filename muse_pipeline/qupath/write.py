@@ -46,7 +46,7 @@ from muse_pipeline.qupath.columns import render_coordinates, render_decimals, re
 SEPARATOR = b",\n"
 _HEAD = b'{"type":"FeatureCollection","features":['
 _TAIL = b"\n]}\n"
-_GZIP_LEVEL = 1  # of libdeflate: docs/results.md, "Writers"
+_GZIP_LEVEL = 1  # level of libdeflate: docs/results.md, "Writers"
 
 
 class FeatureFile:
@@ -64,7 +64,7 @@ class FeatureFile:
             partial = stack.enter_context(complete_file(self._path))
             self._file = stack.enter_context(partial.open("wb"))
             self._file.write(encode(_HEAD, self._suffix))
-            # The first batch follows a line break; the comma of the separator comes between batches.
+            # The first batch follows a line break, all others the whole separator.
             self._before = encode(SEPARATOR[1:], self._suffix)
             # The end of the text is written before the file is closed.
             stack.push(self._end)
@@ -140,7 +140,7 @@ def write_geojson(
         n_nuclei = file.metadata.num_rows
     tables = partial(_read_tables, nuclei_path, columns, provenance)
     parts = _write_files(tables, renderer, output, n_nuclei, max_features, threads)
-    # of the image in the program that the frame is named for
+    # size of the image in the program that the frame is named after
     size_px = (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
     sidecar = {
         "slide_id": info.slide_id,
@@ -263,7 +263,7 @@ def _write_files(
                 for batch in islice(batches, n_batches):
                     whole.write(batch)
                     part.write(batch)
-        for batch in batches:  # all of them, where there are no parts
+        for batch in batches:  # the remaining ones; without parts, all
             whole.write(batch)
     return parts
 
@@ -276,17 +276,17 @@ MEASUREMENTS = (
     ("Area um^2", "area_um2", 2),
     ("Eccentricity", "eccentricity", 3),
 )
-OPTIONAL = {  # of tables that have the column
+OPTIONAL = {  # for tables with these columns
     CLUSTER: ("Morphology cluster", CLUSTER, 1),
     REGION_PROB: ("Region probability", REGION_PROB, 3),
     BORDER: ("Border distance um", BORDER, 1),
-    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 for nuclei of a class that their region does not have
+    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 for a class that does not occur in the region
     QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
 }
-CHOSEN_DIGITS = 4  # of columns that a user chose
-INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and how bright they are beside their class
+CHOSEN_DIGITS = 4  # digits of columns that the user chose
+INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and their brightness relative to the class
 _CENTROID_DIGITS = 12
-_AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near the processor
+_AT_ONCE = 2_048  # nuclei of some 1,400 bytes each, for the cache of a core
 
 
 class FeatureRenderer:
