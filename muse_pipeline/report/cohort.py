@@ -31,9 +31,9 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
-STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
-MUCH = 0.01  # of the nuclei left out as lying in artefacts, from which the report warns
-BARE_MM2 = 0.05  # of tissue, without a nucleus
+STATUSES = ("failed", "partial", "empty", "ok")  # in the order of the page
+MUCH = 0.01  # fraction of nuclei left out because of artefacts, above which the report warns
+BARE_MM2 = 0.05  # area of tissue; without a nucleus in it the report warns
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ from muse_pipeline.tissue.overview import map_strips
 BLACK, NO_CLASS = (0, 0, 0), -1
 INK, PAPER, FAINT = (38, 43, 51), (255, 255, 255), (126, 134, 146)
 STRIP_PX, CAPTION_PX = 36, 32
-OPACITY = 0.82  # of the white behind words on tissue
+OPACITY = 0.82  # opacity of the white behind text on tissue
 _NICE = (1, 2, 5)
 
 
@@ -130,9 +130,9 @@ def _length_text(um: float) -> str:
 
 
 LONG_SIDE_PX = 900
-BLEND_ROWS = 32  # of the picture at a time: floats of the whole would be tens of MB, each allocated anew
+BLEND_ROWS = 32  # rows at a time; floats of the whole picture would need tens of MB
 _OUTLINE = (74, 84, 98)
-_LEGEND_PX = 100  # an entry of the legend
+_LEGEND_PX = 100  # width of an entry of the legend
 _GLASS_GREY = 236
 # Pale yellow over orange to deep violet: darkness increases with density, also for colour-blind readers.
 _RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
@@ -143,7 +143,7 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Colour and opacity by density in 255ths of the highest; grey of the tissue below by its own grey, white for glass.
+# Colour and opacity by density, in 255ths of the highest; pale grey of the tissue by its grey, white for glass.
 _HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
 _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
@@ -238,7 +238,7 @@ def _round_up(value: float) -> float:
     return float(np.ceil(value / step) * step)
 
 
-ENLARGEMENT = 2  # so that outlines are crisp between the pixels of the store
+ENLARGEMENT = 2  # for crisp outlines between the pixels of the store
 LEAST_PX = 640  # a smaller image is enlarged more, so that caption and legend fit
 _MARGIN_UM = 20.0  # nuclei centred outside a field reach into it
 _SUBPIXEL_BITS = 4

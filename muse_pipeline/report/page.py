@@ -204,7 +204,7 @@ def _percent(n: int | None, total: int | None) -> float | None:
     return round(100 * n / total, 2) if n is not None and total else None
 
 
-OPEN_SLIDES = 100  # of a larger cohort the table shows so many rows at once, and a card is shown when it is opened
+OPEN_SLIDES = 100  # for more slides the table shows this many rows at once, and cards on demand
 
 
 def write_report(
@@ -245,7 +245,7 @@ def write_page(
     of up to ``EMBEDDED_SLIDES`` slides are embedded in the page; the page of a larger cohort links to the files beside
     it.
     """
-    from muse_pipeline.report.html import write_html  # not before the page is written: it loads jinja2
+    from muse_pipeline.report.html import write_html  # loads jinja2
 
     entries, album = rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
     ranked = [entry.slide for entry in entries]
@@ -296,10 +296,10 @@ def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
     ]
 
 
-SHOWN = 15  # measures of a pair of groups; the others are folded away
-MOST_DOTS = 100  # of a group: a larger one is drawn by so many percentiles
+SHOWN = 15  # measures of a pair of groups; the others are collapsed
+MOST_DOTS = 100  # dots of a group; larger groups are drawn as this many percentiles
 FOUND = 0.05  # false discovery rate
-MOST_EFFECT = 4  # where the axis of effects ends at the latest
+MOST_EFFECT = 4  # upper limit of the axis of effects
 _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/µm"}
 
 

@@ -20,17 +20,17 @@ from muse_pipeline.report.slide_card import add_up
 
 # Okabe & Ito, "Color Universal Design", 2008
 COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
-LEAST_SLIDES = 3  # of a plot
-LEAST_OF_GROUP = 6  # with fewer, no outlier is named
-FAR = 3.5  # of the modified z-score (Iglewicz & Hoaglin 1993) from which a slide is an outlier
+LEAST_SLIDES = 3  # least number of slides in a plot
+LEAST_OF_GROUP = 6  # no outliers are named in smaller groups
+FAR = 3.5  # modified z-score (Iglewicz & Hoaglin 1993) above which a slide is an outlier
 ORIENTATION = "shape_orientation"  # an angle, whose median means nothing
 MOST_NAMED = 6  # outliers below a plot
 MOST_LINKED = 200  # slides whose dots are links, each with the slide's name
 
 _LEFT, _RIGHT, _ROW, _AXIS = 10, 370, 34, 24
 _MIX_WIDTH, _MIX_HEIGHT = 1150, 130
-MOST_COLUMNS = 50  # of the class mix, each with the slide's name
-_NAME_LETTERS, _LETTER = 18, 7  # of such a name, and the width of a letter
+MOST_COLUMNS = 50  # most columns of the class mix that still have names
+_NAME_LETTERS, _LETTER = 18, 7  # longest name, and the width of a letter
 _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of variance 1
 
 
