@@ -29,13 +29,13 @@ from muse_pipeline.nuclei.parquet import (
 
 CHUNK_UM = 1024.0
 GRID_UM = 64.0
-SCORE_LEVELS = 200  # of a stored score
-SCORE_BINS = 20  # of the overview, and of the slider
+SCORE_LEVELS = 200  # levels of stored scores
+SCORE_BINS = 20  # bins of the overview and steps of the slider
 NO_CLASS = 255
-N_SAMPLE = 60_000  # nuclei drawn as dots where the whole slide is seen
-N_GALLERY = 12  # of each kind and class
-_RAY_UM = 0.01  # step of rays on the way to their chunk
-_KNUTH = np.uint64(2654435761)  # of multiplicative hashing: rows in a random order that is always the same
+N_SAMPLE = 60_000  # nuclei drawn as dots in views of the whole slide
+N_GALLERY = 12  # nuclei of each kind and class
+_RAY_UM = 0.01  # step of rays until their chunk is written
+_KNUTH = np.uint64(2654435761)  # multiplicative hashing: a random but fixed order of rows
 
 
 @dataclass

@@ -148,7 +148,7 @@ FORMAT = 3
 SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "start.js")
 VENDORED = ("openseadragon.min.js", "OPENSEADRAGON-LICENSE.txt")
 TISSUE, ROI = "Tissue", "Region of interest"
-SIMPLER_UM = 2.0  # by how much outlines of areas may be moved
+SIMPLER_UM = 2.0  # tolerance of simplified outlines of areas
 
 
 def write_viewer(folder: Path, threads: int = 1) -> Path:
