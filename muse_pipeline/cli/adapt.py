@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         return train.run(args)
     if launcher := find_launcher()[0]:
         raise ConfigError(
-            f"{launcher} starts several processes, but one alone finds the nuclei of slides; run it without, "
+            f"{launcher} starts several processes, but a single one finds the nuclei of slides; run without it, "
             f"or give a config as `muse adapt` writes it ({args.output / 'slides.yaml'})"
         )
     args.config = args.output / "slides.yaml"

@@ -27,7 +27,7 @@ from muse_pipeline.cli.arguments import (
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import ModelCard, RegionCard
 
-WRITES = frozenset({"json"})  # --output may be the model's own file
+WRITES = frozenset({"json"})  # --output is left out, since it may be the model's own file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

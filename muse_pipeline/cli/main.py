@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, as `head`, has closed the pipe
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest here
         return BROKEN_PIPE
     except KeyboardInterrupt:
@@ -195,7 +195,7 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
 
 def import_verb(verb: str) -> ModuleType:
     """Import the module of a verb."""
-    # Verbs import what they compute with in ``run``, so that help and rejected arguments appear at once.
+    # Verbs import other modules in ``run``, so that help and errors about arguments appear at once.
     return importlib.import_module(f"muse_pipeline.cli.{MODULES.get(verb, verb).replace('-', '_')}")
 
 

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find the slides and the model, run the unfinished slides, and list the failed ones."""
-    # Before the imports, which are part of the time of a run.
+    # The time of a run includes the imports.
     started = time.monotonic()
     from muse_pipeline.cli.run_slides import describe_costs, plan_run, run_slides
     from muse_pipeline.cohort.collect import find_rows

@@ -102,7 +102,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     for line in [*describe_changes(whole), *describe_changes(outputs, "outputs, but not the nuclei,")]:
         print(line)
     runs = {row.slide_id: {**row.cells(), "shards": plan.shards_of(row)} for row in rows}
-    for name in kept:  # their ledgers keep this number
+    for name in kept:  # their ledgers have the earlier number
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     sheet_changed = {name: _filled(earlier.get(name, {})) for name in runs} != {
         name: _filled(runs[name]) for name in runs
@@ -169,7 +169,7 @@ def _has_content(row: SheetRow, fingerprint: str) -> bool:
     """True if a slide's file still has the content from which results were made."""
     try:
         return fingerprint_file(row.path) == fingerprint
-    except (OSError, SlideError):  # reported when it is run
+    except (OSError, SlideError):  # reported when the slide is run
         return False
 
 
@@ -255,7 +255,7 @@ def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> N
         return
     try:
         is_other = fingerprint_file(now) != read_info(SlideFiles(folder).info).fingerprint
-    except (OSError, SlideError):  # reported when it is run
+    except (OSError, SlideError):  # reported when the slide is run
         return
     if is_other:
         raise OutputError(f"{folder}: holds the results of {before}, another slide of that name; give another --output")

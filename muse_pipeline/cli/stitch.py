@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError("--features and --artefacts need pixels; give --store and --colour too")
         pixels = Pixels(args.store, args.colour, args.features, args.artefacts)
     args.warnings += stitch(args.shards, args.info, args.tissue, args.output, args.threads, args.regions, pixels)
-    if args.output.suffix == ".parquet":  # remove that of an earlier table
+    if args.output.suffix == ".parquet":  # the CSV of an earlier table
         args.output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if args.csv:
         write_csv(args.output, args.csv)

@@ -1,4 +1,4 @@
-"""The results of a run: the names of a slide's files, and of those of the cohort."""
+"""Names of the result files of slides and of the cohort."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from muse_pipeline.core.text import slug
 
 # Files of a table of nuclei or proposals; other files in the folder, such as a QuPath project, are the user's.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
-# Names of files and folders beside those of the slides.
+# Names of files and folders beside the folders of the slides.
 BESIDE_SLIDES = frozenset(
     {
         "cohort.tsv",

@@ -128,7 +128,7 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 
 @contextmanager
 def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
-    """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends, in whatever way.
+    """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
 
     Warnings that the block appends to the list that it receives are written as ``warnings``, and so is every
     ``LeftOutWarning``, which is printed too. While the block runs the entry is empty, and it stays empty if the process

@@ -18,7 +18,7 @@ NAME = ".lock"
 
 @contextmanager
 def lock_results(folder: Path, program: str) -> Iterator[None]:
-    """Keep other runs out of a folder of results until the block or the process ends, in whatever way.
+    """Keep other runs out of a folder of results until the block or the process ends.
 
     Args:
         folder: folder of the results, which is created if it does not exist.

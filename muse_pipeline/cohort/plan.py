@@ -77,7 +77,7 @@ class Plan:
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def argument(self, slide: str) -> str:
-        """The path by which a step opens the slide: its own, or that of its copy."""
+        """The path by which a step opens the slide: that of the slide, or of its copy."""
         path = self.row(slide)["path"]
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
@@ -134,7 +134,7 @@ class Plan:
         return option("--embeddings", *(self.embeddings(slide) or [None]))
 
     def threads(self, slide: str) -> int:
-        """Number of threads of a job of the slide; starting several takes longer than reading a small file with one."""
+        """Number of threads of a job of the slide; small files are read sooner than several threads start."""
         path = Path(self.row(slide)["path"])
         is_small = path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
         return 1 if is_small else THREADS

@@ -259,7 +259,7 @@ def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _as_number(value: Any) -> Any:
-    """Numbers and booleans as such: in `--config a='{b: 1}'` Snakemake reads the values within braces as text."""
+    """Convert numbers and booleans from text, as which Snakemake reads values in braces, `--config a='{b: 1}'`."""
     if isinstance(value, list):
         return [_as_number(one) for one in value]
     if not isinstance(value, str):

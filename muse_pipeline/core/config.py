@@ -18,7 +18,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import one_line
 
 C = TypeVar("C")
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3, without a point, as text
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 parses 1e-3, without a point, as text
 
 
 @dataclass(frozen=True)

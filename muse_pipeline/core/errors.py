@@ -82,7 +82,7 @@ class DivergedError(MuseError, ArithmeticError):
 
 
 class CollapsedError(MuseError, ArithmeticError):
-    """Self-supervised training collapsed: the network gives the same output for every input."""
+    """Self-supervised training collapsed: the network has the same output for every input."""
 
 
 class MuseWarning(UserWarning):

@@ -19,7 +19,7 @@ class Setting:
         name: name in a config; the option has hyphens in place of underscores.
         default: value if a config does not contain the setting.
         schema: JSON schema of the values.
-        text: short description, which begins with a small letter.
+        text: short description, without a capital at its start.
         details: further sentences of the description, in Markdown.
         job: job of the workflow that reruns if the setting changes; "" for settings of the plan.
         metavar: placeholder of the option's value.

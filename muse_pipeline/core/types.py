@@ -26,7 +26,7 @@ ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quali
 SUBTRACTED = ("blurred",)  # artefacts that totals leave out by default
 INTENSITIES_OD = (0.2, 0.4, 0.6)  # DAB (base 10) from which cells are 1+, 2+ and 3+: QuPath's defaults
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
-REGION_MODELS = ("epithelium",)  # for users; the output ``artefacts`` has its own
+REGION_MODELS = ("epithelium",)  # for users; the output ``artefacts`` has its own model
 
 
 class Frame(StrEnum):
