@@ -173,7 +173,7 @@ def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tu
     ratio = size0_px[0] / size_px[0], size0_px[1] / size_px[1]
     longer = ratio[int(size_px[1] > size_px[0])]  # the more exact ratio
     x, y = (_whole_factors(s0, s) for s0, s in zip(size0_px, size_px, strict=True))
-    if both := x & y:  # several for small levels; scanners prefer powers of two
+    if both := x & y:  # small levels leave several factors; scanners use powers of two
         whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - longer)))
         return float(whole), float(whole)
     return tuple(float(_nearest(found, side)) for found, side in zip((x, y), ratio, strict=True))
@@ -232,7 +232,7 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
     if pixels.shape[-1] in (2, 4) and alpha != "none":
         opacity = pixels[..., -1:].astype(np.uint16)
         weight = opacity if alpha == "opacity" else np.uint16(255)
-        # Multiplied colours above their opacity, in faulty files, give sums that exceed 16 bits and are clipped.
+        # In faulty files, multiplied colours exceed their opacity; such sums exceed 16 bits and are clipped.
         laid = (colour * weight + np.uint32(255) * (255 - opacity) + 127) // 255
         colour = laid.clip(max=255).astype(np.uint8)
     return np.ascontiguousarray(colour)

@@ -24,7 +24,7 @@ PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115 um
 POSSIBLE_RANGE_UM = (0.01, 100.0)  # below the resolution of light; above any view of cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
-IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has such oblong pixels
+IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has pixels as oblong
 MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
@@ -68,7 +68,7 @@ def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate 
     for pixels in root.iterfind(".//{*}Pixels") if root is not None else ():
         if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size_px)):
             x, y = (_physical_size_um(pixels, axis) for axis in "XY")
-            sizes = x or y, y or x  # a file that states one side has square pixels
+            sizes = x or y, y or x  # pixels are square if the file states only one side
             return mpp_from_values(*sizes, "OME-XML PhysicalSizeX")
     return None
 

@@ -59,7 +59,7 @@ class OpenSlideReader(SlideReader):
             raise NearlyReadError(f"OpenSlide: {one_line(error)}") from error
 
     def _find_direct_tiles(self) -> DirectTiles | None:
-        # OpenSlide interpolates between pixels (see ``_paint``): it reads levels without a whole downsample.
+        # Levels without an integer downsample are left to OpenSlide, which interpolates (see ``_paint``).
         sizes = {
             level: size
             for level, size in enumerate(self.properties.level_sizes_px)
@@ -77,7 +77,7 @@ class OpenSlideReader(SlideReader):
         return self._paint(xy_px, level, size)
 
     def _paint(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        # OpenSlide divides by its mean downsample, and interpolates between pixels when the quotient is not whole.
+        # OpenSlide divides by its mean downsample, and interpolates between pixels if the quotient is not an integer.
         x, y = (round(at * self._downsamples[level]) for at in xy_px)
         try:
             return _read_rgb(self._handle, (x, y), level, size)
@@ -104,7 +104,7 @@ class OpenSlideReader(SlideReader):
 
 def _read_rgb(handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
     pixels = handle.read_region(xy_level0, level, size)
-    if pixels.getchannel("A").getextrema()[0] == 255:  # opaque, as nearly always: blending takes four times as long
+    if pixels.getchannel("A").getextrema()[0] == 255:  # opaque, as most regions are; blending is four times slower
         return np.array(pixels.convert("RGB"))
     white = Image.new("RGBA", size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(white, pixels).convert("RGB"))

@@ -17,7 +17,7 @@ from muse_pipeline.core.text import one_line
 
 # Other parts of a query may be a signature or a key: only parts that identify the file are recorded.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
-CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # elsewhere user and password
+CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # others have user and password there
 WEB = frozenset({"http", "https"})
 MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
@@ -216,7 +216,7 @@ class RemoteSlide:
             ) from error
         except MuseError:
             raise
-        except Exception as error:  # fsspec and its back-ends raise anything
+        except Exception as error:  # fsspec and its back-ends may raise any exception
             raise self._sentence(error) from error
 
     def files(self) -> Iterator[tuple[str, str]]:
@@ -235,7 +235,7 @@ class RemoteSlide:
         """Current size and version of a file."""
 
         def ask() -> dict[str, Any]:
-            # fsspec keeps listings, in which a later change of the file would not appear.
+            # fsspec caches listings, in which a later change of the file would not appear.
             self.system.invalidate_cache()
             return self.system.info(path)
 
@@ -272,7 +272,7 @@ class RemoteSlide:
                 return call()
             except MuseError:
                 raise
-            except Exception as error:  # fsspec, its back-ends and networks raise anything
+            except Exception as error:  # fsspec and its back-ends may raise any exception
                 if isinstance(error, OSError) and error.errno in OWN_DISK:
                     raise
                 if n_tried == N_TRIES or not may_pass(error):

@@ -82,7 +82,7 @@ def why_unreadable(path: Path, reason: str) -> str:
         return f"{path}: a MIRAX slide without its folder '{path.stem}'; copy the folder beside it"
     kind = file_format(path)
     if kind == "TIFF" and _first_directory_offset(path) >= path.stat().st_size:
-        return f"{path}: is truncated ({path.stat().st_size:,} bytes, its directory lies beyond); {_REMEDY}"
+        return f"{path}: is truncated ({path.stat().st_size:,} bytes, and its directory is beyond); {_REMEDY}"
     if kind:
         return f"{path}: begins like a {kind} file but cannot be opened ({reason}); it may be damaged; {_REMEDY}"
     return f"{path}: is not a slide or image of a known format; {_REMEDY}"

@@ -65,7 +65,7 @@ class TiffSlideReader(SlideReader):
         _require_whole(path, pages)
         for page in pages:
             page.nodata = 255  # tiles that were never written are background
-            # tifffile decodes by this tag, which calls luminance and chrominance red, green and blue.
+            # tifffile decodes by this tag, which may wrongly declare luminance and chrominance as RGB.
             if is_mistagged(page):
                 page.photometric = type(page.photometric).YCBCR
         self.properties = _read_properties(self._slide, pages[0])
@@ -89,11 +89,11 @@ class TiffSlideReader(SlideReader):
 
     def _read_samples(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """(h, w, n) uint8 of a region within a level."""
-        # tiffslide divides by its mean downsample and truncates: the smallest position that leads to this very pixel.
+        # tiffslide divides by its mean downsample and truncates; this is the smallest position that yields the pixel.
         corner = tuple(ceil(at * self._slide.level_downsamples[level]) for at in xy_px)
         try:
             return self._slide.read_region(corner, level, size, as_array=True, padding=False)
-        except Exception as error:  # zarr, tifffile and the codecs raise anything on damaged files
+        except Exception as error:  # zarr, tifffile and codecs may raise any exception on damaged files
             where = f"{self.path}: level {level} at {corner}"
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
 
@@ -119,7 +119,7 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
     except SlideError:
         raise
-    except Exception as error:  # tifffile raises anything on damaged files
+    except Exception as error:  # tifffile may raise any exception on damaged files
         raise NearlyReadError(f"tiffslide: {one_line(error)}") from error
     if any("invalid page offset" in complaint for complaint in complaints):
         raise SlideError(f"{path}: is truncated (a part of its directory is missing); copy it again from its source")
@@ -144,7 +144,7 @@ def _level_pages(slide: TiffSlide) -> list[TiffPage]:
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
     colours = colours_of(page)
-    decoded_to_rgb = colours == "YCBCR" and "JP" in compression_of(page)  # JPEG and JPEG 2000: by the codec
+    decoded_to_rgb = colours == "YCBCR" and "JP" in compression_of(page)  # codecs of JPEG and JPEG 2000 convert to RGB
     understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
     if page.dtype != np.uint8 or axes not in {"YX", "YXS", "CYX"} or not understood:
         raise NearlyReadError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")

@@ -137,7 +137,7 @@ class WindowGrid:
     def _mask_spans(self, n_windows: int, n_mask: int, mask_px: float) -> tuple[np.ndarray, np.ndarray]:
         """First mask pixel (n_windows,) that each core touches along one axis, and the one after the last."""
         start_px = np.arange(n_windows) * self.core_px - self.offset_px
-        # This is the floor with a tolerance: a core that starts at the edge of a pixel does not touch the one before.
+        # The floor with a tolerance: a core that starts at the edge of a pixel does not touch the previous pixel.
         first = np.ceil((start_px + 1e-6) / mask_px).astype(int) - 1
         stop = np.ceil((start_px + self.core_px) / mask_px).astype(int)
         return first.clip(0, n_mask), stop.clip(0, n_mask)

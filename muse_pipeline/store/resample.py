@@ -2,8 +2,8 @@
 
 The image at ``mpp`` has an integer lattice whose corner is the corner of level 0 (frame *work*). Its pixels are
 area-weighted means of the pixels that they cover in the best level, the coarsest that is at least as fine. A coarser
-slide is enlarged from level 0, by linear interpolation between the centres of its pixels. The weights follow
-from absolute coordinates alone, so two rectangles agree bit for bit where they overlap, without seams.
+slide is enlarged from level 0, by linear interpolation between the centres of its pixels. The weights depend
+on absolute coordinates only, so two rectangles agree bit for bit where they overlap, without seams.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Stretch:
         return [self.axis.stretch(self.start + k, min(step, self.n - k)) for k in range(0, self.n, step)]
 
     def weights(self) -> csr_array:
-        """(n, n_source) matrix whose row k holds the share of each level pixel in work pixel ``start + k``.
+        """(n, n_source) matrix whose row k has the weight of each level pixel in work pixel ``start + k``.
 
         Rows sum to 1, or to 0 where the lattice reaches beyond the level.
         """
@@ -176,10 +176,10 @@ def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarra
 
 
 def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray:
-    """Weigh rows by ``down`` and columns by ``across``; round half up once; white where there is no weight."""
+    """Average rows by ``down`` and columns by ``across``, rounded half up once; white where weights are 0."""
     height, width, _ = pixels.shape
     rows = (down @ pixels.reshape(height, -1).astype(np.float32)).reshape(-1, width, 3)
-    # A sparse matrix multiplies along the first axis alone, so the picture is transposed for its columns.
+    # A sparse matrix multiplies along the first axis only, so the picture is transposed for its columns.
     columns = across @ cv2.transpose(rows).reshape(width, -1)
     columns += 0.5
     result = cv2.transpose(columns.astype(np.uint8).reshape(across.shape[0], -1, 3))

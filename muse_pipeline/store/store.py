@@ -23,7 +23,7 @@ from muse_pipeline.store.zarr_files import CODECS, LOSSLESS, METADATA, Plane, Sh
 CHUNK_PX = 512
 SHARD_PX = 4096
 CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
-PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so each is written once
+PYRAMID = (1, 4, 16)  # shards cover the same tissue at every level, so each is written once
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, up to rounding to whole work pixels
 
@@ -128,7 +128,7 @@ class Store:
         self._reduction, self._rest = reduction, reduction // self._level
         self._chunk_px = chunk_px(self._level)
         level = path / str(PYRAMID.index(self._level))
-        self.codec = str(attributes.get("codec", LOSSLESS))  # older stores do not name theirs
+        self.codec = str(attributes.get("codec", LOSSLESS))  # older stores do not name their codec
         self._shards = ShardFiles(level, self._chunk_px, SHARD_PX // self._level // self._chunk_px, self.codec)
         self._read_chunk = self._shards.read_chunk
         self.mpp = float(attributes["mpp"]) * reduction
@@ -312,7 +312,7 @@ def multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int,
     """One image of ``multiscales`` whose level k is reduced ``factors[k]`` times; ``mpp`` is that of level 0."""
     datasets = []
     for level, factor in enumerate(factors):
-        # OME-Zarr places the centre of the first pixel, this package the corner
+        # OME-Zarr counts from the centre of the first pixel, this package from its corner
         scale = [1.0 if axis == "c" else mpp * factor for axis in axes]
         shift = [0.0 if axis == "c" else mpp * (factor - 1) / 2 for axis in axes]
         transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]

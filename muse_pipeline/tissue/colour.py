@@ -30,7 +30,7 @@ FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # pairs of Gaussians whose differe
 STAINED_DENSITY = 0.15  # density of the channel that absorbs most
 CERTAIN_DENSITY = 0.3  # |OD|; the directions of paler colours are noise
 DARKEST = 90.0  # percentile; the tenth that absorbs most is nuclei
-BLOCK_PX = 4  # side of blocks that are averaged first: single brown pixels may be fringes of the scanner
+BLOCK_PX = 4  # side of averaged blocks, since the scanner may colour single pixels
 MIN_MEASURED_PIXELS = 500
 # The palest pixels (percentile) are glass below a density of blue, and a fraction of the median density of the field.
 PALEST, MAX_TINT, GLASS_SHARE = 1.0, 0.6, 0.6
@@ -171,7 +171,7 @@ class SlideColour:
         mpp: um per pixel of the measured pixels.
         warnings: sentences for the report.
         fingerprint: checksum of the slide; None in older files.
-        third_stain: unit vector of a stain besides haematoxylin and DAB; None if none was sought or found.
+        third_stain: unit vector of a stain besides haematoxylin and DAB; None if not requested or not found.
     """
 
     macenko: MacenkoFit | None = None
@@ -284,7 +284,7 @@ def _read_field(
     x, y = (round(float(at)) for at in first * downsample)
     pixels = slide.read_region((x, y), level, (int(n[0] * factors[0]), int(n[1] * factors[1])))
     pixels = cv2.resize(pixels, (int(n[0]), int(n[1])), interpolation=cv2.INTER_AREA)
-    # A coarse level, of which the mask was made, may lack some of the last pixels of a finer one.
+    # The coarse level of the mask may lack some of the last pixels of a finer level.
     column, row = (
         ((first[i] + (np.arange(n[i]) + 0.5) * factors[i]) * level_mpp[i] / tissue.mask_mpp[i])
         .astype(int)

@@ -16,7 +16,7 @@ from muse_pipeline.tissue.background import absorbed, estimate_glass, highest, i
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask, dilate
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
 
-DOUBT = "the tissue is doubtful: "  # begins a warning
+DOUBT = "the tissue is doubtful: "  # beginning of a warning
 MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
 DARKER = 0.3  # density of a channel, beyond glass
 ROI_ROWS = 16  # rows of mask pixels at a time; each pixel becomes a polygon of some 300 bytes
@@ -171,8 +171,8 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
     return dilate(components.choose(opaque), mpp, FAINT_EDGE_UM)
 
 
-FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um a pixel
-CERTAIN = 0.09  # a region of faint colour counts if some of it is this strong
+FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
+CERTAIN = 0.09  # a region of faint colour counts if a part of it is this strong
 BLACK = 70  # darker than any stain: outside the scan, or fluorescence
 
 
@@ -212,7 +212,7 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
     return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < 3 * 100))
 
 
-JOIN_UM = 16.0  # cracks and thin walls of fat
+JOIN_UM = 16.0  # width of closed gaps: cracks and thin walls of fat
 MIN_COMPONENT_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
 MIN_HOLE_UM2 = 30_000.0  # a large fat cell is 8,000, a small vessel 20,000
 MIN_COMPONENT_SHARE = 0.02  # least fraction of a small picture

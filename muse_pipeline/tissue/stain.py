@@ -43,7 +43,7 @@ def is_brown(density: np.ndarray) -> np.ndarray:
     return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
 
 
-MIN_DENSITY = 0.3  # |OD| below which a pixel is glass: its direction is camera noise
+MIN_DENSITY = 0.3  # |OD|; paler pixels are glass, whose direction is noise of the camera
 MAX_DENSITY = 6.0  # |OD| of pixels of about (7, 7, 7): folds, dirt and black pen
 MAX_RED_TO_GREEN = 1.3  # above: ink or a pigment; haematoxylin has 0.6 to 1.1, eosin far less
 MAX_GREYNESS = 0.85  # weakest over strongest channel; above: dust or black ink; both stains have less than 0.65
@@ -100,7 +100,7 @@ def is_stained(density: np.ndarray) -> np.ndarray:
 
 def _extreme_directions(density: np.ndarray) -> np.ndarray:
     """(2, 3) unit rows; the first absorbs more red, so it is haematoxylin."""
-    _, vectors = np.linalg.eigh(density.T @ density)  # eigenvalues ascend
+    _, vectors = np.linalg.eigh(density.T @ density)  # eigenvalues are in ascending order
     plane = vectors[:, :0:-1]  # (3, 2), the strongest direction first
     plane = plane * np.where(plane.sum(0) < 0, -1.0, 1.0)
     along, across = (density @ plane).T
@@ -113,8 +113,8 @@ def are_plausible(stains: np.ndarray) -> bool:
     """True if (2, 3) unit rows can be haematoxylin and eosin: far enough apart, one blue to purple, one pink."""
     haematoxylin, eosin = stains
     apart = np.degrees(np.arccos(np.clip(haematoxylin @ eosin, -1, 1))) >= MIN_ANGLE_DEGREES
-    purple = haematoxylin[[0, 1]].min() > haematoxylin[2] - HUE_TOLERANCE  # lets blue through best
-    pink = eosin[1] > eosin[[0, 2]].max() - HUE_TOLERANCE  # absorbs green most
+    purple = haematoxylin[[0, 1]].min() > haematoxylin[2] - HUE_TOLERANCE  # blue is absorbed least
+    pink = eosin[1] > eosin[[0, 2]].max() - HUE_TOLERANCE  # green is absorbed most
     return bool(apart and purple and pink and stains.min() > -HUE_TOLERANCE)
 
 
