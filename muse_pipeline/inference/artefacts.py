@@ -1,8 +1,8 @@
 """Areas of a slide that are out of focus, folded, under an air bubble or inked, whose nuclei cannot be trusted.
 
 Focus is measured in the green channel, which both stains absorb. It is blurred repeatedly, each time twice as much,
-from 0.5 to 1.7 um; what a blur removes is the detail of that size. In tissue in focus the detail of 0.5 to 0.9 um has
-0.3 to 1 times the energy of that of 0.9 to 1.7 um, whatever the stain and the contrast; a defocus of 1 um leaves two
+from 0.5 to 1.7 um; the difference between two blurs is the detail of that size. In focus, the detail of 0.5 to 0.9 um
+has 0.3 to 1 times the energy of the detail of 0.9 to 1.7 um, for any stain and contrast; a defocus of 1 um leaves two
 fifths. This ratio depends on tissue and scanner, so a cell is out of focus below a share of the slide's median, within
 limits. The noise of the camera is measured in the finest detail and subtracted. Folds, bubbles and ink are mapped by
 the built-in region model ``artefacts``.
@@ -40,7 +40,7 @@ MPP = 0.5  # um per pixel at which focus is measured
 CELL_UM = 16.0
 _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # least probability of the model's kinds
-CONNECTED_PROBABILITY = 0.05  # of cells of folds next to certain ones: docs/results.md, "Artefacts"
+CONNECTED_PROBABILITY = 0.05  # for cells connected to certain folds: docs/results.md, "Artefacts"
 MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # by kind; smaller areas are dropped
 SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies; recall and false alarms: docs/results.md, "Artefacts"
 RATIO_LIMITS = (0.24, 0.36)  # for slides that are mostly blurred, or rich in fine collagen
@@ -48,7 +48,7 @@ MIN_ENERGY = 0.5  # grey levels squared; cells with less detail are not judged
 _NOISE = (0.0334, 0.0139)  # energy of white noise in the fine and the coarse detail, relative to the finest
 MIN_TISSUE = 0.6  # least fraction of a cell; the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
-MOST = 0.5  # of the tissue: beyond it a slide is blurred as a whole, or dark rather than folded
+MOST = 0.5  # of the tissue; above it a slide is blurred as a whole, or dark rather than folded
 _BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurred on its own, with mirrored edges
 _STEPS = 64  # per grey level: 16-bit blur is exact, so equal on every machine
 
@@ -58,12 +58,12 @@ class ArtefactMap:
     """The kind of artefact in each cell of a slide.
 
     Attributes:
-        kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the corner of the first is that of level 0.
+        kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at the corner of level 0.
         area_mm2: area of tissue of each kind; empty if no artefacts were searched for.
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all but the first kind.
         kinds: names of the kinds.
-        subtract: kinds whose nuclei and areas are to be left out of totals.
+        subtract: kinds whose nuclei and areas totals leave out.
         tissue_mm2: area of the tissue.
     """
 
@@ -164,7 +164,7 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
         for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
     )
-    found = kind[np.ix_(row, column)][tissue.mask]  # a byte per pixel: masks of large slides have 20 million
+    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel, since large slides have 20 million
     n = np.array([np.count_nonzero(found == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 
@@ -210,7 +210,7 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
         padded[: part.shape[0], : part.shape[1]] = part
         return cv2.resize(padded, n_cells[::-1], interpolation=cv2.INTER_AREA)
 
-    # A single pixel of tissue averages to 1 / fine**2, so this limit changes cells without tissue alone.
+    # A single pixel of tissue averages to 1 / fine**2, so this limit only affects cells without tissue.
     return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
@@ -228,7 +228,7 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
         threads: number of threads; it changes no result.
 
     Returns:
-        (rows, columns) float32 each, grey levels squared: of the detail of 0.5 to 0.9 um, and of that of 0.9 to 1.7 um;
+        (rows, columns) float32 each, grey levels squared: detail of 0.5 to 0.9 um and detail of 0.9 to 1.7 um;
         both are 0 outside of tissue.
     """
     cv2.setNumThreads(1)
@@ -244,7 +244,7 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
         cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
         for each in (np.ones_like(fine), fine, coarse)
     )
-    # A cell of tissue is a ninth of its own neighbourhood: the limit concerns other cells, which become 0.
+    # The share of a cell of tissue is 1/9 or more, so the limit only affects other cells, which become 0.
     share = np.maximum(share, 0.1)
     return np.where(is_tissue, fine / share, 0), np.where(is_tissue, coarse / share, 0)
 

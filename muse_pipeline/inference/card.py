@@ -212,7 +212,7 @@ class ImportedCard(ModelCard):
 
 
 REGIONS = "regions"
-MIN_AREA_MM2 = 0.01  # a disc of 113 um across
+MIN_AREA_MM2 = 0.01  # a disc with a diameter of 113 um
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +255,7 @@ EMBEDDER = "embedder"
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedderCard(Card):
-    """Contract of a model that gives every nucleus a vector of features.
+    """Contract of a model that computes a vector of features for every nucleus.
 
     Attributes:
         readout: rule that ties the dense map to positions (``models.base``).
@@ -267,10 +267,10 @@ class EmbedderCard(Card):
     embedding_dim: int
     kind: str = EMBEDDER
 
-    does = "gives features of nuclei"
+    does = "computes features of nuclei"
     verb = "muse embed"
     otherwise = (
-        " and gives no features at given positions; give --checkpoint with the checkpoint that it was exported from"
+        " and computes no features at given positions; give --checkpoint with the checkpoint that it was exported from"
     )
 
 

@@ -12,7 +12,7 @@ the classes were not validated in the organ. The limits come from the breast tis
 from other tissue.
 
 At a wrong um per pixel, the commonest mistake, nuclei have another size, and their class probabilities are lower.
-Either alone also occurs at the right scale: nuclei of lymph nodes are small, and classes in an unfamiliar organ are
+Either also occurs at the right scale: nuclei of lymph nodes are small, and classes in an unfamiliar organ are
 uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
 """
 
@@ -162,7 +162,7 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     """
     verdict = provenance.verdict
     of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
-    if verdict.verdict == OTHER_STAIN:  # its nuclei and its classes are not judged
+    if verdict.verdict == OTHER_STAIN:  # size and classes of its nuclei are not judged
         return {"stain": "; ".join(verdict.reasons), **({"scale": of_mpp} if of_mpp else {})}
     doubts = {"scale": provenance.size_doubt, "classes": provenance.class_doubt}
     found = {kind: doubt for kind, doubt in doubts.items() if doubt}
@@ -170,7 +170,7 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
         found.setdefault("scale", of_mpp)
     validated = provenance.organs
     if organ and len(provenance.classes) > 1 and organ.casefold() not in map(str.casefold, validated):
-        known = f"in {', '.join(validated)} alone" if validated else "in no organ that its card names"
+        known = f"in {', '.join(validated)} only" if validated else "in no organ that its card names"
         found["organ"] = f"the classes are not validated in {organ}: those of {provenance.model.name} are {known}"
     return found
 
@@ -191,7 +191,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 
     Args:
         reasons: reason of each slide, from ``reason_left_out``.
-        of: the numbers from which they are left out, if not all: " of the counts of classes".
+        of: suffix for the numbers from which they are left out, such as " of the counts of classes"; "" for all.
     """
     counts = Counter(filter(None, reasons))
     if not counts:

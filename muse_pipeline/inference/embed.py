@@ -28,7 +28,7 @@ from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 
-DENSE = "dense"  # output of the graph
+DENSE = "dense"  # name of the output
 HALF_PIXEL = "x/4-0.5"  # see ``models.base``
 
 
@@ -37,7 +37,7 @@ HALO_SHARE = 4  # a quarter of the window, for networks with a fixed window
 
 
 class Embedder(GraphRunner):
-    """Runs a model of features, or a detector up to its head.
+    """Runs an embedding model, or a detector up to its head.
 
     Raises:
         ModelError: the file is not ONNX, has no card of such a model, or its card does not match its graph.
@@ -90,7 +90,7 @@ def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)
-    # The cells to the right and below must exist: a position on the last cell gives that cell the weight 1.
+    # The cells to the right and below must exist; on the last cell, its weight is 1.
     low = np.minimum(np.floor(at).astype(int), size - 2)
     (x, y), (right, below) = low.T, (at - low).T.astype(np.float32)
     upper = dense[:, y, x] * (1 - right) + dense[:, y, x + 1] * right

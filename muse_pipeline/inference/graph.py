@@ -128,7 +128,7 @@ def _name_of_scalar(initializer: bytes) -> bytes:
 
 
 def _identity(source: bytes, name: bytes) -> bytes:
-    """A node that gives ``source`` another name."""
+    """An identity node that renames ``source``."""
     return _field(NODE, _field(INPUTS, source) + _field(OUTPUTS, name) + _field(OPERATOR, b"Identity"))
 
 

@@ -133,7 +133,7 @@ def open_session(
 ) -> onnxruntime.InferenceSession | TorchSession:
     """ONNX Runtime's session of a file, or of a ``graph`` made from it; the runtime's own log is suppressed.
 
-    The providers of ``TORCH`` give a session of PyTorch with the same methods.
+    The providers of ``TORCH`` return a session of PyTorch with the same methods.
 
     Raises:
         ModelError: the file is not ONNX, or the runtime does not support its graph.
@@ -195,7 +195,7 @@ def run_session(
     """
     try:
         return session.run(outputs, inputs)
-    except Exception as error:  # exceptions of ONNX Runtime have no common class
+    except Exception as error:  # ONNX Runtime raises its own unrelated classes
         raise ModelError(
             f"{path}: the runtime cannot run it ({_reason(error)}); export it again, "
             "or run it where more memory is free"
@@ -221,7 +221,7 @@ EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"
 OPTIONS = {
     # cuDNN's exhaustive search times its kernels and may choose others later, which changes the last digits.
     "cuda": {"cudnn_conv_algo_search": "DEFAULT"},
-    # As on our CPU provider: nothing is rounded to 16 bits on processors that support it, and a call uses one thread.
+    # As with the CPU provider, nothing is rounded to 16 bits where processors support it, and a call uses one thread.
     "openvino": {"device_type": "CPU", "precision": "FP32", "num_of_threads": "1"},
 }
 # Only providers that use the same kernels at every start and are faster wherever they start.
@@ -316,7 +316,7 @@ def require_start(provider: str) -> None:
     """Make sure that a provider can be used on this machine.
 
     Raises:
-        ProviderError: the provider is not installed, or does not find what it needs.
+        ProviderError: the provider is not installed, or does not find its device or libraries.
     """
     require_installed(provider)
     if not starts(provider):

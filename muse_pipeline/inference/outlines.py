@@ -23,7 +23,7 @@ from muse_pipeline.tissue.stain import DENSITY
 EDGE_STEP_UM = 0.25  # step of the radii that are tried along a ray
 LOYALTY = 1.0  # cost of the squared relative change of a ray, in units of the nucleus' mean edge
 FAINTEST = 5.0  # difference in grey level across an edge; fainter edges have less weight
-SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256  # over rays: edges are noisy
+SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256  # edges are noisy
 STAYING = 0.05  # weight of the unchanged ray; that of a mean edge is 1
 LEAST_EDGE_UM = 1.0  # shortest ray
 EDGE_BLOCK = 128  # nuclei at a time, whose samples fit into a core's cache
@@ -33,7 +33,7 @@ N_REFINED = 16  # number of rays of the network
 STEP_UM = 0.375  # step of the samples along a ray
 N_STEPS = 8  # samples on either side of the end; also limits the change of a ray
 LEAST_UM = 0.5  # shortest ray
-BLOCK = 64  # nuclei at a time: sums of a matrix product may depend on how many rows it has
+BLOCK = 64  # nuclei at a time; fixed, since sums in a matrix product may depend on the number of rows
 
 
 def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
@@ -155,7 +155,7 @@ def sample_along_rays(pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp:
 
 
 def angle_weights(n: int, m: int) -> np.ndarray:
-    """Weights (n, m) float32 by which values at n angles give those at m angles, linear between neighbours."""
+    """Weights (n, m) float32 of linear interpolation from values at n angles to m angles."""
     position = np.arange(m) * n / m
     first, share = position.astype(int), position % 1
     weights = np.zeros((n, m), np.float32)

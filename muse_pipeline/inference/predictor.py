@@ -128,7 +128,7 @@ class GraphRunner:
         """The session's inputs for ``pixels`` and ``colour``, by name."""
         planes = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.uint8)
         for window, channels in zip(pixels, planes, strict=True):
-            cv2.split(window, list(channels))  # NumPy's transpose takes six times as long
+            cv2.split(window, list(channels))  # six times as fast as NumPy's transpose
         if self._table is not None:
             planes = cv2.LUT(planes.reshape(-1, planes.shape[-1]), self._table).reshape(planes.shape)
         return {"pixels": planes, "colour": colour}

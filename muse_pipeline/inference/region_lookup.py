@@ -124,7 +124,7 @@ class SlideRegions:
     def sides(self, classes: Sequence[str]) -> np.ndarray | None:
         """(C,) side of the border where nuclei of each class lie: 1 inside, -1 outside, 0 for both.
 
-        None if the regions are not epithelium and other tissue, or the classes lack those of ``SIDES``.
+        None if the regions are not epithelium and other tissue, or a class of ``SIDES`` is missing.
         """
         inside = [one.name for one in self.classes if one.is_inside]
         if inside != [EPITHELIUM] or len(self.classes) == 1 or not SIDES.keys() <= set(classes):

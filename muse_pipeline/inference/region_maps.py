@@ -168,7 +168,7 @@ def classify(found: SlideMap) -> np.ndarray:
 
 
 def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
-    """Give the rim of the tissue, which is mostly glass, to the class of the nearest cell inside, in place.
+    """Assign the class of the nearest inner cell to the rim of the tissue, which is mostly glass, in place.
 
     Otherwise glass around tumour would appear as a seam of other tissue. Tissue that is all rim keeps its classes.
 
@@ -189,7 +189,7 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
 
 
 def absorb_islands(label: np.ndarray, min_cells: int) -> None:
-    """Give islands of fewer than ``min_cells`` to the class that most of their border touches, in place.
+    """Assign islands of fewer than ``min_cells`` to the class that touches most of their border, in place.
 
     The smallest are absorbed first. One that touches no other class, such as a small island of tissue, is kept.
 
@@ -210,9 +210,9 @@ def absorb_islands(label: np.ndarray, min_cells: int) -> None:
 
 
 def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -> None:
-    """Give one island, whose box begins at (x, y), to the class that touches it most."""
+    """Assign one island, whose box begins at (x, y), to the class that touches it most."""
     top, left = max(y - 1, 0), max(x - 1, 0)
-    around = label[top : y + island.shape[0] + 1, left : x + island.shape[1] + 1]  # a view
+    around = label[top : y + island.shape[0] + 1, left : x + island.shape[1] + 1]  # a view of the map
     inside = np.zeros(around.shape, np.uint8)
     inside[y - top : y - top + island.shape[0], x - left : x - left + island.shape[1]] = island
     border = cv2.dilate(inside, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)) > inside
@@ -231,7 +231,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
     faces = _faces(simple)
     while len(wrong := _overlaps(faces)):  # original arcs do not cross each other
         hit = shapely.STRtree(simple).query(wrong, predicate="intersects")[1]
-        # If all of these were restored before, the rest is restored too, which ends the loop.
+        # If all of these are original already, all others are restored too, which ends the loop.
         if (simple[hit] == arcs[hit]).all():
             hit = np.arange(len(arcs))
         simple[hit] = arcs[hit]
@@ -288,7 +288,7 @@ def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)
-    # Two steps start at an inner corner: the reverse of either arrives there and goes on as the other.
+    # Two steps start at an inner corner; the reverse of either ends there and continues as the other.
     one, other = inner[np.argsort(corners[inner], kind="stable")].reshape(-1, 2).T
     following[one ^ 1], following[other ^ 1] = other, one
     return following

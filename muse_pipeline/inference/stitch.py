@@ -43,7 +43,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
-if TYPE_CHECKING:  # zarr takes as long to load as a small slide to stitch
+if TYPE_CHECKING:  # loading zarr takes as long as stitching a small slide
     from muse_pipeline.features.measure import FeatureMeter, FeatureSettings
     from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.region_lookup import FailedRegions, SlideRegions
@@ -140,7 +140,7 @@ def stitch_shards(
             writer.complete(nuclear_size=sized)
             if card.nuclei:
                 sizes = {name: asdict(one) for name, one in zip(names, of_class, strict=True)}
-                # At a doubtful scale areas are wrong, and classes cannot be judged by them.
+                # At a doubtful scale areas are wrong, so classes cannot be judged by area.
                 doubt = judge_classes(card.nuclei, sizes) if is_same_stain and not doubt else ""
                 writer.complete(class_sizes=ClassSizes(sizes, doubt))
     return writer.provenance
@@ -240,7 +240,7 @@ def write_nuclei(
         if measures.meter:
             n_without_pixels += rows.table[OF_EVERY_PIXEL].null_count
         is_counted = ~left_out(rows.table, writer.provenance)
-        # The sample of number -1 is of all nuclei, the others are of one class each.
+        # The sample with number -1 is for all nuclei, the others are for one class each.
         for number, sample in enumerate(sizes, -1):
             own = is_counted if number < 0 else is_counted & (nuclei.label == number)
             sample.add(area_um2[own], nuclei.prob[own])
@@ -307,8 +307,8 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
         )
     if first["slide_mpp"] != list(info.mpp):
         raise StoreError(
-            f"{ordered[0]}: made when slide '{info.slide_id}' was taken to have {first['slide_mpp']} um/px, now "
-            f"{list(info.mpp)}; run `muse tile` and `muse {found.verb}` for it again"
+            f"{ordered[0]}: made for {first['slide_mpp']} um/px of slide '{info.slide_id}', which now has "
+            f"{list(info.mpp)} um/px; run `muse tile` and `muse {found.verb}` for it again"
         )
     return found
 
@@ -353,7 +353,7 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
         if part is not None:
             stops.append(stops[-1] + len(part[1]))
         chosen = np.concatenate([chosen, seams.finish() if part is None else seams.add(*part)])
-        # The reports of a group are read once, when all of them are decided.
+        # A group is read once, when it is known which of its reports are kept.
         while len(stops) > 1 and stops[1] <= seams.n_decided:
             here = chosen < stops[1]
             yield chosen[here] - stops.popleft()

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
-ACCELERATORS = ("cuda", "xpu", "mps")  # ROCm is PyTorch's "cuda" too
+ACCELERATORS = ("cuda", "xpu", "mps")  # PyTorch calls ROCm "cuda" too
 KEPT_PROGRAMS = 32  # programs that are kept, one for each size of inputs
 
 DTYPES = {
@@ -172,7 +172,7 @@ class TorchSession:
     """A model file in PyTorch; safe to call from several threads, which take turns on an accelerator.
 
     On an accelerator convolutions are computed in 16 bits and everything else in 32; algorithms are deterministic, so
-    that a run gives the same bytes again on the same GPU.
+    that results on the same GPU have the same bytes.
 
     Args:
         path: path of the ONNX file.
