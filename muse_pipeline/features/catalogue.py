@@ -119,7 +119,7 @@ def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
 
 
 def every_feature(classes: Sequence[str]) -> tuple[Feature, ...]:
-    """Every feature that a table may have, those of any table of nuclei first, in the order of ``features_of``."""
+    """Every feature that a table may have, in the order of ``features_of``; features of every table come first."""
     return (*FIRST_COLUMNS, *features_of("all", classes), *CELL, *DAB_OF_CELL)
 
 

@@ -144,7 +144,7 @@ def _look_up(
     _, angle = cv2.cartToPolar(x[None], y[None])
     ray = angle * np.float32(maps[0].shape[1] / (2 * np.pi)) + position
     row = number[None].astype(np.float32)
-    for each in maps:  # OpenCV is slower with both at once
+    for each in maps:  # faster than both maps at once
         yield cv2.remap(each, ray, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)[0]
 
 

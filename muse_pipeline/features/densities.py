@@ -17,7 +17,7 @@ from muse_pipeline.features.zones import Pixels, Zones, to_rows
 from muse_pipeline.tissue.stain import DENSITY
 
 PERCENTILES = (10, 50, 90)
-STEP = 2.0**-20  # smallest step of OD
+STEP = 2.0**-20  # unit of OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def stain_tables(stains: np.ndarray) -> np.ndarray:
     Args:
         stains: (S, 3) unit rows in optical density, of haematoxylin and eosin for example.
     """
-    shares = np.linalg.pinv(np.asarray(stains, float)).T  # least squares
+    shares = np.linalg.pinv(np.asarray(stains, float)).T  # weights of least squares
     return np.rint(shares[..., None] * (DENSITY.astype(float) / np.log(10) / STEP)).astype(np.int32)
 
 

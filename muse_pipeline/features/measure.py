@@ -184,7 +184,7 @@ class FeatureMeter:
         for group, nuclei in zip(zones, groups, strict=True):
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
-            if cells is not None:  # cells end before other nuclei, so their pixels are free
+            if cells is not None:  # cells end before other nuclei
                 parts[-1] |= self._measure_cells([each[nuclei] for each in own], image, group.outline, rows)
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
@@ -204,7 +204,7 @@ class FeatureMeter:
             inner["membrane"] = cross_rows(xy, np.maximum(cells - RIM_UM, rays), *image)
         means = {zone: mean_densities(fill(outer, each), rows) for zone, each in inner.items()}
         found = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
-        if self._third is not None:  # without it where its amount is negative, as in nuclei
+        if self._third is not None:  # left out where its amount is negative, as in nuclei
             of_third, dab_of_two = self._third
             for zone, density in means.items():
                 name = f"{zone}_dab_mean"

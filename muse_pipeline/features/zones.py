@@ -1,8 +1,8 @@
 """The pixels of many nuclei at once: those of the nucleus, of its rim, and of the ring around it.
 
 Outlines are filled row by row. Where an edge crosses the centre line of a row of pixels, the number of the first pixel
-to its right is recorded. The ascending numbers of a nucleus alternately begin and end runs of
-pixels; the numbers of two nested outlines together give the zone between them.
+to its right is recorded. In ascending order, the numbers of a nucleus alternately begin and end runs of
+pixels; the numbers of two nested outlines together delimit the zone between them.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def thin_rows(outline: np.ndarray, width: int) -> np.ndarray:
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:
-    """``Zones.nucleus`` alone, from the arguments of ``find_zones``."""
+    """Only ``Zones.nucleus``, from the arguments of ``find_zones``."""
     return fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
 
 

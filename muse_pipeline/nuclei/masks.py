@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import scipy  # its modules are loaded at the first call: that takes longer than a small slide
+import scipy  # loaded at the first call, which takes longer than a small slide
 import shapely
 from PIL import Image
 
@@ -24,7 +24,7 @@ _STRIP_PX = 1 << 24  # pixels processed at a time
 
 
 def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
-    """The instances of a label image, in ascending order of their numbers.
+    """Convert the instances of a label image, in ascending order of their numbers.
 
     Args:
         label_image: (h, w) int, 0 is background; a number marks one nucleus.
@@ -43,7 +43,7 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
 def _ranks(label_image: np.ndarray) -> np.ndarray:
     """(h, w): instances as 1, 2, ... in ascending order of their numbers."""
     numbers, ranks = np.unique(label_image, return_inverse=True)
-    return ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background even where there is none
+    return ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background, even if no pixel is 0
 
 
 def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -178,12 +178,12 @@ def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
     )
 
 
-MAX_PIXELS = 2_000_000_000  # a slide of 45,000 px a side: 8 GB where numbers have 32 bits
+MAX_PIXELS = 2_000_000_000  # 45,000 px per side, 8 GB with 32-bit numbers
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
 
 
-SPECK_PX = 20  # smaller areas with the number of another are remnants of drawing, not nuclei
+SPECK_PX = 20  # smaller areas that share a number with another are remnants of drawing
 
 
 def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:

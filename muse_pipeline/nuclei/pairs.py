@@ -2,11 +2,10 @@
 
 A nucleus belongs to the window whose half-open core contains its centre. Neighbours have slightly different halos and
 may locate one nucleus on different sides of the seam between them, so every window also reports nuclei slightly outside
-its
-core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
-``SAME_UM``, are of one nucleus. The report deeper inside its core is kept (in a tie that of the lower window). A report
-outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice: two reports that each
-contain one of the same window are not merged.
+its core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
+``SAME_UM``, are of one nucleus. The report deeper inside its core is kept (in a tie, the report of the lower window). A
+report outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice, so reports
+that are merged from a common window are not merged with each other.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray,
     return first[same], second[same]
 
 
-REACH_UM = 32.0  # nuclei whose centres are further apart are left as they are
+REACH_UM = 32.0  # nuclei with centres farther apart are unchanged
 MIDDLE = 0.25, 0.75  # limits of a line between two centres, as fractions of their distance
 
 
@@ -117,8 +116,8 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
     """Shorten rays that end in another nucleus.
 
     Two nuclei are divided by the line through both points at which their outlines cross; if there are none, or if one
-    of the centres is beyond the line, by one at right angles to the line between the centres. Lines depend on two
-    nuclei alone, so the result does not depend on the other nuclei of the call.
+    of the centres is beyond the line, by one at right angles to the line between the centres. Lines depend only on
+    two nuclei, so the result does not depend on the other nuclei of the call.
 
     Args:
         xy_um: (N, 2) centres.
@@ -257,7 +256,7 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
             (depth[second] == depth[first]) & (reports.window[second] < reports.window[first])
         )
         alive[np.where(second_deeper, first, second)] = False
-        # Four cores meet at most, so the four largest numbers are all windows, and the rest is padding.
+        # At most four cores meet, so the four largest numbers include all windows; the rest is padding.
         united = np.sort(np.concatenate([merged_windows[first], merged_windows[second]], 1), 1)[:, :-5:-1]
         merged_windows[np.where(second_deeper, second, first)] = united
 
@@ -278,7 +277,7 @@ def _mutually_nearest(xy: np.ndarray, merged_windows: np.ndarray, radius_px: flo
 
 
 class SeamResolver:
-    """Resolves seams in a stream: takes reports, window after window, and returns the numbers of those that are kept.
+    """Resolves seams in a stream: receives reports, window by window, and returns the numbers of those that are kept.
 
     Reports are numbered in their order, from 0. The positions of two rows of windows are held in memory.
 

@@ -107,7 +107,7 @@ class NucleiWriter:
     ):
         self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
         self.optional = optional
-        # The schema has the provenance known so far, for readers of the schema alone; the file's metadata are complete.
+        # The schema contains only the provenance known so far; the file's metadata are complete.
         self.schema = nuclei_schema(self.classes, n_rays, optional)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self._waiting: list[pa.Table] = []
@@ -121,7 +121,7 @@ class NucleiWriter:
         # If the writer cannot be opened, the stack removes the unfinished file; otherwise ``__exit__`` closes both.
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
-            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # others do not repeat values
+            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # with few distinct values
             settings["write_page_checksum"] = True  # damaged bytes would pass for valid numbers
             self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, **settings))
             self._stack = stack.pop_all()
@@ -309,7 +309,7 @@ def read_provenance(path: Path | str) -> Provenance:
             return provenance
     except (ValueError, RecursionError):
         pass
-    raise NucleiError(f"{path}: its 'muse' metadata are not those of this version; make it with `muse stitch` again")
+    raise NucleiError(f"{path}: its 'muse' metadata are of another version; make it with `muse stitch` again")
 
 
 def footer_checksum(path: Path) -> str:

@@ -137,7 +137,7 @@ def _repair(polygons: np.ndarray, rings: np.ndarray, decimals: int, size_px: tup
 def largest_parts(geometries: np.ndarray) -> np.ndarray:
     """The largest polygon within each geometry (N,); an empty polygon if there is none."""
     members, geometry = shapely.get_parts(geometries, return_index=True)
-    parts, member = shapely.get_parts(members, return_index=True)  # a collection may hold multipolygons
+    parts, member = shapely.get_parts(members, return_index=True)  # a collection may contain multipolygons
     owner = geometry[member]
     area = np.where(shapely.get_type_id(parts) == shapely.GeometryType.POLYGON, shapely.area(parts), 0.0)
     ascending = np.lexsort((area, owner))

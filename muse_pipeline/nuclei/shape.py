@@ -126,7 +126,7 @@ class ShapeSample:
     """The shapes of up to 20,000 nuclei, those whose positions have the smallest hashes.
 
     Args:
-        measure: function that gives ``shape.measure_shapes`` of nuclei; only called for those that enter the sample.
+        measure: function that returns ``shape.measure_shapes`` of nuclei; only called for those that enter the sample.
     """
 
     def __init__(self, measure: Callable[[Nuclei], Mapping[str, np.ndarray]]):

@@ -9,7 +9,7 @@ from muse_pipeline.nuclei.masks import drop_small_labels
 
 SMOOTH_UM = 0.75  # so that ragged outlines do not make peaks
 APART_UM = 2.5  # a peak this near a higher one in the same component belongs to it
-MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um: small lymphocytes have 20
+MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um; small lymphocytes have 20
 
 
 def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:

@@ -62,7 +62,7 @@ def type_of_word(word: Any) -> str | None:
 
 
 def read_object_type(feature: Mapping[str, Any]) -> str:
-    """Type that QuPath gives the feature: one of ``OBJECT_TYPES``, by default an annotation."""
+    """Type of the feature in QuPath: one of ``OBJECT_TYPES``, by default an annotation."""
     properties = properties_of(feature)
     word = next((properties[key] for key in TYPE_KEYS if properties.get(key) is not None), None)
     if word is None:

@@ -143,9 +143,9 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """The text before the first feature, up to ``[``, and True if features have lines of their own.
+    """Read the text before the first feature, up to ``[``; True if every feature has its own line.
 
-    In other files the first lines and False.
+    For other files, the first lines and False.
     """
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):

@@ -29,7 +29,7 @@ from muse_pipeline.qupath.objects import (
 from muse_pipeline.qupath.parse import is_geometry, iterate_features
 
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
-# Multi-geometries and collections, whose numbers follow that of polygons.
+# Multi-geometries and collections, whose type numbers follow that of polygons.
 _COLLECTIONS = [kind for kind in shapely.GeometryType if kind > _POLYGON]
 
 
@@ -229,7 +229,7 @@ def to_feature(item: Any) -> dict[str, Any]:
         return {}
     if is_geometry(item):
         return {"geometry": item}
-    nucleus = item.get("nucleusGeometry")  # of a QuPath cell, whose other geometry is the cell's border
+    nucleus = item.get("nucleusGeometry")  # QuPath's cells have it besides the geometry of their border
     return {**item, "geometry": nucleus} if nucleus else item
 
 

@@ -83,7 +83,7 @@ def require_nucleus_size(
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
     """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None without any."""
-    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may hold multipolygons
+    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may contain multipolygons
     parts = parts[shapely.area(parts) > 0]
     return shapely.union_all(parts) if len(parts) else None
 
@@ -181,7 +181,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
             raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
     roi = shapely.union_all(take_out_ignored(*_columns(areas)))
     if not roi.area:
-        raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{IGNORE}'; draw more")
+        raise GeoJSONError(f"{path}: nothing is left of its areas after subtraction of the class '{IGNORE}'; draw more")
     on_slide = [info is None or _is_on(area, info) for area in areas if not area.is_ignored]
     if 0 < (n_outside := on_slide.count(False)) < len(on_slide):
         others[OUTSIDE] = n_outside
@@ -281,7 +281,7 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
     """
     if info.bounds is not None:
         x, y = qupath_offset_px(info.bounds)
-        # Subtraction leaves binary remainders in coordinates of one decimal, which would be written.
+        # Rounded again, since subtraction leaves rounding errors beyond the first decimal.
         outline = shapely.set_precision(translate(outline, -x, -y), 0.1)
     _write(path, [] if outline.is_empty else [_annotation(outline, info)])
 

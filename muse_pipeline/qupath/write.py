@@ -66,7 +66,7 @@ class FeatureFile:
             self._file.write(encode(_HEAD, self._suffix))
             # The first batch follows a line break, all others the whole separator.
             self._before = encode(SEPARATOR[1:], self._suffix)
-            # The end of the text is written before the file is closed.
+            # ``_end`` runs before the file is closed.
             stack.push(self._end)
             self._stack = stack.pop_all()
         return self
@@ -119,8 +119,8 @@ def write_geojson(
         info: header of the slide.
         output: path that ends in ``.geojson.gz``, or in ``.geojson`` for an uncompressed file.
         frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
-        max_features: number of nuclei above which ``<name>.part-001.geojson.gz`` and so on are written as well, with at
-            most so many each.
+        max_features: number of nuclei above which ``<name>.part-001.geojson.gz`` and so on are written as well, each
+            with at most this number.
         threads: number of threads that render and compress; it does not change the bytes.
         measurements: columns of numbers that are added to the measurements in QuPath.
 
@@ -249,7 +249,7 @@ def _write_files(
     stem, suffix = split_name(output)
     # A part has whole batches, which are rendered and compressed once for it and the whole file.
     n_batches = -(-(max_features or BATCH) // BATCH)
-    batch_size = (max_features or BATCH) // n_batches  # a part may have a few nuclei less than ``max_features``
+    batch_size = (max_features or BATCH) // n_batches  # parts may have slightly fewer nuclei than ``max_features``
     n_parts = -(-n_nuclei // (n_batches * batch_size)) if max_features else 0
     numbers = range(1, n_parts + 1) if n_parts > 1 else ()
     parts = [output.with_name(f"{stem}.part-{number:03d}{suffix}") for number in numbers]
@@ -406,7 +406,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     order = np.argsort(key, kind="stable")
     rank = np.arange(len(key))
     begins = np.diff(key[order], prepend=-1) != 0
-    repeat = np.empty_like(rank)  # stitch leaves no two nuclei at one position: zeros
+    repeat = np.empty_like(rank)  # all zeros after `stitch`, whose nuclei have distinct positions
     repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
     columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]
     return np.concatenate(columns, axis=1)
