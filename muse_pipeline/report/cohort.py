@@ -399,7 +399,7 @@ def _find_stale(
     if provenance.fingerprint != info.fingerprint:
         return "its nuclei were found in another version of the slide's file; run the workflow again"
     if provenance.slide_mpp != info.mpp:
-        return "its nuclei were found when the slide was taken to have another mpp; run the workflow again"
+        return "its nuclei were found at another mpp of the slide; run the workflow again"
     if provenance.tissue_sha256 not in {None, tissue.sha256}:
         return "its nuclei were found in another tissue or region of interest; run the workflow again"
     if path and Path(path).resolve() != Path(info.path).resolve():
@@ -422,7 +422,7 @@ def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
 
 def _name_blank(tissue_mm2: float | None, n_nuclei: int, provenance: Provenance) -> str:
     if DARK in provenance.verdict.reasons:
-        return f"{DARK}; nothing was sought in it"
+        return f"{DARK}; it was not analysed"
     if not tissue_mm2:
         within = f" within the ROI {provenance.roi.name}" if provenance.roi else ""
         return f"no tissue was found{within}; see tissue.png"

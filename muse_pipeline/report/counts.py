@@ -205,7 +205,7 @@ def count_in_annotations(
     """
     if not annotations:
         return []
-    n_by_class = np.zeros((len(annotations), len(classes) + 1), int)  # the last column: nuclei of no class
+    n_by_class = np.zeros((len(annotations), len(classes) + 1), int)  # the last column counts nuclei without a class
     n_positive = np.zeros(len(annotations), int)
     shapely.prepare([each.geometry for each in annotations])
     for xy, label, *positive in stream_positions(nuclei, "label", *([POSITIVE] if with_positive else [])):

@@ -192,7 +192,7 @@ def draw_density(
 def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Blend the heat colours of ``strength`` (h, w) into ``picture`` (h, w, 3) uint8 where ``inside`` tissue."""
     pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
-    pale[~inside] = 255  # the store holds whole chunks: a pen mark beside tissue would end at their edges
+    pale[~inside] = 255  # hides parts of pen marks, which the whole chunks of the store contain
     level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
     opacity = (_OPACITY[level] * inside)[..., None]
     pale = pale[..., None].astype(np.float32)
@@ -223,7 +223,7 @@ def _draw_outline(picture: np.ndarray, inside: np.ndarray) -> None:
 def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:
     """Draw the colour bar from ``left``, and leave ``beside_px`` for the text after it; returns the x of its end."""
     width = min(160, canvas.width - left - 190 - beside_px)
-    if width < 40:  # a slide so narrow that the strip holds the scale bar alone
+    if width < 40:  # on a narrow slide the strip has room for the scale bar only
         return left
     middle = canvas.height - STRIP_PX // 2
     start = write_text(pen, (left, middle), "0", FAINT) + 8
@@ -240,7 +240,7 @@ def _round_up(value: float) -> float:
 
 ENLARGEMENT = 2  # for crisp outlines between the pixels of the store
 LEAST_PX = 640  # a smaller image is enlarged more, so that caption and legend fit
-_MARGIN_UM = 20.0  # nuclei centred outside a field reach into it
+_MARGIN_UM = 20.0  # nuclei with centres this far outside are also drawn
 _SUBPIXEL_BITS = 4
 
 
@@ -292,13 +292,13 @@ def draw_outlines(
     scale = 1 << _SUBPIXEL_BITS
     fixed = [np.round(xy_to_xy_index(ring) * scale).astype(np.int32) for ring in rings]
     style = {"isClosed": True, "lineType": cv2.LINE_AA, "shift": _SUBPIXEL_BITS}
-    halo = pixels.copy()  # a pale one parts the line from dark chromatin
+    halo = pixels.copy()  # separates the line from dark chromatin
     cv2.polylines(halo, fixed, color=PAPER, thickness=3, **style)
     cv2.addWeighted(pixels, 0.5, halo, 0.5, 0, pixels)
     for i in np.unique(label):
         color = classes[i].color if 0 <= i < len(classes) else BLACK
         of_class = [fixed[k] for k in np.flatnonzero(label == i)]
-        for _ in range(2):  # a line of one pixel is pale where it lies between two
+        for _ in range(2):  # twice, since lines between two pixels are pale
             cv2.polylines(pixels, of_class, color=color, thickness=1, **style)
 
 

@@ -231,7 +231,7 @@ def write_report(
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics)
     copy_import_script(results / "qupath")
-    failures = [] if no_model else summarise_failures(slides)  # the same reason for all
+    failures = [] if no_model else summarise_failures(slides)  # all slides have the same reason
     total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
     return [f"{summarise_cohort(slides)}; see {page}", *total, *failures, *summarise_flags(slides)]
 

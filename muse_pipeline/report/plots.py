@@ -23,9 +23,9 @@ COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b
 LEAST_SLIDES = 3  # least number of slides in a plot
 LEAST_OF_GROUP = 6  # no outliers are named in smaller groups
 FAR = 3.5  # modified z-score (Iglewicz & Hoaglin 1993) above which a slide is an outlier
-ORIENTATION = "shape_orientation"  # an angle, whose median means nothing
-MOST_NAMED = 6  # outliers below a plot
-MOST_LINKED = 200  # slides whose dots are links, each with the slide's name
+ORIENTATION = "shape_orientation"  # an angle, whose median is meaningless
+MOST_NAMED = 6  # most outliers named below a plot
+MOST_LINKED = 200  # most slides whose dots are links with names
 
 _LEFT, _RIGHT, _ROW, _AXIS = 10, 370, 34, 24
 _MIX_WIDTH, _MIX_HEIGHT = 1150, 130

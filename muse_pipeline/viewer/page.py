@@ -263,7 +263,7 @@ def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
             yield _layer(ROI, "#000000", tissue.roi, info)
     for path, what in ((files.region_outlines, "Region"), (files.artefacts, "Artefact")):
         areas: list[ClassArea] = []
-        with suppress(GeoJSONError):  # no file, or one without areas
+        with suppress(GeoJSONError):  # there is no file, or it has no areas
             areas = read_class_areas(path, info)
         for name in sorted({area.class_name for area in areas}):
             own = [area for area in areas if area.class_name == name]

@@ -1,10 +1,10 @@
 """Pretraining of a backbone on slides without labels (`pretrain`).
 
 Reads the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here.
-Writes <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered, partner.json
-has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the run's config with all
-slides, and <results>/pretraining.json the plan that the rules read; each is rewritten only when its content changes.
-The files from which a run resumes are beside its checkpoint and are not declared as outputs.
+Writes <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered,
+partner.json has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the config of
+the run with all slides, and <results>/pretraining.json the plan that the rules read; each is rewritten only when its
+content changes. The files from which a run resumes are beside its checkpoint and are not declared as outputs.
 """
 
 COHORT_KEYS = ("run", "exclude", "held_splits")  # keys of `pretrain` that are not settings of the run
