@@ -1,7 +1,7 @@
 """Whole cells: nuclei grown by a few um, ending halfway between neighbours and at the edge of the tissue.
 
 A cell has the centre and the number of rays of its nucleus. It grows at right angles to the nucleus' outline, and ends
-where a neighbour that grows at the same speed has arrived.
+where it meets a neighbour that grows at the same speed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
 
 
 def _are_near(xy: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
-    """(M,) bool: True for all of ``others`` (M, 2) within the distance of one of ``xy`` (N, 2), and a few beyond it."""
+    """(M,) bool: True for ``others`` (M, 2) within the distance of one of ``xy`` (N, 2), and for a few beyond it."""
     squares = np.floor(np.concatenate([xy, others]) * (3.99 / distance)).astype(int)
     squares -= squares.min(0)
     near = np.zeros(squares.max(0) + 1, np.uint8)

@@ -31,7 +31,7 @@ def stain_tables(stains: np.ndarray) -> np.ndarray:
 
 
 def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
-    """The density (h, w) int32 of a stain, from its (3, 256) of ``stain_tables`` and three channels (h, w) uint8."""
+    """The density (h, w) int32 of a stain, from its table (3, 256) and three channels (h, w) uint8."""
     density, *others = (_look_up(plane, part) for plane, part in zip(planes, table, strict=True))
     for other in others:
         density += other
@@ -93,7 +93,7 @@ def _mean(pixels: Pixels, values: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
-    """(N,) for each of ``PERCENTILES`` of consecutive runs of ``n`` (N,) values, as ``numpy.percentile``."""
+    """``PERCENTILES``, (N,) each, of consecutive runs of ``n`` (N,) values, as by ``numpy.percentile``."""
     ascending = to_rows(values, n)
     ascending.sort(axis=1)
     last, row = n - 1, np.flatnonzero(n)
@@ -152,7 +152,7 @@ def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
 
 
 def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """The features of the matrix of each nucleus, whose entries are numbered by difference and lower level.
+    """The features of the matrix of each nucleus; its entries are indexed by difference and lower level.
 
     All but the homogeneity are quotients of sums of whole numbers.
     """
@@ -203,7 +203,7 @@ def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, in
 
 
 def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
-    """(n,) sums of squares of symmetric matrices, whose pairs of entries off the diagonal are one of ``counts``."""
+    """(n,) sums of squares of symmetric matrices; ``counts`` adds up both entries of every pair off the diagonal."""
     flat = counts.reshape(len(counts), -1)
     whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (flat, counts[:, 0]))
     return (whole + on_diagonal) / 2

@@ -163,7 +163,7 @@ class FeatureMeter:
         low: np.ndarray,
         high: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Features of nuclei, by positions, rays and rays of cells, from the pixels between ``low`` and ``high``.
+        """Features of nuclei, given as positions, rays and rays of cells, from the pixels between ``low`` and ``high``.
 
         Positions are in work px.
         """
@@ -197,7 +197,7 @@ class FeatureMeter:
         outline: np.ndarray,
         rows: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Stains of cells, by arguments of ``_measure_field``, ``Zones.outline`` and the rows of pixels that count."""
+        """Stains of cells; arguments are those of ``_measure_field``, ``Zones.outline`` and the rows that count."""
         xy, rays, cells = own
         outer, inner = cross_rows(xy, cells, *image), {"cytoplasm": thin_rows(outline, rows.shape[2])}
         if len(self._stains_of_cells) > 2:
@@ -236,7 +236,7 @@ def with_near(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each field and the other positions within ``reach`` (2,) of the box around it, as ascending indices of ``xy``.
 
-    Only the rows of the box are searched, among the positions by y: a slide of a million has hundreds of fields.
+    Positions are sorted by y, so that only the rows of the box are searched; large slides have hundreds of fields.
     """
     by_y = np.argsort(xy[:, 1], kind="stable")
     y, is_own = xy[by_y, 1], np.zeros(len(xy), bool)
@@ -250,7 +250,7 @@ def with_near(
 
 
 def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
-    """Indices of the positions (N, 2) in each rectangle, by ascending ``radius`` (N,).
+    """Indices of the positions (N, 2) in each rectangle, in ascending order of ``radius`` (N,).
 
     The rectangles divide the box around all positions evenly; none is longer than ``FIELD_PX``.
     """

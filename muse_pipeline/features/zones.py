@@ -113,7 +113,7 @@ def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndar
 
 
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Consecutive runs of int32 values, ``n`` (N,) to a run, as rows (N, max n), filled up with the largest int32."""
+    """Consecutive runs of ``n`` (N,) int32 values as rows (N, max n), filled up with the largest int32."""
     rows = np.full((len(n), n.max(initial=0)), _LAST, np.int32)
     rows.reshape(-1)[count_from(np.arange(len(n)) * rows.shape[1], n)] = values
     return rows
@@ -132,8 +132,8 @@ def _crossings(
 ) -> np.ndarray:
     """(N, C) int32: pixels to the right of the points where outlines cross rows of the image, as in ``to_rows``.
 
-    Beyond a side of the image outlines cross at the side. Vertices are computed from the whole pixel of the centre, and
-    so have the same digits in any image.
+    Outlines beyond a side of the image cross at that side. Vertices are computed relative to the pixel of the centre,
+    so their digits do not depend on the image.
     """
     height, width = shape
     whole = np.floor(xy)
@@ -154,7 +154,7 @@ def _crossings(
 
 
 def fill(*outlines: np.ndarray) -> Pixels:
-    """The pixels that lie in an odd number of outlines, by their crossings with the rows of the image."""
+    """The pixels within an odd number of outlines, from their crossings with the rows of the image."""
     ascending = np.sort(np.concatenate(outlines, axis=1), axis=1)
     begin, end = ascending[:, ::2], ascending[:, 1::2]
     length = end - begin  # 0 for filled up entries

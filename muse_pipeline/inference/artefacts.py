@@ -3,9 +3,9 @@
 Focus is measured in the green channel, which both stains absorb. It is blurred repeatedly, each time twice as much,
 from 0.5 to 1.7 um; the difference between two blurs is the detail of that size. In focus, the detail of 0.5 to 0.9 um
 has 0.3 to 1 times the energy of the detail of 0.9 to 1.7 um, for any stain and contrast; a defocus of 1 um leaves two
-fifths. This ratio depends on tissue and scanner, so a cell is out of focus below a share of the slide's median, within
-limits. The noise of the camera is measured in the finest detail and subtracted. Folds, bubbles and ink are mapped by
-the built-in region model ``artefacts``.
+fifths. This ratio depends on tissue and scanner, so a cell is out of focus below a fraction of the median of the slide,
+within limits. The noise of the camera is measured in the finest detail and subtracted. Folds, bubbles and ink are
+mapped by the built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MPP = 0.5  # um per pixel at which focus is measured
 CELL_UM = 16.0
 _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # least probability of the model's kinds
-CONNECTED_PROBABILITY = 0.05  # for cells connected to certain folds: docs/results.md, "Artefacts"
+CONNECTED_PROBABILITY = 0.05  # of cells connected to a fold: docs/results.md, "Artefacts"
 MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # by kind; smaller areas are dropped
 SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies; recall and false alarms: docs/results.md, "Artefacts"
 RATIO_LIMITS = (0.24, 0.36)  # for slides that are mostly blurred, or rich in fine collagen
@@ -172,11 +172,11 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
 class ArtefactPredictor(RegionPredictor):
     """Maps folds in normalised stains, and bubbles and ink in the unchanged image.
 
-    Folds are dark for their slide. Ink would change the fit of the stains.
+    Folds are darker than the rest of their slide, while ink would distort the normalisation.
     """
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-        """The map of ``RegionPredictor``, of both images."""
+        """Map both images, as ``RegionPredictor`` does, and take folds from the normalised one."""
         inputs = self.inputs(pixels, colour)
         normalised, unchanged = (
             run_session(self.session, self.path, [MAP], {**inputs, "colour": each})[0] for each in (colour, IDENTITY)
@@ -255,7 +255,7 @@ def find_blurred(
     share_of_median: float = SHARE_OF_MEDIAN,
     limits: tuple[float, float] = RATIO_LIMITS,
 ) -> np.ndarray:
-    """Cells with too little fine detail for their coarse detail, in comparison with the rest of the slide.
+    """Find cells with little fine detail relative to their coarse detail, in comparison with the rest of the slide.
 
     Args:
         fine: energy of the finer detail, from ``measure_focus``.
@@ -286,7 +286,7 @@ def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 
 def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
-    """(n, n, 3) of the cells of a block: energy of detail of both sizes, fraction of tissue."""
+    """Energy of both details, and fraction of tissue, of each cell of a block: (n, n, 3)."""
     row, column = corner
     box = (column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2
     (green,) = image.read_planes(*box, channels=slice(1, 2))
@@ -314,7 +314,7 @@ def _measure_energy(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _average(values: np.ndarray) -> np.ndarray:
-    """Means (n, n) over the cells of a block, of values at any resolution."""
+    """Means (n, n) of values of any resolution over the cells of a block."""
     return cv2.resize(values, (_BLOCK_CELLS, _BLOCK_CELLS), interpolation=cv2.INTER_AREA)
 
 

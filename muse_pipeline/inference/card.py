@@ -17,7 +17,7 @@ MAX_SNAP_UM = 5.0
 
 @dataclass(frozen=True)
 class ColourReference:
-    """The fit of the graph's ``colour`` input to a slide (see ``inference.stains``).
+    """Reference to which the colours of a slide are normalised (see ``inference.stains``).
 
     Attributes:
         method: "identity" or "macenko".
@@ -69,7 +69,7 @@ class ClassReference:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Contract between a model file and the code that runs it: the base of the cards, one for each kind of model.
+    """Contract between a model file and the code that runs it: base class of the cards of all kinds of models.
 
     Attributes:
         name: name of the model.

@@ -2,11 +2,11 @@
 
 Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide outside it by
 more than a margin is flagged, with the reason in words; a slide that is dark, or brown unlike the training
-pictures, has another stain. No step fails because of it. docs/guide/confidence.md has the rate at which pictures of an
-unseen site are flagged, and the limits of the check.
+pictures, has another stain. No step fails because of it. docs/guide/confidence.md states the rate at which pictures
+of an unseen site are flagged, and the limits of the check.
 
-The totals of a cohort leave out slides, or their classes, for doubts about them. Another stain and an um per pixel
-that is implausible, by itself or by the size of the nuclei, concern all nuclei. The others concern the classes only:
+The totals of a cohort leave out slides, or their classes, for doubts about them. Another stain, and an um per
+pixel that is implausible, by itself or by the size of the nuclei, concern all nuclei. The others concern classes only:
 nuclei of a class are larger than those of that class in training, such as tumour mistaken for lymphocytes, or
 the classes were not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and
 from other tissue.

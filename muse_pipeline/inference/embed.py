@@ -1,7 +1,7 @@
 """Features of a network at given nuclei of a slide, found by any program.
 
-Windows are those of detection: every nucleus is read in the one window whose core contains it, far from the window's
-edges, at its exact position.
+The windows are the same as in detection: every nucleus is read at its exact position in the window whose core contains
+it, far from the edges of the window.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Embedder(GraphRunner):
 
 
 def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
-    """The card of a detector's backbone. Embeddings are read at the centres of cells, as by the head."""
+    """The card of a detector's backbone. The head, too, reads at the centres of cells."""
     shared = ("name", "mpp", "input_px", "stride_px", "licence", "training_data", "colour", "precision", "source")
     return EmbedderCard(
         **{name: getattr(detector, name) for name in shared},

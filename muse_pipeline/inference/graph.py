@@ -37,7 +37,7 @@ def add_metadata(model: bytes, key: str, value: str) -> bytes:
 
 
 def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
-    """The model with one output, the map that its head reads at the centres of cells.
+    """The model with a single output, the map that its head reads at the centres of cells.
 
     Args:
         model: content of a detector in ONNX.
@@ -155,7 +155,7 @@ def _with_graph(model: bytes, parts: Iterable[bytes]) -> bytes:
 
 
 def _contents(message: bytes, wanted: int) -> list[bytes]:
-    """Contents of all fields with one number."""
+    """Contents of all fields with the number ``wanted``."""
     return [content for number, content, _ in _fields(message) if number == wanted]
 
 

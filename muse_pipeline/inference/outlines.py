@@ -1,9 +1,8 @@
 """Refinement of a detector's outlines by a second, small network, or by moving them to the edges of stained nuclei.
 
-Moved to edges, every ray ends where the picture gets lighter outwards. The refining network reads the surroundings of
-one nucleus: the densities at 17 radii around the end of each of 16 rays, relative to the mean and the spread of all of
-them. It returns the change of length of each ray, up to 3 um. It was trained on outlines drawn by hand
-(`experiments/refined_outlines/`).
+Without the network, every ray is moved to where the picture gets lighter outwards. The network reads densities around
+one nucleus, at 17 radii around the end of each of 16 rays, relative to their mean and spread. It returns the change
+of length of each ray, up to 3 um. It was trained on outlines drawn by hand (`experiments/refined_outlines/`).
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ BLOCK = 64  # nuclei at a time; fixed, since sums in a matrix product may depend
 def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
     """Move outlines to the clearest edge within reach; outlines without an edge are unchanged.
 
-    Every ray has a length within reach at which the picture lightens most outwards. Its length changes by the mean of
-    the changes that it and its neighbours need, weighted by the squares of their edges.
+    Every ray has a length within reach at which the picture lightens most outwards. Its length changes by the mean
+    change of itself and its neighbours, weighted by the squares of their edges.
 
     Args:
         light: (h, w) uint8 picture in which nuclei are dark; the red channel of haematoxylin and eosin.

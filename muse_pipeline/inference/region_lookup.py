@@ -132,7 +132,7 @@ class SlideRegions:
         return np.array([SIDES.get(name, 0) for name in classes])
 
     def are_unlike(self, found: RegionColumns, sides: np.ndarray) -> np.ndarray:
-        """(N,) bool: nuclei on the other side of the border than ``sides`` (N,), further from it than ``MARGIN_UM``."""
+        """(N,) bool: nuclei on the other side of the border than ``sides`` (N,), farther from it than ``MARGIN_UM``."""
         is_near = np.abs(found.border_um) <= MARGIN_UM  # False without a border
         is_other = np.where(self._inside[found.region], 1, -1) == -sides
         return is_other & ~is_near & (found.region != NO_REGION)
@@ -170,7 +170,7 @@ class FailedRegions:
         return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
 
     def sides(self, classes: Sequence[str]) -> None:
-        """None: no class has a side."""
+        """None, since no class has a side."""
 
     def describe(self) -> Regions:
         """The failure and its reason, for the table of nuclei."""
@@ -300,7 +300,7 @@ def _sides(ring: shapely.Geometry) -> np.ndarray:
 
 
 def _segments(lines: shapely.Geometry) -> np.ndarray:
-    """Every side of lines separately, for a tree."""
+    """The segments of lines, for a tree."""
     parts = [_sides(part) for part in shapely.get_parts(lines) if part.geom_type in {"LineString", "LinearRing"}]
     return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2)) if parts else np.zeros(0, object)
 

@@ -249,7 +249,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
     """Lines (n, 2) along the sides of cells between different values; each ends where three lines meet.
 
-    Lines without such an end are closed. Sides are followed one by one, which takes a tenth of the time of
+    Other lines are closed. Sides are followed one by one, which takes a tenth of the time of
     ``shapely.line_merge``.
     """
     ends, width = _find_sides(label)
@@ -272,7 +272,7 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
 
 
 def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
-    """Both ends (E, 2) of every side between different values, as numbers of lattice corners, and corners per row."""
+    """Ends (E, 2) of all sides between different values, as numbers of lattice corners, and the corners per row."""
     framed, width = np.pad(label, 1), label.shape[1] + 1
     row, column = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
     flat = np.stack([row * width + column, row * width + column + 1], 1)
@@ -284,7 +284,7 @@ def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
 def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
     """The continuation of every directed side at its end; -1 at nodes.
 
-    Side e from its first end to its second is 2 e, and back 2 e + 1, so that ``corners[step]`` is the start of a step.
+    Side e has number 2 e from its first end to its second and 2 e + 1 back, so ``corners[step]`` is where it starts.
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)
@@ -295,7 +295,7 @@ def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
 
 
 def _cut_corners(xy: np.ndarray) -> shapely.LineString:
-    """An arc through the middles of the cells' sides, which turns a staircase into a slope; open ends do not move."""
+    """An arc through the middles of the cells' sides, which turns stairs into slopes; open ends do not move."""
     middles = (xy[1:] + xy[:-1]) / 2
     is_ring = (xy[0] == xy[-1]).all()
     ends = (middles[:0], middles[:1]) if is_ring else (xy[:1], xy[-1:])

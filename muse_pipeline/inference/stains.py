@@ -64,7 +64,7 @@ def _are_measures(appearance: dict[str, float]) -> bool:
 
 
 def _is_fit(fit: dict[str, Any]) -> bool:
-    """True if there are two stains, each with a direction of its own and a positive strength."""
+    """True if there are two stains, each with different directions and positive strengths."""
     stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
     if (stains.shape, strong.shape) != ((2, 3), (2,)):
         return False
@@ -127,7 +127,7 @@ def density_to_pixels(density: np.ndarray) -> np.ndarray:
 
 
 def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Replace brown by as much haematoxylin, up to ``DARKEST``; other pixels are unchanged.
+    """Replace brown by the same density of haematoxylin, up to ``DARKEST``; other pixels are unchanged.
 
     A model trained on H&E misses many brown nuclei and outlines others in part (docs/guide/ihc.md has figures).
 

@@ -166,7 +166,7 @@ class Measures:
         }
 
     def optional(self, embedding_dim: int, positive_od: float | None) -> OptionalColumns:
-        """The columns that the table has for these sources, with those of the network and of the stain."""
+        """The optional columns of the table: those of these sources, of the network and of the stain."""
         return OptionalColumns(
             embedding_dim=embedding_dim,
             clusters=self.clusters is not None,
@@ -197,7 +197,7 @@ class Measures:
 
 
 def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Iterator[Nuclei]:
-    """The same nuclei (frame: level0), row by row of windows of this height, with outlines that do not overlap."""
+    """Shorten the outlines of nuclei (frame: level0) that overlap; ``row_um`` is the height of a row of windows."""
     mpp = np.asarray(info.mpp)
     for nuclei, others in with_surroundings((part for part in parts if len(part)), REACH_UM / mpp, row_um / mpp[1]):
         rays = cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays)
@@ -220,7 +220,7 @@ def write_nuclei(
     info: SlideInfo,
     threads: int,
 ) -> list[NuclearSize]:
-    """Draw, measure and write the outlines of nuclei (frame: level0); returns the size of all and of each class.
+    """Draw, measure and write the outlines of nuclei (frame: level0); return sizes of all nuclei and of each class.
 
     Nuclei that are left out of totals are written, but are not part of these sizes.
     """
@@ -336,8 +336,8 @@ def in_batches(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
     """Final nuclei (frame: work) of shards in order, window by window, without empty parts.
 
-    Only the positions of a row of windows, which is as wide as the slide, are held: they are read ahead, and the
-    reports themselves once the kept ones are chosen.
+    Only the positions of a row of windows, which is as wide as the slide, are in memory. They are read ahead; the
+    reports themselves are read when the kept ones are known.
     """
     groups = (nuclei for path in paths for nuclei in iterate_reports(path))
     for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):
@@ -364,7 +364,7 @@ KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "pro
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:
-    """Slide, tissue, model, settings and versions, but nothing that differs between equal runs."""
+    """Describe slide, tissue, model, settings and versions; equal runs have equal descriptions."""
     common = shards.common
     described = {
         "slide_id": info.slide_id,

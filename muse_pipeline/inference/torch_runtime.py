@@ -145,7 +145,7 @@ class Program:
         return {name: each.float() if each.dtype == torch.float16 else each for name, each in values.items()}
 
     def capture(self) -> None:
-        """Record the steps as one CUDA graph, which starts in one call."""
+        """Record the steps as one CUDA graph, which a single call starts."""
         # PyTorch requires a run on another stream before a capture, in which libraries choose algorithms and allocate
         # memory.
         stream = torch.cuda.Stream()
@@ -339,7 +339,7 @@ def _reduce(function: Callable) -> Callable:
 
 
 def _top_k(a: dict, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest or smallest values, sorted stably: of equal values the first is kept first, as ONNX requires."""
+    """The largest or smallest values, sorted stably: equal values keep their order, as ONNX requires."""
     axis = a.get("axis", -1)
     values, index = torch.sort(x, dim=axis, descending=bool(a.get("largest", 1)), stable=True)
     return values.narrow(axis, 0, int(k)), index.narrow(axis, 0, int(k))

@@ -41,7 +41,7 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
 
 
 def _ranks(label_image: np.ndarray) -> np.ndarray:
-    """(h, w): instances as 1, 2, ... in ascending order of their numbers."""
+    """(h, w): instances renumbered 1, 2, ... in ascending order of their numbers."""
     numbers, ranks = np.unique(label_image, return_inverse=True)
     return ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background, even if no pixel is 0
 
@@ -50,7 +50,7 @@ def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; later ones cover earlier ones.
 
     A pixel belongs to a ring that contains its centre. Drawing libraries paint every pixel that an outline touches,
-    half a pixel too much on each side, an eighth of the area of a nucleus of 16 px.
+    half a pixel too much on each side, which adds an eighth to the area of a nucleus of 16 px.
     """
     labels = np.zeros(shape, np.int32)
     height, width = shape

@@ -77,7 +77,7 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
 
 
 def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (P,), (P,) of overlapping nuclei, the lower number first, in ascending order of the first number."""
+    """Indices (P,), (P,) of overlapping nuclei, the lower one first, in ascending order of the first."""
     pairs = close_pairs(xy_um, 2 * float(rays.max()))
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     first, second = pairs.T
@@ -116,7 +116,7 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
     """Shorten rays that end in another nucleus.
 
     Two nuclei are divided by the line through both points at which their outlines cross; if there are none, or if one
-    of the centres is beyond the line, by one at right angles to the line between the centres. Lines depend only on
+    of the centres is beyond the line, by a line at right angles to the one between the centres. Lines depend only on
     two nuclei, so the result does not depend on the other nuclei of the call.
 
     Args:
@@ -146,7 +146,7 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
 
 
 def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
-    """Pairs (P, 2) that may overlap, one of the first ``n_own`` in each; the upper nucleus of a pair is its first."""
+    """Pairs (P, 2) that may overlap, with one of the first ``n_own`` each; the upper nucleus comes first."""
     radius = np.fmax.reduce(rays, 1, initial=0)  # faulty models return NaN
     pairs = close_pairs(xy, min(2 * float(radius.max(initial=0)), REACH_UM))
     pairs = pairs[pairs[:, 0] < n_own]
@@ -233,14 +233,14 @@ class Reports:
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPart, mpp: float) -> Nuclei:
-    """The nuclei (frame: window) in ``part`` of ``window`` that it reports, in work: those in core and slack."""
+    """The nuclei (frame: window) in ``part`` that ``window`` reports, in work px: those in its core and slack."""
     xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.part_xy(window, part))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 
 
 def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
-    """Merge reports of one nucleus by two windows, until none are left (four cores meet in a corner)."""
+    """Merge reports of one nucleus by two windows, repeatedly, because four cores meet in a corner."""
     alive = np.ones(len(reports.window), bool)
     merged_windows = reports.merged_windows.copy()
     depth = grid.depth_px(reports.xy, reports.window)

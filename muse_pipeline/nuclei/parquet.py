@@ -128,7 +128,7 @@ class NucleiWriter:
         return self
 
     def write(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> None:
-        """Append nuclei: ``to_rows`` and ``append`` at once."""
+        """Append nuclei: ``to_rows`` and ``append`` in one call."""
         self.append(self.to_rows(nuclei, polygons, shapes))
 
     def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
@@ -230,7 +230,7 @@ def _name_or_null(index: np.ndarray, names: Sequence[str]) -> pa.Array:
 
 
 def _or_null(values: np.ndarray) -> pa.Array:
-    """Numbers (N,) as float32, null where they are not finite, or finite ones (N, K) as lists."""
+    """Numbers (N,) as float32, null where they are not finite, or finite numbers (N, K) as lists."""
     column = np.asarray(values, np.float32)
     if column.ndim > 1:
         return pa.FixedSizeListArray.from_arrays(to_arrow(column.ravel()), column.shape[1])
@@ -313,7 +313,7 @@ def read_provenance(path: Path | str) -> Provenance:
 
 
 def footer_checksum(path: Path) -> str:
-    """A cheap checksum of the content: that of the Parquet footer, with provenance and every column's ranges."""
+    """A cheap checksum of the content: of the Parquet footer, with the provenance and the ranges of all columns."""
     with path.open("rb") as file:
         # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
         file.seek(-8, 2)

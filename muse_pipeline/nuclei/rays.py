@@ -1,4 +1,4 @@
-"""Star-convex outlines: rays to rings to polygons, and back from polygons.
+"""Star-convex outlines: conversion from rays to rings and polygons, and back.
 
 Ray k of R points at the angle 2 pi k / R from +x towards +y and is given in um. A ring is the (R, 2) ends of a nucleus'
 rays, not closed. QuPath snaps coordinates to a grid of 0.01 px and rejects a file with one polygon that does not
@@ -124,7 +124,7 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
 
 
 def _repair(polygons: np.ndarray, rings: np.ndarray, decimals: int, size_px: tuple[int, int] | None) -> np.ndarray:
-    """The largest valid part of each broken polygon (N,), its holes filled; a circle of its mean radius if none is."""
+    """The largest valid part, without holes, of each broken polygon (N,); a circle of its mean radius if none."""
     parts = shapely.set_precision(shapely.make_valid(polygons), 10.0**-decimals)
     repaired = _round(shapely.polygons(shapely.get_exterior_ring(largest_parts(parts))), decimals)
     lost = np.flatnonzero(~survive_qupath(repaired))

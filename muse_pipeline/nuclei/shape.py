@@ -1,4 +1,4 @@
-"""Size and shape of nuclei from their outlines, by Green's formulas; moments are the polygon's own."""
+"""Size and shape of nuclei from their outlines, by Green's formulas; moments are those of the polygon."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _following(values: np.ndarray) -> np.ndarray:
 
 
 def _principal_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The larger and the smaller eigenvalue, (N,) each and at least 0, of symmetric moments (N, 3)."""
+    """The larger and the smaller eigenvalue, (N,) each and not negative, of symmetric moments (N, 3)."""
     xx, yy, xy = moments.T
     middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     return np.maximum(middle + spread, 0), np.maximum(middle - spread, 0)
@@ -134,7 +134,7 @@ class ShapeSample:
         self._hashes, self._values = np.zeros(0, np.uint64), np.zeros((0, len(MEASURES)))
 
     def add(self, nuclei: Nuclei) -> None:
-        """Offer some nuclei to the sample."""
+        """Add the nuclei with the smallest hashes to the sample."""
         hashes = _hash(nuclei.xy)
         if len(self._hashes) == SAMPLE:
             chosen = hashes < self._hashes[-1]

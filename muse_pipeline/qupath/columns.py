@@ -52,7 +52,7 @@ _HALF = 10_000
 
 
 def _high_words() -> np.ndarray:
-    """(2 * _HALF,) words of the upper halves: four digits, and then the sign and three digits."""
+    """(2 * _HALF,) words of the upper halves: with four digits, then with a minus sign and three digits."""
     text = np.full((2, _HALF, 4), ord("-"), np.uint8)
     text[0] = _without_zeros(render_integers(np.arange(_HALF), 4))
     text[1, :, 1:] = text[0, :, 1:]
@@ -60,7 +60,7 @@ def _high_words() -> np.ndarray:
 
 
 def _low_words() -> np.ndarray:
-    """(6 * _HALF,) words of the lower halves, by end and by whether an upper half precedes them."""
+    """(6 * _HALF,) words of the lower halves, for three ends, with and without an upper half before them."""
     text = np.zeros((3, 2, _HALF, 8), np.uint8)
     digits = render_integers(np.arange(_HALF), 4)
     text[:, 0, :, :3] = digits[:, :3]

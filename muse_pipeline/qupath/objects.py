@@ -57,7 +57,7 @@ def with_children(feature: Any) -> Iterator[Any]:
 
 
 def type_of_word(word: Any) -> str | None:
-    """Object type for a word in a file; None if QuPath does not know it."""
+    """Object type for a word in a file; None if QuPath does not define the word."""
     return _TYPE_OF_WORD.get(word) if isinstance(word, str) else None
 
 
@@ -93,7 +93,7 @@ def is_called(words: Collection[str], class_name: str | None, name: str | None =
 def why_left_out(
     shapes: np.ndarray, geometries: Sequence[Any], types: Sequence[str], unwanted: Collection[str]
 ) -> np.ndarray:
-    """Reasons why objects cannot be used, as the noun that counts them in a message; "" for usable ones.
+    """Reasons why objects cannot be used, as nouns for ``list_counts``; "" for usable objects.
 
     Args:
         shapes: (N,) shapely geometries; None for an object without one.

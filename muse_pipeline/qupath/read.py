@@ -224,7 +224,7 @@ def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -
 
 
 def to_feature(item: Any) -> dict[str, Any]:
-    """An item of ``iterate_features`` as a feature; empty if it is not one."""
+    """Convert an item of ``iterate_features`` to a feature, which is empty if the item is not one."""
     if not isinstance(item, dict):
         return {}
     if is_geometry(item):

@@ -89,7 +89,7 @@ def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
 
 
 def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
-    """An area without lines that lead out of it and back; unchanged if its lines cross and bound several areas."""
+    """Remove lines that lead out of an area and back; unchanged if its lines cross and bound several areas."""
     repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
     falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
     return shape if repaired is None or falls_apart else repaired
@@ -195,7 +195,7 @@ def _is_on(area: RoiArea, info: SlideInfo) -> bool:
 
 
 def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
-    """The shapes (N,), and (N,) bool that is True for ignored ones."""
+    """The shapes (N,), and (N,) bool, True for ignored areas."""
     return np.array([area.shape for area in areas], object), np.array([area.is_ignored for area in areas], bool)
 
 
@@ -254,7 +254,7 @@ def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str]) -> BaseGeometry | None:
-    """The shape of an area; None without one, and for other objects, whose shapes are not parsed."""
+    """The shape of an area; None if it has none. Shapes of other objects are not parsed."""
     if object_type not in kinds or not feature.get("geometry"):
         return None
     # GEOS rejects a whole geometry for one ring that is not closed.

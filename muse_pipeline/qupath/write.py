@@ -199,7 +199,7 @@ def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
 
 
 def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
-    """The names, each once, if they are columns of floating-point numbers.
+    """Check that names are columns of floating-point numbers; return each once.
 
     Raises:
         GeoJSONError: one of them is not.
@@ -226,7 +226,7 @@ def _read_provenance(nuclei_path: Path | str, info: SlideInfo) -> Provenance:
 def _read_tables(
     nuclei_path: Path | str, columns: list[str], provenance: Provenance, batch_size: int
 ) -> Iterator[pa.Table]:
-    """The columns of all nuclei; 1 instead of ``quality`` for a nucleus that totals leave out, else 0."""
+    """Read the columns of all nuclei; ``quality`` becomes 1 for nuclei that totals leave out, else 0."""
     for table in iterate_rows(nuclei_path, batch_size, columns):
         if QUALITY in columns:
             flags = to_arrow(left_out(table, provenance).astype(float))
@@ -372,7 +372,7 @@ class CellRenderer(FeatureRenderer):
         ]
 
     def _cell_rings(self, table: pa.Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Outlines of cells, in groups as by ``wkb_to_rings``; seldom is one not simple and has to be repaired."""
+        """Outlines of cells, in groups as by ``wkb_to_rings``; the few that are not simple are repaired."""
         xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
         rings = rays_to_rings(xy, lists_to_numpy(table[CELL_RAYS]), self._info.mpp)
         rounded = np.round(rings, 1)

@@ -351,7 +351,7 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
 
 
 def describe_model(slides: Sequence[SlideResult]) -> str:
-    """Describe the model of these slides, distinguished from others of its name, and their number."""
+    """Describe the model of these slides, by name and checksum, and the number of slides."""
     model = slides[0].model
     return f"{model.name} ({model.sha256[:8]}), {count_noun(len(slides), 'slide')}"
 
@@ -380,7 +380,7 @@ def _gather_warnings(files: SlideFiles, info: SlideInfo | None, tissue_done: boo
 
 
 def _join_reasons(warnings: list[str], provenance: Provenance, organ: str) -> list[str]:
-    """The warnings with the reasons of a flag and the doubts, each once: ledgers of a stopped run may lack some."""
+    """The warnings, flags and doubts, each once, since ledgers of a stopped run may lack some."""
     verdict = provenance.verdict
     doubts = {} if verdict.verdict == OTHER_STAIN else find_doubts(provenance, organ)
     return list(dict.fromkeys([*warnings, *verdict.sentences(), *doubts.values()]))

@@ -56,7 +56,7 @@ def nice_length(longest: float) -> float:
 def add_strip(
     picture: np.ndarray, um_per_px: float, inside: bool = False
 ) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
-    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip of ``STRIP_PX``, a scale bar at its left.
+    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip of ``STRIP_PX``, with a scale bar at its left.
 
     Args:
         picture: picture of the tissue.

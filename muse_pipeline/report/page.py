@@ -280,7 +280,7 @@ def write_page(
 
 
 def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
-    """Nuclei, mm2 of tissue and classes per model, since numbers of different models may not compare.
+    """Nuclei, mm2 of tissue and classes per model, since numbers of different models may not be comparable.
 
     The name of a single model is "".
     """

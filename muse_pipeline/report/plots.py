@@ -105,7 +105,7 @@ def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _region_areas(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]:
-    """Percentage of the regions' total area in each region."""
+    """Area of each region as a percentage of the area of all regions."""
     found = [
         {one["name"]: one["area_mm2"] for one in slide.regions["classes"]}
         if slide.regions and slide.regions["status"] == "ok"
@@ -151,7 +151,7 @@ def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
 
 
 def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], groups: Sequence[str]) -> dict[str, Any]:
-    """A row of dots for every group, over an axis, and the outliers."""
+    """A row of dots for every group above an axis, with the outliers."""
     of_slide = [entry.slide.group for entry in entries]
     names = [name for name in (*groups, "") if name in of_slide]
     ticks = _ticks(float(np.nanmin(values)), float(np.nanmax(values)))
@@ -197,7 +197,7 @@ def _text(value: float) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, at most six, the first at most the lowest and the last at least the highest value."""
+    """At most six round numbers that enclose the values from ``low`` to ``high``."""
     reach = max(high - low, 1e-9 * max(abs(high), 1), 1e-12)
     power = 10.0 ** math.floor(math.log10(reach / 4))
     step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each * 4 >= reach * (1 - 1e-9))

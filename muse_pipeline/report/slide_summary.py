@@ -106,7 +106,7 @@ def _describe(
     proposals: Path | None,
     threads: int,
 ) -> dict[str, Any]:
-    """The summary; ``seen``, an earlier one of the same nuclei, has the results that need removed pixels."""
+    """The summary; results that need pixels are copied from ``seen``, an earlier one, if the store was removed."""
     cv2.setNumThreads(1)
     classes = provenance.classes
     files = SlideFiles(folder)

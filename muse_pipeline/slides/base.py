@@ -90,7 +90,7 @@ class SlideReader(ABC):
         return canvas
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read pixels as ``read_level`` does, all within the level; a reader overrides one of the two methods."""
+        """Read pixels that are all within the level, as ``read_level``; readers override one of the two methods."""
         raise NotImplementedError
 
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
@@ -113,7 +113,7 @@ class SlideReader(ABC):
         return call_in_time(doing, self._read, (x, y), level, size)
 
     def _read(self, *region: Any) -> np.ndarray:
-        """Call ``read_level``, counted in ``_reads``."""
+        """Call ``read_level``; the call is listed in ``_reads`` meanwhile."""
         call = current_call()
         self._reads.append(call)
         try:
@@ -162,7 +162,7 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
     """Level-0 pixels per pixel, (x, y) for every level.
 
-    A level of 250 pixels below one of 1,001 is 4 times smaller, with a pixel cut off, and not 4.004 times: if the sizes
+    A level of 250 pixels below one of 1,001 is 4 times smaller, with a pixel cut off, not 4.004 times: if the sizes
     agree with a whole factor up to rounding, that factor is used, the same for both axes if possible. Otherwise
     positions drift towards the far edge.
     """

@@ -1,4 +1,4 @@
-"""Zeiss CZI slides that OpenSlide does not read, by Zeiss' own library ``pylibCZIrw`` (extra ``czi``)."""
+"""Zeiss CZI slides that OpenSlide does not read, read with Zeiss' own library ``pylibCZIrw`` (extra ``czi``)."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def current_call() -> Call | None:
 
 
 class TimedThreads:
-    """Threads whose calls may hang: neither closing them nor the end of the program waits for a call without limit.
+    """Threads whose calls may hang; closing them, or the end of the program, does not wait for hanging calls.
 
     Args:
         n: number of threads.
@@ -140,8 +140,8 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """``process.map_in_order`` with at most ``LIMIT_S`` for every result, during which the slide may be read.
 
-    This is faster than ``call_in_time`` for every item of a ``map_in_order``, where each result is passed between
-    threads twice, and a core is idle each time.
+    This is faster than ``call_in_time`` for every item of a ``map_in_order``, which passes each
+    result between threads twice, with a core idle each time.
 
     Args:
         function: function that reads by ``call_in_time``, whose ``doing`` appears in messages.

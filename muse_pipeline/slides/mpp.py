@@ -1,6 +1,6 @@
 """Size of a level-0 pixel, in um.
 
-The order of trust: the user's value, the scanner's, OME-XML, the resolution tags of TIFF, and finally an estimate
+Sources by trust: the value of the user, of the scanner, OME-XML, the resolution tags of TIFF, and finally an estimate
 from the power of the objective. There is no default.
 """
 
@@ -54,7 +54,7 @@ class MppCandidate:
 
 
 def mpp_from_values(x: object, y: object, source: str) -> MppCandidate | None:
-    """A statement in um, or None if a value is missing or not a positive number."""
+    """A statement from values in um, or None if a value is missing or not a positive number."""
     mpp = _positive(x), _positive(y)
     return MppCandidate(mpp, source) if all(mpp) else None
 

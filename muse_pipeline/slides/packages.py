@@ -1,6 +1,6 @@
 """Readers of other packages, with OpenSlide's interface: entry points of the group ``muse.readers``.
 
-An entry point with the reader's name refers to a class like OpenSlide's: opened with a path, with
+An entry point with the reader's name refers to a class like OpenSlide's: it opens a path, and has
 ``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and ``read_region(location, level, size)`` in
 level-0 pixels.
 """

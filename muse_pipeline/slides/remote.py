@@ -17,7 +17,7 @@ from muse_pipeline.core.text import one_line
 
 # Other parts of a query may be a signature or a key: only parts that identify the file are recorded.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
-CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # others have user and password there
+CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # other protocols have the user and password there
 WEB = frozenset({"http", "https"})
 MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
@@ -66,7 +66,7 @@ def url_problem(text: str) -> str | None:
         (scheme in {"file", "local"}, "is a local file; give its path"),
         (not is_file, "has no file name"),
         (suffix in {".vms", ".vmu"}, "is one of many files whose names are not known; copy the slide here"),
-        (scheme in WEB and kind, f"is {kind}, of many files, and http lists none; use object storage or copy it here"),
+        (scheme in WEB and kind, f"is {kind} of many files, which http cannot list; use object storage or a copy"),
     )
     return next((problem for wrong, problem in checks if wrong), None)
 
@@ -84,7 +84,7 @@ def _without_credentials(in_full: str) -> str:
 
 
 def _require_sound(parts: SplitResult) -> SplitResult:
-    """Reject a password with a slash, of which a part would be shown as the path; the port is then not a number.
+    """Reject a password with a slash, a part of which would be shown as the path; the port is not a number then.
 
     Raises:
         ValueError: the port is not a number.
@@ -220,7 +220,7 @@ class RemoteSlide:
             raise self._sentence(error) from error
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Remote path and local name of every file of the slide, that of the URL first."""
+        """Remote path and local name of every file of the slide, the file of the URL first."""
         yield self.path, self.url.file_name
         there = PurePosixPath(self.path)
         if there.suffix.lower() == ".mrxs":

@@ -77,7 +77,7 @@ def file_format(path: Path) -> str | None:
 
 
 def why_unreadable(path: Path, reason: str) -> str:
-    """Message about a file that no reader opens; ``reason`` is the message of the readers of such files."""
+    """Message about a file that no reader opens; ``reason`` is the message of the reader for its format."""
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
         return f"{path}: a MIRAX slide without its folder '{path.stem}'; copy the folder beside it"
     kind = file_format(path)

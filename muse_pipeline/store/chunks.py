@@ -73,7 +73,7 @@ def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape:
 
 
 def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
-    """Reduce a mask (h, w) bool ``factor`` times; a block is True if any of its pixels is."""
+    """Reduce a mask (h, w) bool ``factor`` times; a block is True if any of its pixels is True."""
     return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
 
 

@@ -85,7 +85,7 @@ def list_files(path: Path) -> list[str]:
 
 
 def _require_files(attributes: dict[str, Any], path: Path) -> None:
-    """Require every file that was written: an absent one would be read as glass.
+    """Require every file that was written, since an absent one would be read as glass.
 
     Raises:
         ValueError: a file is missing.
@@ -157,7 +157,7 @@ class Store:
         self._read_chunk = lru_cache(n)(self._shards.read_chunk)
 
     def share_chunks(self) -> None:
-        """Keep the last decoded chunks of all such stores of the process, for boxes of one area read in turn."""
+        """Share a cache of decoded chunks with other such stores, for boxes of one area that are read in turn."""
         self._read_chunk = self._shards.read_recent_chunk
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -178,7 +178,7 @@ class Store:
         return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
 
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)) -> np.ndarray:
-        """The same pixels channel by channel, as they are stored: (n, h, w) uint8 of n ``channels``, by default all."""
+        """Read pixels channel by channel, as they are stored: (n, h, w) uint8 of n ``channels``, by default all."""
         (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
         planes = np.full((len(range(3)[channels]), height, width), BACKGROUND, np.uint8)
         for inside, of_chunk in self._parts((x, y), (width, height)):

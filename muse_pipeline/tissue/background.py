@@ -19,7 +19,7 @@ FREQUENT = 0.1  # least fraction of the candidates within +-1 grey level
 
 
 def estimate_glass(pixels: np.ndarray) -> np.ndarray:
-    """The colour of glass in (h, w, 3) uint8: (3,) float, the brightest frequent one that is pale and flat."""
+    """Colour (3,) float of glass in (h, w, 3) uint8: the brightest frequent colour of pale and flat areas."""
     candidates = map_strips(_is_pale_and_flat, pixels, halo=1)
     n_scanned = sum(int((lowest(pixels[strip]) < WHITE).sum()) for strip in strips(len(pixels)))
     for max_tint, min_share in KINDS:

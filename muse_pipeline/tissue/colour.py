@@ -274,7 +274,7 @@ def _touched_fields(tissue: TissueMask) -> np.ndarray:
 def _read_field(
     slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, factors, corner_um
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The field at ``corner_um``, blocks of ``factors`` (x, y) pixels averaged: (h, w, 3) uint8, and its tissue."""
+    """Read the field at ``corner_um``, averaged over ``factors`` (x, y) pixels: (h, w, 3) uint8, and its tissue."""
     downsample = np.array(info.level_downsamples[level])
     level_mpp = info.mpp * downsample
     first = np.round(corner_um / level_mpp).astype(int)

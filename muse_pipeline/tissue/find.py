@@ -107,7 +107,7 @@ def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen
 
 
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
-    """Share of each mask pixel, (h, w) float32, within ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
+    """Fraction of each mask pixel, (h, w) float32, within ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
     coverage = np.zeros(shape, np.float32)
     for strip, part in _cover_strips(roi, shape, mask_px):
         coverage[strip] = part
