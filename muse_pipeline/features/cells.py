@@ -46,7 +46,7 @@ def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo
 
 
 def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of cells that follow from their rays (N, R), and the rays.
+    """Columns of cells: their rays (N, R), areas, and the ratio of nucleus to cell.
 
     Args:
         cells: rays of the cells, in um.

@@ -90,7 +90,7 @@ def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)
-    # The cells to the right and below must exist; on the last cell, its weight is 1.
+    # Cells to the right and below must exist; a position at the last cell has its weight there instead.
     low = np.minimum(np.floor(at).astype(int), size - 2)
     (x, y), (right, below) = low.T, (at - low).T.astype(np.float32)
     upper = dense[:, y, x] * (1 - right) + dense[:, y, x + 1] * right

@@ -112,7 +112,7 @@ def _run_batch(
         pixels[slot] = store.read(tuple(corner), (part.width, part.height))
     prob = predictor(pixels, colour)[: len(windows)]
     scaled = np.rint(prob.clip(0, 1) * 255).astype(np.uint8)
-    x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # in cells, from the core
+    x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # in cells, relative to the core
     core = grid.core_px // card.cell_px
     found = np.zeros((len(windows), len(card.classes), core, core), np.uint8)
     inside = scaled[:, :, max(-y, 0) : core - y, max(-x, 0) : core - x]
