@@ -65,7 +65,7 @@ rule all:
 
 onstart:
     require_cores()
-    gc.freeze()  # the plan is never garbage
+    gc.freeze()  # no object of the plan is ever freed
     gc.enable()
     print(f"model: {MODEL.get('model', MODEL['name'])}, provider {MODEL['provider']}")
     if is_preflight_only():

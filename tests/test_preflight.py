@@ -174,9 +174,9 @@ def test_options_that_do_not_apply_are_rejected(tmp_path, muse, pyramid_path):
     (tmp_path / "slides/a.tif").symlink_to(pyramid_path)
     write_sheet(tmp_path / "s.tsv", [{"slide_id": "a", "path": pyramid_path}])
     for what, output in (
-        (("slides", "--roi", "r.json"), "--roi goes with slides"),
-        (("s.tsv", "--roi", "r.json"), "is a sheet and has a column for it"),
-        (("s.tsv", "--mpp", 0.25), "is a sheet and has a column for it"),
+        (("slides", "--roi", "r.json"), "--roi is for slides"),
+        (("s.tsv", "--roi", "r.json"), "is a sheet, which has a column for it"),
+        (("s.tsv", "--mpp", 0.25), "is a sheet, which has a column for it"),
     ):
         status, _, errors = muse("preflight", tmp_path / what[0], *what[1:])
         assert status == 2 and output in errors

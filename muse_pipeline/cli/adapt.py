@@ -38,14 +38,14 @@ def run(args: argparse.Namespace) -> None:
         return train.run(args)
     if launcher := find_launcher()[0]:
         raise ConfigError(
-            f"{launcher} starts several processes, but one alone finds the nuclei of slides; run it without, "
+            f"{launcher} starts several processes, but a single one finds the nuclei of slides; run without it, "
             f"or give a config as `muse adapt` writes it ({args.output / 'slides.yaml'})"
         )
     args.config = args.output / "slides.yaml"
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices are started when the files are there
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices start once the files exist
         changes = [_from_here(change) for change in args.set]
         _write_config(args.slides, args.config, changes, threads)
-    # The written config has the changes already.
+    # The written config already contains the changes.
     args.set = []
     train.run(args)
 

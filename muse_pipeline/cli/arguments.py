@@ -16,7 +16,7 @@ from muse_pipeline.core.files import json_text, write_json
 from muse_pipeline.core.setting import Setting, plain
 from muse_pipeline.core.types import ACCELERATORS, DOUBTS
 
-LEAST_COLUMNS = 60  # narrower than that, text is a heap of letters
+LEAST_COLUMNS = 60  # narrower text is unreadable
 
 
 def text_columns() -> int:
@@ -164,14 +164,14 @@ def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 
 
 def _any_number(text: str) -> float:
-    """A number, in a range that the settings check."""
+    """A number; its range is checked with the settings."""
     try:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from error
 
 
-_NUMBERS = {"integer": at_least_one, "number": fraction}  # of settings that have an option
+_NUMBERS = {"integer": at_least_one, "number": fraction}  # types of settings by their type in JSON
 
 
 class TrainingOutput:
@@ -230,7 +230,7 @@ def show_result(text: str, found: Any, file: Path | None) -> None:
     if file == STANDARD_OUTPUT:
         print(json_text(found), end="", flush=True)
         return
-    print(text, flush=True)  # before what is wrong, in a log that has both
+    print(text, flush=True)  # so that in a log the text precedes errors
     if file:
         write_json(file, found)
 

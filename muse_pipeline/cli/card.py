@@ -2,7 +2,7 @@
 
     muse card compact                                      its classes, data, figures and limits; --json: all of it
     muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
-    muse card compact.onnx --temperature 1.3 --limits "Learnt from breast alone." -o compact.onnx
+    muse card compact.onnx --temperature 1.3 --limits "Trained on breast only." -o compact.onnx
     muse card mine.onnx --organ kidney --organ bladder -o mine.onnx
 
 The graph is unchanged. `muse export` already adds the appearance of the training pictures of a run to the card.
@@ -27,7 +27,7 @@ from muse_pipeline.cli.arguments import (
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import ModelCard, RegionCard
 
-WRITES = frozenset({"json"})  # --output may be the model's own file
+WRITES = frozenset({"json"})  # --output is left out, since it may be the model's own file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

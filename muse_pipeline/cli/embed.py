@@ -16,7 +16,7 @@ from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_ledger_argument, add_provider_argument, add_threads_argument
 
-WRITES = frozenset({"ledger", "model"})  # the model only with --checkpoint
+WRITES = frozenset({"ledger", "model"})  # the model is written with --checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

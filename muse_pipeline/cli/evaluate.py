@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.evaluation.summary import render_summary, summarise
 
     if args.reliability:
-        import_module("matplotlib")  # missing without the extra `train`: before the work, not after it
+        import_module("matplotlib")  # a missing package is reported before the work
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame, _class_map(args.class_map))
     scores = [score_slide(pair, rules) for pair in pairing.pairs]
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.region and (whole := [score.slide_id for score in scores if score.region_mm2 is None]):
         raise LabelError(
-            f"{args.region}: has no region of slide '{whole[0]}', nor has its truth; name it so, or score slides "
-            "that are annotated everywhere in a call without --region"
+            f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add one of that name, or "
+            "score fully annotated slides separately, without --region"
         )
     summary = summarise(scores, pairing, rules, args.repeats, args.site)
     show_result(render_summary(summary), summary, args.json)
@@ -88,7 +88,7 @@ def _draw(summary: dict, output: Path) -> None:
 
     calibration = summary["calibration"]
     if calibration is None:
-        raise ConfigError("--reliability: no matched nucleus has a true class, or the model has one class; leave it")
+        raise ConfigError("--reliability: no match has a true class, or the model has one class; leave it out")
     draw_reliability({"all": calibration, **(calibration["by_site"] or {})}, output)
 
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse fetch``."""
     parser.add_argument("url", metavar="URL", help="URL of the slide, or a sheet with its row")
     parser.add_argument("--slide-id", metavar="ID", help="row of the sheet")
-    add_threads_argument(parser, "blocks on their way at a time")
+    add_threads_argument(parser, "blocks downloaded at a time")
     add_output_argument(parser, "FOLDER", "the copy")
     add_ledger_argument(parser)
 
@@ -46,5 +46,5 @@ def find_url(text: str, slide_id: str | None):
         raise SlideError(f"{text}: is not a URL; give one, or a sheet with --slide-id")
     path = read_row(text, slide_id).path
     if not is_url(path):
-        raise SlideError(f"{path}: is here already; nothing is to be fetched for '{slide_id}'")
+        raise SlideError(f"{path}: is a local file, so there is nothing to fetch for '{slide_id}'")
     return path

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--slide-id", metavar="ID", help="name in the cohort (default: the name of the file)")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the file")
-    parser.add_argument("--source", metavar="URL", help="URL that a fetched SLIDE must be from")
+    parser.add_argument("--source", metavar="URL", help="URL from which SLIDE must have been fetched")
     add_output_argument(parser, "JSON", "also write slide.json here", required=False)
     add_ledger_argument(parser)
 

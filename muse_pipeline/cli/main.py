@@ -19,24 +19,24 @@ from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.environment import write_any_text
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
 
-# As `muse --help` lists them, in the order of the work; each verb is a module beside this file, unless in MODULES.
+# Verbs as in `muse --help`, in the order of their use; each has a module in this folder, unless MODULES names another.
 GROUPS = {
     "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
     "further files of a slide": "embed anndata spatialdata bins",
     "a model of your own": "adapt finetune pretrain train export evaluate",
 }
-MORE = {  # as `muse help all` lists them too
+MORE = {  # only in `muse help all`
     "single steps of a run": ("fetch tissue register tile image regions propose detect stitch geojson overlay report"),
     "more about models": "pretrain-config import-checkpoint import-model psm synthesize card proposer",
     "tools": "qupath-script demo-slide",
 }
-MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # of verbs that share one
+MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # modules of verbs that share one
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
-WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # unless a verb has its own
+WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # defaults of verbs
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
-TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
+TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # extra `train`
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """Report unknown options before missing ones, because the missing option may be misspelt."""
-        if self._subparsers is not None:  # the sub-parsers do it
+        if self._subparsers is not None:  # the sub-parsers check
             return super().parse_known_args(args, namespace)
         for word in takewhile(lambda word: word != "--", args or ()):
             name = word.partition("=")[0]
@@ -84,13 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to flush
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest here
         return BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
         return 130
-    except OSError as error:  # of kinds that are met wherever a path is first used
+    except OSError as error:  # raised by the first use of any path
         if error.errno == errno.ENAMETOOLONG:
             what = f"{Path(error.filename).name}: a name in this path is too long; shorten it"
         elif isinstance(error, PermissionError) and error.filename:
@@ -162,7 +162,7 @@ def _require_inputs_kept(args: argparse.Namespace) -> None:
     read = {path.resolve() for name in named.keys() - args.writes for path in named[name] if isinstance(path, Path)}
     for name in sorted(named.keys() & args.writes):
         for path in named[name]:
-            if not isinstance(path, Path) or path.is_dir():  # a folder is added to
+            if not isinstance(path, Path) or path.is_dir():  # folders are not overwritten
                 continue
             if path.resolve() in read | written:
                 raise OutputError(f"--{name} {path}: is also another file of this command; give it a different name")
@@ -189,7 +189,7 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
         text = getattr(module, "DESCRIPTIONS", {}).get(verb) or module.__doc__ or _read_docstring(module.__file__)
         summaries[verb] = text.strip().splitlines()[0]
         subparser = subparsers.add_parser(verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-        if chosen:  # the list of verbs names no options, and to read those of all outputs takes longer
+        if chosen:  # the list of verbs needs no options, which take longer to load
             module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, writes=getattr(module, "WRITES", WRITES))
     parser.description = _list_verbs(summaries, groups)
@@ -198,7 +198,7 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
 
 def import_verb(verb: str) -> ModuleType:
     """Import the module of a verb."""
-    # Verbs import what they compute with in ``run``, so that help and rejected arguments appear at once.
+    # Verbs import other modules in ``run``, so that help and errors about arguments appear at once.
     return importlib.import_module(f"muse_pipeline.cli.{MODULES.get(verb, verb).replace('-', '_')}")
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=Path, metavar="RESULTS", help="summarise RESULTS/<slide_id>/preflight.json")
     parser.add_argument("--record", type=Path, metavar="JSON", help="write the check of one slide, without a summary")
     parser.add_argument("--slide-id", metavar="ID", help="with --record: name in the cohort, or row of a sheet")
-    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
+    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
     add_json_argument(parser, "everything")
 
 

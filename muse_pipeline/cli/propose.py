@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.store.grid import Shard
     from muse_pipeline.store.store import open_store
 
-    cv2.setNumThreads(1)  # windows run side by side instead
+    cv2.setNumThreads(1)  # windows run in parallel instead
     shard, store, info = Shard.parse(args.shard), open_store(args.store), read_info(args.info)
     settings = parse_yaml(args.settings, "--settings")
     colour = read_colour(args.colour, store.fingerprint)

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         settings = asdict(read_settings(args.method, parse_yaml(args.settings, "--settings")))
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         text = ", ".join(f"{name} {value}" for name, value in settings.items())
-    except ModuleNotFoundError as error:  # the jobs of a workflow may have an environment of their own
+    except ModuleNotFoundError as error:  # jobs of a workflow may have another environment
         settings, text = None, f"not checked, as the package '{error.name}' is not installed here"
     if args.resolved:
         write_json(args.resolved, {"method": args.method, "settings": settings})

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frame",
         choices=GEOJSON_FRAMES,
         default=GEOJSON_FRAMES[0],
-        help="--start counts from the corner of the scanner's bounds, as QuPath does, or of level 0 "
+        help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0 "
         "(default: %(default)s)",
     )
     parser.add_argument("--max-residual", type=positive, metavar="UM", help="largest residual of a tile (default: 5)")

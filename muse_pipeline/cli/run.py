@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_argument(parser, "OUT", "folder of the results")
     parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the files")
-    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
+    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
     parser.add_argument(
         "--regions",
         metavar="MODEL|GEOJSON",
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Find the slides and the model, run the unfinished slides, and list the failed ones."""
-    # Before the imports, which are part of the time of a run.
+    # The time of a run includes the imports.
     started = time.monotonic()
     from muse_pipeline.cli.run_slides import describe_costs, plan_run, run_slides
     from muse_pipeline.cohort.collect import find_rows
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     classes = [one.name for one in card.classes]
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
-    output = Path(settings.output)  # where ~ is expanded
+    output = Path(settings.output)  # ~ is expanded there
     _require_to_last(rows, output)
     models = Models(
         predictor,
@@ -166,7 +166,7 @@ def _require_to_last(rows: list[SheetRow], output: Path) -> None:
     )
     for path in map(Path, read):
         if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
-            raise ConfigError(f"{path}: its pixels are in the folder of its results; give another --output")
+            raise ConfigError(f"{path}: its folder of pixels is also the folder of its results; give another --output")
     among_results = [path for path in map(Path, read) if path.resolve().is_relative_to(output.resolve())]
     replaced = {path.resolve() for home in homes for path in replaced_results(home)} if among_results else set()
     for path in among_results:

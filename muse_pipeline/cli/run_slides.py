@@ -102,7 +102,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     for line in [*describe_changes(whole), *describe_changes(outputs, "outputs, but not the nuclei,")]:
         print(line)
     runs = {row.slide_id: {**row.cells(), "shards": plan.shards_of(row)} for row in rows}
-    for name in kept:  # whose ledgers are of so many
+    for name in kept:  # their ledgers have the earlier number
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     sheet_changed = {name: _filled(earlier.get(name, {})) for name in runs} != {
         name: _filled(runs[name]) for name in runs
@@ -119,7 +119,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     )
     cohort = plan.output / "cohort.h5ad"
     if plan.settings.anndata and any(row["slide_id"] not in stopped for row in runs.values()):
-        from muse_pipeline.statistics.cohort import write_cohort  # which loads pandas
+        from muse_pipeline.statistics.cohort import write_cohort  # loads pandas
 
         n_slides = write_cohort(plan.output, read_rows(sheet), cohort, plan.settings.threads)
         print(f"{cohort}: {count_noun(n_slides, 'slide')}")
@@ -153,7 +153,7 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
         return None
     before = provenance.versions["muse-pipeline"]
     if changes.keys() == {"slide files"} and _has_content(row, provenance.fingerprint):
-        changes = {}  # copied or restored, with another date
+        changes = {}  # a copied file has another date
     if before != __version__:
         changes["muse-pipeline"] = f"muse-pipeline {before} -> {__version__}"
     switches = {output.switch.name for output in list_outputs() if output.switch and not output.by_stitch}
@@ -170,7 +170,7 @@ def _has_content(row: SheetRow, fingerprint: str) -> bool:
     """True if a slide's file still has the content from which results were made."""
     try:
         return fingerprint_file(row.path) == fingerprint
-    except (OSError, SlideError):  # reported when it is run
+    except (OSError, SlideError):  # reported when the slide is run
         return False
 
 
@@ -228,7 +228,7 @@ def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: set[str]) -> set[str
 
 
 def describe_costs(rows: list[SheetRow], plan: SlidesPlan, seconds: float, processor_seconds: float) -> Iterator[str]:
-    """Describe the time per step of a run of these slides that took so many seconds in total."""
+    """Describe the time per step of a run of these slides that took ``seconds`` in total."""
     return cost_lines([_judge(row, plan) for row in rows], seconds, processor_seconds)
 
 
@@ -256,7 +256,7 @@ def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> N
         return
     try:
         is_other = fingerprint_file(now) != read_info(SlideFiles(folder).info).fingerprint
-    except (OSError, SlideError):  # reported when it is run
+    except (OSError, SlideError):  # reported when the slide is run
         return
     if is_other:
         raise OutputError(f"{folder}: holds the results of {before}, another slide of that name; give another --output")
@@ -281,7 +281,7 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
         try:
             run_slide(row, files, plan.models, plan.settings, begin)
         finally:
-            if files.nuclei.exists():  # a failed output does not cost the next run the nuclei
+            if files.nuclei.exists():  # the next run keeps nuclei even if an output failed
                 _record_settings(files, _settings_of_run(row, plan))
 
     try:
@@ -296,12 +296,12 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> 
     settings["nuclei"]["shards"] = read_json(slide.files.record("nuclei"))["shards"]
     requested = {"stitch", *(output.step for output in list_outputs(plan.settings))}
     for step in {output.step for output in list_outputs()} - requested:
-        remove(slide.files.ledger(step))  # one that failed would stay in the report
+        remove(slide.files.ledger(step))  # failed outputs would stay in the report
     if not outdated:
         return ""
 
     def run(begin: Begin) -> None:
-        for output in outdated:  # results of a run that ends midway are of the recorded settings, or missing
+        for output in outdated:  # if the run ends midway, results have the recorded settings or are missing
             if output.is_written(slide):
                 remove_output(slide.files, output, plan.jobs.model["name"])
             if output.job != "nuclei":

@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
     pixels = None
     if args.features != "none" or args.artefacts:
         if not (args.store and args.colour):
-            raise ConfigError("--features and --artefacts are found in pixels; give --store and --colour too")
+            raise ConfigError("--features and --artefacts need pixels; give --store and --colour too")
         pixels = Pixels(args.store, args.colour, args.features, args.artefacts)
     args.warnings += stitch(args.shards, args.info, args.tissue, args.output, args.threads, args.regions, pixels)
-    if args.output.suffix == ".parquet":  # of an earlier table
+    if args.output.suffix == ".parquet":  # the CSV of an earlier table
         args.output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if args.csv:
         write_csv(args.output, args.csv)

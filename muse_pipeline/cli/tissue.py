@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse tissue``."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
-    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="keep to these areas, drawn in QuPath")
+    parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
     parser.add_argument("--mask", type=Path, required=True, metavar="NPZ", help="tissue.npz, read by later steps")
     parser.add_argument("--picture", type=Path, required=True, metavar="PNG", help="picture of the outline")
     parser.add_argument("--outline", type=Path, required=True, metavar="GEOJSON", help="outline for QuPath (GeoJSON)")

@@ -60,7 +60,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         type=at_least_one,
         default=1,
-        help="GPUs, or processes on a CPU, of each node; each takes `batch` windows (default: %(default)s)",
+        help="GPUs, or processes on a CPU, of each node; each processes `batch` windows (default: %(default)s)",
     )
     parser.add_argument(
         "--nodes",
@@ -71,7 +71,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start-over",
         action="store_true",
-        help="discard a run in the folder with other settings, data or weights; otherwise it is an error",
+        help="discard a run with other settings, data or weights in the folder, which is otherwise an error",
     )
     add_config_arguments(parser, "detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 

@@ -12,7 +12,7 @@ from muse_pipeline.core.files import find_json, sha256_of
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import is_url
 
-# Of settings whose values mean little to a reader.
+# Phrases for settings whose values mean little to a reader.
 PHRASES = {
     "slide": "slide files at another location",
     "slide files": "changed slide files",
@@ -50,7 +50,7 @@ def read_changes(record: Path, now: Mapping[str, Any]) -> dict[str, str] | None:
     Returns:
         A phrase for every setting with another value, by its name, such as "csv false -> true".
     """
-    if not isinstance(before := find_json(record), dict):  # the job was killed, or results are another program's
+    if not isinstance(before := find_json(record), dict):  # the job was killed, or another program wrote them
         return None
     return {
         name: PHRASES.get(name) or f"{name} {_word(before.get(name))} -> {_word(value)}"
@@ -64,7 +64,7 @@ def _word(value: Any) -> str:
 
 
 def _is_same_file(before: Any, now: str) -> bool:
-    """True if a slide has another path by which the same file is read, as through a link."""
+    """True if the earlier path of a slide leads to the same file, for example through a link."""
     return isinstance(before, str) and not is_url(now) and Path(before).resolve() == Path(now).resolve()
 
 

@@ -35,7 +35,7 @@ from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, name_problem
 
 SLIDE_SUFFIXES = TIFF_SUFFIXES | {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm", ".czi"}
-NOT_SLIDES = frozenset(  # text, tables, results, and parts of slides of many files
+NOT_SLIDES = frozenset(  # text, tables, results, and files that accompany slides
     {".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".geojson", ".xml", ".html", ".pdf", ".log", ".yaml", ".yml"}
     | {".h5ad", ".parquet", ".opt", ".ini", ".dat"}
 )
@@ -45,16 +45,16 @@ _SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,0
 def find_rows(
     paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
 ) -> list[SheetRow]:
-    """The rows of slides, URLs, folders of slides and sheets, in their order; a slide that occurs twice has one.
+    """The rows of slides, URLs, folders of slides and sheets, in the given order; a repeated slide has one row.
 
     Args:
         paths: paths or URLs.
         mpp: um per pixel of slides that are not in a sheet, as in ``SheetRow``.
-        roi: path of a GeoJSON of the slides that are given directly.
+        roi: path of a GeoJSON that limits the analysis, for slides that are given directly.
         regions: path of a GeoJSON of tissue areas with classes, for slides that are given directly.
 
     Raises:
-        ConfigError: one of the other arguments is given with something that it does not apply to.
+        ConfigError: another argument does not apply to one of the paths.
         SheetError: two slides have one slide_id, or as in ``collect_slides``, ``read_sheet`` and ``name_slides``.
     """
     paths = list(dict.fromkeys(paths))
@@ -69,12 +69,12 @@ def find_rows(
     for location in paths:
         if is_table[location]:
             for name in (*(["mpp"] if mpp is not None else []), *of_slides):
-                raise ConfigError(f"--{name} goes with slides; {location} is a sheet and has a column for it")
+                raise ConfigError(f"--{name} is for slides; {location} is a sheet, which has a column for it")
             rows += read_sheet(location)
         elif is_folder[location]:
             for name in of_slides:
                 raise ConfigError(
-                    f"--{name} goes with slides; write a sheet of the folder (`muse sheet`), with a column {name}"
+                    f"--{name} is for slides, not folders; write a sheet (`muse sheet`) with a column {name}"
                 )
             rows += collect_slides(location, mpp)
         else:
@@ -88,7 +88,7 @@ def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
         other = found.setdefault(folder_key(row.slide_id), row)
         if other.path != row.path:
             raise SheetError(
-                f"slide_id '{row.slide_id}' is that of {other.path} and {row.path}; give each its own in a sheet "
+                f"slide_id '{row.slide_id}' belongs to {other.path} and {row.path}; give each its own in a sheet "
                 "(`muse sheet` writes one of a folder)"
             )
     return list(found.values())
@@ -128,7 +128,7 @@ def _list_left_out(folder: Path, files: list[Path]) -> str:
         return ""
     names = some_of([os.fsencode(path.relative_to(folder)).decode(errors="replace") for path in sorted(files)])
     has_pictures = any(path.suffix.lower() in PICTURE_SUFFIXES for path in files)
-    hint = "; pictures are taken only with --mpp" if has_pictures else ""
+    hint = "; pictures are included only with --mpp" if has_pictures else ""
     return f"{count_noun(len(files), 'file')} left out: {names}{hint}"
 
 
@@ -258,7 +258,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _one_per_series(files: Sequence[Path]) -> list[Path]:
-    """The largest file of every DICOM series, which holds level 0, and all other files; OpenSlide takes any of them.
+    """The largest file of every DICOM series, which holds level 0, and all other files; OpenSlide opens any of them.
 
     A link without a target is kept, and reported by the check of the sheet.
     """

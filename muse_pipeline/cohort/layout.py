@@ -1,4 +1,4 @@
-"""The results of a run: the names of a slide's files, and of those of the cohort."""
+"""Names of the result files of slides and of the cohort."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from muse_pipeline.core.text import slug
 
-# The files of a table of nuclei or proposals; others in the folder, such as a QuPath project, are the user's.
+# Files of a table of nuclei or proposals; other files in the folder, such as a QuPath project, are the user's.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
-# Names that stand beside the folders of the slides.
+# Names of files and folders beside the folders of the slides.
 BESIDE_SLIDES = frozenset(
     {
         "cohort.tsv",
@@ -33,7 +33,7 @@ BESIDE_SLIDES = frozenset(
         "qupath",
     }
 )
-OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # from the nuclei of every slide
+OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # made from the nuclei of every slide
 
 
 def store_name(mpp: float) -> str:
@@ -47,7 +47,7 @@ def shard_names(n_shards: int) -> list[str]:
 
 
 class _Path:
-    """A file or folder within the ``folder`` of the results, by its name."""
+    """Path of a file or folder in the ``folder`` of results."""
 
     def __init__(self, name: str):
         self._name = name
@@ -140,7 +140,7 @@ class CohortFiles:
 
 
 def remove_cohort_files(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
-    """Remove files of the cohort that are older than what they were made from, or of which that is missing.
+    """Remove files of the cohort that are older than their sources, or whose sources are missing.
 
     Args:
         results: output folder of the run.

@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, find_json, write_json
 from muse_pipeline.core.text import one_line
 
-# Steps that are optional, or whose work the report does: no gap if they never ran. So are those of other outputs.
+# Steps that may be missing: optional ones, and those whose work the report does. So may steps of other outputs.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log, run again"
 STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
@@ -122,7 +122,7 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 
 @contextmanager
 def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
-    """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends, in whatever way.
+    """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
 
     Warnings that the block appends to the list that it receives are written as ``warnings``, and so is every
     ``LeftOutWarning``, which is printed too. While the block runs the entry is empty, and it stays empty if the process
@@ -178,7 +178,7 @@ def _write_quietly_after_failure(path: Path, entry: dict[str, Any]) -> None:
     try:
         write_json(path, entry)
     except OSError:
-        if entry["status"] == "ok":  # after a failure the first error is the one to report
+        if entry["status"] == "ok":  # after a failure the first error is reported
             raise
 
 

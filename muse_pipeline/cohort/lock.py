@@ -18,7 +18,7 @@ NAME = ".lock"
 
 @contextmanager
 def lock_results(folder: Path, program: str) -> Iterator[None]:
-    """Keep other runs out of a folder of results until the block or the process ends, in whatever way.
+    """Keep other runs out of a folder of results until the block or the process ends.
 
     Args:
         folder: folder of the results, which is created if it does not exist.
@@ -35,7 +35,7 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
         except OSError as error:
             print(f"{folder}: this disk has no locks ({error.strerror}); start no other run there meanwhile")
         since = datetime.now().astimezone().isoformat(" ", "minutes")
-        with suppress(OSError):  # a full disk, which is reported by what is written next
+        with suppress(OSError):  # a full disk, which the next write reports
             file.truncate(0)
             file.write(f"{program} (process {os.getpid()} on {platform.node()}, since {since})".encode())
         yield

@@ -67,12 +67,12 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
     if pattern is not None:
         return {
             name: match_patient(name, pattern) for name in names
-        }, f"what --patient '{pattern}' finds in a slide's name"
+        }, f"the match of --patient '{pattern}' in each slide's name"
     patients = {name: rows.get(name, {}).get("patient", "") for name in names}
     if not any(patients.values()):
-        return {name: name for name in names}, "each slide its own, as no patients are known"
+        return {name: name for name in names}, "each slide counts as a patient, as no patients are known"
     nameless = sum(not patient for patient in patients.values())
-    own = f", and {nameless} of {len(names)} slides, for which it has none, each its own" if nameless else ""
+    own = f"; {nameless} of {len(names)} slides lack one and count as a patient each" if nameless else ""
     return {name: patient or name for name, patient in patients.items()}, f"as in the sheet{own}"
 
 

@@ -77,12 +77,12 @@ class Plan:
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def argument(self, slide: str) -> str:
-        """The path by which a step opens the slide: its own, or that of its copy."""
+        """The path by which a step opens the slide: that of the slide, or of its copy."""
         path = self.row(slide)["path"]
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
     def argument_and_source(self, slide: str) -> list[str]:
-        """``argument`` with the URL of a fetched slide: another URL in the row reruns the slide."""
+        """``argument``, and the URL of a fetched slide, so that another URL in the row reruns the slide."""
         source = ["--source", self.row(slide)["path"]] if self.is_remote(slide) else []
         return [self.argument(slide), *source]
 
@@ -117,12 +117,12 @@ class Plan:
         return option("--regions", self.row(slide).get("regions") or mapped)
 
     def options(self, job: str) -> list[str]:
-        """The settings that a job reads, as options of its command; those with their defaults are left out."""
+        """The settings of a job as options of its command; those with default values are left out."""
         read = [each for each in self.settings.values() if each.job == job]
         return [word for each in read for word in each.arguments(self.config[each.name])]
 
     def embeddings_file(self, slide: str) -> str:
-        """The file of the features that the model gives the nuclei of the slide."""
+        """File of the model's features of the slide's nuclei."""
         return str(SlideFiles(Path(self.folder(slide))).embeddings(self.model["name"]))
 
     def embeddings(self, slide: str) -> list[str]:
@@ -134,7 +134,7 @@ class Plan:
         return option("--embeddings", *(self.embeddings(slide) or [None]))
 
     def threads(self, slide: str) -> int:
-        """Number of threads of a job of the slide; starting several takes longer than reading a small file with one."""
+        """Number of threads of a job of the slide; small files are read sooner than several threads start."""
         path = Path(self.row(slide)["path"])
         is_small = path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
         return 1 if is_small else THREADS
@@ -161,7 +161,7 @@ class Plan:
             "roi": version_of_file(row.get("roi")),
             "image mpp": self.config["mpp"],
             "max_corrupt": self.config["max_corrupt"],
-            "third_stain": self.config["third_stain"] or None,  # as in records of versions without it
+            "third_stain": self.config["third_stain"] or None,  # None as in records of versions without it
         }
 
     def detection_settings(self, slide: str) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def option(flag: str, value: Any) -> list[Any]:
 
 
 def without_patterns(paths: Iterable[str]) -> list[str]:
-    """The paths that Snakemake does not read as patterns: others enter as parameters only, or inside a config."""
+    """The paths that Snakemake does not expand as patterns; others are parameters, or part of a config."""
     return [path for path in paths if not re.search("[{}<>*?]", path)]
 
 

@@ -18,8 +18,8 @@ from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import slug
 
-PATTERNS = set('{}<>*?"')  # Snakemake takes paths with these for patterns
-NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # in YAML, in any case
+PATTERNS = set('{}<>*?"')  # Snakemake expands paths with these as patterns
+NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "~"}  # YAML converts these words, in any case
 
 
 def require_plain_output(settings: Mapping[str, Any]) -> None:
@@ -48,14 +48,14 @@ def require_columns(settings: Mapping[str, Any]) -> None:
 
 
 def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Reject texts of a command line that Snakemake, which parses them as YAML, shortens, and words that are no text.
+    """Reject texts of a command line that Snakemake, which parses them as YAML, would cut or not read as text.
 
     Args:
         settings: the config.
         typed: values after ``--config`` as they were typed, by setting.
 
     Raises:
-        ConfigError: a text is cut, as before a # that begins a comment, or is true, false or null in a config file.
+        ConfigError: a text is cut, as before a #, or would be true, false or null in a config file.
     """
     for name, text in typed.items():
         if not isinstance(value := settings.get(name), str):
@@ -140,7 +140,7 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
 
 
 def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, str]:
-    """Name of a store -> its codec, for the store of pretraining if ``pretrain_store`` has one.
+    """Map the name of the store of pretraining to the codec in ``pretrain_store``.
 
     Args:
         settings: the config.
@@ -152,8 +152,8 @@ def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, s
     codec, store = settings["pretrain_store"]["codec"], store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
         raise ConfigError(
-            f"config: pretrain_store: codec {codec} loses detail, and {store} is not for pretraining alone but also "
-            "`mpp` or one of `extra_mpps`; set `codec: zstd`, or pretrain at another mpp"
+            f"config: pretrain_store: codec {codec} loses detail, and {store} is also the store of `mpp` or of one of "
+            "`extra_mpps`; set `codec: zstd`, or pretrain at another mpp"
         )
     return {store: codec}
 
@@ -195,7 +195,7 @@ def region_run(settings: Mapping[str, Any]) -> str | None:
 
 
 def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
-    """Settings that ``slide_labels`` of a region run lacks, as for ``--set``: the workflow's sheet and results."""
+    """Changes, as for ``--set``, that add the workflow's sheet and results to ``slide_labels`` of a region run."""
     text = read_text(Path(settings["regions"]))
     values = parse_yaml(text or "", settings["regions"])
     if not isinstance(values, dict) or "slide_labels" not in values:
@@ -259,7 +259,7 @@ def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _as_number(value: Any) -> Any:
-    """Numbers and booleans as such: in `--config a='{b: 1}'` Snakemake reads the values within braces as text."""
+    """Convert numbers and booleans from text, as which Snakemake reads values in braces, `--config a='{b: 1}'`."""
     if isinstance(value, list):
         return [_as_number(one) for one in value]
     if not isinstance(value, str):

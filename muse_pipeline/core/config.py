@@ -18,7 +18,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import one_line
 
 C = TypeVar("C")
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-3, without a point, as text
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 parses 1e-3, without a point, as text
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Between:
     Attributes:
         least: smallest value.
         most: largest value; an infinite limit allows any finite number.
-        is_open: whether values must be above ``least``.
+        is_open: True if values must be above ``least``.
     """
 
     least: float
@@ -102,7 +102,7 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
         values = parse_yaml(Path(path).read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
-    for change in changes if isinstance(values, dict) else ():  # `parse_config` rejects what is not a mapping
+    for change in changes if isinstance(values, dict) else ():  # `parse_config` rejects all but mappings
         _apply(change, values)
     return values
 
@@ -123,7 +123,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
 
 
 def _apply(change: str, values: Any) -> None:
-    """Make one ``a.b=value`` in nested dictionaries and lists; unknown settings are found when they are parsed."""
+    """Apply a change ``a.b=value`` to nested dictionaries and lists; unknown settings are found at parsing."""
     import yaml
 
     key, equals, text = change.partition("=")
@@ -134,7 +134,7 @@ def _apply(change: str, values: Any) -> None:
         for name in outer:
             values = values[int(name)] if isinstance(values, list) else values.setdefault(name, {})
         value = yaml.safe_load(text)
-        is_plain = isinstance(value, str) and text[:1] not in {"'", '"'}  # then a # begins no comment
+        is_plain = isinstance(value, str) and text[:1] not in {"'", '"'}  # a # does not begin a comment then
         values[int(last) if isinstance(values, list) else last] = text if is_plain else value
     except IndexError as error:
         raise ConfigError(f"change '{change}': the list has no such entry; the first one is 0") from error
@@ -175,7 +175,7 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
 
 
 def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
-    """Copy of a dataclass of settings with some values replaced by values of their types.
+    """Copy a dataclass of settings, with some values replaced and converted to their types.
 
     Raises:
         ConfigError: a value has the wrong type or is outside its limits; the message begins with ``where``.
@@ -186,7 +186,7 @@ def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
 
 
 def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
-    """Copy of a dataclass of settings, nested ones included, with absolute paths.
+    """Copy a dataclass of settings, nested ones included, with absolute paths.
 
     Args:
         settings: parsed settings.

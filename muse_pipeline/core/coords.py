@@ -19,17 +19,17 @@ CELL_PX = 4  # side of a cell of a network's dense maps, in window pixels
 
 
 def level0_to_work(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:
-    """Positions (..., 2) from level-0 pixels to pixels of the store at ``work_mpp``."""
+    """Convert positions (..., 2) from level-0 pixels to pixels of the store at ``work_mpp``."""
     return np.asarray(xy, float) * (np.asarray(slide_mpp, float) / work_mpp)
 
 
 def work_to_level0(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:
-    """Positions (..., 2) from pixels of the store at ``work_mpp`` to level-0 pixels."""
+    """Convert positions (..., 2) from pixels of the store at ``work_mpp`` to level-0 pixels."""
     return np.asarray(xy, float) * (work_mpp / np.asarray(slide_mpp, float))
 
 
 def window_to_work(xy: np.ndarray, origin_xy: np.ndarray) -> np.ndarray:
-    """Positions (..., 2) relative to a window whose top left corner is at ``origin_xy`` of work."""
+    """Convert positions (..., 2) in a window, whose top left corner is at ``origin_xy``, to work pixels."""
     return np.asarray(xy, float) + origin_xy
 
 
@@ -41,17 +41,17 @@ def work_size_px(size_px: tuple[int, int], slide_mpp: tuple[float, float], work_
 
 
 def row_column_index_to_xy(row_column: np.ndarray) -> np.ndarray:
-    """Pixel indices (N, 2) as (row, column), as in many label files, to (x, y) positions of pixel centres."""
+    """Convert pixel indices (N, 2) as (row, column), as in many label files, to (x, y) of pixel centres."""
     return np.asarray(row_column, float)[..., ::-1] + 0.5
 
 
 def xy_index_to_xy(xy: np.ndarray) -> np.ndarray:
-    """Pixel indices (N, 2) as (x, y) to positions of pixel centres."""
+    """Convert pixel indices (N, 2) as (x, y) to positions of pixel centres."""
     return np.asarray(xy, float) + 0.5
 
 
 def xy_to_xy_index(xy: np.ndarray) -> np.ndarray:
-    """Positions (..., 2) to fractional pixel indices (x, y), as in drawing libraries."""
+    """Convert positions (..., 2) to fractional pixel indices (x, y), as in drawing libraries."""
     return np.asarray(xy, float) - 0.5
 
 

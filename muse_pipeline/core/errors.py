@@ -14,7 +14,7 @@ class SlideError(MuseError, OSError):
 
 
 class HangingReadError(MuseError, TimeoutError):
-    """Reading a slide does not end. Not a ``SlideError``, which may concern a single damaged region."""
+    """Reading a slide hangs. Not a ``SlideError``, since that may concern a single damaged region."""
 
 
 class MppError(MuseError, ValueError):
@@ -82,7 +82,7 @@ class DivergedError(MuseError, ArithmeticError):
 
 
 class CollapsedError(MuseError, ArithmeticError):
-    """Self-supervised training collapsed: the network gives the same output for every input."""
+    """Self-supervised training collapsed: the network has the same output for every input."""
 
 
 class MuseWarning(UserWarning):

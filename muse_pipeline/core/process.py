@@ -38,8 +38,8 @@ def map_in_order(
             yield waiting.popleft().result()
 
 
-LARGE = 4 << 20  # bytes: the masks of a large slide, not the blocks that its pixels are read in
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
+LARGE = 4 << 20  # bytes; masks of large slides exceed it, blocks of pixels do not
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's <malloc.h>
 
 
 def return_large_arrays() -> None:
@@ -72,7 +72,7 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 def print_load(work: str, threads: int) -> Iterator[None]:
     """Print, at the end of the block, the time that ``work`` (a part of a run) took and the load of its threads.
 
-    Nothing is printed for a block of less than a second, in which starting the threads takes a large part.
+    Nothing is printed for a block of less than a second, since starting the threads takes much of that time.
     """
     started, used = time.monotonic(), time.process_time()
     yield

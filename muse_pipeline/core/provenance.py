@@ -55,11 +55,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class SizeRecord:
-    """Size of the nuclei of a slide, and the doubt that follows from it.
+    """Size of the nuclei of a slide, and the warning that follows from it.
 
     Attributes:
         median_area_um2: median area; None without nuclei.
-        mean_class_probability: mean probability of the class of each; None without nuclei or for a model of one class.
+        mean_class_probability: mean probability of their classes; None without nuclei or for a model of one class.
         doubt: warning in words; "" if the size is plausible.
     """
 
@@ -70,7 +70,7 @@ class SizeRecord:
 
 @dataclass(frozen=True)
 class ClassSizes:
-    """Size of the nuclei of each class, and the doubt that follows from it; "" if there is none."""
+    """Size of the nuclei of each class, and the warning that follows from it; "" if there is none."""
 
     by_class: dict[str, dict[str, Any]]
     doubt: str
@@ -189,17 +189,17 @@ class Provenance:
         model: model that found the nuclei.
         card: content of the model's card.
         provider: provider that ran the model.
-        colour: (3, 4) map of colours before the model; None for proposers without one.
+        colour: (3, 4) map that normalises colours for the model; None for proposers without one.
         n_windows: number of windows.
-        full_windows: numbers of the windows that held more nuclei than the model can return.
+        full_windows: indices of windows with more nuclei than the model can return.
         corrupt_fraction: fraction of the tissue that cannot be decoded.
         versions: versions of packages by name.
         tissue_sha256: checksum of the tissue in which nuclei were kept.
         refiner_sha256: checksum of the network that refined the outlines.
         appearance: comparison of the slide with the model's training pictures.
         positive_od: lowest optical density of a positive nucleus in immunohistochemistry.
-        intensities_od: least optical densities of nuclei that are 1+, 2+ and 3+ in it.
-        third_stain: unit vector of the stain beside haematoxylin and DAB in it.
+        intensities_od: lowest optical densities of nuclei that are 1+, 2+ and 3+ in immunohistochemistry.
+        third_stain: unit vector of the stain besides haematoxylin and DAB in immunohistochemistry.
         proposer: settings of the proposer of proposals.
         warnings: warnings of the proposer's guard.
         guarded_windows: number of windows that were excluded from detection, by reason.
@@ -292,7 +292,7 @@ class Provenance:
 
     @property
     def threshold(self) -> float | None:
-        """Least score of the nuclei; None if the card does not state it."""
+        """Lowest score of the nuclei; None if the card does not state it."""
         return self.card.get("threshold")
 
     @property

@@ -59,7 +59,7 @@ class Registry(Generic[T]):
         if name not in self._entries:
             self._load()
         if name not in self._entries:
-            # Where no plug-in at all could be imported, the reason is a missing package and not the name.
+            # If no plug-in at all could be imported, a missing package is the reason, not the name.
             if lacking := self._lacking.get(name, None if self._entries else next(iter(self._lacking.values()), None)):
                 raise lacking
             near = get_close_matches(name, self._entries, n=1)
@@ -84,5 +84,5 @@ class Registry(Generic[T]):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name not in (f"{self.package}.{module}", name):  # else the module does not exist
+            if error.name not in (f"{self.package}.{module}", name):  # otherwise there is no such module
                 self._lacking[module] = error

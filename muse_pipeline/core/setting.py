@@ -16,12 +16,12 @@ class Setting:
     the command line are made from it.
 
     Attributes:
-        name: name in a config; that of the option has hyphens.
+        name: name in a config; the option has hyphens in place of underscores.
         default: value if a config does not contain the setting.
         schema: JSON schema of the values.
-        text: short description, which begins with a small letter.
+        text: short description, without a capital at its start.
         details: further sentences of the description, in Markdown.
-        job: job of the workflow that reads the setting and runs again for another value; "" for settings of the plan.
+        job: job of the workflow that reruns if the setting changes; "" for settings of the plan.
         metavar: placeholder of the option's value.
 
     Example:

@@ -66,10 +66,10 @@ def memory_text(mib: int | None) -> str:
 
 
 def slug(name: str) -> str:
-    """``name`` as the name of a folder or a part of a file's."""
+    """``name`` in a form that is valid in the name of a file or folder."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
 def decimal_point(cell: str, separator: str | None) -> str:
-    """A number with a decimal point in place of the decimal comma of tables with semicolons, as in German."""
+    """A number with a decimal point; tables with semicolons, as in German, may have decimal commas."""
     return cell.replace(",", ".", 1) if separator == ";" and "." not in cell else cell

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 GEOJSON_FRAMES = ("qupath", "openslide")  # see ``coords.qupath_offset_px``
-ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # of trainings
-PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")  # of detection
-MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # of weights and activations of an exported model
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # devices for training
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")  # for inference
+MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # types of weights and activations of exported models
 ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
-NETWORKS = ("stardist", "hover", "distance", "boundary")  # of others, by their maps (see ``inference.maps``)
-SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # of the pixels that they take
-FEATURE_SETS = ("none", "basic", "all")  # of numbers per nucleus (see ``features.catalogue``)
-DOUBTS = ("stain", "scale", "classes", "organ")  # that leave numbers out of totals (see ``inference.doubts``)
+NETWORKS = ("stardist", "hover", "distance", "boundary")  # third-party networks (see ``inference.maps``)
+SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # scalings of their input
+FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
+DOUBTS = ("stain", "scale", "classes", "organ")  # exclude numbers from totals (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
-SUBTRACTED = ("blurred",)  # the artefacts whose nuclei and areas are left out of totals by default
-INTENSITIES_OD = (0.2, 0.4, 0.6)  # of DAB, to the base 10: where 1+, 2+ and 3+ begin in QuPath by default
+SUBTRACTED = ("blurred",)  # artefacts that totals leave out by default
+INTENSITIES_OD = (0.2, 0.4, 0.6)  # DAB (base 10) from which cells are 1+, 2+ and 3+: QuPath's defaults
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
-REGION_MODELS = ("epithelium",)  # that users name; ``artefacts`` belongs to the output of that name
+REGION_MODELS = ("epithelium",)  # for users; the output ``artefacts`` has its own model
 
 
 class Frame(StrEnum):

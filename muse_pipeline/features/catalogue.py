@@ -8,7 +8,7 @@ from dataclasses import dataclass
 GROUPS_OF_SET = {"none": (), "basic": ("shape", "h", "e"), "all": ("shape", "h", "e", "texture", "neighbours")}
 RADII_UM = (25, 50, 100)
 MIX_UM = 50  # radius of the class mix
-EDGE_UM = 1000  # larger distances to the edge of the tissue are written as this
+EDGE_UM = 1000  # upper limit of distances to the edge of the tissue
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Feature:
         return group if group in {*GROUPS_OF_SET["all"], "cell", "cytoplasm", "membrane"} else "shape"
 
 
-FIRST_COLUMNS = (  # columns of every table, also in the group *shape*; measured on the polygon
+FIRST_COLUMNS = (  # columns of every table, in the group *shape*; measured on the polygon
     Feature("area_um2", "um2", "area"),
     Feature("perimeter_um", "um", "perimeter"),
     Feature("solidity", "1", "area over the area of the convex hull"),
@@ -72,13 +72,13 @@ TEXTURE = (
     Feature("texture_asm", "1", "Haralick's angular second moment"),
     Feature("texture_clumped_fraction", "1", "share of the haematoxylin in pixels above mean + sd"),
 )
-CELL = (  # of tables with cells
+CELL = (  # columns of tables with cells
     Feature("cell_area_um2", "um2", "area of the cell, with its nucleus"),
     Feature("nucleus_cell_ratio", "1", "area of the nucleus over that of the cell"),
     Feature("cytoplasm_h_mean", "OD", "haematoxylin: mean over the cell without its nucleus"),
     Feature("cytoplasm_e_mean", "OD", "eosin: mean over the cell without its nucleus"),
 )
-DAB_OF_CELL = (  # of tables with cells of immunohistochemistry
+DAB_OF_CELL = (  # columns of tables with cells, for immunohistochemistry
     Feature("cytoplasm_dab_mean", "OD", "DAB: mean over the cell without its nucleus"),
     Feature("membrane_dab_mean", "OD", "DAB: mean over the outer 1 um of the cell without its nucleus"),
 )
@@ -119,7 +119,7 @@ def features_of(chosen: str, classes: Sequence[str]) -> tuple[Feature, ...]:
 
 
 def every_feature(classes: Sequence[str]) -> tuple[Feature, ...]:
-    """Every feature that a table may have, those of any table of nuclei first, in the order of ``features_of``."""
+    """Every feature that a table may have, in the order of ``features_of``; features of every table come first."""
     return (*FIRST_COLUMNS, *features_of("all", classes), *CELL, *DAB_OF_CELL)
 
 

@@ -1,7 +1,7 @@
 """Whole cells: nuclei grown by a few um, ending halfway between neighbours and at the edge of the tissue.
 
 A cell has the centre and the number of rays of its nucleus. It grows at right angles to the nucleus' outline, and ends
-where a neighbour that grows at the same speed has arrived.
+where it meets a neighbour that grows at the same speed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from muse_pipeline.nuclei.rays import clip_rays, ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import KEEP_UM, KeptArea
 
-_RAYS_AT_ONCE = 1 << 14  # OpenCV looks up no more than 32,767
+_RAYS_AT_ONCE = 1 << 14  # OpenCV is limited to 32,767
 _LEAST = np.float32(1e-6)
 
 
@@ -46,7 +46,7 @@ def find_cells(nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo
 
 
 def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of cells that follow from their rays (N, R), and the rays.
+    """Columns of cells: their rays (N, R), areas, and the ratio of nucleus to cell.
 
     Args:
         cells: rays of the cells, in um.
@@ -58,14 +58,14 @@ def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[st
 
 
 def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
-    """Rays (N, R) float32 of the outlines that are at a distance from those of ``rays`` (N, R), both in um.
+    """Rays (N, R) float32 of the outlines grown by a distance from those of ``rays`` (N, R), all in um.
 
     The grown outline surrounds circles of this radius around the vertices of the nucleus.
     """
     n_rays, distance, rays = rays.shape[1], np.float32(distance_um), np.ascontiguousarray(rays.T)
     grown = rays + distance
-    with np.errstate(invalid="ignore"):  # of circles that lie beside a ray
-        for step in range(1, n_rays // 4 + 1):  # beyond a right angle no circle reaches a ray
+    with np.errstate(invalid="ignore"):  # NaN for circles that do not reach a ray
+        for step in range(1, n_rays // 4 + 1):  # circles beyond a right angle do not reach a ray
             across, along = (rays * np.float32(part(2 * np.pi * step / n_rays)) for part in (np.sin, np.cos))
             reach = along + np.sqrt(distance * distance - across * across)
             for turn in (step, n_rays - step):
@@ -75,7 +75,7 @@ def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
 
 
 def _are_near(xy: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
-    """(M,) bool: True for all of ``others`` (M, 2) within the distance of one of ``xy`` (N, 2), and a few beyond it."""
+    """(M,) bool: True for ``others`` (M, 2) within the distance of one of ``xy`` (N, 2), and for a few beyond it."""
     squares = np.floor(np.concatenate([xy, others]) * (3.99 / distance)).astype(int)
     squares -= squares.min(0)
     near = np.zeros(squares.max(0) + 1, np.uint8)
@@ -94,10 +94,10 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
         own = one * n_rays + ray_of.take(ray)
         start, end = rays.ravel().take(own), grown.ravel().take(own)
         growth, along, across = end - start, np.cos(turn), np.sin(turn)
-        met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)  # as if both were equal circles
+        met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)  # first guess: both are equal circles
         # The neighbour's ray towards the meeting point depends on that point: each round starts from the last one.
         for _ in range(2):
-            # a share of both growths is done: |met * direction - distance| = outline + speed * (met - start)
+            # both have grown by the same fraction: |met * direction - distance| = outline + speed * (met - start)
             x, y = met * along - distance, met * across
             outline, speed = _look_up((rays, growths), x, y, position, other)
             speed /= growth
@@ -144,7 +144,7 @@ def _look_up(
     _, angle = cv2.cartToPolar(x[None], y[None])
     ray = angle * np.float32(maps[0].shape[1] / (2 * np.pi)) + position
     row = number[None].astype(np.float32)
-    for each in maps:  # OpenCV takes longer for both at once
+    for each in maps:  # faster than both maps at once
         yield cv2.remap(each, ray, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)[0]
 
 
@@ -175,8 +175,8 @@ class _TissueDepth:
         self._mpp, self._low = kept.mask_mpp, np.floor(um.min(0) / kept.mask_mpp).astype(int) - margin
         mask = kept.crop(self._low, np.floor(um.max(0) / kept.mask_mpp).astype(int) + margin + 1, beyond=1)
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        pixels = np.sqrt(np.rint(distance.astype(float) ** 2))  # whole: OpenCV's roots differ with the position
-        # The kept area is the tissue grown by so many pixels: ``tissue.mask.dilate`` rounds alike.
+        pixels = np.sqrt(np.rint(distance.astype(float) ** 2))  # OpenCV's roots depend on the position
+        # The kept area is the tissue grown by this many pixels, rounded as in ``tissue.mask.dilate``.
         n_kept = np.floor((KEEP_UM + kept.mask_mpp.min() / 4) / kept.mask_mpp.mean())  # pixels beyond the tissue
         self._depth = ((pixels - 0.5 - n_kept) * kept.mask_mpp.mean()).astype(np.float32)
 

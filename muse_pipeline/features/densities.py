@@ -17,7 +17,7 @@ from muse_pipeline.features.zones import Pixels, Zones, to_rows
 from muse_pipeline.tissue.stain import DENSITY
 
 PERCENTILES = (10, 50, 90)
-STEP = 2.0**-20  # of OD
+STEP = 2.0**-20  # unit of OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
@@ -26,12 +26,12 @@ def stain_tables(stains: np.ndarray) -> np.ndarray:
     Args:
         stains: (S, 3) unit rows in optical density, of haematoxylin and eosin for example.
     """
-    shares = np.linalg.pinv(np.asarray(stains, float)).T  # least squares
+    shares = np.linalg.pinv(np.asarray(stains, float)).T  # weights of least squares
     return np.rint(shares[..., None] * (DENSITY.astype(float) / np.log(10) / STEP)).astype(np.int32)
 
 
 def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
-    """The density (h, w) int32 of a stain, from its (3, 256) of ``stain_tables`` and three channels (h, w) uint8."""
+    """The density (h, w) int32 of a stain, from its table (3, 256) and three channels (h, w) uint8."""
     density, *others = (_look_up(plane, part) for plane, part in zip(planes, table, strict=True))
     for other in others:
         density += other
@@ -75,7 +75,7 @@ def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> d
 def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
     """Mean optical density (N, 3) of each channel (h, w) uint8 over pixels; NaN where there is none."""
     table = np.rint(DENSITY.astype(float) / np.log(10) / STEP).astype(np.int32)
-    pixel = pixels.pixel.astype(np.intp)  # once instead of for every channel
+    pixel = pixels.pixel.astype(np.intp)  # once for all channels
     taken = (_look_up(plane.take(pixel)[:, None], table).ravel() for plane in planes)
     return np.stack([_mean(pixels, values) * STEP for values in taken], -1)
 
@@ -93,7 +93,7 @@ def _mean(pixels: Pixels, values: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
-    """(N,) for each of ``PERCENTILES`` of consecutive runs of ``n`` (N,) values, as ``numpy.percentile``."""
+    """``PERCENTILES``, (N,) each, of consecutive runs of ``n`` (N,) values, as by ``numpy.percentile``."""
     ascending = to_rows(values, n)
     ascending.sort(axis=1)
     last, row = n - 1, np.flatnonzero(n)
@@ -108,7 +108,7 @@ def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-LEVEL_OD, N_LEVELS = 0.05, 32  # densities above 1.6 are of the last level, negative ones of the first
+LEVEL_OD, N_LEVELS = 0.05, 32  # the last level includes densities above 1.6, the first one negative densities
 
 
 def measure_texture(nuclei: Pixels, density: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
@@ -152,7 +152,7 @@ def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
 
 
 def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """The features of the matrix of each nucleus, whose entries are numbered by difference and lower level.
+    """The features of the matrix of each nucleus; its entries are indexed by difference and lower level.
 
     All but the homogeneity are quotients of sums of whole numbers.
     """
@@ -176,7 +176,7 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
     products = counts.sum(1) @ lower**2 + lower_sums @ apart
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (2 * lower_sums.sum(1) + n_apart @ apart) / (2 * n_pairs)
-        variance = (2 * products + differences) / (2 * n_pairs) - mean**2  # of both pixels of a pair
+        variance = (2 * products + differences) / (2 * n_pairs) - mean**2  # over both pixels of every pair
         correlation = np.where(variance > 1e-9, (products / n_pairs - mean**2) / variance, np.nan)
         return {
             "texture_contrast": differences / n_pairs,
@@ -203,7 +203,7 @@ def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, in
 
 
 def _sum_of_squares(counts: np.ndarray) -> np.ndarray:
-    """(n,) sums of squares of symmetric matrices, whose pairs of entries off the diagonal are one of ``counts``."""
+    """(n,) sums of squares of symmetric matrices; ``counts`` adds up both entries of every pair off the diagonal."""
     flat = counts.reshape(len(counts), -1)
     whole, on_diagonal = (np.einsum("nk,nk->n", part, part) for part in (flat, counts[:, 0]))
     return (whole + on_diagonal) / 2

@@ -29,10 +29,10 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import KeptArea
 from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
-MAX_RAY_UM = 24.0  # pixels further from the centre count as outside: so what may touch a nucleus is near it
-FIELD_PX = 1500  # longest side of what is read at once
-AT_ONCE = 512  # nuclei of about one size whose pixels are held at once: a core keeps them in its cache
-CACHED_CHUNKS = 64  # 50 MB: a row of fields shares its chunks with the next one
+MAX_RAY_UM = 24.0  # pixels farther from the centre count as outside, so only near nuclei can touch
+FIELD_PX = 1500  # longest side of a field, which is read at once
+AT_ONCE = 512  # nuclei whose pixels are held at once, for the cache of a core
+CACHED_CHUNKS = 64  # 50 MB; adjacent rows of fields share chunks
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FeatureSettings:
     Attributes:
         chosen: name of the set of features, "basic" or "all".
         store: image in which the nuclei were detected.
-        fit: Macenko's fit of the slide's stains; None for those of the textbook.
+        fit: Macenko's fit of the slide's stains; None for textbook stains.
         expand_um: distance by which nuclei grow to cells; None for nuclei alone.
     """
 
@@ -66,7 +66,7 @@ class FeatureMeter:
         info: header of the slide.
         kept: tissue of the slide.
         classes: names of the classes of nuclei.
-        brown: (3, 3) stains of immunohistochemistry, DAB second, whose cells have DAB too; None for other stains.
+        brown: (3, 3) stains of immunohistochemistry, DAB second, to measure DAB in cells; None for other stains.
 
     Attributes:
         names: names of the columns.
@@ -89,7 +89,7 @@ class FeatureMeter:
         if settings.expand_um:
             with_dab = brown is not None
             self.names += (*(each.name for each in (*CELL, *(DAB_OF_CELL if with_dab else ()))), CELL_RAYS)
-        self.margin_um = max(RING_UM, settings.expand_um or 0)  # around nuclei
+        self.margin_um = max(RING_UM, settings.expand_um or 0)  # margin around nuclei
         self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
@@ -97,7 +97,7 @@ class FeatureMeter:
         if brown is not None:
             stains |= {f"{zone}_dab_mean": _shares(brown)[1] for zone in ("cytoplasm", "membrane")}
         self._stains_of_cells, self._third = stains, None
-        if brown is not None and not np.allclose(brown[:2] @ brown[2], 0):  # a stain, not what the two leave
+        if brown is not None and not np.allclose(brown[:2] @ brown[2], 0):  # a third stain, not the residual of two
             self._third = _shares(brown)[2], _shares(brown[:2])[1]
 
     def describe(self) -> FeatureRecord:
@@ -142,7 +142,7 @@ class FeatureMeter:
         for field in fields:
             margin = self.margin_um / self.store.mpp + 2
             low = np.maximum(np.floor(all_low[:, field].min(1) - margin), 0).astype(int)
-            # The rows that count for a cell are then the same on the slide, whatever the field.
+            # The rows that count for a cell then do not depend on the field.
             low[1] -= low[1] % ROW_STEP
             high = np.minimum(np.ceil(all_high[:, field].max(1) + margin), self.store.size_px).astype(int)
             near = (all_high[0] >= low[0]) & (all_high[1] >= low[1]) & (all_low[0] <= high[0]) & (all_low[1] <= high[1])
@@ -163,7 +163,7 @@ class FeatureMeter:
         low: np.ndarray,
         high: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Features of nuclei, by positions, rays and rays of cells, from the pixels between ``low`` and ``high``.
+        """Features of nuclei, given as positions, rays and rays of cells, from the pixels between ``low`` and ``high``.
 
         Positions are in work px.
         """
@@ -184,7 +184,7 @@ class FeatureMeter:
         for group, nuclei in zip(zones, groups, strict=True):
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
-            if cells is not None:  # which end before other nuclei
+            if cells is not None:  # cells end before other nuclei
                 parts[-1] |= self._measure_cells([each[nuclei] for each in own], image, group.outline, rows)
             if density is not None:
                 parts[-1] |= measure_texture(group.nucleus, density, self.store.mpp)
@@ -197,14 +197,14 @@ class FeatureMeter:
         outline: np.ndarray,
         rows: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Stains of cells, by arguments of ``_measure_field``, ``Zones.outline`` and the rows of pixels that count."""
+        """Stains of cells; arguments are those of ``_measure_field``, ``Zones.outline`` and the rows that count."""
         xy, rays, cells = own
         outer, inner = cross_rows(xy, cells, *image), {"cytoplasm": thin_rows(outline, rows.shape[2])}
         if len(self._stains_of_cells) > 2:
             inner["membrane"] = cross_rows(xy, np.maximum(cells - RIM_UM, rays), *image)
         means = {zone: mean_densities(fill(outer, each), rows) for zone, each in inner.items()}
         found = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
-        if self._third is not None:  # where its amount is negative, DAB is split from haematoxylin alone, as in nuclei
+        if self._third is not None:  # left out where its amount is negative, as in nuclei
             of_third, dab_of_two = self._third
             for zone, density in means.items():
                 name = f"{zone}_dab_mean"
@@ -236,7 +236,7 @@ def with_near(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each field and the other positions within ``reach`` (2,) of the box around it, as ascending indices of ``xy``.
 
-    Only the rows of the box are searched, among the positions by y: a slide of a million has hundreds of fields.
+    Positions are sorted by y, so that only the rows of the box are searched; large slides have hundreds of fields.
     """
     by_y = np.argsort(xy[:, 1], kind="stable")
     y, is_own = xy[by_y, 1], np.zeros(len(xy), bool)
@@ -250,7 +250,7 @@ def with_near(
 
 
 def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
-    """Indices of the positions (N, 2) in each rectangle, by ascending ``radius`` (N,).
+    """Indices of the positions (N, 2) in each rectangle, in ascending order of ``radius`` (N,).
 
     The rectangles divide the box around all positions evenly; none is longer than ``FIELD_PX``.
     """

@@ -114,5 +114,5 @@ def measure_edge_distance(xy: np.ndarray, kept: KeptArea, slide_mpp: tuple[float
     mask = kept.crop(low, high)
     distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     column, row = (np.floor(cells).astype(int) - low).T
-    squared = np.rint(distance[row, column].astype(float) ** 2)  # whole: OpenCV's roots differ with the position
+    squared = np.rint(distance[row, column].astype(float) ** 2)  # OpenCV's roots depend on the position
     return np.minimum(np.sqrt(squared) * kept.mask_mpp.mean(), EDGE_UM)

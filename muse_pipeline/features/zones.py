@@ -1,8 +1,8 @@
 """The pixels of many nuclei at once: those of the nucleus, of its rim, and of the ring around it.
 
 Outlines are filled row by row. Where an edge crosses the centre line of a row of pixels, the number of the first pixel
-to its right is recorded. The ascending numbers of a nucleus alternately begin and end runs of
-pixels; the numbers of two nested outlines together give the zone between them.
+to its right is recorded. In ascending order, the numbers of a nucleus alternately begin and end runs of
+pixels; the numbers of two nested outlines together delimit the zone between them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from muse_pipeline.nuclei.rays import ray_directions
 
 RIM_UM, RING_UM = 1.0, 2.0
-ROW_STEP = 2  # rows of pixels from one that counts for a cell to the next
-_LAST = np.iinfo(np.int32).max  # fills rows; larger than any number of a pixel
+ROW_STEP = 2  # every second row of pixels counts for a cell
+_LAST = np.iinfo(np.int32).max  # fills up rows; exceeds every pixel number
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarr
 def cross_rows(
     xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Crossings of outlines with the rows of the image of every ``ROW_STEP``-th row alone, as ``fill`` takes them.
+    """Crossings of outlines with every ``ROW_STEP``-th row of the image, for ``fill``.
 
     The arguments are those of ``find_zones``; the y of ``corner`` is a multiple of ``ROW_STEP``.
     """
@@ -102,18 +102,18 @@ def cross_rows(
 def thin_rows(outline: np.ndarray, width: int) -> np.ndarray:
     """``Zones.outline`` (N, C) in an image of this width, as ``cross_rows`` returns it."""
     runs = np.sort(outline, axis=1).reshape(len(outline), -1, 2)
-    row = runs[..., :1] // width  # in which a run begins; it may end with the row
+    row = runs[..., :1] // width  # row of the start of a run; its end may be the end of the row
     counts = (row % ROW_STEP == 0) & (runs[..., :1] < _LAST)
     return np.where(counts, runs - (row - row // ROW_STEP) * np.int32(width), _LAST).reshape(outline.shape)
 
 
 def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:
-    """``Zones.nucleus`` alone, from the arguments of ``find_zones``."""
+    """Only ``Zones.nucleus``, from the arguments of ``find_zones``."""
     return fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
 
 
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Consecutive runs of int32 values, ``n`` (N,) to a run, as rows (N, max n), filled up with the largest int32."""
+    """Consecutive runs of ``n`` (N,) int32 values as rows (N, max n), filled up with the largest int32."""
     rows = np.full((len(n), n.max(initial=0)), _LAST, np.int32)
     rows.reshape(-1)[count_from(np.arange(len(n)) * rows.shape[1], n)] = values
     return rows
@@ -132,18 +132,18 @@ def _crossings(
 ) -> np.ndarray:
     """(N, C) int32: pixels to the right of the points where outlines cross rows of the image, as in ``to_rows``.
 
-    Beyond a side of the image outlines cross at the side. Vertices are computed from the whole pixel of the centre, and
-    so have the same digits in any image.
+    Outlines beyond a side of the image cross at that side. Vertices are computed relative to the pixel of the centre,
+    so their digits do not depend on the image.
     """
     height, width = shape
     whole = np.floor(xy)
     directions = ray_directions(rays.shape[1]) / mpp
     x, y = (rays * directions[:, axis] + (xy[:, axis] - whole[:, axis] - 0.5)[:, None] for axis in (0, 1))
     left, top = (whole - corner).astype(np.int32).T[..., None]
-    row = np.clip(np.ceil(y).astype(np.int32), -top, height - top)  # the first whose centre is not above the vertex
+    row = np.clip(np.ceil(y).astype(np.int32), -top, height - top)  # first row whose centre is not above the vertex
     next_x, next_y, next_row = (np.concatenate([each[:, 1:], each[:, :1]], axis=1) for each in (x, y, row))
     n_rows, first_row = np.abs(next_row - row), np.minimum(row, next_row)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of edges that cross no row
+    with np.errstate(divide="ignore", invalid="ignore"):  # for edges that do not cross a row
         slope = (next_x - x) / (next_y - y)
         x += (first_row - y) * slope
     x, slope, first = (np.repeat(each, n_rows.ravel()) for each in (x, slope, (first_row + top) * width))
@@ -154,9 +154,9 @@ def _crossings(
 
 
 def fill(*outlines: np.ndarray) -> Pixels:
-    """The pixels that lie in an odd number of outlines, by their crossings with the rows of the image."""
+    """The pixels within an odd number of outlines, from their crossings with the rows of the image."""
     ascending = np.sort(np.concatenate(outlines, axis=1), axis=1)
     begin, end = ascending[:, ::2], ascending[:, 1::2]
-    length = end - begin  # 0 where rows are filled up
+    length = end - begin  # 0 for filled up entries
     start = np.append(0, np.cumsum(length.sum(1)))
     return Pixels(count_from(begin.ravel(), length.ravel()), start)

@@ -1,11 +1,11 @@
 """Areas of a slide that are out of focus, folded, under an air bubble or inked, whose nuclei cannot be trusted.
 
 Focus is measured in the green channel, which both stains absorb. It is blurred repeatedly, each time twice as much,
-from 0.5 to 1.7 um; what a blur removes is the detail of that size. In tissue in focus the detail of 0.5 to 0.9 um has
-0.3 to 1 times the energy of that of 0.9 to 1.7 um, whatever the stain and the contrast; a defocus of 1 um leaves two
-fifths. This ratio depends on tissue and scanner, so a cell is out of focus below a share of the slide's median, within
-limits. The noise of the camera is measured in the finest detail and subtracted. Folds, bubbles and ink are mapped by
-the built-in region model ``artefacts``.
+from 0.5 to 1.7 um; the difference between two blurs is the detail of that size. In focus, the detail of 0.5 to 0.9 um
+has 0.3 to 1 times the energy of the detail of 0.9 to 1.7 um, for any stain and contrast; a defocus of 1 um leaves two
+fifths. This ratio depends on tissue and scanner, so a cell is out of focus below a fraction of the median of the slide,
+within limits. The noise of the camera is measured in the finest detail and subtracted. Folds, bubbles and ink are
+mapped by the built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 MODEL = BUILT_IN / "regions/artefacts.onnx"
-KINDS = ARTEFACTS  # what is measured, then the model's classes but the first
-FOLD = KINDS.index("fold")  # of the model too
+KINDS = ARTEFACTS  # "blurred" is measured; the others are the model's classes but the first
+FOLD = KINDS.index("fold")  # index among the kinds, and among the classes of the model
 COLORS = ((255, 170, 0), (128, 0, 128), (0, 160, 200), (60, 60, 60))
 CLEAN = -1
-MPP = 0.5  # um per pixel at which focus is judged
+MPP = 0.5  # um per pixel at which focus is measured
 CELL_UM = 16.0
 _CELL_PX = 32
-MIN_PROBABILITY = 0.5  # of what the model maps
-CONNECTED_PROBABILITY = 0.05  # of cells of a fold that are connected with such cells: docs/results.md, "Artefacts"
-MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # of each kind; smaller areas are dropped
-SHARE_OF_MEDIAN = 0.62  # of the ratio of the energies; chosen by what is found and lost, docs/results.md, "Artefacts"
-RATIO_LIMITS = (0.24, 0.36)  # a slide may be blurred for the most part, or may have much fine collagen beside glands
-MIN_ENERGY = 0.5  # grey levels squared; with less there is nothing to be sharp
-_NOISE = (0.0334, 0.0139)  # energy of white noise in both details, for 1 in the finest
-MIN_TISSUE = 0.6  # of a cell; the edge of tissue is no detail of it
-MAX_GREEN = 220  # of 255; brighter is glass
-MOST = 0.5  # of the tissue: a slide of which more is out of focus is soft, and one of which more is folded is dark
+MIN_PROBABILITY = 0.5  # least probability of the model's kinds
+CONNECTED_PROBABILITY = 0.05  # of cells connected to a fold: docs/results.md, "Artefacts"
+MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # by kind; smaller areas are dropped
+SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies; recall and false alarms: docs/results.md, "Artefacts"
+RATIO_LIMITS = (0.24, 0.36)  # for slides that are mostly blurred, or rich in fine collagen
+MIN_ENERGY = 0.5  # grey levels squared; cells with less detail are not judged
+_NOISE = (0.0334, 0.0139)  # energy of white noise in the fine and the coarse detail, relative to the finest
+MIN_TISSUE = 0.6  # least fraction of a cell; the edge of tissue would count as detail
+MAX_GREEN = 220  # brighter pixels are glass
+MOST = 0.5  # of the tissue; above it a slide is blurred as a whole, or dark rather than folded
 _BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurred on its own, with mirrored edges
-_STEPS = 64  # per grey level: 16-bit blur is exact, and so the same on every machine
+_STEPS = 64  # per grey level: 16-bit blur is exact, so equal on every machine
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,12 @@ class ArtefactMap:
     """The kind of artefact in each cell of a slide.
 
     Attributes:
-        kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the corner of the first is that of level 0.
+        kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at the corner of level 0.
         area_mm2: area of tissue of each kind; empty if no artefacts were searched for.
         slide_mpp: (x, y) um per level-0 pixel.
         model_sha256: checksum of the model that mapped all but the first kind.
         kinds: names of the kinds.
-        subtract: kinds whose nuclei and areas are to be left out of totals.
+        subtract: kinds whose nuclei and areas totals leave out.
         tissue_mm2: area of the tissue.
     """
 
@@ -138,17 +138,17 @@ def find_artefacts(
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
-    """The cells (rows, columns) bool of each kind, kinds may overlap; the arguments are those of ``find_artefacts``."""
+    """Cells (rows, columns) bool of each kind, which may overlap; arguments as for ``find_artefacts``."""
     image = store.at(MPP)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
     model = ArtefactPredictor(MODEL)
     found = map_slide(image, model, colour_of_fit(model.card.colour, fit), threads=threads)
-    fine = round(CELL_UM / found.cell_um)  # cells of the model along the side of one
+    fine = round(CELL_UM / found.cell_um)  # the model's cells along the side of a cell
     fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # the first is clean tissue
     masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
     settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
-    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # without the cells around
+    settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # undo the growth of the areas
     return settled
 
 
@@ -164,7 +164,7 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
         for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
     )
-    found = kind[np.ix_(row, column)][tissue.mask]  # a byte per pixel: masks of large slides have 20 million
+    found = kind[np.ix_(row, column)][tissue.mask]  # one byte per pixel, since large slides have 20 million
     n = np.array([np.count_nonzero(found == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 
@@ -172,11 +172,11 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
 class ArtefactPredictor(RegionPredictor):
     """Maps folds in normalised stains, and bubbles and ink in the unchanged image.
 
-    Folds are dark for their slide. Ink would change the fit of the stains.
+    Folds are darker than the rest of their slide, while ink would distort the normalisation.
     """
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-        """The map of ``RegionPredictor``, of both images."""
+        """Map both images, as ``RegionPredictor`` does, and take folds from the normalised one."""
         inputs = self.inputs(pixels, colour)
         normalised, unchanged = (
             run_session(self.session, self.path, [MAP], {**inputs, "colour": each})[0] for each in (colour, IDENTITY)
@@ -210,7 +210,7 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
         padded[: part.shape[0], : part.shape[1]] = part
         return cv2.resize(padded, n_cells[::-1], interpolation=cv2.INTER_AREA)
 
-    # A single pixel of tissue averages to 1 / fine**2, so this limit changes cells without tissue alone.
+    # A single pixel of tissue averages to 1 / fine**2, so this limit only affects cells without tissue.
     return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
@@ -228,7 +228,7 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
         threads: number of threads; it changes no result.
 
     Returns:
-        (rows, columns) float32 each, grey levels squared: of the detail of 0.5 to 0.9 um, and of that of 0.9 to 1.7 um;
+        (rows, columns) float32 each, grey levels squared: detail of 0.5 to 0.9 um and detail of 0.9 to 1.7 um;
         both are 0 outside of tissue.
     """
     cv2.setNumThreads(1)
@@ -244,7 +244,7 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
         cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
         for each in (np.ones_like(fine), fine, coarse)
     )
-    # A cell of tissue is a ninth of its own neighbourhood: the limit concerns other cells, which become 0.
+    # The share of a cell of tissue is 1/9 or more, so the limit only affects other cells, which become 0.
     share = np.maximum(share, 0.1)
     return np.where(is_tissue, fine / share, 0), np.where(is_tissue, coarse / share, 0)
 
@@ -255,12 +255,12 @@ def find_blurred(
     share_of_median: float = SHARE_OF_MEDIAN,
     limits: tuple[float, float] = RATIO_LIMITS,
 ) -> np.ndarray:
-    """Cells with too little fine detail for their coarse detail, in comparison with the rest of the slide.
+    """Find cells with little fine detail relative to their coarse detail, in comparison with the rest of the slide.
 
     Args:
         fine: energy of the finer detail, from ``measure_focus``.
         coarse: energy of the coarser detail, from ``measure_focus``.
-        share_of_median: fraction of the slide's median ratio of both below which a cell is out of focus.
+        share_of_median: fraction of the slide's median ratio of fine to coarse, below which a cell is out of focus.
         limits: lowest and highest value of the resulting limit of the ratio.
 
     Returns:
@@ -286,7 +286,7 @@ def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 
 def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
-    """(n, n, 3) of the cells of a block: energy of detail of both sizes, fraction of tissue."""
+    """Energy of both details, and fraction of tissue, of each cell of a block: (n, n, 3)."""
     row, column = corner
     box = (column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2
     (green,) = image.read_planes(*box, channels=slice(1, 2))
@@ -296,12 +296,12 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
 def _measure_detail(green: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Energies of the finer and the coarser detail in the cells of a block (h, w) uint8, and fraction of tissue."""
     sharp = green.astype(np.uint16)
-    sharp *= _STEPS  # in place: half of the time
-    soft = cv2.pyrDown(sharp)  # of half the size; exact with integers, as the binomials below
+    sharp *= _STEPS  # in place: twice as fast
+    soft = cv2.pyrDown(sharp)  # half the size; exact in integers, like the blurs below
     softer = cv2.GaussianBlur(soft, (3, 3), 0)
     softer_small = softer[::2, ::2].copy()
     softest = cv2.GaussianBlur(softer_small, (3, 3), 0)
-    sampled = sharp[::4, ::4].copy(), soft[::2, ::2].copy()  # enough to measure the noise
+    sampled = sharp[::4, ::4].copy(), soft[::2, ::2].copy()  # every fourth pixel is enough to measure noise
     noise, fine, coarse = (_measure_energy(*each) for each in (sampled, (soft, softer), (softer_small, softest)))
     tissue = _average(cv2.compare(softer_small, MAX_GREEN * _STEPS, cv2.CMP_LT)) / np.float32(255)
     return fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise, tissue
@@ -314,12 +314,12 @@ def _measure_energy(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _average(values: np.ndarray) -> np.ndarray:
-    """Means (n, n) over the cells of a block, of values at any resolution."""
+    """Means (n, n) of values of any resolution over the cells of a block."""
     return cv2.resize(values, (_BLOCK_CELLS, _BLOCK_CELLS), interpolation=cv2.INTER_AREA)
 
 
 def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
-    """Areas of cells that are large enough, with the cells around them, which are measured with their neighbours."""
+    """Large enough areas, grown by one cell, because the measure of a cell includes its neighbours."""
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False

@@ -17,7 +17,7 @@ MAX_SNAP_UM = 5.0
 
 @dataclass(frozen=True)
 class ColourReference:
-    """The fit of the graph's ``colour`` input to a slide (see ``inference.stains``).
+    """Reference to which the colours of a slide are normalised (see ``inference.stains``).
 
     Attributes:
         method: "identity" or "macenko".
@@ -69,7 +69,7 @@ class ClassReference:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Contract between a model file and the code that runs it: the base of the cards, one for each kind of model.
+    """Contract between a model file and the code that runs it: base class of the cards of all kinds of models.
 
     Attributes:
         name: name of the model.
@@ -77,7 +77,7 @@ class Card:
         input_px: side of the square window.
         halo_px: border of a window that belongs to its neighbours.
         stride_px: total stride of the network; windows start at multiples of it.
-        batch: windows per call of the graph.
+        batch: number of windows per call of the graph.
         licence: SPDX name of the weights' licence.
         training_data: data that the weights were trained on, with licences.
         colour: fit of the ``colour`` input.
@@ -169,7 +169,7 @@ class ModelCard(Card):
     does = "finds nuclei"
     verb = "muse detect"
     otherwise = ", and finds no nuclei; run it with `{verb}`"
-    is_imported = False  # an imported network has maps of its own, and probabilities that mean something else
+    is_imported = False  # imported networks have other maps, and probabilities of another meaning
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -212,7 +212,7 @@ class ImportedCard(ModelCard):
 
 
 REGIONS = "regions"
-MIN_AREA_MM2 = 0.01  # a disc of 113 um across
+MIN_AREA_MM2 = 0.01  # a disc with a diameter of 113 um
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +255,7 @@ EMBEDDER = "embedder"
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedderCard(Card):
-    """Contract of a model that gives every nucleus a vector of features.
+    """Contract of a model that computes a vector of features for every nucleus.
 
     Attributes:
         readout: rule that ties the dense map to positions (``models.base``).
@@ -267,10 +267,10 @@ class EmbedderCard(Card):
     embedding_dim: int
     kind: str = EMBEDDER
 
-    does = "gives features of nuclei"
+    does = "computes features of nuclei"
     verb = "muse embed"
     otherwise = (
-        " and gives no features at given positions; give --checkpoint with the checkpoint that it was exported from"
+        " and computes no features at given positions; give --checkpoint with the checkpoint that it was exported from"
     )
 
 

@@ -2,17 +2,17 @@
 
 Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide outside it by
 more than a margin is flagged, with the reason in words; a slide that is dark, or brown unlike the training
-pictures, has another stain. No step fails because of it. docs/guide/confidence.md has the rate at which pictures of an
-unseen site are flagged, and the limits of the check.
+pictures, has another stain. No step fails because of it. docs/guide/confidence.md states the rate at which pictures
+of an unseen site are flagged, and the limits of the check.
 
-The totals of a cohort leave out slides, or their classes, for doubts about them. Another stain and an um per pixel
-that is implausible, by itself or by the size of the nuclei, concern all nuclei. The others concern the classes only:
-nuclei of a class are larger than those that the model learnt as that class, such as tumour mistaken for lymphocytes, or
+The totals of a cohort leave out slides, or their classes, for doubts about them. Another stain, and an um per
+pixel that is implausible, by itself or by the size of the nuclei, concern all nuclei. The others concern classes only:
+nuclei of a class are larger than those of that class in training, such as tumour mistaken for lymphocytes, or
 the classes were not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and
 from other tissue.
 
 At a wrong um per pixel, the commonest mistake, nuclei have another size, and their class probabilities are lower.
-Either alone also occurs at the right scale: nuclei of lymph nodes are small, and classes in an unfamiliar organ are
+Either also occurs at the right scale: nuclei of lymph nodes are small, and classes in an unfamiliar organ are
 uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
 """
 
@@ -35,16 +35,16 @@ PERCENTILES = (1, 50, 99)
 BROWN = "brown, as immunohistochemistry is"
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
-MIN_NUCLEI = 100  # of a class or of a slide: fewer may all come from one part of it
-SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probability -> least median area in um2
-LARGEST = (0.85, 0.92), (48.0, 75.0)  # likewise the largest
+MIN_NUCLEI = 100  # of a class or a slide; fewer may not be representative
+SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, least median areas in um2
+LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, largest median areas in um2
 # At half the scale nuclei are not only small but also four times as dense, unlike shrunken nuclei of frozen sections.
 SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # least median area in um2 of a slide with a lower density of nuclei
-SMALLEST_ALONE = 14.0  # of models of one class; their nuclei at double the scale are not clearly larger
-CHECK = "check the um per pixel"  # begins the warning
+SMALLEST_ALONE = 14.0  # for models of one class; double the scale hardly enlarges their nuclei
+CHECK = "check the um per pixel"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
-_STEPS = 1_000_000  # of a probability
-MARGIN = 1.2  # of the largest median area of training, where the model is as sure of the class as in training
+_STEPS = 1_000_000  # per unit of probability
+MARGIN = 1.2  # times the largest median area of training, at the class probabilities of training
 
 
 class Measure(NamedTuple):
@@ -64,7 +64,7 @@ class Measure(NamedTuple):
 # The margins are the distances of pictures of one site from the range of two others (docs/guide/confidence.md).
 STAINS = {
     "brown": Measure(0.01, "", BROWN),
-    "foreign": Measure(0.1, "", "colours that haematoxylin and eosin do not give"),
+    "foreign": Measure(0.1, "", "colours other than those of haematoxylin and eosin"),
     "tissue red": Measure(0.2, "tissue redder", "tissue bluer"),
     "tissue blue": Measure(0.2, "tissue more violet", "tissue more yellow or brown"),
     "nuclei red": Measure(0.2, "nuclei redder", "nuclei bluer"),
@@ -162,7 +162,7 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
     """
     verdict = provenance.verdict
     of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
-    if verdict.verdict == OTHER_STAIN:  # its nuclei and its classes are not judged
+    if verdict.verdict == OTHER_STAIN:  # size and classes of its nuclei are not judged
         return {"stain": "; ".join(verdict.reasons), **({"scale": of_mpp} if of_mpp else {})}
     doubts = {"scale": provenance.size_doubt, "classes": provenance.class_doubt}
     found = {kind: doubt for kind, doubt in doubts.items() if doubt}
@@ -170,7 +170,7 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
         found.setdefault("scale", of_mpp)
     validated = provenance.organs
     if organ and len(provenance.classes) > 1 and organ.casefold() not in map(str.casefold, validated):
-        known = f"in {', '.join(validated)} alone" if validated else "in no organ that its card names"
+        known = f"in {', '.join(validated)} only" if validated else "in no organ that its card names"
         found["organ"] = f"the classes are not validated in {organ}: those of {provenance.model.name} are {known}"
     return found
 
@@ -191,7 +191,7 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 
     Args:
         reasons: reason of each slide, from ``reason_left_out``.
-        of: the numbers from which they are left out, if not all: " of the counts of classes".
+        of: suffix for the numbers from which they are left out, such as " of the counts of classes"; "" for all.
     """
     counts = Counter(filter(None, reasons))
     if not counts:
@@ -203,8 +203,8 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, Mapping[str, Any]]) -> str:
     """The reason why counts of classes are doubtful; "" if they are not.
 
-    A class is doubtful if the median area of its nuclei exceeds that of all training slides by a fifth. The less sure
-    the model is of the class, the lower the limit; below the mean class probability of all training slides it is the
+    A class is doubtful if the median area of its nuclei exceeds that of all training slides by a fifth. The limit
+    falls with the mean probability of the class; below the mean class probability of all training slides it is the
     geometric mean of the median and the largest area of training. A class with a higher mean probability than on
     any training slide is not doubtful.
 
@@ -235,7 +235,7 @@ class NuclearSize:
     Attributes:
         n_nuclei: number of nuclei.
         median_area_um2: median area; None without nuclei.
-        mean_class_probability: mean probability of the class of each; None without nuclei or for a model of one class.
+        mean_class_probability: mean probability of their classes; None without nuclei or for a model of one class.
     """
 
     n_nuclei: int

@@ -1,7 +1,7 @@
 """Features of a network at given nuclei of a slide, found by any program.
 
-Windows are those of detection: every nucleus is read in the one window whose core contains it, far from the window's
-edges, at its exact position.
+The windows are the same as in detection: every nucleus is read at its exact position in the window whose core contains
+it, far from the edges of the window.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 
-DENSE = "dense"  # output of the graph
+DENSE = "dense"  # name of the output
 HALF_PIXEL = "x/4-0.5"  # see ``models.base``
 
 
-WINDOW_HALO_PX = 192  # of networks that take windows of any sides: less leaves traces of the grid
-HALO_SHARE = 4  # of the window, of networks that are tied to theirs: a quarter
+WINDOW_HALO_PX = 192  # for networks that accept windows of any size; with less, the grid of windows is visible
+HALO_SHARE = 4  # a quarter of the window, for networks with a fixed window
 
 
 class Embedder(GraphRunner):
-    """Runs a model of features, or a detector up to its head.
+    """Runs an embedding model, or a detector up to its head.
 
     Raises:
         ModelError: the file is not ONNX, has no card of such a model, or its card does not match its graph.
@@ -68,7 +68,7 @@ class Embedder(GraphRunner):
 
 
 def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
-    """The card of a detector's backbone. Embeddings are read at the centres of cells, as by the head."""
+    """The card of a detector's backbone. The head, too, reads at the centres of cells."""
     shared = ("name", "mpp", "input_px", "stride_px", "licence", "training_data", "colour", "precision", "source")
     return EmbedderCard(
         **{name: getattr(detector, name) for name in shared},
@@ -86,11 +86,11 @@ def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
 
 
 def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
-    """A map (D, h, w) read bilinearly at positions (N, 2) in the window: (N, D); as ``models.base.read_at``."""
+    """Interpolate a map (D, h, w) at positions (N, 2) in the window: (N, D); as ``models.base.read_at``."""
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)
-    # The cells to the right and below must exist: a position on the last cell gives that cell the weight 1.
+    # Cells to the right and below must exist; a position at the last cell has its weight there instead.
     low = np.minimum(np.floor(at).astype(int), size - 2)
     (x, y), (right, below) = low.T, (at - low).T.astype(np.float32)
     upper = dense[:, y, x] * (1 - right) + dense[:, y, x + 1] * right

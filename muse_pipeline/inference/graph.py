@@ -1,4 +1,4 @@
-"""Parts of the graph in an ONNX file: a detector without its head, and its elementwise operations on pixels.
+"""Cut the graph in an ONNX file: remove the head of a detector, or split off elementwise operations on pixels.
 
 An ONNX file is a message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding). Its nodes are in the
 order in which they are computed. The file is cut here field by field, because the package `onnx` is installed only for
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from muse_pipeline.core.errors import ModelError
 
-HEAD = "detector.head."  # how names of the head's weights begin, see ``models.detector.DetectionGraph``
+HEAD = "detector.head."  # prefix of the head's weights, see ``models.detector.DetectionGraph``
 PIXELS = b"pixels"  # name of the input
-OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # operators, with scalars
+OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # elementwise operators, with scalars
 ONLY_THE_SIZE = b"Shape"  # operator that reads no values
-# Numbers of fields in onnx.proto.
-GRAPH, METADATA = 7, 14  # of a model
-NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12  # of a graph
-INPUTS, OUTPUTS, OPERATOR = 1, 2, 4  # of a node
-NAME, TYPE = 1, 2  # of an input or output
-KEY, VALUE = 1, 2  # of an entry of the metadata
-TENSOR, ELEMENT = 1, 1  # of a type; of its tensor
-DIMENSION, INITIALIZER_NAME = 1, 8  # of an initializer
-FLOAT, UINT8 = 1, 2  # elements
+# Field numbers of the messages in onnx.proto.
+GRAPH, METADATA = 7, 14  # model
+NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12  # graph
+INPUTS, OUTPUTS, OPERATOR = 1, 2, 4  # node
+NAME, TYPE = 1, 2  # input or output
+KEY, VALUE = 1, 2  # entry of the metadata
+TENSOR, ELEMENT = 1, 1  # type; tensor of a type
+DIMENSION, INITIALIZER_NAME = 1, 8  # initializer
+FLOAT, UINT8 = 1, 2  # element types
 # Wire types, which state how the content of a field is encoded.
 VARINT, LENGTH_DELIMITED = 0, 2
 FIXED_BYTES = {1: 8, 5: 4}
@@ -37,7 +37,7 @@ def add_metadata(model: bytes, key: str, value: str) -> bytes:
 
 
 def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
-    """The model with one output, the map that its head reads at the centres of cells.
+    """The model with a single output, the map that its head reads at the centres of cells.
 
     Args:
         model: content of a detector in ONNX.
@@ -128,7 +128,7 @@ def _name_of_scalar(initializer: bytes) -> bytes:
 
 
 def _identity(source: bytes, name: bytes) -> bytes:
-    """A node that gives ``source`` another name."""
+    """An identity node that renames ``source``."""
     return _field(NODE, _field(INPUTS, source) + _field(OUTPUTS, name) + _field(OPERATOR, b"Identity"))
 
 
@@ -155,7 +155,7 @@ def _with_graph(model: bytes, parts: Iterable[bytes]) -> bytes:
 
 
 def _contents(message: bytes, wanted: int) -> list[bytes]:
-    """Contents of all fields with one number."""
+    """Contents of all fields with the number ``wanted``."""
     return [content for number, content, _ in _fields(message) if number == wanted]
 
 

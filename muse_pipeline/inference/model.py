@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 AnyCard = TypeVar("AnyCard", bound=Card)
 BUILT_IN = Path(__file__).parent / "built_in"
 _RUN = "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the workflow's config"
-NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes the model of it", ".yaml": _RUN, ".yml": _RUN}
+NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes a model from it", ".yaml": _RUN, ".yml": _RUN}
 
 
 def find_model(model: str, provider: str = "cpu") -> Path:
-    """The file for a path or the name of a built-in model.
+    """Find the file of a model, from a path or the name of a built-in model.
 
-    A built-in model with several precisions is chosen by ``precisions_for``; with its precision, as in
-    ``compact-fp32``, a name is that of the same file everywhere.
+    The precision of a built-in model is chosen by ``precisions_for``, unless the name contains it, as in
+    ``compact-fp32``.
 
     Raises:
         ModelError: there is no such model or file.
@@ -45,7 +45,7 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
-    """The file of a region model, from a path or the name of a built-in one.
+    """Find the file of a region model, from a path or the name of a built-in one.
 
     Raises:
         ModelError: there is no such file.
@@ -68,7 +68,7 @@ def _find_file(model: str, provider: str) -> Path | None:
     path = Path(model)
     if not path.is_file() and (path / "checkpoint.pt").is_file():
         raise ModelError(
-            f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes the model of it"
+            f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes a model from it"
         )
     return path if path.is_file() else None
 
@@ -133,7 +133,7 @@ def open_session(
 ) -> onnxruntime.InferenceSession | TorchSession:
     """ONNX Runtime's session of a file, or of a ``graph`` made from it; the runtime's own log is suppressed.
 
-    The providers of ``TORCH`` give a session of PyTorch with the same methods.
+    The providers of ``TORCH`` return a session of PyTorch with the same methods.
 
     Raises:
         ModelError: the file is not ONNX, or the runtime does not support its graph.
@@ -195,7 +195,7 @@ def run_session(
     """
     try:
         return session.run(outputs, inputs)
-    except Exception as error:  # of ONNX Runtime's own classes
+    except Exception as error:  # ONNX Runtime raises its own unrelated classes
         raise ModelError(
             f"{path}: the runtime cannot run it ({_reason(error)}); export it again, "
             "or run it where more memory is free"
@@ -219,9 +219,9 @@ TORCH = ("torch", "torch-cpu")
 ON_GPU = ("cuda", "tensorrt", "torch")
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"}
 OPTIONS = {
-    # cuDNN's exhaustive search times its kernels and may choose others at the next start: other digits, other bytes.
+    # cuDNN's exhaustive search times its kernels and may choose others later, which changes the last digits.
     "cuda": {"cudnn_conv_algo_search": "DEFAULT"},
-    # As on our CPU provider: nothing is rounded to 16 bits on processors that support it, and a call uses one thread.
+    # As with the CPU provider, nothing is rounded to 16 bits where processors support it, and a call uses one thread.
     "openvino": {"device_type": "CPU", "precision": "FP32", "num_of_threads": "1"},
 }
 # Only providers that use the same kernels at every start and are faster wherever they start.
@@ -315,7 +315,7 @@ def require_start(provider: str) -> None:
     """Make sure that a provider can be used on this machine.
 
     Raises:
-        ProviderError: the provider is not installed, or does not find what it needs.
+        ProviderError: the provider is not installed, or does not find its device or libraries.
     """
     require_installed(provider)
     if not starts(provider):

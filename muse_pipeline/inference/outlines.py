@@ -1,9 +1,8 @@
 """Refinement of a detector's outlines by a second, small network, or by moving them to the edges of stained nuclei.
 
-Moved to edges, every ray ends where the picture gets lighter outwards. The refining network reads the surroundings of
-one nucleus: the densities at 17 radii around the end of each of 16 rays, relative to the mean and the spread of all of
-them. It returns the change of length of each ray, up to 3 um. It was trained on outlines drawn by hand
-(`experiments/refined_outlines/`).
+Without the network, every ray is moved to where the picture gets lighter outwards. The network reads densities around
+one nucleus, at 17 radii around the end of each of 16 rays, relative to their mean and spread. It returns the change
+of length of each ray, up to 3 um. It was trained on outlines drawn by hand (`experiments/refined_outlines/`).
 """
 
 from __future__ import annotations
@@ -20,27 +19,27 @@ from muse_pipeline.nuclei.rays import points_along_rays
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY
 
-EDGE_STEP_UM = 0.25  # between the radii that are tried along a ray
-LOYALTY = 1.0  # cost of the squared relative change of a ray, in units of a nucleus' own edge
-FAINTEST = 5.0  # grey levels of 255 by which an edge is lighter outside than inside; a fainter one counts for less
-SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256  # of rays: edges are ragged, nuclei are not
-STAYING = 0.05  # weight of the ray as it was, beside 1 for an edge as clear as the nucleus' own
-LEAST_EDGE_UM = 1.0  # no ray becomes shorter
+EDGE_STEP_UM = 0.25  # step of the radii that are tried along a ray
+LOYALTY = 1.0  # cost of the squared relative change of a ray, in units of the nucleus' mean edge
+FAINTEST = 5.0  # difference in grey level across an edge; fainter edges have less weight
+SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256  # edges are noisy
+STAYING = 0.05  # weight of the unchanged ray; that of a mean edge is 1
+LEAST_EDGE_UM = 1.0  # shortest ray
 EDGE_BLOCK = 128  # nuclei at a time, whose samples fit into a core's cache
 MODEL = BUILT_IN / "outlines/refine.onnx"
 TRAINING_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
-N_REFINED = 16  # rays of a nucleus that the network has
-STEP_UM = 0.375  # between the samples along a ray
-N_STEPS = 8  # on either side of its end, and so the farthest that a ray is moved
-LEAST_UM = 0.5  # no ray becomes shorter
-BLOCK = 64  # nuclei at a time: sums of a matrix product may depend on how many rows it has
+N_REFINED = 16  # number of rays of the network
+STEP_UM = 0.375  # step of the samples along a ray
+N_STEPS = 8  # samples on either side of the end; also limits the change of a ray
+LEAST_UM = 0.5  # shortest ray
+BLOCK = 64  # nuclei at a time; fixed, since sums in a matrix product may depend on the number of rows
 
 
 def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
     """Move outlines to the clearest edge within reach; outlines without an edge are unchanged.
 
-    Every ray has a length within reach at which the picture lightens most outwards. Its length changes by the mean of
-    the changes that it and its neighbours need, weighted by the squares of their edges.
+    Every ray has a length within reach at which the picture lightens most outwards. Its length changes by the mean
+    change of itself and its neighbours, weighted by the squares of their edges.
 
     Args:
         light: (h, w) uint8 picture in which nuclei are dark; the red channel of haematoxylin and eosin.
@@ -62,7 +61,7 @@ def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: in
     change = np.arange(-n, n + 1, dtype=np.float32) * np.float32(EDGE_STEP_UM)  # (S,)
     edge = _edges(light, xy, rays, mpp, n)
     own = np.maximum(edge.max(0).mean(1), FAINTEST)
-    # Relative to the clearest edges of the same nucleus, so that the contrast of a slide matters only below
+    # Relative to the mean edge of the same nucleus, so that the contrast of a slide matters only below
     # ``FAINTEST``.
     edge = np.clip(edge / own[:, None], -1, 1)
     cost = np.float32(LOYALTY) * (change[:, None, None] / np.maximum(rays, 2 * LEAST_EDGE_UM)) ** 2
@@ -70,7 +69,7 @@ def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: in
     weight = np.maximum(np.take_along_axis(edge, best[None], 0)[0], 0) ** 2
     pull, total = (_smooth(part) for part in (weight * change[best], weight))
     moved = rays + pull / (total + np.float32(STAYING))
-    # A ray that was shorter than the least already keeps its own length as its limit.
+    # A ray that was shorter before may not become even shorter.
     return np.maximum(moved, np.minimum(rays, np.float32(LEAST_EDGE_UM)))
 
 
@@ -92,7 +91,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     """(N, R) means of neighbouring rays; without BLAS, whose sums depend on the number of nuclei."""
     half, n_rays = len(SMOOTHING) // 2, values.shape[1]
     around = np.take(values, np.arange(-half, n_rays + half), axis=1, mode="wrap")
-    starts = range(2 * half, -1, -1)  # this order of the sum decides its last digits
+    starts = range(2 * half, -1, -1)  # the last digits depend on this order
     return sum(share * around[:, start : start + n_rays] for share, start in zip(SMOOTHING, starts, strict=True))
 
 
@@ -155,7 +154,7 @@ def sample_along_rays(pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp:
 
 
 def angle_weights(n: int, m: int) -> np.ndarray:
-    """Weights (n, m) float32 by which values at n angles give those at m angles, linear between neighbours."""
+    """Weights (n, m) float32 of linear interpolation from values at n angles to m angles."""
     position = np.arange(m) * n / m
     first, share = position.astype(int), position % 1
     weights = np.zeros((n, m), np.float32)

@@ -31,9 +31,9 @@ from muse_pipeline.nuclei.table import Nuclei
 if TYPE_CHECKING:
     import onnxruntime
 
-OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of every detector; of those with an embedding_dim
-MAP = "map"  # of region models
-LARGEST_CUT = 64 << 20  # bytes of a graph; of larger networks the passes over pixels are a small part
+OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of detectors; the last if ``embedding_dim`` is set
+MAP = "map"  # output of region models
+LARGEST_CUT = 64 << 20  # bytes; in larger graphs the time for operations on pixels is small
 
 
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
@@ -74,7 +74,7 @@ class GraphRunner:
     """A model's graph in ONNX Runtime, of any kind; safe to call from several threads.
 
     Each call uses one thread, whatever the number of callers, so that results are the same for any number of
-    threads. On the processor, a table of the same numbers replaces the graph's operations on single values of pixels.
+    threads. On the CPU, a table of their results replaces the graph's elementwise operations on pixels.
 
     Args:
         path: path of an ONNX file with a card.
@@ -82,7 +82,7 @@ class GraphRunner:
         graph: graph to run in place of the file's, from which it was made.
 
     Attributes:
-        any_size: True if windows of any size run as fast as the card's; a GPU starts anew for every size.
+        any_size: True if windows of any size run as fast as the card's; a GPU is prepared anew for every size.
         device: name of PyTorch's device, empty for other providers.
 
     Raises:
@@ -100,7 +100,7 @@ class GraphRunner:
         self.session, self._table = open_session(self.path, options, self.provider, graph), None
         is_ours = "colour" in [port.name for port in self.session.get_inputs()]
         if self.provider == "cpu" and is_ours:
-            with suppress(ModelError):  # a graph that ONNX Runtime does not take in parts runs whole
+            with suppress(ModelError):  # ONNX Runtime rejects the parts of some graphs, which run whole
                 self._tabulate_values(graph or self.path.read_bytes(), options)
         self.device = self.session.device_name if self.provider in TORCH else ""
         # ONNX Runtime continues on the CPU where the libraries of a provider are missing.
@@ -128,7 +128,7 @@ class GraphRunner:
         """The session's inputs for ``pixels`` and ``colour``, by name."""
         planes = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.uint8)
         for window, channels in zip(pixels, planes, strict=True):
-            cv2.split(window, list(channels))  # NumPy's transpose takes six times as long
+            cv2.split(window, list(channels))  # six times as fast as NumPy's transpose
         if self._table is not None:
             planes = cv2.LUT(planes.reshape(-1, planes.shape[-1]), self._table).reshape(planes.shape)
         return {"pixels": planes, "colour": colour}
@@ -201,7 +201,7 @@ class Predictor(GraphRunner):
         return fit_outlines(found, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
     def _find_in_maps(self, pixels: np.ndarray) -> list[Nuclei]:
-        from muse_pipeline.inference.maps import nuclei_of_maps, scale_pixels  # which load SciPy
+        from muse_pipeline.inference.maps import nuclei_of_maps, scale_pixels  # loads SciPy
 
         card = self.card
         (port,) = self.session.get_inputs()

@@ -131,7 +131,7 @@ def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[Nucleus
         _add_legend(picture, classes).save(partial, **PNG)
 
 
-_SHIFT = 4  # bits of a pixel
+_SHIFT = 4  # bits for fractions of a pixel
 
 
 def _to_pixels(ring: shapely.LinearRing, scale: np.ndarray) -> np.ndarray:

@@ -23,10 +23,10 @@ from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.store.zarr_files import METADATA, Plane
 from muse_pipeline.tissue.mask import KeptArea
 
-BANDS_UM = (50, 100)  # on either side of the border
+BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # its side on which nuclei lie: 1 is inside
-MARGIN_UM = 16.0  # of the border, within which neither the region nor the nucleus is certain: four cells of the map
+EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side of its border by class: 1 is inside
+MARGIN_UM = 16.0  # four cells of the map; closer to the border the region is uncertain
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ class SlideRegions:
         ordered = sorted(areas, key=lambda area: area.shape.area)
         self._shapes = np.array([area.shape for area in ordered], object)
         self._label = np.array([index[area.class_name] for area in ordered], np.int32)
-        self._inside = np.array([*(one.is_inside for one in classes), False])  # the last: of no region
+        self._inside = np.array([*(one.is_inside for one in classes), False])  # the last is for no region
         self._bounds = shapely.bounds(self._shapes)
         shapely.prepare(self._shapes)
-        for shape in self._shapes:  # so that threads find the index of a prepared polygon and do not build it
+        for shape in self._shapes:  # builds its index, which threads then share
             shapely.contains_xy(shape, 0.0, 0.0)
         self._border, self._outside = _scale(border, self.mpp), outside
         self._tree = shapely.STRtree(_segments(self._border))
-        # A tree may be built at its first query, which threads must not make at the same time.
+        # The first query builds the tree, which several threads must not do at once.
         self._tree.query(shapely.Point(0, 0))
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
@@ -105,7 +105,7 @@ class SlideRegions:
             return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
         low, high = xy.min(0), xy.max(0)
         near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
-        for number in np.flatnonzero(near)[::-1]:  # smaller ones come last
+        for number in np.flatnonzero(near)[::-1]:  # smaller areas come last and win
             region[shapely.contains_xy(self._shapes[number], xy)] = self._label[number]
         prob = np.full(len(xy), np.nan, np.float32)
         if self._prob is not None and (known := region >= 0).any():
@@ -125,7 +125,7 @@ class SlideRegions:
     def sides(self, classes: Sequence[str]) -> np.ndarray | None:
         """(C,) side of the border where nuclei of each class lie: 1 inside, -1 outside, 0 for both.
 
-        None if the regions are not epithelium and other tissue, or the classes lack those of ``SIDES``.
+        None if the regions are not epithelium and other tissue, or a class of ``SIDES`` is missing.
         """
         inside = [one.name for one in self.classes if one.is_inside]
         if inside != [EPITHELIUM] or len(self.classes) == 1 or not SIDES.keys() <= set(classes):
@@ -133,7 +133,7 @@ class SlideRegions:
         return np.array([SIDES.get(name, 0) for name in classes])
 
     def are_unlike(self, found: RegionColumns, sides: np.ndarray) -> np.ndarray:
-        """(N,) bool: nuclei on the other side of the border than ``sides`` (N,), further from it than ``MARGIN_UM``."""
+        """(N,) bool: nuclei on the other side of the border than ``sides`` (N,), farther from it than ``MARGIN_UM``."""
         is_near = np.abs(found.border_um) <= MARGIN_UM  # False without a border
         is_other = np.where(self._inside[found.region], 1, -1) == -sides
         return is_other & ~is_near & (found.region != NO_REGION)
@@ -171,7 +171,7 @@ class FailedRegions:
         return RegionColumns(np.full(len(xy), NO_REGION, np.int32), nan, nan)
 
     def sides(self, classes: Sequence[str]) -> None:
-        """None: no class has a side."""
+        """None, since no class has a side."""
 
     def describe(self) -> Regions:
         """The failure and its reason, for the table of nuclei."""
@@ -288,7 +288,7 @@ def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
     if not len(polygons):
         return shapely.MultiLineString()
     sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
-    # Neighbours have a common side in opposite directions: all are turned to one, to be counted as equal.
+    # Neighbours traverse a common side in opposite directions; it is turned so that both count as equal.
     backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
     sides[backward] = sides[backward][:, [2, 3, 0, 1]]
     unique, n = np.unique(sides, axis=0, return_counts=True)
@@ -302,7 +302,7 @@ def _sides(ring: shapely.Geometry) -> np.ndarray:
 
 
 def _segments(lines: shapely.Geometry) -> np.ndarray:
-    """Every side of lines separately, for a tree."""
+    """The segments of lines, for a tree."""
     parts = [_sides(part) for part in shapely.get_parts(lines) if part.geom_type in {"LineString", "LinearRing"}]
     return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2)) if parts else np.zeros(0, object)
 

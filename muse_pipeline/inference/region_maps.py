@@ -34,7 +34,7 @@ PACKAGES = (
     "onnxruntime-openvino",
     "opencv-python-headless",
 )
-RIM_UM = KEEP_UM + TISSUE_UM  # of the tissue as a store has it, what lies around the tissue that was found
+RIM_UM = KEEP_UM + TISSUE_UM  # margin by which the store's tissue exceeds the tissue that was found
 # Outlines are within half a cell, 4 um at 2 um/px, of the sides of the cells: sqrt(2) / 4 for
 # cutting corners through the middles of sides, and the remainder for omitted vertices.
 SIMPLIFIED_BY = 0.14  # cells
@@ -113,7 +113,7 @@ def _run_batch(
         pixels[slot] = store.read(tuple(corner), (part.width, part.height))
     prob = predictor(pixels, colour)[: len(windows)]
     scaled = np.rint(prob.clip(0, 1) * 255).astype(np.uint8)
-    x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # of the part in the core, in cells
+    x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # in cells, relative to the core
     core = grid.core_px // card.cell_px
     found = np.zeros((len(windows), len(card.classes), core, core), np.uint8)
     inside = scaled[:, :, max(-y, 0) : core - y, max(-x, 0) : core - x]
@@ -170,7 +170,7 @@ def classify(found: SlideMap) -> np.ndarray:
 
 
 def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
-    """Give the rim of the tissue, which is mostly glass, to the class of the nearest cell inside, in place.
+    """Assign the class of the nearest inner cell to the rim of the tissue, which is mostly glass, in place.
 
     Otherwise glass around tumour would appear as a seam of other tissue. Tissue that is all rim keeps its classes.
 
@@ -191,7 +191,7 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
 
 
 def absorb_islands(label: np.ndarray, min_cells: int) -> None:
-    """Give islands of fewer than ``min_cells`` to the class that most of their border touches, in place.
+    """Assign islands of fewer than ``min_cells`` to the class that touches most of their border, in place.
 
     The smallest are absorbed first. One that touches no other class, such as a small island of tissue, is kept.
 
@@ -212,9 +212,9 @@ def absorb_islands(label: np.ndarray, min_cells: int) -> None:
 
 
 def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -> None:
-    """Give one island, whose box begins at (x, y), to the class that touches it most."""
+    """Assign one island, whose box begins at (x, y), to the class that touches it most."""
     top, left = max(y - 1, 0), max(x - 1, 0)
-    around = label[top : y + island.shape[0] + 1, left : x + island.shape[1] + 1]  # a view
+    around = label[top : y + island.shape[0] + 1, left : x + island.shape[1] + 1]  # a view of the map
     inside = np.zeros(around.shape, np.uint8)
     inside[y - top : y - top + island.shape[0], x - left : x - left + island.shape[1]] = island
     border = cv2.dilate(inside, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)) > inside
@@ -231,9 +231,9 @@ def trace_regions(label: np.ndarray) -> Outlines:
         return Outlines(np.zeros(0, object), np.zeros(0, int))
     simple = shapely.simplify(arcs, SIMPLIFIED_BY, preserve_topology=False)
     faces = _faces(simple)
-    while len(wrong := _overlaps(faces)):  # an arc as it was crosses no other
+    while len(wrong := _overlaps(faces)):  # original arcs do not cross each other
         hit = shapely.STRtree(simple).query(wrong, predicate="intersects")[1]
-        # If all of these were restored before, the rest is restored too, which ends the loop.
+        # If all of these are original already, all others are restored too, which ends the loop.
         if (simple[hit] == arcs[hit]).all():
             hit = np.arange(len(arcs))
         simple[hit] = arcs[hit]
@@ -251,7 +251,7 @@ def trace_regions(label: np.ndarray) -> Outlines:
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
     """Lines (n, 2) along the sides of cells between different values; each ends where three lines meet.
 
-    Lines without such an end are closed. Sides are followed one by one, which takes a tenth of the time of
+    Other lines are closed. Sides are followed one by one, which takes a tenth of the time of
     ``shapely.line_merge``.
     """
     ends, width = _find_sides(label)
@@ -274,7 +274,7 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
 
 
 def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
-    """Both ends (E, 2) of every side between different values, as numbers of lattice corners, and corners per row."""
+    """Ends (E, 2) of all sides between different values, as numbers of lattice corners, and the corners per row."""
     framed, width = np.pad(label, 1), label.shape[1] + 1
     row, column = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
     flat = np.stack([row * width + column, row * width + column + 1], 1)
@@ -286,18 +286,18 @@ def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
 def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
     """The continuation of every directed side at its end; -1 at nodes.
 
-    Side e from its first end to its second is 2 e, and back 2 e + 1, so that ``corners[step]`` is the start of a step.
+    Side e has number 2 e from its first end to its second and 2 e + 1 back, so ``corners[step]`` is where it starts.
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)
-    # Two steps start at an inner corner: the reverse of either arrives there and goes on as the other.
+    # Two steps start at an inner corner; the reverse of either ends there and continues as the other.
     one, other = inner[np.argsort(corners[inner], kind="stable")].reshape(-1, 2).T
     following[one ^ 1], following[other ^ 1] = other, one
     return following
 
 
 def _cut_corners(xy: np.ndarray) -> shapely.LineString:
-    """An arc through the middles of the cells' sides, which turns a staircase into a slope; open ends do not move."""
+    """An arc through the middles of the cells' sides, which turns stairs into slopes; open ends do not move."""
     middles = (xy[1:] + xy[:-1]) / 2
     is_ring = (xy[0] == xy[-1]).all()
     ends = (middles[:0], middles[:1]) if is_ring else (xy[:1], xy[-1:])

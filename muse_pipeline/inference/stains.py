@@ -20,16 +20,16 @@ from muse_pipeline.tissue.stain import DENSITY, IDENTITY, ROUNDED_TEXTBOOK, TEXT
 from muse_pipeline.tissue.third_stain import DAB
 
 MAX_GAIN_RATIO = 18.0  # pictures of H&E have 1 to 14, violet ones mostly 20 to 60
-CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # QuPath's own
-LN_10 = float(np.log(10))  # optical densities have the natural logarithm, but for those that users see
-POSITIVE_OD = INTENSITIES_OD[0]  # mean of a nucleus
+CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # as in QuPath
+LN_10 = float(np.log(10))  # densities have the natural logarithm inside, base 10 for users
+POSITIVE_OD = INTENSITIES_OD[0]  # threshold of the mean over a nucleus
 ABSOLUTE = round(POSITIVE_OD * LN_10, 6)
-FAINT = ABSOLUTE / 2  # DAB from which pixels are recoloured, wholly so at ABSOLUTE
-DARKEST = 1.3  # haematoxylin of recoloured pixels: brown nuclei may be ten times as dense as blue ones
-N_RINGS = 4  # a nucleus' mean is that of as many points of equal area on each of its rays
+FAINT = ABSOLUTE / 2  # DAB above which pixels are recoloured, fully from ABSOLUTE
+DARKEST = 1.3  # most haematoxylin of recoloured pixels; brown nuclei may be ten times as dense
+N_RINGS = 4  # points on each ray for the mean of a nucleus; each stands for the same area
 
 STAINS = np.array([stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))])
-_SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)  # the third stain is what neither explains
+_SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)  # the third row is the residual
 BLUE = STAINS[0].astype(np.float32)
 
 
@@ -64,7 +64,7 @@ def _are_measures(appearance: dict[str, float]) -> bool:
 
 
 def _is_fit(fit: dict[str, Any]) -> bool:
-    """True if there are two stains, each with a direction of its own and a positive strength."""
+    """True if there are two stains, each with different directions and positive strengths."""
     stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
     if (stains.shape, strong.shape) != ((2, 3), (2,)):
         return False
@@ -74,7 +74,7 @@ def _is_fit(fit: dict[str, Any]) -> bool:
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
     """(3, 4) float32 map in optical density; identity if the stains could not be fitted.
 
-    Interpolates, by the normalisation strength, from the identity to the map that takes the stains to the reference's.
+    Interpolates, by the normalisation strength, from the identity to the map of the stains onto those of the reference.
     Colours are unchanged if both stains are violet and that map amplifies one mixture of them more than
     ``MAX_GAIN_RATIO`` times as much as another: one of them is not eosin, and the result would hide nuclei.
 
@@ -132,7 +132,7 @@ def density_to_pixels(density: np.ndarray) -> np.ndarray:
 
 
 def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Replace brown by as much haematoxylin, up to ``DARKEST``; other pixels are unchanged.
+    """Replace brown by the same density of haematoxylin, up to ``DARKEST``; other pixels are unchanged.
 
     A model trained on H&E misses many brown nuclei and outlines others in part (docs/guide/ihc.md has figures).
 
@@ -155,5 +155,5 @@ def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
     xy = nuclei.xy[:, None, None] + reach_px[..., None] * ray_directions(n_rays)[:, None]  # (N, R, rings, 2)
     positions = (xy.reshape(n, n_rays * N_RINGS, 2) - 0.5).astype(np.float32)
     found = cv2.remap(values, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    sector = np.square(nuclei.rays, dtype=float)  # twice its area, but for a factor
+    sector = np.square(nuclei.rays, dtype=float)  # proportional to the area of the sector
     return (found.reshape(n, n_rays, N_RINGS).mean(-1, dtype=float) * sector).sum(-1) / sector.sum(-1)

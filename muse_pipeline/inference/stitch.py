@@ -43,16 +43,16 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import Shard, WindowGrid
 from muse_pipeline.tissue.mask import KeptArea
 
-if TYPE_CHECKING:  # zarr takes as long to load as a small slide to stitch
+if TYPE_CHECKING:  # loading zarr takes as long as stitching a small slide
     from muse_pipeline.features.measure import FeatureMeter, FeatureSettings
     from muse_pipeline.inference.artefacts import ArtefactMap
     from muse_pipeline.inference.region_lookup import FailedRegions, SlideRegions
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
-OF_EVERY_PIXEL = "h_mean"  # a feature of all nuclei that hold a pixel
+OF_EVERY_PIXEL = "h_mean"  # a feature of every nucleus that contains a pixel centre
 AT_ONCE = 2048  # nuclei whose outlines a thread holds at once
-AHEAD = ROW_GROUP // AT_ONCE  # so that the threads do not wait for a row group to be written
+AHEAD = ROW_GROUP // AT_ONCE  # threads do not wait while a row group is written
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def stitch_shards(
     around = surrounded(nuclei_apart(), meter, row_um)
     with NucleiWriter(output, names, made_from, card.n_rays, optional) as writer:
         size, of_class = write_nuclei(writer, around, measures, info, threads)
-        if card.is_imported:  # the limits of sizes were chosen for our probabilities
+        if card.is_imported:  # limits of sizes are for probabilities of our models
             size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
@@ -140,7 +140,7 @@ def stitch_shards(
             writer.complete(nuclear_size=sized)
             if card.nuclei:
                 sizes = {name: asdict(one) for name, one in zip(names, of_class, strict=True)}
-                # At a doubtful scale areas are wrong, and classes cannot be judged by them.
+                # At a doubtful scale areas are wrong, so classes cannot be judged by area.
                 doubt = judge_classes(card.nuclei, sizes) if is_same_stain and not doubt else ""
                 writer.complete(class_sizes=ClassSizes(sizes, doubt))
     return writer.provenance
@@ -154,7 +154,7 @@ class Measures:
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
-    sides: np.ndarray | None  # of the border of epithelium, by class
+    sides: np.ndarray | None  # side of the border of epithelium by class
 
     def describe(self) -> dict[str, Any]:
         """Fields of ``Provenance`` for the given sources."""
@@ -166,7 +166,7 @@ class Measures:
         }
 
     def optional(self, embedding_dim: int, positive_od: float | None) -> OptionalColumns:
-        """The columns that the table has for these sources, with those of the network and of the stain."""
+        """The optional columns of the table: those of these sources, of the network and of the stain."""
         return OptionalColumns(
             embedding_dim=embedding_dim,
             clusters=self.clusters is not None,
@@ -197,7 +197,7 @@ class Measures:
 
 
 def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Iterator[Nuclei]:
-    """The same nuclei (frame: level0), row by row of windows of this height, with outlines that do not overlap."""
+    """Shorten the outlines of nuclei (frame: level0) that overlap; ``row_um`` is the height of a row of windows."""
     mpp = np.asarray(info.mpp)
     for nuclei, others in with_surroundings((part for part in parts if len(part)), REACH_UM / mpp, row_um / mpp[1]):
         rays = cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays)
@@ -220,7 +220,7 @@ def write_nuclei(
     info: SlideInfo,
     threads: int,
 ) -> tuple[NuclearSize, list[NuclearSize]]:
-    """Draw, measure and write the outlines of nuclei (frame: level0); returns the size of all and of each class.
+    """Draw, measure and write the outlines of nuclei (frame: level0); return the sizes of all and of each class.
 
     Nuclei that are left out of totals are written, but are not part of these sizes.
     """
@@ -307,8 +307,8 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
         )
     if first["slide_mpp"] != list(info.mpp):
         raise StoreError(
-            f"{ordered[0]}: made when slide '{info.slide_id}' was taken to have {first['slide_mpp']} um/px, now "
-            f"{list(info.mpp)}; run `muse tile` and `muse {found.verb}` for it again"
+            f"{ordered[0]}: made for {first['slide_mpp']} um/px of slide '{info.slide_id}', which now has "
+            f"{list(info.mpp)} um/px; run `muse tile` and `muse {found.verb}` for it again"
         )
     return found
 
@@ -336,8 +336,8 @@ def in_batches(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
     """Final nuclei (frame: work) of shards in order, window by window, without empty parts.
 
-    Only the positions of a row of windows, which is as wide as the slide, are held: they are read ahead, and the
-    reports themselves once the kept ones are chosen.
+    Only the positions of a row of windows, which is as wide as the slide, are in memory. They are read ahead; the
+    reports themselves are read when the kept ones are known.
     """
     groups = (nuclei for path in paths for nuclei in iterate_reports(path))
     for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):
@@ -348,23 +348,23 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
     """Indices (n,) of the reports that are kept in each group of the shards, in the order of the table."""
     seams = SeamResolver(grid, mpp)
-    chosen, stops = np.zeros(0, np.int64), deque([0])  # what waits to be handed out, and the ends of groups not yet so
+    chosen, stops = np.zeros(0, np.int64), deque([0])  # reports to be returned, and the ends of their groups
     for part in chain(chain.from_iterable(map(iterate_positions, paths)), [None]):
         if part is not None:
             stops.append(stops[-1] + len(part[1]))
         chosen = np.concatenate([chosen, seams.finish() if part is None else seams.add(*part)])
-        # The reports of a group are read once, when all of them are decided.
+        # A group is read once, when it is known which of its reports are kept.
         while len(stops) > 1 and stops[1] <= seams.n_decided:
             here = chosen < stops[1]
             yield chosen[here] - stops.popleft()
             chosen = chosen[~here]
 
 
-KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # of some shards
+KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")  # optional facts
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:
-    """Slide, tissue, model, settings and versions, but nothing that differs between equal runs."""
+    """Describe slide, tissue, model, settings and versions; equal runs have equal descriptions."""
     common = shards.common
     described = {
         "slide_id": info.slide_id,

@@ -19,8 +19,8 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
-ACCELERATORS = ("cuda", "xpu", "mps")  # ROCm is PyTorch's "cuda" too
-KEPT_PROGRAMS = 32  # sizes of inputs, each with its steps
+ACCELERATORS = ("cuda", "xpu", "mps")  # PyTorch calls ROCm "cuda" too
+KEPT_PROGRAMS = 32  # programs that are kept, one for each size of inputs
 
 DTYPES = {
     onnx.TensorProto.FLOAT: torch.float32,
@@ -145,7 +145,7 @@ class Program:
         return {name: each.float() if each.dtype == torch.float16 else each for name, each in values.items()}
 
     def capture(self) -> None:
-        """Record the steps as one CUDA graph, which starts in one call."""
+        """Record the steps as one CUDA graph, which a single call starts."""
         # PyTorch requires a run on another stream before a capture, in which libraries choose algorithms and allocate
         # memory.
         stream = torch.cuda.Stream()
@@ -172,7 +172,7 @@ class TorchSession:
     """A model file in PyTorch; safe to call from several threads, which take turns on an accelerator.
 
     On an accelerator convolutions are computed in 16 bits and everything else in 32; algorithms are deterministic, so
-    that a run gives the same bytes again on the same GPU.
+    that results on the same GPU have the same bytes.
 
     Args:
         path: path of the ONNX file.
@@ -201,11 +201,11 @@ class TorchSession:
         self.programs: dict[tuple, Program] = {}
         self._lock = threading.Lock()
         if device.type == "cpu":
-            torch.set_num_threads(1)  # callers are threads themselves
+            torch.set_num_threads(1)  # callers run in several threads
 
     def _to_tensor(self, initializer: onnx.TensorProto) -> Tensor:
         tensor = torch.from_numpy(numpy_helper.to_array(initializer).copy())
-        return tensor.float() if tensor.dtype == torch.float16 and not self.half else tensor  # processors lack 16 bits
+        return tensor.float() if tensor.dtype == torch.float16 and not self.half else tensor  # CPUs use 32 bits
 
     def get_inputs(self) -> list[Port]:
         """Ports of the graph's inputs."""
@@ -339,7 +339,7 @@ def _reduce(function: Callable) -> Callable:
 
 
 def _top_k(a: dict, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest or smallest values, sorted stably: of equal values the first is kept first, as ONNX requires."""
+    """The largest or smallest values, sorted stably: equal values keep their order, as ONNX requires."""
     axis = a.get("axis", -1)
     values, index = torch.sort(x, dim=axis, descending=bool(a.get("largest", 1)), stable=True)
     return values.narrow(axis, 0, int(k)), index.narrow(axis, 0, int(k))

@@ -50,7 +50,7 @@ def lists_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
-    """Polygons (N,) as binaries; GEOS writes the same bytes, but stops all threads meanwhile.
+    """Convert polygons (N,) to well-known binary; GEOS writes the same bytes, but blocks all threads meanwhile.
 
     Nothing is checked: the polygons must have two coordinates and no holes, and must not be empty.
     """

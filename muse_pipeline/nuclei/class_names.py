@@ -62,7 +62,7 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
 def map_class(
     word: str, class_map: Mapping[str, str | Sequence[str] | None], classes: Sequence[str], where: str
 ) -> tuple[int, ...]:
-    """Indices of the classes to which a class map maps a word of a file, or the class it was derived from.
+    """Indices of the classes for a class name in a file, or for its base class, according to a class map.
 
     Args:
         word: class name in the file.

@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import scipy  # its modules are loaded at the first call: that takes longer than a small slide
+import scipy  # loaded at the first call, which takes longer than a small slide
 import shapely
 from PIL import Image
 
@@ -20,11 +20,11 @@ from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 
 _STEP_PX = 0.5
-_STRIP_PX = 1 << 24  # pixels that are processed at a time
+_STRIP_PX = 1 << 24  # pixels processed at a time
 
 
 def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
-    """The instances of a label image, in ascending order of their numbers.
+    """Convert the instances of a label image, in ascending order of their numbers.
 
     Args:
         label_image: (h, w) int, 0 is background; a number marks one nucleus.
@@ -41,16 +41,16 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
 
 
 def _ranks(label_image: np.ndarray) -> np.ndarray:
-    """(h, w): instances as 1, 2, ... in ascending order of their numbers."""
+    """(h, w): instances renumbered 1, 2, ... in ascending order of their numbers."""
     numbers, ranks = np.unique(label_image, return_inverse=True)
-    return ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background even where there is none
+    return ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background, even if no pixel is 0
 
 
 def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; later ones cover earlier ones.
 
     A pixel belongs to a ring that contains its centre. Drawing libraries paint every pixel that an outline touches,
-    half a pixel too much on each side, an eighth of the area of a nucleus of 16 px.
+    half a pixel too much on each side, which adds an eighth to the area of a nucleus of 16 px.
     """
     labels = np.zeros(shape, np.int32)
     height, width = shape
@@ -93,7 +93,7 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
 def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
     """Row, left, right and number of the runs of equal pixels other than 0.
 
-    Runs are found strip by strip, because a mask may be as large as a slide, and comparing needs several times that.
+    Runs are found strip by strip, because comparing needs several times the memory of a mask, which may cover a slide.
     """
     n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
     strips = [_runs_from(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
@@ -102,9 +102,9 @@ def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _runs_from(label_image: np.ndarray, top: int, n_rows: int) -> tuple[np.ndarray, ...]:
     padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
-    row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # where a run begins or ends
+    row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # a run begins or ends here
     number = padded[row, left + 1]
-    begins = np.flatnonzero(number)  # a run goes to the next change of its row, which its end in the padding is at last
+    begins = np.flatnonzero(number)  # runs end at the next change in the row, at the latest in the padding
     return row[begins] + top, left[begins], left[begins + 1], number[begins]
 
 
@@ -117,7 +117,7 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
     outside = np.flatnonzero(_share(padded, xy, np.arange(1, n + 1)) < 0.5)
     if len(outside):
         same = [padded == np.roll(padded, shift, axis) for axis in (0, 1) for shift in (1, -1)]
-        # An instance so thin that it has no interior has depth 1 in all its pixels, of which one is taken.
+        # All pixels of an instance too thin to have an interior have depth 1; one of them is chosen.
         interior = np.logical_and.reduce(same)[1:-1, 1:-1]
         depth = scipy.ndimage.distance_transform_edt(np.pad(interior, 1))[1:-1, 1:-1] + (ranks > 0)
         innermost = scipy.ndimage.maximum_position(depth, ranks, outside + 1)
@@ -126,7 +126,7 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
 
 
 def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
-    """Rays from given centres, extended outwards until the own nucleus ends.
+    """Rays from given centres, extended outwards to the end of the nucleus around each centre.
 
     Args:
         label_image: (h, w) int, 0 is background; number i + 1 marks the nucleus of centre i.
@@ -158,15 +158,15 @@ def _walk(
         n_steps += 1
         here = _share(padded, xy[owner[walking]] + n_steps * steps_px[ray[walking]], rank[owner[walking]])
         ended = here < 0.5
-        beyond = (share[ended] - 0.5) / (share[ended] - here[ended])  # of the last step
+        beyond = (share[ended] - 0.5) / (share[ended] - here[ended])  # fraction of the last step
         rays[walking[ended]] = (n_steps - 1 + beyond) * step_um
         walking, share = walking[~ended], here[~ended]
     return rays.reshape(len(xy), n_rays)
 
 
 def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Share of instance ``rank`` (N,) at ``xy`` (N, 2): 0 to 1, linear between pixel centres."""
-    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # xy - 0.5, and 1 for the padding
+    """Fraction of instance ``rank`` (N,) at ``xy`` (N, 2): 0 to 1, linear between pixel centres."""
+    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # centre offset, padding
     corner = from_centre.astype(int)
     right, down = (from_centre - corner).T
     column, row = corner.T
@@ -178,12 +178,12 @@ def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
     )
 
 
-MAX_PIXELS = 2_000_000_000  # a slide of 45,000 px a side: 8 GB where numbers have 32 bits
+MAX_PIXELS = 2_000_000_000  # 45,000 px per side, 8 GB with 32-bit numbers
 
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
 
 
-SPECK_PX = 20  # a smaller area with the number of another is a remnant of drawing, no second nucleus
+SPECK_PX = 20  # smaller areas that share a number with another are remnants of drawing
 
 
 def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:
@@ -207,8 +207,8 @@ def read_label_image(path: Path, advice: str = "give each nucleus its own number
     return mask
 
 
-LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um: what is larger is an annotation of tissue
-WIDEST_NUCLEUS_UM = 100.0  # areas that are farther from each other are no parts of one nucleus
+LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um; larger areas are annotations of tissue
+WIDEST_NUCLEUS_UM = 100.0  # areas farther apart do not belong to one nucleus
 
 
 def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> None:
@@ -259,7 +259,7 @@ def read_mask(path: Path) -> np.ndarray:
         raise
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file; correct its path") from error
-    except Exception as error:  # whatever the decoders raise on foreign bytes
+    except Exception as error:  # decoders may raise any exception on foreign bytes
         raise LabelError(f"{path}: not readable as a mask ({one_line(error)}); make it again") from error
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
         raise LabelError(
@@ -293,7 +293,7 @@ def _require_size(path: Path, shape: tuple[int, ...]) -> None:
         )
 
 
-IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # folders of what ``write_instances`` leaves
+IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # folders that ``write_instances`` writes
 
 
 def write_instances(

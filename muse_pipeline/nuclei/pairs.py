@@ -2,11 +2,10 @@
 
 A nucleus belongs to the window whose half-open core contains its centre. Neighbours have slightly different halos and
 may locate one nucleus on different sides of the seam between them, so every window also reports nuclei slightly outside
-its
-core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
-``SAME_UM``, are one nucleus. The report deeper inside its core is kept (in a tie that of the lower window). A report
-outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice: two reports that each
-contain one of the same window are not merged.
+its core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
+``SAME_UM``, are of one nucleus. The report deeper inside its core is kept (in a tie, the report of the lower window). A
+report outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice, so reports
+that are merged from a common window are not merged with each other.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import WindowGrid, WindowPart
 
-SLACK = 1 + 1e-9  # two positions a radius apart must not be two cells apart by rounding
+SLACK = 1 + 1e-9  # rounding must not put two positions a radius apart into cells that are not adjacent
 SLACK_UM = 4.0
 SAME_UM = 2.0
 
@@ -38,12 +37,12 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     if len(xy) < 2:
         return np.zeros((0, 2), int)
     column, row = np.floor((xy - xy.min(axis=0)) / (radius * SLACK)).astype(np.int64).T
-    n_columns = column.max() + 2  # one that stays empty, so that no cell is beside one at the other end
+    n_columns = column.max() + 2  # with an empty column, so that rows do not touch at their ends
     cell = row * n_columns + column
     order = np.argsort(cell, kind="stable")
     cell = cell[order]
     here = np.arange(len(cell))
-    # To be compared with each position: those after it in its own cell and the next, and three cells of the next row.
+    # Each position is compared with later ones in its cell and the next cell, and with three cells of the next row.
     start = np.concatenate([here + 1, np.searchsorted(cell, cell + n_columns - 1)])
     stop = np.searchsorted(cell, np.concatenate([cell + 1, cell + n_columns + 1]), side="right")
     n_others = stop - start
@@ -54,8 +53,8 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     return np.sort(order[np.stack([first[near], second[near]], axis=1)], axis=1)
 
 
-SAME_SHARE = 0.4  # of the smaller outline; see docs/results.md
-SANE_UM = 0.01, 1000.0  # rays may be 0, negative or NaN, of which GEOS makes no polygon
+SAME_SHARE = 0.4  # fraction of the smaller outline; see docs/results.md
+SANE_UM = 0.01, 1000.0  # GEOS cannot make polygons of rays that are 0, negative or NaN
 
 
 def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
@@ -78,15 +77,15 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
 
 
 def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (P,), (P,) of overlapping nuclei, the lower number first, in ascending order of the first number."""
+    """Indices (P,), (P,) of overlapping nuclei, the lower one first, in ascending order of the first."""
     pairs = close_pairs(xy_um, 2 * float(rays.max()))
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     first, second = pairs.T
     x, y = (xy_um[second] - xy_um[first]).T
-    turn = np.arctan2(y, x) / (2 * np.pi)  # of a whole one
+    turn = np.arctan2(y, x) / (2 * np.pi)  # fraction of a full turn
     n_rays = rays.shape[1]
     ahead, back = (np.rint((turn + way) * n_rays).astype(int) % n_rays for way in (0, 0.5))
-    meet = rays[first, ahead] + rays[second, back] > np.hypot(x, y)  # of few pairs the areas are worth computing
+    meet = rays[first, ahead] + rays[second, back] > np.hypot(x, y)  # areas are computed only for these pairs
     first, second = first[meet], second[meet]
     rings = rays_to_rings(xy_um, rays, (1, 1))
     one, other = shapely.polygons(rings[first]), shapely.polygons(rings[second])
@@ -95,8 +94,8 @@ def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray,
     return first[same], second[same]
 
 
-REACH_UM = 32.0  # nuclei whose centres are further apart are left as they are
-MIDDLE = 0.25, 0.75  # of the way between two centres: where a line across it lies
+REACH_UM = 32.0  # nuclei with centres farther apart are unchanged
+MIDDLE = 0.25, 0.75  # limits of a line between two centres, as fractions of their distance
 
 
 class Cuts(NamedTuple):
@@ -117,8 +116,8 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
     """Shorten rays that end in another nucleus.
 
     Two nuclei are divided by the line through both points at which their outlines cross; if there are none, or if one
-    of the centres is beyond the line, by one at right angles to the line between the centres. Lines depend on two
-    nuclei alone, so the result does not depend on the other nuclei of the call.
+    of the centres is beyond the line, by a line at right angles to the one between the centres. Lines depend only on
+    two nuclei, so the result does not depend on the other nuclei of the call.
 
     Args:
         xy_um: (N, 2) centres.
@@ -147,17 +146,17 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
 
 
 def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
-    """Pairs (P, 2) that may overlap, one of the first ``n_own`` in each; the upper nucleus of a pair is its first."""
-    radius = np.fmax.reduce(rays, 1, initial=0)  # of a faulty model some are NaN
+    """Pairs (P, 2) that may overlap, with one of the first ``n_own`` each; the upper nucleus comes first."""
+    radius = np.fmax.reduce(rays, 1, initial=0)  # faulty models return NaN
     pairs = close_pairs(xy, min(2 * float(radius.max(initial=0)), REACH_UM))
     pairs = pairs[pairs[:, 0] < n_own]
     pairs = pairs[_distance(xy, pairs) < radius[pairs].sum(1)]
     first, second = pairs.T
-    # Pairs have one order in every call, so that both nuclei of a pair are cut at the same digits of a line.
+    # The order of a pair is the same in every call, so that rounding is the same for both of its nuclei.
     pairs = np.where(_precedes(xy[first], xy[second])[:, None], pairs, pairs[:, ::-1])
     apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
     reach = [_extent(rays[pairs[:, side]], way) for side, way in ((0, apart), (1, -apart))]
-    return pairs[sum(reach) > _dot(apart, apart)]  # else a line at right angles to the one between them is free
+    return pairs[sum(reach) > _dot(apart, apart)]  # otherwise a line separates them
 
 
 def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
@@ -167,7 +166,7 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
     one, other = rings[index.reshape(pairs.shape)].T
     crossings, pair = shapely.get_coordinates(shapely.intersection(one, other), return_index=True)
     axis = xy[pairs[:, 1]] - xy[pairs[:, 0]]
-    # Crossings in order across the line between the centres: the outermost two are the ends of the dividing line.
+    # Crossings are sorted across the line between the centres; the outermost two are the ends of the dividing line.
     along = axis[pair, 0] * crossings[:, 1] - axis[pair, 1] * crossings[:, 0]
     order = np.lexsort((along, pair))
     pair, crossings = pair[order], crossings[order]
@@ -234,14 +233,14 @@ class Reports:
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPart, mpp: float) -> Nuclei:
-    """The nuclei (frame: window) in ``part`` of ``window`` that it reports, in work: those in core and slack."""
+    """The nuclei (frame: window) in ``part`` that ``window`` reports, in work px: those in its core and slack."""
     xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.part_xy(window, part))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 
 
 def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
-    """Merge reports of one nucleus by two windows, until none are left (four cores meet in a corner)."""
+    """Merge reports of one nucleus by two windows, repeatedly, because four cores meet in a corner."""
     alive = np.ones(len(reports.window), bool)
     merged_windows = reports.merged_windows.copy()
     depth = grid.depth_px(reports.xy, reports.window)
@@ -257,7 +256,7 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
             (depth[second] == depth[first]) & (reports.window[second] < reports.window[first])
         )
         alive[np.where(second_deeper, first, second)] = False
-        # Four cores meet at most, so the four largest numbers are all windows, and the rest is padding.
+        # At most four cores meet, so the four largest numbers include all windows; the rest is padding.
         united = np.sort(np.concatenate([merged_windows[first], merged_windows[second]], 1), 1)[:, :-5:-1]
         merged_windows[np.where(second_deeper, second, first)] = united
 
@@ -278,7 +277,7 @@ def _mutually_nearest(xy: np.ndarray, merged_windows: np.ndarray, radius_px: flo
 
 
 class SeamResolver:
-    """Resolves seams in a stream: takes reports, window after window, and returns the numbers of those that are kept.
+    """Resolves seams in a stream: receives reports, window by window, and returns the numbers of those that are kept.
 
     Reports are numbered in their order, from 0. The positions of two rows of windows are held in memory.
 
@@ -337,7 +336,7 @@ class SeamResolver:
         if self._above is None:
             self._above = merge_seams(below, self.grid, self.mpp)
         else:
-            # The row above has met both of its neighbours now and is final; this one waits for the row below it.
+            # The row above now has both of its neighbours and is final; this row waits for the one below.
             both = merge_seams(Reports.concatenate([self._above, below]), self.grid, self.mpp)
             upper = both.window // self.grid.shape[1] < self._row
             final.append(self._settle(both[upper]))

@@ -29,12 +29,12 @@ from muse_pipeline.nuclei.table import Nuclei
 
 ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
-CLUSTER = "cluster"  # of ``morphology``, in tables of one class
-DAB_OD, POSITIVE = "dab_od", "positive"  # of immunohistochemistry
-REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # where tissue regions are known
-UNLIKE_REGION = "unlike_region"  # where a nucleus is of a class that its region does not have
-CELL_RAYS = "cell_rays"  # where nuclei are grown to cells; as wide as "rays"
-QUALITY = "quality"  # the artefact that a nucleus lies in; null where there is none
+CLUSTER = "cluster"  # cluster of ``morphology``, in tables of one class
+DAB_OD, POSITIVE = "dab_od", "positive"  # for immunohistochemistry
+REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # if tissue regions are known
+UNLIKE_REGION = "unlike_region"  # True for nuclei of a class that does not occur in their region
+CELL_RAYS = "cell_rays"  # if nuclei are grown to cells; as wide as "rays"
+QUALITY = "quality"  # artefact at the nucleus; null without one
 _NO_CLASS = -1
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
@@ -107,34 +107,34 @@ class NucleiWriter:
     ):
         self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
         self.optional = optional
-        # The schema has the provenance known so far, for readers of the schema alone; the file's metadata are complete.
+        # The schema contains only the provenance known so far; the file's metadata are complete.
         self.schema = nuclei_schema(self.classes, n_rays, optional)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self._waiting: list[pa.Table] = []
         self._n_by_label = np.zeros(len(self.classes), int)
         self._n_left_out = np.zeros(len(self.classes), int)
-        self._n_nuclei = self._n_positive = 0  # in the totals
+        self._n_nuclei = self._n_positive = 0  # only nuclei in totals
         self._n_rows = 0
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def __enter__(self) -> NucleiWriter:
-        # If the writer cannot be opened, the unfinished file is removed here; else ``__exit__`` ends both.
+        # If the writer cannot be opened, the stack removes the unfinished file; otherwise ``__exit__`` closes both.
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
-            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # other columns repeat nothing
-            settings["write_page_checksum"] = True  # most of a table is numbers, and any bytes are numbers
+            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # with few distinct values
+            settings["write_page_checksum"] = True  # damaged bytes would pass for valid numbers
             self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, **settings))
             self._stack = stack.pop_all()
         return self
 
     def write(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> None:
-        """Append nuclei: ``to_rows`` and ``append`` at once."""
+        """Append nuclei: ``to_rows`` and ``append`` in one call."""
         self.append(self.to_rows(nuclei, polygons, shapes))
 
     def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
         """Rows of nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``, on any thread.
 
-        A table with clusters takes them from ``shapes`` too, as "cluster"; one with regions takes the index of the
+        A table with clusters reads them from ``shapes`` too, as "cluster"; one with regions reads the index of the
         region's class (-1 for none), its probability and the distance to the border (NaN if unknown) under the names of
         these columns, one with artefacts their index (-1 for none) as "quality", and one with features these under
         their names.
@@ -165,7 +165,7 @@ class NucleiWriter:
         self.provenance = replace(self.provenance, **fields)
 
     def __exit__(self, *error: Any) -> None:
-        with self._stack:  # closes the file and renames it, or removes it
+        with self._stack:  # closes and renames the file, or removes it
             if error[0] is not None:
                 self._stack.__exit__(*error)
                 return
@@ -225,7 +225,7 @@ def _name_or_null(index: np.ndarray, names: Sequence[str]) -> pa.Array:
 
 
 def _or_null(values: np.ndarray) -> pa.Array:
-    """Numbers (N,) as float32, null where they are not finite, or finite ones (N, K) as lists."""
+    """Numbers (N,) as float32, null where they are not finite, or finite numbers (N, K) as lists."""
     column = np.asarray(values, np.float32)
     if column.ndim > 1:
         return pa.FixedSizeListArray.from_arrays(to_arrow(column.ravel()), column.shape[1])
@@ -304,11 +304,11 @@ def read_provenance(path: Path | str) -> Provenance:
             return provenance
     except (ValueError, RecursionError):
         pass
-    raise NucleiError(f"{path}: its 'muse' metadata are not those of this version; make it with `muse stitch` again")
+    raise NucleiError(f"{path}: its 'muse' metadata are of another version; make it with `muse stitch` again")
 
 
 def footer_checksum(path: Path) -> str:
-    """A cheap checksum of the content: that of the Parquet footer, with provenance and every column's ranges."""
+    """A cheap checksum of the content: of the Parquet footer, with the provenance and the ranges of all columns."""
     with path.open("rb") as file:
         # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
         file.seek(-8, 2)

@@ -1,4 +1,4 @@
-"""Star-convex outlines: rays to rings to polygons, and back from polygons.
+"""Star-convex outlines: conversion from rays to rings and polygons, and back.
 
 Ray k of R points at the angle 2 pi k / R from +x towards +y and is given in um. A ring is the (R, 2) ends of a nucleus'
 rays, not closed. QuPath snaps coordinates to a grid of 0.01 px and rejects a file with one polygon that does not
@@ -12,10 +12,10 @@ import shapely
 
 DECIMALS = 1  # of pixels in outlines
 QUPATH_GRID_PX = 0.01
-_CLEARANCE_PX = 2 * QUPATH_GRID_PX  # farther apart than this, nothing meets when both ends move by half a cell
+_CLEARANCE_PX = 2 * QUPATH_GRID_PX  # parts farther apart do not meet when each moves by half a cell
 _CIRCLE = np.array([(1, 0), (0.7, 0.7), (0, 1), (-0.7, 0.7), (-1, 0), (-0.7, -0.7), (0, -1), (0.7, -0.7)])
 _SMALLEST_RADIUS_PX = 0.5
-_EDGE_RAY_PAIRS = 4_000_000  # how many are held at once
+_EDGE_RAY_PAIRS = 4_000_000  # number of pairs held at once
 
 
 def ray_directions(n_rays: int) -> np.ndarray:
@@ -25,7 +25,7 @@ def ray_directions(n_rays: int) -> np.ndarray:
 
 
 def points_along_rays(xy: np.ndarray, along_um: np.ndarray, mpp: float) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows of points on rays, as ``cv2.remap`` takes them: 0 is the middle of the first pixel.
+    """Columns and rows of points on rays, for ``cv2.remap``: 0 is the middle of the first pixel.
 
     Args:
         xy: (N, 2) centres in pixels.
@@ -70,7 +70,7 @@ def clip_rays(
     directions_px = ray_directions(rays_um.shape[1]) / np.asarray(mpp, float)
     room = np.where(directions_px > 0, high - xy_level0[crossing, None], xy_level0[crossing, None] - low)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # NaN is 0 / 0, of a ray along an edge, which does not limit it.
+        # NaN is 0 / 0 for a ray along an edge, which does not limit the ray.
         limit = np.nan_to_num(room / abs(directions_px), nan=np.inf).min(axis=-1)
     limit = np.nextafter(limit.astype(np.float32), np.float32(0))  # never rounded up, beyond the edge
     clipped = rays_um.copy()
@@ -112,7 +112,7 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     """(N,) bool: True for rings (N, R, 2) that are simple with clearance, by a cheap and conservative test.
 
     A ring whose vertices turn once around their mean is simple. Each edge fills the wedge between its ends, so another
-    vertex is at least as far from it as from the ray through its own neighbour: large enough, and no grid joins them.
+    vertex is at least as far from it as from the ray through its own neighbour; if that is far, no grid joins them.
     """
     x, y = (each - each.mean(axis=1, keepdims=True) for each in np.moveaxis(rings, -1, 0))
     next_x, next_y, squared = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1), x * x + y * y
@@ -122,7 +122,7 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
 
 
 def _repair(polygons: np.ndarray, rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
-    """The largest valid part of each broken polygon (N,), its holes filled; a circle of its mean radius if none is."""
+    """The largest valid part of each broken polygon (N,), without holes; a circle of its mean radius if none."""
     parts = shapely.set_precision(shapely.make_valid(polygons), 10.0**-DECIMALS)
     outlines = shapely.polygons(shapely.get_exterior_ring(largest_parts(parts)))
     repaired = shapely.transform(outlines, lambda xy: np.round(xy, DECIMALS))
@@ -136,13 +136,13 @@ def _repair(polygons: np.ndarray, rings: np.ndarray, size_px: tuple[int, int] | 
 def largest_parts(geometries: np.ndarray) -> np.ndarray:
     """The largest polygon within each geometry (N,); an empty polygon if there is none."""
     members, geometry = shapely.get_parts(geometries, return_index=True)
-    parts, member = shapely.get_parts(members, return_index=True)  # a collection may hold multipolygons
+    parts, member = shapely.get_parts(members, return_index=True)  # a collection may contain multipolygons
     owner = geometry[member]
     area = np.where(shapely.get_type_id(parts) == shapely.GeometryType.POLYGON, shapely.area(parts), 0.0)
     ascending = np.lexsort((area, owner))
     ascending = ascending[area[ascending] > 0]
     largest = np.full(len(geometries), shapely.Polygon(), object)
-    largest[owner[ascending]] = parts[ascending]  # of several assignments to one index the last stays
+    largest[owner[ascending]] = parts[ascending]  # of several assignments to one index the last one counts
     return largest
 
 
@@ -172,7 +172,7 @@ def polygons_to_rays(
     polygons = shapely.polygons(rings)
     centres = interior_centres(polygons) if centres is None else np.asarray(centres, float).reshape(-1, 2)
     xy, owner = shapely.get_coordinates(rings, return_index=True)
-    within = owner[1:] == owner[:-1]  # a pair of vertices of two polygons is no edge
+    within = owner[1:] == owner[:-1]  # vertices of two polygons do not form an edge
     spokes = (xy - centres[owner]) * np.asarray(mpp, float)
     rays = np.full((len(polygons), n_rays), np.inf)
     step = max(1, _EDGE_RAY_PAIRS // n_rays)
@@ -193,7 +193,7 @@ def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.n
     with np.errstate(divide="ignore", invalid="ignore"):
         # With x for the cross product, a ray d meets the edge from s to e at the distance (s x e) / (d x e - d x s).
         distance = area[:, None] / (end_side - start_side)
-    # A vertex on a ray counts for one side, so that of its two edges one is crossed and not both or none.
+    # A vertex on a ray counts for one side, so that exactly one of its two edges is crossed.
     met = ((start_side <= 0) != (end_side <= 0)) & (distance > 0)
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     nearest = np.minimum.reduceat(np.where(met, distance, np.inf), first, axis=0)

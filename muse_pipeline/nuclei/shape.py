@@ -1,4 +1,4 @@
-"""Size and shape of nuclei from their outlines, by Green's formulas; moments are the polygon's own."""
+"""Size and shape of nuclei from their outlines, by Green's formulas; moments are those of the polygon."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
         of the ellipse with the same second moments, and eccentricity is that ellipse's. A ring without area has
         solidity, eccentricity and axes of 0.
     """
-    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near the origin: no digits lost
+    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near the origin: exact
     edges = _following(x) - x, _following(y) - y
     area, moments = area_and_moments(x, y)
     large, small = _principal_moments(moments)
@@ -72,7 +72,7 @@ def _following(values: np.ndarray) -> np.ndarray:
 
 
 def _principal_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The larger and the smaller eigenvalue, (N,) each and at least 0, of symmetric moments (N, 3)."""
+    """The larger and the smaller eigenvalue, (N,) each and not negative, of symmetric moments (N, 3)."""
     xx, yy, xy = moments.T
     middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     return np.maximum(middle + spread, 0), np.maximum(middle - spread, 0)
@@ -84,7 +84,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 N_CLUSTERS = 4
 SAMPLE = 20_000
-ROUNDS = 100  # of Lloyd's algorithm; it ends earlier where nothing moves
+ROUNDS = 100  # most rounds of Lloyd's algorithm, which ends earlier if nothing changes
 MEASURES = ("area_um2", "eccentricity", "solidity")
 
 
@@ -126,7 +126,7 @@ class ShapeSample:
     """The shapes of up to 20,000 nuclei, those whose positions have the smallest hashes.
 
     Args:
-        measure: function that gives ``shape.measure_shapes`` of nuclei; only called for those that enter the sample.
+        measure: function that returns ``shape.measure_shapes`` of nuclei; only called for those that enter the sample.
     """
 
     def __init__(self, measure: Callable[[Nuclei], Mapping[str, np.ndarray]]):
@@ -134,7 +134,7 @@ class ShapeSample:
         self._hashes, self._values = np.zeros(0, np.uint64), np.zeros((0, len(MEASURES)))
 
     def add(self, nuclei: Nuclei) -> None:
-        """Offer some nuclei to the sample."""
+        """Add the nuclei with the smallest hashes to the sample."""
         hashes = _hash(nuclei.xy)
         if len(self._hashes) == SAMPLE:
             chosen = hashes < self._hashes[-1]

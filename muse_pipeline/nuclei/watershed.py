@@ -7,9 +7,9 @@ import numpy as np
 
 from muse_pipeline.nuclei.masks import drop_small_labels
 
-SMOOTH_UM = 0.75  # of the depth: the grain of an outline makes no peaks
-APART_UM = 2.5  # a peak that sees a higher one this near, in its own component of the mask, is part of it
-MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um: small lymphocytes have 20
+SMOOTH_UM = 0.75  # so that ragged outlines do not make peaks
+APART_UM = 2.5  # a peak this near a higher one in the same component belongs to it
+MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um; small lymphocytes have 20
 
 
 def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
@@ -24,17 +24,17 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
     """
     reach = max(int(APART_UM / mpp), 1)
-    # Positions within ``reach`` of a pixel then exist, and those beyond the picture are outside the mask.
+    # With a frame, all positions within ``reach`` exist, and those beyond the picture are outside the mask.
     framed = np.pad(mask, reach)
     inside = np.flatnonzero(framed)
     rising = np.argsort(relief[mask], kind="stable")
-    pixels = inside[rising]  # from here on a pixel is its rank, so that no two are equal
+    pixels = inside[rising]  # below, a pixel is identified by its rank, which is unique
     rank = np.full(framed.shape, -1, np.int32)
     rank.flat[pixels] = np.arange(len(pixels), dtype=np.int32)
     component = cv2.connectedComponents(framed.astype(np.uint8))[1]
     goal = _step_up(rank, pixels)
     goal = _join_peaks(goal, rank, pixels, component, reach)
-    while not np.array_equal(further := goal[goal], goal):  # twice as far each time
+    while not np.array_equal(further := goal[goal], goal):  # doubles the number of steps each time
         goal = further
     labels = np.zeros(framed.size, np.int32)
     labels[pixels] = np.unique(pixels[goal], return_inverse=True)[1] + 1
@@ -44,13 +44,13 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
 
 def depth_um(mask: np.ndarray, mpp: float) -> np.ndarray:
     """(h, w) float32: distance in um to the edge of a mask (h, w), smoothed."""
-    framed = np.pad(mask.astype(np.uint8), 1, mode="edge")  # a nucleus goes on beyond the picture
+    framed = np.pad(mask.astype(np.uint8), 1, mode="edge")  # nuclei continue beyond the picture
     depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1] * mpp
     return cv2.GaussianBlur(depth, (0, 0), SMOOTH_UM / mpp)
 
 
 def _step_up(rank: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """(n,) rank of the highest of each pixel and its eight neighbours; a peak's own."""
+    """(n,) highest rank among each pixel and its eight neighbours; for a peak its own rank."""
     flat, row = rank.ravel(), rank.shape[1]
     highest = np.arange(len(pixels), dtype=np.int32)
     for shift in (-row - 1, -row, 1 - row, -1, 1, row - 1, row, row + 1):

@@ -26,15 +26,15 @@ def render_integers(values: np.ndarray, width: int) -> np.ndarray:
     """Values (N,) from 0 to 10^width - 1 with leading zeros, as (N, width) uint8."""
     digits = np.empty((len(values), width), np.uint8)
     for column in range(width - 1, -1, -1):
-        tens = values // 10  # many at once, unlike divmod
+        tens = values // 10  # vectorised, unlike divmod
         values, digits[:, column] = tens, values - tens * 10
     return digits + np.uint8(ord("0"))
 
 
 def render_coordinates(rings: np.ndarray) -> np.ndarray:
-    """Rings (N, V, 2) as the insides of GeoJSON polygons, to one decimal, as (N, 24 V) uint8.
+    """Coordinates of GeoJSON polygons from rings (N, V, 2), to one decimal, as (N, 24 V) uint8.
 
-    Positions are above -999,999.9 and below 1e7, which is metres of glass.
+    Positions are above -999,999.9 and below 1e7, which exceeds any slide.
     """
     tenths = np.rint(rings * 10).astype(np.int32)
     size = np.abs(tenths)
@@ -47,12 +47,12 @@ def render_coordinates(rings: np.ndarray) -> np.ndarray:
     return words.reshape(len(rings), -1).view(np.uint8)
 
 
-# A number in tenths is looked up in two halves of up to four digits, words of four and of eight bytes.
+# A number in tenths is rendered from two tables, for its upper and lower four digits, as 4 and 8 bytes.
 _HALF = 10_000
 
 
 def _high_words() -> np.ndarray:
-    """(2 * _HALF,) words of the upper halves: four digits, and then the sign and three digits."""
+    """(2 * _HALF,) words of the upper halves: with four digits, then with a minus sign and three digits."""
     text = np.full((2, _HALF, 4), ord("-"), np.uint8)
     text[0] = _without_zeros(render_integers(np.arange(_HALF), 4))
     text[1, :, 1:] = text[0, :, 1:]
@@ -60,7 +60,7 @@ def _high_words() -> np.ndarray:
 
 
 def _low_words() -> np.ndarray:
-    """(6 * _HALF,) words of the lower halves, by end and by whether an upper half precedes them."""
+    """(6 * _HALF,) words of the lower halves, for three ends, with and without an upper half before them."""
     text = np.zeros((3, 2, _HALF, 8), np.uint8)
     digits = render_integers(np.arange(_HALF), 4)
     text[:, 0, :, :3] = digits[:, :3]

@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 OBJECT_TYPES = ("detection", "cell", "annotation", "tile", "tmaCore", "root")
-TYPE_KEYS = ("objectType", "object_type", "type")  # of properties, in the order in which QuPath looks for them
+TYPE_KEYS = ("objectType", "object_type", "type")  # properties with the type, in the order in which QuPath reads them
 LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
     "PathDetectionObject": "detection",
     "PathCellObject": "cell",
@@ -21,7 +21,7 @@ LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
     "PathRootObject": "root",
 }
 _TYPE_OF_WORD = {word: word for word in OBJECT_TYPES} | LEGACY_IDS | {"tma_core": "tmaCore"}
-TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {"tmaCore": "TMA core", "root": "root object"}  # for messages
+TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {"tmaCore": "TMA core", "root": "root object"}  # names in messages
 OUTSIDE = "annotation outside the slide"
 _PLURALS = {
     OUTSIDE: "annotations outside the slide",
@@ -33,7 +33,7 @@ _PLURALS = {
 
 REGION = "Region"  # QuPath's own class is "Region*"
 IGNORED = ("Tissue", "Ignore")
-_WITH_DERIVED = {REGION, *IGNORED}  # words that stand for "Ignore*: Positive" as well
+_WITH_DERIVED = {REGION, *IGNORED}  # classes that include derived ones, such as "Ignore*: Positive"
 
 
 def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,12 +57,12 @@ def with_children(feature: Any) -> Iterator[Any]:
 
 
 def type_of_word(word: Any) -> str | None:
-    """Object type for a word in a file; None if QuPath does not know it."""
+    """Object type for a word in a file; None if QuPath does not define the word."""
     return _TYPE_OF_WORD.get(word) if isinstance(word, str) else None
 
 
 def read_object_type(feature: Mapping[str, Any]) -> str:
-    """Type that QuPath gives the feature: one of ``OBJECT_TYPES``, by default an annotation."""
+    """Type of the feature in QuPath: one of ``OBJECT_TYPES``, by default an annotation."""
     properties = properties_of(feature)
     word = next((properties[key] for key in TYPE_KEYS if properties.get(key) is not None), None)
     if word is None:
@@ -93,7 +93,7 @@ def is_called(words: Collection[str], class_name: str | None, name: str | None =
 def why_left_out(
     shapes: np.ndarray, geometries: Sequence[Any], types: Sequence[str], unwanted: Collection[str]
 ) -> np.ndarray:
-    """Reasons why objects cannot be used, as the noun that counts them in a message; "" for usable ones.
+    """Reasons why objects cannot be used, as nouns for ``list_counts``; "" for usable objects.
 
     Args:
         shapes: (N,) shapely geometries; None for an object without one.

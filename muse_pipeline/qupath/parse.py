@@ -21,7 +21,7 @@ GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 GEOMETRIES = frozenset(
     {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
 )
-COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # what an item is a member of
+COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # containers of an item
 _LONGEST_HEAD = 1 << 16
 _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection".*"features"\s*:\s*\[)\s*', re.DOTALL)
 
@@ -143,9 +143,9 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """The text before the first feature, up to ``[``, and True if features have lines of their own.
+    """Read the text before the first feature, up to ``[``; True if every feature has its own line.
 
-    In other files the first lines and False.
+    For other files, the first lines and False.
     """
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):
@@ -189,7 +189,7 @@ def _iterate_lines(
         try:
             feature = parse(text.removesuffix(b","))
         except ValueError as error:
-            try:  # features may now share lines, or have several: the rest is a document without the first ones
+            try:  # lines and features may differ from here on: parse the rest as one document
                 rest = parse(head + text + b"\n" + file.read())
             except ValueError:
                 raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error

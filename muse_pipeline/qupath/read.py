@@ -23,7 +23,7 @@ from muse_pipeline.qupath.objects import list_counts, properties_of, read_class_
 from muse_pipeline.qupath.parse import is_geometry, iterate_features
 
 _POINT, _POLYGON = shapely.GeometryType.POINT, shapely.GeometryType.POLYGON
-# Multi-geometries and collections, whose numbers follow that of polygons.
+# Multi-geometries and collections, whose type numbers follow that of polygons.
 _COLLECTIONS = [kind for kind in shapely.GeometryType if kind > _POLYGON]
 
 
@@ -218,12 +218,12 @@ def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -
 
 
 def to_feature(item: Any) -> dict[str, Any]:
-    """An item of ``iterate_features`` as a feature; empty if it is not one."""
+    """Convert an item of ``iterate_features`` to a feature, which is empty if the item is not one."""
     if not isinstance(item, dict):
         return {}
     if is_geometry(item):
         return {"geometry": item}
-    nucleus = item.get("nucleusGeometry")  # of a QuPath cell, whose other geometry is the cell's border
+    nucleus = item.get("nucleusGeometry")  # QuPath's cells have it besides the geometry of their border
     return {**item, "geometry": nucleus} if nucleus else item
 
 

@@ -63,7 +63,7 @@ def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry
 def require_nucleus_size(
     parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
 ) -> None:
-    """Reject outlines that are larger than any nucleus and were probably meant as areas.
+    """Reject outlines that are larger than any nucleus, which were probably meant as areas.
 
     Args:
         parts: nuclei in pixels of ``mpp``.
@@ -83,13 +83,13 @@ def require_nucleus_size(
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
     """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None without any."""
-    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may hold multipolygons
+    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may contain multipolygons
     parts = parts[shapely.area(parts) > 0]
     return shapely.union_all(parts) if len(parts) else None
 
 
 def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
-    """An area without lines that lead out of it and back; unchanged if crossing lines make it bound several areas."""
+    """Remove lines that lead out of an area and back; unchanged if its lines cross and bound several areas."""
     repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
     falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
     return shape if repaired is None or falls_apart else repaired
@@ -181,7 +181,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
             raise GeoJSONError(f"{path}: polygon {number} is not valid ({why}); draw it again without crossing lines")
     roi = shapely.union_all(take_out_ignored(*_columns(areas)))
     if not roi.area:
-        raise GeoJSONError(f"{path}: nothing is left of its areas without those of the class '{IGNORE}'; draw more")
+        raise GeoJSONError(f"{path}: nothing is left of its areas after subtraction of the class '{IGNORE}'; draw more")
     on_slide = [info is None or _is_on(area, info) for area in areas if not area.is_ignored]
     if 0 < (n_outside := on_slide.count(False)) < len(on_slide):
         others[OUTSIDE] = n_outside
@@ -195,7 +195,7 @@ def _is_on(area: RoiArea, info: SlideInfo) -> bool:
 
 
 def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
-    """The shapes (N,), and (N,) bool that is True for ignored ones."""
+    """The shapes (N,), and (N,) bool, True for ignored areas."""
     return np.array([area.shape for area in areas], object), np.array([area.is_ignored for area in areas], bool)
 
 
@@ -257,7 +257,7 @@ def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str]) -> BaseGeometry | None:
-    """The shape of an area; None without one, and for other objects, whose shapes are not parsed."""
+    """The shape of an area; None if it has none. Shapes of other objects are not parsed."""
     if object_type not in kinds or not feature.get("geometry"):
         return None
     # GEOS rejects a whole geometry for one ring that is not closed.
@@ -284,7 +284,7 @@ def write_outline(path: Path | str, outline: BaseGeometry, info: SlideInfo) -> N
     """
     if info.bounds is not None:
         x, y = qupath_offset_px(info.bounds)
-        # Subtraction leaves binary remainders in coordinates of one decimal, which would be written.
+        # Rounded again, since subtraction leaves rounding errors beyond the first decimal.
         outline = shapely.set_precision(translate(outline, -x, -y), 0.1)
     properties = {"objectType": ANNOTATION, "name": "Tissue", "color": list(TISSUE_RGB), "isLocked": True}
     _write(path, [] if outline.is_empty else [_feature(_make_id(info, "tissue"), outline, properties)])

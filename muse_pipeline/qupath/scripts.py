@@ -15,7 +15,7 @@ PARTS = {  # QuPath shows the names without underscores
     "Run_muse.groovy": ("run_muse", "muse_functions", "import_nuclei"),
     "Train_muse.groovy": ("train_muse", "muse_functions", "import_nuclei"),
 }
-_FUNCTIONS = "/** Change the open image,"  # where those of the import script begin
+_FUNCTIONS = "/** Change the open image,"  # start of the functions in the import script
 
 
 def find_script_folders(home: Path) -> list[Path]:

@@ -46,7 +46,7 @@ from muse_pipeline.qupath.columns import render_coordinates, render_decimals, re
 SEPARATOR = b",\n"
 _HEAD = b'{"type":"FeatureCollection","features":['
 _TAIL = b"\n]}\n"
-_GZIP_LEVEL = 1  # of libdeflate: docs/results.md, "Writers"
+_GZIP_LEVEL = 1  # level of libdeflate: docs/results.md, "Writers"
 
 
 class FeatureFile:
@@ -64,9 +64,9 @@ class FeatureFile:
             partial = stack.enter_context(complete_file(self._path))
             self._file = stack.enter_context(partial.open("wb"))
             self._file.write(encode(_HEAD, self._suffix))
-            # The first batch follows a line break; the comma of the separator comes between batches.
+            # The first batch follows a line break, all others the whole separator.
             self._before = encode(SEPARATOR[1:], self._suffix)
-            # The end of the text is written before the file is closed.
+            # ``_end`` runs before the file is closed.
             stack.push(self._end)
             self._stack = stack.pop_all()
         return self
@@ -119,8 +119,8 @@ def write_geojson(
         info: header of the slide.
         output: path that ends in ``.geojson.gz``, or in ``.geojson`` for an uncompressed file.
         frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
-        max_features: number of nuclei above which ``<name>.part-001.geojson.gz`` and so on are written as well, with at
-            most so many each.
+        max_features: number of nuclei above which ``<name>.part-001.geojson.gz`` and so on are written as well, each
+            with at most this number.
         threads: number of threads that render and compress; it does not change the bytes.
         measurements: columns of numbers that are added to the measurements in QuPath.
 
@@ -140,7 +140,7 @@ def write_geojson(
         n_nuclei = file.metadata.num_rows
     tables = partial(_read_tables, nuclei_path, columns, provenance)
     parts = _write_files(tables, renderer, output, n_nuclei, max_features, threads)
-    # of the image in the program that the frame is named for
+    # size of the image in the program that the frame is named after
     size_px = (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
     sidecar = {
         "slide_id": info.slide_id,
@@ -199,7 +199,7 @@ def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
 
 
 def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
-    """The names, each once, if they are columns of floating-point numbers.
+    """Check that names are columns of floating-point numbers; return each once.
 
     Raises:
         GeoJSONError: one of them is not.
@@ -226,7 +226,7 @@ def _read_provenance(nuclei_path: Path | str, info: SlideInfo) -> Provenance:
 def _read_tables(
     nuclei_path: Path | str, columns: list[str], provenance: Provenance, batch_size: int
 ) -> Iterator[pa.Table]:
-    """The columns of all nuclei; 1 instead of ``quality`` for a nucleus that totals leave out, else 0."""
+    """Read the columns of all nuclei; ``quality`` becomes 1 for nuclei that totals leave out, else 0."""
     for table in iterate_rows(nuclei_path, batch_size, columns):
         if QUALITY in columns:
             flags = to_arrow(left_out(table, provenance).astype(float))
@@ -249,7 +249,7 @@ def _write_files(
     stem, suffix = split_name(output)
     # A part has whole batches, which are rendered and compressed once for it and the whole file.
     n_batches = -(-(max_features or BATCH) // BATCH)
-    batch_size = (max_features or BATCH) // n_batches  # a part may have a few nuclei less than ``max_features``
+    batch_size = (max_features or BATCH) // n_batches  # parts may have slightly fewer nuclei than ``max_features``
     n_parts = -(-n_nuclei // (n_batches * batch_size)) if max_features else 0
     numbers = range(1, n_parts + 1) if n_parts > 1 else ()
     parts = [output.with_name(f"{stem}.part-{number:03d}{suffix}") for number in numbers]
@@ -263,7 +263,7 @@ def _write_files(
                 for batch in islice(batches, n_batches):
                     whole.write(batch)
                     part.write(batch)
-        for batch in batches:  # all of them, where there are no parts
+        for batch in batches:  # the remaining ones; without parts, all
             whole.write(batch)
     return parts
 
@@ -276,17 +276,17 @@ MEASUREMENTS = (
     ("Area um^2", "area_um2", 2),
     ("Eccentricity", "eccentricity", 3),
 )
-OPTIONAL = {  # of tables that have the column
+OPTIONAL = {  # for tables with these columns
     CLUSTER: ("Morphology cluster", CLUSTER, 1),
     REGION_PROB: ("Region probability", REGION_PROB, 3),
     BORDER: ("Border distance um", BORDER, 1),
-    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 for nuclei of a class that their region does not have
+    UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 for a class that does not occur in the region
     QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
 }
-CHOSEN_DIGITS = 4  # of columns that a user chose
-INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and how bright they are beside their class
+CHOSEN_DIGITS = 4  # digits of columns that the user chose
+INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and their brightness relative to the class
 _CENTROID_DIGITS = 12
-_AT_ONCE = 2_048  # nuclei whose matrix, of some 1,400 bytes each, stays near the processor
+_AT_ONCE = 2_048  # nuclei of some 1,400 bytes each, for the cache of a core
 
 
 class FeatureRenderer:
@@ -372,7 +372,7 @@ class CellRenderer(FeatureRenderer):
         ]
 
     def _cell_rings(self, table: pa.Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Outlines of cells, in groups as by ``wkb_to_rings``; seldom is one not simple and has to be repaired."""
+        """Outlines of cells, in groups as by ``wkb_to_rings``; the few that are not simple are repaired."""
         xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
         rings = rays_to_rings(xy, lists_to_numpy(table[CELL_RAYS]), self._info.mpp)
         rounded = np.round(rings, 1)
@@ -406,7 +406,7 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     order = np.argsort(key, kind="stable")
     rank = np.arange(len(key))
     begins = np.diff(key[order], prepend=-1) != 0
-    repeat = np.empty_like(rank)  # stitch leaves no two nuclei at one position: zeros
+    repeat = np.empty_like(rank)  # all zeros after `stitch`, whose nuclei have distinct positions
     repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
     columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]
     return np.concatenate(columns, axis=1)

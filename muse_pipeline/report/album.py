@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 from PIL import Image
 
-EMBEDDED_SLIDES = 30  # about 1 MB each: the page of a larger cohort would be a burden to mail and to open
+EMBEDDED_SLIDES = 30  # about 1 MB each; pages of larger cohorts would be slow to send and to open
 THUMBNAIL_PX = 112  # shown at half the size, for screens of two pixels per point
 _QUALITY = 78
 
 
-UNREADABLE = OSError, ValueError, SyntaxError  # what Pillow raises on a file that is no picture
+UNREADABLE = OSError, ValueError, SyntaxError  # Pillow's exceptions for files that are not pictures
 
 
 class Album:

@@ -25,9 +25,9 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
-STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which a reader wants to see them
-MUCH = 0.01  # of the nuclei left out as lying in artefacts, from which the report warns
-BARE_MM2 = 0.05  # of tissue, without a nucleus
+STATUSES = ("failed", "partial", "empty", "ok")  # in the order of the page
+MUCH = 0.01  # fraction of nuclei left out because of artefacts, above which the report warns
+BARE_MM2 = 0.05  # area of tissue; without a nucleus in it the report warns
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 
@@ -345,7 +345,7 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
 
 
 def describe_model(slides: Sequence[SlideResult]) -> str:
-    """Describe the model of these slides, distinguished from others of its name, and their number."""
+    """Describe the model of these slides, by name and checksum, and the number of slides."""
     model = slides[0].model
     return f"{model.name} ({model.sha256[:8]}), {count_noun(len(slides), 'slide')}"
 
@@ -374,7 +374,7 @@ def _gather_warnings(files: SlideFiles, info: SlideInfo | None, tissue_done: boo
 
 
 def _join_reasons(warnings: list[str], provenance: Provenance, organ: str) -> list[str]:
-    """The warnings with the reasons of a flag and the doubts, each once: ledgers of a stopped run may lack some."""
+    """The warnings, flags and doubts, each once, since ledgers of a stopped run may lack some."""
     verdict = provenance.verdict
     doubts = {} if verdict.verdict == OTHER_STAIN else find_doubts(provenance, organ)
     return list(dict.fromkeys([*warnings, *verdict.sentences(), *doubts.values()]))
@@ -393,7 +393,7 @@ def _find_stale(
     if provenance.fingerprint != info.fingerprint:
         return "its nuclei were found in another version of the slide's file; run the workflow again"
     if provenance.slide_mpp != info.mpp:
-        return "its nuclei were found when the slide was taken to have another mpp; run the workflow again"
+        return "its nuclei were found at another mpp of the slide; run the workflow again"
     if provenance.tissue_sha256 not in {None, tissue.sha256}:
         return "its nuclei were found in another tissue or region of interest; run the workflow again"
     if path and Path(path).resolve() != Path(info.path).resolve():
@@ -416,7 +416,7 @@ def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
 
 def _name_blank(tissue_mm2: float | None, n_nuclei: int, provenance: Provenance) -> str:
     if DARK in provenance.verdict.reasons:
-        return f"{DARK}; nothing was sought in it"
+        return f"{DARK}; it was not analysed"
     if not tissue_mm2:
         within = f" within the ROI {provenance.roi.name}" if provenance.roi else ""
         return f"no tissue was found{within}; see tissue.png"

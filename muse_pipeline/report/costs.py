@@ -10,7 +10,7 @@ from muse_pipeline.core.text import memory_text, time_text
 from muse_pipeline.report.cohort import SlideResult
 
 COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
-OTHER, WHOLE = "other", "all"  # rows: start, model and report; everything
+OTHER, WHOLE = "other", "all"  # sums: start, model and report; the whole run
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
 
 def _add_up(name: str, ran: Sequence[tuple[StepRecord, SlideResult]]) -> Cost:
     seconds, used = (sum(getattr(one, what) or 0 for one, _ in ran) for what in ("seconds", "processor_seconds"))
-    # Each slide counts once, whatever the number of its steps.
+    # Each slide counts once, for any number of steps.
     tissue_mm2 = sum({id(slide): slide.processed_mm2 for _, slide in ran}.values())
     return Cost(name, seconds, used, tissue_mm2, max(one.peak_memory_mib or 0 for one, _ in ran))
 

@@ -88,7 +88,7 @@ def score(counts: Sequence[int]) -> dict[str, float | int | None]:
     weighted = sum(level * count for level, count in enumerate(counts))
     proportion = sum(n_positive / n > share for share in ALLRED_SHARES)
     # Halves are rounded up; ``round`` would round them to the even number.
-    intensity = int(weighted / n_positive + 0.5) if n_positive else 0  # of the average positive cell
+    intensity = int(weighted / n_positive + 0.5) if n_positive else 0  # mean over positive cells
     return {
         "percent_positive": round(100 * n_positive / n, 2),
         "h_score": round(100 * weighted / n, 1),
@@ -205,7 +205,7 @@ def count_in_annotations(
     """
     if not annotations:
         return []
-    n_by_class = np.zeros((len(annotations), len(classes) + 1), int)  # the last column: nuclei of no class
+    n_by_class = np.zeros((len(annotations), len(classes) + 1), int)  # the last column counts nuclei without a class
     n_positive = np.zeros(len(annotations), int)
     shapely.prepare([each.geometry for each in annotations])
     for xy, label, *positive in stream_positions(nuclei, "label", *([POSITIVE] if with_positive else [])):

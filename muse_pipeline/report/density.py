@@ -78,7 +78,7 @@ def _positions(table: pa.Table) -> np.ndarray:
 
 
 CELL_UM = 64.0
-WHOLE = "whole image"  # caption of a slide no larger than a field
+WHOLE = "whole image"  # caption of slides that fit into one field
 FIELD_CELLS = 4  # a field is 256 um wide: 512 px at 0.5 um/px
 
 
@@ -87,7 +87,7 @@ class DensityGrid:
     """Nuclei per cell of ``CELL_UM``; the corner of the first cell is the corner of level 0.
 
     Attributes:
-        counts: (C + 1, rows, columns) nuclei by class; the last plane holds nuclei without a known class.
+        counts: (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class.
         size_um: (width, height) of the slide.
     """
 
@@ -136,11 +136,11 @@ def count_nuclei(
 def choose_fields(grid: DensityGrid) -> list[Field]:
     """Up to three fields that do not overlap: of highest density, most mixed classes and median density.
 
-    The choice depends on the counts only; of equal fields the topmost, then the leftmost, is taken.
+    The choice depends on the counts only; of equal fields the topmost, then the leftmost, is chosen.
     """
     counts = _sum_fields(grid.counts)
     width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)
-    counts = counts[:, :height, :width]  # fields lie wholly on the slide
+    counts = counts[:, :height, :width]  # fields are entirely on the slide
     total = counts.sum(0)
     if not total.any():
         return []
@@ -149,7 +149,7 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
     median, upper = np.percentile(total[total > 0], [50, 75])
     wishes = {
         "densest": total,
-        # Of equally mixed fields the denser one is taken.
+        # Of equally mixed fields the denser one is chosen.
         "most mixed": np.where(total >= upper, _entropy(counts) + 1e-6 * total / total.max(), 0),
         "typical density": 1 / (1 + np.abs(total - median)),
     }

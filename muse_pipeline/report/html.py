@@ -71,7 +71,7 @@ def _inline(name: str) -> Markup:
 
 
 def _digest(code: str) -> str:
-    """The SHA-256 of a script in the form of a page's policy."""
+    """The SHA-256 of a script, as in a content security policy."""
     return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
 
 

@@ -57,9 +57,9 @@ def _number(value: Any) -> str | None:
     return f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
 
 
-PAGES = {  # file of the run's folder -> what it is called
-    "views.png": "What it saw",
-    "curves.png": "How it went",
+PAGES = {  # captions by file of the run's folder
+    "views.png": "Views in training",
+    "curves.png": "Training curves",
     "cohort.yaml": "Settings and slides",
 }
 

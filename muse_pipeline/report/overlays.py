@@ -35,7 +35,7 @@ from muse_pipeline.tissue.overview import map_strips
 BLACK, NO_CLASS = (0, 0, 0), -1
 INK, PAPER, FAINT = (38, 43, 51), (255, 255, 255), (126, 134, 146)
 STRIP_PX, CAPTION_PX = 36, 32
-OPACITY = 0.82  # of the white behind words on tissue
+OPACITY = 0.82  # opacity of the white behind text on tissue
 _NICE = (1, 2, 5)
 
 
@@ -56,7 +56,7 @@ def nice_length(longest: float) -> float:
 def add_strip(
     picture: np.ndarray, um_per_px: float, inside: bool = False
 ) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
-    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip of ``STRIP_PX``, a scale bar at its left.
+    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip of ``STRIP_PX``, with a scale bar at its left.
 
     Args:
         picture: picture of the tissue.
@@ -127,9 +127,9 @@ def _printable(text: str) -> str:
 
 
 LONG_SIDE_PX = 900
-BLEND_ROWS = 32  # of the picture at a time: floats of the whole would be tens of MB, each allocated anew
+BLEND_ROWS = 32  # rows at a time; floats of the whole picture would need tens of MB
 _OUTLINE = (74, 84, 98)
-_LEGEND_PX = 100  # an entry of the legend
+_LEGEND_PX = 100  # width of an entry of the legend
 _GLASS_GREY = 236
 # Pale yellow over orange to deep violet: darkness increases with density, also for colour-blind readers.
 _RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
@@ -140,7 +140,7 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Colour and opacity by density in 255ths of the highest; grey of the tissue below by its own grey, white for glass.
+# Colour and opacity by density, in 255ths of the highest; pale grey of the tissue by its grey, white for glass.
 _HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
 _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
@@ -190,7 +190,7 @@ def draw_density(
 def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Blend the heat colours of ``strength`` (h, w) into ``picture`` (h, w, 3) uint8 where ``inside`` tissue."""
     pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
-    pale[~inside] = 255  # the store holds whole chunks: a pen mark beside tissue would end at their edges
+    pale[~inside] = 255  # hides parts of pen marks, which the whole chunks of the store contain
     level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
     opacity = (_OPACITY[level] * inside)[..., None]
     pale = pale[..., None].astype(np.float32)
@@ -216,7 +216,7 @@ def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:
     """Draw the colour bar from ``left``, and leave ``beside_px`` for the text after it; returns the x of its end."""
     width = min(160, canvas.width - left - 190 - beside_px)
-    if width < 40:  # a slide so narrow that the strip holds the scale bar alone
+    if width < 40:  # on a narrow slide the strip has room for the scale bar only
         return left
     middle = canvas.height - STRIP_PX // 2
     start = write_text(pen, (left, middle), "0", FAINT) + 8
@@ -231,9 +231,9 @@ def _round_up(value: float) -> float:
     return float(np.ceil(value / step) * step)
 
 
-ENLARGEMENT = 2  # so that outlines are crisp between the pixels of the store
+ENLARGEMENT = 2  # for crisp outlines between the pixels of the store
 LEAST_PX = 640  # a smaller image is enlarged more, so that caption and legend fit
-_MARGIN_UM = 20.0  # nuclei centred outside a field reach into it
+_MARGIN_UM = 20.0  # nuclei with centres this far outside are also drawn
 _SUBPIXEL_BITS = 4
 
 
@@ -285,13 +285,13 @@ def draw_outlines(
     scale = 1 << _SUBPIXEL_BITS
     fixed = [np.round(xy_to_xy_index(ring) * scale).astype(np.int32) for ring in rings]
     style = {"isClosed": True, "lineType": cv2.LINE_AA, "shift": _SUBPIXEL_BITS}
-    halo = pixels.copy()  # a pale one parts the line from dark chromatin
+    halo = pixels.copy()  # separates the line from dark chromatin
     cv2.polylines(halo, fixed, color=PAPER, thickness=3, **style)
     cv2.addWeighted(pixels, 0.5, halo, 0.5, 0, pixels)
     for i in np.unique(label):
         color = classes[i].color if 0 <= i < len(classes) else BLACK
         of_class = [fixed[k] for k in np.flatnonzero(label == i)]
-        for _ in range(2):  # a line of one pixel is pale where it lies between two
+        for _ in range(2):  # twice, since lines between two pixels are pale
             cv2.polylines(pixels, of_class, color=color, thickness=1, **style)
 
 

@@ -202,7 +202,7 @@ def _percent(n: int | None, total: int | None) -> float | None:
     return round(100 * n / total, 2) if n is not None and total else None
 
 
-OPEN_SLIDES = 100  # of a larger cohort the table shows so many rows at once, and a card is shown when it is opened
+OPEN_SLIDES = 100  # for more slides the table shows this many rows at once, and cards on demand
 
 
 def write_report(
@@ -229,7 +229,7 @@ def write_report(
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics)
     copy_import_script(results / "qupath")
-    failures = [] if no_model else summarise_failures(slides)  # the same reason for all
+    failures = [] if no_model else summarise_failures(slides)  # all slides have the same reason
     total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
     return [f"{summarise_cohort(slides)}; see {page}", *total, *failures, *summarise_flags(slides)]
 
@@ -243,7 +243,7 @@ def write_page(
     of up to ``EMBEDDED_SLIDES`` slides are embedded in the page; the page of a larger cohort links to the files beside
     it.
     """
-    from muse_pipeline.report.html import write_html  # not before the page is written: it loads jinja2
+    from muse_pipeline.report.html import write_html  # loads jinja2
 
     entries, album = rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
     ranked = [entry.slide for entry in entries]
@@ -278,7 +278,7 @@ def write_page(
 
 
 def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
-    """Nuclei, mm2 of tissue and classes per model, since numbers of different models may not compare.
+    """Nuclei, mm2 of tissue and classes per model, since numbers of different models may not be comparable.
 
     The name of a single model is "".
     """
@@ -294,10 +294,10 @@ def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
     ]
 
 
-SHOWN = 15  # measures of a pair of groups; the others are folded away
-MOST_DOTS = 100  # of a group: a larger one is drawn by so many percentiles
+SHOWN = 15  # measures of a pair of groups; the others are collapsed
+MOST_DOTS = 100  # dots of a group; larger groups are drawn as this many percentiles
 FOUND = 0.05  # false discovery rate
-MOST_EFFECT = 4  # where the axis of effects ends at the latest
+MOST_EFFECT = 4  # upper limit of the axis of effects
 _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/µm"}
 
 

@@ -20,17 +20,17 @@ from muse_pipeline.report.slide_card import add_up
 
 # Okabe & Ito, "Color Universal Design", 2008
 COLOR_BLIND_SAFE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
-LEAST_SLIDES = 3  # of a plot
-LEAST_OF_GROUP = 6  # with fewer, no outlier is named
-FAR = 3.5  # of the modified z-score (Iglewicz & Hoaglin 1993) from which a slide is an outlier
-ORIENTATION = "shape_orientation"  # an angle, whose median means nothing
-MOST_NAMED = 6  # outliers below a plot
-MOST_LINKED = 200  # slides whose dots are links, each with the slide's name
+LEAST_SLIDES = 3  # least number of slides in a plot
+LEAST_OF_GROUP = 6  # no outliers are named in smaller groups
+FAR = 3.5  # modified z-score (Iglewicz & Hoaglin 1993) above which a slide is an outlier
+ORIENTATION = "shape_orientation"  # an angle, whose median is meaningless
+MOST_NAMED = 6  # most outliers named below a plot
+MOST_LINKED = 200  # most slides whose dots are links with names
 
 _LEFT, _RIGHT, _ROW, _AXIS = 10, 370, 34, 24
 _MIX_WIDTH, _MIX_HEIGHT = 1150, 130
-MOST_COLUMNS = 50  # of the class mix, each with the slide's name
-_NAME_LETTERS, _LETTER = 18, 7  # of such a name, and the width of a letter
+MOST_COLUMNS = 50  # most columns of the class mix that still have names
+_NAME_LETTERS, _LETTER = 18, 7  # longest name, and the width of a letter
 _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of variance 1
 
 
@@ -105,7 +105,7 @@ def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _region_areas(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]:
-    """Percentage of the regions' total area in each region."""
+    """Area of each region as a percentage of the area of all regions."""
     found = [
         {one["name"]: one["area_mm2"] for one in slide.regions["classes"]}
         if slide.regions and slide.regions["status"] == "ok"
@@ -151,7 +151,7 @@ def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
 
 
 def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], groups: Sequence[str]) -> dict[str, Any]:
-    """A row of dots for every group, over an axis, and the outliers."""
+    """A row of dots for every group above an axis, with the outliers."""
     of_slide = [entry.slide.group for entry in entries]
     names = [name for name in (*groups, "") if name in of_slide]
     ticks = _ticks(float(np.nanmin(values)), float(np.nanmax(values)))
@@ -197,7 +197,7 @@ def _text(value: float) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, at most six, the first at most the lowest and the last at least the highest value."""
+    """At most six round numbers that enclose the values from ``low`` to ``high``."""
     reach = max(high - low, 1e-9 * max(abs(high), 1), 1e-12)
     power = 10.0 ** math.floor(math.log10(reach / 4))
     step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each * 4 >= reach * (1 - 1e-9))

@@ -48,8 +48,8 @@ from muse_pipeline.store.store import CHUNK_PX, PYRAMID, Store, open_store
 from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import TissueMask
 
-FORMAT = 5  # of a summary; one of another is made again
-OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # of a summary; they cannot be made again without the store
+FORMAT = 5  # format of a summary; summaries of other formats are made again
+OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # fields of a summary that need the store
 
 
 def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _describe(
     proposals: Path | None,
     threads: int,
 ) -> dict[str, Any]:
-    """The summary; ``seen``, an earlier one of the same nuclei, has the results that need removed pixels."""
+    """The summary; results that need pixels are copied from ``seen``, an earlier one, if the store was removed."""
     cv2.setNumThreads(1)
     classes = provenance.classes
     files = SlideFiles(folder)
@@ -155,7 +155,7 @@ def _describe(
 
 def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
     """Areas of artefacts of the slide in ``folder``."""
-    with suppress(GeoJSONError):  # there is none
+    with suppress(GeoJSONError):  # there is no such file
         return read_class_areas(SlideFiles(folder).artefacts, info)
     return []
 

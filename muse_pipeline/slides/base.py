@@ -1,7 +1,7 @@
 """Base of slide readers: registry, properties, and the choice of a reader for a slide.
 
 A reader is one file in this folder: a registered class that derives from ``SlideReader``. ``open_slide`` tries
-the readers in the order of their ``priority`` and takes the first that accepts the file.
+the readers in the order of their ``priority`` and uses the first that accepts the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from muse_pipeline.slides.isolation import Call, call_in_time, current_call
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.signature import require_file, slide_file, why_unreadable
 
-WHITE = 255  # what lies beyond a slide
+WHITE = 255  # value of pixels outside a slide
 Alpha = Literal["opacity", "multiplied in", "none"]
 READERS: Registry[type[SlideReader]] = Registry("slide reader", "muse_pipeline.slides")
 
@@ -33,7 +33,7 @@ class UnsuitedError(SlideError):
 
 
 class NearlyReadError(UnsuitedError):
-    """The reader reads this kind of file, but not this one; its error is the one to report."""
+    """The reader reads this kind of file, but not this file; its error is reported."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SlideProperties:
         vendor: maker of the scanner or kind of file, by the reader's name for it.
         level_sizes_px: (width, height) of every level, level 0 first.
         level_downsamples: level-0 pixels per pixel, (x, y) for every level.
-        mpp_candidates: sizes of a level-0 pixel that the file states, the most trusted first.
+        mpp_candidates: sizes of a level-0 pixel in the file, the most trusted first.
         bounds: the scanner's non-empty rectangle in absolute level-0 pixels, or None.
         warnings: sentences about the choice of the pixels.
     """
@@ -61,11 +61,11 @@ class SlideReader(ABC):
     """An open slide, safe to read from several threads (see ``types.Slide``)."""
 
     name: ClassVar[str]
-    priority: ClassVar[int]  # readers are asked in ascending order
+    priority: ClassVar[int]  # readers are tried in ascending order
 
     path: Path
     properties: SlideProperties
-    _reads: list[Call]  # calls that read it now; when one of them has timed out, no other is started
+    _reads: list[Call]  # calls in progress; after a timeout no others are started
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Create a reader; subclasses have their own initialisers."""
@@ -90,7 +90,7 @@ class SlideReader(ABC):
         return canvas
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read pixels as ``read_level`` does, all within the level; a reader overrides one of the two methods."""
+        """Read pixels that are all within the level, as ``read_level``; readers override one of the two methods."""
         raise NotImplementedError
 
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
@@ -106,21 +106,21 @@ class SlideReader(ABC):
             HangingReadError: the read timed out.
         """
         if any(call.hangs for call in self._reads):
-            raise HangingReadError(f"{self.path}: is not read any more because an earlier read hangs")
+            raise HangingReadError(f"{self.path}: is no longer read, because an earlier read hangs")
         downsample = self.properties.level_downsamples[level]
         x, y = (floor(at / d + 0.5) for at, d in zip(xy_level0, downsample, strict=True))
         doing = f"{self.path}: reading {size[0]} x {size[1]} px at ({x}, {y}) of level {level}"
         return call_in_time(doing, self._read, (x, y), level, size)
 
     def _read(self, *region: Any) -> np.ndarray:
-        """Call ``read_level``, counted in ``_reads``."""
+        """Call ``read_level``; the call is listed in ``_reads`` meanwhile."""
         call = current_call()
         self._reads.append(call)
         try:
             return self.read_level(*region)
         finally:
             self._reads.remove(call)
-            del call, self  # the call has the exception, which refers to this frame
+            del call, self  # avoids a cycle: the exception in the call refers to this frame
 
     @abstractmethod
     def close(self) -> None:
@@ -163,7 +163,7 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
     """Level-0 pixels per pixel, (x, y) for every level.
 
-    A level of 250 pixels below one of 1,001 is 4 times smaller, with a pixel cut off, and not 4.004 times: if the sizes
+    A level of 250 pixels below one of 1,001 is 4 times smaller, with a pixel cut off, not 4.004 times: if the sizes
     agree with a whole factor up to rounding, that factor is used, the same for both axes if possible. Otherwise
     positions drift towards the far edge.
     """
@@ -172,9 +172,9 @@ def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[
 
 def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tuple[float, float]:
     ratio = size0_px[0] / size_px[0], size0_px[1] / size_px[1]
-    longer = ratio[int(size_px[1] > size_px[0])]  # which is more exact
+    longer = ratio[int(size_px[1] > size_px[0])]  # the more exact ratio
     x, y = (_whole_factors(s0, s) for s0, s in zip(size0_px, size_px, strict=True))
-    if both := x & y:  # small levels leave several: scanners halve
+    if both := x & y:  # small levels leave several factors; scanners use powers of two
         whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - longer)))
         return float(whole), float(whole)
     return tuple(float(_nearest(found, side)) for found, side in zip((x, y), ratio, strict=True))
@@ -185,7 +185,7 @@ def _nearest(numbers: set[int], to: float) -> float:
 
 
 def _whole_factors(size0_px: int, size_px: int) -> set[int]:
-    """Whole numbers by which ``size0_px`` is divided, and rounded up or down, to ``size_px``."""
+    """Whole numbers that divide ``size0_px`` into ``size_px``, rounded up or down."""
     least, most = size0_px // (size_px + 1), size0_px // max(size_px - 1, 1) + 1
     return {f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)}
 
@@ -210,7 +210,7 @@ def overlap(
 
 
 def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
-    """Meaning of the last sample of ``pixels`` (h, w, n) of a TIFF page, by tifffile's names of its extra samples.
+    """Meaning of the last sample of ``pixels`` (h, w, n) of a TIFF page, from tifffile's names of its extra samples.
 
     A sample without a stated meaning is opacity, unless everything would be transparent.
     """
@@ -221,7 +221,7 @@ def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) ->
 
 
 def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
-    """Grey (h, w), or grey, grey + alpha, RGB, RGB + alpha (h, w, 1..4) uint8, as (h, w, 3) uint8 laid on white.
+    """Blend grey (h, w), or grey, grey + alpha, RGB, RGB + alpha (h, w, 1..4) uint8, with white: (h, w, 3) uint8.
 
     Args:
         pixels: grey or colour samples.
@@ -233,7 +233,7 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
     if pixels.shape[-1] in (2, 4) and alpha != "none":
         opacity = pixels[..., -1:].astype(np.uint16)
         weight = opacity if alpha == "opacity" else np.uint16(255)
-        # Multiplied colours above their opacity, in faulty files, give sums that exceed 16 bits and are clipped.
+        # In faulty files, multiplied colours exceed their opacity; such sums exceed 16 bits and are clipped.
         laid = (colour * weight + np.uint32(255) * (255 - opacity) + 127) // 255
         colour = laid.clip(max=255).astype(np.uint8)
     return np.ascontiguousarray(colour)

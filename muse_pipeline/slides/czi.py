@@ -1,4 +1,4 @@
-"""Zeiss CZI slides that OpenSlide does not read, by Zeiss' own library ``pylibCZIrw`` (extra ``czi``)."""
+"""Zeiss CZI slides that OpenSlide does not read, read with Zeiss' own library ``pylibCZIrw`` (extra ``czi``)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CziReader(SlideReader):
             _require_one_colour_picture(path, self._document)
             self._corner, size = _mosaic(self._document)
             self.properties = _read_properties(self._document, size)
-        except RuntimeError as error:  # the library's only kind
+        except RuntimeError as error:  # the only kind that the library raises
             raise NearlyReadError(f"pylibCZIrw: {one_line(error)}") from error
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:

@@ -87,7 +87,7 @@ def _read_picture(path: Path, frame: int = 0) -> np.ndarray:
             return rgb_on_white(np.asarray(picture.convert(mode)))
     except SlideError:
         raise
-    except Exception as error:  # Pillow raises anything on damaged files
+    except Exception as error:  # Pillow may raise any exception on damaged files
         raise SlideError(f"{path}: cannot be decoded ({error}); copy it again from its source") from error
 
 
@@ -106,13 +106,13 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[
             return _tiff_pixels(page, path), tuple(filter(None, state_mpp(tiff, page))), warnings
     except SlideError:
         raise
-    except Exception as error:  # tifffile and the codecs raise anything on damaged files
+    except Exception as error:  # tifffile and codecs may raise any exception on damaged files
         raise UnsuitedError(f"tifffile: {one_line(error)}") from error
 
 
 def _tiff_pixels(page, path: Path) -> np.ndarray:
     kind = name_of(page.photometric)
-    decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(page.compression)  # by the codec; Pillow converts the others
+    decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(page.compression)  # by the codec, not by Pillow
     if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
         return _read_picture(path, page.index)
     pixels = page.asarray()

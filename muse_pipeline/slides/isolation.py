@@ -25,7 +25,7 @@ from muse_pipeline.core.process import map_in_order
 T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
-N_WAITS = 60  # a process that is suspended loses one of them, not all its time
+N_WAITS = 60  # a suspended process loses one wait, not the whole limit
 
 
 class Call(Future):
@@ -50,7 +50,7 @@ class Call(Future):
             self.set_result(self._function(*self._arguments))
         except BaseException as error:
             self.set_exception(error)
-            del self  # the exception refers to this frame
+            del self  # avoids a cycle: the exception refers to this frame
         finally:
             del _of_thread.call
 
@@ -65,7 +65,7 @@ class Call(Future):
                 try:
                     return super().result()
                 finally:
-                    del self  # as above
+                    del self  # avoids a cycle, as above
         self.hangs = True
         raise HangingReadError(
             f"{self.doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk hangs; "
@@ -82,7 +82,7 @@ def current_call() -> Call | None:
 
 
 class TimedThreads:
-    """Threads whose calls may hang: neither closing them nor the end of the program waits for a call without limit.
+    """Threads whose calls may hang; closing them, or the end of the program, does not wait for hanging calls.
 
     Args:
         n: number of threads.
@@ -90,7 +90,7 @@ class TimedThreads:
 
     def __init__(self, n: int):
         self._n, self._calls = n, SimpleQueue()
-        self._open: WeakSet[Call] = WeakSet()  # threads and queue hold those that have not ended
+        self._open: WeakSet[Call] = WeakSet()  # threads and queue refer to those in progress
         for _ in range(n):
             Thread(target=_make_calls, args=(self._calls,), daemon=True).start()
 
@@ -114,7 +114,7 @@ class TimedThreads:
 def _make_calls(calls: SimpleQueue[Call | None]) -> None:
     while (call := calls.get()) is not None:
         call.make()
-        del call  # not held until the next one comes
+        del call  # not kept alive until the next call
 
 
 def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
@@ -140,8 +140,8 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """``process.map_in_order`` with at most ``LIMIT_S`` for every result, during which the slide may be read.
 
-    This is faster than ``call_in_time`` for every item of a ``map_in_order``, where each result is passed between
-    threads twice, and a core is idle each time.
+    This is faster than ``call_in_time`` for every item of a ``map_in_order``, which passes each
+    result between threads twice, with a core idle each time.
 
     Args:
         function: function that reads by ``call_in_time``, whose ``doing`` appears in messages.
@@ -227,11 +227,11 @@ class _Worker:
         inherited = self.connection if context.get_start_method() == "fork" else None
         self.process = context.Process(target=_serve, args=(other_end, inherited), daemon=True)
         self.process.start()
-        # While this process has the other end open too, the death of the worker does not end the connection.
+        # The connection would not end with the worker while this process also has the other end open.
         other_end.close()
 
     def call(self, function: Callable[..., Any], arguments: tuple, limits: Limits) -> Any:
-        """Result of a call; the process then waits for another one, and ends if there is no result."""
+        """Result of a call; the process waits for another call afterwards, but ends if the call failed."""
         path, has_returned = arguments[0], False
         try:
             self.connection.send((function, arguments, limits.memory_bytes))
@@ -264,7 +264,7 @@ class _Worker:
 
 
 _idle_workers: list[_Worker] = []
-if hasattr(os, "register_at_fork"):  # a fork has not the processes of its parent
+if hasattr(os, "register_at_fork"):  # a fork cannot use the processes of its parent
     os.register_at_fork(after_in_child=_idle_workers.clear)
 
 

@@ -1,6 +1,6 @@
 """Size of a level-0 pixel, in um.
 
-The order of trust: the user's value, the scanner's, OME-XML, the resolution tags of TIFF, and finally an estimate
+Sources by trust: the value of the user, of the scanner, OME-XML, the resolution tags of TIFF, and finally an estimate
 from the power of the objective. There is no default.
 """
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 # 10 um are 2,540 dpi: coarser tags describe screens and paper (72, 96, 300 dpi), not a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
-PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115
-POSSIBLE_RANGE_UM = (0.01, 100.0)  # no light resolves less; nothing coarser shows cells or tissue
+PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115 um
+POSSIBLE_RANGE_UM = (0.01, 100.0)  # below the resolution of light; above any view of cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
-IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has such oblong pixels
+IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has pixels as oblong
 MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
@@ -40,7 +40,7 @@ _UNITS_UM = {
 
 @dataclass(frozen=True)
 class MppCandidate:
-    """One statement on the size of a level-0 pixel.
+    """A statement of the size of a level-0 pixel.
 
     Attributes:
         mpp: (x, y) um.
@@ -54,7 +54,7 @@ class MppCandidate:
 
 
 def mpp_from_values(x: object, y: object, source: str) -> MppCandidate | None:
-    """A statement in um, or None if a value is missing or not a positive number."""
+    """A statement from values in um, or None if a value is missing or not a positive number."""
     mpp = _positive(x), _positive(y)
     return MppCandidate(mpp, source) if all(mpp) else None
 
@@ -68,7 +68,7 @@ def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate 
     for pixels in root.iterfind(".//{*}Pixels") if root is not None else ():
         if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size_px)):
             x, y = (_physical_size_um(pixels, axis) for axis in "XY")
-            sizes = x or y, y or x  # a file that states one side has square pixels
+            sizes = x or y, y or x  # pixels are square if the file states only one side
             return mpp_from_values(*sizes, "OME-XML PhysicalSizeX")
     return None
 
@@ -140,7 +140,7 @@ def choose_mpp(
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
-    """Reject mistakes of units, which would otherwise be noticed after hours or exhaust memory.
+    """Reject wrong units, which would otherwise be noticed after hours or exhaust memory.
 
     Raises:
         MppError: implausible size of a pixel or of the whole slide.

@@ -25,8 +25,8 @@ from muse_pipeline.slides.direct_tiles import DirectTiles
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
 from muse_pipeline.slides.pictures import why_unsuited
 
-TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # one TIFF file with non-overlapping tiles
-FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # in OpenSlide's error about DICOM
+TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # slides in one TIFF file with non-overlapping tiles
+FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # part of OpenSlide's error about DICOM
 
 
 @READERS.register("openslide")
@@ -43,9 +43,7 @@ class OpenSlideReader(SlideReader):
         self.properties = _read_properties(self._handle)
         self._downsamples = self._handle.level_downsamples
         if self.properties.vendor == "generic-tiff" and len(self.properties.level_sizes_px) == 1:
-            raise UnsuitedError(
-                "OpenSlide sees one level only; the others may be in the sub-directories of an OME-TIFF"
-            )
+            raise UnsuitedError("OpenSlide finds one level only; others may be in the sub-directories of an OME-TIFF")
         if self.properties.vendor in TILED_VENDORS and (wrong := why_unsuited(path, self.properties.level_sizes_px)):
             raise UnsuitedError(f"OpenSlide takes {wrong}")
         self._direct_tiles = self._find_direct_tiles()
@@ -61,7 +59,7 @@ class OpenSlideReader(SlideReader):
             raise NearlyReadError(f"OpenSlide: {one_line(error)}") from error
 
     def _find_direct_tiles(self) -> DirectTiles | None:
-        # OpenSlide interpolates between pixels (see ``_paint``): it reads levels without a whole downsample.
+        # Levels without an integer downsample are left to OpenSlide, which interpolates (see ``_paint``).
         sizes = {
             level: size
             for level, size in enumerate(self.properties.level_sizes_px)
@@ -79,7 +77,7 @@ class OpenSlideReader(SlideReader):
         return self._paint(xy_px, level, size)
 
     def _paint(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        # OpenSlide divides by its mean downsample, and interpolates between pixels when the quotient is not whole.
+        # OpenSlide divides by its mean downsample, and interpolates between pixels if the quotient is not an integer.
         x, y = (round(at * self._downsamples[level]) for at in xy_px)
         try:
             return _read_rgb(self._handle, (x, y), level, size)
@@ -106,7 +104,7 @@ class OpenSlideReader(SlideReader):
 
 def _read_rgb(handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
     pixels = handle.read_region(xy_level0, level, size)
-    if pixels.getchannel("A").getextrema()[0] == 255:  # opaque, as nearly always: blending takes four times as long
+    if pixels.getchannel("A").getextrema()[0] == 255:  # opaque, as most regions are; blending is four times slower
         return np.array(pixels.convert("RGB"))
     white = Image.new("RGBA", size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(white, pixels).convert("RGB"))
@@ -137,7 +135,7 @@ def _read_downsamples(
 
 
 def _mpp_candidates(values: Mapping[str, str]):
-    if values.get("openslide.vendor") != "generic-tiff":  # there, OpenSlide repeats the resolution tags
+    if values.get("openslide.vendor") != "generic-tiff":  # for which OpenSlide repeats the resolution tags
         yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
     description = values.get("tiff.ImageDescription", "")
     yield mpp_from_ome_xml(description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height")))

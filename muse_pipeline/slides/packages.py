@@ -1,6 +1,6 @@
 """Readers of other packages, with OpenSlide's interface: entry points of the group ``muse.readers``.
 
-An entry point with the reader's name refers to a class like OpenSlide's: opened with a path, with
+An entry point with the reader's name refers to a class like OpenSlide's: it opens a path, and has
 ``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and ``read_region(location, level, size)`` in
 level-0 pixels.
 """
@@ -29,7 +29,7 @@ from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
 
 GROUP = "muse.readers"
 PROBE_PX = 64
-SAME_DOWNSAMPLE = 0.02  # by which a stated downsample may differ from that of the sizes
+SAME_DOWNSAMPLE = 0.02  # largest relative difference between stated and measured downsamples
 
 
 class PackageReader(SlideReader):
@@ -42,7 +42,7 @@ class PackageReader(SlideReader):
         self.path = path
         try:
             self._slide = self.load()(str(path))
-        except Exception as error:  # other packages raise anything
+        except Exception as error:  # other packages may raise any exception
             raise UnsuitedError(f"{self.name}: {one_line(error)}") from error
         try:
             self.properties = self._read_properties()
@@ -68,7 +68,7 @@ class PackageReader(SlideReader):
         """Reject levels whose sizes, downsamples and pixels contradict each other.
 
         Raises:
-            NearlyReadError: the first contradiction is named.
+            NearlyReadError: there is a contradiction; the message names the first one.
         """
         sizes, stated = self.properties.level_sizes_px, list(self._slide.level_downsamples)
         if not sizes or len(stated) != len(sizes):

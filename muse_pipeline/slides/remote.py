@@ -17,7 +17,7 @@ from muse_pipeline.core.text import one_line
 
 # Other parts of a query may be a signature or a key: only parts that identify the file are recorded.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
-CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # elsewhere user and password
+CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # other protocols have the user and password there
 WEB = frozenset({"http", "https"})
 MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
@@ -66,7 +66,7 @@ def url_problem(text: str) -> str | None:
         (scheme in {"file", "local"}, "is a local file; give its path"),
         (not is_file, "has no file name"),
         (suffix in {".vms", ".vmu"}, "is one of many files whose names are not known; copy the slide here"),
-        (scheme in WEB and kind, f"is {kind}, of many files, and http lists none; use object storage or copy it here"),
+        (scheme in WEB and kind, f"is {kind} of many files, which http cannot list; use object storage or a copy"),
     )
     return next((problem for wrong, problem in checks if wrong), None)
 
@@ -84,7 +84,7 @@ def _without_credentials(in_full: str) -> str:
 
 
 def _require_sound(parts: SplitResult) -> SplitResult:
-    """Reject a password with a slash, of which a part would be shown as the path; the port is then not a number.
+    """Reject a password with a slash, a part of which would be shown as the path; the port is not a number then.
 
     Raises:
         ValueError: the port is not a number.
@@ -99,8 +99,8 @@ def _path(parts: SplitResult) -> str:
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
 
-N_TRIES = 5  # of every call
-NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # botocore's
+N_TRIES = 5  # attempts of every call
+NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # exceptions of botocore
 DENIED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
 
 
@@ -165,7 +165,7 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-PAUSE_S = 0.5  # before the second try; doubled before each further one
+PAUSE_S = 0.5  # before the second try; doubles before each further try
 CONNECT_S, SILENCE_S = 30, 60  # timeouts of a web server for the connection and between bytes
 VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified", "last_modified", "updated", "mtime")
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -216,11 +216,11 @@ class RemoteSlide:
             ) from error
         except MuseError:
             raise
-        except Exception as error:  # fsspec and its back-ends raise anything
+        except Exception as error:  # fsspec and its back-ends may raise any exception
             raise self._sentence(error) from error
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Remote path and local name of every file of the slide, that of the URL first."""
+        """Remote path and local name of every file of the slide, the file of the URL first."""
         yield self.path, self.url.file_name
         there = PurePosixPath(self.path)
         if there.suffix.lower() == ".mrxs":
@@ -235,7 +235,7 @@ class RemoteSlide:
         """Current size and version of a file."""
 
         def ask() -> dict[str, Any]:
-            # fsspec keeps listings, in which a later change of the file would not appear.
+            # fsspec caches listings, in which a later change of the file would not appear.
             self.system.invalidate_cache()
             return self.system.info(path)
 
@@ -272,7 +272,7 @@ class RemoteSlide:
                 return call()
             except MuseError:
                 raise
-            except Exception as error:  # fsspec, its back-ends and networks raise anything
+            except Exception as error:  # fsspec and its back-ends may raise any exception
                 if isinstance(error, OSError) and error.errno in OWN_DISK:
                     raise
                 if n_tried == N_TRIES or not may_pass(error):

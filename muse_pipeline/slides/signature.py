@@ -26,7 +26,7 @@ def require_file(path: Path) -> None:
     """
     if problem := name_problem(path):
         raise SlideError(problem)
-    if path.suffix.lower() == ".vsi" and path.is_file():  # it has a thumbnail, which a reader takes for the slide
+    if path.suffix.lower() == ".vsi" and path.is_file():  # readers would open its thumbnail as the slide
         raise SlideError(
             f"{path}: an Olympus slide, whose pixels, in the folder '_{path.stem}_' beside it, cannot be read; "
             "export it as OME-TIFF"
@@ -42,7 +42,7 @@ def require_file(path: Path) -> None:
     except OSError as error:
         if isinstance(error, SlideError):
             raise
-        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):  # a path keeps one of the slashes
+        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):  # ``Path`` removes one of the slashes
             shown = SlideUrl(f"{url[1]}://{url[2]}")
             raise SlideError(f"{shown}: is a URL, not a path; copy it here first with `muse fetch`") from error
         if isinstance(error, FileNotFoundError):
@@ -78,7 +78,7 @@ def file_format(path: Path) -> str | None:
 
 
 def why_unreadable(path: Path, reason: str) -> str:
-    """Message about a file that no reader opens; ``reason`` is the message of the readers of such files."""
+    """Message about a file that no reader opens; ``reason`` is the message of the reader for its format."""
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
         return f"{path}: a MIRAX slide without its folder '{path.stem}'; copy the folder beside it"
     if path.suffix.lower() == ".isyntax":
@@ -88,7 +88,7 @@ def why_unreadable(path: Path, reason: str) -> str:
         name = path.stem + PICTURES[kind]
         return f"{path}: is a {kind} picture under the name of a slide; rename it to {name}, and give --mpp"
     if kind == "TIFF" and _first_directory_offset(path) >= path.stat().st_size:
-        return f"{path}: is truncated ({path.stat().st_size:,} bytes, its directory lies beyond); {_REMEDY}"
+        return f"{path}: is truncated ({path.stat().st_size:,} bytes, and its directory is beyond); {_REMEDY}"
     if kind:
         return f"{path}: begins like a {kind} file but cannot be opened ({reason}); it may be damaged; {_REMEDY}"
     return f"{path}: is not a slide or image of a known format; {_REMEDY}"
@@ -136,7 +136,7 @@ def _companions(path: Path) -> list[Path]:
     return sorted(part for part in folder.iterdir() if part.suffix.lower() in {".dat", ".ini"} and part.is_file())
 
 
-SOURCE = "source.json"  # in the folder of a fetched slide: its URL without credentials, and its file in the folder
+SOURCE = "source.json"  # describes a fetched slide: URL without credentials, and name of its file
 
 
 def slide_file(path: Path) -> Path:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = 64 << 20  # every read decodes whole chunks: a file of one chunk is better held in memory
+MAX_CHUNK_BYTES = 64 << 20  # a file of one chunk, which every read would decode, is held in memory
 PROBE_PX = 1024
 
 
@@ -65,14 +65,14 @@ class TiffSlideReader(SlideReader):
         _require_whole(path, pages)
         for page in pages:
             page.nodata = 255  # tiles that were never written are background
-            # tifffile decodes by this tag, which calls luminance and chrominance red, green and blue.
+            # tifffile decodes by this tag, which may wrongly declare luminance and chrominance as RGB.
             if is_mistagged(page):
                 page.photometric = type(page.photometric).YCBCR
         self.properties = _read_properties(self._slide, pages[0])
         if count_planes(series) > 1:
             if not are_colours(self._read_middle()):
                 raise why_planes(path, series)
-            doubts = *doubts, "its three planes are taken for red, green and blue"
+            doubts = *doubts, "its three planes are read as red, green and blue"
         self.properties = replace(self.properties, warnings=doubts)
         is_stated = pages[0].extrasamples or pages[0].samplesperpixel in {1, 3}
         self._alpha = alpha_of(pages[0].extrasamples, None if is_stated else self._read_middle())
@@ -89,11 +89,11 @@ class TiffSlideReader(SlideReader):
 
     def _read_samples(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """(h, w, n) uint8 of a region within a level."""
-        # tiffslide divides by its mean downsample and truncates: the smallest position that leads to this very pixel.
+        # tiffslide divides by its mean downsample and truncates; this is the smallest position that yields the pixel.
         corner = tuple(ceil(at * self._slide.level_downsamples[level]) for at in xy_px)
         try:
             return self._slide.read_region(corner, level, size, as_array=True, padding=False)
-        except Exception as error:  # zarr, tifffile and the codecs raise anything on damaged files
+        except Exception as error:  # zarr, tifffile and codecs may raise any exception on damaged files
             where = f"{self.path}: level {level} at {corner}"
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
 
@@ -114,12 +114,12 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
             index, doubts = find_picture(tiff)
             if not has_colours(tiff.series[index]):
                 raise why_planes(path, tiff.series[index])
-            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # tiffslide takes the first picture
+            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # tiffslide opens the first picture
                 slide.properties = _describe_picture(tiff.series[index], index)
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
     except SlideError:
         raise
-    except Exception as error:  # tifffile raises anything on damaged files
+    except Exception as error:  # tifffile may raise any exception on damaged files
         raise NearlyReadError(f"tiffslide: {one_line(error)}") from error
     if any("invalid page offset" in complaint for complaint in complaints):
         raise SlideError(f"{path}: is truncated (a part of its directory is missing); copy it again from its source")
@@ -136,7 +136,7 @@ def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
     colours = name_of(page.photometric)
-    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(page.compression)  # JPEG and JPEG 2000: by the codec
+    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(page.compression)  # by codecs of JPEG and JPEG 2000
     understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
     if page.dtype != np.uint8 or axes not in {"YX", "YXS", "CYX"} or not understood:
         raise NearlyReadError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")

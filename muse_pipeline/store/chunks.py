@@ -53,11 +53,11 @@ def count_cells(
     spans = []
     for n, mpp, length in zip(shape, mask_mpp[::-1], mask.shape, strict=True):
         edges = np.arange(n + 1) * (cell_um / mpp)
-        # An edge between two pixels may lie within either by rounding, which does not count as touching it.
+        # By rounding, an edge between two pixels may lie within one of them, which does not count as touching.
         first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans
-    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # sums take four times what they are of
+    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # sums need four times the memory of the mask
         first = top[cells.start]
         total = cv2.integral(mask[first : bottom[cells].max()].astype(np.uint8))
         rows = total[bottom[cells] - first] - total[top[cells] - first]
@@ -73,7 +73,7 @@ def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape:
 
 
 def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
-    """Reduce a mask (h, w) bool ``factor`` times; a block is True if any of its pixels is."""
+    """Reduce a mask (h, w) bool ``factor`` times; a block is True if any of its pixels is True."""
     return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
 
 
@@ -129,7 +129,7 @@ class CorruptChunks:
         Args:
             n_pixels: (rows, columns) int, pixels of tissue that each chunk touches.
             n_pixels_in_all: pixels of tissue, each counted once.
-            max_fraction: share of the tissue that may be corrupt.
+            max_fraction: fraction of the tissue that may be corrupt.
             slide_id: id of the slide, for the error message.
         """
         self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
@@ -139,7 +139,7 @@ class CorruptChunks:
 
     @property
     def fraction(self) -> float:
-        """Share of the tissue in corrupt chunks."""
+        """Fraction of the tissue in corrupt chunks."""
         return self._n_corrupt / max(self._n_pixels_in_all, 1)
 
     def rectangles(self, size_px: tuple[int, int]) -> list[list[int]]:

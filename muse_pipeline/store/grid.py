@@ -2,7 +2,7 @@
 
 A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the plane: each position
 is in exactly one. Windows that contain tissue are numbered row by row and form fixed batches; a shard is a run of whole
-batches. Windows and batches depend on slide and model card alone, not on the number of shards, cores or machines.
+batches. Windows and batches depend only on slide and model card, not on the number of shards, cores or machines.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class WindowGrid:
         return self.core_xy(window) - self.halo_px
 
     def depth_px(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
-        """Depth of positions (N, 2) inside the cores of ``window``; negative outside, by the largest distance."""
+        """Depth of positions (N, 2) inside the cores of ``window``; outside, minus the largest distance in x or y."""
         inside = np.asarray(xy) - self.core_xy(window)
         return np.minimum(inside, self.core_px - inside).min(-1)
 
@@ -92,7 +92,7 @@ class WindowGrid:
         return ((core_xy < high_xy) & (core_xy + self.core_px > low_xy)).all(-1)
 
     def field_of_view(self, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rectangle (low, high) read by all windows whose cores touch that from ``low_xy`` to ``high_xy``."""
+        """The rectangle (low, high) that windows read whose cores touch that from ``low_xy`` to ``high_xy``."""
         first, last = (np.asarray(xy) + self.offset_px for xy in (low_xy, high_xy))
         low = first // self.core_px * self.core_px - self.offset_px - self.halo_px
         high = -(-last // self.core_px) * self.core_px - self.offset_px + self.halo_px
@@ -137,7 +137,7 @@ class WindowGrid:
     def _mask_spans(self, n_windows: int, n_mask: int, mask_px: float) -> tuple[np.ndarray, np.ndarray]:
         """First mask pixel (n_windows,) that each core touches along one axis, and the one after the last."""
         start_px = np.arange(n_windows) * self.core_px - self.offset_px
-        # This is the floor with a tolerance: a core that starts at the edge of a pixel does not touch the one before.
+        # The floor with a tolerance: a core that starts at the edge of a pixel does not touch the previous pixel.
         first = np.ceil((start_px + 1e-6) / mask_px).astype(int) - 1
         stop = np.ceil((start_px + self.core_px) / mask_px).astype(int)
         return first.clip(0, n_mask), stop.clip(0, n_mask)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
-SAME_MPP = 1.001  # a level this much coarser than asked for still counts as fine enough
-MAX_COARSER = 1.05  # up to here areas are averaged; at most every 20th pixel is invented
-MAX_ENLARGED = 2.0  # times: up to here a slide may be enlarged
+SAME_MPP = 1.001  # a level up to this factor coarser than requested is fine enough
+MAX_COARSER = 1.05  # up to this factor areas are averaged, and at most one pixel in 20 is repeated
+MAX_ENLARGED = 2.0  # largest factor by which a slide is enlarged
 
 
 class AreaReader:
@@ -86,7 +86,7 @@ class Axis:
 
     @property
     def enlarges(self) -> bool:
-        """True if pixels are interpolated, which needs one more at either end."""
+        """True if pixels are interpolated, which needs one more level pixel at either end."""
         return self.ratio * MAX_COARSER < 1 - _ALIGNED
 
     def stretch(self, start: int, n: int) -> Stretch:
@@ -124,11 +124,11 @@ class Stretch:
         return [self.axis.stretch(self.start + k, min(step, self.n - k)) for k in range(0, self.n, step)]
 
     def weights(self) -> csr_array:
-        """(n, n_source) matrix whose row k holds the share of each level pixel in work pixel ``start + k``.
+        """(n, n_source) matrix whose row k has the weight of each level pixel in work pixel ``start + k``.
 
         Rows sum to 1, or to 0 where the lattice reaches beyond the level.
         """
-        from scipy.sparse import csr_array  # which a whole ratio does not need, and takes 0.1 s to load
+        from scipy.sparse import csr_array  # takes 0.1 s to load, and whole ratios do not need it
 
         edges = np.arange(self.start, self.start + self.n + 1) * self.axis.ratio
         if self.axis.enlarges:
@@ -150,11 +150,11 @@ class Stretch:
         centre = (edges[:-1] + edges[1:]) / 2 - 0.5
         left = np.floor(centre).astype(int)
         share = np.stack([left + 1 - centre, centre - left], 1)
-        share[edges[:-1] >= self.axis.level_px - _ALIGNED] = 0  # beyond the level
+        share[edges[:-1] >= self.axis.level_px - _ALIGNED] = 0  # no weight beyond the level
         return (left[:, None] + [0, 1]).clip(0, self.axis.level_px - 1), share
 
 
-_ALIGNED = 1e-3  # level px: closer than this counts as on the edge
+_ALIGNED = 1e-3  # level px; positions closer to an edge are on it
 
 
 def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarray:
@@ -176,10 +176,10 @@ def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarra
 
 
 def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray:
-    """Weigh rows by ``down`` and columns by ``across``; round half up once; white where there is no weight."""
+    """Average rows by ``down`` and columns by ``across``, rounded half up once; white where weights are 0."""
     height, width, _ = pixels.shape
     rows = (down @ pixels.reshape(height, -1).astype(np.float32)).reshape(-1, width, 3)
-    # A sparse matrix multiplies along the first axis alone, so the picture is transposed for its columns.
+    # A sparse matrix multiplies along the first axis only, so the picture is transposed for its columns.
     columns = across @ cv2.transpose(rows).reshape(width, -1)
     columns += 0.5
     result = cv2.transpose(columns.astype(np.uint8).reshape(across.shape[0], -1, 3))

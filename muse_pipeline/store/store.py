@@ -23,7 +23,7 @@ from muse_pipeline.store.zarr_files import CODECS, LOSSLESS, METADATA, Plane, Sh
 CHUNK_PX = 512
 SHARD_PX = 4096
 CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
-PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so each is written once
+PYRAMID = (1, 4, 16)  # shards cover the same tissue at every level, so each is written once
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, up to rounding to whole work pixels
 
@@ -53,7 +53,7 @@ def open_store(path: Path | str) -> Store:
         _require_ours(attributes, image, tissue)
         _require_files(attributes, folder)
         return Store(folder, tuple(image["shape"][:0:-1]), tissue, attributes)
-    except Exception as error:  # whatever foreign metadata lead to
+    except Exception as error:  # foreign metadata may raise any exception
         why = one_line(f"{type(error).__name__}: {error}")[:200]
         raise StoreError(f"{path}: not a store of `muse tile` ({why}); run `muse tile` again") from error
 
@@ -85,12 +85,12 @@ def list_files(path: Path) -> list[str]:
 
 
 def _require_files(attributes: dict[str, Any], path: Path) -> None:
-    """Require every file that was written: an absent one would be read as glass.
+    """Require every file that was written, since an absent one would be read as glass.
 
     Raises:
         ValueError: a file is missing.
     """
-    written = set(attributes.get("files", ()))  # of a store of before they were noted, nothing is known
+    written = set(attributes.get("files", ()))  # older stores do not list their files
     if lost := sorted(written - set(list_files(path))):
         raise ValueError(f"{len(lost)} of its {len(written)} files are lost, first {lost[0]}")
 
@@ -128,7 +128,7 @@ class Store:
         self._reduction, self._rest = reduction, reduction // self._level
         self._chunk_px = chunk_px(self._level)
         level = path / str(PYRAMID.index(self._level))
-        self.codec = str(attributes.get("codec", LOSSLESS))  # older stores do not name theirs
+        self.codec = str(attributes.get("codec", LOSSLESS))  # older stores do not name their codec
         self._shards = ShardFiles(level, self._chunk_px, SHARD_PX // self._level // self._chunk_px, self.codec)
         self._read_chunk = self._shards.read_chunk
         self.mpp = float(attributes["mpp"]) * reduction
@@ -157,7 +157,7 @@ class Store:
         self._read_chunk = lru_cache(n)(self._shards.read_chunk)
 
     def share_chunks(self) -> None:
-        """Keep the last decoded chunks of all such stores of the process, for boxes of one area read in turn."""
+        """Share a cache of decoded chunks with other such stores, for boxes of one area that are read in turn."""
         self._read_chunk = self._shards.read_recent_chunk
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -178,7 +178,7 @@ class Store:
         return cv2.resize(pixels, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
 
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)) -> np.ndarray:
-        """The same pixels channel by channel, as they are stored: (n, h, w) uint8 of n ``channels``, by default all."""
+        """Read pixels channel by channel, as they are stored: (n, h, w) uint8 of n ``channels``, by default all."""
         (x, y), (width, height) = ([int(each) * self._rest for each in pair] for pair in (xy, size))
         planes = np.full((len(range(3)[channels]), height, width), BACKGROUND, np.uint8)
         for inside, of_chunk in self._parts((x, y), (width, height)):
@@ -321,7 +321,7 @@ def multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int,
     """One image of ``multiscales`` whose level k is reduced ``factors[k]`` times; ``mpp`` is that of level 0."""
     datasets = []
     for level, factor in enumerate(factors):
-        # OME-Zarr places the centre of the first pixel, this package the corner
+        # OME-Zarr counts from the centre of the first pixel, this package from its corner
         scale = [1.0 if axis == "c" else mpp * factor for axis in axes]
         shift = [0.0 if axis == "c" else mpp * (factor - 1) / 2 for axis in axes]
         transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]

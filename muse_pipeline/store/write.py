@@ -55,7 +55,7 @@ from muse_pipeline.store.zarr_files import (
 )
 from muse_pipeline.tissue.mask import TissueMask
 
-MARGIN_UM = 32.0  # what a window sees beyond its core
+MARGIN_UM = 32.0  # around tissue, for the halos of windows
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def write_store(
         n_pixels = tissue_in_chunks(label, tissue_pixel_px(mpp), chunks.shape)
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
-        del label, tissue  # they are as large as the slide
+        del label, tissue  # large slides have large masks
         ordered = chunks_by_shard(chunks)
         found = map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), ordered, threads)
         with closing(found) as read:

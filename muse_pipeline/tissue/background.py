@@ -9,17 +9,17 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.tissue.overview import map_strips, strips
 from muse_pipeline.tissue.stain import DENSITY, MAX_RED_TO_GREEN, is_brown
 
-DEFAULT_GLASS = 243.0  # where a picture is tissue from wall to wall
-MIN_GLASS = 195  # of 255, in every channel
-MAX_ROUGHNESS = 1.5  # grey levels among neighbours, at 8 um a pixel: glass has 0.3 to 1.2, the palest stroma 2 to 10
-# (tint between the channels, share of the picture): glass is nearly white, or it is tinted by the scanner and then over
-# much of the picture
+DEFAULT_GLASS = 243.0  # for a picture that is all tissue
+MIN_GLASS = 195  # lowest value of every channel
+MAX_ROUGHNESS = 1.5  # grey levels among neighbours at 8 um per pixel; glass has 0.3 to 1.2, the palest stroma 2 to 10
+# (largest difference between channels, least fraction of the picture): glass is nearly white, or tinted by the scanner,
+# which is only accepted if it covers much of the picture
 KINDS = ((10, 0.02), (35, 0.2))
-FREQUENT = 0.1  # of the candidates, within +-1 grey level
+FREQUENT = 0.1  # least fraction of the candidates within +-1 grey level
 
 
 def estimate_glass(pixels: np.ndarray) -> np.ndarray:
-    """The colour of glass in (h, w, 3) uint8: (3,) float, the brightest frequent one that is pale and flat."""
+    """Colour (3,) float of glass in (h, w, 3) uint8: the brightest frequent colour of pale and flat areas."""
     candidates = map_strips(_is_pale_and_flat, pixels, halo=1)
     n_scanned = sum(int((lowest(pixels[strip]) < WHITE).sum()) for strip in strips(len(pixels)))
     for max_tint, min_share in KINDS:
@@ -95,7 +95,7 @@ def is_ink(density: np.ndarray) -> np.ndarray:
 
 
 def is_green(density: np.ndarray) -> np.ndarray:
-    """Green lets green through best; both stains absorb it most."""
+    """Green ink absorbs green least; both stains absorb green most."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (red > 0.25) & (green < 0.8 * red) & (green < 1.1 * blue)
 
@@ -107,7 +107,7 @@ def is_blue(density: np.ndarray) -> np.ndarray:
 
 
 def is_red(density: np.ndarray) -> np.ndarray:
-    """Red ink absorbs green and blue alike and lets red through; eosin lets more blue through."""
+    """Red ink absorbs green and blue alike, and little red; eosin absorbs less blue."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (green > 0.8) & (blue > 0.85 * green) & (red < 0.3 * green)
 
@@ -117,9 +117,9 @@ def is_black(density: np.ndarray) -> np.ndarray:
     return (lowest(density) > 0.9) & (spread(density) < 0.35 * highest(density))
 
 
-COARSE = 4  # pixels averaged along each side: colours of single pixels are fringes of the scanner
-PEN_PX = 7  # of the averaged pixels, about 14 um: narrower is a nucleus of odd colour, no stroke
-FAINT_DENSITY = 0.06  # red density of a pen's faintest edge that could pass for a nucleus
+COARSE = 4  # pixels averaged along each side, since the scanner may colour single pixels
+PEN_PX = 7  # averaged pixels, about 14 um; narrower areas are nuclei of an unusual colour
+FAINT_DENSITY = 0.06  # density of red: fainter edges of a pen cannot be mistaken for nuclei
 
 
 def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.ndarray:

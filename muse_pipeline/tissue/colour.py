@@ -23,16 +23,16 @@ from muse_pipeline.tissue.third_stain import find_third_stain
 
 SAMPLE_UM = 0.5  # resolution of the models' input; coarser pixels mix nuclei with their surroundings
 FIELD_UM = 128.0
-NEAR_BLACK, NEAR_WHITE = 25, 250  # brightest, darkest channel: dirt and holes
-MIN_TISSUE = 0.25  # of a field, for its detail to be measured
-MIN_CONTRAST = 2.0  # grey levels; less is an empty field, whose detail is noise
-FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # Gaussians between which detail is measured
-STAINED_DENSITY = 0.15  # of the channel that absorbs most
-CERTAIN_DENSITY = 0.3  # |OD| from which the direction of a colour is no noise
-DARKEST = 90.0  # percentile: the tenth that absorbs most is nuclei
-BLOCK_PX = 4  # averaged before a pixel is called brown: colours of single pixels are fringes of the scanner
+NEAR_BLACK, NEAR_WHITE = 25, 250  # limits of the brightest channel (dirt) and of the darkest one (holes)
+MIN_TISSUE = 0.25  # least fraction of a field to measure its detail
+MIN_CONTRAST = 2.0  # grey levels; below it a field is empty, and its detail is noise
+FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # pairs of Gaussians whose difference is the detail
+STAINED_DENSITY = 0.15  # density of the channel that absorbs most
+CERTAIN_DENSITY = 0.3  # |OD|; the directions of paler colours are noise
+DARKEST = 90.0  # percentile; the tenth that absorbs most is nuclei
+BLOCK_PX = 4  # side of averaged blocks, since the scanner may colour single pixels
 MIN_MEASURED_PIXELS = 500
-# The palest part of a field (percentile) is glass below these densities: of blue, and over the median of the field.
+# The palest pixels (percentile) are glass below a density of blue, and a fraction of the median density of the field.
 PALEST, MAX_TINT, GLASS_SHARE = 1.0, 0.6, 0.6
 
 
@@ -56,7 +56,7 @@ class AppearanceSample:
         self._n_brown = self._n_blocks = 0
 
     def add(self, pixels: np.ndarray, tissue: np.ndarray) -> None:
-        """Add a field, (h, w, 3) uint8, of which the part in ``tissue`` (h, w) bool counts."""
+        """Add a field, (h, w, 3) uint8, of which only the part in ``tissue`` (h, w) bool counts."""
         usable = tissue & usable_pixels(pixels)
         self._pixels.append(pixels[usable])
         self._count_brown(pixels, usable)
@@ -88,7 +88,7 @@ class AppearanceSample:
         if fit is not None:
             for name, stain, strong in zip(("haematoxylin", "eosin"), fit.stains, fit.strong, strict=True):
                 found |= {f"{name} red": stain[0], f"{name} blue": stain[2], f"{name} strength": float(np.log(strong))}
-        # rounded, so that the order in which a library adds up cannot be seen
+        # rounded, so that results do not depend on the order of summation
         return {name: round(float(value), 4) for name, value in sorted(found.items())}
 
     def _count_brown(self, pixels: np.ndarray, usable: np.ndarray) -> None:
@@ -101,7 +101,7 @@ class AppearanceSample:
 
 
 def _without_tint(density: np.ndarray) -> np.ndarray:
-    """Densities (N, 3) of a field without those of its glass, if a camera or a lamp has made that yellow."""
+    """Densities (N, 3) of a field minus those of its glass, if camera or lamp made the glass yellow."""
     total = density.sum(1)
     tint = np.median(density[total <= np.percentile(total, PALEST)], axis=0)
     is_yellow_glass = tint[1] < tint[2] < MAX_TINT and tint.sum() < GLASS_SHARE * np.median(total)
@@ -171,7 +171,7 @@ class SlideColour:
         mpp: um per pixel of the measured pixels.
         warnings: sentences for the report.
         fingerprint: checksum of the slide; None in older files.
-        third_stain: unit vector of a stain beside haematoxylin and DAB; None if none was sought or found.
+        third_stain: unit vector of a stain besides haematoxylin and DAB; None if not requested or not found.
     """
 
     macenko: MacenkoFit | None = None
@@ -216,7 +216,7 @@ def measure_colour(
         tissue: mask of the tissue.
         dark_background: result for the overview (``find.is_fluorescence``).
         warnings: warnings of the search for its tissue, which come first.
-        third_stain: True to seek a stain beside haematoxylin and DAB.
+        third_stain: True to look for a stain besides haematoxylin and DAB.
     """
     sample, unread = sample_tissue(slide, info, tissue)
     warnings = [*warnings, *unread]
@@ -226,7 +226,7 @@ def measure_colour(
         few = len(pixels) < MIN_PIXELS
         reason = "too few stained pixels" if few else "the colours are not those of haematoxylin and eosin"
         warnings.append(f"the stains cannot be estimated: {reason}; colours are left as they are")
-    # rounded, so that the order in which a library adds up cannot be seen
+    # rounded, so that results do not depend on the order of summation
     rounded = fit and MacenkoFit(fit.stains.round(6), fit.strong.round(6))
     measures, mpp = sample.measure(fit), round(sample.mpp, 6)
     third = find_third_stain(pixels) if third_stain else None
@@ -274,7 +274,7 @@ def _touched_fields(tissue: TissueMask) -> np.ndarray:
 def _read_field(
     slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, factors, corner_um
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The field at ``corner_um``, blocks of ``factors`` (x, y) pixels averaged: (h, w, 3) uint8, and its tissue."""
+    """Read the field at ``corner_um``, averaged over ``factors`` (x, y) pixels: (h, w, 3) uint8, and its tissue."""
     downsample = np.array(info.level_downsamples[level])
     level_mpp = info.mpp * downsample
     first = np.round(corner_um / level_mpp).astype(int)
@@ -284,7 +284,7 @@ def _read_field(
     x, y = (round(float(at)) for at in first * downsample)
     pixels = slide.read_region((x, y), level, (int(n[0] * factors[0]), int(n[1] * factors[1])))
     pixels = cv2.resize(pixels, (int(n[0]), int(n[1])), interpolation=cv2.INTER_AREA)
-    # A coarse level, of which the mask was made, may lack some of the last pixels of a finer one.
+    # The coarse level of the mask may lack some of the last pixels of a finer level.
     column, row = (
         ((first[i] + (np.arange(n[i]) + 0.5) * factors[i]) * level_mpp[i] / tissue.mask_mpp[i])
         .astype(int)

@@ -16,10 +16,10 @@ from muse_pipeline.tissue.background import absorbed, estimate_glass, highest, i
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask, dilate
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
 
-DOUBT = "the tissue is doubtful: "  # begins a warning
-MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # of the slide, or of what is darker than glass
-DARKER = 0.3  # density of a channel
-ROI_ROWS = 16  # of mask pixels at a time: each is a polygon of some 300 bytes
+DOUBT = "the tissue is doubtful: "  # beginning of a warning
+MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
+DARKER = 0.3  # density of a channel, beyond glass
+ROI_ROWS = 16  # rows of mask pixels at a time; each pixel becomes a polygon of some 300 bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen
 
 
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
-    """Share of each mask pixel, (h, w) float32, within ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
+    """Fraction of each mask pixel, (h, w) float32, within ``roi``; ``mask_px`` (2,) is its size in level-0 px."""
     coverage = np.zeros(shape, np.float32)
     for strip, part in _cover_strips(roi, shape, mask_px):
         coverage[strip] = part
@@ -157,9 +157,9 @@ def _cover_cells(roi: BaseGeometry, columns: np.ndarray, rows: np.ndarray, mask_
     return part
 
 
-MIN_STROKE_UM = 40.0  # narrower is no pen
-FAINT_EDGE_UM = 80.0  # of a stroke
-# Density of a channel that every pen reaches somewhere. Glass that a camera has tinted may have the colour of a pen.
+MIN_STROKE_UM = 40.0  # narrower areas are not pen strokes
+FAINT_EDGE_UM = 80.0  # width of the faint edge of a stroke
+# Density of a channel that every stroke reaches somewhere; tinted glass may have the colour of a pen, but is paler.
 OPAQUE = 0.6
 
 
@@ -176,9 +176,9 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
     return dilate(components.choose(opaque), mpp, FAINT_EDGE_UM)
 
 
-FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um a pixel
-CERTAIN = 0.09  # a region of faint colour counts if some of it is this strong
-BLACK = 70  # of 255: darker than any stain; outside the scan, or fluorescence
+FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
+CERTAIN = 0.09  # a region of faint colour counts if a part of it is this strong
+BLACK = 70  # darker than any stain: outside the scan, or fluorescence
 
 
 def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
@@ -199,7 +199,7 @@ def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
 
 
 def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two (h, w) bool masks: pixels that may be stained, and pixels of a colour that nothing else has."""
+    """Two (h, w) bool masks: pixels that may be stained, and pixels that certainly are."""
     density = absorbed(pixels, glass)
     colour = spread(density)
     greenish = density[..., 1] <= np.minimum(density[..., 0], density[..., 2])
@@ -209,7 +209,7 @@ def _faint_and_strong(pixels: np.ndarray, glass: np.ndarray) -> tuple[np.ndarray
 
 def is_fluorescence(pixels: np.ndarray) -> bool:
     """True if more than half of the slide is black and the rest is dark too."""
-    n_by_sum = np.zeros(3 * 255 + 1, int)  # of the channels, over the pixels that are not black
+    n_by_sum = np.zeros(3 * 255 + 1, int)  # sums of the three channels of pixels that are not black
     for strip in strips(len(pixels)):
         lit = pixels[strip][highest(pixels[strip]) >= BLACK // 2]
         n_by_sum += np.bincount(lit.sum(-1, dtype=int), minlength=len(n_by_sum))
@@ -217,10 +217,10 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
     return bool(n_lit < n / 2 and (not n_lit or median_level(n_by_sum) < 3 * 100))
 
 
-JOIN_UM = 16.0  # cracks and thin walls of fat
+JOIN_UM = 16.0  # width of closed gaps: cracks and thin walls of fat
 MIN_COMPONENT_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
 MIN_HOLE_UM2 = 30_000.0  # a large fat cell is 8,000, a small vessel 20,000
-MIN_COMPONENT_SHARE = 0.02  # of a small picture
+MIN_COMPONENT_SHARE = 0.02  # least fraction of a small picture
 
 
 def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
 
-KEEP_UM = 16.0  # a nucleus this close to the mask is kept: the mask's own border is no sharper
+KEEP_UM = 16.0  # nuclei this close to the mask are kept, since its border is not exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class KeptArea:
         return float(np.bitwise_count(self.bits).sum() * np.prod(self.mask_mpp) / 1e6)
 
     def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
-        """True for each of the positions (N, 2), absolute level-0 px, that is to be kept.
+        """Check which positions (N, 2), in absolute level-0 px, are in the area.
 
         Returns:
             (N,) bool: True within 16 um of tissue, and exactly inside the ROI if there is one. The last pixels of the
@@ -182,7 +182,7 @@ class TissueMask:
                     of = str(arrays["fingerprint"]), tuple(arrays["slide_mpp"].astype(float).tolist())
                     tissue = replace(tissue, fingerprint=of[0], slide_mpp=of[1])
             tissue.require_sound()
-        except Exception as error:  # whatever NumPy, zipfile and GEOS raise on foreign bytes
+        except Exception as error:  # NumPy, zipfile and GEOS may raise any exception on foreign bytes
             raise StoreError(
                 f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse tissue` again"
             ) from error
@@ -195,8 +195,8 @@ class TissueMask:
             raise StoreError(f"{path}: is of a slide other than '{info.slide_id}'; run `muse tissue` of that one")
         if self.slide_mpp not in {None, tuple(info.mpp)}:
             raise StoreError(
-                f"{path}: made when slide '{info.slide_id}' was taken to have {list(self.slide_mpp)} um/px, now "
-                f"{list(info.mpp)}; run `muse tissue` again"
+                f"{path}: made for {list(self.slide_mpp)} um/px of slide '{info.slide_id}', which now has "
+                f"{list(info.mpp)} um/px; run `muse tissue` again"
             )
 
     def require_sound(self) -> None:
@@ -216,7 +216,7 @@ def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarr
     reach = np.floor(radius_um / np.asarray(mask_mpp)).astype(int)
     x, y = np.meshgrid(*(np.arange(-n, n + 1) for n in reach))
     disc = (x * mask_mpp[0]) ** 2 + (y * mask_mpp[1]) ** 2 <= radius_um**2
-    pixels = np.ascontiguousarray(mask, bool).view(np.uint8)  # views: masks of large slides are not copied
+    pixels = np.ascontiguousarray(mask, bool).view(np.uint8)  # a view, since masks of large slides are large
     return cv2.dilate(pixels, disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool)
 
 

@@ -19,7 +19,7 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview, strips
 
 PICTURE_PX = 1500
-MAX_REREAD_PX = 50_000_000  # a second of reading
+MAX_REREAD_PX = 50_000_000  # pixels that take about a second to read
 TISSUE_RGB, ROI_RGB = (0, 150, 60), (230, 120, 0)
 
 
@@ -57,7 +57,7 @@ def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overvie
         return overview
     try:
         return read_overview(slide, info, target_um)
-    except SlideError:  # a corrupt tile fails the whole read of a small slide; `tile` reports what is lost
+    except SlideError:  # one corrupt tile fails the whole read; `tile` reports lost areas
         return overview
 
 

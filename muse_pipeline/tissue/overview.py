@@ -13,8 +13,8 @@ from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.base import WHITE
 
 OVERVIEW_UM = 8.0
-BLOCK_PX = 2048  # 4 MP: 16 MB as the readers hold it, and wide enough for few JPEG tiles to be decoded twice
-LEAST_PX = 256  # what cannot be decoded is no smaller
+BLOCK_PX = 2048  # 16 MB in the readers, and few JPEG tiles are decoded twice
+LEAST_PX = 256  # smallest side of blocks after divisions
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
     n_damaged, failure = 0, None
     sides = {at: np.multiply(factors, info.level_downsamples[level]) / d for at, d in enumerate(info.level_downsamples)}
     waiting = _blocks(level, range(width), range(height), sides[level])
-    while waiting:  # blocks; of one that fails, its quarters; what cannot be divided further, at the next finer level
+    while waiting:  # a block that fails is read again in quarters, the smallest at the next finer level
         at, columns, rows = waiting.pop()
         here = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
         try:
@@ -68,7 +68,7 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
         raise failure
     warnings = [f"{n_damaged / (width * height):.1%} of level {level} cannot be decoded: {failure}"] if failure else []
     if has_lost := bool(unread.any()):
-        warnings.append(f"{unread.mean():.1%} of the slide cannot be decoded at any level and is taken for tissue")
+        warnings.append(f"{unread.mean():.1%} of the slide cannot be decoded at any level and counts as tissue")
     level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
     return Overview(pixels, level_mpp * factors, unread if has_lost else None, tuple(warnings))
 
@@ -81,7 +81,7 @@ def _finer_level(info: SlideInfo, level: int) -> int | None:
 
 
 def _blocks(level: int, columns: range, rows: range, sides: np.ndarray) -> list[tuple[int, range, range]]:
-    """The level with each block of ``columns`` and ``rows`` that ``BLOCK_PX`` of its pixels hold, the last first."""
+    """The level with each block of ``columns`` and ``rows``, at most ``BLOCK_PX`` level pixels wide, the last first."""
     steps = [max(int(BLOCK_PX // side), 1) for side in sides]
     return [(level, across, down) for down in _cut(rows, steps[1]) for across in _cut(columns, steps[0])][::-1]
 

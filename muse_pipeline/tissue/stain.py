@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-BROWN_DENSITY = 0.25  # of blue, from which brown is no haze
-MAX_BLUE_TO_GREEN = 1.2  # more is bile, haemosiderin or a fringe of colour; eosin lies at 0.5 to 0.85
+BROWN_DENSITY = 0.25  # of the blue channel; paler brown is haze
+MAX_BLUE_TO_GREEN = 1.2  # above: bile, haemosiderin or a fringe of colour; eosin has 0.5 to 0.85
 
 # Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution", Anal Quant Cytol Histol 2001:
 # haematoxylin and eosin, optical density of r, g, b.
 TEXTBOOK = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
 TEXTBOOK.setflags(write=False)
-ROUNDED_TEXTBOOK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # what trained models depend on
+ROUNDED_TEXTBOOK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # trained models depend on these values
 
 _DENSITY = -np.log((np.arange(256) + 1) / 256)
 DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # a float32 logarithm differs in the last digit
@@ -43,14 +43,14 @@ def is_brown(density: np.ndarray) -> np.ndarray:
     return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
 
 
-MIN_DENSITY = 0.3  # |OD| below which a pixel is glass: its direction is camera noise
-MAX_DENSITY = 6.0  # |OD| of about (7, 7, 7): folds, dirt and black pen, where the camera no longer follows the stain
-MAX_RED_TO_GREEN = 1.3  # more is ink, or a pigment: haematoxylin lies at 0.6 to 1.1, eosin far below
-MAX_GREYNESS = 0.85  # weakest over strongest channel: more is dust or black ink; both stains lie below 0.65
-MIN_PIXELS = 500  # 2,000 um2 at 2 um/px
+MIN_DENSITY = 0.3  # |OD|; paler pixels are glass, whose direction is noise of the camera
+MAX_DENSITY = 6.0  # |OD| of pixels of about (7, 7, 7): folds, dirt and black pen
+MAX_RED_TO_GREEN = 1.3  # above: ink or a pigment; haematoxylin has 0.6 to 1.1, eosin far less
+MAX_GREYNESS = 0.85  # weakest over strongest channel; above: dust or black ink; both stains have less than 0.65
+MIN_PIXELS = 500  # number of stained pixels: 2,000 um2 at 2 um/px
 ANGLE_PERCENTILE = 1.0  # Macenko's alpha
 STRONG_PERCENTILE = 99.0
-MIN_ANGLE_DEGREES = 12.0  # BRCA, CAMELYON and NuCLS pictures lie at 17 to 30; one stain alone is below 10
+MIN_ANGLE_DEGREES = 12.0  # BRCA, CAMELYON and NuCLS pictures have 17 to 30; a single stain has less than 10
 HUE_TOLERANCE = 0.1  # CAMELYON's haematoxylin absorbs blue (0.47) as much as red (0.45)
 
 
@@ -100,7 +100,7 @@ def is_stained(density: np.ndarray) -> np.ndarray:
 
 def _extreme_directions(density: np.ndarray) -> np.ndarray:
     """(2, 3) unit rows; the first absorbs more red, so it is haematoxylin."""
-    _, vectors = np.linalg.eigh(density.T @ density)  # eigenvalues ascend
+    _, vectors = np.linalg.eigh(density.T @ density)  # eigenvalues are in ascending order
     plane = vectors[:, :0:-1]  # (3, 2), the strongest direction first
     plane = plane * np.where(plane.sum(0) < 0, -1.0, 1.0)
     along, across = (density @ plane).T
@@ -113,8 +113,8 @@ def are_plausible(stains: np.ndarray) -> bool:
     """True if (2, 3) unit rows can be haematoxylin and eosin: far enough apart, one blue to purple, one pink."""
     haematoxylin, eosin = stains
     apart = np.degrees(np.arccos(np.clip(haematoxylin @ eosin, -1, 1))) >= MIN_ANGLE_DEGREES
-    purple = haematoxylin[[0, 1]].min() > haematoxylin[2] - HUE_TOLERANCE  # lets blue through best
-    pink = eosin[1] > eosin[[0, 2]].max() - HUE_TOLERANCE  # absorbs green most
+    purple = haematoxylin[[0, 1]].min() > haematoxylin[2] - HUE_TOLERANCE  # blue is absorbed least
+    pink = eosin[1] > eosin[[0, 2]].max() - HUE_TOLERANCE  # green is absorbed most
     return bool(apart and purple and pink and stains.min() > -HUE_TOLERANCE)
 
 

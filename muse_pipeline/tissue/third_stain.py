@@ -1,6 +1,6 @@
-"""A third stain beside haematoxylin and DAB, such as a red chromogen: its direction, and the check that it exists.
+"""A third stain besides haematoxylin and DAB, such as a red chromogen: its direction, and the check that it exists.
 
-Densities of two stains lie in one plane, whatever the shade of their haematoxylin is; those of three do not. The pixels
+Densities of two stains lie in one plane, whatever the shade of haematoxylin; those of three stains do not. The pixels
 at the largest angle to the plane of haematoxylin and DAB are the purest of the third stain, as those at the extreme
 angles within a plane are in Macenko's method for two ("A method for normalizing histology slides for quantitative
 analysis", ISBI 2009).
@@ -12,12 +12,12 @@ import numpy as np
 
 from muse_pipeline.tissue.stain import ANGLE_PERCENTILE, MAX_DENSITY, TEXTBOOK, optical_density
 
-DAB = np.array([0.268, 0.570, 0.776])  # Ruifrok's, OD of r, g, b; QuPath begins with it for "Brightfield (H-DAB)" too
+DAB = np.array([0.268, 0.570, 0.776])  # OD of r, g, b by Ruifrok; also QuPath's default for "Brightfield (H-DAB)"
 CERTAIN_DENSITY = 0.5  # |OD|; the directions of paler pixels are noise
-MIN_RESIDUAL_DEGREES = 6.0  # of 1 % of the pixels to the plane that fits all best; two stains have 3 to 5
-MIN_ANGLE_DEGREES = 12.0  # to haematoxylin and DAB; at half of that, noise of a pixel counts ten times in DAB
-MIN_FROM_BLUE_DEGREES = 20.0  # to haematoxylin, which is up to 14 from Ruifrok's; red and green stains are 26 or more
-PURE = 0.8  # of the extreme angle, from which pixels count as pure
+MIN_RESIDUAL_DEGREES = 6.0  # angle of 1 % of the pixels to the best plane; two stains have 3 to 5
+MIN_ANGLE_DEGREES = 12.0  # to the plane of haematoxylin and DAB; half of it amplifies noise in DAB tenfold
+MIN_FROM_BLUE_DEGREES = 20.0  # to Ruifrok's haematoxylin; slides' own have up to 14, red and green stains 26 or more
+PURE = 0.8  # fraction of the extreme angle; pixels beyond it are pure
 
 
 def find_third_stain(pixels: np.ndarray) -> tuple[float, ...] | None:
@@ -37,7 +37,7 @@ def find_third_stain(pixels: np.ndarray) -> tuple[float, ...] | None:
         stain = density[angle / end >= PURE].sum(0)
         stain /= np.linalg.norm(stain)
         if np.degrees(np.arccos(stain @ blue)) >= MIN_FROM_BLUE_DEGREES:
-            return tuple(stain.round(6).tolist())  # so that the order in which a library adds up cannot be seen
+            return tuple(stain.round(6).tolist())  # results do not depend on the order of summation
     return None
 
 

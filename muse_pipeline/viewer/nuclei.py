@@ -29,13 +29,13 @@ from muse_pipeline.nuclei.parquet import (
 
 CHUNK_UM = 1024.0
 GRID_UM = 64.0
-SCORE_LEVELS = 200  # of a stored score
-SCORE_BINS = 20  # of the overview, and of the slider
+SCORE_LEVELS = 200  # levels of stored scores
+SCORE_BINS = 20  # bins of the overview and steps of the slider
 NO_CLASS = 255
-N_SAMPLE = 60_000  # nuclei drawn as dots where the whole slide is seen
-N_GALLERY = 12  # of each kind and class
-_RAY_UM = 0.01  # step of rays on the way to their chunk
-_KNUTH = np.uint64(2654435761)  # of multiplicative hashing: rows in a random order that is always the same
+N_SAMPLE = 60_000  # nuclei drawn as dots in views of the whole slide
+N_GALLERY = 12  # nuclei of each kind and class
+_RAY_UM = 0.01  # step of rays until their chunk is written
+_KNUTH = np.uint64(2654435761)  # multiplicative hashing: a random but fixed order of rows
 
 
 @dataclass
@@ -63,12 +63,12 @@ class Batch:
     @property
     def score_level(self) -> np.ndarray:
         """(n,) uint8: the score in ``SCORE_LEVELS``."""
-        # In float32 a score at the start of a level may be slightly less, and must not fall to the level below.
+        # In float32 the lowest score of a level may be slightly less, but must not fall into the level below.
         return (self.score * SCORE_LEVELS + 1e-4).astype(int).clip(0, SCORE_LEVELS - 1).astype(np.uint8)
 
     @property
     def rank(self) -> np.ndarray:
-        """(n,) uint32: a random number that depends on the row alone."""
+        """(n,) uint32: a random number that depends on the row only."""
         return ((self.row.astype(np.uint64) * _KNUTH) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
@@ -101,7 +101,7 @@ def _sureness(table: pa.Table, probabilities: Sequence[str], label: np.ndarray) 
 
 
 class ChunkWriter:
-    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, a script file each; memory holds one batch or one square.
+    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, a script file each; memory is for one batch or square.
 
     Args:
         folder: folder for ``COLUMN_ROW.js``; the page distinguishes sets of nuclei by its name.
@@ -184,7 +184,7 @@ class Overview:
         self._sample: list[np.ndarray] = []
 
     def add(self, batch: Batch) -> None:
-        """Count nuclei, except those that totals leave out, and take some of all into the sample."""
+        """Count nuclei, except those that totals leave out, and add a sample of all nuclei."""
         counted = batch.is_counted
         plane = np.minimum(batch.label[counted], self.n_classes).astype(int)
         score = batch.score_level[counted].astype(int) * SCORE_BINS // SCORE_LEVELS

@@ -148,7 +148,7 @@ FORMAT = 3
 SCRIPTS = ("nuclei.js", "draw.js", "viewer.js", "controls.js", "gallery.js", "teach.js", "start.js")
 VENDORED = ("openseadragon.min.js", "OPENSEADRAGON-LICENSE.txt")
 TISSUE, ROI = "Tissue", "Region of interest"
-SIMPLER_UM = 2.0  # by how much outlines of areas may be moved
+SIMPLER_UM = 2.0  # tolerance of simplified outlines of areas
 
 
 def write_viewer(folder: Path, threads: int = 1) -> Path:
@@ -255,7 +255,7 @@ def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
             yield _layer(ROI, "#000000", tissue.roi, info)
     for path, what in ((files.region_outlines, "Region"), (files.artefacts, "Artefact")):
         areas: list[ClassArea] = []
-        with suppress(GeoJSONError):  # no file, or one without areas
+        with suppress(GeoJSONError):  # there is no file, or it has no areas
             areas = read_class_areas(path, info)
         for name in sorted({area.class_name for area in areas}):
             own = [area for area in areas if area.class_name == name]

@@ -1,4 +1,4 @@
-"""A server of results for the browsers of this machine alone."""
+"""A server of results for browsers on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ResultsHandler(SimpleHTTPRequestHandler):
         """Send a file; a page from elsewhere whose name resolves to this machine (DNS rebinding) gets nothing."""
         host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         if host not in {ADDRESS, "localhost"}:
-            self.send_error(HTTPStatus.FORBIDDEN, "this server is for this machine alone")
+            self.send_error(HTTPStatus.FORBIDDEN, "this server only answers this machine")
         else:
             super().do_GET()
 

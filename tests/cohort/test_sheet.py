@@ -210,7 +210,7 @@ def test_a_folder_of_slides(tmp_path):
         path = tmp_path / location
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    with pytest.warns(LeftOutWarning, match="1 file left out: photo.jpg; pictures are taken only with --mpp"):
+    with pytest.warns(LeftOutWarning, match="1 file left out: photo.jpg; pictures are included only with --mpp"):
         names = {row.slide_id: row.path for row in collect_slides(tmp_path)}
     expected = {
         "M": "M.mrxs",
@@ -243,7 +243,7 @@ def test_files_that_are_left_out_are_named(tmp_path, muse):
         (tmp_path / name).write_bytes(b"x")
     _, shown, printed = muse("sheet", tmp_path, "-o", tmp_path / "s.tsv")
     assert shown == f"{tmp_path / 's.tsv'}: 4 slides\n"
-    others = "4 files left out: d.kfb, e.isyntax, f.vsi, g.jp2; pictures are taken only with --mpp"
+    others = "4 files left out: d.kfb, e.isyntax, f.vsi, g.jp2; pictures are included only with --mpp"
     assert printed == f"muse sheet: {tmp_path}: {others}\n"
     with pytest.warns(LeftOutWarning, match="3 files left out: d.kfb, e.isyntax, f.vsi$"):
         assert "g" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.5)}
@@ -312,16 +312,16 @@ def test_a_slide_that_is_named_twice_is_one_and_two_of_one_name_are_rejected(tmp
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"x")
     assert len(find_rows([tmp_path / "one", tmp_path / "one/c.svs"])) == 1
-    with pytest.raises(SheetError, match=r"slide_id 'C' is that of .*one/c.svs and .*two/C.svs"):
+    with pytest.raises(SheetError, match=r"slide_id 'C' belongs to .*one/c.svs and .*two/C.svs"):
         find_rows([tmp_path / "one", tmp_path / "two"])
 
 
 def test_what_a_sheet_has_columns_for_is_not_given_beside_it(folder):
     sheet = write(folder / "s.tsv", "slide_id\tpath\nA\ta.svs\n")
     for options in ({"mpp": 0.5}, {"roi": folder / "roi.geojson"}, {"regions": folder / "roi.geojson"}):
-        with pytest.raises(ConfigError, match=r"s.tsv is a sheet and has a column for it"):
+        with pytest.raises(ConfigError, match=r"s.tsv is a sheet, which has a column for it"):
             find_rows([folder / "b.svs", sheet], **options)
-    with pytest.raises(ConfigError, match="--roi goes with slides"):
+    with pytest.raises(ConfigError, match="--roi is for slides"):
         find_rows([folder], roi=folder / "roi.geojson")
 
 

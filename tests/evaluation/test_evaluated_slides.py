@@ -101,9 +101,9 @@ def test_a_folder_names_what_it_cannot_score(muse, cohort):
     assert "not scored, no truth: c\n" in out
     assert "not scored, no result: d\n" in out
     assert (
-        "bootstrap over 2 patients, fewer than 6: too few to rely on (each slide its own, as no patients are known)"
-        in out
-    )
+        "bootstrap over 2 patients, fewer than 6: too few to rely on "
+        "(each slide counts as a patient, as no patients are known)"
+    ) in out
     scores = read_json(cohort / "s.json")
     assert scores["not_scored"] == {"without_truth": ["c"], "without_result": ["d"], "beyond_sheet": []}
     assert [slide["slide_id"] for slide in scores["slides"]] == ["a", "b"]
@@ -119,7 +119,7 @@ def test_a_folder_of_regions_has_one_for_every_slide(muse, cohort):
     call = "evaluate", cohort / "results", "--truth", cohort / "truth", "--region", cohort / "regions"
     status, _, output = muse(*call)
     assert (status, output.count("\n")) == (2, 1)
-    assert "has no region of slide 'b', nor has its truth" in output
+    assert "has no region of slide 'b', nor does its truth" in output
     (cohort / "regions/B.geojson").rename(cohort / "regions/b.geojson")
     assert muse(*call)[0] == 0
 
@@ -349,7 +349,7 @@ def test_patients_by_rule(cohort):
     rows = {names[0]: {"patient": "p"}, names[1]: {"patient": ""}}
     assert find_patients(names, rows, None) == (
         {names[0]: "p", names[1]: names[1]},
-        "as in the sheet, and 1 of 2 slides, for which it has none, each its own",
+        "as in the sheet; 1 of 2 slides lack one and count as a patient each",
     )
 
 

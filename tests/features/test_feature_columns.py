@@ -116,7 +116,7 @@ def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, cap
     words = ["stitch", shard, "--info", folder / "slide.json", "--tissue", folder / "tissue.npz", "--output", output]
     words = [*map(str, words), "--features", "basic"]
     assert main(words) == 2
-    assert "--features and --artefacts are found in pixels; give --store and --colour too" in capsys.readouterr().err
+    assert "--features and --artefacts need pixels; give --store and --colour too" in capsys.readouterr().err
     assert main([*words, "--store", str(tmp_path / "gone.zarr"), "--colour", str(folder / "colour.json")]) == 2
     assert "gone.zarr: no such store; run `muse tile` first" in capsys.readouterr().err
     assert not output.exists()

@@ -215,7 +215,7 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
     with pytest.raises(StoreError, match=r"another version of slide .*; run `muse detect` for it again"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     other = replace(tiled_slide.info, mpp=(0.26, 0.26))
-    with pytest.raises(StoreError, match=r"taken to have \[0.25, 0.25\] um/px, now \[0.26, 0.26\]"):
+    with pytest.raises(StoreError, match=r"made for \[0.25, 0.25\] um/px .*which now has \[0.26, 0.26\]"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     within = replace(tiled_slide.tissue, roi=shapely.box(0, 0, 500, 500))
     with pytest.raises(StoreError, match=r"another tissue or ROI; run `muse tile` and `muse detect`"):

@@ -117,7 +117,7 @@ def test_classes_are_validated_in_the_organs_of_the_card_alone():
     known = Provenance.from_dict(facts)
     assert all(not find_doubts(known, organ) for organ in ("", "breast", "Breast"))
     for organ in ("kidney", "brest"):
-        where = f"the classes are not validated in {organ}: those of compact are in breast alone"
+        where = f"the classes are not validated in {organ}: those of compact are in breast only"
         assert find_doubts(known, organ) == {"organ": where}
     no_organs, one_class = (
         Provenance.from_dict(facts | {"card": {**card, **changes}})

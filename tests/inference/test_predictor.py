@@ -107,7 +107,7 @@ def test_the_folder_of_a_run_is_given_what_makes_a_model_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("a.pt", "is a checkpoint; `muse export` makes the model of it"),
+        ("a.pt", "is a checkpoint; `muse export` makes a model from it"),
         ("a.yaml", "is a training run; `muse finetune` and"),
     ],
 )

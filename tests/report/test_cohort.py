@@ -134,7 +134,7 @@ def test_nuclei_of_another_version_of_the_slide_are_rejected(slide_folder):
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        ({"slide_mpp": [1.0, 1.0]}, "taken to have another mpp; run the workflow again"),
+        ({"slide_mpp": [1.0, 1.0]}, "were found at another mpp of the slide; run the workflow again"),
         ({"tissue_sha256": "another"}, "another tissue or region of interest; run the workflow again"),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_flag_is_a_warning_and_stops_nothing(flagged_slides):
 def test_a_dark_slide_states_why_there_is_nothing_in_it(flagged_slides):
     dark = flagged_slides[2]
     assert (dark.status, dark.n_nuclei) == ("empty", 0)
-    assert dark.reason == f"{DARK}; nothing was sought in it"
+    assert dark.reason == f"{DARK}; it was not analysed"
 
 
 def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, tmp_path):

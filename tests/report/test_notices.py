@@ -190,7 +190,7 @@ def test_the_table_states_what_the_totals_leave_out(slides, tmp_path):
         "brown": "all nuclei: other stain",
     }
     assert rows["swollen"]["warnings"] == CLASS_DOUBT and rows["kidney"]["organ"] == "kidney"
-    assert rows["kidney"]["warnings"] == "the classes are not validated in kidney: those of compact are in breast alone"
+    assert rows["kidney"]["warnings"] == "the classes are not validated in kidney: those of compact are in breast only"
     assert rows["kidney"]["nuclei_Lymphocyte"] == rows["plain"]["nuclei_Lymphocyte"]
 
 

@@ -267,9 +267,7 @@ def test_colours_in_planes(tmp_path, pages):
         with open_slide(tmp_path / f"{axes}.ome.tif") as slide:
             np.testing.assert_array_equal(slide.read_level((0, 0), 0, (256, 240)), SLIDE)
             assert slide.properties.mpp_candidates[0].mpp == (0.5, 0.5)
-            assert slide.properties.warnings == ("its three planes are taken for red, green and blue",) * (
-                axes == "CYX"
-            )
+            assert slide.properties.warnings == ("its three planes are read as red, green and blue",) * (axes == "CYX")
 
 
 def test_channels_are_not_colours(tmp_path):

@@ -179,7 +179,7 @@ def test_a_slide_that_is_damaged_throughout_is_given_up_soon():
 
 def test_what_no_level_has_is_no_glass(tmp_path):
     found = damaged_pyramid(tmp_path / "a.tif", [0, 1])
-    assert "50.0% of the slide cannot be decoded at any level and is taken for tissue" in found.warnings
+    assert "50.0% of the slide cannot be decoded at any level and counts as tissue" in found.warnings
     assert found.tissue.mask[:, : found.tissue.mask.shape[1] // 2].all() and not found.tissue.mask[:10, -50:].any()
 
 

@@ -54,7 +54,7 @@ def test_a_training_run_that_fails_is_what_is_reported(cohort):
     assert output.startswith("muse finetune: ") and run.returncode == 1
     end = [
         f"The model was not made; last in {log}: {output}",
-        "So no slide has its nuclei. Report: results/report.html",
+        "Therefore no slide has nuclei. Report: results/report.html",
     ]
     assert run.stdout.splitlines()[-2:] == end
     (_, slide) = (cohort / "results/cohort.tsv").read_text().splitlines()

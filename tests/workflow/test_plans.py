@@ -80,7 +80,7 @@ def test_a_part_of_the_path_is_not_called_the_whole(cohort):
         cv2.imwrite(str(cohort / f"{row['slide_id']}.png"), np.full((400, 400, 3), 244, np.uint8))
     write_sheet(cohort / "slides.tsv", [{**row, "path": f"{row['slide_id']}.png", "mpp": 0.5} for row in ROWS])
     run = run_snakemake(cohort, "--until", "image")
-    assert run.returncode == 0 and run.stdout.rstrip().endswith("What was asked for is done."), run.stdout
+    assert run.returncode == 0 and run.stdout.rstrip().endswith("The requested part is done."), run.stdout
     (cohort / "b.png").write_bytes(b"no picture")
     run = run_snakemake(cohort, "--until", "image")
-    assert "Something failed; what else was asked for is done. Which, and why: results/report.html" in run.stdout
+    assert "Something failed; all else that was requested is done. Details: results/report.html" in run.stdout

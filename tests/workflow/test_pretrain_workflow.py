@@ -99,7 +99,7 @@ def test_a_training_run_begins_with_it(cohort):
         ({"pretrain": {**PRETRAIN, "bach": 2}}, "unknown setting 'bach'; did you mean 'batch'?"),
         (
             {"pretrain": {**PRETRAIN, "backbone": "muse_compact_48"}, "model": "tiny.yaml"},
-            "`pretrain` trains muse_compact_48, but the training run 'tiny' is of muse_compact_16",
+            "`pretrain` trains muse_compact_48, but the training run 'tiny' has muse_compact_16",
         ),
         (
             {"pretrain": {**PRETRAIN, "region_weights": {"Tumour": 3}}},

@@ -146,7 +146,7 @@ def test_the_end_names_what_failed_and_why(first_run):
     assert (first, heading) == ("3 slides: 2 ok, 1 failed; see results/report.html", "1 slide failed:")
     assert failure.startswith("  broken: inspect: ") and WHY_BROKEN in failure
     assert doubled == "1 slide with the same content as another; all are in the totals:"
-    assert last == "Something failed; every other slide is done. Which, and why: results/report.html"
+    assert last == "Something failed; every other slide is done. Details: results/report.html"
 
 
 def test_the_rest_is_in_the_logs(first_run):
@@ -195,7 +195,7 @@ def test_a_broken_slide_costs_one_slide(first_run):
     folder, run = first_run
     assert run.returncode == 1
     assert "broken.svs: is not a slide" in run.stdout
-    assert "Which, and why: results/report.html" in run.stdout
+    assert "Details: results/report.html" in run.stdout
     table = (folder / "results/cohort.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[:3] for line in table[1:]] == [
         [IDS[0], "ok", ""],
@@ -420,5 +420,5 @@ def test_the_end_names_the_slides_that_pretraining_waits_for(first_run):
     smoke = SNAKEFILE.parent / "config/train/muse_pretrain_smoke.yaml"
     run = run_snakemake(folder, "--config", f"pretrain={smoke}")
     assert run.returncode == 1
-    waits = "; pretraining waits for broken: fix these slides or list them in `pretrain.exclude`. Which, and why: "
+    waits = "; pretraining waits for broken: fix these slides or list them in `pretrain.exclude`. Details: "
     assert waits in run.stdout.splitlines()[-1]

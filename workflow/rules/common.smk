@@ -1,7 +1,7 @@
 """Checks of the config and the sheet before anything runs.
 
-Takes the config, the sheet and the model that it names; gives OUTPUT/run_config.yaml (the config with every default
-filled in), OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (the model, and the inputs of a training
+Reads the config, the sheet and the model; writes OUTPUT/run_config.yaml (the config with every default filled in),
+OUTPUT/sheet.json (the sheet with absolute paths) and OUTPUT/model.json (the model, and the inputs of a training
 run), each rewritten only when its content changes. OUTPUT is locked during a run. An error ends the run with one sentence
 (sys.exit), because Snakemake adds the lines of this file to an exception.
 
@@ -135,13 +135,13 @@ def check_config():
 
 
 def of_wildcards(function):
-    """Set the signature of an input function, which Snakemake would inspect at every call, as slowly as the call itself."""
+    """Set the signature of an input function; otherwise Snakemake inspects it at every call, which doubles the time."""
     function.__signature__ = inspect.Signature([inspect.Parameter("wildcards", inspect.Parameter.POSITIONAL_ONLY)])
     return function
 
 
 def of_slide(method, *arguments):
-    """An input or params function that calls a method of the plan with the job's slide."""
+    """An input or params function that calls a method of the plan with the slide of the job."""
 
     @of_wildcards
     def give(wildcards):
@@ -154,7 +154,7 @@ def of_slide(method, *arguments):
 
 
 def settings_of(*functions, **others):
-    """A params function that gives the settings of a job as JSON, which the job writes beside its results."""
+    """A params function that returns the settings of a job as JSON, which the job writes beside its results."""
 
     @of_wildcards
     def give(wildcards):
@@ -165,7 +165,7 @@ def settings_of(*functions, **others):
 
 
 def if_changed(name):
-    """An input function without inputs that runs a job again if its results were made with other settings.
+    """An input function that returns no files, but reruns a job if its results were made with other settings.
 
     Snakemake compares parameters too, but forgets them when .snakemake is deleted or the results are moved.
     """
@@ -195,7 +195,7 @@ def as_found(slide, files):
 
 
 def of_every_slide(*names, slides=None):
-    """An input function that gives the files called ``names`` of every slide, or of ``slides``."""
+    """An input function that returns the files called ``names`` of every slide, or of ``slides``."""
     return lambda wildcards: [
         file
         for slide in (SLIDES if slides is None else slides)
@@ -204,9 +204,9 @@ def of_every_slide(*names, slides=None):
 
 
 def of_unsettled_slides(*names):
-    """An input function that gives the files called ``names``, made by one job, of every slide that is not settled.
+    """An input function that returns the files called ``names``, made by one job, of every slide that is not settled.
 
-    If the first file of a slide is missing, only that is given: its job makes the others too.
+    If the first file of a slide is missing, only that one is returned, since its job also makes the others.
     """
 
     def give(wildcards):
@@ -268,7 +268,7 @@ CHANGES = defaultdict(dict)  # slide -> phrases about settings that differ from 
 FINISHED = []  # slides that have nuclei of an earlier run
 
 
-# The pattern is any folder's name, since matching thousands of names would take minutes; the plan rejects unknown slides.
+# Any folder name is accepted here, since matching thousands of names takes minutes; the plan rejects unknown slides.
 wildcard_constraints:
     slide="[^/]+",
     shard=r"\d+-of-\d+",

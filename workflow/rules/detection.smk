@@ -1,10 +1,10 @@
 """From images to nuclei.
 
-Takes a slide's image store and the model; gives <results>/{slide}/shards/*.parquet, nuclei.parquet and the outputs
+Reads a slide's image store and the model; writes <results>/{slide}/shards/*.parquet, nuclei.parquet and the outputs
 that are written with it (muse_pipeline/outputs): nuclei.geojson.gz with its provenance, summary.json and others.
 """
 
-# With proposals, which are in the pictures too, these are another job, so that failed proposals cost no nuclei.
+# Pictures that show proposals are drawn by a separate job, so that nuclei do not depend on failed proposals.
 DRAWS_AT_ONCE = not config["proposals"]
 MEASURES_PIXELS = config["features"] != "none" or config["quality"]
 WRITTEN_WITH_NUCLEI = [each for each in list_outputs(config, "nuclei") if DRAWS_AT_ONCE or not each.shows_proposals]

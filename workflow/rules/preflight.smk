@@ -1,7 +1,7 @@
 """Checks of every slide before a run: `snakemake preflight`, which no other rule depends on.
 
-Takes the slides of the sheet and the model; gives <results>/{slide}/preflight.json and <results>/preflight.json, and
-fails if there are slides that cannot run, which it names.
+Reads the slides of the sheet and the model; writes <results>/{slide}/preflight.json and <results>/preflight.json.
+Fails if slides cannot run, and names them.
 """
 
 PREFLIGHT_LOG = Path(OUTPUT, "logs/preflight.log")

@@ -1,10 +1,10 @@
 """Pretraining of a backbone on slides without labels (`pretrain`).
 
-Takes the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here; gives
-<results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered, partner.json
-has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the run's config with all
-slides, and <results>/pretraining.json the plan that the rules read; each is rewritten only when its content changes.
-The files from which a run resumes are beside its checkpoint and are not declared as outputs.
+Reads the stores and proposals of the training slides and, for TriDeNT, their partners, which are registered here.
+Writes <results>/{slide}/partner and <results>/pretraining/<run>/checkpoint.pt. If a partner cannot be registered,
+partner.json has the reason and its store is an empty folder. <results>/pretraining/<run>/cohort.yaml is the config of
+the run with all slides, and <results>/pretraining.json the plan that the rules read; each is rewritten only when its
+content changes. The files from which a run resumes are beside its checkpoint and are not declared as outputs.
 """
 
 COHORT_KEYS = ("run", "exclude", "held_splits")  # keys of `pretrain` that are not settings of the run
@@ -35,7 +35,7 @@ def plan_pretraining():
         )
     if TRAINING and planned["backbone"] != MODEL["backbone"]:
         sys.exit(
-            f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' is of "
+            f"config: `pretrain` trains {planned['backbone']}, but the training run '{MODEL['name']}' has "
             f"{MODEL['backbone']}; give both the same `backbone`"
         )
     return {**planned, "run": run}

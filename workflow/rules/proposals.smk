@@ -1,7 +1,7 @@
 """Nuclei without a trained model (`proposals`).
 
-Takes a slide's image store and the stain that `tissue` measured; gives <results>/{slide}/proposals/*.parquet (shards on
-detection's windows), proposals.parquet and proposals.geojson.gz with its provenance beside it.
+Reads a slide's image store and the stain that `tissue` measured; writes <results>/{slide}/proposals/*.parquet (shards
+of the windows of detection), proposals.parquet and proposals.geojson.gz with its provenance beside it.
 """
 
 PROPOSALS = dict(config["proposals"] or {"method": "haematoxylin"})

@@ -1,8 +1,8 @@
 """Tissue regions of every slide, if `regions` is a region model or a run that trains one.
 
-Takes a slide's image; gives <results>/{slide}/regions.json, with regions.geojson, regions.png and regions.zarr beside it.
+Reads a slide's image; writes <results>/{slide}/regions.json, regions.geojson, regions.png and regions.zarr.
 If the model or its training fails, slides have nuclei without regions, and the run ends with an error. A training run
-gives <results>/region_training/<run>/checkpoint.pt and model.onnx, after the images of all labelled slides are written.
+writes <results>/region_training/<run>/checkpoint.pt and model.onnx, once the images of all labelled slides exist.
 """
 
 REGION_RUN = settings.region_run(config)

@@ -1,6 +1,6 @@
 """Pictures of every slide, and the report of the cohort.
 
-Takes the results of all other rules; gives <results>/{slide}/summary.json, density.png and overlays, and
+Reads the results of all other rules; writes <results>/{slide}/summary.json, density.png and overlays, and
 <results>/report.html and cohort.tsv. The rule `report` runs if no slide failed; otherwise `onerror` runs the same command.
 """
 
@@ -35,12 +35,12 @@ def report_failures():
 
 
 def success_message():
-    """The last lines of a run without failures: those of `muse report`, or a sentence if it was a part of a whole run."""
+    """The last lines of a run without failures: those of `muse report`, or a sentence if only a part was requested."""
     batch = workflow.dag_settings.batch
     if batch and batch.idx < batch.batches:
         return f"Batch {batch.idx} of {batch.batches} is done."
     if not is_whole_run():
-        return "What was asked for is done."
+        return "The requested part is done."
     done = f"All {len(SLIDES)} slides are done." if len(SLIDES) > 1 else "The slide is done."
     return "\n".join([*lines_of(REPORT_LOG), f"{done} Report: {OUTPUT}/report.html"])
 
@@ -54,14 +54,14 @@ def is_whole_run():
 def failure_message():
     """The last lines of a run with failures: what failed and where the reasons are."""
     if why := missing_model_reason():
-        return f"{why[0].upper()}{why[1:]}\nSo no slide has its nuclei. Report: {OUTPUT}/report.html"
+        return f"{why[0].upper()}{why[1:]}\nTherefore no slide has nuclei. Report: {OUTPUT}/report.html"
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_group()]  # without success
     behind = {job.wildcards.slide for job in jobs if "slide" in job.wildcards.keys()}
     failed = [slide for slide in behind if outcome.failed_steps(Path(PLAN.folder(slide)))]
     if waiting := len(behind) - len(failed):
         beside = f", {len(failed)} failed" if failed else ""
         unfinished = f"{waiting} of {len(SLIDES)} slides unfinished{beside}"
-        return f"Stopped: {unfinished}; the same command goes on. What is known: {OUTPUT}/report.html"
+        return f"Stopped: {unfinished}; run the same command to continue. Results so far: {OUTPUT}/report.html"
     of_cohort = [job for job in jobs if job.rule.name in {"statistics", "anndata_cohort"}]
     # A job that ran at the same time as the failed one may have succeeded.
     of_cohort = [job for job in of_cohort if not all(Path(file).exists() for file in job.output)]
@@ -70,14 +70,14 @@ def failure_message():
     others = (
         "every other slide is done"
         if is_whole_run() and not workflow.dag_settings.batch
-        else "what else was asked for is done"
+        else "all else that was requested is done"
     )
     of_training = [slide for slide in failed if slide in PRETRAIN_SLIDES]
     if of_training and not Path(PRETRAINED[0]).exists():
         others += (
             f"; pretraining waits for {', '.join(of_training)}: fix these slides or list them in `pretrain.exclude`"
         )
-    return f"Something failed; {others}. Which, and why: {OUTPUT}/report.html"
+    return f"Something failed; {others}. Details: {OUTPUT}/report.html"
 
 
 def remove_unrequested_steps():

@@ -1,6 +1,6 @@
 """Embeddings of nuclei, and files for scanpy, squidpy and SpatialData (`embedding`, `anndata`, `spatialdata`).
 
-Takes a slide's table of nuclei and its image; gives <results>/{slide}/embeddings-{model}.parquet, nuclei.h5ad and
+Reads a slide's table of nuclei and its image; writes <results>/{slide}/embeddings-{model}.parquet, nuclei.h5ad and
 slide.spatialdata.zarr.
 """
 

@@ -1,6 +1,6 @@
 """Slides that are complete, for which no jobs are planned.
 
-Takes and gives <results>/logs/settled.json: for every slide that was complete when a run ended, a checksum of everything
+Reads and writes <results>/logs/settled.json: for every slide that was complete when a run ended, a checksum of all
 that decides whether Snakemake runs its jobs: the times of files, the settings, the rules and the version of the package.
 If the checksum is the same in the next run, the slide is settled; Snakemake plans the jobs of all other slides.
 """

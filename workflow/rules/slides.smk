@@ -1,6 +1,6 @@
 """Images of slides in OME-Zarr, from which all later steps read.
 
-Takes the slides of the sheet; gives <results>/{slide}/slide.json, tissue.npz, tissue.png, tissue.geojson, colour.json
+Reads the slides of the sheet; writes <results>/{slide}/slide.json, tissue.npz, tissue.png, tissue.geojson, colour.json
 and one sparse OME-Zarr image per mpp that the config requests.
 """
 

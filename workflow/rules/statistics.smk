@@ -1,6 +1,6 @@
 """Numbers per slide: AnnData of the cohort (`anndata`), and comparisons of groups of patients (`statistics`).
 
-Takes the tables of nuclei, the sheet and cohort.tsv; gives <results>/cohort.h5ad, statistics.tsv and statistics.patients.tsv.
+Reads tables of nuclei, the sheet and cohort.tsv; writes cohort.h5ad, statistics.tsv and statistics.patients.tsv.
 """
 
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}

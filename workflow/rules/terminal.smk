@@ -140,8 +140,8 @@ def rerun_reasons(jobs):
     newer = [file for _, reason in reasons for file in reason.updated_input]
     found = {f"{Path(file).name} is missing" for file in missing}
     found |= {f"{Path(file).name} is newer than the results made from it" for file in newer}
-    found |= {f"other inputs or rule of {name}" for name, reason in reasons if reason.is_provenance_triggered()}
-    return sorted(found) or ["made anew on demand, or with a model that is made anew"]
+    found |= {f"changed inputs or rule of {name}" for name, reason in reasons if reason.is_provenance_triggered()}
+    return sorted(found) or ["requested again, or made with a model that is made again"]
 
 
 def has_results(slide):

@@ -1,6 +1,6 @@
 """Training and export of a model, if `model` is a training run.
 
-Takes config/train/<run>.yaml, or a run within the config, and the pretrained backbone if there is one; gives
+Reads config/train/<run>.yaml, or a run within the config, and the pretrained backbone if there is one; writes
 <results>/training/<run>/checkpoint.pt and model.onnx. The files from which a run resumes are beside its checkpoint and
 are not declared, because Snakemake deletes the outputs of a job that fails; with other labels or settings a run starts
 over. A run without labels and `sources` is trained on the slides of the sheet, which are listed in

@@ -1,10 +1,10 @@
-"""Run the steps of slides as forks of one process that has loaded their libraries, which takes each step a second.
+"""Run the steps of slides as forks of one process with all libraries loaded, which saves each step a second.
 
     python warm_muse.py serve SOCKET                # started by the workflow, ends with its standard input
     python warm_muse.py call SOCKET VERB ...        # `muse` of the workflow's jobs
 
-A step has its caller's arguments, environment, folder and files, and ends if the caller does. Where the process is not
-there, the caller runs `muse` itself. For Linux alone, since libraries of other systems have threads.
+A step has its caller's arguments, environment, folder and files, and ends if the caller does. Without the process, the
+caller runs `muse` itself. This is for Linux only, since libraries on other systems start threads.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ MODULES = (
     *("inference.predictor", "inference.stitch", "features.measure", "qupath.write", "report.overlays"),
 )
 FILES = (0, 1, 2)  # standard input, output and errors
-N_BYTES = 8  # of the length of a request
+N_BYTES = 8  # size of the length of a request
 
 
 def call(path, arguments):
-    """Have a step run; returns its exit status."""
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the step is interrupted, and answers
-    while (spare := os.open(os.devnull, os.O_RDWR)) in FILES:  # standard files that are closed
+    """Let the process run a step; returns its exit status."""
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interrupted step answers
+    while (spare := os.open(os.devnull, os.O_RDWR)) in FILES:  # opens standard files that are closed
         pass
     os.close(spare)
     with socket.socket(socket.AF_UNIX) as server:
@@ -36,7 +36,7 @@ def call(path, arguments):
         except OSError:
             signal.signal(signal.SIGINT, interrupt)
             os.execv(sys.executable, [sys.executable, "-P", "-m", "muse_pipeline.cli.main", *arguments])
-        folder = os.getcwd()  # noqa: PTH109 - pathlib takes a fifth of the time of a call to import
+        folder = os.getcwd()  # noqa: PTH109 - importing pathlib would take a fifth of the time of a call
         is_ignored = interrupt == signal.SIG_IGN
         request = json.dumps([arguments, folder, dict(os.environ), is_ignored]).encode()
         socket.send_fds(server, [len(request).to_bytes(N_BYTES)], FILES)
@@ -76,9 +76,9 @@ def reap(*_):
 
 
 def load_modules():
-    """Import what the steps import, but for ONNX Runtime: a fork would not have its thread.
+    """Import the modules of the steps, except for ONNX Runtime, whose thread a fork would lack.
 
-    The thread of Arrow's memory allocator stays, which is made for forks.
+    The thread of Arrow's memory allocator is allowed, since it supports forks.
     """
     import gc
     import importlib
@@ -87,7 +87,7 @@ def load_modules():
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for name in MODULES:
-        with contextlib.suppress(ImportError):  # of an optional library
+        with contextlib.suppress(ImportError):  # an optional library is missing
             importlib.import_module(f"muse_pipeline.{name}")
     gc.freeze()  # a collection would copy the memory that forks share
 
@@ -122,7 +122,7 @@ def supervise(caller):
 
 
 def become(caller, files, folder, environment, is_ignored):
-    """Take on the files, the folder, the environment and the way to be interrupted of the caller."""
+    """Adopt the files, folder, environment and interrupt handling of the caller."""
     import tempfile
 
     signal.set_wakeup_fd(-1)
@@ -135,7 +135,7 @@ def become(caller, files, folder, environment, is_ignored):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    tempfile.tempdir = None  # TMPDIR may be another
+    tempfile.tempdir = None  # TMPDIR may differ
 
 
 if __name__ == "__main__":
