@@ -34,7 +34,7 @@ DIRECTION = "slide to partner: partner_xy = matrix @ (x + bend_x, y + bend_y, 1)
 COLUMNS = ("x", "y", "side", "status", "residual_um", "measured", "correlation")
 
 WIDTH_PX = 1500
-N_SQUARES = 16  # across the longer side of the slide
+N_SQUARES = 16  # squares along the longer side of the slide
 FIELD_SQUARES = 6
 GAP_PX, TEXT_PX = 12, 34
 LEFT_OUT_RGB = (215, 60, 40)
@@ -196,7 +196,7 @@ class RegisteredPartner:
         for known, info in ((self.slide, slide), (self.partner, partner)):
             if known["fingerprint"] != info.fingerprint:
                 raise RegistrationError(
-                    f"{self.path}: is of {known['path']}, not of {info.path}; run `muse register` for these slides"
+                    f"{self.path}: belongs to {known['path']}, not to {info.path}; run `muse register` for these slides"
                 )
 
 
