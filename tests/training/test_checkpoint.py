@@ -60,9 +60,9 @@ def test_the_authors_loader_takes_our_backbone(config, tmp_path):
     ("change", "taken", "head_is_taken"),
     [
         ({}, "c.pt, backbone and head", True),
-        ({"n_rays": 16}, "its head is of other classes, rays, um per pixel or kind", False),
-        ({"head": "point"}, "its head is of other classes, rays, um per pixel or kind", False),
-        ({"mpp": 0.25}, "its head is of other classes, rays, um per pixel or kind", False),
+        ({"n_rays": 16}, "its head has other classes, rays, um per pixel or kind", False),
+        ({"head": "point"}, "its head has other classes, rays, um per pixel or kind", False),
+        ({"mpp": 0.25}, "its head has other classes, rays, um per pixel or kind", False),
     ],
 )
 def test_a_run_begins_with_the_head_only_where_it_means_the_same(config, tmp_path, change, taken, head_is_taken):

@@ -98,13 +98,13 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
         ConfigError: a class has no nucleus, no nucleus has an outline, or a setting conflicts with these labels.
         LabelError: a label file is missing or broken, or a patient is in training and in validation.
     """
-    require_words((*config.sources, *config.validation))  # before pictures are read for minutes
+    require_words((*config.sources, *config.validation))  # checked first, because reading pictures takes minutes
     images = _read(config.sources, config)
     held = _read(config.validation, config) if config.validation else []
     check_leaks(images, held)
     if config.head != "dense" and any(image.areas for image in (*images, *held)):
         raise ConfigError(
-            f"label sources of the format 'areas' train the head 'dense', not '{config.head}'; change `head`"
+            f"label sources of the format 'areas' need the head 'dense', not '{config.head}'; change `head`"
         )
     detector = start if start is not None and start.is_whole else None
     if detector is None:
@@ -122,7 +122,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     keeps_colour = detector is not None and detector.colour.method == config.colour
     if keeps_colour:
         return DetectorData(config, images, held, detector.colour)
-    weights = [image.weight for image in images]  # images count as often as they are drawn
+    weights = [image.weight for image in images]  # the mean is weighted by how often images are drawn
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 
@@ -137,9 +137,9 @@ SIDE_PX = 1024
 
 
 def keep_pictures(images: Sequence[LabelledImage], folder: Path) -> None:
-    """Write crops of at most ``SIDE_PX`` of pictures spread evenly over those of a run, at the model's mpp, as PNG.
+    """Write crops of up to ``SIDE_PX`` from some pictures of a run, spread evenly, at the model's mpp, as PNG.
 
-    A crop begins at the annotated region: a slide may have no tissue around it.
+    A crop begins at the annotated region, because a slide may have no tissue around it.
 
     Args:
         images: labelled pictures of the run, in its order.
