@@ -1,4 +1,4 @@
-"""Lizard: pictures of colon at 20x with instances of six classes as MATLAB files."""
+"""Lizard: pictures of colon at 20x; MATLAB files with instances of six classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS = ("inst_map", "id", "class")
 class Lizard(Layout):
     """``Lizard_Images*/*.png``, ``Labels/*.mat`` and ``info.csv`` with the fold of each picture, at any depth.
 
-    The dataset has no patients: a fold of ``info.csv`` counts as one.
+    The dataset has no patients, so each fold of ``info.csv`` counts as one.
     """
 
     title = "Lizard"
@@ -38,7 +38,7 @@ class Lizard(Layout):
         samples = []
         for path in labels:
             if path.stem not in folds:
-                raise LabelError(f"{info}: has no row of '{path.stem}'; take the file as it was published")
+                raise LabelError(f"{info}: has no row for '{path.stem}'; take the file as it was published")
             picture = self.choose([pictures.get(path.stem)], f"picture '{path.stem}.png' in a folder Lizard_Images")
             fold = f"fold{folds[path.stem]}"
             samples.append(Sample(f"{fold}_{path.stem}", f"Lizard {fold}", (picture, path, info)))
@@ -82,7 +82,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     """
     try:
         content = loadmat(path, variable_names=KEYS)
-    except Exception as error:  # SciPy raises anything on damaged files
+    except Exception as error:  # SciPy raises many classes on damaged files
         raise LabelError(f"{path}: not readable as a MATLAB file ({one_line(error)}); download it again") from error
     if missing := [key for key in KEYS if key not in content]:
         raise LabelError(f"{path}: has no `{missing[0]}`; take the file as it was published")
