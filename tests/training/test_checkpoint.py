@@ -110,7 +110,7 @@ def test_weights_that_are_no_numbers_are_rejected(config, tmp_path):
     [
         (b"nothing", "not readable"),
         ({"x": 1}, "not a checkpoint of this package"),
-        ({"format": "muse_pipeline 9"}, "laid out as 'muse_pipeline 9', while this version reads 'muse_pipeline 3'"),
+        ({"format": "muse_pipeline 9"}, "has the layout 'muse_pipeline 9', but this version reads 'muse_pipeline 3'"),
         ({"format": "muse_pipeline 1"}, "written by an older version with other networks; train it again"),
         (None, "no such checkpoint"),
     ],
@@ -143,7 +143,7 @@ def spoil_head(state, values):
         (lambda state: state.update(meta='{"kind": "detector"}'), "but not its training settings"),
         (lambda state: spoil_head(state, torch.full((3,), float("nan"))), "3 of 3 values .* are not finite"),
         (lambda state: spoil_head(state, torch.zeros(3)), "does not fit the config's head"),
-        (lambda state: state.update(format="muse_pipeline 9"), "laid out as 'muse_pipeline 9'"),
+        (lambda state: state.update(format="muse_pipeline 9"), "has the layout 'muse_pipeline 9'"),
     ],
 )
 def test_a_damaged_file_of_ours_begins_no_run(config, tmp_path, spoil, message):
