@@ -217,7 +217,7 @@ def test_masks_without_mpp_are_taken_to_nuclei_of_one_size(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus that diameter_um"),
+        ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus to which diameter_um"),
         ({"mpp": 0.5, "diameter_um": 8.0}, "give one of both"),
     ],
 )
