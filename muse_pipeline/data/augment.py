@@ -105,7 +105,7 @@ class WeakView(NamedTuple):
 
     Attributes:
         pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) map with the mean normalisation strength of the range of ``partial_colour``.
+        colour: (B, 3, 4) map at the mean of the normalisation strengths between ``partial_colour`` and 1.
     """
 
     pixels: Tensor

@@ -31,7 +31,7 @@ BORDER_PX = 2  # nuclei closer to the border of a view do not count
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Settings of the sizes, number and mpps of views, and of their nuclei.
+    """Settings of views and their nuclei.
 
     Attributes:
         global_px: side of a global view, px.
@@ -141,7 +141,7 @@ class ViewSet:
         return cls(image, tuple(views), placed, seen)
 
     def shared(self, one: int, other: int) -> np.ndarray:
-        """Numbers of the nuclei in both of two views."""
+        """Numbers of the nuclei that both views contain."""
         return np.flatnonzero(self.seen[one] & self.seen[other])
 
 
@@ -238,7 +238,7 @@ class ViewBatch(NamedTuple):
 
     Attributes:
         global_views: 2 B global views.
-        local_views: L * B local views, None without any.
+        local_views: L * B local views; None for L = 0.
         teacher_xy: (P, B, M, 2) view px of shared nuclei in the teacher's view.
         student_xy: (P, B, M, 2) view px of the same nuclei in the student's view.
         shared: (P, B, M) bool, True for entries with a nucleus.

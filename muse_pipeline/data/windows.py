@@ -46,7 +46,7 @@ class LabelledWindows:
         batch: windows per batch.
         augmentation: strength of the variation of windows.
         seed: seed of the run.
-        device: device that holds the pictures and makes the windows.
+        device: device of the pictures and of the windows.
         weak_view: whether batches also have windows for a teacher.
         around: whether windows may reach over the borders of regions, as in ``draw_centres``.
     """
@@ -341,7 +341,7 @@ class RegionWindows:
         batch: windows per batch.
         augmentation: strength of the variation of windows.
         seed: seed of the run.
-        device: device that holds the images and makes the windows.
+        device: device of the images and of the windows.
     """
 
     def __init__(

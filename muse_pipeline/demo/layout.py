@@ -37,7 +37,7 @@ class Island:
         return self._inside_smooth(x, y) + 16 * rag.at(x, y) + 2.5 * rag.at(7 * x, 7 * y)
 
     def extent_um(self, window: Window) -> tuple[float, float]:
-        """Bounds of ``inside_um`` over a window, with a margin for ragged edges: below 0 is glass, above 0 tissue."""
+        """Bounds of ``inside_um`` in a window, with a margin for ragged edges; below 0 is glass, above 0 tissue."""
         x, y = Window(window.x_um, window.y_um, window.mpp, (1, 1)).centres()
         steps = np.linspace(0, 1, 9, dtype=np.float32)
         x, y = x + steps * window.size_um[0], y + steps[:, None] * window.size_um[1]

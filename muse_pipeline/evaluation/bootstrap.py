@@ -89,7 +89,7 @@ def compare_scores(
     Args:
         before: (N, ...) counts of N patients.
         after: (N, ...) counts of the same shape.
-        patients: (N,) their names.
+        patients: (N,) names of the patients.
         score: function from summed counts (..., *counts) to scores (...); higher is better.
         repeats: number of draws of the bootstrap.
     """

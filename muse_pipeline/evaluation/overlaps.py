@@ -164,8 +164,8 @@ def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.n
 def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
     """Intersection and union areas, whose ratio, summed over slides, is the AJI.
 
-    Each true nucleus is paired with the found one of largest IoU; unmatched found ones add their area to the union, if
-    they are ``judged`` (P,), as in ``detection.Matches``.
+    Each true nucleus is paired with the found nucleus of largest IoU. Unmatched found nuclei that are ``judged`` (P,;
+    ``detection.Matches``) add their areas to the union.
     """
     order = np.lexsort((-overlaps.found, overlaps.iou))  # for equal IoU the first found outline wins
     best = np.full(len(overlaps.true_area), -1)

@@ -177,7 +177,7 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
     )
     if exchanged >= MOST and exchanged > 2 * given:
         raise LabelError(
-            f"{path}: {given:.0%} of its nuclei lie on found ones as they are, and {exchanged:.0%} with x and y "
+            f"{path}: {given:.0%} of its nuclei match found ones as they are, and {exchanged:.0%} with x and y "
             "exchanged; exchange them"
         )
 
@@ -191,7 +191,7 @@ def _choose_accepted(truth: Truth, matches: Matches) -> None:
 
 
 def _read_size(nuclei: Path) -> tuple[int, int] | None:
-    """The size of the slide in px; None without a ``slide.json`` beside the table."""
+    """The (width, height) of the slide in px; None without a ``slide.json`` beside the table."""
     info = SlideFiles(nuclei.parent).info
     try:
         return tuple(read_json(info)["size_px"]) if info.is_file() else None

@@ -52,8 +52,8 @@ class Tolerance:
 
 # Half precision rounds to three digits, so that the peak may move between two equally good cells.
 # With int8 this happens to about 1 % of the nuclei, which get the outlines of the other cells. The class probabilities
-# of one nucleus in two thousand change by up to a quarter. In full precision embeddings reveal mistakes that nuclei
-# hardly show: GELU by tanh moves them by 1e-3 deviations.
+# of one nucleus in two thousand change by up to a quarter. In full precision, embeddings reveal errors that hardly
+# change nuclei: GELU by tanh moves them by 1e-3 deviations.
 TOLERANCES = {
     "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999, 3e-4),
     "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999, math.inf),

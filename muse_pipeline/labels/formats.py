@@ -116,7 +116,7 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
     If ``classes`` is empty, only positions are used, and the result is always -1.
 
     Raises:
-        LabelError: as in ``class_set``, or the class map gives the word several classes.
+        LabelError: as in ``class_set``, or the class map has several classes for the word.
     """
     if not classes:
         return -1
@@ -223,7 +223,7 @@ def read_text(
         order: order of the columns, instead of the source's format.
 
     Raises:
-        LabelError: a line is not two numbers and a class, or a header does not name the format's columns.
+        LabelError: a line is not two numbers and a class, or a header lacks a column of the format.
     """
     order = order or source.format
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]

@@ -51,7 +51,7 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
         return False
     if {str(each[SLIDE]) for each in found} != {info.fingerprint}:
         raise LabelError(
-            f"{path}: comes from the viewer of a slide other than '{info.slide_id}'; name it by its own slide_id"
+            f"{path}: comes from the viewer of a slide other than '{info.slide_id}'; rename it to that slide's id"
         )
     if results is None:
         return True

@@ -37,7 +37,7 @@ KINDS = ("folders", "images", "slides")
 
 @dataclass(frozen=True)
 class TissueSource:
-    """Labels of tissue, as ``folders``, as ``images`` with a table or as ``slides`` with areas.
+    """Labels of tissue: ``folders``, ``images`` or ``slides``.
 
     Attributes:
         folders: folder with a folder of pictures for each class, named as the class.
@@ -170,7 +170,7 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
 
 
 def source_checksums(source: TissueSource) -> dict[str, str]:
-    """Checksums of the files of a source by their names in it."""
+    """Checksums of a source's files by setting and name."""
     return {
         name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
         for kind, name, path in source_files(source)

@@ -74,7 +74,7 @@ def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 
 def covariance_matrix(rows: Tensor) -> Tensor:
-    """(D, D) biased covariance of rows (N, D); zeros where there are none."""
+    """(D, D) biased covariance of rows (N, D); zeros without rows."""
     if not len(rows):
         return rows.new_zeros(rows.shape[1], rows.shape[1])
     centred = rows - rows.mean(0)

@@ -184,7 +184,7 @@ class Backbone(nn.Module):
         Stages are computed lazily: in an encoder without skips, reading the first three does not compute the fourth.
 
         Args:
-            image: (B, 3, H, W) as ``prepare`` gives it.
+            image: (B, 3, H, W) result of ``prepare``.
 
         Yields:
             (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for each of ``stage_sizes``.

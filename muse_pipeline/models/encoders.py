@@ -20,7 +20,7 @@ WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 class ShallowNetwork(ResidualEncoder):
     """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage, without a decoder.
 
-    The kernels of the stem are even, so that a cell of the finest stage lies in the middle of its 4 x 4 pixels.
+    The kernels of the stem are even, so that the cells of the finest stage are centred on 4 x 4 pixels.
 
     Args:
         widths: channels of the stages.

@@ -59,10 +59,10 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
 
 
 def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors by their names without prefix.
+    """Select the backbone's tensors and remove the prefix of their names.
 
     Raises:
-        CheckpointError: there are no tensors, or one is not a tensor or not finite.
+        CheckpointError: there are no tensors, or an entry is not a tensor or not finite.
     """
     teacher = state.get("teacher")
     if not isinstance(teacher, dict):
@@ -96,7 +96,7 @@ def require_finite(weights: dict[str, Any], path: Path) -> None:
 
 
 def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, always_resample: bool) -> None:
-    """Put weights into a backbone, in place.
+    """Load weights into a backbone, in place.
 
     Args:
         backbone: backbone of any registered kind.

@@ -117,7 +117,7 @@ class ActivationMap:
         return _rescale(mean, self.whole).clamp(0, 1).numpy()
 
     def _read(self, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
-        """Output and block maps (C, h', w') of one picture, mirrored up to a multiple of the network's stride."""
+        """Output and block maps (C, h', w') of a picture, which is mirrored up to a multiple of the stride."""
         stride = self.network.backbone.stride_px
         height, width = pixels.shape[:2]
         pixels = np.pad(pixels, ((0, -height % stride), (0, -width % stride), (0, 0)), "symmetric")
@@ -165,12 +165,13 @@ class ClusterSettings:
     Attributes:
         features: "stain": the map and the unscaled optical densities of both stains (scaled by their deviations, eosin
             would count as much as haematoxylin and split nuclei by the tissue over them); "jet": the colour map of the
-            release plus ``beta`` times RGB; "colour": RGB alone, as a control.
+            release plus ``beta`` times RGB; "colour": only RGB, as a control.
         beta: weight of RGB in "jet".
-        map_weight: optical density equivalent to the map's range, 0 to 1, in "stain"; 0 clusters the stains alone.
+        map_weight: optical density equivalent to the map's range, 0 to 1, in "stain"; with 0 only the stains are
+            clustered.
         n_clusters: number of clusters; 3 of "stain" leave only the darkest nuclei in the foreground.
-        foreground: "haematoxylin": the cluster with most haematoxylin; "green": the greenest in the colour map alone
-            (release of 2022); "dark": the smallest sum of the first two channels that are clustered (release of 2023).
+        foreground: "haematoxylin": the cluster with most haematoxylin; "green": the greenest in the colour map (release
+            of 2022); "dark": the smallest sum of the first two channels that are clustered (release of 2023).
         seed: seed of the sample and of the starts.
     """
 
@@ -281,7 +282,7 @@ class MaskSettings:
     """Settings of a slide's pseudo-masks.
 
     Attributes:
-        clusters: features and rule of the clustering; docs/guide/label-free.md names those of the releases.
+        clusters: features and rule of the clustering; docs/guide/label-free.md lists the releases' settings.
         min_area_um2: smallest object that is kept; 200 px at 40x in the release.
         max_hole_um2: smallest hole that is kept; smaller ones are filled; 64 px at 40x in the release.
         min_density: least mean optical density of haematoxylin in the mask.
@@ -299,7 +300,7 @@ class PseudoMasker:
     """Pseudo-masks of the pictures of a slide.
 
     Args:
-        network: network in evaluation mode; None clusters colour alone.
+        network: network in evaluation mode; None to cluster only colours.
         sample: (h, w, 3) uint8 pictures drawn from the slide's tissue (``data.unlabelled``).
         mpp: um per pixel of pictures.
         stains: (2, 3) stain vectors of the slide (``colour.json``); textbook vectors if None.

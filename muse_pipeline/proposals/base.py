@@ -114,7 +114,7 @@ def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequ
 
 
 def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
-    """The card of a proposer at ``mpp``: one class, one window per batch, halo and core of whole working pixels."""
+    """The card of a proposer at ``mpp``: one class, one window per batch; halo and core are whole working pixels."""
     factor = shrink_factor(mpp)
     halo_px = int(np.ceil(HALO_UM / mpp / factor)) * factor
     input_px = INPUT_PX * factor
@@ -258,7 +258,7 @@ def propose_shard(
         progress: function called with (windows done, windows in all).
 
     Returns:
-        Warnings for the ledger: those of the guard, and one if there are no nuclei.
+        Warnings of the guard, and a warning if there are no nuclei, for the ledger.
     """
     guard, choice = proposer.guard, WindowChoice(guard=proposer.guard)
     facts = detect_shard(store, proposer.finder, shard, output, threads=threads, progress=progress, choice=choice)

@@ -215,7 +215,7 @@ class HaematoxylinFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The proposer's card, in the form of a model's."""
+        """Card of the proposer, in the format of model cards."""
         return proposal_card("haematoxylin", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:

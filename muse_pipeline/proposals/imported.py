@@ -109,7 +109,7 @@ class ImportedNuclei(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The card of the import, in the form of a model's."""
+        """Card of the import, in the format of model cards."""
         return proposal_card("imported", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
@@ -190,7 +190,7 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
 
 
 def _with_outlines(rays: np.ndarray, radius_um: float) -> np.ndarray:
-    """``rays`` (N, R) with circles where there is no outline."""
+    """``rays`` (N, R) with circles instead of missing outlines."""
     return np.where(rays.max(1, keepdims=True, initial=0) > 0, rays, np.float32(radius_um))
 
 

@@ -71,7 +71,7 @@ class OtsuFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The proposer's card, in the form of a model's."""
+        """Card of the proposer, in the format of model cards."""
         return proposal_card("otsu", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:

@@ -48,7 +48,7 @@ class Picture:
         return Picture(pixels, self.size_um / size)
 
 
-PixelReader = AreaReader | Picture  # a slide at one resolution
+PixelReader = AreaReader | Picture  # readers of a slide at one resolution
 
 
 def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from itertools import islice, product
 
 import cv2
 import numpy as np
-import scipy  # its modules are loaded at the first call: that takes longer than a small slide
+import scipy  # modules are loaded at the first call, because this takes longer than a small slide
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -36,7 +36,7 @@ FEW_TILES = 60  # tiles that placements are compared with
 MIN_FITTING = 0.25  # share of the tiles on the partner that agree with one affine map; hardly any do so by chance
 SURE_FITTING = 0.6  # with this share no further placements are tried
 BEND_ROOM_UM = 40.0  # tiles within this distance agree with an affine map; a bend may explain the distance
-OUTLIER_UM = 5.0  # largest difference of a tile's shift from its neighbours', beside that of a mild bend
+OUTLIER_UM = 5.0  # largest difference of a tile's shift from its neighbours', beyond that of a mild bend
 MILD = 0.02  # change of a bend's shift, um per um
 N_NEIGHBOURS = 8
 BEND_SMOOTHING = 1e-2
@@ -96,7 +96,7 @@ class _Search:
         fixed, _ = slide.maps(self.um)
         self.moving, self.moving_um = partner.maps(self.um)
         self.half_um = partner.picture.size_um / 2
-        # The canvas holds the partner at every angle and scale.
+        # The canvas has room for the partner at every angle and scale.
         self.side = int(np.ceil(2 * np.linalg.norm(self.half_um) / self.um * max(SCALES))) + 2
         self.fixed_shape = fixed.shape[:2]
         self.shape = [scipy.fft.next_fast_len(n + self.side, real=True) for n in self.fixed_shape]

@@ -42,7 +42,7 @@ LEFT_OUT_RGB = (215, 60, 40)
 
 @contextmanager
 def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[str, Any]]:
-    """Write partner.json beside ``store`` when the block ends; a failed partner leaves this file and an empty folder.
+    """Write partner.json beside ``store`` when the block ends; after a failure ``store`` is an empty folder.
 
     Training continues without the pairs of such a slide, so only a full disk ends the block with an error.
 

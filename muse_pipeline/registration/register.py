@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import scipy  # its modules are loaded at the first call: that takes longer than a small slide
+import scipy  # modules are loaded at the first call, because this takes longer than a small slide
 
 from muse_pipeline.core.errors import MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo

@@ -92,7 +92,7 @@ class Transform:
 
     @property
     def bend_um(self) -> float:
-        """The largest displacement of the bend from the matrix alone."""
+        """The largest displacement by the bend, um."""
         return 0.0 if self.bend is None else float(np.linalg.norm(self.bend.shift_um, axis=-1).max())
 
     def to_dict(self, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> dict[str, Any]:

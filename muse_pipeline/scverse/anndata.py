@@ -48,12 +48,12 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
     Args:
         nuclei: path of ``nuclei.parquet``.
         output: path of ``nuclei.h5ad``.
-        patient: patient of the slide; None takes the one in the slide's name.
+        patient: patient of the slide; None derives it from the slide's name.
         embeddings: file of the nuclei's embeddings, by ``muse embed``.
 
     Raises:
         MissingPackageError: h5py is not installed.
-        NucleiError: the table is not by this package, or the embeddings are of other nuclei.
+        NucleiError: the table is not by this package, or the embeddings belong to other nuclei.
     """
     table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
@@ -167,11 +167,11 @@ def write_spatialdata(
         nuclei: path of ``nuclei.parquet``.
         store: store of the slide's image; its position relative to ``output`` must not change.
         output: path of ``slide.spatialdata.zarr``.
-        patient: patient of the slide; None takes the one in the slide's name.
+        patient: patient of the slide; None derives it from the slide's name.
         embeddings: file of the nuclei's embeddings, by ``muse embed``.
 
     Raises:
-        NucleiError: the table is not by this package, or the embeddings are of other nuclei.
+        NucleiError: the table is not by this package, or the embeddings belong to other nuclei.
         StoreError: the store does not exist.
     """
     import zarr  # imported here, because loading takes longer than writing an AnnData file

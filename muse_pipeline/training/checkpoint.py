@@ -121,7 +121,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
         trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds something else.
+        CheckpointError: the file cannot be read or has other contents.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -342,7 +342,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
         The contents of the file.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds something else.
+        CheckpointError: the file cannot be read or has other contents.
     """
     checkpoint = read_weights(path, trust_pickle)
     load_backbone_weights(backbone, checkpoint, path)

@@ -102,7 +102,7 @@ class BestWeights(Monitor):
 
     Args:
         name: name of the score that decides; the higher, the better.
-        score: function that gives the scores by name.
+        score: function that returns the scores by name.
         keep: callback with the completed steps and the scores if these are the best so far.
         keeps_later: True if later weights replace earlier ones of the same score.
     """
@@ -164,7 +164,7 @@ class Alarm(Monitor):
 
 
 class Turn:
-    """One of a method's turns: its parameters, their optimiser and one update.
+    """A turn of a method: its parameters, optimiser and update.
 
     Args:
         method: the method, on its device.
@@ -280,7 +280,7 @@ class Reports:
         self.log = MetricsLog(folder.metrics)
 
     def after_step(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Log and validate if due."""
+        """Log and validate at their intervals."""
         done, schedule = step + 1, self.schedule
         if schedule.is_logged(step):
             # The norm of the gradient is only for ``_require_finite``.

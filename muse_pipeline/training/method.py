@@ -85,7 +85,7 @@ def build_adamw(
     """AdamW without decay on norms and biases, with a separate learning rate for the backbone.
 
     Args:
-        parameters: (dotted name, parameter); a parameter belongs to the backbone if a part of its name is ``backbone``.
+        parameters: (dotted name, parameter); it belongs to the backbone if a part of its name is ``backbone``.
         schedule: schedule with rate and decay.
         backbone_rate: factor of the learning rate of the backbone.
     """
@@ -213,7 +213,7 @@ class AveragedNetwork(nn.Module):
         self.register_buffer("n_steps", torch.tensor(0))
 
     def train(self, mode: bool = True) -> AveragedNetwork:
-        """Stay in evaluation mode."""
+        """Set the mode, but keep the average in evaluation mode."""
         super().train(mode)
         self.network.eval()
         return self

@@ -393,12 +393,12 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in xy[:20]))
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out, errors.count("\n")) == (2, "", 1)
-    assert "t.csv: 0% of its nuclei lie on found ones as they are, and 100% with x and y exchanged" in errors
+    assert "t.csv: 0% of its nuclei match found ones as they are, and 100% with x and y exchanged" in errors
     few = [*xy[:6, ::-1], *((x, x) for x in xy[6:8, 0])]  # two of eight lie on found nuclei by chance
     path = write_result(tmp_path, "b", np.concatenate([xy, few[6:]]), [0] * 42)
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in few))
     status, out, errors = muse("evaluate", path, "--truth", truth)
-    assert (status, out) == (2, "") and "t.csv: 25% of its nuclei lie on found ones as they are, and 100%" in errors
+    assert (status, out) == (2, "") and "t.csv: 25% of its nuclei match found ones as they are, and 100%" in errors
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in (*xy[:2], *xy[2:6, ::-1])))
     assert muse("evaluate", path, "--truth", truth)[0] == 0  # both orders fit a part
 

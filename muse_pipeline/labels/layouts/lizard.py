@@ -38,7 +38,7 @@ class Lizard(Layout):
         samples = []
         for path in labels:
             if path.stem not in folds:
-                raise LabelError(f"{info}: has no row for '{path.stem}'; take the file as it was published")
+                raise LabelError(f"{info}: has no row for '{path.stem}'; use the file as published")
             picture = self.choose([pictures.get(path.stem)], f"picture '{path.stem}.png' in a folder Lizard_Images")
             fold = f"fold{folds[path.stem]}"
             samples.append(Sample(f"{fold}_{path.stem}", f"Lizard {fold}", (picture, path, info)))
@@ -70,7 +70,7 @@ def _read_folds(path: Path) -> dict[str, str]:
     """
     rows = csv.DictReader(read_lines(path))
     if not {"Filename", "Split"} <= set(rows.fieldnames or ()):
-        raise LabelError(f"{path}: has no columns Filename and Split; take the file as it was published")
+        raise LabelError(f"{path}: has no columns Filename and Split; use the file as published")
     return {Path(row["Filename"]).stem: row["Split"] for row in rows}
 
 
@@ -85,7 +85,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     except Exception as error:  # SciPy raises many classes on damaged files
         raise LabelError(f"{path}: not readable as a MATLAB file ({one_line(error)}); download it again") from error
     if missing := [key for key in KEYS if key not in content]:
-        raise LabelError(f"{path}: has no `{missing[0]}`; take the file as it was published")
+        raise LabelError(f"{path}: has no `{missing[0]}`; use the file as published")
     mask, numbers, codes = (content[key].astype(np.int64) for key in KEYS)
     if mask.ndim != 2 or numbers.size != codes.size:
         raise LabelError(

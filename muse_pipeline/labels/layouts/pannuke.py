@@ -49,7 +49,7 @@ class PanNuke(Layout):
         ):
             if found != wanted:
                 raise LabelError(
-                    f"{path}: has the shape {found}, expected {wanted} as in PanNuke; take the file as it was published"
+                    f"{path}: has the shape {found}, expected {wanted} as in PanNuke; use the file as published"
                 )
         patient = f"PanNuke {fold}"
         return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(organs)]

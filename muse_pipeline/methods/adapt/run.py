@@ -54,7 +54,7 @@ class HoldSettings:
     Attributes:
         weight: weight of the distillation loss; MUSE's loss has the weight 1.
         window_px: side of a window, px.
-        batch: pairs of windows per batch (and device); both windows of a pair contain the same nucleus.
+        batch: pairs of windows per batch and device; both windows of a pair contain the same nucleus.
     """
 
     weight: NotNegative = 4.0
@@ -71,11 +71,11 @@ class AdaptConfig(MuseConfig):
     Attributes:
         name: name of the model.
         backbone: registered name of the backbone; by default that of ``checkpoint``.
-        checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in one. Its classes,
+        checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in model. Its classes,
             colour reference, export settings and licence are kept.
         hold: distillation from that detector.
-        network_rate: factor of the learning rate of the detector; the projectors, which begin with random weights,
-            have the rate of the schedule.
+        network_rate: factor of the detector's learning rate; the projectors, whose initial weights are random, have the
+            rate of the schedule.
         distillation: losses of MUSE's student and teacher, whose batch norms keep the statistics of the detector.
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
         grey: fraction of views and windows converted to grey.
@@ -130,7 +130,7 @@ class Adaptation(MusePretraining):
         return build_adamw(named, schedule, self.network_rate)
 
     def losses(self, batch: AdaptBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute MUSE's loss, the distance from the teacher's maps, their weighted sum, and MUSE's diagnostics."""
+        """MUSE's loss, the distance from the teacher's maps, their weighted sum, and MUSE's diagnostics."""
         found = super().losses(batch.views, turn, progress)
         distance = self.distillation(self.network(batch.windows.pixels, batch.windows.colour), batch.windows)
         return {**found, "distillation": distance, "loss": found["loss"] + self.distillation.share * distance}
@@ -160,7 +160,7 @@ class AdaptRecipe(Recipe):
     ends_in_model = True
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Take the backbone's name from the checkpoint."""
+        """Fill in the backbone's name from the checkpoint."""
         path = find_checkpoint(checkpoint_from(folder, Path(str(values.get("checkpoint", AdaptConfig.checkpoint)))))
         if not path.is_file():  # a missing file is reported when the run begins
             return values

@@ -182,12 +182,12 @@ def require_sound(config: DetectorConfig) -> None:
 
 
 def require_windows(name: str, *sides_px: int) -> Backbone:
-    """Build the registered backbone ``name``, without weights, and check that it takes windows of ``sides_px``.
+    """Build the registered backbone ``name``, without weights, and check that it accepts windows of ``sides_px``.
 
     Raises:
         ConfigError: the backbone is unknown, or does not accept one of the windows.
     """
-    with torch.device("meta"):  # no memory and no random numbers
+    with torch.device("meta"):  # allocates no memory and draws no random numbers
         backbone = BACKBONES[name]()
     for side_px in sides_px:
         require_window(side_px, backbone, name)
@@ -195,7 +195,7 @@ def require_windows(name: str, *sides_px: int) -> Backbone:
 
 
 def require_window(window_px: int, backbone: Backbone, name: str) -> None:
-    """Reject windows that a network cannot take.
+    """Reject windows that a network does not accept.
 
     Raises:
         ConfigError: the side is not a multiple of the network's stride; ``name`` is the network's.

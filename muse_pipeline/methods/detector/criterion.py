@@ -219,7 +219,7 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """All cells within one cell of a centre are targets for its nucleus; the others are background.
+    """All cells up to one cell away from a centre are targets for its nucleus; all others are background.
 
     Args:
         mpp: um per pixel of the windows.

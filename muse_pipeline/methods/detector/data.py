@@ -77,7 +77,7 @@ class DetectorData:
                     log(f"classes without {split} labels: {', '.join(missing)}")
         distillation = self.config.distillation
         if distillation and (share := distillation.on(self.images).share) < distillation.share:
-            log(f"the teachers have {share:.0%} of the loss: no picture has tissue around a region of labelled nuclei")
+            log(f"the teachers have {share:.0%} of the loss, because no picture has tissue around a labelled region")
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             log(

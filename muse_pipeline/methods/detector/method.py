@@ -74,7 +74,7 @@ class DistillationTerm(nn.Module):
         self.register_load_state_dict_post_hook(_miss_no_teachers)
 
     def train(self, mode: bool = True) -> DistillationTerm:
-        """Teachers stay in evaluation mode."""
+        """Set the mode, but keep the teachers in evaluation mode."""
         super().train(mode)
         self.teachers.eval()
         return self
@@ -119,7 +119,7 @@ class DetectorTraining(Method):
 
     Args:
         network: the detector.
-        criterion: registered name; that of the network's head.
+        criterion: registered name of the criterion, which is the name of the head.
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
         distillation: trained networks as teachers in addition to the labels, or None.

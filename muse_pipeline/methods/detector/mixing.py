@@ -36,8 +36,8 @@ class MixingSettings:
     """Settings of the average of a detector's trained and initial weights.
 
     Attributes:
-        folds: number of parts into which labelled pictures are split, to be held out in turn; each takes a further
-            training. Sources for validation are used instead if there are any.
+        folds: number of parts of the labelled pictures that are held out in turn, each with a further training, unless
+            there are sources for validation.
     """
 
     folds: Annotated[int, Between(2, 10)] = 3

@@ -150,7 +150,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_inputs(self.config)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card; until the best weights are chosen, without those that affect validation."""
+        """Settings of the card, but those that affect validation only after the best weights are chosen."""
         if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)

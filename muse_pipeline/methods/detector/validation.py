@@ -32,7 +32,7 @@ class Scorer:
 
     Args:
         network: network that is scored, with its weights at the time of a call.
-        config: settings of its training, with those of the export.
+        config: settings of its training and its export.
         reference: colour that slides are normalised to.
     """
 
@@ -95,7 +95,7 @@ class Scorer:
         return {name: round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
 
     def validate(self, images: Sequence[LabelledImage]) -> dict[str, float]:
-        """``scores`` of all images together, under their names in the log."""
+        """The ``scores`` of all images together, by their names in the log."""
         return {f"validation {name} F1": value for name, value in self.scores(self.total(images)).items()}
 
 

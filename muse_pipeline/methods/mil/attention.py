@@ -33,7 +33,7 @@ class BagOutput(NamedTuple):
     Attributes:
         logit: (K,) logits of the slide.
         attention: (N, K), sums to 1 over the tiles.
-        tile_logit: (N, K) of every tile on its own.
+        tile_logit: (N, K) logits of the single tiles.
     """
 
     logit: Tensor

@@ -133,7 +133,7 @@ class SlideLabelSettings:
         stores: folder of results, with the files of `muse tile` and `muse tissue` in ``<slide_id>/``.
         table: TSV or CSV with the columns ``slide`` and ``label``, optionally ``patient``, instead of the sheet's.
         class_map: class name of the model for each word in the labels.
-        backbone: registered name of the backbone; its image vector gives a tile's features.
+        backbone: registered name of the backbone; tiles are described by its image vector.
         checkpoint: weights of the backbone, a file or a built-in model's name.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
         folds: number of folds of patients.

@@ -59,7 +59,7 @@ class RegionTraining(Method):
 
 
 class TeacherTraining(RegionTraining):
-    """Training of a region network on labels alone.
+    """Training of a region network on labels only.
 
     Args:
         network: the network to train.

@@ -161,7 +161,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return (BestWeights(SCORES[self.config.selection], score, keep, keeps_later=True),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
-        """The network at the best validation, or at the end of a run without any."""
+        """The network with the best validation score or, without validation, at the end of the run."""
         if not data.held:
             return self._describe(data, method, self.config.schedule.steps, {})
         best = load_checkpoint(self.run_folder.best)
@@ -203,7 +203,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
 
 
 class TeacherStage(RegionStage):
-    """Trains on labels alone."""
+    """Trains on labels only."""
 
     def build(self, data: RegionData) -> TeacherTraining:
         """A new network."""

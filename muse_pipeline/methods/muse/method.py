@@ -299,7 +299,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean of all rows (N,); 0 where there are none."""
+    """Mean of all rows (N,); 0 without rows."""
     total, n_rows = all_sum(torch.stack([values.sum(), values.new_full((), len(values))]))
     return total / n_rows.clamp(min=1)
 

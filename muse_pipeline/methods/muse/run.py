@@ -107,12 +107,12 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         )
 
     def build(self, data: PretrainData) -> Method:
-        """Student and teacher."""
+        """Build student and teacher."""
         config = self.config
         return MusePretraining(self.build_backbone(), config.distillation, config.views.n_local)
 
     def build_backbone(self) -> Backbone:
-        """A backbone with the weights of the checkpoint, if there is one."""
+        """Build the backbone, with the weights of the checkpoint if there is one."""
         backbone = BACKBONES[self.config.backbone]().to(memory_format=torch.channels_last)
         if self._start is not None:
             load_backbone(backbone, self._start, self.config.trust_pickle)

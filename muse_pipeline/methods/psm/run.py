@@ -181,7 +181,7 @@ def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np
     margin = round(SURROUND_UM / predictor.card.mpp)
     colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
     found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
-    # ``rings_to_labels`` paints later rings over earlier ones, so the surer of two that overlap stays whole.
+    # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus of higher score is kept whole.
     found = found[np.argsort(found.score, kind="stable")]
     return replace(found, xy=found.xy - margin)
 

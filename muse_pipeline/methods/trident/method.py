@@ -30,11 +30,11 @@ Width = Annotated[int, Between(2, 1 << 16)]
 
 @dataclass(frozen=True)
 class AlignmentSettings:
-    """Settings of the losses between branches.
+    """Losses between branches.
 
     Attributes:
         branches: 3 aligns two H&E views and the partner (TriDeNT), 2 one H&E view and the partner (More From Less), 1
-            two H&E views alone (a Siamese network, as a control).
+            only two H&E views (a Siamese network, as a control).
         loss: "vicreg" or "infonce".
         image_weight: weight of the loss over image vectors; 0 turns it off.
         nucleus_weight: weight of the loss over features at nuclei that both H&E views share; 0 turns it off.

@@ -168,10 +168,10 @@ class UnitConfig:
         betas: betas of Adam.
         eps: epsilon of Adam.
         weights: weights of the losses.
-        generator: settings of the generator of tissue.
-        reader: settings of the reader of masks and nuclei.
-        pictures: settings of the discriminator of tissue.
-        mask_discriminator: settings of the discriminator of masks.
+        generator: generator of tissue.
+        reader: reader of masks and nuclei.
+        pictures: discriminator of tissue.
+        mask_discriminator: discriminator of masks.
         ada: adaptive augmentation before the discriminator of tissue; none by default.
         seed: seed of weights, masks and windows.
         precision: "32-true" or "bf16-mixed".

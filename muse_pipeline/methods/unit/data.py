@@ -166,7 +166,7 @@ def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[Instance
     """Read the masks that have background and at least one instance wider than a pixel.
 
     Raises:
-        LabelError: there are none, they are of another mpp or smaller than a window, or nuclei have less than 6 px.
+        LabelError: there are no such masks, masks have another mpp or are too small, or nuclei have less than 6 px.
     """
     masks, mask_mpp = read_masks(folder)
     if abs(mask_mpp / mpp - 1) > 1e-3:

@@ -107,7 +107,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card; until the snapshot is chosen, without those that affect this choice."""
+        """Settings of the card, but those that affect the choice of the snapshot only after this choice."""
         card = ("name", "licence", "training_data", "limits", "metrics")
         return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 
