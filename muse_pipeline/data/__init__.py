@@ -1,1 +1,1 @@
-"""Training data: labelled images, their outlines, augmented windows, dense targets."""
+"""Training data: images with nuclei, unlabelled tissue, partners, and augmented windows and views."""

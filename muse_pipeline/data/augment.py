@@ -1,4 +1,4 @@
-"""Random windows of labelled images, batched on the training device, and the streams of seeds and batches of a run.
+"""Random windows of labelled images, batched on the training device, and the seeds and streams of batches of a run.
 
 Geometry moves pixels, centres and rays by one affine map per window. Colour is varied in optical density along the
 reference stains, because sites differ mainly in stain.
@@ -26,14 +26,14 @@ MIN_BLUR_RADIUS_PX = 3
 
 
 class Prefetched:
-    """The batches of ``batches``, made ahead by threads; a batch depends only on its number.
+    """Batches that threads prepare in advance; a batch depends only on its number.
 
-    The end of a ``with`` block cancels batches that were read ahead.
+    The end of a ``with`` block cancels batches that are prepared but not used.
 
     Args:
         batches: number -> batch, called from several threads.
         stride: difference between successive numbers in this process.
-        threads: number of threads that make batches; 0 makes each on request.
+        threads: number of threads; with 0 every batch is made on request.
     """
 
     def __init__(self, batches: Callable[[int], Any], stride: int, threads: int):
@@ -61,9 +61,9 @@ class Prefetched:
             self._pool.shutdown(cancel_futures=True)
 
 
-MAX_SEED = 1 << 40  # with which a seed of any step fits into 64 bits
+MAX_SEED = 1 << 40  # the seeds of all steps then fit into 64 bits
 Seed = Annotated[int, Between(0, MAX_SEED)]
-SEED_STRIDE = 1_000_003  # numbers of two seeds do not meet below a million batches
+SEED_STRIDE = 1_000_003  # streams of two seeds are disjoint for a million batches
 
 
 def seed_of_step(seed: int, step: int) -> int:
@@ -82,8 +82,8 @@ class Augmentation:
         stain_gain: standard deviation of the log of the strength of each stain.
         stain_mix: standard deviation of noise added to every entry of the colour matrix.
         shift: standard deviation of noise added to every optical density.
-        partial_colour: lowest normalisation strength: that of each window is drawn between this and 1, since a stain
-            fit on a crop is inexact.
+        partial_colour: lowest normalisation strength; each window's strength is drawn between this and 1, because stain
+            fits on crops are inexact.
         blur: fraction of windows blurred.
         blur_um: largest sigma of the blur, um.
         noise: largest standard deviation of pixel noise, in grey levels.
@@ -101,18 +101,18 @@ class Augmentation:
 
 
 class WeakView(NamedTuple):
-    """The same windows for a teacher: neither colour nor sharpness is varied.
+    """The windows of a batch for a teacher, without variation of colour and sharpness.
 
     Attributes:
         pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) map with the mean normalisation strength of the range of ``partial_colour``.
+        colour: (B, 3, 4) map at the mean of the normalisation strengths between ``partial_colour`` and 1.
     """
 
     pixels: Tensor
     colour: Tensor
 
 
-OTHERS, CLASSES_ONLY = -1.0, -2.0  # in ``LabelledBatch.region``
+OTHERS, CLASSES_ONLY = -1.0, -2.0  # values in ``LabelledBatch.region``
 
 
 class LabelledBatch(NamedTuple):
@@ -124,10 +124,10 @@ class LabelledBatch(NamedTuple):
         xy: (B, M, 2) window px; padding lies at -1e6.
         label: (B, M) class index, -1 unknown.
         rays: (B, M, R) um, NaN unknown.
-        region: (B, H / 4, W / 4) um from the centre of each cell inwards from the border of the annotated region; 0
-            outside of annotations, ``OTHERS`` in other regions, ``CLASSES_ONLY`` in class areas; None: every window is
-            annotated everywhere.
-        shares: (B, M, C) expected shares of the classes, for nuclei in class areas; 0 for others. None without areas.
+        region: (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
+            annotations, ``OTHERS`` in other regions, ``CLASSES_ONLY`` in class areas; None if all windows are annotated
+            completely.
+        shares: (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei. None without areas.
         weak: windows for a teacher, if the method has one.
     """
 
@@ -153,7 +153,7 @@ def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator
 
 
 def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int) -> Tensor:
-    """Cut windows whose centre lies at ``centre`` of the picture; outside is white.
+    """Cut windows around ``centre``; outside the picture they are white.
 
     Args:
         pictures: (B, 3, h, w) float, 0 to 255.
@@ -166,7 +166,7 @@ def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (S, S, 2)
     source = torch.einsum("bij,hwj->bhwi", back, grid) + centre[:, None, None]
     source = 2 * source / source.new_tensor([width, height]) - 1
-    # ``grid_sample`` pads with zeros, so that white is 0 while it runs.
+    # ``grid_sample`` pads with zeros, so white is mapped to 0 before and back after.
     return functional.grid_sample(pictures - WHITE, source, padding_mode="zeros", align_corners=False) + WHITE
 
 
@@ -176,7 +176,7 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
     n_rays = rays.shape[-1]
     angle = 2 * math.pi * torch.arange(n_rays, device=rays.device) / n_rays
     direction = torch.stack([angle.cos(), angle.sin()])  # (2, R)
-    back = torch.linalg.inv(linear) @ direction  # (B, 2, R): where each new ray pointed before
+    back = torch.linalg.inv(linear) @ direction  # (B, 2, R): direction of each new ray before the map
     position = torch.atan2(back[:, 1], back[:, 0]) * (n_rays / (2 * math.pi)) % n_rays
     below = position.floor()
     share = (position - below)[:, None]
@@ -187,15 +187,15 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
 
 
 def part_way(colour: Tensor, share: Tensor) -> Tensor:
-    """Interpolate maps (B, 3, 4) by ``share`` (B,) from the identity to ``colour``."""
+    """Interpolate between the identity (``share`` 0) and maps ``colour`` (B, 3, 4) (``share`` 1); ``share`` is (B,)."""
     share = share.to(colour)[:, None, None]
     return torch.lerp(torch.eye(3, 4).to(colour), colour, share)
 
 
 def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Compose each map (B, 3, 4) with a random one near the identity, along the reference ``stains`` (2, 3)."""
+    """Compose each map (B, 3, 4) with a random variation along the reference ``stains`` (2, 3)."""
     n = len(colour)
-    basis = torch.cat([stains, torch.linalg.cross(stains[0], stains[1])[None]]).T  # columns: stains and normal
+    basis = torch.cat([stains, torch.linalg.cross(stains[0], stains[1])[None]]).T  # columns: both stains and the normal
     gain = torch.exp(augmentation.stain_gain * torch.randn(n, 3, generator=generator))
     mix = augmentation.stain_mix * torch.randn(n, 3, 3, generator=generator)
     shift = augmentation.shift * torch.randn(n, 3, 1, generator=generator)
@@ -234,23 +234,23 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
     """Blur some windows (B, 3, H, W) and add noise to all."""
     n = len(pixels)
     chosen = torch.rand(n, generator=generator) < augmentation.blur
-    # A sigma of 0 would divide by 0.
+    # Avoids division by a sigma of 0.
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
-        # The radius suits the largest sigma, so that the kernels of all windows are one tensor.
+        # The radius is that of the largest sigma, so that the kernels of all windows form one tensor.
         radius = _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[2:]))
         blurred = _blur(pixels[chosen], sigma[chosen], radius)
         pixels = pixels.clone()
         pixels[chosen] = blurred
     level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise
-    if pixels.device.type != "cpu":  # drawn where it is needed, from the same seed and not from what others draw of
+    if pixels.device.type != "cpu":  # drawn on the device, with the same seed but from a separate generator
         seed = int(torch.randint(2**62, (), generator=generator))
         generator = torch.Generator(pixels.device).manual_seed(seed)
     noise = torch.randn(pixels.shape, generator=generator, device=pixels.device).to(pixels)
     return (pixels + level * noise).clamp(0, 255)
 
 
-NOISE_STD = 24.0  # of the noise that views share, in steps of int8
+NOISE_STD = 24.0  # standard deviation of the table of noise, in steps of int8
 N_OFFSETS = 1 << 22
 
 
@@ -259,7 +259,7 @@ def vary_view_sharpness(
 ) -> np.ndarray:
     """Randomly blur a view (R, R, 3) uint8 and add noise, with the distributions of ``vary_sharpness``.
 
-    The noise is read from a table at a random offset: drawing normal numbers takes longer than reading the pixels.
+    The noise is read from a table at a random offset, because drawing normal numbers takes longer than reading pixels.
     """
     if generator.random() < augmentation.blur:
         sigma = generator.random() * augmentation.blur_um / mpp + 1e-3
@@ -273,18 +273,18 @@ def vary_view_sharpness(
 
 @lru_cache
 def _noise_table(n: int) -> np.ndarray:
-    """Normal numbers of ``NOISE_STD`` as int8, from which ``n`` are read at any of ``N_OFFSETS`` offsets."""
+    """int8 normal numbers of deviation ``NOISE_STD``; ``n`` are read from one of ``N_OFFSETS`` offsets."""
     normal = np.random.default_rng(0).standard_normal(N_OFFSETS + n, np.float32)
     return (NOISE_STD * normal).round().clip(-127, 127).astype(np.int8)
 
 
 def _blur_radius(sigma_px: float, side_px: int) -> int:
-    """Px after which Gaussians of up to ``sigma_px`` are cut off: three sigmas, if a window is large enough for it."""
+    """Cut-off of Gaussians of up to ``sigma_px``, in px: three sigmas, or less for small windows."""
     return min(max(MIN_BLUR_RADIUS_PX, int(3 * sigma_px)), side_px - 1)
 
 
 def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Gaussian of ``sigma`` (B,) px on each window (B, 3, H, W), cut off after ``radius`` px."""
+    """Blur each window (B, 3, H, W) with its ``sigma`` (B,) px; Gaussians are cut off after ``radius`` px."""
     offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(pixels)  # (B, 2 radius + 1)
@@ -294,9 +294,9 @@ def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 def _weighted_shifts(pixels: Tensor, kernel: Tensor, axis: int) -> Tensor:
-    """(B, 3, H, W) convolved with its window's own ``kernel`` (B, 2 radius + 1) along ``axis``; the border is a mirror.
+    """Convolve each window (B, 3, H, W) with its own ``kernel`` (B, 2 radius + 1) along ``axis``; borders are mirrored.
 
-    A convolution in as many groups as there are planes takes six times as long on a CPU.
+    On a CPU a grouped convolution takes six times as long.
     """
     size, radius = pixels.shape[axis], kernel.shape[1] // 2
     border = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)

@@ -20,22 +20,22 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 @dataclass(frozen=True)
 class NucleusSource:
-    """A slide's ``store`` with its ``proposals``, a folder of ``images``, or ``labelled`` pictures.
+    """A pretraining source: a slide's ``store`` with ``proposals``, a folder of ``images``, or ``labelled`` pictures.
 
     Attributes:
         store: image store of a slide, from ``muse tile``.
         proposals: ``proposals.parquet`` or ``nuclei.parquet`` of the same slide.
         colour: ``colour.json`` of the slide; by default the one beside the store.
-        regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map beside the store. Read only
-            for ``region_weights``.
+        regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map beside the store. Only used
+            with ``region_weights``.
         patient_name: patient of the slide; by default derived from its id as for labels.
         images: folder of pictures; ``detector`` finds their nuclei.
         mpp: um per pixel of the pictures, if their files do not state it.
         detector: name of a built-in model, or path of a model, that finds nuclei in ``images``.
-        labelled: pictures or slides with labels, of which only the positions are used.
-        exclude: parts of names of ``images`` that are left out.
+        labelled: labelled pictures or slides, of which only positions of nuclei are used.
+        exclude: strings; ``images`` whose name contains one of them are left out.
         patient: rule for the patient in a picture's name, as in ``LabelSource``.
-        weight: relative frequency at which its images are drawn.
+        weight: relative frequency at which images are drawn.
     """
 
     store: Path | None = None
@@ -78,7 +78,7 @@ class NucleusSource:
         return self.store or self.images or self.labelled.location
 
     def patient_of(self, name: str) -> str:
-        """The patient of the picture or slide ``name``, by the rule of label sources."""
+        """The patient of the picture or slide ``name``, by the same rules as for label sources."""
         if self.patient_name is not None:
             return self.patient_name
         return patient_in_name(name, self.patient, self.location)
@@ -86,7 +86,7 @@ class NucleusSource:
 
 @dataclass(frozen=True, eq=False)
 class NucleusImage:
-    """An image with positions of nuclei; pixels and positions are only read when they are used.
+    """An image with positions of nuclei; pixels and positions are read on demand.
 
     Subclasses have ``nuclei``, a ``NucleusIndex``, and ``read``, which returns pixels as in
     ``data.unlabelled.Image``.
@@ -96,7 +96,7 @@ class NucleusImage:
         patient: patient of the image.
         mpp: um per pixel.
         size_px: (width, height).
-        stain: fit on the picture or on the slide's tissue; None where that failed.
+        stain: stains fitted to the picture or the slide's tissue; None if the fit failed.
         weight: relative frequency at which it is drawn.
     """
 
@@ -110,7 +110,7 @@ class NucleusImage:
 
 @dataclass(frozen=True, eq=False)
 class NucleusPicture(NucleusImage):
-    """A picture in memory; beyond its border it is mirrored.
+    """A picture in memory, mirrored beyond its border.
 
     Attributes:
         pixels: (h, w, 3) uint8.
@@ -127,10 +127,10 @@ class NucleusPicture(NucleusImage):
 
 @dataclass(frozen=True, eq=False)
 class NucleusSlide(NucleusImage):
-    """A slide's store, whose files are opened for each read, and the folder of its index.
+    """A slide's store, whose files are opened for each read, with the folder of its index.
 
     Attributes:
-        store: the open store; no pixel is kept.
+        store: the open store, without pixels.
         folder: folder that ``NucleusIndex.save`` wrote.
     """
 
@@ -139,7 +139,7 @@ class NucleusSlide(NucleusImage):
 
     @property
     def nuclei(self) -> NucleusIndex:
-        """Positions of its nuclei; mapped at each access, so that the memory of a cohort stays small."""
+        """Positions of nuclei, memory-mapped at each access so that a cohort needs little memory."""
         return NucleusIndex.open(self.folder, self.size_px, self.mpp)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -149,20 +149,20 @@ class NucleusSlide(NucleusImage):
 
 CELL_UM = 64.0
 FILES = ("xy", "occupied", "start")
-WEIGHTS = "cumulated.npy"  # only of an index with weights
+WEIGHTS = "cumulated.npy"  # only written for an index with weights
 
 
 @dataclass(frozen=True, eq=False)
 class NucleusIndex:
-    """Positions in the order of the square cells that contain them.
+    """Positions of nuclei, sorted by the square cells that contain them.
 
     Attributes:
         cell_px: side of a cell.
         n_columns: cells per row.
         xy: (N, 2) float32 image px.
-        occupied: (C,) int64 numbers, row by row, of the cells that contain a nucleus; ascending.
+        occupied: (C,) int64 numbers, row by row, of the cells that contain nuclei, ascending.
         start: (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell.
-        cumulated: (C,) running sum of the weights of the occupied cells; None where all weigh 1.
+        cumulated: (C,) running sum of the weights of the occupied cells; None if all weights are 1.
     """
 
     cell_px: float
@@ -174,30 +174,30 @@ class NucleusIndex:
 
     @property
     def extent(self) -> float:
-        """Number of occupied cells, each times its weight."""
+        """Sum of the weights of the occupied cells."""
         return float(len(self.occupied) if self.cumulated is None else self.cumulated[-1])
 
     @classmethod
     def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> NucleusIndex:
-        """The index of (N, 2) positions in an image of ``size_px`` = (width, height); those outside it are dropped."""
+        """Index (N, 2) positions in an image of ``size_px`` = (width, height), without those outside it."""
         return cls.build_ordered(xy, size_px, mpp)[0]
 
     @classmethod
     def build_ordered(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
-        """The index (as from ``build``), and the number (M,) of the position of each entry."""
+        """Return the index, as ``build`` does, and for each entry (M,) the number of its position in ``xy``."""
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
         inside = np.flatnonzero(((xy >= 0) & (xy < size_px)).all(1))
         xy = xy[inside].astype(np.float32)
         cell_px, n_columns = _cells(size_px, mpp)
         column, row = np.floor(xy / cell_px).astype(np.int64).T
-        number = row * n_columns + column.clip(max=n_columns - 1)  # rounding may reach the right border
-        order = np.lexsort((xy[:, 0], xy[:, 1], number))  # of equal positions any order will do
+        number = row * n_columns + column.clip(max=n_columns - 1)  # rounding may exceed the last column
+        order = np.lexsort((xy[:, 0], xy[:, 1], number))  # the order of equal positions is arbitrary
         occupied, first = np.unique(number[order], return_index=True)
         index = cls(cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64))
         return index, inside[order]
 
     def with_weights(self, weight: np.ndarray) -> NucleusIndex:
-        """The same index with the mean ``weight`` (N,), in the order of ``xy``, of the nuclei of each occupied cell."""
+        """The index with cells weighted by the mean ``weight`` (N,), in the order of ``xy``, of their nuclei."""
         mean = np.add.reduceat(weight, self.start[:-1]) / np.diff(self.start)
         return dataclasses.replace(self, cumulated=mean.cumsum())
 
@@ -210,7 +210,7 @@ class NucleusIndex:
         return cls(*_cells(size_px, mpp), *arrays, np.load(weights, mmap_mode=how) if weights.is_file() else None)
 
     def save(self, folder: Path) -> None:
-        """Write the files into a folder, which appears complete or not at all.
+        """Write the files into a folder atomically.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -220,7 +220,7 @@ class NucleusIndex:
             self.write(partial)
 
     def write(self, folder: Path) -> None:
-        """Write the files into a folder that exists."""
+        """Write the files into an existing folder."""
         for name in FILES:
             np.save(folder / f"{name}.npy", getattr(self, name))
         if self.cumulated is not None:
@@ -239,7 +239,7 @@ class NucleusIndex:
         return numbers[kept], xy[kept]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Draw the position (2,) of a nucleus; occupied cells are drawn by weight, not by their number of nuclei."""
+        """Draw the position (2,) of a nucleus: a cell by its weight, then one of its nuclei."""
         if self.cumulated is None:
             cell = generator.integers(len(self.occupied))
         else:

@@ -1,4 +1,4 @@
-"""Partners of H&E images: data on the same tissue that only training needs.
+"""Partners of H&E images: data of the same tissue that are only needed in training.
 
 A partner is a picture (another stain, drawn nuclei) in the pixels of its H&E image. It may cover part of the image, or
 be absent.
@@ -34,7 +34,7 @@ from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
 KINDS = ("store", "images", "nuclei")
 MPP_TOLERANCE = 1e-3
-CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])  # shares of a view's side
+CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])  # in units of a view's side
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class PartnerSource:
 
     Attributes:
         store: partner of a slide: a store with the grid and mpp of the H&E store, as from ``muse register``. Its
-            tissue label marks where the partner may be used. A slide has no partner where the workflow recorded in
-            partner.json that it could not be registered.
+            tissue label marks where the partner may be used. A slide has no partner if partner.json records that its
+            registration failed.
         images: partners of pictures: a folder of pictures with the same names and sizes. Pictures without a file
             have no partner.
         nuclei: outlines that are drawn as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
@@ -69,10 +69,10 @@ class PartnerSource:
 
 @dataclass(frozen=True)
 class PairedSource(NucleusSource):
-    """A source of H&E tissue that may have a partner: a slide's ``store`` or a folder of ``images``.
+    """A source of H&E tissue, a slide's ``store`` or a folder of ``images``, that may have a partner.
 
     Attributes:
-        partner: partner of every image; without one, H&E views are trained alone. Other settings: ``NucleusSource``.
+        partner: partner of the images; without one, only H&E views are trained. Other settings: ``NucleusSource``.
     """
 
     partner: PartnerSource | None = None
@@ -94,17 +94,17 @@ class PicturePartner:
     """A partner that is a picture in the pixels of its H&E image."""
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of ``size`` = (width, height) px whose corner is at ``xy``; white where it is absent."""
+        """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``; white where there is no partner."""
         raise NotImplementedError
 
     def covers(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool: True for positions (M, 2), in image px, at which the partner may be used."""
+        """(M,) bool: True for positions (M, 2), in image px, where the partner may be used."""
         return np.ones(len(xy), bool)
 
 
 @dataclass(frozen=True, eq=False)
 class PartnerStore(PicturePartner):
-    """A registered second slide.
+    """The store of a registered partner.
 
     Attributes:
         store: the open store; no pixel is kept.
@@ -122,11 +122,11 @@ class PartnerStore(PicturePartner):
 
 
 class PartnerPicture(Picture, PicturePartner):
-    """A picture beside an H&E picture; both are mirrored beyond their border."""
+    """The partner of an H&E picture; both are mirrored beyond their borders."""
 
 
-N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # of drawn outlines; radius of a point; farthest end of a ray
-INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; touching nuclei stay apart by their outlines
+N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # rays of a drawn outline; radius drawn for a point; longest ray
+INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; outlines separate touching nuclei
 SUBPIXEL_BITS = 4
 RAYS = "rays.npy"
 
@@ -147,7 +147,7 @@ class DrawnNuclei(PicturePartner):
 
     @staticmethod
     def save(folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float) -> None:
-        """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``, complete or not at all."""
+        """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``, atomically."""
         index, order = NucleusIndex.build_ordered(xy, size_px, mpp)
         with complete_file(folder) as partial:
             partial.mkdir()
@@ -171,15 +171,15 @@ class DrawnNuclei(PicturePartner):
 
 
 def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> PicturePartner | None:
-    """Open the partner of one image; None if a folder has no file for it, or a slide's partner was not registered.
+    """Open the partner of an image; None if the folder has no file for it, or the registration failed.
 
     Args:
         source: settings of the partner.
         image: the H&E image.
-        folder: folder for outlines in a form that is fast to read.
+        folder: folder for outlines in a format that is fast to read.
 
     Raises:
-        GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or of another image.
+        GeoJSONError, LabelError, NucleiError, StoreError: a file is missing or damaged or belongs to another image.
         MppError: a store has another mpp.
     """
     if source.store is not None:
@@ -211,7 +211,7 @@ def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
 
 
 def failure_of(store: Path) -> str:
-    """Reason for which the workflow did not write a partner's store; "" if it did."""
+    """Reason why the workflow could not write a partner's store; "" if it did."""
     outcome = read_outcome(store.parent)
     return outcome["reason"] if outcome and outcome["status"] == FAILED else ""
 
@@ -273,7 +273,7 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
 
 
 def _file_of(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
-    """The file of a picture's partner: its stem and one of ``suffixes``, or None."""
+    """The file of a picture's partner, ``stem`` with one of ``suffixes``, or None."""
     if not folder.is_dir():
         raise LabelError(f"{folder}: no such folder of partners; correct `partner` in the config")
     return next((path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None)
@@ -284,12 +284,12 @@ def _size(size_px: Sequence[int]) -> str:
 
 
 class PartnerBatch(NamedTuple):
-    """The partners of B sets of views, in the geometry of each set's first global view.
+    """The partners of B sets of views, cut like the first global view of each set.
 
     Attributes:
-        image: pixels (K, 3, R, R) uint8 of the K sets that have one.
+        image: pixels (K, 3, R, R) uint8 of the K sets with a partner.
         image_known: (B,) bool, True for the K sets with a partner.
-        nuclei_known: (B, M) bool, nuclei that both global views contain and the partner covers.
+        nuclei_known: (B, M) bool, True for nuclei in both global views that the partner covers.
     """
 
     image: Tensor
@@ -310,14 +310,14 @@ class PairBatch(NamedTuple):
 
 
 class PairBatches:
-    """Adds partners to batches of views; a number always gives the same batch.
+    """Adds partners to batches of views; a batch depends only on its number.
 
     A partner is cut, scaled, mirrored and turned like the first global view; its colours are not varied.
 
     Args:
         views: batches of views of the H&E images.
         images: images that ``views`` draws from.
-        partners: partner of each image, None where there is none.
+        partners: partner of each image, or None.
     """
 
     def __init__(
@@ -340,7 +340,7 @@ class PairBatches:
             partner, view = self._partner[id(one.image)], one.views[0]
             if partner is None:
                 continue
-            # The middle and four points near the corners stand for the whole view.
+            # The centre and four points near the corners represent the whole view.
             known[number] = partner.covers(view.source_xy(CORNERS * view.size_px)).all()
             if known[number]:
                 cut.append(view.cut(partner))

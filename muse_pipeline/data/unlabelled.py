@@ -1,4 +1,4 @@
-"""Sources of unlabelled tissue in a training config, and windows and crops of them."""
+"""Sources of unlabelled tissue in a training config, and windows and crops of this tissue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from muse_pipeline.store.store import open_store
 
 @dataclass(frozen=True)
 class UnlabelledSource:
-    """A folder of pictures or a store; one of the two.
+    """A source of unlabelled tissue: either a folder of pictures or a store.
 
     Attributes:
         images: folder of pictures.
@@ -40,11 +40,11 @@ class UnlabelledSource:
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:
-    """Open every picture, resampled to ``mpp`` and held in memory, and every store, which is read window by window.
+    """Read all pictures into memory, resampled to ``mpp``, and open all stores, which are read window by window.
 
     Raises:
-        ConfigError: there is no source, no such folder, or no picture in it.
-        LabelError: a picture cannot be read, or its mpp is not known.
+        ConfigError: there is no source, or a folder is missing or empty.
+        LabelError: a picture cannot be read, or its mpp is unknown.
         MppError: a store has another mpp.
         StoreError: a store is missing or damaged.
     """
@@ -68,7 +68,7 @@ def picture_files(folder: Path) -> list[Path]:
     """List the pictures of a source.
 
     Raises:
-        ConfigError: there is no such folder, or no picture in it.
+        ConfigError: the folder is missing or empty.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder of pictures; correct `images` in the config")
@@ -78,21 +78,21 @@ def picture_files(folder: Path) -> list[Path]:
     return paths
 
 
-MASK_PX = 16  # side of the pixels of a picture's tissue mask, from which window centres are drawn
+MASK_PX = 16  # pixel size of a picture's tissue mask, from which window centres are drawn
 
 
 class Image(Protocol):
-    """An image from which windows are cut, such as a ``store.store.Store``, which is read window by window."""
+    """An image from which windows are cut, such as a ``store.store.Store``."""
 
     size_px: tuple[int, int]
     tissue: tuple[np.ndarray, float]
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of ``size`` = (width, height) px whose corner is at ``xy``."""
+        """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``."""
 
 
 class Picture:
-    """A picture in memory; all of it is tissue, and it is mirrored beyond its border.
+    """A picture in memory, mirrored beyond its border; all of it counts as tissue.
 
     Args:
         pixels: (h, w, 3) uint8.
@@ -155,7 +155,7 @@ class WindowSampler:
 
 
 class UnlabelledWindows:
-    """Draws batches; a ``step`` always gives the same batch, so that a resumed run gets the same batches.
+    """Draws batches that depend only on their ``step``, so that a resumed run gets the same ones.
 
     Args:
         images: pictures and stores at one mpp.
@@ -176,17 +176,17 @@ class UnlabelledWindows:
         return torch.from_numpy(windows).to(self.device).permute(0, 3, 1, 2).float()
 
 
-MIN_TISSUE = 0.5  # share of a window of a slide
+MIN_TISSUE = 0.5  # least share of tissue in a window of a slide
 
 
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
-    """Cut crops (h, w, 3) uint8 of one image, by names unique in a run: all of a picture, or windows of a store.
+    """Cut crops (h, w, 3) uint8 of an image, a whole picture or windows of a store, by names unique in a run.
 
     Args:
         image: a picture or a store.
         number: number of the image in its run.
         side_px: side of the windows of a store.
-        most: largest number of windows of a store, chosen evenly in reading order among those with half tissue.
+        most: largest number of windows of a store, spread evenly over those with at least half tissue.
     """
     if isinstance(image, Picture):
         return {f"picture-{number:05d}": image.pixels}

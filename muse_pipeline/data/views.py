@@ -1,8 +1,8 @@
-"""Views with their nuclei: squares of tissue at drawn mpps, and the nuclei that two of them share (arXiv 2511.05170).
+"""Views: squares of tissue at random mpps, and the nuclei that two of them share (arXiv 2511.05170).
 
-A view is one affine map: whole pixels of its image are cut out, resized by area to the view's side, mirrored and turned
-by quarters. Positions follow in continuous pixel edges, x in [0, R], so that mirroring is R - x. Views share a nucleus
-if both contain the same number of the image's index; distance is not considered.
+A view is cut from its image in whole pixels, resized by area averaging to the view's side, mirrored and rotated by
+quarter turns. Positions are measured from pixel edges, x in [0, R], so that mirroring is R - x. Views share a nucleus
+if both contain its number in the image's index; distance is not considered.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, part_way, seed_of_step, vary_colour, vary_view_sharpness
 from muse_pipeline.data.nucleus_images import NucleusImage
 
-PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # shares of a view's side
+PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # in units of a view's side
 MAX_SIDE_PX = 4096
-QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)  # 1, 2 and 3 of them
-BORDER_PX = 2  # a nucleus nearer to a view's border is not seen
+QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)  # by 1, 2 and 3 turns
+BORDER_PX = 2  # nuclei closer to the border of a view do not count
 
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Sizes, number and mpps of views, and their nuclei.
+    """Settings of views and their nuclei.
 
     Attributes:
         global_px: side of a global view, px.
         local_px: side of a local view, px.
         n_local: local views per set, in addition to two global ones.
         mpp: (finest, coarsest) um per pixel of views, drawn uniformly for each of them.
-        min_matches: nuclei that both global views should contain; they are redrawn up to ``draws`` times.
-        max_matches: largest number of nuclei compared in a pair of views, drawn from the nuclei in both.
+        min_matches: nuclei that both global views should contain; both are redrawn up to ``draws`` times.
+        max_matches: largest number of nuclei compared in a pair of views, drawn at random from those in both.
         draws: largest number of draws of the two global views.
     """
 
@@ -84,7 +84,7 @@ class View:
         return self.side_px * self.image_mpp / self.size_px
 
     def view_xy(self, xy: np.ndarray) -> np.ndarray:
-        """Image positions (..., 2) in view px."""
+        """Map image positions (..., 2) to view px."""
         xy = (np.asarray(xy, float) - self.corner) * (self.size_px / self.side_px)
         x, y = xy[..., 0], xy[..., 1]
         if self.mirror:
@@ -94,7 +94,7 @@ class View:
         return np.stack([x, y], -1)
 
     def source_xy(self, placed: np.ndarray) -> np.ndarray:
-        """Image positions of positions (..., 2) in view px; the inverse of ``view_xy``."""
+        """Map positions (..., 2) in view px to image px, the inverse of ``view_xy``."""
         x, y = np.moveaxis(np.asarray(placed, float), -1, 0)
         for _ in range(self.turns):
             x, y = self.size_px - y, x
@@ -103,11 +103,11 @@ class View:
         return np.stack([x, y], -1) * (self.side_px / self.size_px) + self.corner
 
     def sees(self, placed: np.ndarray) -> np.ndarray:
-        """(...) bool: True for positions (..., 2) inside the view and not at its border."""
+        """(...) bool: True for positions (..., 2) inside the view, excluding its border."""
         return ((placed >= BORDER_PX) & (placed < self.size_px - BORDER_PX)).all(-1)
 
     def cut(self, image: NucleusImage) -> np.ndarray:
-        """(R, R, 3) uint8 pixels of the view."""
+        """Cut the pixels (R, R, 3) uint8 of the view."""
         pixels = image.read(self.corner, (self.side_px, self.side_px))
         if self.side_px != self.size_px:
             how = cv2.INTER_AREA if self.side_px > self.size_px else cv2.INTER_CUBIC
@@ -141,7 +141,7 @@ class ViewSet:
         return cls(image, tuple(views), placed, seen)
 
     def shared(self, one: int, other: int) -> np.ndarray:
-        """Numbers of the nuclei that are in both of two views."""
+        """Numbers of the nuclei that both views contain."""
         return np.flatnonzero(self.seen[one] & self.seen[other])
 
 
@@ -151,7 +151,7 @@ class ViewSampler:
     Args:
         images: images with at least one nucleus each.
         settings: settings of the views.
-        balance: 0 draws images equally often, 1 in proportion to their area with nuclei; multiplied by their weights.
+        balance: 0 draws images equally often, 1 by their area with nuclei; both are multiplied by their weights.
     """
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
@@ -160,26 +160,26 @@ class ViewSampler:
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
-        """A set of views around a drawn nucleus; without nuclei if its global views share too few."""
+        """Draw a set of views around a random nucleus; it has no nuclei if the global views share too few."""
         settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):
             mpps = self.draw_mpps(generator)
-            # Both global views contain the pivot: views drawn independently would hardly ever share a nucleus.
+            # Both global views contain the pivot, because independent views would hardly ever share a nucleus.
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
             _, xy = nuclei.inside(*_box(pair))
             found = ViewSet.index(image, pair, xy)
             if len(found.shared(0, 1)) >= settings.min_matches:
                 break
-        # Local views lie near nuclei of the global ones, since only shared nuclei are compared.
+        # Local views lie near nuclei of the global ones, because only shared nuclei are compared.
         near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]
         local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
         enough = len(found.shared(0, 1)) >= settings.min_matches
         return ViewSet.index(image, [*pair, *local], xy if enough else xy[:0])
 
     def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
-        """(2 + n_local,) um per pixel of the views of a set."""
+        """Draw the um per pixel (2 + n_local,) of the views of a set."""
         return generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
 
     def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
@@ -219,7 +219,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class Views(NamedTuple):
-    """Views of one size: the first view of each of B sets, then the second of each, and so on.
+    """Views of one size from B sets: the first view of each set, then the second of each, and so on.
 
     Attributes:
         pixels: (n * B, 3, R, R) uint8.
@@ -231,14 +231,14 @@ class Views(NamedTuple):
 
 
 class ViewBatch(NamedTuple):
-    """B sets of two global and L local views, and P ordered pairs (teacher's view, student's view) of each set.
+    """B sets of two global and L local views, with P ordered pairs (teacher's view, student's view) per set.
 
-    Teachers get the global views, students all views: pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2 (1 +
-    L).
+    Teachers get the global views and students all views, so pairs are (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., P = 2
+    (1 + L).
 
     Attributes:
         global_views: 2 B global views.
-        local_views: L * B local views, None without any.
+        local_views: L * B local views; None for L = 0.
         teacher_xy: (P, B, M, 2) view px of shared nuclei in the teacher's view.
         student_xy: (P, B, M, 2) view px of the same nuclei in the student's view.
         shared: (P, B, M) bool, True for entries with a nucleus.
@@ -259,7 +259,7 @@ def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
 
 
 class ViewBatches:
-    """Draws batches on the CPU; a number always gives the same batch, so that a resumed run gets the same batches.
+    """Draws batches on the CPU that depend only on their number, so that a resumed run gets the same ones.
 
     Args:
         images: images with at least one nucleus each.
@@ -269,8 +269,8 @@ class ViewBatches:
         batch: B.
         augmentation: strength of the variation of colour and sharpness; geometry follows ``settings``.
         seed: seed of the run.
-        balance: preference for large images, as in ``ViewSampler``.
-        grey: share of views without hue.
+        balance: preference for images with more area, as in ``ViewSampler``.
+        grey: share of grey views.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class ViewBatches:
         return self.draw(number)[0]
 
     def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
-        """The batch of ``number``, and its sets of views."""
+        """Draw the batch of ``number``; also returns its sets of views."""
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
@@ -307,9 +307,9 @@ class ViewBatches:
         return ViewBatch(global_views, local_views, *self._match(sets, generator)), sets
 
     def _cut(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Pixels of the global and of the local views, varied in sharpness.
+        """Cut the pixels of global and local views, with varied sharpness.
 
-        The views of a set are cut one after the other, since they show the same few chunks of a store.
+        The views of a set are cut in succession, because they read the same few chunks of a store.
         """
         settings = self.settings
         sizes = (2, settings.global_px), (settings.n_local, settings.local_px)
@@ -349,6 +349,6 @@ def _draw(numbers: np.ndarray, most: int, generator: np.random.Generator) -> np.
 
 
 def _without_hue(colour: Tensor, chosen: Tensor) -> Tensor:
-    """Compose the ``chosen`` (B,) maps with the mean of the three densities."""
+    """Make the ``chosen`` (B,) maps grey, by averaging the three densities."""
     mean = colour.new_tensor(LUMINANCE).expand(3, 3) @ colour
     return torch.where(chosen[:, None, None], mean, colour)

@@ -31,7 +31,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 from muse_pipeline.nuclei.table import Nuclei
 
-DEEP = 255  # px inside a region, or more
+DEEP = 255  # largest depth that is distinguished, in px
 
 
 class WindowSettings(Protocol):
@@ -53,16 +53,16 @@ class WindowSettings(Protocol):
 
 
 class LabelledWindows:
-    """Draws batches; a ``step`` always gives the same batch on a CPU, so that a resumed run gets the same batches.
+    """Draws batches that on a CPU depend only on their ``step``, so that a resumed run gets the same ones.
 
     Args:
         images: labelled images at one mpp.
         colours: (N, 3, 4) colour map of each image.
         stains: (2, 3) reference stains, along which colour is varied.
         settings: settings of the run.
-        device: device that holds the pictures and makes the windows.
-        weak_view: whether a batch also has the windows of a teacher.
-        around: whether windows reach over the borders of regions, as in ``draw_centres``.
+        device: device of the pictures and of the windows.
+        weak_view: whether batches also have windows for a teacher.
+        around: whether windows may reach over the borders of regions, as in ``draw_centres``.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class LabelledWindows:
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
             depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
-            # Codes below 0 are no depths and stay as they are.
+            # Codes below 0 are not depths and are kept.
             batch = batch._replace(region=torch.where(depth > 0, depth * self.mpp, depth))
         if self.weak_view:
             middle = torch.full((self.batch,), (1 + self.augmentation.partial_colour) / 2)
@@ -113,7 +113,7 @@ class LabelledWindows:
 
 
 def _depth(image: LabelledImage) -> np.ndarray:
-    """(h, w) int16: px inwards from the border of the region, at least 1 inside; the picture's border does not count.
+    """(h, w) int16: depth in px from the border of the region, at least 1 inside; the picture's border is ignored.
 
     0 outside of annotations, ``OTHERS`` in other regions, whose nuclei are not in this image, and ``CLASSES_ONLY``
     in class areas.
@@ -134,9 +134,9 @@ def draw_centres(
 ) -> Tensor:
     """Draw the centres (B, 2) of windows, in picture px.
 
-    A centre is uniform over all windows that contain the whole annotated region, which may thus be anywhere in a
-    window (MUSE's large field of view), or, if the region is larger, over all windows inside it. In both cases
-    windows stay within the picture as far as possible.
+    Centres are uniform over all windows that contain the whole annotated region, so that it may be anywhere in a window
+    (MUSE's large field of view), or, if the region is larger, over all windows inside it. Windows stay within the
+    picture as far as possible.
 
     Args:
         size: (B, 2) width and height of the pictures.
@@ -146,7 +146,7 @@ def draw_centres(
         around: also centre windows anywhere in the region, so that they may reach over its border.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
-    # A window larger than the region moves by reach - half, a smaller one by half - reach: one stays inside the other.
+    # The centre may move by |reach - half|, so that either the region or the window contains the other.
     freedom = (reach - half).abs()
     if around:
         freedom = torch.maximum(freedom, half)
@@ -158,7 +158,7 @@ def draw_centres(
 
 
 def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
-    """``sample_windows`` for pictures of any size, each cropped to its window's part before it becomes float.
+    """``sample_windows`` for pictures of any sizes; only the part of a picture in its window is converted to float.
 
     Args:
         pictures: B of (3, h, w) uint8.
@@ -170,12 +170,12 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
         (B, 3, S, S) float, 0 to 255.
     """
     back = torch.linalg.inv(linear)
-    # Half the sides of the box around a turned window.
-    half = size_px / 2 * back.abs().sum(2) + 2  # (B, 2), with room for interpolation
+    # Half the sides of the bounding box of a rotated window.
+    half = size_px / 2 * back.abs().sum(2) + 2  # (B, 2), with a margin for interpolation
     low = (centre - half).floor().clamp(min=0)
     high = (centre + half).ceil()
     device = pictures[0].device
-    middles, maps = (centre - low)[:, None].to(device), back[:, None].to(device)  # one copy for all windows
+    middles, maps = (centre - low)[:, None].to(device), back[:, None].to(device)  # copied once for all windows
     windows = []
     for picture, middle, matrix, first, last in zip(
         pictures, middles, maps, low.int().tolist(), high.int().tolist(), strict=True
@@ -189,7 +189,7 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
 
 
 def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
-    """Read maps of pictures at the centres of the cells of windows; 0 beyond a picture.
+    """Sample maps of pictures at the centres of the cells of windows; 0 beyond a picture.
 
     Args:
         maps: B of (h, w).
@@ -214,11 +214,11 @@ def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, c
 
 
 FAR = -1e6
-NEAR_PX = 8  # beyond a window's border, where a nucleus still darkens its cells
+NEAR_PX = 8  # nuclei up to this far beyond a window's border affect its cells
 
 
 class NucleiStack:
-    """The T nuclei of N pictures, one picture after another, without padding.
+    """The T nuclei of N pictures, concatenated without padding.
 
     Attributes:
         n: (N,) number of nuclei of each picture.
@@ -244,7 +244,7 @@ class NucleiStack:
     def move(
         self, chosen: Tensor, centre: Tensor, linear: Tensor, size_px: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The nuclei in windows or within a few px of them, padded to the fullest window.
+        """Return the nuclei in and close to windows, padded to the largest number.
 
         Args:
             chosen: (B,) picture of each window.
@@ -268,23 +268,23 @@ class NucleiStack:
         xy[at], label[at], rays[at] = moved[inside], self.label[row], self.rays[row]
         shares = torch.zeros((*shape, self.shares.shape[1]), device=row.device)
         shares[at] = self.shares[row]
-        rays = move_nuclei(xy, rays, centre, linear, size_px)[1]  # of those alone that are seen
+        rays = move_nuclei(xy, rays, centre, linear, size_px)[1]  # only for nuclei that are kept
         return xy, label, rays, shares
 
 
 def _number(n: Tensor) -> tuple[Tensor, Tensor]:
-    """The group (n.sum(),) of each member of groups of ``n`` (B,) members, and its number in the group."""
+    """For each member of groups of ``n`` (B,) members, its group (n.sum(),) and its number in the group."""
     group = torch.arange(len(n), device=n.device).repeat_interleave(n)
     return group, torch.arange(len(group), device=n.device) - (n.cumsum(0) - n)[group]
 
 
-SEAM_UM = 3.0  # nuclei that the border of a picture cuts look like others when they are mirrored
+SEAM_UM = 3.0  # no labels this close to a seam, where cut nuclei are completed by their mirror images
 
 
 def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
-    """A picture smaller than a window, with whole mirror images to its right and below until it is large enough.
+    """Extend a picture smaller than a window by mirror images to its right and below.
 
-    Pixels within 3 um of a seam or of the old border do not count as annotated. Larger pictures are unchanged.
+    Pixels within 3 um of a seam or of the original border do not count as annotated. Larger pictures are unchanged.
 
     Args:
         image: labelled image, with its nuclei in its own pixels.
@@ -308,7 +308,7 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
 
 
 def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) -> Nuclei:
-    """The nuclei of every mirror image; every second column and row of them is reversed."""
+    """The nuclei of all mirror images; images in every second column and row are reversed."""
     size, parts = np.array(size_px), []
     xy, rays = torch.from_numpy(nuclei.xy).float()[None], torch.from_numpy(nuclei.rays)[None]
     for row, column in np.ndindex(repeats[1], repeats[0]):
@@ -320,13 +320,13 @@ def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) 
 
 
 class RegionBatch(NamedTuple):
-    """B windows with the K classes but the first.
+    """B windows with targets for K classes, which are all but the first.
 
     Attributes:
         pixels: (B, 3, S, S) float, 0 to 255.
         colour: (B, 3, 4) map in optical density.
-        label: (B, K) 1 or 0, of the image; -1 where pixels are labelled instead.
-        target: (B, K, S / 4, S / 4) 1 or 0; the image's label everywhere, or that of pixels.
+        label: (B, K) label of the image, 1 or 0; -1 if its pixels are labelled instead.
+        target: (B, K, S / 4, S / 4) 1 or 0, the label of the image, repeated, or of pixels.
         known: (B, K, S / 4, S / 4) 1 where the target is known, else 0.
     """
 
@@ -338,7 +338,7 @@ class RegionBatch(NamedTuple):
 
 
 class RegionWindows:
-    """Draws batches; a ``step`` gives the same batch on a CPU. Classes have equal frequency, and their images too.
+    """Draws batches that on a CPU depend only on their ``step``; classes, and images of a class, are equally frequent.
 
     Args:
         images: images at one mpp; those with labelled pixels count as one more class.
@@ -346,7 +346,7 @@ class RegionWindows:
         stains: (2, 3) reference stains, along which colour is varied.
         n_classes: C.
         settings: settings of the run.
-        device: device that holds the images and makes the windows.
+        device: device of the images and of the windows.
     """
 
     def __init__(
@@ -361,7 +361,7 @@ class RegionWindows:
         self.n_classes, self.device = n_classes, device
         self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
         self.augmentation, self.seed = settings.augmentation, settings.seed
-        margin = self.window_px // 2  # rotated windows reach beyond a picture of their own size
+        margin = self.window_px // 2  # rotated windows reach beyond pictures of the same size
         pictures = [cv2.copyMakeBorder(one.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101) for one in images]
         self.pictures = [torch.from_numpy(one).permute(2, 0, 1).contiguous().to(device) for one in pictures]
         self.sizes = torch.tensor([one.shape[1::-1] for one in pictures], dtype=torch.float32)
@@ -371,7 +371,7 @@ class RegionWindows:
         self.maps = [None if one.target is None else _shifted(one.target, margin, device) for one in images]
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
-        # Labels begin with -1, of images with labelled pixels, and ``bincount`` counts from 0.
+        # The label -1, of images with labelled pixels, becomes 0, at which ``bincount`` begins.
         self.weights = 1.0 / torch.bincount(self.labels + 1)[self.labels + 1]
 
     def __call__(self, step: int) -> RegionBatch:
@@ -400,6 +400,6 @@ class RegionWindows:
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
-    """The target plus one, so that unknown is 0 as in ``read_cells``, with an unknown margin."""
+    """The target plus one, with an unknown margin, so that unknown is 0 as in ``read_cells``."""
     known = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
     return torch.from_numpy(np.pad(known, margin)).to(device)

@@ -1,1 +1,1 @@
-"""The synthetic demo slide, with every nucleus known. No model is trained, tuned or fitted on it."""
+"""The synthetic demo slide, with all true nuclei. No model is trained, tuned or fitted on it."""

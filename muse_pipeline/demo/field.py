@@ -1,6 +1,6 @@
-"""Periodic fields in um: noise, from which all textures are made, and maps of glands, vessels, fat and lymphocytes.
+"""Periodic fields in um: noise for all textures, and maps of glands, vessels, fat and lymphocytes.
 
-Islands of any size are cut out of a field, so a slide can be of any size while its plan remains a few megabytes.
+Islands of any size are cut out of a field, so a plan of a few megabytes suffices for slides of any size.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from scipy.spatial import cKDTree
 
 PERIOD_UM, RASTER_UM = 3072.0, 2.0
 SIDE = int(PERIOD_UM / RASTER_UM)
-FLOW_SLOPE = 0.5  # of the fibres' texture, a whole number of periods goes into this part of a field
-SOLID_UM = 1e3  # deeper than any gland is wide: a nest without a lumen
+FLOW_SLOPE = 0.5  # along y; half a field must contain whole periods of the fibres' texture
+SOLID_UM = 1e3  # thickness larger than any gland, for nests without a lumen
 
 
 def smooth_noise(side: int, wavelength: float | tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """Periodic Gaussian noise of mean 0 and deviation 1 without structure much finer than ``wavelength``.
+    """Periodic Gaussian noise of mean 0 and deviation 1, with hardly any structure finer than ``wavelength``.
 
     Args:
         side: number of rows and of columns.
@@ -37,7 +37,7 @@ def smooth_noise(side: int, wavelength: float | tuple[float, float], rng: np.ran
 
 
 def smoothstep(values: np.ndarray, start: float, end: float) -> np.ndarray:
-    """A smooth S: 0 at ``start``, 1 at ``end``."""
+    """Smooth step from 0 at ``start`` to 1 at ``end``."""
     t = np.clip((values - start) * np.float32(1 / (end - start)), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -57,11 +57,11 @@ class Window:
         return self.size[0] * self.mpp, self.size[1] * self.mpp
 
     def moved(self, dx_um: float, dy_um: float) -> Window:
-        """The same rectangle elsewhere."""
+        """The rectangle, moved."""
         return Window(self.x_um + dx_um, self.y_um + dy_um, self.mpp, self.size)
 
     def widened(self, margin_px: int) -> Window:
-        """The same rectangle with ``margin_px`` more on every side."""
+        """The rectangle, enlarged by ``margin_px`` on every side."""
         width, height = self.size
         shift = margin_px * self.mpp
         return Window(self.x_um - shift, self.y_um - shift, self.mpp, (width + 2 * margin_px, height + 2 * margin_px))
@@ -143,7 +143,7 @@ def plan_field(rng: np.random.Generator) -> Field:
     crowd = _crowds(depth, noise[130.0], rng)
     lumen = np.minimum(_blurred(depth, 9) - wall + 4 * noise[50.0], depth - 11)
     hollow = np.maximum.reduce([lumen, vessel, _fat(np.maximum(depth, vessel), tumour, rng)])
-    around = -45 * np.exp(_blurred(np.maximum(depth, vessel), 6) / 45)  # fibres make way for glands and vessels
+    around = -45 * np.exp(_blurred(np.maximum(depth, vessel), 6) / 45)  # fibres bend around glands and vessels
     flow = around + 48 * noise[420.0] + 11 * noise[130.0] + 3.5 * noise[50.0]
     focus = smoothstep(smooth_noise(SIDE, 800 / RASTER_UM, rng), 1.3, 2.2)
     return Field(
@@ -153,9 +153,9 @@ def plan_field(rng: np.random.Generator) -> Field:
 
 
 def signed_distance_um(mask: np.ndarray) -> np.ndarray:
-    """Distance from the rim of a periodic mask, positive inside, in um."""
+    """Distance in um from the border of a periodic mask, positive inside."""
     pad = 200
-    # A wrapped margin makes the distances periodic, as far as they are shorter than it.
+    # A wrapped margin makes distances shorter than the margin periodic.
     wide = np.pad(mask.astype(np.uint8), pad, mode="wrap")
     inside = cv2.distanceTransform(wide, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     outside = cv2.distanceTransform(1 - wide, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -173,7 +173,7 @@ def _blurred(values: np.ndarray, sigma_um: float) -> np.ndarray:
 
 
 def _glands(tumour: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Mask of the glands, and the thickness of their epithelium in um (``SOLID_UM`` where there is no lumen)."""
+    """Mask of the glands, and the thickness of their epithelium in um (``SOLID_UM`` without a lumen)."""
     centres, radii = _pack(rng, n_tries=9000, radius_um=(20, 90), gap_um=(3, 18))
     inside = tumour[tuple((centres / RASTER_UM).astype(int).T[::-1])] + 0.25 * rng.standard_normal(len(centres)) > -0.35
     centres, radii = centres[inside], radii[inside]
@@ -204,7 +204,7 @@ def _warped(mask: np.ndarray, wall: np.ndarray, rng: np.random.Generator) -> tup
 def _pack(
     rng: np.random.Generator, n_tries: int, radius_um: tuple[float, float], gap_um: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Place random discs, large ones first, that do not touch earlier ones: centres (N, 2) and radii (N,) in um."""
+    """Place random discs without contact, large ones first; returns centres (N, 2) and radii (N,) in um."""
     radii = np.sort(np.exp(rng.uniform(*np.log(radius_um), n_tries)))[::-1]
     tries, gaps = rng.uniform(0, PERIOD_UM, (n_tries, 2)), rng.uniform(*gap_um, n_tries)
     kept = np.zeros(n_tries, bool)
@@ -216,7 +216,7 @@ def _pack(
 
 
 def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarray:
-    """A closed irregular outline of about this radius, (90, 2) um around 0."""
+    """A closed irregular outline with about this radius, (90, 2) um around 0."""
     angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
     aspect, turn = rng.uniform(0.75, 1.0), rng.uniform(0, np.pi)
     length = radius / np.hypot(np.cos(angles - turn), np.sin(angles - turn) / aspect)
@@ -226,7 +226,7 @@ def _wobbly(radius: float, wobble: float, rng: np.random.Generator) -> np.ndarra
 
 
 def _copies(polygon: np.ndarray) -> list[np.ndarray]:
-    """Copies of a polygon, shifted by whole periods, that are visible on the raster."""
+    """Copies of a polygon, shifted by whole periods, that reach into the raster."""
     low, high = polygon.min(0), polygon.max(0)
     shifts = [np.array([i, j]) * PERIOD_UM for i in (-1, 0, 1) for j in (-1, 0, 1)]
     return [shift for shift in shifts if ((low + shift < PERIOD_UM) & (high + shift > 0)).all()]
@@ -267,6 +267,6 @@ def _fat(solid: np.ndarray, tumour: np.ndarray, rng: np.random.Generator) -> np.
     points = (np.stack([columns, rows], -1) + 0.5) * RASTER_UM
     distance, nearest = cKDTree(cells, boxsize=PERIOD_UM).query(points, k=2)
     reach = rng.uniform(27, 46, len(cells))[nearest[:, 0]]
-    fat = np.full((SIDE, SIDE), -8, np.float32)  # a short slope: what lies outside a fat cell is ordinary stroma
+    fat = np.full((SIDE, SIDE), -8, np.float32)  # a short slope, as stroma begins at the rim of a fat cell
     fat[rows, columns] = np.minimum((distance[:, 1] - distance[:, 0]) / 2 - 1.2, reach - distance[:, 0])
     return _blurred(np.maximum(fat, -8), 2)

@@ -1,4 +1,4 @@
-"""The layout of the glass: islands of tissue, each stained a little differently, a fold and a stroke of a pen."""
+"""The layout of the glass: islands of tissue with slightly different stains, a fold and a pen stroke."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Island:
     Attributes:
         centre_um: (x, y) of the centre on the glass.
         radius_um: (N_ANGLES,) outline at angles 2 pi k / N_ANGLES.
-        shift_um: (x, y) in the field of the origin of the glass.
+        shift_um: (x, y) of the glass' origin in the field.
         stains: (2, 3) optical density per unit of haematoxylin and eosin.
     """
 
@@ -32,12 +32,12 @@ class Island:
     stains: np.ndarray
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray, rag: Texture) -> np.ndarray:
-        """Approximate depth in um of positions on the glass inside the ragged outline (negative: outside)."""
+        """Approximate depth in um of positions on the glass inside the ragged outline, negative outside."""
         x, y = np.broadcast_arrays(x_um - np.float32(self.centre_um[0]), y_um - np.float32(self.centre_um[1]))
         return self._inside_smooth(x, y) + 16 * rag.at(x, y) + 2.5 * rag.at(7 * x, 7 * y)
 
     def extent_um(self, window: Window) -> tuple[float, float]:
-        """Bounds of ``inside_um`` over a window, with a margin for ragged edges: below 0 is glass, above 0 tissue."""
+        """Bounds of ``inside_um`` in a window, with a margin for ragged edges; below 0 is glass, above 0 tissue."""
         x, y = Window(window.x_um, window.y_um, window.mpp, (1, 1)).centres()
         steps = np.linspace(0, 1, 9, dtype=np.float32)
         x, y = x + steps * window.size_um[0], y + steps[:, None] * window.size_um[1]
@@ -74,7 +74,7 @@ class Stroke:
     sway_um: float
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """Depth in um of positions inside the band (negative: outside)."""
+        """Depth in um of positions inside the band, negative outside."""
         along = self.end_um - self.start_um
         length = np.hypot(*along)
         ux, uy = (along / length).astype(np.float32)
@@ -82,7 +82,7 @@ class Stroke:
         travelled, aside = x * ux + y * uy, y * ux - x * uy
         bend = self.sway_um * np.sin(travelled * np.float32(5.3 / length)) + self.sway_um / 4 * np.sin(travelled / 61)
         taper = self.width_um / 2 * (1 + 0.15 * np.sin(travelled / 83))
-        beyond = np.maximum(np.abs(travelled - length / 2) - length / 2 + taper, 0)  # ends are round
+        beyond = np.maximum(np.abs(travelled - length / 2) - length / 2 + taper, 0)  # round ends
         return (taper - np.hypot(aside - bend, beyond)).astype(np.float32)
 
     def may_show(self, window: Window) -> bool:
@@ -104,7 +104,7 @@ class Layout:
 
 
 def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> Layout:
-    """Two rows of two islands with a total of ``area_mm2``, a fold through the third, a pen stroke on the glass."""
+    """Plan two rows of two islands with a total of ``area_mm2``, a fold in the third and a pen stroke on the glass."""
     parts = np.array([0.30, 0.22, 0.27, 0.21])
     outlines = [_outline(area_mm2 * 1e6 * part, rng) for part in parts]
     low, high = (np.array([pick(outline, 0) for outline, _ in outlines]) for pick in (np.min, np.max))
@@ -137,7 +137,7 @@ def _outline(area_um2: float, rng: np.random.Generator) -> tuple[np.ndarray, np.
 
 
 def _stains(i: int, rng: np.random.Generator) -> np.ndarray:
-    """Stain vectors of island ``i``: all slightly varied, one pale, one strong in eosin, one strong in haematoxylin."""
+    """Stain vectors of island ``i``: slightly varied; one island is pale, one rich in eosin, one in haematoxylin."""
     strength = ((1.0, 1.0), (0.86, 1.18), (1.12, 0.92), (0.84, 0.82))[i % 4]
     vectors = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.022, (2, 3))
     return (vectors * np.array(strength)[:, None]).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Render the plan as pixels: any block of the slide, at any pixel size, always the same.
+"""Render the plan as pixels: any block of the slide at any pixel size, reproducibly.
 
-Collagen, the cytoplasm of glands and empty space are between the nuclei. All parts are mixed as amounts of haematoxylin
-and eosin, and converted to light at the end.
+The space between nuclei is collagen, cytoplasm of glands or empty. All parts are mixed as amounts of haematoxylin and
+eosin, which are converted to light at the end.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ def survey(tissue: Tissue, window: Window) -> Ground:
     x, y = window.centres()
     flow += np.float32(FLOW_SLOPE) * y + 0.5 * coarse + 0.2 * fine
     fibre, thin, cleft = cv2.split(tissue.fibres.at(x + 0.25 * y + 2 * coarse, flow))
-    hollow += 0.5 * coarse * (depth > 0)  # the free ends of gland cells are frayed
+    hollow += 0.5 * coarse * (depth > 0)  # frayed free ends of gland cells
     return Ground(depth, hollow, loose, crowd, unevenness, defocus, 0.6 * fibre + 0.4 * thin, cleft, fine, coarse)
 
 
 def stain_ground(ground: Ground) -> np.ndarray:
-    """Amounts of haematoxylin and eosin without any nucleus: (h, w, 2) float32."""
+    """Amounts of haematoxylin and eosin outside nuclei: (h, w, 2) float32."""
     gland = smoothstep(ground.depth, -0.8, 0.8)
     haematoxylin, eosin = _mix(_stain_stroma(ground), _stain_gland(ground), gland)
     empty = smoothstep(ground.hollow, -0.7, 0.7)
     secretion = smoothstep(ground.unevenness, 0.2, 1.1) * gland * (0.16 + 0.05 * ground.coarse)
-    eosin += 0.16 * cv2.exp(-((ground.hollow + 1.1) ** 2))  # the lining of every empty space
+    eosin += 0.16 * cv2.exp(-((ground.hollow + 1.1) ** 2))  # lining of every empty space
     haematoxylin, eosin = _mix((haematoxylin, eosin), (0.0, secretion), empty)
     thickness = 1 + 0.05 * ground.unevenness
     return cv2.merge([haematoxylin * thickness, eosin * thickness])
 
 
 def _stain_stroma(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
-    """Collagen, pink and dense or pale and loose; pale among lymphocytes; clefts between its bundles."""
+    """Stains of collagen: dense or loose, pale among lymphocytes, with clefts between bundles."""
     loose, fibre = ground.loose, ground.fibre
     eosin = 0.68 + 0.20 * fibre + 0.07 * ground.fine - loose * (0.34 - 0.04 * fibre)
     haematoxylin = 0.05 + 0.10 * loose + 0.05 * fibre * loose + 0.03 * ground.fine
@@ -70,14 +70,14 @@ def _stain_stroma(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gaps(ground: Ground) -> np.ndarray:
-    """Gaps in the collagen: clefts along its fibres, and a rim where some glands have shrunk."""
+    """Gaps in the collagen: clefts along its fibres, and a rim around some shrunken glands."""
     cleft = smoothstep(ground.cleft + 0.25 * ground.loose - 0.8 * ground.crowd, 1.45, 1.8)
     rim = smoothstep(ground.depth, -5.5, -3.5) * smoothstep(ground.depth, -0.4, -1.6)
     return np.maximum(cleft, rim * smoothstep(ground.unevenness + 0.4 * ground.fibre, 0.3, 0.9))
 
 
 def _stain_gland(ground: Ground) -> tuple[np.ndarray, np.ndarray]:
-    """Grainy cytoplasm, paler towards the lumen."""
+    """Stains of grainy cytoplasm, paler towards the lumen."""
     apex = smoothstep(ground.hollow, -11, -1)
     haematoxylin = 0.30 + 0.07 * ground.coarse + 0.05 * ground.fine - 0.06 * apex
     eosin = 0.44 + 0.08 * ground.coarse + 0.06 * ground.fine - 0.12 * apex
@@ -89,15 +89,15 @@ def _mix(below: tuple, above: tuple, part: np.ndarray) -> tuple[np.ndarray, np.n
     return tuple(low + part * (high - low) for low, high in zip(below, above, strict=True))
 
 
-FINEST_MPP = 0.25  # coarser slides are painted at least this finely and averaged, as a camera does
+FINEST_MPP = 0.25  # coarser slides are painted at least this finely, then averaged as by a camera
 HALO_UM, FOLD_HALO_UM = 4.0, 28.0
-BLOCK_PX = 512  # small enough for the processor's caches
-OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # blur, as deviations
+BLOCK_PX = 512  # fits into the processor's caches
+OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # standard deviations of the blur
 GLASS = (243, 243, 245)
 PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
-CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # within the cells of each kind
-BROWN = np.array([0.62, 1.31, 1.79])  # DAB, optical density per unit of what is haematoxylin in H&E
-SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # of nuclei, ground, marked nuclei
+CELL_EOSIN = np.array([0.22, 0.20, 0.28, 1.15], np.float32)  # eosin within the cells of each kind
+BROWN = np.array([0.62, 1.31, 1.79])  # optical density of DAB per unit of haematoxylin in H&E
+SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])  # nuclei, ground, marked nuclei
 
 
 def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np.ndarray:
@@ -106,7 +106,7 @@ def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np
     Args:
         tissue: the plan.
         window: rectangle to paint.
-        marked: kind of nuclei (``stamps.CLASSES``) that are brown in an immunostain, which is painted in place of H&E.
+        marked: kind of nuclei (``stamps.CLASSES``) that are brown; an immunostain is then painted instead of H&E.
     """
     width, height = window.size
     times = max(1, int(np.ceil(window.mpp / FINEST_MPP - 1e-9)))
@@ -141,7 +141,7 @@ def is_blank(tissue: Tissue, window: Window) -> bool:
 
 
 def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | None) -> np.ndarray:
-    """Optical density of one island: (h, w, 3) float32. It is computed with a halo for blur and fold, then cropped."""
+    """Optical density (h, w, 3) float32 of one island, computed with a halo for blur and fold."""
     folded = tissue.layout.fold.may_show(window)
     halo = int(np.ceil((FOLD_HALO_UM if folded else HALO_UM) / window.mpp))
     wide = window.widened(halo)
@@ -179,7 +179,7 @@ def _press_cells(tissue: Tissue, island: Island, stain: np.ndarray, window: Wind
 
 
 def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
-    """Overlay, within the fold, a second layer of tissue that is displaced and out of focus."""
+    """Add, within the fold, a second layer of tissue that is displaced and out of focus."""
     shift = np.array([[1, 0, 13.0 / window.mpp], [0, 1, -17.0 / window.mpp]])
     second = cv2.GaussianBlur(stain, (0, 0), 1.6 / window.mpp)
     second = cv2.warpAffine(second, shift, window.size, borderMode=cv2.BORDER_REPLICATE)
@@ -203,7 +203,7 @@ def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
 
 
 def _camera_noise(noise: np.ndarray, window: Window) -> np.ndarray:
-    """The camera's noise in grey levels, (h, w, 3), the same for a pixel however the slide is divided."""
+    """Camera noise in grey levels, (h, w, 3), which for each pixel does not depend on the window."""
     column, row = (round(start / window.mpp) for start in (window.x_um, window.y_um))
     rows = noise[np.arange(row, row + window.size[1]) % len(noise)]
     return rows.take(np.arange(column, column + window.size[0]) % len(noise), axis=1)

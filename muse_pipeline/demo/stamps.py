@@ -1,4 +1,4 @@
-"""A stock of nuclei, drawn once in fine detail; every nucleus of a slide is one of them, rotated and scaled."""
+"""A stock of nuclei, drawn once in fine detail; the nuclei of a slide are rotated and scaled copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from muse_pipeline.demo.field import Window, smooth_noise, smoothstep
 
 CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
-LYMPHOCYTE, EPITHELIAL, STROMA, RED_CELL = range(4)  # a red cell has no nucleus and is no truth
+LYMPHOCYTE, EPITHELIAL, STROMA, RED_CELL = range(4)  # red cells have no nucleus and are not in the truth
 
 STAMP_UM, STAMP_SIDE, STAMP_RAYS = 0.125, 168, 96
 
@@ -53,7 +53,7 @@ class Stamps:
     """The stock of drawn nuclei.
 
     Attributes:
-        density: (S, side, side, 2) uint8: coverage / 255, and haematoxylin in steps of ``DENSITY_STEP``.
+        density: (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of ``DENSITY_STEP``.
         radius_um: (S, STAMP_RAYS) outlines, at angles 2 pi k / STAMP_RAYS.
         axes_um: (S, 2) half of the long and of the short axis.
         kind: (S,) index into ``KINDS``; the long axis of every stamp lies along x.
@@ -85,7 +85,7 @@ class Stamps:
         """Draw one nucleus on the lattice of ``window``.
 
         Returns:
-            (row, column) of the corner in the window, which the nucleus may overhang, and (h, w, 2) uint8.
+            (row, column) of the corner, which may lie outside the window, and (h, w, 2) uint8.
         """
         reach = self.radius_um[stamp].max() * scale + 1.0
         column = int(np.floor((x_um - reach - window.x_um) / window.mpp))
@@ -96,7 +96,7 @@ class Stamps:
         dx = column + 0.5 - (x_um - window.x_um) / window.mpp
         dy = row + 0.5 - (y_um - window.y_um) / window.mpp
         middle = STAMP_SIDE / 2 - 0.5
-        # The matrix leads from pixels of the window to pixels of the stamp: turned back, then mirrored.
+        # The matrix maps pixels of the window to pixels of the stamp: rotated back, then mirrored.
         matrix = np.array(
             [
                 [cosine, sine, cosine * dx + sine * dy + middle],
@@ -125,7 +125,7 @@ def _draw(kind: Kind, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray,
     x, y = np.meshgrid(offsets, offsets)
     angles = np.arange(STAMP_RAYS) * (2 * np.pi / STAMP_RAYS)
     edge = np.interp(np.arctan2(y, x), angles, radius, period=2 * np.pi)
-    depth = (edge - np.hypot(x, y)) * half[1] / edge  # along the ray, shortened to about the distance from the rim
+    depth = (edge - np.hypot(x, y)) * half[1] / edge  # depth along the ray, scaled to about the distance from the rim
     cover = smoothstep(depth, -0.18, 0.18)
     density = cover * np.maximum(_chromatin(kind, x, y, depth, rng), 0.15 if kind.clumps else 0)
     print_ = np.stack([cover * 255, np.minimum(density / DENSITY_STEP, 255)], -1)

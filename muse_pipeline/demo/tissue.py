@@ -1,4 +1,4 @@
-"""The complete plan of a synthetic slide: the positions of its cells, and its true nuclei.
+"""The plan of a synthetic slide: the positions of its cells, and its true nuclei.
 
 Epithelium is in glands, spindle cells along fibres, and lymphocytes in crowds.
 """
@@ -20,7 +20,7 @@ from muse_pipeline.nuclei.table import Nuclei
 
 @dataclass(frozen=True)
 class Cells:
-    """N cells of the field, columns of equal length.
+    """N cells of the field, as arrays of equal length.
 
     Attributes:
         xy_um: (N, 2) positions of the centres.
@@ -44,7 +44,7 @@ class Cells:
         return len(self.xy_um)
 
     def __getitem__(self, index: np.ndarray) -> Cells:
-        """The cells chosen by a mask or an index array."""
+        """The cells selected by a mask or an index array."""
         return Cells(*(getattr(self, column.name)[index] for column in fields(self)))
 
 
@@ -62,7 +62,7 @@ def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> Cell
         stamp[kind == one] = rng.choice(stamps.of_kind(one), (kind == one).sum())
     scale = rng.normal(1, 0.05, n).clip(0.88, 1.12)
     strength = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(rng.random(n) < 0.06, 0.62, 1)
-    angle = angle.round(3)  # it comes from filtered maps, whose last digit is not the same at every run
+    angle = angle.round(3)  # rounded, because the last digits of filtered maps differ between runs
     cells = Cells(xy, kind, stamp, angle, rng.choice([-1, 1], n), scale, strength)
     return cells[_without_overlap(cells, stamps, rank)]
 
@@ -72,7 +72,7 @@ def _epithelium(field: Field, rng: np.random.Generator):
     depth, hollow, *_ = _at(field.shape, xy)
     xy, depth = xy[(depth > 5) & (hollow < -5)], depth[(depth > 5) & (hollow < -5)]
     outwards = _direction(field.shape.values[..., 0], xy)
-    row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))  # the basal row is filled first, then what lies above it
+    row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))  # the basal row is filled first, then the rows above
     angle = outwards + rng.normal(0, 0.3, len(xy)) + (depth > 14) * rng.uniform(-1.2, 1.2, len(xy))
     return xy, np.full(len(xy), EPITHELIAL), angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
 
@@ -83,7 +83,7 @@ def _lymphocytes(field: Field, rng: np.random.Generator):
     crowd = _at(field.state, xy)[0]
     likely = np.where(depth < -3, 0.03 + 0.97 * crowd**1.5, 0.02 * (depth > 5))
     xy = xy[(rng.random(len(xy)) < likely) & (hollow < -4)]
-    # They are placed after the spindles of a crowd, and before the last gaps of the epithelium are filled.
+    # Placed after the spindle cells of a crowd, but before the last gaps of the epithelium are filled.
     return xy, np.full(len(xy), LYMPHOCYTE), rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
 
 
@@ -105,7 +105,7 @@ def _red_cells(field: Field, rng: np.random.Generator):
 
 
 def _jittered_lattice(spacing_um: float, jitter_um: float, rng: np.random.Generator) -> np.ndarray:
-    """Positions (N, 2) in um that fill the field more evenly than random ones."""
+    """Positions (N, 2) in um that cover the field more evenly than random ones."""
     columns = round(PERIOD_UM / spacing_um)
     rows = 2 * round(PERIOD_UM / (spacing_um * 3**0.5))
     row, column = np.indices((rows, columns)).reshape(2, -1)
@@ -129,13 +129,13 @@ def _direction(values: np.ndarray, xy: np.ndarray, slope_y: float = 0.0) -> np.n
 
 
 def _without_overlap(cells: Cells, stamps: Stamps, rank: np.ndarray) -> np.ndarray:
-    """Indices of cells that do not overlap, those of lower ``rank`` first.
+    """Indices of cells without overlap, preferring cells of lower ``rank``.
 
-    A cell counts as three discs along its long axis. In every round a cell is kept if it outranks all cells that it
-    collides with, and these are removed; a few rounds are sufficient.
+    A cell is represented by three discs along its long axis. In each of a few rounds, cells that outrank all their
+    colliding cells are kept, and those cells are removed.
     """
     first, second = _collisions(cells, stamps)
-    state = np.zeros(len(cells), np.int8)  # 0 open, 1 stays, -1 goes
+    state = np.zeros(len(cells), np.int8)  # 0 undecided, 1 kept, -1 removed
     while len(first):
         loser = np.where(rank[first] < rank[second], second, first)
         beaten = np.zeros(len(cells), bool)
@@ -192,14 +192,14 @@ class Tissue:
 
 
 def disable_ipp() -> None:
-    """Disable Intel's IPP in this thread: the last bits of its results depend on the alignment of memory."""
+    """Disable Intel's IPP in this thread, because the last bits of its results depend on memory alignment."""
     cv2.ipp.setUseIPP(False)
 
 
 def plan_tissue(area_mm2: float, seed: int) -> Tissue:
     """Plan a slide with about ``area_mm2`` of tissue, determined by ``seed``; lengths are um."""
     disable_ipp()
-    # A stream for each part, so that a change of one leaves the others as they are.
+    # Each part has its own random stream, so that a change of one does not affect the others.
     layout_rng, stamp_rng, field_rng, cell_rng, texture_rng = np.random.default_rng(seed).spawn(5)
     stamps, field = draw_stamps(stamp_rng), plan_field(field_rng)
     return Tissue(

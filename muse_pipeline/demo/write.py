@@ -1,8 +1,8 @@
 """The demo's folder: the slide, its true nuclei, and a sheet and a config to run the workflow on it.
 
 The slide is a tiled, JPEG-compressed pyramid in the manner of Aperio's scanners, written block by block; its levels are
-1, 4 and 16 times smaller. Only compressed tiles of one row of blocks, one row of the smallest level's tiles and a
-thumbnail are held at a time; finished tiles of the smaller levels wait in a temporary file.
+1, 4 and 16 times smaller. Memory holds only the compressed tiles of one row of blocks, one row of tiles of the smallest
+level and a thumbnail; finished tiles of the smaller levels are stored in a temporary file.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from muse_pipeline.demo.stamps import CLASSES, LYMPHOCYTE
 from muse_pipeline.demo.tissue import TRUTH_RAYS, Tissue, disable_ipp, plan_tissue, true_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 
-TILE_PX, BLOCK_PX = 256, 1024  # a block is one tile of the level that is four times smaller
+TILE_PX, BLOCK_PX = 256, 1024  # a block becomes one tile of the next level, which is four times smaller
 QUALITY = 80
 PaintBlock = Callable[[int, int], np.ndarray]
 
 
 class TileSpool:
-    """Compressed tiles of one level, waiting on disk until that level is written."""
+    """Compressed tiles of one level, stored on disk until that level is written."""
 
     def __init__(self) -> None:
         self._file = TemporaryFile()  # noqa: SIM115  closed, and gone, when drained
@@ -55,7 +55,7 @@ class TileSpool:
 
 
 class PyramidPainter:
-    """Paints rows of blocks and yields their tiles; data for the smaller levels are collected meanwhile.
+    """Paints rows of blocks and yields their tiles, and collects data for the smaller levels.
 
     Args:
         paint: function from (column, row) of a block to its (BLOCK_PX, BLOCK_PX, 3) uint8 pixels.
@@ -70,7 +70,7 @@ class PyramidPainter:
         self._strip = np.full((TILE_PX, -(-n_blocks[0] // 4) * TILE_PX, 3), 255, np.uint8)
 
     def tiles(self) -> Iterator[bytes]:
-        """Tiles of level 0, one by one."""
+        """Yield the tiles of level 0."""
         columns, rows = self.n_blocks
         with ThreadPoolExecutor(self.threads, initializer=disable_ipp) as pool:
             for row in range(rows):
@@ -100,20 +100,20 @@ class PyramidPainter:
 
 
 def encode(rgb: np.ndarray) -> bytes:
-    """JPEG with half the colour resolution in both directions."""
+    """Encode as JPEG with half the colour resolution in both directions."""
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     return cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY, *sampling])[1].tobytes()
 
 
 def write_pyramid(path: Path, paint: PaintBlock, n_blocks: tuple[int, int], mpp: float, threads: int) -> None:
-    """Write the slide to ``path`` in the order that Aperio's readers expect: level 0, thumbnail, smaller levels."""
+    """Write the slide to ``path``, in the order that Aperio's readers expect: level 0, thumbnail, smaller levels."""
     painter = PyramidPainter(paint, n_blocks, threads)
     width, height = (n * BLOCK_PX for n in n_blocks)
     plain = {"metadata": None, "software": False}
     jpeg = {"photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2)}
     tiled = {**plain, **jpeg, "dtype": np.uint8, "tile": (TILE_PX, TILE_PX)}
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
-        # Writing level 0 paints the slide, which fills the thumbnail and the spools of the smaller levels.
+        # Writing level 0 also fills the thumbnail and the spools of the smaller levels.
         tiff.write(
             painter.tiles(),
             shape=(height, width, 3),
@@ -128,7 +128,7 @@ def write_pyramid(path: Path, paint: PaintBlock, n_blocks: tuple[int, int], mpp:
 
 
 def describe(width: int, height: int, mpp: float) -> str:
-    """The description by which OpenSlide and tiffslide recognise the format and the size of a pixel."""
+    """The description from which OpenSlide and tiffslide recognise the format and the size of a pixel."""
     return (
         f"Aperio Image Library v0 (drawn by muse demo-slide)\r\n{width}x{height} ({TILE_PX}x{TILE_PX}) JPEG/RGB "
         f"Q={QUALITY}|AppMag = {10 / mpp:g}|MPP = {mpp:g}"
@@ -237,7 +237,7 @@ def _to_table(nuclei: Nuclei) -> pa.Table:
 
 
 def _painter(blocks: Blocks):
-    """Painter of blocks; blocks of pure glass are painted once, since the camera's noise repeats with each block."""
+    """Painter of blocks; empty glass is painted once, because the camera's noise repeats with each block."""
     glass = paint_block(blocks.tissue, Window(-1e3 * blocks.mpp * BLOCK_PX, 0, blocks.mpp, (BLOCK_PX, BLOCK_PX)))
 
     def paint(column: int, row: int) -> np.ndarray:
@@ -259,7 +259,7 @@ def _painter_of_partner(blocks: Blocks):
 
 
 def _on_glass(tissue: Tissue, side_um: float | None) -> Tissue:
-    """The same tissue on a glass of another size.
+    """The tissue on a glass of another size.
 
     Raises:
         ConfigError: the tissue does not fit.
@@ -274,7 +274,7 @@ def _on_glass(tissue: Tissue, side_um: float | None) -> Tissue:
 def _check(area_mm2: float, mpp: float) -> None:
     if not 0.05 <= area_mm2 <= 2000:
         raise ConfigError(f"--area-mm2 {area_mm2:g}: a drawn slide has 0.05 to 2000 mm2 of tissue; choose within")
-    # A block of the truth must be narrower than the period of the tissue, or cells would be left out.
+    # Blocks of the truth must be narrower than the period of the tissue; otherwise cells would be left out.
     if not 0.1 <= mpp <= 2.5:
         raise ConfigError(f"--mpp {mpp:g}: a drawn slide has 0.1 to 2.5 um per pixel; choose within")
 

@@ -11,7 +11,7 @@ REPEATS = 1000
 
 
 def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Share of pairs of a positive and a negative that ``scores`` (N,) order correctly, with ties counted half.
+    """Area under the ROC curve of ``scores`` (N,), with ties counted half; NaN without positives or negatives.
 
     It is NaN without both kinds.
     """
@@ -27,7 +27,7 @@ def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
 
 
 def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequence[str]) -> tuple[float, float] | None:
-    """95 % interval of ``area_under_curve`` by drawing whole patients; None for a single patient.
+    """95 % bootstrap interval of ``area_under_curve`` over patients; None for a single patient.
 
     Args:
         scores: (N,) scores.
@@ -44,7 +44,7 @@ def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequenc
 
 
 def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
-    """Sums over as many groups as there are, drawn with replacement with all their members.
+    """Bootstrap sums: as many groups as there are, drawn with replacement and with all their members.
 
     Scores computed from sums (F1, PQ, accuracy) are then computed once per draw.
 
@@ -64,7 +64,7 @@ def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPE
 
 
 def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float, float] | None:
-    """The central 95 % of ``draws`` (repeats,) without NaN; None for a single group."""
+    """Central 95 % interval of ``draws`` (repeats,), NaN excluded; None for a single group."""
     finite = draws[np.isfinite(draws)]
     if len(set(groups)) < 2 or not len(finite):
         return None
@@ -72,7 +72,7 @@ def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float
     return float(low), float(high)
 
 
-MIN_PATIENTS = 6  # five that all agree do so by chance once in sixteen times, and their bootstrap never doubts it
+MIN_PATIENTS = 6  # five patients agree by chance once in sixteen times, and their interval then excludes 0
 
 
 def compare_scores(
@@ -84,12 +84,12 @@ def compare_scores(
 ) -> dict[str, Any]:
     """Scores of two networks, their difference (after minus before) with a 95 % interval over patients.
 
-    The same patients are drawn for both, so that patients who are hard for both do not widen the interval.
+    The same patients are drawn for both networks, so that differences between patients do not widen the interval.
 
     Args:
         before: (N, ...) counts of N patients.
         after: (N, ...) counts of the same shape.
-        patients: (N,) their names.
+        patients: (N,) names of the patients.
         score: function from summed counts (..., *counts) to scores (...); higher is better.
         repeats: number of draws of the bootstrap.
     """

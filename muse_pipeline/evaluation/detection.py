@@ -12,11 +12,12 @@ from muse_pipeline.nuclei.table import Nuclei
 
 
 def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarray, radius: float) -> np.ndarray:
-    """By descending score, match each prediction with the nearest true point within ``radius`` that is still free.
+    """By descending score, match each prediction with the nearest unmatched true point within ``radius``.
 
-    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). All true points rank predictions by
-    score, so the sequence has one stable outcome, and deferred acceptance finds it: every unmatched prediction
-    proposes to its nearest point that has not rejected it, and every point keeps the prediction of highest score.
+    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). It is computed for all predictions at
+    once by deferred acceptance: every unmatched prediction proposes to its nearest point that has not rejected it, and
+    every point keeps the prediction of highest score. The result is the same, because all points rank predictions by
+    score.
 
     Args:
         predicted_xy: (P, 2) predicted points.
@@ -36,13 +37,13 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
     start = np.searchsorted(asker, np.arange(len(predicted_xy) + 1))
     rank = np.empty(len(score), int)
     rank[np.lexsort((np.arange(len(score)), -np.asarray(score)))] = np.arange(len(score))
-    following = start[:-1].copy()  # the next wish of each prediction
+    following = start[:-1].copy()  # position of the next proposal of each prediction
     holder = np.full(len(true_xy), -1)
     free = np.flatnonzero(following < start[1:])
     while len(free):
         wish = point[following[free]]
         following[free] += 1
-        # Of its holder and those that propose to it now, a point keeps the one of best rank.
+        # A point keeps the best-ranked of its current prediction and those that propose to it in this round.
         best = np.full(len(true_xy), len(score))
         held = np.flatnonzero(holder >= 0)
         best[held] = rank[holder[held]]
@@ -64,7 +65,7 @@ RADIUS_UM = 3.0
 
 @dataclass(frozen=True)
 class DetectionCounts:
-    """True positives, false positives and false negatives: row 0 of any class, rows 1.. of each class.
+    """True positives, false positives and false negatives: row 0 for any class, rows 1.. for each class.
 
     Attributes:
         values: (..., C + 1, 3); leading axes are draws of the bootstrap.
@@ -118,8 +119,9 @@ class Matches:
     Attributes:
         predicted_label: (P,) class index, -1 unknown.
         true_label: (T,) class index, -1 unknown.
-        taken: (C + 1, P) index of the matched true nucleus, -1 for none: row 0 of any class, row 1 + c within class c.
-        judged: (P,) bool, True if the truth is complete at the prediction, which may thus be a false positive.
+        taken: (C + 1, P) index of the matched true nucleus, -1 for none: row 0 regardless of class, row 1 + c within
+            class c.
+        judged: (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive.
     """
 
     predicted_label: np.ndarray
@@ -129,10 +131,10 @@ class Matches:
 
     @property
     def counts(self) -> DetectionCounts:
-        """Detection counts; matches with nuclei of unknown class do not count for classes."""
+        """Detection counts; matches with nuclei of unknown class are left out of the counts of classes."""
         rows = []
         of_unknown_class = (
-            # The index -1 of an unmatched prediction reads the last nucleus, which the first condition discards.
+            # The index -1 of an unmatched prediction selects the last nucleus, which the first condition discards.
             (self.taken[0] >= 0) & (self.true_label[self.taken[0]] < 0) if len(self.true_label) else False
         )
         for index, taken in enumerate(self.taken):
@@ -145,9 +147,9 @@ class Matches:
 
     @property
     def confusion(self) -> np.ndarray:
-        """(C + 1, C + 1) counts, true class by predicted class; the last row is spurious, the last column missed.
+        """(C + 1, C + 1) counts, true class by predicted class; last row: false positives, last column: missed nuclei.
 
-        Pairs are those of detection (row 0 of ``taken``); nuclei of unknown class, true or predicted, are left out.
+        Pairs are matched regardless of class (row 0 of ``taken``); nuclei of unknown class are left out.
         """
         n_classes = len(self.taken) - 1
         matrix = np.zeros((n_classes + 1, n_classes + 1), int)
@@ -163,7 +165,7 @@ class Matches:
 
     @property
     def n_set_aside(self) -> int:
-        """Predictions that are neither right nor wrong: outside the annotated region and without a match in it."""
+        """Number of unmatched predictions outside the annotated region, which count neither as right nor as wrong."""
         return int((~self.judged & (self.taken[0] < 0)).sum())
 
 

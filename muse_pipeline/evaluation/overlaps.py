@@ -40,17 +40,17 @@ class Overlaps:
         return self.shared / self.union
 
     def keep(self, found: np.ndarray, true: np.ndarray) -> Overlaps:
-        """The pairs of outlines chosen by masks (P,) and (T,); indices and areas are unchanged."""
+        """Keep only pairs of the outlines selected by masks (P,) and (T,); indices and areas are unchanged."""
         pair = found[self.found] & true[self.true]
         return replace(self, found=self.found[pair], true=self.true[pair], shared=self.shared[pair])
 
     def match(self, above: float = 0.0) -> np.ndarray:
-        """Pairs (M,), as indices into the E, of the one-to-one matching of largest total IoU, each IoU above ``above``.
+        """Indices (M,) of the pairs of the one-to-one matching with the largest total IoU, using IoUs above ``above``.
 
-        Above one half, at most one found outline can cover a true one, unless found outlines overlap each other.
+        With ``above`` at 0.5 or more, matches are unique unless found outlines overlap each other.
         """
         kept = np.flatnonzero(self.iou > above)
-        # Outlines of different clusters do not compete, so small problems of assignment replace a large one.
+        # Outlines in different clusters do not compete, so each cluster is a small assignment problem.
         edges = coo_array((np.ones(len(kept)), (self.found[kept], len(self.found_area) + self.true[kept])), self._nodes)
         cluster = connected_components(edges, directed=False)[1][self.found[kept]]
         order = np.argsort(cluster, kind="stable")
@@ -88,7 +88,7 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True)
 class PanopticCounts:
-    """Sums over slides: row 0 of any class (bPQ), rows 1.. of each class (mPQ is their mean).
+    """Sums over slides: row 0 for any class (bPQ), rows 1.. for each class (mPQ is their mean).
 
     Attributes:
         values: (..., C + 1, 4) sum of IoU, true positives, false positives, false negatives; leading axes are draws of
@@ -133,8 +133,8 @@ def count_panoptic(
 ) -> PanopticCounts:
     """Sums for the PQ of one slide.
 
-    Classes are matched separately, as the definition requires. As for F1, detected outlines on true nuclei of unknown
-    class do not count for classes.
+    Classes are matched separately, as the definition requires. As for F1, detected outlines that match true nuclei of
+    unknown class are left out of the sums of classes.
 
     Args:
         overlaps: overlaps of P found and T true outlines.
@@ -162,14 +162,14 @@ def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.n
 
 
 def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
-    """The two areas whose ratio is the AJI, intersection and union; they are summed over slides.
+    """Intersection and union areas, whose ratio, summed over slides, is the AJI.
 
-    Each true nucleus is paired with the found one of largest IoU; unmatched found ones add their area to the union, if
-    they are ``judged`` (P,), as in ``detection.Matches``.
+    Each true nucleus is paired with the found nucleus of largest IoU. Unmatched found nuclei that are ``judged`` (P,;
+    ``detection.Matches``) add their areas to the union.
     """
-    order = np.lexsort((-overlaps.found, overlaps.iou))  # of equals the first found one stays
+    order = np.lexsort((-overlaps.found, overlaps.iou))  # for equal IoU the first found outline wins
     best = np.full(len(overlaps.true_area), -1)
-    best[overlaps.true[order]] = order  # of several assignments to one index the last stays
+    best[overlaps.true[order]] = order  # the last assignment to an index wins
     pairs = best[best >= 0]
     unused = np.ones(len(overlaps.found_area), bool) if judged is None else judged.copy()
     unused[overlaps.found[pairs]] = False

@@ -1,7 +1,7 @@
 """Reliability of class probabilities: predicted probability against observed accuracy.
 
 Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: expected calibration error of the likeliest class,
-and temperature scaling. Counted over detected nuclei that match a true one of known class; spurious ones have no class.
+and temperature scaling. Only detected nuclei that match a true nucleus of known class are counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class CalibrationCounts:
-    """Counts of nuclei by the probability of their likeliest class.
+    """Counts of nuclei in bins of the probability of their likeliest class.
 
     Attributes:
         values: (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws of the
@@ -92,12 +92,12 @@ def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCo
 
 
 def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
-    """Draw as PNG a panel per entry of ``panels``, each from ``CalibrationCounts.describe``.
+    """Draw a PNG with a panel per entry of ``panels``, each a result of ``CalibrationCounts.describe``.
 
-    The area of a dot is its share of the nuclei; dots on the diagonal are calibrated.
+    The area of a dot is proportional to its number of nuclei; dots on the diagonal are calibrated.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's
+    from matplotlib.figure import Figure  # not pyplot, whose state is global
 
     figure = Figure(figsize=(3.2 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""Compare one slide's nuclei with its truth: all counts from which the scores of a cohort are computed."""
+"""Compare the nuclei of a slide with its truth: the counts from which the scores of a cohort are computed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask
 
-FAR_UM = 100.0  # in tissue a nucleus has another within it
+FAR_UM = 100.0  # in tissue, a nucleus has a neighbour within this distance
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Rules:
 
     Attributes:
         radius_um: largest distance of a match.
-        min_score: least score of the detected nuclei; None keeps all in the table.
+        min_score: lowest score of detected nuclei that are used; None uses all in the table.
         frame: "qupath" if GeoJSON counts from the corner of the scanner's bounds, else "openslide".
         class_map: map of the classes of the truth, as in ``truth.read_truth``.
     """
@@ -54,9 +54,9 @@ class SlideScore:
         threshold: score threshold of the model, if its card has one.
         n_found: number of nuclei in the table at the score cut.
         n_true: number of counted true nuclei.
-        n_unknown: number of these without a class.
+        n_unknown: number of counted true nuclei without a class.
         matches: matched nuclei.
-        calibration: found nuclei of known true class by their class probability, or None if there is only one class.
+        calibration: counts of found nuclei by class probability, if their true class is known; None for a single class.
         panoptic: sums of PQ, or None if the truth has no outlines.
         jaccard: (2,) areas of AJI, or None if the truth has no outlines.
         region_mm2: area of the annotated region, or None if the whole slide counts.
@@ -65,8 +65,8 @@ class SlideScore:
         checked_against_slide: True if the size of the slide was known.
         true_in_tissue: number of counted true nuclei in the searched tissue; None if unknown.
         roi: name of the file of the region to which the results are restricted, or None.
-        found_far: number of found nuclei that may be false and lie farther than ``FAR_UM`` from every true one.
-        names_classes: True if the truth has any class, even of an ignored nucleus.
+        found_far: number of judged found nuclei that lie farther than ``FAR_UM`` from every true one.
+        names_classes: True if any nucleus of the truth, even an ignored one, has a class.
     """
 
     slide_id: str
@@ -107,7 +107,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     size_px, offset_px = _read_size(pair.nuclei), qupath_offset_px(provenance.bounds, rules.frame)
     if rules.min_score is not None and threshold is not None and rules.min_score < threshold:
         raise NucleiError(
-            f"{pair.nuclei}: holds nuclei from a score of {threshold:g} only, which is above --score "
+            f"{pair.nuclei}: contains only nuclei with a score of {threshold:g} or more, above --score "
             f"{rules.min_score:g}; raise it, or export the model with a lower threshold and detect again"
         )
     truth = read_truth(pair.truth, classes, mpp, offset_px, size_px, rules.class_map)
@@ -118,7 +118,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     if len(on_slide) and not on_slide.any():
         x, y = truth.nuclei.xy[0]
         raise LabelError(
-            f"{pair.truth}: not one true nucleus lies on slide '{pair.slide_id}' (the first at x {x:.0f}, y {y:.0f}); "
+            f"{pair.truth}: no true nucleus lies on slide '{pair.slide_id}' (the first at x {x:.0f}, y {y:.0f}); "
             "give the truth of this slide, in its level-0 pixels, x before y"
         )
     in_region = on_slide & _inside(region, truth.nuclei.xy)
@@ -129,7 +129,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     judged = _inside(region, found.xy)
     matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     if counted.accepted is not None:
-        # The true nuclei get other labels by their matches, so classes are matched once more.
+        # Matches may change the labels of true nuclei, so classes are matched once more.
         _choose_accepted(counted, matches)
         matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
@@ -158,11 +158,11 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     )
 
 
-LEAST_TRUE, MOST = 5, 0.5  # of true nuclei; at random up to a quarter lie within 3 um of a found one
+LEAST_TRUE, MOST = 5, 0.5  # number and share of true nuclei; up to a quarter lie within 3 um of a found one by chance
 
 
 def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
-    """Reject true nuclei if with x and y exchanged at least half, and twice as many, match detected ones.
+    """Reject truth of which at least half, and twice as many as now, match detected nuclei with x and y exchanged.
 
     Raises:
         LabelError: x and y are exchanged.
@@ -177,13 +177,13 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
     )
     if exchanged >= MOST and exchanged > 2 * given:
         raise LabelError(
-            f"{path}: {given:.0%} of its nuclei lie on found ones as they are, and {exchanged:.0%} with x and y "
+            f"{path}: {given:.0%} of its nuclei match found ones as they are, and {exchanged:.0%} with x and y "
             "exchanged; exchange them"
         )
 
 
 def _choose_accepted(truth: Truth, matches: Matches) -> None:
-    """Label true nuclei with several accepted classes, in place, like the matched nucleus if it has one of them."""
+    """Give true nuclei with several accepted classes the class of the matched nucleus, if accepted, in place."""
     taken = matches.taken[0]
     found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
     right = found[truth.accepted[taken[found], matches.predicted_label[found]]]
@@ -191,7 +191,7 @@ def _choose_accepted(truth: Truth, matches: Matches) -> None:
 
 
 def _read_size(nuclei: Path) -> tuple[int, int] | None:
-    """The size of the slide in px; None without a ``slide.json`` beside the table."""
+    """The (width, height) of the slide in px; None without a ``slide.json`` beside the table."""
     info = SlideFiles(nuclei.parent).info
     try:
         return tuple(read_json(info)["size_px"]) if info.is_file() else None
@@ -209,19 +209,19 @@ def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
 def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> int | None:
     try:
         return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
-    except StoreError:  # no score depends on it
+    except StoreError:  # only a warning depends on it
         return None
 
 
 def _far_from(true_um: np.ndarray, found_um: np.ndarray) -> np.ndarray:
-    """(P,) bool: True for found nuclei farther than ``FAR_UM`` from every true one; True for all if there is none."""
+    """(P,) bool: True for found nuclei farther than ``FAR_UM`` from every true nucleus."""
     if not len(true_um):
         return np.ones(len(found_um), bool)
     return np.isinf(cKDTree(true_um).query(found_um, distance_upper_bound=FAR_UM)[0])
 
 
 def _calibrate(found: Nuclei, matches: Matches) -> CalibrationCounts | None:
-    """Counts over the pairs of detection; None for a model of one class."""
+    """Calibration counts over the matched nuclei; None for a model of one class."""
     if found.prob.shape[1] < 2:
         return None
     taken = matches.taken[0]

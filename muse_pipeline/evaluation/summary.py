@@ -42,7 +42,7 @@ def summarise(
         if score.classes != classes:
             raise NucleiError(
                 f"slide '{score.slide_id}' has the classes {', '.join(score.classes)}, '{scores[0].slide_id}' has "
-                f"{', '.join(classes)}; evaluate results of different models apart"
+                f"{', '.join(classes)}; evaluate results of different models separately"
             )
     patients = [score.patient for score in scores]
     summary = {
@@ -80,7 +80,7 @@ def summarise(
 
 
 def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) -> dict[str, Any]:
-    """Scores of detection; if any true nucleus has a class, also of classes, their mean and the confusion matrix."""
+    """Detection scores and, if true nuclei have classes, scores of the classes, their mean and the confusion matrix."""
     classes = scores[0].classes
     by_slide = np.stack([score.matches.counts.values for score in scores])
     total, drawn = DetectionCounts(by_slide.sum(0)), DetectionCounts(resample_sums(by_slide, patients, repeats))
@@ -131,7 +131,7 @@ def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -
 
 
 def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | None:
-    """PQ and AJI over the slides whose truth has outlines or no nuclei; None if there is no true outline at all."""
+    """PQ and AJI over slides whose truth has outlines or no nuclei; None if no slide has a true outline."""
     outlined = [score for score in scores if score.panoptic is not None]
     if not any(score.n_true for score in outlined):
         return None
@@ -177,7 +177,7 @@ def _slide(score: SlideScore) -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replace NaN, of undefined scores, by null, because JSON lacks it."""
+    """Replace NaN, the value of undefined scores, by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -212,7 +212,7 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_interval(interval: Sequence[float] | None, scale: float = 1.0, digits: int = 1) -> str:
-    """An interval as in 84.0 to 88.1, or a dash for None."""
+    """An interval such as "84.0 to 88.1", or a dash for None."""
     return NONE if interval is None else " to ".join(f"{scale * end:.{digits}f}" for end in interval)
 
 
@@ -354,7 +354,7 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
                 f"slide (first at x {x:.0f}, y {y:.0f}) and not counted: is the truth in level-0 pixels of this slide?"
             )
     if unchecked := [slide["slide_id"] for slide in summary["slides"] if not slide["checked_against_slide"]]:
-        yield f"no slide.json beside the nuclei, so truth outside the slide goes unnoticed: {', '.join(unchecked)}"
+        yield f"no slide.json beside the nuclei, so truth outside the slide is not detected: {', '.join(unchecked)}"
     if len(summary["models"]) > 1:
         yield f"the slides were not detected by one model: {', '.join(summary['models'])}"
     for key, why in NOT_SCORED.items():
@@ -366,7 +366,7 @@ FEW, HALF = 0.2, 0.5  # of nuclei: so few are found, or fewer lie in tissue, and
 
 
 def _doubts(slide: dict[str, Any]) -> Iterator[str]:
-    """Possible faults of the truth rather than the model: ambiguous positions, parts left out."""
+    """Signs that the truth, not the model, is wrong: misplaced nuclei or parts without annotation."""
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
     astray = in_tissue is not None and in_tissue < HALF * n_true
@@ -374,8 +374,8 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
         yield f"{slide['slide_id']}: the truth has no nucleus; is it the right file?"
     elif slide["roi"] and slide["region_mm2"] is None:
         yield (
-            f"{slide['slide_id']}: nuclei were sought within {slide['roi']} alone: give that as --region, or true "
-            "nuclei outside of it count as missed"
+            f"{slide['slide_id']}: nuclei were detected only within {slide['roi']}: give that as --region, or true "
+            "nuclei outside it count as missed"
         )
     elif astray or hits < FEW * n_true:
         where, n = ("in the searched tissue", in_tissue) if astray else ("found", hits)

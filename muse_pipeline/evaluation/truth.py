@@ -75,9 +75,9 @@ def read_truth(
     size_px: tuple[int, int] | None = None,
     class_map: ClassMap | None = None,
 ) -> Truth:
-    """Read the truth by suffix: a table of points, GeoJSON, or a label image of the whole slide at level 0.
+    """Read the truth by suffix: a table of points, GeoJSON, or a label image of the slide at level 0.
 
-    A model of one class finds nuclei of every kind, so all classes of the truth are mapped to this class.
+    For a model of one class, all classes of the truth are mapped to this class.
 
     Args:
         path: file of the truth.
@@ -89,12 +89,12 @@ def read_truth(
             without a scored class; without a map the names are those of the model or synonyms.
 
     Raises:
-        LabelError: the file is missing, broken, of no known kind or of another size than the slide, names a class that
-            is not the model's, has an instance that is not a nucleus or has many nuclei twice.
+        LabelError: the file is missing, broken, of an unknown format or of another size than the slide, has a class
+            that the model lacks, has an instance that is not a nucleus or has many nuclei twice.
         GeoJSONError: the file is not GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
-        raise LabelError(f"{path}: no kind of truth has this suffix; known are {', '.join(SUFFIXES)}")
+        raise LabelError(f"{path}: not a file of truth; known suffixes are {', '.join(SUFFIXES)}")
     if path.name.lower().endswith(MASKS):
         return _read_mask(path, mpp, size_px)
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
@@ -138,7 +138,7 @@ def _classify(
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    """A table's cells without the blanks around them, by column; the index is the line on which a row ends.
+    """Cells of a table, stripped, by column; the index is the line on which a row ends.
 
     Semicolons may separate the cells, as in German tables.
     """
@@ -162,7 +162,7 @@ def _read_cells(path: Path) -> pd.DataFrame:
             raise LabelError(
                 f"{path}, line {line}: has {len(row)} cells where the header has {len(header)}; correct it"
             )
-    cells = {name: [row[i] for _, row in rows] for i, name in reversed([*enumerate(header)])}  # of two alike the first
+    cells = {name: [row[i] for _, row in rows] for i, name in reversed([*enumerate(header)])}  # the first of equals
     for name in cells if separator == ";" else ():
         if split_unit(name)[0] in {"x", "y"}:
             cells[name] = [decimal_point(cell, separator) for cell in cells[name]]
@@ -244,7 +244,7 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
     region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
     if region is None:
         found = list_counts(Counter(part.geom_type.lower() for part in parts))
-        raise GeoJSONError(f"{path}: holds no area (found: {found}); draw the annotated region as a closed area")
+        raise GeoJSONError(f"{path}: contains no area (found: {found}); draw the annotated region as a closed area")
     return region
 
 
@@ -276,10 +276,10 @@ class Pairing:
 
     Attributes:
         pairs: one or more slides to score.
-        grouping: definition of a patient, in words.
+        grouping: description of what counts as a patient.
         without_truth: slides with a result and no truth.
         without_result: slides with a truth and no result.
-        beyond_sheet: slides with a result that the sheet leaves out.
+        beyond_sheet: slides with a result that are not in the sheet.
     """
 
     pairs: tuple[SlidePair, ...]

@@ -1,4 +1,4 @@
-"""Export of detectors (``models.detector.DetectionGraph``) and embedding networks as ONNX, and changes of a card."""
+"""Export of detectors (``models.detector.DetectionGraph``) and embedding networks as ONNX, and edits of a card."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from muse_pipeline.training.checkpoint import load_backbone_weights, read_weight
 from muse_pipeline.training.run import RunFolder
 
 OPSET = 18
-TRACED_BATCH = 2  # a batch of one would be taken for a constant
+TRACED_BATCH = 2  # a batch of 1 would be exported as a constant
 
 
 def export_onnx(
@@ -57,12 +57,12 @@ def export_onnx(
     calibration: Path | None = None,
     **changes: Any,
 ) -> ModelCard:
-    """Write ``output``: one file, its card in the metadata, for batches of any size.
+    """Export a detector to ``output``, one file with its card in the metadata, for batches of any size.
 
     Args:
         checkpoint: a checkpoint of ``muse finetune``.
         output: the file.
-        calibration: folder of pictures for the ranges of int8; the run's own if not given.
+        calibration: folder of pictures to calibrate int8; by default those of the run.
         changes: ``name`` and settings of the export, as in ``load_detector``.
 
     Raises:
@@ -94,13 +94,13 @@ def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_si
         graph: the network in evaluation mode.
         card: card of the model.
         outputs: names of the graph's outputs.
-        any_size: whether windows may have any sides instead of the card's alone.
+        any_size: whether windows may have any size, instead of only that of the card.
     """
     pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
     sizes = {0: Dim("batch")}
     if any_size:
         sizes |= {axis: card.stride_px * Dim(name) for axis, name in ((2, "rows"), (3, "columns"))}
-    # Without the exporter's warnings about optional packages and future changes of torch.
+    # Hides the exporter's warnings about optional packages and future changes of torch.
     with errors_only("torch.onnx._internal.exporter._registration"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
@@ -117,14 +117,14 @@ def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_si
 
 
 def write_model(model: onnx.ModelProto, card: Card, output: Path) -> None:
-    """Write one file, the card in its metadata."""
+    """Write a model as one file with the card in its metadata."""
     write_graph(model, {METADATA_KEY: card.to_json()}, output)
 
 
 def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) -> None:
-    """Write one file with these metadata and without the exporter's notes.
+    """Write a model as one file with this metadata and without the exporter's notes.
 
-    The notes contain source files and differ between calls.
+    The notes contain names of source files and differ between calls.
     """
     onnx.helper.set_model_props(model, metadata)
     graph = model.graph
@@ -169,7 +169,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
 def describe_model(
     config: DetectorConfig, detector: NucleusDetector, input_px: int, reference: ColourReference, path: Path
 ) -> ModelCard:
-    """The card of a detector for windows of ``input_px``, from the settings of its run; ``path`` is its checkpoint."""
+    """Make the card of a detector for windows of ``input_px``; ``path`` is its checkpoint."""
     settings, backbone = config.export, detector.backbone
     return ModelCard(
         name=config.name,
@@ -202,10 +202,10 @@ def describe_model(
 
 
 def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
-    """Write ``model`` to ``output``, which may be the same file, with ``facts`` in its card; the graph is unchanged.
+    """Write ``model`` with ``facts`` in its card to ``output``, which may be the same file; the graph is unchanged.
 
     Raises:
-        ConfigError: the card of a region model has no such fact.
+        ConfigError: ``facts`` do not apply to a region model.
         ModelError: the file is not ONNX or has no card.
     """
     card = read_card(model)
@@ -217,11 +217,11 @@ def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
 
 
 def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReference:
-    """Appearance of the pictures in folders, each with its um per pixel.
+    """Measure the appearance of the pictures in folders, each with its um per pixel.
 
     Raises:
         LabelError: a picture cannot be read.
-        ModelError: a folder holds no picture, or nothing can be measured.
+        ModelError: a folder has no picture, or nothing can be measured.
     """
     reference = describe_training([measure_picture(read_rgb(path), mpp) for path, mpp in _pictures(folders)])
     if reference is None:
@@ -239,7 +239,7 @@ def _pictures(folders: Iterable[tuple[Path, float]]) -> list[tuple[Path, float]]
     return found
 
 
-WINDOW_PX = 1024  # of networks that take windows of any sides
+WINDOW_PX = 1024  # for networks that accept windows of any size
 
 
 class EmbeddingGraph(nn.Module):
@@ -255,7 +255,7 @@ class EmbeddingGraph(nn.Module):
 
 
 def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
-    """Write ``output``: one file, its card in the metadata.
+    """Export a backbone to ``output``, one file with its card in the metadata.
 
     Args:
         checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in one.
@@ -281,7 +281,7 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
     input_px, halo_px = _window(backbone, name, known.meta, path)
     backbone.fix_size(input_px, input_px)
     colour = parse_config(known.meta.get("colour", {}), ColourReference, f"{path}: colour")
-    share = config.get("export", {}).get("colour_share", colour.share)  # of a detector, as it is exported
+    share = config.get("export", {}).get("colour_share", colour.share)  # as for the export of a detector
     card = EmbedderCard(
         name=config.get("name") or (path.stem if path.stem != "checkpoint" else path.resolve().parent.name),
         mpp=known.meta.get("mpp") or config.get("mpp") or mpp,
@@ -302,7 +302,7 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
 
 
 def _window(backbone: Backbone, name: str, meta: dict[str, Any], path: Path) -> tuple[int, int]:
-    """Side and halo of the window in px; a network that ties positions to its window keeps its training window."""
+    """Side and halo of the window in px; a network with a fixed window keeps its training window."""
     if backbone.lattice.any_size:
         return WINDOW_PX, embedding_halo(WINDOW_PX, backbone.stride_px, any_size=True)
     by_name = re.search(r"_(\d+)$", name)

@@ -1,4 +1,4 @@
-"""Parity of the exported graph and its network: the same nuclei, classes and outlines."""
+"""Check that an exported graph and its network find the same nuclei, classes and outlines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6
-TIED_PX = 2.0 * CELL_PX  # of two neighbouring cells that are equally good, rounding decides which one is the peak
-MAX_TIED = 0.02  # share of nuclei for which that may be so; more than that is another network
-# Not the identity, and without equal rows or columns: a graph that lost or transposed its map finds other nuclei.
+TIED_PX = 2.0 * CELL_PX  # distance of two equally good cells, of which rounding decides which one is the peak
+MAX_TIED = 0.02  # accepted share of nuclei with such a tie
+# Neither symmetric nor the identity, so that a graph which ignores or transposes its map finds other nuclei.
 COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01, 0.03, 1.02, -0.01]], np.float32)
 
 
@@ -30,14 +30,14 @@ class Tolerance:
     """Largest differences allowed between two runtimes.
 
     Attributes:
-        unmatched: share of nuclei that only one finds, except for those at the threshold.
+        unmatched: share of nuclei that only one runtime finds, except for those near the threshold.
         xy_px: distance below which two positions belong to one nucleus.
-        label: share of nuclei of another class, except for those between two classes.
+        label: share of nuclei with different classes, except for those with nearly equal probabilities.
         score: largest difference of scores.
         prob: largest difference of class probabilities.
         rays_um: largest difference of rays.
         cosine: smallest cosine similarity of embeddings.
-        embedding: largest difference of embeddings, in their standard deviation.
+        embedding: largest difference of embeddings, in standard deviations.
     """
 
     unmatched: float
@@ -50,10 +50,10 @@ class Tolerance:
     embedding: float
 
 
-# Half precision rounds to three digits: of two cells that are equally good, the other may be the peak.
-# In 256 steps that happens to about one of a hundred, and its outline is then the other cell's. The class probabilities
-# of one in two thousand move by as much as a quarter.
-# In full precision embeddings reveal mistakes that nuclei hardly show: GELU by tanh moves them by 1e-3 deviations.
+# Half precision rounds to three digits, so that the peak may move between two equally good cells.
+# With int8 this happens to about 1 % of the nuclei, which get the outlines of the other cells. The class probabilities
+# of one nucleus in two thousand change by up to a quarter. In full precision, embeddings reveal errors that hardly
+# change nuclei: GELU by tanh moves them by 1e-3 deviations.
 TOLERANCES = {
     "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999, 3e-4),
     "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999, math.inf),
@@ -68,14 +68,14 @@ class Parity:
     Attributes:
         n_windows: number of windows.
         n_nuclei: number of nuclei that torch found.
-        n_unmatched: nuclei found by one only, above the threshold by more than the tolerance on scores.
-        n_other_class: nuclei found by both with different classes, by a margin above the tolerance on probabilities.
-        xy_px: largest distance between two positions of a nucleus found by both.
+        n_unmatched: nuclei that only one runtime found, above the threshold by more than the tolerance of scores.
+        n_other_class: nuclei that both found with different classes, by a margin above the tolerance of probabilities.
+        xy_px: largest distance between both positions of a nucleus.
         score: largest difference of their scores.
         prob: largest difference of their class probabilities.
         rays_um: largest difference of their rays.
-        cosine: smallest cosine similarity of their embeddings; 1 where there are none.
-        embedding: largest difference of embeddings, in their standard deviation; 0 where there are none.
+        cosine: smallest cosine similarity of their embeddings; 1 without embeddings.
+        embedding: largest difference of embeddings, in standard deviations; 0 without embeddings.
     """
 
     n_windows: int
@@ -121,7 +121,7 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
 
     Raises:
         LabelError: a picture cannot be read.
-        ModelError: there is no picture, no nucleus on them, or the two differ by more than the tolerances.
+        ModelError: there is no picture or nucleus, or the results differ by more than the tolerances.
     """
     predictor = Predictor(model, provider)
     card = predictor.card
@@ -147,11 +147,11 @@ def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "c
 
 
 def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tolerance) -> Parity:
-    """Differences over windows, each given as the expected and the found nuclei.
+    """Compare pairs of expected and found nuclei, one pair per window.
 
-    Slots are sorted by score and near-equal scores may swap, so nuclei are matched by position. Nuclei within the
-    tolerance of a decision, between slot and no slot, between two classes or, for a few nuclei, between two
-    neighbouring cells, may differ.
+    Nuclei are matched by position, because the order of nearly equal scores may differ. Nuclei may differ if they are
+    within the tolerance of a decision: at the threshold, between two classes or, for a few nuclei, between two
+    neighbouring cells.
     """
     alone, both = [], []
     for expected, found in pairs:
@@ -170,7 +170,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
         n_windows=len(pairs),
         n_nuclei=sum(len(expected) for expected, _ in pairs),
         n_unmatched=n_unmatched,
-        # The two likeliest classes may each move by the tolerance, towards each other.
+        # The probabilities of the two likeliest classes may each differ by the tolerance.
         n_other_class=int(((expected.label != found.label) & (_margin(expected.prob) > 2 * tolerance.prob)).sum()),
         xy_px=float(np.hypot(*(expected.xy - found.xy).T).max(initial=0.0)),
         score=_largest_difference(expected.score, found.score),
@@ -182,7 +182,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
 
 
 def _as_exported(card: ModelCard) -> dict[str, object]:
-    """Settings of the reference: windows, slots and outputs of the model, in float32."""
+    """Settings of the reference: windows, slots and outputs as in the model, but in float32."""
     return {
         "input_px": card.input_px,
         "halo_px": card.halo_px,
@@ -213,7 +213,7 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
 
 
 def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
-    """Both sets without nuclei whose peak is at different cells of equal score."""
+    """Remove from both sets nuclei whose peaks are at different cells of equal score."""
     first, second = _matches(expected.xy, found.xy, TIED_PX)
     tied = np.abs(expected.score[first] - found.score[second]) <= score
     kept = [np.ones(len(nuclei), bool) for nuclei in (expected, found)]
@@ -244,7 +244,7 @@ def _largest_difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def _smallest_cosine(expected: np.ndarray, found: np.ndarray) -> float:
-    """Smallest cosine of non-zero vectors; a zero vector is outside the window and must be zero in both sets."""
+    """Smallest cosine of non-zero vectors; zero vectors, of nuclei outside the window, must be zero in both sets."""
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     cosine = (expected * found).sum(1) / np.where(lengths > 0, lengths, 1)
     return float(np.where(lengths > 0, cosine, (expected == found).all(1)).min(initial=1.0))

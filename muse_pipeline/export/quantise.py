@@ -24,15 +24,14 @@ from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import fit_macenko
 
 QUANTISED = ("Conv", "Add", "Relu")
-KEPT = ("Resize", "Transpose", "Reshape")  # gain nothing from being quantised themselves
+KEPT = ("Resize", "Transpose", "Reshape")  # operations that gain nothing from int8
 
 
 def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
-    """The model with static QDQ pairs around its convolutions: U8S8, weights per channel, ranges by least and largest.
+    """Insert static QDQ pairs around convolutions: U8S8, weights per channel, ranges by minimum and maximum.
 
-    All layers from the first convolution with weights of its own up to the last layers, excluding these, are int8:
-    rounded scores would tie, and colour, read-out and selection need more than 256 values. The same windows give the
-    same bytes.
+    Layers from the first convolution with weights up to, but not including, the last layers are int8. Rounded scores
+    would tie, and colour, read-out and selection need more than 256 values. The result is deterministic.
 
     Args:
         model: the model in float32, from ``export.onnx.trace``.
@@ -40,7 +39,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
         name: name of the network, for errors.
 
     Raises:
-        ConfigError: the network does not consist of convolutions alone.
+        ConfigError: the network does not consist only of convolutions.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -59,7 +58,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
             f"precision 'int8' is for networks of convolutions alone (the compact family), and {name} has {found}; "
             "choose fp32 or fp16"
         )
-    # ONNX Runtime advises to fuse batch norms first, which torch's exporter has done.
+    # Hides the advice to fuse batch norms first, which torch's exporter has done.
     with tempfile.TemporaryDirectory() as folder, errors_only():
         quantised = Path(folder) / "int8.onnx"
         quantize_static(
@@ -79,7 +78,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
 
 
 def _gather_before_dequantising(model: onnx.ModelProto) -> None:
-    """Gather a few cells of a map in int8 and then dequantise these, in place: the same values for less time."""
+    """Gather the few selected cells of a map before they are dequantised, in place, which is faster."""
     maker, made = {output: node for node in model.graph.node for output in node.output}, set()
     for gather in [node for node in model.graph.node if node.op_type == "GatherND"]:
         source, moves = maker.get(gather.input[0]), []
@@ -95,7 +94,7 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
             moved.CopyFrom(node)
             moved.name, moved.input[0], moved.output[0] = f"{node.name}_int8", values, f"{node.output[0]}_int8"
             values = moved.output[0]
-            if values not in made:  # several gather from one map
+            if values not in made:  # several operations may gather from one map
                 made.add(values)
                 nodes.append(moved)
         nodes.append(
@@ -108,10 +107,10 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
 
 
 def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes from the first convolution with weights of its own up to, and without, the last layers.
+    """Nodes from the first convolution with weights up to, but not including, the last layers.
 
-    Layers are convolutions and matrix products that have weights. The last ones are not followed by convolutions:
-    heads read cells by convolutions or by products.
+    Layers are convolutions and matrix products with weights. The last ones, with which heads compute their maps, are
+    followed by no convolution.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     convolutions, products = (
@@ -120,8 +119,8 @@ def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     )
     last_products = products - _leading_to(model, convolutions)
     leading = _leading_to(model, convolutions | last_products)
-    follows: set[str] = set()  # tensors that a convolution made, if by other nodes
-    of_products: set[str] = set()  # and those that a last product made
+    follows: set[str] = set()  # tensors computed from a convolution
+    of_products: set[str] = set()  # tensors computed from a last product
     before = []
     for node in model.graph.node:
         if node.name in last_products or of_products & set(node.input):
@@ -134,7 +133,7 @@ def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
-    """Names of the nodes whose results one of the ``layers`` reads, if by other nodes."""
+    """Names of the nodes whose results reach one of the ``layers``, directly or through other nodes."""
     wanted: set[str] = set()
     leading = set()
     for node in reversed(model.graph.node):
@@ -161,7 +160,7 @@ def errors_only(name: str | None = None) -> Iterator[None]:
 
 
 class HalfBackbone(Backbone):
-    """A backbone whose weights and activations are float16, between inputs and features in float32.
+    """A backbone with float16 weights and activations, whose inputs and features are float32.
 
     Its inputs are normalised in float32, where 8 bits of colour and the means of ImageNet are exact.
 
@@ -171,7 +170,7 @@ class HalfBackbone(Backbone):
 
     def __init__(self, network: Backbone):
         super().__init__()
-        for layers in network.children():  # buffers of the backbone's own belong to its `prepare`
+        for layers in network.children():  # only children, because the backbone's own buffers are used in `prepare`
             layers.half()
         self.network = network.eval()
         self.channels, self.image_channels = network.channels, network.image_channels
@@ -195,8 +194,8 @@ class HalfBackbone(Backbone):
 def halve(detector: NucleusDetector | RegionNetwork) -> None:
     """Run the backbone of a detector or region network in float16, in place.
 
-    The head remains in float32: it takes little time, and rounded scores could tie, so that two neighbouring cells
-    would both be peaks of one nucleus.
+    The head remains in float32, because it takes little time and rounded scores could tie, which would make two
+    neighbouring cells peaks of one nucleus.
     """
     detector.backbone = HalfBackbone(detector.backbone)
 
@@ -210,7 +209,7 @@ class CalibrationWindow:
 
     Attributes:
         pixels: (1, 3, S, S) uint8.
-        colour: (3, 4) float32, fitted on the picture as on a slide.
+        colour: (3, 4) float32, fitted to the picture as to a slide.
     """
 
     pixels: np.ndarray
@@ -220,7 +219,7 @@ class CalibrationWindow:
 def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[CalibrationWindow]:
     """The upper left window of each picture of a folder, by name, at most ``MAX_WINDOWS`` spread evenly.
 
-    Windows of small pictures are padded with white, as beside a slide.
+    Windows of small pictures are padded with white, like windows at the border of a slide.
 
     Args:
         folder: folder of pictures at the model's mpp.

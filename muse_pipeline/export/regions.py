@@ -1,4 +1,4 @@
-"""Export of region models as ONNX to the signature of ``models.region.RegionGraph``, and its check."""
+"""Export of region models as ONNX (``models.region.RegionGraph``), and a check of the exported graph."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
 def describe_region_model(
     model: RegionModel, network: RegionNetwork, colour: ColourReference, path: Path
 ) -> RegionCard:
-    """The card of a network, from its description and the ``path`` of its checkpoint."""
+    """Make the card of a network from its description and the ``path`` of its checkpoint."""
     settings = model.export
     return RegionCard(
         name=model.name,
@@ -109,24 +109,24 @@ def export_region_model(
     calibration: Path | None = None,
     **changes: Any,
 ) -> RegionCard:
-    """Write ``output``: one ONNX file, its card in the metadata, for batches of any size.
+    """Export a region model to ``output``, one ONNX file with its card in the metadata, for batches of any size.
 
     Args:
         checkpoint: a checkpoint that ``load_region_model`` reads.
         output: the file.
-        calibration: folder of pictures that give int8 its ranges.
+        calibration: folder of pictures to calibrate int8.
         changes: ``name`` and settings of the export, as in ``load_region_model``.
 
     Raises:
         CheckpointError: the checkpoint holds no region network, or one that does not fit its description.
         ConfigError: the network cannot be exported for the window that the settings name or cannot be quantised, or
-            there is nothing to calibrate int8 on.
+            there are no pictures to calibrate int8.
     """
     network, card = load_region_model(checkpoint, **changes)
     windows = []
     if card.precision == "int8":
         if calibration is None:
-            raise ConfigError("precision 'int8' takes its ranges from pictures; give --calibration FOLDER")
+            raise ConfigError("precision 'int8' is calibrated on pictures; give --calibration FOLDER")
         windows = calibration_windows(calibration, card)
     if card.precision == "fp16":
         halve(network)
@@ -158,7 +158,7 @@ class RegionParity:
     def __str__(self) -> str:
         return (
             f"{self.n_windows} windows; probabilities differ by {self.largest:.2g} at most and {self.mean:.2g} on "
-            f"average, {self.other_class:.2%} of cells are of another class"
+            f"average, {self.other_class:.2%} of cells have another class"
         )
 
 

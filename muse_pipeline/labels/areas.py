@@ -1,6 +1,6 @@
 """Labels by area: one or more classes for all nuclei that a detector finds in a drawn area.
 
-An area labels only the classes of its nuclei: positions and outlines are those of the detector.
+An area labels only classes; positions and outlines come from the detector.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
-SURROUND_PX = 64  # of picture around a window's own part, so that nuclei at its border are found whole
-DETECTIONS = ("detection", "cell")  # objects of QuPath that are nuclei
+SURROUND_PX = 64  # context around the cell of a window, so that nuclei at its border are found whole
+DETECTIONS = ("detection", "cell")  # types of QuPath objects that are nuclei
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ class ClassAreas:
 
     Attributes:
         path: path of the file.
-        unit: "feature" of GeoJSON, or "value" of a mask.
-        number: (A,) number of each area's feature, or its value.
+        unit: "feature" for GeoJSON, "value" for masks.
+        number: (A,) number of the feature, or value, of each area.
         shape: (A,) valid polygons or multipolygons.
         classes: indices of the classes that the nuclei of each area may have.
     """
@@ -58,7 +58,7 @@ class ClassAreas:
     classes: tuple[tuple[int, ...], ...]
 
     def where(self, index: int) -> str:
-        """File and number of an area, the beginning of a message."""
+        """File and number of an area, for the beginning of a message."""
         return f"{self.path}, {self.unit} {self.number[index]}"
 
     def change(self, function: Callable[[np.ndarray], np.ndarray]) -> ClassAreas:
@@ -76,7 +76,7 @@ class ClassAreas:
         """Reject areas of different classes that overlap.
 
         Raises:
-            LabelError: two areas do; both are named.
+            LabelError: two areas overlap; the message names both.
         """
         pairs = shapely.STRtree(self.shape).query(self.shape, predicate="intersects").T.tolist()
         for first, second in pairs:
@@ -91,7 +91,7 @@ class ClassAreas:
         """Reject an area with a count of 0 in ``counts`` (A,), unless the source allows it.
 
         Raises:
-            LabelError: an area has no nucleus; it is named.
+            LabelError: an area has no nucleus; the message names it.
         """
         if not source.allow_empty and not counts.all():
             raise LabelError(
@@ -101,7 +101,7 @@ class ClassAreas:
 
 
 def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
-    """(C,) expected shares of classes in an area: ``classes`` split ``purity`` equally, and others the rest."""
+    """(C,) expected class shares in an area: ``purity`` is split equally over ``classes``, the rest over all others."""
     shares = np.full(n_classes, (1 - purity) / max(n_classes - len(classes), 1), np.float32)
     shares[list(classes)] = purity / len(classes)
     return shares
@@ -117,16 +117,16 @@ class AreaLabeller:
         n_rays: number of rays per nucleus, all unknown.
 
     Raises:
-        ModelError: there is no such detector.
+        ModelError: the detector does not exist.
     """
 
     def __init__(self, source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int):
         self.source, self.classes, self.mpp, self.n_rays = source, classes, mpp, n_rays
         self.predictor = Predictor(find_model(str(source.detector)))
-        self.predictor.refiner = None  # its outlines are not used
+        self.predictor.refiner = None  # outlines are not used
 
     def read(self, context_px: int) -> Iterator[LabelledImage]:
-        """Every picture, or every area of every slide, with the nuclei that the detector finds.
+        """Read every picture, or every area of every slide, with the nuclei that the detector finds.
 
         Raises:
             LabelError: as in ``labels.read.read_labelled_images``; areas of different classes overlap.
@@ -134,7 +134,7 @@ class AreaLabeller:
         return self._read_pictures() if self.source.images else self._read_slides(context_px)
 
     def _read_pictures(self) -> Iterator[LabelledImage]:
-        """The pictures, resampled to the model's mpp; coarser ones are enlarged."""
+        """Read the pictures at the model's mpp; coarser ones are enlarged."""
         source = self.source
         files = LabelFiles(source.labels, [path.stem for path in all_pictures(source)], SUFFIXES[source.format])
         for path in image_paths(source):
@@ -152,7 +152,7 @@ class AreaLabeller:
             yield self.image(path.stem, resampled, nuclei, stain, region, source.patient_of(path.stem), areas, owner)
 
     def _read_slides(self, context_px: int) -> Iterator[LabelledImage]:
-        """The areas of the slides, each with tissue around it."""
+        """Read the areas of the slides, each with tissue around it."""
         rows = list_slides(self.source)
         files = LabelFiles(self.source.labels, [row.slide_id for row in rows], frozenset(GEOJSON_SUFFIXES))
         for row in choose_slides(rows, self.source):
@@ -225,7 +225,7 @@ class AreaLabeller:
         values = values[(values != 0) | ("0" in self.source.class_map)]
         number = np.searchsorted(values, mask.astype(int)) + 1
         shapes = label_image_to_polygons(np.where(np.isin(mask, values), number, 0).astype(np.int32))
-        shapes = shapely.simplify(shapes, 1.0)  # the margin of a border of single pixels takes ten times as long
+        shapes = shapely.simplify(shapes, 1.0)  # unsimplified pixel borders make the margin ten times slower
         classes = [self._class_set(str(value), value, path, "value") for value in values.tolist()]
         return ClassAreas(path, "value", values, shapes, tuple(classes))
 
@@ -240,7 +240,7 @@ class AreaLabeller:
         return classes
 
     def cut_margin(self, areas: ClassAreas) -> ClassAreas:
-        """Areas in px at the model's mpp without their outermost ``margin_um``.
+        """Shrink areas, in px at the model's mpp, by ``margin_um``.
 
         Raises:
             LabelError: remaining parts of areas of different classes overlap.
@@ -263,11 +263,11 @@ class AreaLabeller:
         return replace(nuclei, xy=nuclei.xy + np.array([left, top]))
 
     def label(self, nuclei: Nuclei, areas: ClassAreas, owner: np.ndarray) -> tuple[Nuclei, np.ndarray]:
-        """The nuclei in areas with their expected classes, and the area (N,) of each.
+        """Select the nuclei in areas; return them with their expected classes, and the area (N,) of each.
 
         Args:
             nuclei: nuclei that were found.
-            areas: areas that label them.
+            areas: areas that label the nuclei.
             owner: result of ``ClassAreas.owners`` for these nuclei.
         """
         nuclei, owner = nuclei[owner >= 0], owner[owner >= 0]
@@ -286,7 +286,7 @@ class AreaLabeller:
         areas: ClassAreas,
         owner: np.ndarray,
     ) -> LabelledImage:
-        """The labelled image of a picture or window at the model's mpp."""
+        """Make the labelled image of a picture or window at the model's mpp."""
         counts = np.bincount(owner, minlength=len(areas.classes)).tolist()
         names = [" or ".join(self.classes[index] for index in one) for one in areas.classes]
         return LabelledImage(

@@ -1,4 +1,4 @@
-"""Labelled pictures of open datasets, each read by its layout.
+"""Labelled pictures of open datasets, read by one layout per dataset.
 
 A layout is one file in ``labels.layouts``: a class registered under the label format that it reads. Layouts follow the
 public documentation of the datasets (``docs/guide/open-data.md``) and are tested on synthetic files.
@@ -23,11 +23,11 @@ from muse_pipeline.labels.sources import LabelSource, read_split
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a dataset, not read yet.
+    """One picture of a dataset, before its pixels are read.
 
     Attributes:
         name: name that begins with the fold, the split or the organ, for ``exclude`` and ``split``.
-        patient: patient of the picture; if a dataset has no patients, the smallest group that it keeps separate.
+        patient: patient of the picture; for a dataset without patients, the smallest of its separate groups.
         files: files that contain the picture and its labels.
         index: index of the picture in files of many pictures.
     """
@@ -52,7 +52,7 @@ class Layout(ABC):
 
     @abstractmethod
     def samples(self) -> list[Sample]:
-        """Every picture, by path; no pixel is read.
+        """List every picture, by path, without reading pixels.
 
         Raises:
             LabelError: the folder does not contain the dataset, or a file is missing.
@@ -60,7 +60,7 @@ class Layout(ABC):
 
     @abstractmethod
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """One picture with its nuclei (frame: window).
+        """Read one picture with its nuclei (frame: window).
 
         Args:
             sample: one of ``samples``.
@@ -73,7 +73,7 @@ class Layout(ABC):
         """
 
     def find(self, pattern: str) -> list[Path]:
-        """The files that match ``pattern`` at any depth, by path.
+        """List the files that match ``pattern`` at any depth, by path.
 
         Raises:
             LabelError: no file matches.
@@ -101,10 +101,10 @@ class Layout(ABC):
 def name_nuclei(
     annotations: Annotations, words: Sequence[str], source: LabelSource, classes: tuple[str, ...]
 ) -> Annotations:
-    """The same nuclei with the classes of ``words``, one word per nucleus.
+    """Return the nuclei with the classes in ``words``, one word per nucleus.
 
     Raises:
-        LabelError: a word is not in the class map, or refers to no class of the model.
+        LabelError: a word is not in the class map or not mapped to a class of the model.
     """
     labels = [class_index(word, source, classes, annotations.where(index)) for index, word in enumerate(words)]
     annotations.nuclei.label = np.array(labels, np.int32)
@@ -112,7 +112,7 @@ def name_nuclei(
 
 
 def read_dataset(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
-    """The pictures that a source chooses from its dataset, one by one, resampled to ``mpp``.
+    """Yield the pictures that a source selects from its dataset, resampled to ``mpp``.
 
     Raises:
         LabelError: as in ``labels.read.read_labelled_images``.
@@ -124,7 +124,7 @@ def read_dataset(source: LabelSource, classes: tuple[str, ...], mpp: float, n_ra
 
 
 def patient_of(sample: Sample, source: LabelSource) -> str:
-    """The patient by the rule of the source, or else by the dataset.
+    """The patient by the rule of the source, if it has one, else by the dataset.
 
     Raises:
         LabelError: the rule does not suit the name.
@@ -133,7 +133,7 @@ def patient_of(sample: Sample, source: LabelSource) -> str:
 
 
 def choose_samples(source: LabelSource) -> list[Sample]:
-    """The pictures that remain after ``split`` and ``exclude``.
+    """List the pictures that ``split`` and ``exclude`` of a source select.
 
     Raises:
         LabelError: the folder does not contain the dataset, or the split names a picture that is not in it.
@@ -151,7 +151,7 @@ def choose_samples(source: LabelSource) -> list[Sample]:
 
 
 def dataset_files(source: LabelSource) -> list[Path]:
-    """The files of the pictures that the source chooses, each once, by path.
+    """List the files of the pictures that a source selects, each once, by path.
 
     Raises:
         LabelError: as in ``choose_samples``.
@@ -160,7 +160,7 @@ def dataset_files(source: LabelSource) -> list[Path]:
 
 
 def all_samples(source: LabelSource) -> list[Sample]:
-    """Every picture of the dataset, used or not.
+    """List every picture of the dataset, used or not.
 
     Raises:
         LabelError: the folder is missing, does not contain the dataset or contains a picture twice.

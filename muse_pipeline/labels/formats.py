@@ -1,4 +1,4 @@
-"""Content of a label file of any format: nuclei, each with its position in the file, and regions."""
+"""Contents of label files of all formats: nuclei, with their positions in the file, and regions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, remove_spikes, require_nucleus_size
 
-SAME_UM, FEW_COPIES = 0.5, 0.01  # side of a cell that no two nuclei share; share of nuclei that may be marked twice
+SAME_UM, FEW_COPIES = 0.5, 0.01  # side of a cell in which nuclei are duplicates; accepted share of duplicates
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Annotations:
         nuclei: nuclei with rays (N, R) in um, NaN for points.
         numbers: (N,) int, number of the line, feature or instance of each nucleus.
         unit: unit of ``numbers``: "line", "feature" or "instance".
-        regions: (M,) shapely polygons that bound the annotated area, in the frame of the nuclei; empty for all of it.
+        regions: (M,) shapely polygons around the annotated area, in the frame of the nuclei; empty if all is annotated.
         made_in_viewer: True for corrections of this slide's nuclei, in which empty regions are intended.
     """
 
@@ -46,7 +46,7 @@ class Annotations:
     made_in_viewer: bool = False
 
     def where(self, index: int) -> str:
-        """File and number of a nucleus, the beginning of a message."""
+        """File and number of a nucleus, for the beginning of a message."""
         return f"{self.path}, {self.unit} {self.numbers[index]}"
 
     def require_within(self, size_px: tuple[int, int], what: str) -> None:
@@ -57,7 +57,7 @@ class Annotations:
         Raises:
             LabelError: a nucleus is outside; the message has its line, feature or instance.
         """
-        # Pixels are half open: the largest position inside is the number before the size.
+        # Pixels are half-open, so the largest position inside is the float before the size.
         inside = self.nuclei.xy.clip(0, np.nextafter(size_px, 0))
         distance = np.abs(self.nuclei.xy - inside).max(1, initial=0)
         if n_moved := int(((distance > 1e-6) & (distance < 1)).sum()):
@@ -73,7 +73,7 @@ class Annotations:
         self.nuclei.xy = inside
 
     def require_regions(self, source: LabelSource, what: str) -> None:
-        """Reject a file without an annotated region where a picture or slide needs one.
+        """Reject a file without an annotated region for a picture or slide that needs one.
 
         Raises:
             LabelError: the file has no region.
@@ -88,7 +88,7 @@ class Annotations:
         """(N,) bool: True for nuclei in a region; True for all if there is no region.
 
         Raises:
-            LabelError: a nucleus is outside, and the source does not omit such nuclei.
+            LabelError: a nucleus is outside all regions, and the source does not omit such nuclei.
         """
         if not len(self.regions):
             return np.ones(len(self.nuclei), bool)
@@ -107,10 +107,10 @@ class Annotations:
 def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> int:
     """Index of the class for a word of a label file; -1 if nuclei of this class are not used.
 
-    If ``classes`` is empty, only positions are read, and every word gives -1.
+    If ``classes`` is empty, only positions are used, and the result is always -1.
 
     Raises:
-        LabelError: as in ``class_set``, or the class map gives the word several classes.
+        LabelError: as in ``class_set``, or the class map has several classes for the word.
     """
     if not classes:
         return -1
@@ -125,10 +125,10 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
 def class_set(word: str, source: LabelSource, classes: tuple[str, ...], where: str) -> tuple[int, ...]:
     """Indices of the classes for a word of a label file; empty if nuclei of this class are not used.
 
-    A class map has precedence; without one the word is a class name or a synonym (``nuclei.class_names``).
+    Without a class map, the word must be a class name or a synonym (``nuclei.class_names``).
 
     Raises:
-        LabelError: the word is not in the class map, or refers to no class of the model.
+        LabelError: the word is not in the class map or not mapped to a class of the model.
     """
     if not source.class_map:
         return (find_class(word, classes, where, "correct it, or map it with `class_map`"),)
@@ -148,7 +148,7 @@ def read_annotated(
     n_rays: int,
     offset_px: tuple[int, int] = (0, 0),
 ) -> Annotations:
-    """Read nuclei, drawn as points or polygons, and the regions around them.
+    """Read nuclei drawn as points or polygons, and the regions around them.
 
     An object without a classification is a nucleus of unknown class. Every part of a multipoint or a multipolygon is
     one nucleus.
@@ -163,7 +163,7 @@ def read_annotated(
         offset_px: offset of QuPath's frame.
 
     Raises:
-        LabelError: the file is broken, or a feature, given by its number, is not a nucleus or a region.
+        LabelError: the file is broken, or a feature is neither a nucleus nor a region; the message has its number.
     """
     try:
         objects = read_geojson(path, offset_px, tiles=False)
@@ -173,7 +173,7 @@ def read_annotated(
     drawn = objects[~is_region & ~is_ignored]
     labels = [_label(drawn, i, source, classes) for i in range(len(drawn))]
     parts = drawn.to_parts()
-    require_nucleus_size(parts, mpp, source.region_class, "delete it or put its class under `ignore`")
+    require_nucleus_size(parts, mpp, source.region_class, "delete it or add its class to `ignore`")
     xy, rays = parts.measure(mpp, n_rays)
     nuclei = Nuclei(xy, frame, rays=rays, label=np.array(labels, np.int32)[parts.owner])
     return Annotations(path, nuclei, parts.number, "feature", _regions(objects[is_region]))
@@ -204,9 +204,9 @@ TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy
 def read_text(
     path: Path, source: LabelSource, classes: tuple[str, ...], frame: Frame, n_rays: int, order: str | None = None
 ) -> Annotations:
-    """Read a text file of cells separated by tabs, semicolons, commas or blanks, as in its first line.
+    """Read a text file with cells separated by tabs, semicolons, commas or blanks, whichever the first line has.
 
-    If semicolons separate them, numbers may have decimal commas.
+    With semicolons, numbers may have decimal commas.
 
     Args:
         path: path of the file.
@@ -214,10 +214,10 @@ def read_text(
         classes: names of the model's classes.
         frame: frame of the positions; pixels in the file count from 0.
         n_rays: number of rays per nucleus, all unknown.
-        order: order of the columns, in place of the source's format.
+        order: order of the columns, instead of the source's format.
 
     Raises:
-        LabelError: a line is not two numbers and a class, or a header does not name the format's columns.
+        LabelError: a line is not two numbers and a class, or a header lacks a column of the format.
     """
     order = order or source.format
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
@@ -248,7 +248,7 @@ def read_text(
 
 
 def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]:
-    """Indices of the columns of ``order`` in a header; a header without them is rejected."""
+    """Indices of the columns of ``order`` in a header, which must have all of them."""
     names, needed = [split_unit(cell)[0] for cell in cells], order.split()
     if in_um := [cell for cell in cells if split_unit(cell)[1] == "um" and split_unit(cell)[0] in needed]:
         raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")
@@ -271,8 +271,8 @@ def _is_number(text: str) -> bool:
         return False
 
 
-SPECK_UM2 = 1.25  # a smaller area of a mask is no nucleus
-POINT_TO_INSTANCE_UM = 2.0  # a point names the class of the nearest instance centroid within this distance
+SPECK_UM2 = 1.25  # smaller areas of a mask are specks
+POINT_TO_INSTANCE_UM = 2.0  # largest distance between a point and the instance centroid that gets its class
 
 
 def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
@@ -293,7 +293,7 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
 
 
 def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """Read a mask (PNG, TIFF or NPY) with one value above 0: all connected areas except specks are nuclei.
+    """Read a mask (PNG, TIFF or NPY) with one value above 0, whose connected areas, except specks, are nuclei.
 
     Args:
         path: path of the mask.
@@ -302,7 +302,7 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
         n_rays: number of rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is not a mask or has another size or further values.
+        LabelError: the file cannot be read, is not a mask, has another size or has several values above 0.
     """
     mask = read_mask(path)
     require_size(path, mask, size_px)
@@ -318,7 +318,7 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """The nuclei of a mask (h, w) of integers that was read from ``path``, as by ``read_instances``.
+    """The nuclei of an integer mask (h, w) that was read from ``path``, as in ``read_instances``.
 
     Raises:
         LabelError: the mask is not as large as its picture.
@@ -351,7 +351,7 @@ def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> No
         mpp: (x, y) um per pixel.
 
     Raises:
-        LabelError: at least two nuclei, and more than 1 % of all, coincide with an earlier one.
+        LabelError: at least two nuclei, and more than 1 % of all, coincide with an earlier nucleus.
     """
     _, first = np.unique(xy * mpp // SAME_UM, axis=0, return_index=True)
     copies = np.delete(np.arange(len(xy)), first)
@@ -359,7 +359,7 @@ def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> No
         x, y = xy[copies[0]]
         raise LabelError(
             f"{path}: {len(copies):,} of its {len(xy):,} nuclei lie on another one, the first at x {x:.1f}, y {y:.1f}; "
-            "delete the copies, as of an export that was pasted twice"
+            "delete the copies; an export may have been pasted twice"
         )
 
 
@@ -372,7 +372,7 @@ def median_diameter_px(path: Path) -> float:
     numbers, areas = np.unique(read_label_image(path), return_counts=True)
     areas = areas[numbers > 0]
     if not len(areas):
-        raise LabelError(f"{path}: has no nucleus that diameter_um could be the size of; exclude the picture")
+        raise LabelError(f"{path}: has no nucleus to which diameter_um could apply; exclude the picture")
     return float(np.sqrt(4 * np.median(areas) / np.pi))
 
 

@@ -14,15 +14,15 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, MacenkoFit
 
 MAX_RADIUS_UM = 12.0
-BLUR_UM, OTSU_SHARE = 0.35, 0.8  # grown from NuCLS centroids, outlines are then 2 % larger than the masks (median)
+BLUR_UM, OTSU_SHARE = 0.35, 0.8  # outlines from NuCLS centroids then exceed the masks by 2 % (median)
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Give points outlines: a seeded watershed on smoothed haematoxylin, or a circle, moved to the clearest edge near.
+    """Outline points by a seeded watershed on smoothed haematoxylin, or a circle, moved to the clearest edge nearby.
 
-    Rays are NaN if no edge is clear or the outline is implausible.
+    Rays are NaN if there is no clear edge or the outline is implausible.
 
     Args:
         pixels: (h, w, 3) uint8 picture.
@@ -37,14 +37,14 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
     amount /= max(np.percentile(amount, 99), 1e-6)
     grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
     rays = follow_edges(amount, nuclei.xy, grown, mpp)
-    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # edges are ragged, nuclei are not
+    rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # grown edges are ragged
     area_um2 = np.pi * (rays**2).mean(1)
     rays[(area_um2 < PLAUSIBLE_AREA_UM2[0]) | (area_um2 > PLAUSIBLE_AREA_UM2[1])] = np.nan
     return replace(nuclei, rays=rays)
 
 
 def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
-    """The seeded watershed: (h, w) int32, number i + 1 in the region of centre i.
+    """Seeded watershed: (h, w) int32, i + 1 in the region of centre i.
 
     Args:
         amount: (h, w) smoothed haematoxylin, about 1 in the darkest nuclei.
@@ -54,7 +54,7 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
     from skimage.filters import threshold_local, threshold_otsu
     from skimage.segmentation import watershed
 
-    # The block is 50 um wide, and odd as ``threshold_local`` requires.
+    # The block is about 50 um wide, with an odd number of pixels as ``threshold_local`` requires.
     local = threshold_local(amount, 2 * round(25 / mpp) + 1, method="gaussian")
     dark = amount > np.maximum(local, OTSU_SHARE * threshold_otsu(amount))
     height, width = amount.shape
@@ -64,15 +64,15 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
     seeds[rows, columns] = np.arange(1, len(xy) + 1)
     near = ndimage.distance_transform_edt(seeds == 0)
     dark |= near <= 1.0 / mpp
-    # Darkness and distance together: regions meet where it is lighter, or else half way between two points.
+    # The relief combines darkness and distance, so regions meet at pale lines or else halfway between two points.
     landscape = near * mpp / 4 - amount
     return _open_each(watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp)), mpp)
 
 
 def measure_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
-    """(h, w) float: amount of haematoxylin by the picture's own stains, never negative."""
+    """(h, w) float: amount of haematoxylin by the picture's own stains, at least 0."""
     density = DENSITY[pixels]
-    if stain is None:  # their fit failed
+    if stain is None:  # the stain fit failed
         return density @ np.array(ROUNDED_TEXTBOOK[0], np.float32)
     return np.maximum(density @ np.linalg.pinv(stain.stains)[:, 0].astype(np.float32), 0)
 
@@ -85,30 +85,30 @@ def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
     return np.where(core, regions, 0)
 
 
-STEP_UM = 0.25  # between samples along a ray
+STEP_UM = 0.25  # distance between samples along a ray
 REACH_UM = 12.0
-WIDTH_UM = 0.75  # of the bands on either side of an edge that are compared
+WIDTH_UM = 0.75  # width of the bands that are compared on either side of an edge
 LEAST_UM = 1.0
-CIRCLES_UM = (4.5, 6.5)  # radii of circles that are tried beside the given outline: pale nuclei are large
-LOYALTY = 0.7  # cost of a relative difference of 1 from the outline tried, in units of a nucleus' own edge
-OUTWARD_UM = 0.125  # drawn outlines lie so far outside of the steepest edge: areas are then 1.01 and 0.99 of drawn ones
-INWARD = 4.0  # times as much where it shrinks: the rim of a pale nucleus has an inner edge too
-CLEAR = 0.75  # share of its own edge that an outline found from a circle must run along, all the way round
-TRUST = 0.2  # by how much less clear an outline found from the given one may be
-CROWDED = 1.0  # cost of a um past ``PAST_HALF_WAY`` to a neighbour
-PAST_HALF_WAY = 1.1  # times as far: of two nuclei one may be the larger
-FAINTEST = 0.12  # an edge; the darkest nuclei are about 1
-JUMP, BEND = 4, 0.02  # samples that neighbouring rays may differ by, and what each costs
+CIRCLES_UM = (4.5, 6.5)  # radii of circles that are tried besides the given outline; large, as pale nuclei are
+LOYALTY = 0.7  # cost of a relative difference of 1 from the initial outline, in units of the nucleus' own edge
+OUTWARD_UM = 0.125  # distance of drawn outlines outside the steepest edge; areas become 1.01 and 0.99 of drawn ones
+INWARD = 4.0  # factor of this cost where outlines shrink, because the rim of a pale nucleus has an inner edge too
+CLEAR = 0.75  # least mean edge along an outline, in units of the nucleus' own edge
+TRUST = 0.2  # bonus on the mean edge of the outline found from the given one
+CROWDED = 1.0  # cost of each um beyond ``PAST_HALF_WAY`` to a neighbour
+PAST_HALF_WAY = 1.1  # factor of the distance halfway to a neighbour, because neighbours differ in size
+FAINTEST = 0.12  # least own edge of a nucleus, for darkness of about 1 in the darkest nuclei
+JUMP, BEND = 4, 0.02  # largest difference of neighbouring rays in samples, and the cost of each sample
 NEIGHBOURS = 8
-BLOCK = 512  # nuclei at a time: 50 MB
+BLOCK = 512  # nuclei processed at a time: 50 MB
 
 
 def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-    """Move outlines to edges that lighten outwards, near the given ones or near circles, whichever are clearer.
+    """Move outlines to edges from dark to light, near the given outlines or near circles, whichever are clearer.
 
-    Dynamic programming over rays finds the closed path around a centre with the greatest steps from dark to light, as
-    a share of the best steps of that nucleus' rays, and the least squared relative distance from the initial
-    outline. A pale nucleus has a rim with dark grains inside; the rim is an edge in all directions.
+    Dynamic programming over rays finds the closed path around a centre that best combines steep edges, in units of the
+    nucleus' own edge, with a small squared relative distance from the initial outline. It follows the rim of a pale
+    nucleus, because the rim is an edge in all directions, unlike the dark grains inside.
 
     Args:
         amount: (h, w) darkness; about 1 in the darkest nuclei.
@@ -117,7 +117,7 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
         mpp: um per pixel.
 
     Returns:
-        (N, R) float32 um, NaN if no path is clear, as for points at the same position.
+        (N, R) float32 um, NaN without a clear path, for example for points at the same position.
     """
     room = _room(xy * mpp, rays.shape[1])
     starts = range(0, len(xy), BLOCK)
@@ -127,7 +127,7 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
 
 
 def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
-    """(N, R) um along every ray to the nearest bisector with a neighbour."""
+    """(N, R) um along every ray to the nearest perpendicular bisector between two nuclei."""
     n_near = min(NEIGHBOURS, len(xy_um) - 1)
     if n_near < 1:
         return np.full((len(xy_um), n_rays), np.inf)
@@ -136,7 +136,7 @@ def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
     along = towards @ ray_directions(n_rays).T  # (N, K, R)
     squared = (towards**2).sum(2)[..., None]
     half_way = np.divide(squared, 2 * along, out=np.full_like(along, np.inf), where=along > 0)
-    return np.where(squared == 0, 0, half_way).min(1)  # nuclei at the same position have no room
+    return np.where(squared == 0, 0, half_way).min(1)  # 0 for nuclei at the same position
 
 
 def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarray, mpp: float) -> np.ndarray:
@@ -156,21 +156,21 @@ def _follow(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarr
 
 
 def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, mpp: float) -> np.ndarray:
-    """(N, R, S): decrease in darkness along a ray at every radius, which lies half way between two samples."""
+    """(N, R, S): decrease in darkness along a ray at every radius; radii are halfway between samples."""
     samples = radii + STEP_UM / 2
     at = xy[:, None, None] + ray_directions(n_rays)[:, None] * (samples / mpp)[:, None]  # (N, R, S, 2)
     dark = ndimage.map_coordinates(amount, [at[..., 1] - 0.5, at[..., 0] - 0.5], order=1, mode="nearest")
     width = round(WIDTH_UM / STEP_UM)
-    # Differences of running sums are the sums of the bands inside and outside of every radius.
+    # The sums of the bands inside and outside every radius are differences of running sums.
     sums = np.cumsum(np.pad(dark, ((0, 0), (0, 0), (width + 1, width)), mode="edge"), axis=2)
     inside = sums[..., width : width + len(radii)] - sums[..., : len(radii)]
     outside = sums[..., 2 * width : 2 * width + len(radii)] - sums[..., width : width + len(radii)]
     is_there = (at > 0).all(-1) & (at < amount.shape[::-1]).all(-1)
-    return np.where(is_there, (inside - outside) / width, 0)  # what lies beyond the border has no edges
+    return np.where(is_there, (inside - outside) / width, 0)  # there are no edges beyond the border
 
 
 def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.ndarray:
-    """(N, R) index of a radius: the clearest closed path not far from an outline (N, R) in um."""
+    """(N, R) indices into ``radii`` of the clearest closed path close to an ``outline`` (N, R) in um."""
     change = (radii - outline[..., None]) / np.maximum(outline, 2 * LEAST_UM)[..., None]
     cost = LOYALTY * np.where(change < 0, INWARD, 1) * change**2 - edge
     cost[..., radii < LEAST_UM] = np.inf
@@ -178,7 +178,7 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 
 
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
-    """The cheapest closed path (N, R) through costs (N, R, S): the middle turn of a longer path, where both ends meet.
+    """The cheapest closed path (N, R) through costs (N, R, S): the middle of a path over two turns, whose ends meet.
 
     Args:
         cost: (N, R, S) cost of each radius on each ray.

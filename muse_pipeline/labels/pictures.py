@@ -1,4 +1,4 @@
-"""Labelled training images, whatever the label format."""
+"""Labelled training images from any label format."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class AreaCount(NamedTuple):
     """The nuclei of a class area in one picture.
 
     Attributes:
-        classes: name of the class, or of the classes that its nuclei may have.
+        classes: names of the classes that its nuclei may have.
         area: file and number of the area.
         n_nuclei: number of nuclei.
     """
@@ -63,19 +63,19 @@ class LabelledImage:
         name: name of the picture; for a region of a slide, the slide's id and the region's corner in level-0 px.
         pixels: (h, w, 3) uint8.
         nuclei: nuclei inside the region, with rays in um, NaN where an outline is unknown.
-        stain: fit on the picture, or on the tissue of its slide; None if it failed.
-        appearance: measures of its slide by `muse tissue`; None for a picture that is not from a slide.
+        stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
+        appearance: measures of the slide by `muse tissue`; None for a picture that is not part of a slide.
         weight: frequency at which the image is drawn, relative to others.
         grow_outlines: True if nuclei labelled as points have grown outlines.
         region: (h, w) bool, the annotated pixels; None for all of them.
-        annotated: (h, w) bool, ``region`` and the slide's other regions, whose nuclei belong to other images; None if
-            there are no others.
+        annotated: (h, w) bool, ``region`` with the slide's other regions, whose nuclei are in other images; None
+            without others.
         patient: patient of the picture.
         source: folder or sheet of the source.
         stated_mpp: um per pixel in the config; None if the file gave it.
-        n_left_out: nuclei of the same label file outside every region, left out as set in the config; counted once.
-        areas: class areas that label the classes of the nuclei in ``region``, which a detector found: their positions
-            are not labels, and ``prob`` of ``nuclei`` has the expected shares of the classes. Empty for drawn nuclei.
+        n_left_out: number of omitted nuclei outside all regions of the label file, counted in one of its images.
+        areas: class areas that label the nuclei that a detector found in ``region``. Their positions are not labels,
+            and ``prob`` of ``nuclei`` has the expected class shares. Empty for drawn nuclei.
     """
 
     name: str
@@ -95,7 +95,7 @@ class LabelledImage:
 
     @property
     def unannotated(self) -> np.ndarray:
-        """(h, w) bool: pixels that are in no region of the slide or picture."""
+        """(h, w) bool: pixels outside all regions of the slide or picture."""
         if self.region is None:
             return np.zeros(self.pixels.shape[:2], bool)
         return ~(self.region if self.annotated is None else self.annotated)
@@ -111,7 +111,7 @@ class LabelledImage:
 
 
 def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Grow the outlines of nuclei whose rays are unknown (NaN); drawn outlines are unchanged and limit the grown ones.
+    """Grow outlines of nuclei with unknown rays (NaN); drawn outlines are unchanged and limit the grown ones.
 
     Args:
         pixels: (h, w, 3) uint8 picture.
@@ -127,11 +127,11 @@ def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | No
     return replace(grown, rays=np.where(drawn[:, None], nuclei.rays, grown.rays))
 
 
-MPP_TOLERANCE = 0.05  # relative difference from the file's
+MPP_TOLERANCE = 0.05  # largest relative difference from the mpp in the file
 
 
 def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
-    """Every picture of a source, resampled to ``mpp``, with rays of drawn outlines or else of grown ones.
+    """Read every picture of a source at ``mpp``; the rays are those of drawn outlines, else of grown ones.
 
     Raises:
         LabelError: as in ``labels.read.read_labelled_images``.
@@ -176,14 +176,14 @@ class AnnotatedPicture:
 def label_image(
     picture: AnnotatedPicture, name: str, patient: str, source: LabelSource, mpp: float, n_rays: int
 ) -> LabelledImage:
-    """A picture resampled to ``mpp``, with rays of drawn outlines or else of grown ones.
+    """Resample a picture to ``mpp``; the rays are those of drawn outlines, else of grown ones.
 
     Raises:
         LabelError: the picture has no nucleus, or one outside the annotated regions, and the source does not allow it.
     """
     annotations, stain = picture.annotations, fit_macenko(picture.pixels.reshape(-1, 3))
     inside = annotations.in_regions(source)
-    if picture.region is not None and not len(annotations.regions):  # painted, not drawn
+    if picture.region is not None and not len(annotations.regions):  # from a mask, not polygons
         column, row = annotations.nuclei.xy.astype(int).T
         inside = picture.region[row, column]
     nuclei = annotations.nuclei[inside]
@@ -212,12 +212,12 @@ def label_image(
     )
 
 
-# Nine tenths of the points of BRCA-M2C are on objects of nuclear size, and at most 0.38 if x and y are exchanged.
+# In BRCA-M2C, 0.9 of the points lie on objects of nuclear size, but at most 0.38 with x and y exchanged.
 LEAST_POINTS, FEW, MOST = 10, 0.5, 0.8
 
 
 def _require_order(path: Path, pixels: np.ndarray, points: Nuclei, stain: MacenkoFit | None, mpp: float) -> None:
-    """Reject points that are on nuclei only if x and y are exchanged.
+    """Reject points that lie on nuclei only with x and y exchanged.
 
     Raises:
         LabelError: x and y are exchanged.
@@ -237,12 +237,12 @@ def _share_grown(nuclei: Nuclei) -> float:
 
 
 def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[np.ndarray, float]:
-    """Pixels (h, w, 3) uint8 of a plain picture and its um per pixel, which must agree with the file's.
+    """Read pixels (h, w, 3) uint8 and um per pixel of a plain picture; a stated mpp must agree with the file.
 
     Args:
         path: path of the picture.
         mpp: um per pixel in the config, if given.
-        setting: name of the setting that gives it.
+        setting: name of the setting that states ``mpp``.
 
     Raises:
         LabelError: the picture cannot be decoded, its pixels are not square, or its mpp is unknown, implausible for
@@ -268,7 +268,7 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
 
 
 def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this source") -> float:
-    """Um per pixel, which must be known and plausible for a picture of nuclei.
+    """Return ``mpp`` after a check that it is known and plausible for a picture of nuclei.
 
     Args:
         path: path of the picture.
@@ -289,7 +289,7 @@ def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this sour
 def require_agreement(
     path: Path | str, stated: float, known: tuple[float, float], known_source: str, setting: str = "mpp"
 ) -> None:
-    """Reject an mpp, given by a ``setting`` of the source, that differs by more than 5 % from that of the file.
+    """Reject an mpp in the source's ``setting`` that differs by more than 5 % from the mpp in the file.
 
     Raises:
         LabelError: the values differ; the message has both.
@@ -351,6 +351,6 @@ def resample_picture(
     resized = resize_picture(pixels, factor)
     size = resized.shape[1::-1]
     if region is not None:
-        # Plain INTER_NEAREST rounds positions down, which would move the region by half a pixel.
+        # INTER_NEAREST rounds positions down, which would shift the region by half a pixel.
         region = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
     return resized, replace(nuclei, xy=nuclei.xy * (np.array(size) / pixels.shape[1::-1])), region

@@ -1,4 +1,4 @@
-"""Reading of all labels, of pictures and of slides, as ``Nuclei`` at the model's mpp."""
+"""Reading of labels of pictures and slides as ``Nuclei`` at the model's mpp."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from muse_pipeline.labels.pictures import LabelledImage, read_pictures
 from muse_pipeline.labels.slides import choose_slides, list_slides, read_slides
 from muse_pipeline.labels.sources import LabelSource, all_pictures, image_paths, read_split, require_in_names
 
-CONTEXT_PX = 1024  # side of the largest window that training cuts
+CONTEXT_PX = 1024  # side of the largest training window
 
 
 def read_labelled_images(
     sources: Sequence[LabelSource], classes: tuple[str, ...], mpp: float, n_rays: int, context_px: int = CONTEXT_PX
 ) -> list[LabelledImage]:
-    """Every picture of every source, and every annotated region of every slide, at ``mpp``.
+    """Read every picture of every source, and every annotated region of every slide, at ``mpp``.
 
     Args:
         sources: sources in the config.
@@ -29,8 +29,8 @@ def read_labelled_images(
 
     Raises:
         LabelError: a file is missing or broken or has many nuclei twice, a class is not in the map, a nucleus is
-            outside its picture or region, or one of these has no nucleus; the message has the file and the line or
-            feature.
+            outside its picture or region, or a picture or region has no nucleus; the message has the file and the line
+            or feature.
         MuseError: a sheet or a slide cannot be read.
     """
     images: list[LabelledImage] = []
@@ -45,7 +45,7 @@ def read_labelled_images(
             of_source = list(read_slides(source, classes, mpp, n_rays, context_px))
         if not of_source:
             settings = "`split`" if source.is_dataset else "`images` or `slides`, `split`"
-            raise LabelError(f"{source.location}: gives no image; correct {settings} or `exclude`")
+            raise LabelError(f"{source.location}: yields no image; correct {settings} or `exclude`")
         images += of_source
     return images
 
@@ -57,7 +57,7 @@ def require_words(sources: Sequence[LabelSource]) -> None:
         sources: all sources of a run, including those for validation.
 
     Raises:
-        LabelError: no name contains a word (the first is named), or a folder or file is missing.
+        LabelError: a word is in no name (the message has the first), or a folder or file is missing.
     """
     for source in sources:
         require_readable(source)
@@ -66,7 +66,7 @@ def require_words(sources: Sequence[LabelSource]) -> None:
 
 
 def require_readable(source: LabelSource) -> None:
-    """Check that the folders, sheets and lists of a source exist; no picture is read.
+    """Check that the folders, sheets and lists of a source exist, without reading pictures.
 
     Raises:
         LabelError: a folder or file is missing.
@@ -85,7 +85,7 @@ def require_readable(source: LabelSource) -> None:
 
 
 def patients_in(source: LabelSource) -> list[str]:
-    """The patients of the pictures or slides of a source; no picture is read.
+    """The patients of the pictures or slides of a source, without reading pictures.
 
     Raises:
         LabelError: as in ``require_readable``, or a name does not match the rule for patients.

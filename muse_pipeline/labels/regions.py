@@ -10,12 +10,12 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-LEAST_CONTEXT_PX = 192  # half of a window of `my_labels.yaml`, which may be centred at the border of a region
+LEAST_CONTEXT_PX = 192  # half a window of `my_labels.yaml`, because windows may be centred at the border of a region
 
 
 @dataclass(frozen=True)
 class RegionWindow:
-    """A picture around one cell of a region; cells tile a region, so that a nucleus is in one cell.
+    """A picture around one cell of a region; cells tile the region, so every nucleus is in exactly one.
 
     Attributes:
         region: polygon in work px.
@@ -33,14 +33,14 @@ class RegionWindow:
     size: tuple[int, int]
 
     def contains(self, xy: np.ndarray) -> np.ndarray:
-        """(N,) bool: True for positions (N, 2) in work px in the region's part of this cell; borders are half open."""
+        """(N,) bool: True for positions (N, 2) in work px in both the region and this cell (half-open)."""
         left, top, right, bottom = self.cell
         x, y = np.asarray(xy, float).T
         within = (x >= left) & (x < right) & (y >= top) & (y < bottom)
         return within & shapely.intersects_xy(self.region, x, y)
 
     def mask(self) -> np.ndarray:
-        """(height, width) bool of the picture: pixels whose centre is in the region within this cell."""
+        """(height, width) bool: pixels of the picture whose centres are in both the region and this cell."""
         filled = fill_polygon(self.region, self.origin, self.size)
         left, top, right, bottom = (edge - self.origin[i % 2] for i, edge in enumerate(self.cell))
         inside = np.zeros_like(filled)
@@ -48,7 +48,7 @@ class RegionWindow:
         return filled & inside
 
     def annotated(self) -> np.ndarray:
-        """(height, width) bool of the picture: pixels whose centre is in any region of the slide."""
+        """(height, width) bool: pixels of the picture whose centres are in any region of the slide."""
         picture = shapely.box(*self.origin, *np.add(self.origin, self.size))
         parts = shapely.get_parts(shapely.intersection(self.area, picture))
         return fill_polygon(shapely.multipolygons(parts[shapely.area(parts) > 0]), self.origin, self.size)
@@ -75,7 +75,7 @@ def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: i
 
 
 def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """(height, width) bool: pixels whose centre lies in a polygon or multipolygon, holes left out.
+    """(height, width) bool: pixels whose centres lie in a polygon or multipolygon, holes excluded.
 
     Along each row of pixel centres, every crossed edge toggles between inside and outside (even-odd rule).
 
@@ -94,13 +94,13 @@ def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int
             if first == last:
                 continue
             crossing = x0 + (rows_of_centres[first:last] - y0) * ((x1 - x0) / (y1 - y0))
-            # The first pixel whose centre lies on the crossing or right of it; beyond the picture, the extra column.
+            # The first pixel centre at or right of the crossing; crossings beyond the picture use the extra column.
             turns[np.arange(first, last), np.ceil(crossing - 0.5).clip(0, size[0]).astype(int)] += 1
     return turns.cumsum(1)[:, :-1] % 2 == 1
 
 
 def _edges(low: float, high: float, longest: int) -> np.ndarray:
-    """Integers that divide [low, high] into equal cells; half open, so the last is beyond ``high``."""
+    """Integers that divide [low, high] into equal half-open cells; the last integer is beyond ``high``."""
     first, last = int(np.floor(low)), int(np.floor(high)) + 1
     n_cells = -(-(last - first) // longest)
     return np.linspace(first, last, n_cells + 1).round().astype(int)

@@ -32,14 +32,14 @@ from muse_pipeline.tissue.find import find_tissue, roi_coverage
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import MacenkoFit
 
-SLIDE, NUCLEI = "muse slide", "muse nuclei"  # in the metadata of a region drawn in the viewer (page/teach.js)
+SLIDE, NUCLEI = "muse slide", "muse nuclei"  # metadata keys of regions drawn in the viewer (page/teach.js)
 
 
 def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
     """True if the regions of a GeoJSON file were drawn in the viewer to correct nuclei.
 
     Raises:
-        LabelError: the file cannot be read, or is of another slide, or of nuclei that were since replaced in the folder
+        LabelError: the file cannot be read, belongs to another slide, or corrects other nuclei than those in
             ``results``, if given.
     """
     try:
@@ -51,7 +51,7 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
         return False
     if {str(each[SLIDE]) for each in found} != {info.fingerprint}:
         raise LabelError(
-            f"{path}: comes from the viewer of a slide other than '{info.slide_id}'; name it by its own slide_id"
+            f"{path}: comes from the viewer of a slide other than '{info.slide_id}'; rename it to that slide's id"
         )
     if results is None:
         return True
@@ -66,14 +66,14 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
     return True
 
 
-OUTLINE_MARGIN_UM = 30.0  # of picture around a region's nuclei, for outlines that grow over its border
-MIN_TISSUE = 0.2  # of a region with nuclei; less is glass
+OUTLINE_MARGIN_UM = 30.0  # context around the nuclei of a region, for outlines that grow over its border
+MIN_TISSUE = 0.2  # least share of tissue in a region with nuclei; regions with less are on glass
 
 
 def read_slides(
     source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int, context_px: int
 ) -> Iterator[LabelledImage]:
-    """The annotated regions of every slide of a source, as pictures with context (``regions.cut_regions``).
+    """Read the annotated regions of every slide of a source, as pictures with context (``regions.cut_regions``).
 
     Raises:
         LabelError: as in ``labels.read.read_labelled_images``.
@@ -142,10 +142,10 @@ def _read(
     info: SlideInfo,
     n_rays: int,
 ) -> Annotations:
-    """The labels of one slide in absolute level-0 px, from GeoJSON in QuPath's frame or text in level-0 px.
+    """Read the labels of a slide, in absolute level-0 px, from GeoJSON in QuPath's frame or text in level-0 px.
 
     Raises:
-        LabelError: there is no annotated region, among others.
+        LabelError: the file is broken or has no annotated region.
     """
     offset = qupath_offset_px(info.bounds)
     if source.format == "geojson":
@@ -175,13 +175,13 @@ def _read_regions(
     inside = annotations.in_regions(source)
     nuclei = annotations.nuclei[inside].require(Frame.LEVEL0)
     nuclei = replace(nuclei, xy=level0_to_work(nuclei.xy, info.mpp, mpp), frame=Frame.WORK)
-    # Training rejects slides that are coarser than the model, which a run would enlarge.
+    # Training rejects slides coarser than the model; runs enlarge such slides.
     reader = AreaReader(slide, info, mpp, enlarge=False)
     area = _region_area(annotations, info, mpp)
     _require_nuclei(area, nuclei, annotations, source, info, mpp)
     tissue = find_tissue(slide, info).tissue
     _require_tissue(area, nuclei, tissue, annotations, info, mpp)
-    colour = measure_colour(slide, info, tissue)  # as `muse tissue` does: what the model will be given
+    colour = measure_colour(slide, info, tissue)  # as in `muse tissue`, whose colours the model gets
     n_left_out = int((~inside).sum())
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
@@ -241,14 +241,14 @@ def _require_nuclei(
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region with nuclei on glass, a sign of positions in another frame.
+    """Reject a region with nuclei if it or its nuclei lie on glass, a sign of positions in another frame.
 
     Slides without any tissue, as under fluorescence, are not checked.
 
     Raises:
         LabelError: there is such a region; its corner is named as QuPath shows it.
     """
-    is_doubtful = not (tissue.is_empty or annotations.made_in_viewer)  # a marked nucleus may lie beside the tissue
+    is_doubtful = not (tissue.is_empty or annotations.made_in_viewer)  # a marked nucleus may be off the tissue
     for region in shapely.get_parts(area) if is_doubtful else ():
         own = nuclei[shapely.intersects_xy(region, *nuclei.xy.T)]
         if not len(own):
@@ -278,7 +278,7 @@ def _nuclei_of(window: RegionWindow, nuclei: Nuclei) -> Nuclei:
 def _grow_outlines(
     window: RegionWindow, own: Nuclei, pixels: np.ndarray, stain: MacenkoFit | None, mpp: float, n_rays: int
 ) -> Nuclei:
-    """``complete_outlines``, with only the pixels around the window's cell."""
+    """Call ``complete_outlines`` on only the pixels around the window's cell."""
     margin = round(OUTLINE_MARGIN_UM / mpp)
     left, top = (max(window.cell[i] - window.origin[i] - margin, 0) for i in (0, 1))
     right, bottom = (window.cell[i + 2] - window.origin[i] + margin for i in (0, 1))

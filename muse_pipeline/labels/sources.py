@@ -18,8 +18,8 @@ from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.qupath.objects import IGNORED, REGION
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
-FORMATS = ("row column class", "x y class", "geojson", "instances", "masks", "areas")  # beside those of open datasets
-BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # which an open dataset does not take
+FORMATS = ("row column class", "x y class", "geojson", "instances", "masks", "areas")  # besides open datasets
+BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # not allowed for an open dataset
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class LabelSource:
     """A folder of labels with its pictures or slides (``docs/guide/labels.md``).
 
     Attributes:
-        labels: folder of label files; a file's name begins with its picture's stem or its slide's id. For an open
-            dataset, its folder, with the pictures.
+        labels: folder of label files, whose names begin with the stem of their picture or the id of their slide; for an
+            open dataset, its folder with the pictures.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
             classes as in QuPath), "instances" (label PNG, TIFF or NPY, pictures only), "masks" (the same, with white
             nuclei) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector`` finds); or an open
@@ -38,28 +38,27 @@ class LabelSource:
         mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
         diameter_um: median diameter of the nuclei of every picture, instead of ``mpp``, for "instances" of unknown um
             per pixel.
-        class_map: class name of the model for each word in the label files; null for nuclei whose class is not used.
-            Missing words are errors. By default the words are the class names. For "areas" a word may have a
-            list of possible classes.
-        region_class: class or name of the annotations that outline the annotated area (QuPath's "Region*" is "Region").
+        class_map: class name of the model for each word in the label files, or null for a class that is not used; for
+            "areas" also a list of possible classes. Missing words are errors. By default the words are the class names.
+        region_class: class or name of the annotations around the annotated area (QuPath's "Region*" is "Region").
         regions: folder of GeoJSON files with these annotations, if those in ``labels`` contain none.
         outside: "refuse": nuclei outside every region are an error; "leave out": they are counted but not used.
         ignore: classes or names of GeoJSON annotations that are not nuclei.
         allow_empty: accept label files and regions without a nucleus.
         points: folder of "x y class" text files with the classes, for "instances" and "masks".
         split: text file with the pictures or slides to use, or a value of the sheet's split column; by default all.
-        exclude: parts of names (a patient, a site); pictures or slides whose name contains one are left out.
-        results: output folder of the run whose nuclei were corrected in the viewer: corrections of older nuclei are
+        exclude: strings (of a patient, a site); pictures or slides whose name contains one of them are left out.
+        results: output folder of the run whose nuclei were corrected in the viewer; corrections of older nuclei are
             rejected.
-        grow_outlines: grow outlines on the haematoxylin for nuclei labelled as points; otherwise these train only
-            positions and classes.
-        margin_um: width of the border of every area in which nuclei are not labelled, um.
-        purity: expected fraction of the nuclei of an area with its class, or one of its classes.
+        grow_outlines: grow outlines on the haematoxylin for nuclei labelled as points; otherwise these are used only
+            for positions and classes.
+        margin_um: width of a border inside every area, um, in which nuclei are not labelled.
+        purity: expected fraction of the nuclei of an area that have its class or one of its classes.
         detector: model that finds the nuclei in areas: an .onnx file, or the name of a built-in model.
-        weight: relative frequency at which its pictures are drawn.
-        patient: rule for the patient in a picture's name: a number of leading characters, or a regular expression whose
-            first group (else whole match) is the patient. By default the first 12 characters of TCGA names, else the
-            whole name; for an open dataset, the dataset's patient.
+        weight: relative frequency at which pictures are drawn.
+        patient: rule that finds the patient in a picture's name: a number of leading characters, or a regular
+            expression whose first group (else whole match) is the patient. By default the first 12 characters of TCGA
+            names, else the whole name; for an open dataset, the dataset's patient.
         licence: licence of the labels and pictures, for the card of the model.
     """
 
@@ -146,14 +145,14 @@ class LabelSource:
 
 
 def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) -> None:
-    """Require that every word of ``exclude`` is in a name; a misspelt word would exclude nothing.
+    """Require that every word of ``exclude`` is in a name, because a misspelt word would exclude nothing.
 
     Args:
         location_of: location of the source's images for each word.
         names: names of all pictures and slides of a run.
 
     Raises:
-        LabelError: no name contains a word; the first is named.
+        LabelError: a word is in no name; the message has the first.
     """
     for word, location in location_of.items():
         if not any(word in name for name in names):
@@ -163,7 +162,7 @@ def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) ->
 TEXT_SUFFIXES = frozenset({".txt", ".csv", ".tsv"})
 MASK_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".npy"})
 MASK_FORMATS = ("instances", "masks")
-SUFFIXES = {  # every other format is text
+SUFFIXES = {  # all other formats are text
     "geojson": frozenset(GEOJSON_SUFFIXES),
     **dict.fromkeys(MASK_FORMATS, MASK_SUFFIXES),
     "areas": MASK_SUFFIXES | frozenset(GEOJSON_SUFFIXES),
@@ -171,7 +170,7 @@ SUFFIXES = {  # every other format is text
 
 
 def image_paths(source: LabelSource) -> list[Path]:
-    """The pictures of a source after ``split`` and ``exclude``, by name.
+    """List the pictures that ``split`` and ``exclude`` of a source select, by name.
 
     Raises:
         LabelError: a folder or a picture of the split is missing.
@@ -188,7 +187,7 @@ def image_paths(source: LabelSource) -> list[Path]:
 
 
 def all_pictures(source: LabelSource) -> list[Path]:
-    """Every picture in the folder, used or not.
+    """List every picture in the folder, used or not.
 
     Raises:
         LabelError: the folder does not exist.
@@ -199,7 +198,7 @@ def all_pictures(source: LabelSource) -> list[Path]:
 
 
 def read_split(source: LabelSource) -> list[str]:
-    """The names in the split file, one per line.
+    """Read the names in the split file, one per line.
 
     Raises:
         LabelError: the file is missing, empty, not text or names a picture twice.
@@ -216,10 +215,10 @@ def read_split(source: LabelSource) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8, or in Windows-1252, as written by older programs.
+    """Read the lines of a text file in UTF-8 or in Windows-1252, which older programs write.
 
     Raises:
-        LabelError: the file cannot be read or has another encoding; the line is named.
+        LabelError: the file cannot be read or has another encoding; the message has the line.
     """
     try:
         content = path.read_bytes()
@@ -228,7 +227,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        # UTF-16 can be decoded as Windows-1252 too, with a null character beside every letter.
+        # UTF-16 can be decoded as Windows-1252 too, but has a null character beside every letter.
         if b"\0" not in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
             with suppress(UnicodeDecodeError):
                 return content.decode("cp1252").splitlines()
@@ -237,7 +236,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def split_unit(name: str) -> tuple[str, str]:
-    """The name of a column in lower case, and its unit, "px" or "um": "x" and "px" of "X [px]", else ""."""
+    """Split the name of a column into name, in lower case, and unit ("px", "um" or ""): "X [px]" -> "x", "px"."""
     whole = name.strip().lower()
     for unit, words in {"px": ("px", "pixel", "pixels"), "um": ("um", "µm", "μm")}.items():
         for word in words:
@@ -248,7 +247,7 @@ def split_unit(name: str) -> tuple[str, str]:
 
 
 class LabelFiles:
-    """The files of a folder by the stem of their picture or the id of their slide.
+    """The label files of a folder by the stem of their picture or the id of their slide.
 
     A file belongs to the longest stem with which its name begins, up to a dot or an underscore.
     """

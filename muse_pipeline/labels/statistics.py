@@ -1,4 +1,4 @@
-"""Statistics of the labels of a run before training: counts, doubts about their scale, and leaks between splits."""
+"""Statistics of the labels of a run before training: counts, checks of their scale, and leaks between splits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
 MIN_SHARE_GROWN = 0.5
-LISTED = 24  # limit of patients listed one by one; a longer list hides the warnings
+LISTED = 24  # largest number of patients that are listed; longer lists hide the warnings
 
 
 class LabelSummary:
-    """The nuclei of P pictures by class, and doubts about the size of their outlines.
+    """The nuclei of P pictures by class, and warnings about the size of their outlines.
 
     Args:
         images: the pictures.
@@ -32,20 +32,20 @@ class LabelSummary:
 
     Attributes:
         counts: (P, C + 1) number of nuclei of each class; unknown classes in the last column.
-        areas: sentences about class areas, one per class or set of classes.
-        warnings: sentences about possible faults.
+        areas: descriptions of class areas, one per class or set of classes.
+        warnings: descriptions of possible faults.
     """
 
     def __init__(self, images: Sequence[LabelledImage], classes: tuple[str, ...]):
         self.images, self.columns = images, (*classes, "unknown")
         n = len(self.columns)
-        # An unknown class, -1, becomes the last column.
+        # The index -1 of an unknown class refers to the last column.
         self.counts = np.stack([np.bincount(image.nuclei.label % n, minlength=n) for image in images])
         self.areas = tuple(_describe_areas(images))
         self.warnings = (*_doubts_about_scale(images), *_what_was_left_out(images))
 
     def text(self) -> str:
-        """A line per patient, of the first ``LISTED`` and of all others together, a total, areas and warnings."""
+        """Lines for the first ``LISTED`` patients, for all others together and for the total; areas; warnings."""
         of_patient = defaultdict(list)
         for index, image in enumerate(self.images):
             of_patient[image.patient].append(index)
@@ -76,7 +76,7 @@ def check_leaks(
     """Reject patients with pictures in training and in validation.
 
     Raises:
-        LabelError: there are such patients; they are named.
+        LabelError: patients are in both; the message names them.
     """
     if shared := sorted({image.patient for image in training} & {image.patient for image in validation}):
         raise LabelError(
@@ -136,10 +136,10 @@ def _right(cell: object) -> str:
 
 
 def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
-    """The mean stains and the median strong ends of training images.
+    """The mean stain vectors and the median strong concentrations of training images.
 
     Args:
-        fits: fits of the images, None if one failed.
+        fits: stain fits of the images, None for failed ones.
         method: "macenko" or "identity".
         weights: weights of the images; equal by default.
 
@@ -155,18 +155,18 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
         raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
     stains = np.average([fit.stains for fit in fits], 0, weights)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    # The only method of NumPy's that takes weights.
+    # Of NumPy's methods only this one supports weights.
     strong = np.quantile([fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf")
     return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
 
 
 def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
-    """Appearance of the slides and pictures of labelled images, for the card; None without any measure."""
+    """Appearance of the slides and pictures of labelled images, for the card; None if nothing was measured."""
     return describe_training([_measure(image, mpp) for image in images])
 
 
 def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
-    """The measures of an image's slide or, for a picture, of its annotated part."""
+    """Measures of an image's slide or, for a picture, of its annotated area."""
     if image.appearance:
         return image.appearance
     left, top, right, bottom = image.annotated_box
@@ -176,7 +176,7 @@ def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
 def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without nuclei.
 
-    Pictures count as often as they are drawn, nuclei of class areas by the expected shares of their classes.
+    Pictures are weighted by how often they are drawn, and nuclei of class areas count by their expected class shares.
     """
     counts = np.zeros(n_classes)
     for image in images:
@@ -198,10 +198,10 @@ def missing_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> li
 
 
 def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], split: str) -> None:
-    """Require labelled nuclei of every class, since others can neither be learnt nor scored.
+    """Require labelled nuclei of every class, since a class without any can neither be learnt nor scored.
 
     Raises:
-        ConfigError: a class has none; the class and the ``split`` are named.
+        ConfigError: a class has none; the message names the class and the ``split``.
     """
     if missing := missing_classes(images, classes):
         raise ConfigError(
@@ -213,10 +213,10 @@ def require_outlines(images: list[LabelledImage]) -> None:
     """Require some outlines, without which a detector cannot be trained.
 
     Raises:
-        ConfigError: there are only points, around which no outlines are grown.
+        ConfigError: there are only points without grown outlines.
     """
     known = any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images)
     if not known:
         raise ConfigError(
-            "the training images hold no outline; add a source of polygons or masks, or remove `grow_outlines: false`"
+            "the training images have no outline; add a source of polygons or masks, or remove `grow_outlines: false`"
         )

@@ -31,25 +31,25 @@ from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
-UNKNOWN = 255  # in maps of class indices
+UNKNOWN = 255  # value of unknown pixels in maps of class indices
 KINDS = ("folders", "images", "slides")
 
 
 @dataclass(frozen=True)
 class TissueSource:
-    """Labels of tissue, in one of three forms.
+    """Labels of tissue: ``folders``, ``images`` or ``slides``.
 
     Attributes:
         folders: folder with a folder of pictures for each class, named as the class.
         images: folder of pictures, whose labels are in ``table``.
-        table: TSV or CSV with the columns ``image`` and ``label``, perhaps ``patient``.
+        table: TSV or CSV with the columns ``image``, ``label`` and optionally ``patient``.
         slides: sheet of slides; the areas drawn on them are in ``areas``.
-        areas: folder of QuPath's GeoJSON, ``<slide_id>.geojson``: areas with a class. Undrawn areas are unknown.
+        areas: folder of QuPath's GeoJSON, ``<slide_id>.geojson``, with areas of a class; all other tissue is unknown.
         masks: folder of PNG masks named as the pictures: class index of every pixel, 255 unknown. They are used for
             scores and never for training.
         mpp: um per pixel of the pictures.
         class_map: class name of the model for each word in the labels. Without a map the words are the class names.
-        exclude: parts of names; pictures or slides whose name contains one are left out.
+        exclude: strings; pictures or slides whose name contains one of them are left out.
         patient: rule for the patient in a name, as in ``sources.LabelSource``; a column of the table or sheet has
             precedence.
     """
@@ -90,13 +90,13 @@ class TissueImage:
     """A picture at the model's mpp.
 
     Attributes:
-        name: name of the picture, after its class's folder if any; for part of a slide, the slide's id and position.
+        name: name of the picture, with its class folder if any; for part of a slide, the slide's id and position.
         pixels: (h, w, 3) uint8.
         label: class index of the image; -1 if pixels are labelled.
         target: (h, w) uint8 class index or ``UNKNOWN``, if pixels are labelled.
         mask: (h, w) uint8 class index or ``UNKNOWN``, for scores.
         patient: patient of the image.
-        stain: fit on the picture, or on the tissue of its slide; None if it failed.
+        stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
     """
 
     name: str
@@ -121,13 +121,13 @@ class LabelledPath:
 def read_tissue_images(
     sources: Sequence[TissueSource], classes: tuple[str, ...], mpp: float, window_px: int
 ) -> list[TissueImage]:
-    """Every picture of every source and every drawn area of every slide, at ``mpp``.
+    """Read every picture of every source and every drawn area of every slide, at ``mpp``.
 
     Args:
         sources: sources in the config.
         classes: names of the classes of the model.
         mpp: um per pixel of the model.
-        window_px: side of the training windows; pictures must be at least as large, and drawn areas are read with
+        window_px: side of the training windows; pictures must be at least this large, and drawn areas are read with
             context.
 
     Raises:
@@ -153,7 +153,7 @@ def read_tissue_images(
 
 
 def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
-    """The files of a source, each as its setting, its name in the source and its path.
+    """The files of a source, as (setting, name in the source, path).
 
     Raises:
         LabelError: a folder or file does not exist.
@@ -170,7 +170,7 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
 
 
 def source_checksums(source: TissueSource) -> dict[str, str]:
-    """Checksums of the files of a source by their names in it."""
+    """Checksums of a source's files by setting and name."""
     return {
         name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
         for kind, name, path in source_files(source)
@@ -178,7 +178,7 @@ def source_checksums(source: TissueSource) -> dict[str, str]:
 
 
 def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[LabelledPath]:
-    """The pictures of a source with their labels, by name.
+    """List the pictures of a source with their labels, by name.
 
     Raises:
         LabelError: as in ``read_tissue_images``.
@@ -213,7 +213,7 @@ def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[Labell
 
 
 def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
-    """Label and patient ("" where none is given) by the name in ``column`` of a TSV or CSV table.
+    """Read label and patient ("" if not given) by the name in ``column`` of a TSV or CSV table.
 
     Raises:
         LabelError: the table cannot be read, a column is missing, or a name has two labels.
@@ -244,10 +244,10 @@ def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], loca
 
 
 def _require_consistent(paths: Sequence[LabelledPath], classes: tuple[str, ...]) -> None:
-    """Reject two labels of the same picture, even under two names.
+    """Reject different labels of the same picture, even under two names.
 
     Raises:
-        LabelError: there is such a picture.
+        LabelError: a picture has two labels.
     """
     of_bytes: dict[str, LabelledPath] = {}
     for one in paths:
@@ -269,7 +269,7 @@ def _read_picture(found: LabelledPath, source: TissueSource, n_classes: int, mpp
 
 
 def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_classes: int) -> np.ndarray:
-    """(h, w) uint8 of the picture's mask.
+    """Read the mask (h, w) uint8 of a picture.
 
     Raises:
         LabelError: the mask is missing, of another size or has other values.
@@ -289,7 +289,7 @@ def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_cl
 
 
 def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, window_px: int) -> Iterator[TissueImage]:
-    """The areas drawn on the slides of a sheet, each with the tissue around it, whose class is unknown."""
+    """Read the areas drawn on the slides of a sheet, each with tissue around it, whose class is unknown."""
     rows = [row for row in read_sheet(source.slides) if not any(word in row.slide_id for word in source.exclude)]
     files = {row.slide_id: source.areas / f"{row.slide_id}.geojson" for row in rows}
     drawn = [row for row in rows if files[row.slide_id].is_file()]
@@ -320,14 +320,14 @@ def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, wind
                 )
 
 
-MOST_OVERLAP = 0.05  # share of the smaller area; hand-drawn neighbours overlap a little
+MOST_OVERLAP = 0.05  # largest accepted share of the smaller area, because hand-drawn neighbours overlap a little
 
 
 def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path) -> None:
-    """Reject areas of different classes that overlap by more than inexact drawing explains.
+    """Reject areas of different classes that overlap by more than ``MOST_OVERLAP``.
 
     Raises:
-        LabelError: there are such areas.
+        LabelError: two areas overlap.
     """
     for (index, shape), (other, against) in combinations(areas.items(), 2):
         if shape.intersection(against).area > MOST_OVERLAP * min(shape.area, against.area):
@@ -338,10 +338,10 @@ def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ..
 
 
 def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...], split: str) -> None:
-    """Reject images if a class is missing from all of them.
+    """Require at least one image of every class.
 
     Raises:
-        LabelError: a class is missing; the class and the ``split`` are named.
+        LabelError: a class is missing; the message names the class and the ``split``.
     """
     found = {one.label for one in images if one.target is None}
     for one in images:

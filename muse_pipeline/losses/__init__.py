@@ -1,1 +1,1 @@
-"""Losses, each named for its paper; they import torch and nothing of this package."""
+"""Losses, each named for its paper; they import torch and no other module of this package."""

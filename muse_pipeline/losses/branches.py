@@ -1,8 +1,8 @@
-"""Losses between branches with the same samples of a batch: InfoNCE and VICReg.
+"""Losses between branches that encode the same samples of a batch: InfoNCE and VICReg.
 
 InfoNCE: arXiv 1807.03748; SimCLR, 2002.05709. VICReg, variance, invariance and covariance: arXiv 2105.04906; TriDeNT,
-arXiv 2312.02111. In VICReg every ordered pair of branches counts, so that a pair is counted twice, and all pairs have
-the same weight.
+arXiv 2312.02111. VICReg sums over ordered pairs of branches, so every pair is counted twice, and all pairs have the
+same weight.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: fl
     """Sum over pairs of branches of the symmetric cross-entropy from a sample in one branch to itself in the other.
 
     Args:
-        branches: n of (N, D), of any length; row k of all branches belongs to one sample.
-        known: n of (N,) bool, the rows that a branch has. A pair is compared on the rows that both have.
+        branches: n of (N, D), not normalised; row k of all branches belongs to one sample.
+        known: n of (N,) bool, True for rows present in a branch; a pair is compared on the rows of both.
         temperature: softmax temperature; cosines are divided by it.
     """
-    # A zero with a graph: a batch without partners compares no pair, and its loss is differentiated all the same.
+    # A zero with a graph, because the loss is differentiated even if a batch has no partners and no pair to compare.
     total = branches[0].sum() * 0
     for one, other in combinations(range(len(branches)), 2):
         both = known[one] & known[other]
@@ -41,7 +41,7 @@ def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
     Args:
         branches: n of (N, D); row k of all branches belongs to one sample.
-        known: n of (N,) bool, the rows that a branch has. A pair is compared on the rows that both have.
+        known: n of (N,) bool, True for rows present in a branch; a pair is compared on the rows of both.
     """
     total = branches[0].sum() * 0
     for one, other in combinations(range(len(branches)), 2):
@@ -74,7 +74,7 @@ def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 
 def covariance_matrix(rows: Tensor) -> Tensor:
-    """(D, D) biased covariance of rows (N, D); zeros where there are none."""
+    """(D, D) biased covariance of rows (N, D); zeros without rows."""
     if not len(rows):
         return rows.new_zeros(rows.shape[1], rows.shape[1])
     centred = rows - rows.mean(0)

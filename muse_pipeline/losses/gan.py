@@ -1,4 +1,4 @@
-"""Losses of generative adversarial networks, least squares and logistic with a gradient penalty; augmentation.
+"""Losses of generative adversarial networks (least squares; logistic with a gradient penalty), and augmentation.
 
 Least squares: Mao et al., ICCV 2017, arXiv 1611.04076, equation 9 with targets 0 and 1. Logistic, non-saturating, as
 StyleGAN2 uses it: Goodfellow et al., NIPS 2014, arXiv 1406.2661; R1: Mescheder et al., ICML 2018, arXiv 1801.04406,
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, softplus
 
-SHIFT = 0.125  # of a side: largest shift by whole pixels
-LOG2_SCALE, BRIGHTNESS, LOG2_CONTRAST, SATURATION = 0.2, 0.2, 0.5, 1.0  # standard deviations, the paper's
+SHIFT = 0.125  # largest shift, as a share of the side, in whole pixels
+LOG2_SCALE, BRIGHTNESS, LOG2_CONTRAST, SATURATION = 0.2, 0.2, 0.5, 1.0  # standard deviations from the paper
 
 
 class LeastSquares:
@@ -59,7 +59,7 @@ def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
         score: (B, ...) of them; the scores of one picture are summed.
         gamma: weight.
     """
-    # The discriminator mixes no pictures, so that the gradient of the summed scores contains that of each picture.
+    # Pictures do not interact in the discriminator, so the gradient of the summed scores has that of each picture.
     (gradient,) = torch.autograd.grad(score.sum(), real, create_graph=True)
     return gamma / 2 * gradient.square().flatten(1).sum(1).mean()
 
@@ -70,7 +70,7 @@ class AdaptiveAugmentation(nn.Module):
     Args:
         target: target value of r.
         pictures: number of real pictures over which p rises from 0 to 1.
-        midpoint: score between real and generated: 0 for logistic losses, 0.5 for least squares.
+        midpoint: score halfway between real and generated: 0 for logistic losses, 0.5 for least squares.
     """
 
     def __init__(self, target: float, pictures: int, midpoint: float):
@@ -102,7 +102,7 @@ class AdaptiveAugmentation(nn.Module):
         shift = (2 * torch.rand(n, 2, generator=generator) - 1) * SHIFT * self._chosen(n, generator)[:, None]
         scale = 2 ** (LOG2_SCALE * torch.randn(n, generator=generator) * self._chosen(n, generator))
         angle = quarter * (math.pi / 2) + turn
-        # The grid is read from the output to the input, so that a magnification divides.
+        # The grid maps output positions to input positions, so a magnification divides.
         cos, sin = angle.cos() / scale, angle.sin() / scale
         matrix = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
         whole = (shift * size).round() * 2 / size

@@ -1,4 +1,4 @@
-"""Losses of multiple-instance learning: by generalised means, and the losses of IKD-MIL.
+"""Losses of multiple-instance learning: cross-entropy of generalised means, and the losses of IKD-MIL.
 
 Generalised means as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017); IKD-MIL is iterative fusion-knowledge
 distillation (https://github.com/wollf2008/IKD-MIL, 2023).
@@ -22,7 +22,7 @@ TINY = 1e-7
 
 
 def generalised_mean(maps: Tensor, exponent: float = EXPONENT) -> Tensor:
-    """Probability of an image from those of its pixels, ``mean(p ** r) ** (1 / r)``: (B, K, H, W) -> (B, K)."""
+    """Probability of an image, ``mean(p ** r) ** (1 / r)`` over its pixels: (B, K, H, W) -> (B, K)."""
     # The root has an infinite slope at 0.
     return maps.clamp(min=LEAST_PROBABILITY).pow(exponent).mean((2, 3)).pow(1 / exponent)
 
@@ -44,7 +44,7 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
 
 
 def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """One minus the Dice coefficient of every image and class; of the complements where the target is empty.
+    """One minus the Dice coefficient of every image and class; empty targets are compared by their complements.
 
     Args:
         prediction: (B, K, H, W).
@@ -54,7 +54,7 @@ def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
     Returns:
         (B, K).
     """
-    # Against an empty target the plain loss saturates: its gradient falls with the square of the predicted area.
+    # The plain loss saturates for an empty target: its gradient falls with the square of the predicted area.
     is_empty = ((target * known).amax((2, 3), keepdim=True) == 0).to(target)
     prediction, target = ((is_empty + (1 - 2 * is_empty) * each) * known for each in (prediction, target))
     overlap, total = (prediction * target).sum((2, 3)), prediction.sum((2, 3)) + target.sum((2, 3))
@@ -62,9 +62,9 @@ def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor:
-    """Mean over images and classes of the Dice losses of all side maps and the fused one against one target.
+    """Dice losses of all side maps and the fused map against one target, averaged over images and classes.
 
-    The target of a teacher is the image label at every pixel; that of a student is the teacher's fused map.
+    A teacher's target is the image label at every pixel, a student's target the fused map of its teacher.
 
     Args:
         maps: (B, K, H, W) each.
@@ -75,7 +75,7 @@ def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor
 
 
 def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Weights that trust pixels of a low loss (online easy example mining): N softmax(-loss) over the N known pixels.
+    """Weights that favour pixels of a low loss (online easy example mining): N softmax(-loss) over the N known pixels.
 
     Their mean over the known pixels is 1. All are 1 where the target has a single class.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 ALPHA = 2.0  # focusing exponent
-BETA = 4.0  # exponent of ``1 - target``; the higher, the lower the penalty of cells close to a centre
+BETA = 4.0  # exponent of ``1 - target``; higher values penalise cells close to a centre less
 
 
 def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tens
     prob = logit.sigmoid()
     positive = (target >= 1).to(logit.dtype) * weight
     negative = (target < 1).to(logit.dtype) * weight
-    # Logarithms are taken of logits: a probability close to 0 or 1 is rounded to it, and its logarithm is infinite.
+    # Computed from logits, because probabilities near 0 or 1 are rounded to them and have infinite logarithms.
     hit = positive * (1 - prob) ** ALPHA * logsigmoid(logit)
     miss = negative * (1 - target) ** BETA * prob**ALPHA * logsigmoid(-logit)
     return -(hit.sum() + miss.sum()) / positive.sum().clamp(min=1)

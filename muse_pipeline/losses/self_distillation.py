@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 
 def cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """(N,) -sum p log q of each row.
+    """(N,) cross-entropy -sum p log q of each row.
 
     Args:
         target: (N, K) probabilities of the teacher, without gradient.
@@ -33,7 +33,7 @@ def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) 
 
     Processes may have different numbers of rows, or none; all of them must call this function.
     """
-    scores = (logits.float() / temperature).T  # (K, N); logarithms, so that no temperature is too sharp
+    scores = (logits.float() / temperature).T  # (K, N); kept as logarithms, so that low temperatures do not overflow
     n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
     # Prototypes get 1 / K of the mass each, then rows 1 / N each. Rows come last, so that targets are probabilities.
     for _ in range(n_iterations):
@@ -43,7 +43,7 @@ def sinkhorn_targets(logits: Tensor, temperature: float, n_iterations: int = 3) 
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """The sum (...) of ``values`` (...) over all processes; ``values`` for a single process."""
+    """The sum of ``values`` (...) over all processes; ``values`` itself for a single process."""
     if not _is_shared():
         return values
     total = values.clone()

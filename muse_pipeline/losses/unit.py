@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-BLACK = -0.9  # pixels of a mask with a fill above it belong to a nucleus
+BLACK = -0.9  # a pixel of a mask belongs to a nucleus if a fill channel exceeds this
 
 
 def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:

@@ -23,12 +23,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Lattice:
-    """Rule that ties positions of a window to columns and rows of a dense map.
+    """Rule that maps positions in a window to columns and rows of the dense map.
 
     Two rules exist. Our own networks resize with half-pixel centres: pixel x is at column ``x / 4 - 0.5`` in any
     window. The released MUSE networks resize with aligned corners, and their authors read pixel x at column
-    ``x / S * (S / 4 - 1)`` of a window of S px: position depends on the window, so such a network keeps its training
-    window.
+    ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the size of the window, so such a network keeps
+    its training window.
 
     Attributes:
         name: name in the model card.
@@ -40,14 +40,14 @@ class Lattice:
 
     @property
     def any_size(self) -> bool:
-        """True if the network takes windows of any sides: its output for a nucleus is then the same in all of them."""
+        """True if windows may have any size because the output for a nucleus does not depend on it."""
         return not self.align_corners
 
     def at_cells(self, dense: Tensor) -> Tensor:
-        """The map (B, D, h, w) read at the centres of its cells, pixels ``4 * column + 2``, as heads need it.
+        """The map (B, D, h, w) sampled at the centres of its cells, pixels ``4 * column + 2``, as heads need it.
 
-        For half-pixel maps this is the map itself. The other rule needs two products with constant matrices, which
-        every runtime supports.
+        Half-pixel maps are returned unchanged; the other rule needs two products with constant matrices, which every
+        runtime supports.
         """
         if not self.align_corners:
             return dense
@@ -68,10 +68,10 @@ def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
         lattice: rule of the network that made the map.
 
     Returns:
-        (B, M, D), not normalised. Outside the window: the border's features by the half-pixel rule, zeros by the
-        authors' rule.
+        (B, M, D), not normalised. Positions outside the window get the features of the border by the half-pixel rule,
+        and zeros by the authors' rule.
     """
-    # Filled on the device: copying a list to it would synchronise.
+    # Filled on the device, because copying a list to it would synchronise.
     size = torch.cat([xy.new_full((1,), side * CELL_PX) for side in dense.shape[:1:-1]])
     grid = (2 * xy / size - 1)[:, None].to(dense.dtype)  # (B, 1, M, 2)
     padding = "zeros" if lattice.align_corners else "border"
@@ -111,7 +111,7 @@ class ResidualBlock(nn.Module):
 
 
 class UpAdd(nn.Module):
-    """Project the coarse map, double it (half-pixel bilinear), add the skip, and refine the sum."""
+    """Project the coarse map, enlarge it twofold (half-pixel bilinear), add the skip, and refine the sum."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -181,11 +181,10 @@ class Backbone(nn.Module):
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
         """The encoder's intermediate maps, before any decoder, shallow to deep.
 
-        Each stage is computed when the iterator reaches it: without skips in the encoder, the first three do not
-        compute the fourth.
+        Stages are computed lazily: in an encoder without skips, reading the first three does not compute the fourth.
 
         Args:
-            image: (B, 3, H, W) as ``prepare`` gives it.
+            image: (B, 3, H, W) result of ``prepare``.
 
         Yields:
             (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for each of ``stage_sizes``.
@@ -193,11 +192,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def fix_size(self, height: int, width: int) -> None:
-        """Make constants of values that depend on the window's size (px), before an export; nothing by default."""
+        """Replace values that depend on the window's size (px) by constants before an export; nothing by default."""
 
 
 class ImageNetBackbone(Backbone):
-    """A backbone that reads RGB, normalised with the means and deviations of ImageNet."""
+    """A backbone whose input is RGB, normalised with the means and deviations of ImageNet."""
 
     def __init__(self):
         super().__init__()
@@ -254,13 +253,13 @@ def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
 
 
 def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Apply the same map for networks that read RGB: (B, 3, H, W), 0 to 255; the identity map changes nothing."""
+    """Apply the same map for networks with RGB input: (B, 3, H, W), 0 to 255; the identity map changes nothing."""
     return (256.0 * torch.exp(-_mapped_density(pixels, colour)) - 1.0).clamp(0.0, 255.0)
 
 
 def _mapped_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    # Its sign is in the matrix, because a pass over all pixels is expensive. White is not: half precision has few
-    # values far from 0, and pale tissue is near 0 only as a density.
+    # The sign of the density is part of the matrix, which saves a pass over all pixels. The division by 256 is not,
+    # because half precision is finest near 0, where pale tissue then lies.
     negative = torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
     linear, constant = -colour[..., :3], colour[..., 3]
     if colour.ndim == 2:

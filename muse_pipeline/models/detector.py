@@ -12,25 +12,25 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.base import Backbone, conv_norm, read_at
 
-PRIOR = 0.05  # share of cells that hold a centre in dense tissue: where scores start
-MEAN_RADIUS_UM = 4.0  # where rays start
-STEEPNESS = 3.0  # how much of a ray a step of the optimiser may change
-MEAN_RAY = math.log(math.e - 1) / STEEPNESS  # what ``to_rays`` makes a ray of ``MEAN_RADIUS_UM``
-LEAST_INVERSE_SQUARE = 0.01  # in units of the mean radius: no ray is longer than 40 um
+PRIOR = 0.05  # initial score: the share of cells that contain a centre in dense tissue
+MEAN_RADIUS_UM = 4.0  # initial length of rays
+STEEPNESS = 3.0  # scale of the raw output; a larger value lets an optimiser step change rays more
+MEAN_RAY = math.log(math.e - 1) / STEEPNESS  # raw output that ``to_rays`` maps to ``MEAN_RADIUS_UM``
+LEAST_INVERSE_SQUARE = 0.01  # in units of 1 / mean radius squared: no ray is longer than 40 um
 
 
 def to_rays(raw: Tensor) -> Tensor:
     """Rays in um from the output of a head, which is their inverse square.
 
-    For an ellipse that is one wave over the angles, ``p + q cos(2 (angle - axis))``, which few features can express.
-    The same wave in the rays themselves is a dumb-bell, the shape of slender nuclei from heads that predict rays.
+    The inverse square of an ellipse's rays is a single cosine of the angle, ``p + q cos(2 (angle - axis))``, which is
+    easy to learn. Heads that predict the rays themselves outline slender nuclei as dumb-bells.
     """
     inverse_square = softplus(STEEPNESS * raw)
     return MEAN_RADIUS_UM * inverse_square.clamp(min=LEAST_INVERSE_SQUARE).rsqrt()
 
 
 def softplus(x: Tensor) -> Tensor:
-    """ln(1 + e^x) by operations that ONNX Runtime vectorises; its own Softplus takes four times as long."""
+    """ln(1 + e^x) from operations that ONNX Runtime vectorises; its own Softplus takes four times as long."""
     size = x.abs()
     return 0.5 * (x + size) + torch.log(1 + torch.exp(-size))
 
@@ -40,7 +40,7 @@ class NucleusMaps(NamedTuple):
 
     Attributes:
         centre: (B, 1, h, w) logit that the cell is a nucleus.
-        offset: (B, 2, h, w) vector from the cell's centre to the nucleus' centre, (x, y) in cells.
+        offset: (B, 2, h, w) vector from the centre of the cell to that of the nucleus, (x, y) in cells.
         label: (B, C, h, w) class logits, given that it is a nucleus.
         rays: (B, R, h, w) um.
     """
@@ -61,7 +61,7 @@ class NucleusHead(nn.Module):
     sizes: tuple[int, int]
 
     def forward(self, features: Tensor) -> NucleusMaps:
-        """(B, D, h, w), read at the centres of the cells -> four maps, float32."""
+        """(B, D, h, w), sampled at the centres of the cells -> four maps, float32."""
         raise NotImplementedError
 
     def scores(self, maps: NucleusMaps) -> Tensor:
@@ -75,7 +75,7 @@ class NucleusHead(nn.Module):
         return self.scores(maps), located, as_rows(torch.cat((maps.label, maps.rays), 1))
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
-        """Positions (B, K, 2), (x, y) in cells, of the nuclei whose peaks are the cells of these numbers (B, K)."""
+        """Positions (B, K, 2), (x, y) in cells, of the nuclei with peaks at the cell indices ``cell`` (B, K)."""
         positions = predicted_positions(located[:, 1:])
         return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
 
@@ -85,7 +85,7 @@ class NucleusHead(nn.Module):
 
 
 def predicted_positions(offset: Tensor) -> Tensor:
-    """(B, 2, h, w) offsets -> position of the nucleus predicted by each cell alone, (x, y) in cells."""
+    """(B, 2, h, w) offsets -> position of the nucleus that each cell predicts, (x, y) in cells."""
     rows, columns = offset.shape[-2:]
     x = torch.arange(columns, device=offset.device) + 0.5
     y = torch.arange(rows, device=offset.device)[:, None] + 0.5
@@ -93,27 +93,27 @@ def predicted_positions(offset: Tensor) -> Tensor:
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """(B, M, h, w) -> (B * h * w, M), with adjacent values of a cell, for fast selection of a few cells."""
+    """(B, M, h, w) -> (B * h * w, M): the values of a cell become adjacent, so that a few cells are selected fast."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def pick(rows: Tensor, cell: Tensor, n_cells: int) -> Tensor:
-    """The rows (B, ..., M), out of (B * n_cells, M), of the cells of these numbers (B, ...), counted per window."""
+    """Rows (B, ..., M) out of (B * n_cells, M), selected by the indices ``cell`` (B, ...) within each window."""
     first = n_cells * torch.arange(cell.shape[0], device=cell.device)  # row of each window's first cell
     return rows[cell + first.view(-1, *(1,) * (cell.dim() - 1))]
 
 
-RIVAL_CELLS = 2  # how far apart, in rows or columns, two cells may be that point to the same nucleus
-SAME_NUCLEUS_CELLS = 1.0  # two points nearer than this are one nucleus: 2 um at 0.5 um/px
+RIVAL_CELLS = 2  # largest distance, in rows or columns, of two cells that point to the same nucleus
+SAME_NUCLEUS_CELLS = 1.0  # points closer than this belong to one nucleus: 2 um at 0.5 um/px
 
 
 @HEADS.register("point")
 class PointHead(NucleusHead):
-    """Perceptrons on the features of each proposal: for offsets, for types and background, and for rays.
+    """Three perceptrons on the features of each proposal: offsets, types with background, and rays.
 
-    Types and background share one softmax. The maps are its two factors: ``centre`` is the logit of "not
-    background", ``label`` the logits of the types given that, so that minus the log of any of its probabilities is the
-    binary cross-entropy of ``centre`` plus the cross-entropy of ``label``.
+    Types and background share one softmax, which is returned as two factors: ``centre`` is the logit of "not
+    background", ``label`` the logits of the types of a nucleus. The cross-entropy of the softmax is the binary
+    cross-entropy of ``centre`` plus the cross-entropy of ``label``.
 
     Args:
         in_channels: D of the dense map.
@@ -134,7 +134,7 @@ class PointHead(NucleusHead):
 
         self.offset, self.types, self.rays = perceptron(2), perceptron(n_classes + 1), perceptron(n_rays)
         with torch.no_grad():
-            # "Not background" starts at ``PRIOR``: its logit is the log of the sum over the types, less the background.
+            # "Not background" starts at ``PRIOR``; its logit is the logsumexp of types minus the background.
             self.types[-1].bias[-1] = math.log(n_classes) + math.log(1 / PRIOR - 1)
             self.rays[-1].bias.fill_(MEAN_RAY)
 
@@ -147,12 +147,11 @@ class PointHead(NucleusHead):
         return NucleusMaps(centre, self.offset(features).float(), label, rays)
 
     def scores(self, maps: NucleusMaps) -> Tensor:
-        """The probability of "not background", at the best of the cells that point to the same nucleus.
+        """The probability of "not background", kept at the best of all cells that point to the same nucleus.
 
-        One-to-one matching trains one cell per nucleus, so that no suppression may be needed after a long
-        training. After a short one, several cells around a nucleus remain peaks. Of neighbours whose points are less
-        than a cell (2 um at 0.5 um/px) apart the best is kept, the first of equals. Cells that point to different
-        nuclei never compete.
+        One-to-one matching trains one cell per nucleus, but after a short training several cells around a nucleus are
+        still peaks. Among neighbours that point to positions less than a cell (2 um at 0.5 um/px) apart, only the cell
+        of highest score is kept, the first one for equal scores.
         """
         rows, columns = maps.centre.shape[-2:]
         known = torch.cat((maps.centre, maps.offset), 1)
@@ -170,8 +169,8 @@ class PointHead(NucleusHead):
         return torch.where(beaten, torch.zeros_like(maps.centre), maps.centre.sigmoid())
 
 
-HIDDEN = (64, 96)  # least and most channels: they are expensive at stride 4
-FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) of a cell and of those beside it
+HIDDEN = (64, 96)  # smallest and largest number of channels; channels at stride 4 are expensive
+FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # (x, y) offsets of a cell and its four neighbours
 LEAST_WEIGHT = 1e-12
 
 
@@ -198,11 +197,11 @@ class DenseHead(NucleusHead):
         return NucleusMaps(centre, offset, label, to_rays(rays))
 
     def scores(self, maps: NucleusMaps) -> Tensor:
-        """The centre map at its peaks among 3 x 3 cells."""
+        """The centre map at its local maxima in 3 x 3 cells."""
         return _scores_at_peaks(maps.centre)
 
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Only centre and offset are computed at every cell; label and rays only at peaks."""
+        """Compute centre and offset at every cell; label and rays are computed only at peaks."""
         rows = as_rows(self.shared(features))
         located = torch.matmul(rows, self.out.weight[:3, :, 0, 0].T) + self.out.bias[:3]
         located = located.unflatten(0, (-1, *features.shape[-2:])).permute(0, 3, 1, 2)
@@ -211,8 +210,8 @@ class DenseHead(NucleusHead):
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
         """Mean of the cell and its four neighbours, weighted by the fourth power of their scores.
 
-        The result thus hardly depends on which of two cells with nearly equal scores is the peak. A neighbour
-        with a distant position belongs to another nucleus and is omitted.
+        The result thus hardly depends on which of two cells with nearly equal scores is the peak. Neighbours that point
+        to a distant position belong to another nucleus and are omitted.
         """
         columns = located.shape[-1]
         row = torch.div(cell, columns, rounding_mode="floor")
@@ -222,7 +221,7 @@ class DenseHead(NucleusHead):
         wide = columns + 2
         near = ((row + 1) * wide + column + 1)[..., None] + down * wide + right  # (B, K, 5), numbered as in ``around``
         centre, x, y = pick(as_rows(around), near, around.shape[-2] * wide).movedim(-1, 0)
-        x, y = x + right, y + down  # from the middle of the cell itself
+        x, y = x + right, y + down  # relative to the centre of the peak's own cell
         apart = torch.stack((x - x[..., :1], y - y[..., :1])).abs().amax(0)
         score = centre.sigmoid()
         weight = score * score * score * score * (apart < SAME_NUCLEUS_CELLS)
@@ -230,7 +229,7 @@ class DenseHead(NucleusHead):
         return torch.stack((column, row), 2) + 0.5 + mean.movedim(0, 2)
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
-        """The other channels of the last convolution, as one matrix product."""
+        """Compute the remaining channels of the last convolution, as one matrix product."""
         output = torch.matmul(cells, self.out.weight[3:, :, 0, 0].T) + self.out.bias[3:]
         label, rays = output.split(self.sizes, 2)
         return label, to_rays(rays)
@@ -265,7 +264,7 @@ class NucleusDetector(nn.Module):
         return detector
 
     def features(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """(B, D, h, w) dense map, read by the backbone's own lattice."""
+        """(B, D, h, w) dense map, sampled at the centres of the cells."""
         return self.backbone(self.backbone.prepare(pixels, colour)).dense
 
     def forward(self, pixels: Tensor, colour: Tensor) -> NucleusMaps:

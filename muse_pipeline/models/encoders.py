@@ -1,4 +1,4 @@
-"""Convolutional encoders of single methods: of PSM, of TriDeNT's partners and of IKD-MIL.
+"""Convolutional encoders that only one method uses each: PSM, TriDeNT (for partners) and IKD-MIL.
 
 VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
 """
@@ -13,14 +13,14 @@ from torch.nn import functional
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone, Features, ImageNetBackbone, ResidualEncoder, Stage, conv_norm
 
-N_STAGES = 3  # of the colour network; every backbone has at least these
+N_STAGES = 3  # stages of the colour network; every backbone has at least three
 WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 
 
 class ShallowNetwork(ResidualEncoder):
     """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage, without a decoder.
 
-    The kernels of the stem are even, so that a cell of the finest stage lies in the middle of its 4 x 4 pixels.
+    The kernels of the stem are even, so that the cells of the finest stage are centred on 4 x 4 pixels.
 
     Args:
         widths: channels of the stages.
@@ -50,10 +50,10 @@ def shallow_cnn() -> ShallowNetwork:
 
 
 class ColourNetwork(Backbone):
-    """Layers on single pixels, means over 8 x 8 px at stride 4, and layers on these means.
+    """Layers on single pixels, averaging over 8 x 8 px at stride 4, and layers on the averages.
 
-    A partner has the same shapes as its H&E image. A network that reads shapes or neighbours could distinguish nuclei
-    by these in both images, and the H&E network would learn nothing about the partner's stain.
+    A partner has the same shapes as its H&E image. A network that sees shapes or neighbours could match nuclei of both
+    images by these alone, and the H&E network would learn nothing about the partner's stain.
 
     Args:
         width: channels.

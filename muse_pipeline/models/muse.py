@@ -21,7 +21,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import ALIGNED_CORNERS, Features, ImageNetBackbone, Stage
 from muse_pipeline.models.vit import PATCH_PX, TAPS, VisionTransformer
 
-EXPANSION = 4  # a bottleneck's output is this much wider than its inside
+EXPANSION = 4  # ratio of a bottleneck's output channels to its inner channels
 DEPTHS = (3, 4, 6, 3)  # blocks of ResNet-50's stages
 
 
@@ -47,7 +47,7 @@ class MuseBackbone(ImageNetBackbone):
         stage_sizes: Sequence[Stage],
     ):
         super().__init__()
-        self.encoder = nn.ModuleDict({"encoder": encoder})  # doubled, as in the released files
+        self.encoder = nn.ModuleDict({"encoder": encoder})  # nested twice, as in the released files
         self.decoder = decoder
         self.channels, self.image_channels, self.stride_px = decoder.out_channels, image_channels, stride_px
         self.stage_sizes = tuple(stage_sizes)
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         self.out_channels = 4 * widths[0]
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """The deepest level is stacked unchanged; the other three are decoded."""
+        """Decode the first three levels and stack them with the deepest one, which is unchanged."""
         fine, middle, coarse, deepest = levels
         coarse = self.decoder3(deepest, coarse)
         middle = self.decoder2(coarse, middle)
@@ -193,7 +193,7 @@ class ResNet50(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Stage outputs, fine to coarse, and (B, 2048)."""
+        """Return the outputs of the stages, fine to coarse, and their last mean (B, 2048)."""
         x = self.maxpool(self.act(self.bn1(self.conv1(image))))
         stages = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -19,7 +19,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.models import BACKBONES
 
 N_SCALES = 3
-FUSION = (0.3, 0.3, 0.4)  # of IKD-MIL; SA-MIL and DWS-MIL have (0.2, 0.35, 0.45)
+FUSION = (0.3, 0.3, 0.4)  # weights used by IKD-MIL; SA-MIL and DWS-MIL use (0.2, 0.35, 0.45)
 
 
 class RegionMaps(NamedTuple):
@@ -35,7 +35,7 @@ class RegionMaps(NamedTuple):
 
 
 class RegionNetwork(nn.Module):
-    """Pixels and colour map -> a map of each class but the first, which is other tissue.
+    """Pixels and colour map -> one map per class, except for the first class, which is all other tissue.
 
     Args:
         backbone: registered name.
@@ -71,7 +71,7 @@ class RegionNetwork(nn.Module):
         return [side(stage) for side, stage in zip(self.sides, stages, strict=True)]
 
     def forward(self, pixels: Tensor, colour: Tensor) -> RegionMaps:
-        """The side maps on cells of 4 px, resized at half-pixel centres, and their fusion."""
+        """Compute the side maps on cells of 4 px, resized at half-pixel centres, and their fusion."""
         rows, columns = (side // CELL_PX for side in pixels.shape[-2:])
         sides = tuple(
             functional.interpolate(logits, size=(rows, columns), mode="bilinear", align_corners=False).sigmoid()
@@ -102,7 +102,7 @@ class RegionGraph(nn.Module):
             colour: (3, 4) float32.
 
         Returns:
-            (B, C, H / 4, W / 4) probabilities. That of the first class is 1 minus that of the likeliest other class.
+            (B, C, H / 4, W / 4) probabilities. The first class gets 1 minus the largest probability of the others.
         """
         fused = self.network(pixels, colour).fused
         smooth = functional.avg_pool2d(fused, 3, stride=1, padding=1, count_include_pad=False)

@@ -1,6 +1,6 @@
-"""Networks of UNITPathSSL: a generator of pictures from masks, its discriminator, and the reader of pictures.
+"""Networks of UNITPathSSL: a generator of pictures from masks, discriminators, and a reader of masks in pictures.
 
-The generator takes pictures of any size. Its modulated convolutions are those of StyleGAN2 (Karras et al., CVPR 2020,
+The generator accepts masks of any size. Its modulated convolutions are those of StyleGAN2 (Karras et al., CVPR 2020,
 arXiv 1912.04958, equations 1 and 3), with styles that are affine in noise *and* in a code of the input: co-modulation
 (Zhao et al., ICLR 2021, arXiv 2103.10428). Written from the equations.
 """
@@ -58,7 +58,7 @@ class ModulatedConv(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """Modulated convolution, noise of learnt strength at every pixel, bias, leaky ReLU."""
+    """Modulated convolution, per-pixel noise of learnt strength, bias and leaky ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int):
         super().__init__()
@@ -69,16 +69,16 @@ class StyledBlock(nn.Module):
     def forward(self, x: Tensor, style: Tensor, grain: Tensor) -> Tensor:
         """(B, C, H, W), (B, S), (B, 1, H, W) -> (B, C', H, W)."""
         x = self.conv(x, style) + self.strength * grain + self.bias
-        # Leaky ReLU about halves the variance, which modulated convolutions give as 1.
+        # Leaky ReLU roughly halves the unit variance of modulated convolutions.
         return functional.leaky_relu(x, SLOPE) * 2**0.5
 
 
 class CoModulatedGenerator(nn.Module):
-    """Mask and noise -> picture.
+    """Renders a picture from a mask and noise.
 
-    An encoder halves the mask ``levels`` times. Its deepest map, averaged, gives a code e; a perceptron takes noise z
-    to w; every convolution of the decoder takes the style [w; e]. The decoder starts at the deepest map itself, so
-    that any multiple of the stride is possible; the published network starts at 4 x 4 px.
+    An encoder halves the mask ``levels`` times. The mean of its deepest map is projected to a code e; a perceptron maps
+    noise z to w; every convolution of the decoder gets the style [w; e]. The decoder starts at the deepest map itself,
+    so that any multiple of the stride is possible; the published network starts at 4 x 4 px.
 
     Args:
         base: channels at stride 1, doubled at every level.
@@ -201,7 +201,7 @@ class Reading(NamedTuple):
 
 
 class TranslationHead(nn.Module):
-    """Dense map at stride 4 -> mask: twice a 3x3 convolution with instance norm and doubling, then a linear 3x3.
+    """Dense map at stride 4 -> mask: two 3x3 convolutions with instance norm and upsampling, then a linear 3x3.
 
     Args:
         in_channels: channels of the dense map, which already sums the backbone's pyramid.
@@ -226,7 +226,7 @@ class TranslationHead(nn.Module):
 
 
 class MaskReader(nn.Module):
-    """Pictures -> masks and nuclei, from one dense map.
+    """Reads masks and nuclei from pictures, with one dense map for both.
 
     Args:
         backbone: registered name.
@@ -246,5 +246,5 @@ class MaskReader(nn.Module):
         return Reading(self.translation(dense).float(), self.head(dense))
 
     def detector(self) -> NucleusDetector:
-        """Backbone and instance head, which share their weights with the reader."""
+        """A detector from backbone and instance head, which share their weights with the reader."""
         return NucleusDetector.of(self.backbone, self.head)

@@ -1,4 +1,4 @@
-"""The vision transformer of DINO, read after four of its blocks, for inputs of any grid of patches.
+"""The vision transformer of DINO, with outputs after four of its blocks, for inputs of any size.
 
 Caron et al., "Emerging properties in self-supervised vision transformers" (ICCV 2021), as the MUSE authors use it:
 pre-norm blocks, LayerNorm eps 1e-6, exact GELU, a learned table of positions, no dropout. Names of parameters are
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 PATCH_PX = 16
 TAPS = (2, 5, 8, 11)  # blocks, counted from 0, whose outputs are handed to the decoder
-GRID_EXCESS = 0.1  # DINO adds it to the wanted grid before dividing, against rounding; weights are trained with it
+GRID_EXCESS = 0.1  # DINO adds this to the target grid before dividing, against rounding; its weights were trained so
 
 
 def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -49,7 +49,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(3, dim, PATCH_PX, PATCH_PX)
 
     def forward(self, image: Tensor) -> Tensor:
-        """A map of patch tokens."""
+        """Compute the map of patch tokens."""
         return self.proj(image)
 
 
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Mix the tokens; the scale is one over the square root of a head's width."""
+        """Apply scaled dot-product attention to the tokens."""
         parts = self.qkv(tokens).chunk(3, 2)
         query, key, value = (part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts)
         mixed = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, N, C / heads)
@@ -139,12 +139,12 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def bake_positions(self, grid: tuple[int, int]) -> None:
-        """Fix the table for one grid, as a constant: an exported graph then does not resample it."""
+        """Store the table for one grid as a constant, so that an exported graph need not resample it."""
         self.baked_grid = None
         self.baked_positions, self.baked_grid = self.positions(grid).detach().clone(), grid
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The final LayerNorm is applied to every tap; the class token is taken from the last."""
+        """Return the four maps, each after the final LayerNorm, and the class token of the last block."""
         patches = self.patch_embed(image)
         rows, columns = patches.shape[-2:]
         tokens = torch.cat((self.cls_token.expand(image.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), 1)

@@ -1,4 +1,4 @@
-"""Weights from checkpoint files in the layout of the MUSE authors, which is also this package's layout.
+"""Weights from checkpoint files in the layout of the MUSE authors, which this package uses too.
 
 A file's ``teacher`` is a flat dictionary; names that begin with ``module.backbone.`` are the network; others
 (projectors, heads) belong to its training and are ignored. Names and shapes must agree exactly, except for the grid of
@@ -28,16 +28,16 @@ PREFIX = "module.backbone."
 
 
 def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
-    """Read the dictionary of a file; without ``trust_pickle`` nothing but tensors and plain values is unpickled.
+    """Read the dictionary of a file; without ``trust_pickle`` only tensors and plain values are unpickled.
 
     Plain values include the ``argparse.Namespace`` of settings that DINO and its descendants keep as ``args``.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or needs more to be unpickled.
+        CheckpointError: the file is missing or damaged, or contains other objects.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # torch warns of protocols; unreadable files raise below
+            warnings.simplefilter("ignore")  # torch warns about pickle protocols; unreadable files raise below
             state = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise CheckpointError(f"{path}: no such checkpoint; give the path of a .pth or .pt file") from error
@@ -59,10 +59,10 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
 
 
 def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors by their names without prefix.
+    """Select the backbone's tensors and remove the prefix of their names.
 
     Raises:
-        CheckpointError: there are no tensors, or one is not a tensor or not finite.
+        CheckpointError: there are no tensors, or an entry is not a tensor or not finite.
     """
     teacher = state.get("teacher")
     if not isinstance(teacher, dict):
@@ -80,7 +80,7 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def require_finite(weights: dict[str, Any], path: Path) -> None:
-    """Reject anything but tensors of finite numbers.
+    """Require that all entries are tensors of finite numbers.
 
     Raises:
         CheckpointError: the first such entry is named.
@@ -96,18 +96,17 @@ def require_finite(weights: dict[str, Any], path: Path) -> None:
 
 
 def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, always_resample: bool) -> None:
-    """Put weights into a backbone, in place.
+    """Load weights into a backbone, in place.
 
     Args:
         backbone: backbone of any registered kind.
         weights: result of ``backbone_weights``.
         path: path of the file, for messages.
-        always_resample: take the positional table through ``resample_positions`` even if its grid equals the
-            network's, as the authors' loader does: True for their files, False for files of this
-            package.
+        always_resample: apply ``resample_positions`` to the positional table even if its grid equals the network's, as
+            the authors' loader does: True for their files, False for files of this package.
 
     Raises:
-        CheckpointError: other names or shapes than the network's; the message names the network of the file.
+        CheckpointError: names or shapes differ from the network's; the message names the network that the file fits.
     """
     own = backbone.state_dict()
     if misfit := describe_misfit(weights, own):
@@ -126,14 +125,14 @@ def _some(names: dict[Any, Any]) -> str:
     return some_of([f"`{name}`" for name in names], 4) or "nothing"
 
 
-POSITIONS = "encoder.encoder.pos_embed"  # the one tensor whose length may differ: it is resampled
+POSITIONS = "encoder.encoder.pos_embed"  # the only tensor whose length may differ; it is resampled
 MAX_NAMED = 3
 
 Shapes = dict[str, torch.Size]
 
 
 def matching_backbones(weights: Mapping[str, Tensor]) -> list[str]:
-    """Registered names whose network has exactly these names and shapes, except for the grid of positions."""
+    """Registered networks with exactly these names and shapes, except for the positional table's grid."""
     shapes = _shapes(weights)
     return [name for name in BACKBONES.names() if not _misfit(shapes, _registered_shapes(name))]
 
@@ -145,7 +144,7 @@ def nearest_backbone(weights: Mapping[str, Tensor]) -> str:
 
 
 def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Difference between the weights and a network, in words; empty where they fit."""
+    """Describe the difference between the weights and a network; empty if they fit."""
     return _misfit(_shapes(weights), _shapes(wanted))
 
 
@@ -168,7 +167,7 @@ def _misfit(found: Shapes, wanted: Shapes) -> str:
 def _same_shape(name: str, found: torch.Size, wanted: torch.Size) -> bool:
     if name != POSITIONS:
         return found == wanted
-    # A half is no grid, and is rejected in the next line.
+    # A grid that is not square has a fractional side, which the next line rejects.
     side = max(found[1] - 1, 0) ** 0.5 if len(found) == 3 else 0.5
     return side >= 1 and side.is_integer() and (found[0], found[2]) == (1, wanted[2])
 
@@ -179,5 +178,5 @@ def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
 
 @cache
 def _registered_shapes(name: str) -> Shapes:
-    with torch.device("meta"):  # no memory and no random numbers
+    with torch.device("meta"):  # allocates no memory and draws no random numbers
         return _shapes(BACKBONES[name]().state_dict())

@@ -1,9 +1,9 @@
 """Prior self-activation maps (PSM, arXiv 2210.07862): the response of an activation network's shallow stage.
 
 For each block b of the stage, ``alpha_k`` is the spatial mean of the gradient of the network's output with respect to
-channel k, and ``M_b = sum_k alpha_k A_k``; M_b is rescaled to 0 .. 1, its positive part averaged over the blocks, and
-rescaled again. The release repeats all of this for every picture. Here the weights and both ranges are fitted once, to
-a sample of a slide: a map does not depend on the borders of tiles and needs no gradient.
+channel k, and ``M_b = sum_k alpha_k A_k``; each M_b is rescaled to 0 .. 1, their positive parts are averaged over the
+blocks, and the mean is rescaled again. The release repeats this for every picture. Here the weights and both ranges are
+fitted once to a sample of a slide, so that a map does not depend on the borders of tiles and needs no gradient.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from muse_pipeline.models.muse import MuseBackbone, ResNet50
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 from muse_pipeline.tissue.find import drop_small
 
-# The maps of the first stage by thread: several threads run windows of a slide on one network.
+# Separate for each thread, because several threads run windows of a slide through one network.
 _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
 
 
@@ -87,12 +87,12 @@ def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
 
 
 class ActivationMap:
-    """The map of the pictures of one slide.
+    """Computes the activation maps of the pictures of one slide.
 
     Args:
         network: network in evaluation mode; random weights are the control.
-        pictures: a sample of the slide, (h, w, 3) uint8 each, at the network's mpp; a fit to one picture gives the
-            paper's map.
+        pictures: sample of the slide, (h, w, 3) uint8 each, at the network's mpp; with a single picture the map is that
+            of the paper.
 
     Attributes:
         weights: (C,) weights alpha of the channels of each block.
@@ -117,7 +117,7 @@ class ActivationMap:
         return _rescale(mean, self.whole).clamp(0, 1).numpy()
 
     def _read(self, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
-        """Output and block maps (C, h', w') of one picture, mirrored up to a multiple of the network's stride."""
+        """Output and block maps (C, h', w') of a picture, which is mirrored up to a multiple of the stride."""
         stride = self.network.backbone.stride_px
         height, width = pixels.shape[:2]
         pixels = np.pad(pixels, ((0, -height % stride), (0, -width % stride), (0, 0)), "symmetric")
@@ -154,7 +154,7 @@ def _rescale(values: Tensor, limits: tuple[float, float]) -> Tensor:
 
 FEATURES = ("stain", "jet", "colour")
 FOREGROUNDS = ("haematoxylin", "green", "dark")
-SAMPLE = 40_000  # pixels that clusters are fitted on
+SAMPLE = 40_000  # pixels that clusters are fitted to
 BATCH, ROUNDS, RESTARTS = 2_000, 60, 5
 
 
@@ -165,12 +165,13 @@ class ClusterSettings:
     Attributes:
         features: "stain": the map and the unscaled optical densities of both stains (scaled by their deviations, eosin
             would count as much as haematoxylin and split nuclei by the tissue over them); "jet": the colour map of the
-            release plus ``beta`` times RGB; "colour": RGB alone, as a control.
+            release plus ``beta`` times RGB; "colour": only RGB, as a control.
         beta: weight of RGB in "jet".
-        map_weight: optical density equivalent to the map's range, 0 to 1, in "stain"; 0 clusters the stains alone.
-        n_clusters: k; with three, the cluster richest in haematoxylin in "stain" contains only the darkest nuclei.
-        foreground: "haematoxylin": the cluster with most haematoxylin; "green": the greenest in the colour map alone
-            (release of 2022); "dark": the smallest sum of the first two channels that are clustered (release of 2023).
+        map_weight: optical density equivalent to the map's range, 0 to 1, in "stain"; with 0 only the stains are
+            clustered.
+        n_clusters: number of clusters; 3 of "stain" leave only the darkest nuclei in the foreground.
+        foreground: "haematoxylin": the cluster with most haematoxylin; "green": the greenest in the colour map (release
+            of 2022); "dark": the smallest sum of the first two channels that are clustered (release of 2023).
         seed: seed of the sample and of the starts.
     """
 
@@ -211,7 +212,7 @@ class Clusters:
         self.foreground = int(np.argmax(means))
 
     def __call__(self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-        """(...) uint8: the cluster of each pixel of arguments (...), (..., 3) and (..., 2) as in the fit."""
+        """(...) uint8: the cluster of each pixel; arguments (...), (..., 3) and (..., 2) as in the constructor."""
         values = features(self.settings, activation, pixels, stains)
         return nearest(values.reshape(-1, values.shape[-1]), self.centres).reshape(activation.shape)
 
@@ -265,7 +266,7 @@ def _spread_start(values: np.ndarray, k: int, generator: np.random.Generator) ->
     for _ in range(k - 1):
         distance = np.min([((values - centre) ** 2).sum(1, dtype=float) for centre in centres], 0)
         total = distance.sum()
-        share = distance / total if total else None  # all alike: any will do
+        share = distance / total if total else None  # all values are equal, so any one will do
         centres.append(values[generator.choice(len(values), p=share)])
     return np.array(centres)
 
@@ -281,7 +282,7 @@ class MaskSettings:
     """Settings of a slide's pseudo-masks.
 
     Attributes:
-        clusters: features and rule of the clustering; docs/guide/label-free.md names those of the releases.
+        clusters: features and rule of the clustering; docs/guide/label-free.md lists the releases' settings.
         min_area_um2: smallest object that is kept; 200 px at 40x in the release.
         max_hole_um2: smallest hole that is kept; smaller ones are filled; 64 px at 40x in the release.
         min_density: least mean optical density of haematoxylin in the mask.
@@ -299,10 +300,10 @@ class PseudoMasker:
     """Pseudo-masks of the pictures of a slide.
 
     Args:
-        network: network in evaluation mode; None clusters colour alone.
+        network: network in evaluation mode; None to cluster only colours.
         sample: (h, w, 3) uint8 pictures drawn from the slide's tissue (``data.unlabelled``).
         mpp: um per pixel of pictures.
-        stains: (2, 3) stain vectors of the slide (``colour.json``); the textbook's if None.
+        stains: (2, 3) stain vectors of the slide (``colour.json``); textbook vectors if None.
         settings: settings of the masks; the defaults if None.
     """
 
@@ -322,7 +323,7 @@ class PseudoMasker:
         self.clusters = Clusters(maps, pixels, densities, self.settings.clusters)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) bool mask of (h, w, 3) uint8 ``pixels``; empty if it is too pale or too large to be of nuclei."""
+        """(h, w) bool mask of (h, w, 3) uint8 ``pixels``; empty if it is too pale or too large for nuclei."""
         densities = stain_densities(pixels, self.stains)
         activation = _activation(self.activation, pixels)
         mask = self.clusters(activation, pixels, densities) == self.clusters.foreground

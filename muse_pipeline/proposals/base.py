@@ -2,12 +2,12 @@
 
 A proposer is registered by name in ``PROPOSERS``: a class with ``Settings``, a frozen dataclass of its settings with
 their defaults, and ``fit(sample, settings)``, a class method that returns the ``inference.detect.Detector`` of a slide.
-Estimates come from a sample of the slide drawn with a fixed seed, so they are the same for every shard; the facts
-record them.
+Its estimates come from a sample of the slide drawn with a fixed seed, so they are the same for every shard; ``facts``
+records them.
 
-The guard skips windows in which nothing should be proposed: glass, ink, brown stain, out of focus. It judges a window
-as a whole; single strokes and brown nuclei inside a good window are left out by ``tissue.background``. Warnings for the
-ledger come from the sample of the slide.
+The guard skips windows in which nothing should be proposed: glass, ink, brown stain, out of focus. It judges whole
+windows; ``tissue.background`` excludes single pen strokes and brown nuclei in a good window. Warnings for the ledger
+come from the sample of the slide.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import DENSITY, is_brown
 
 NUCLEUS = NucleusClass("Nucleus", (0, 158, 115))
-WORK_MPP = 0.5  # finer stores are averaged down to about this: a nucleus is ten pixels wide there
+WORK_MPP = 0.5  # finer stores are averaged to about this, at which a nucleus is ten pixels wide
 INPUT_PX = 1024
-HALO_UM = 20.0  # more than a nucleus' radius beyond the slack that windows report
+HALO_UM = 20.0  # the slack of windows, plus more than the radius of a nucleus
 SAMPLE_PX = 512
 MAX_SAMPLES = 16  # 1 mm2 at 0.5 um/px
 SEED = 0
 N_RAYS = 32
-MAX_PER_MM2 = 30_000  # more than the densest lymph node holds
+MAX_PER_MM2 = 30_000  # more than in the densest lymph node
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 def to_work_mpp(pixels: np.ndarray, mpp: float) -> np.ndarray:
     """(h, w, 3) ``pixels`` at about ``WORK_MPP``, sides rounded down."""
-    # Rounded down, unlike ``shrink``: this differs only in crops at a slide's edge, but changes the fit to DAB there.
+    # Rounded down, unlike ``shrink``; they differ only in crops at a slide's edge, where the fit to DAB would change.
     factor = shrink_factor(mpp)
     size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
     return pixels if factor == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
@@ -114,7 +114,7 @@ def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequ
 
 
 def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
-    """The card of a proposer at ``mpp``: one class, one window per batch, halo and core of whole working pixels."""
+    """The card of a proposer at ``mpp``: one class, one window per batch; halo and core are whole working pixels."""
     factor = shrink_factor(mpp)
     halo_px = int(np.ceil(HALO_UM / mpp / factor)) * factor
     input_px = INPUT_PX * factor
@@ -136,13 +136,13 @@ def proposal_card(name: str, mpp: float, n_rays: int = N_RAYS) -> ModelCard:
 
 
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
-STAINED_DENSITY = 0.15  # of the channel that absorbs most, at about 2 um a pixel; clean glass stays below 0.1
-MIN_STAINED = 0.01  # share of a window
-MAX_FOREIGN = 0.6  # share of what is stained
-MIN_SHARPNESS = 0.15  # real fields lie above 0.2; blurred by 2 um (sigma), below 0.15
-FILL_PX = 24  # how far an edge to white reaches into the detail of 4 um
-MIN_CONTRAST = 2.0  # grey levels; less is an empty field, not a blurred one
-BROWN_SLIDE = 0.01  # share of stained area: 0.000 in BRCA-M2C and ORION (H&E), 0.028 in a Ki-67 slide
+STAINED_DENSITY = 0.15  # optical density of the darkest channel at about 2 um/px; clean glass is below 0.1
+MIN_STAINED = 0.01  # least stained share of a window
+MAX_FOREIGN = 0.6  # largest share of ink or brown in the stained area
+MIN_SHARPNESS = 0.15  # sharp fields have more than 0.2; fields blurred by 2 um (sigma) less than 0.15
+FILL_PX = 24  # distance up to which an edge to white affects the detail of 4 um
+MIN_CONTRAST = 2.0  # grey levels; fields with less are empty, not blurred
+BROWN_SLIDE = 0.01  # brown share of the stained area; 0.000 in BRCA-M2C and ORION (H&E), 0.028 in a Ki-67 slide
 
 
 def judge_window(pixels: np.ndarray, mpp: float) -> str:
@@ -160,12 +160,12 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
 
 
 def is_blurred(pixels: np.ndarray) -> bool:
-    """True if the detail of 0.5 to 1 um in ``pixels`` (at about 0.5 um) is weak compared with that of 1 to 4 um.
+    """True if ``pixels`` (at about 0.5 um/px) have little detail of 0.5 to 1 um relative to that of 1 to 4 um.
 
     Pure white areas, outside the slide or the tissue of a store, are ignored because of their sharp edges.
     """
     white = (pixels.min(-1) == 255).astype(np.uint8)
-    # Erosion drops single white pixels, which tissue has too; dilation returns its 4 px, and adds ``FILL_PX``.
+    # Erosion by 4 px drops single white pixels, which tissue has too; dilation adds these 4 px and ``FILL_PX``.
     solid = cv2.erode(white, np.ones((9, 9), np.uint8))
     seen = cv2.dilate(solid, np.ones((2 * FILL_PX + 9,) * 2, np.uint8)) == 0
     if np.count_nonzero(seen) < MIN_STAINED * seen.size:
@@ -187,7 +187,7 @@ def judge_slide(sample: SlideSample) -> list[str]:
             warnings.append(f"most of the tissue is {reason}; nothing is proposed there")
     if brown_share(sample) > BROWN_SLIDE:
         warnings.append(
-            "brown stain, as of immunohistochemistry: only what is blue is proposed, and brown nuclei are missing"
+            "brown stain, as of immunohistochemistry: only blue nuclei are proposed, and brown ones are missing"
         )
     return warnings
 
@@ -205,7 +205,7 @@ def brown_share(sample: SlideSample) -> float:
 def name_guarded(guarded: Mapping[str, list[int]], n_windows: int) -> list[str]:
     """Warnings about the windows that the guard skipped, except for glass."""
     counts = {reason: len(windows) for reason, windows in sorted(guarded.items()) if reason != GLASS}
-    return [f"{n} of {n_windows} windows are {reason}: nothing was sought there" for reason, n in counts.items()]
+    return [f"{n} of {n_windows} windows are {reason}: no nuclei were proposed there" for reason, n in counts.items()]
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def fit_proposer(
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
-    is_guarded = getattr(proposer, "GUARDED", True)  # not imported detections
+    is_guarded = getattr(proposer, "GUARDED", True)  # imported detections are not guarded
     guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_slide(sample))) if is_guarded else None
     return FittedProposer(proposer.fit(sample, read_settings(method, settings)), guard)
 
@@ -258,7 +258,7 @@ def propose_shard(
         progress: function called with (windows done, windows in all).
 
     Returns:
-        Warnings for the ledger: those of the guard, and one if there are no nuclei.
+        Warnings of the guard, and a warning if there are no nuclei, for the ledger.
     """
     guard, choice = proposer.guard, WindowChoice(guard=proposer.guard)
     facts = detect_shard(store, proposer.finder, shard, output, threads=threads, progress=progress, choice=choice)

@@ -1,9 +1,9 @@
 """Nuclei as dark blobs of haematoxylin: peaks of its density at nuclear radii, outlined where the density falls.
 
 The outline around a centre is star-convex. The value of a ray is the sum of (density - threshold) along it. Dynamic
-programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step; it
-follows a blurred edge, crosses a pale centre and does not leak through a gap. Neighbours are separated by the power
-diagram of their centres and radii.
+programming finds the closed outline of greatest total value whose neighbouring rays differ by at most one step. Such an
+outline follows blurred edges, may have a pale centre and does not leak through gaps. Neighbours are separated by the
+power diagram of their centres and radii.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from muse_pipeline.tissue.background import clear_foreign_colours
 STEP_UM = 0.35
 MIN_RADIUS_UM = 1.0
 NEIGHBOUR_UM = 20.0
-INSIDE_UM, AROUND_UM = 2.5, 5.0  # what is certainly inside a nucleus, and where its background begins
-BLOCK = 1024  # nuclei at a time: (1024, 32, 30) floats
+INSIDE_UM, AROUND_UM = 2.5, 5.0  # radius surely inside a nucleus, and radius at which the background begins
+BLOCK = 1024  # nuclei processed at a time: (1024, 32, 30) floats
 TRESPASS = 10.0  # cost per step into a neighbour's territory
 
 
@@ -51,8 +51,8 @@ def trace_outlines(
         mpp: um per pixel.
         xy: the centres.
         radius_um: (N,) approximate radii, for the territories.
-        least_density: density below which no outline extends. Where the background itself is dense, the outline is
-            halfway between the densities of nucleus and background.
+        least_density: density below which no outline extends. If the background is dense, the limit is halfway between
+            the densities of nucleus and background.
         n_rays: number of rays.
         max_radius_um: longest ray.
     """
@@ -82,7 +82,7 @@ def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.nda
         return reach
     own, other = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
     apart = xy_um[other] - xy_um[own]
-    # A ray meets the line of equal power where its product with the vector to the neighbour has this value.
+    # A ray meets the line of equal power where its dot product with the vector to the neighbour has this value.
     border = ((apart**2).sum(1) + radius_um[own] ** 2 - radius_um[other] ** 2) / 2
     towards = apart @ ray_directions(n_rays).T
     distance = np.where(towards > 1e-6, border[:, None] / np.maximum(towards, 1e-6), np.inf)
@@ -100,9 +100,9 @@ def _profiles(density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndar
 
 
 def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
-    """Density (N,) halfway between the dark part of each core and the pale part of its background.
+    """Density (N,) halfway between the dark quartile of each core and the pale quartile of its background.
 
-    Quartiles are used, not means: a core may be vesicular, and the background contains other nuclei.
+    Quartiles are used because a core may be vesicular and the background may contain other nuclei.
     """
     n = len(profiles)
     core = np.percentile(profiles[:, :, steps_um <= INSIDE_UM].reshape(n, -1), 75, axis=1)
@@ -113,7 +113,7 @@ def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
 def _best_closed_path(worth: np.ndarray) -> np.ndarray:
     """Step index (N, R) of the path of greatest ``worth`` (N, R, T) that changes by one step at most from ray to ray.
 
-    Rays are visited from half a turn before the full turn to half a turn after it, so that both ends meet.
+    The path covers two turns, of which the middle one is returned, so that its ends meet.
     """
     n, n_rays, n_steps = worth.shape
     lead = n_rays // 2
@@ -138,13 +138,13 @@ def _best_closed_path(worth: np.ndarray) -> np.ndarray:
 
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
-CORE_UM = 1.5  # sigma of the mean density that a stained peak must reach
-EDGE_UM = 0.4  # sigma before outlines are traced: below the blur of a 0.5 um pixel
-CAP = 2.0  # times the foreground's threshold: what is darker is grain, folds or dirt
-MIN_DENSITY = 0.12  # of haematoxylin at a nucleus' edge; eosin, red cells and glass lie below
+CORE_UM = 1.5  # sigma of the smoothing for the density at a peak
+EDGE_UM = 0.4  # sigma of the smoothing for outlines, less than the blur of a 0.5 um pixel
+CAP = 2.0  # upper limit of the density, in units of ``edge_density``; darker pixels are grain, folds or dirt
+MIN_DENSITY = 0.12  # haematoxylin at the edge of a nucleus; eosin, red cells and glass have less
 MIN_VALUES = 20  # fewest peaks or pixels for a threshold
-NOISE = 0.01  # answers of a camera's noise on glass; below it there is no peak
-MIN_ANSWER = 0.09  # of a peak: that of a disc of 4 um that is 0.12 denser than the tissue around
+NOISE = 0.01  # filter response to a camera's noise on glass; lower maxima are no peaks
+MIN_ANSWER = 0.09  # filter response to a disc of 4 um that is 0.12 denser than the tissue around it
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,8 @@ class HaematoxylinSettings:
 
     Attributes:
         radii_um: radii of the nuclei to find.
-        min_distance_um: least distance of two peaks; of nearer ones the stronger is kept.
-        strictness: factor of the slide's threshold that a peak must reach; higher values find fewer and surer
-            nuclei.
+        min_distance_um: least distance of two peaks; the stronger one of a closer pair is kept.
+        strictness: factor of the slide's threshold for peaks; higher values find fewer and surer nuclei.
         max_radius_um: longest ray of an outline; the background of a nucleus is measured within it.
     """
 
@@ -194,7 +193,7 @@ class HaematoxylinFinder(Detector):
     def fit(cls, sample: SlideSample, settings: HaematoxylinSettings) -> HaematoxylinFinder:
         """Estimate the slide's thresholds from crops of its tissue, both by Otsu's method with a floor."""
         stains = blend_stains(sample.stains).round(6)
-        # Without thresholds, which follow from what it measures in the sample.
+        # It has no thresholds yet, because they follow from its measurements on the sample.
         loose = cls(sample.mpp, settings, stains, np.inf, NOISE)
         densities = [loose.density(picture) for picture in sample.pictures]
         smooth = [cv2.GaussianBlur(density, (0, 0), CORE_UM / loose.work_mpp) for density in densities]
@@ -212,7 +211,7 @@ class HaematoxylinFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The proposer's card, in the form of a model's."""
+        """Card of the proposer, in the format of model cards."""
         return proposal_card("haematoxylin", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
@@ -264,13 +263,13 @@ class HaematoxylinFinder(Detector):
 
 
 def _threshold(values: np.ndarray, floor: float, share: float = 1.0) -> float:
-    """``share`` of Otsu's cut of ``values`` (N,), at least ``floor``; ``floor`` if there is no cut."""
+    """Otsu's threshold of ``values`` (N,) times ``share``, at least ``floor``; ``floor`` if there is no threshold."""
     cut = otsu_threshold(values) if len(values) >= MIN_VALUES else 0.0
     return round(max(share * cut, floor) if np.isfinite(cut) else floor, 6)
 
 
-GRAIN = 0.7  # maxima of one radius lie at least this share of it apart
-REFERENCE_UM = 4.0  # radius whose answer is not weighted
+GRAIN = 0.7  # least distance between maxima of one radius, as a share of the radius
+REFERENCE_UM = 4.0  # radius whose filter response has the weight 1
 
 
 def find_blobs(
@@ -278,8 +277,8 @@ def find_blobs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Blobs of (h, w) float32 ``density``, strongest first.
 
-    Only responses above ``least`` count. Of blobs nearer than the stronger one's radius, or than ``min_distance_um``,
-    the stronger is kept.
+    Blobs have responses above ``least``. Of two closer than the stronger one's radius, or than ``min_distance_um``,
+    only that one is kept.
 
     Returns:
         xy (N, 2) float64 in px, pixel (0, 0) centred on (0.5, 0.5); response (N,) and radius (N,) in um.
@@ -295,9 +294,9 @@ def find_blobs(
 
 
 def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Maxima (N, 2) in px of one radius and their weighted responses (N,)."""
-    # A disc answers most to the Laplacian of a Gaussian of radius / sqrt(2). The factor sigma ** 2 makes the answers of
-    # all radii alike, and the last one prefers large discs.
+    """Maxima (N, 2) in px of the filter of one radius, and their weighted responses (N,)."""
+    # A disc responds most to the Laplacian of a Gaussian of radius / sqrt(2). The factor sigma ** 2 makes the responses
+    # of all radii equal, and the last factor favours large discs.
     sigma = radius_um / mpp / np.sqrt(2)
     smooth = cv2.GaussianBlur(density, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     answer = cv2.Laplacian(smooth, cv2.CV_32F, ksize=1, scale=-sigma * sigma * radius_um / REFERENCE_UM)
@@ -308,7 +307,7 @@ def _maxima_of_radius(density: np.ndarray, mpp: float, radius_um: float, least: 
 
 
 def _between_pixels(answer: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Vertices (N, 2) x, y of the parabolas through each maximum and its neighbours."""
+    """Subpixel maxima (N, 2) x, y: the vertices of parabolas through each maximum and its neighbours."""
     padded = cv2.copyMakeBorder(answer, 1, 1, 1, 1, cv2.BORDER_REPLICATE).astype(np.float64)
     top = padded[row + 1, column + 1]
     shifts = []
@@ -322,11 +321,11 @@ def _between_pixels(answer: np.ndarray, row: np.ndarray, column: np.ndarray) -> 
 
 
 def _suppress(xy_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
-    """(N,) bool: True for positions (N, 2), best first, out of reach of every better position that is kept."""
+    """(N,) bool: True for positions (N, 2), best first, that lie beyond ``reach_um`` of all better kept positions."""
     kept = np.ones(len(xy_um), bool)
     if len(xy_um) < 2:
         return kept
-    pairs = cKDTree(xy_um).query_pairs(reach_um.max(), output_type="ndarray")  # better index first
+    pairs = cKDTree(xy_um).query_pairs(reach_um.max(), output_type="ndarray")  # lower index first
     distance = np.hypot(*(xy_um[pairs[:, 0]] - xy_um[pairs[:, 1]]).T)
     pairs = pairs[distance < reach_um[pairs[:, 0]]]
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]

@@ -32,7 +32,7 @@ from muse_pipeline.qupath.regions import require_nucleus_size, split_regions
 PACKAGES = ("muse-pipeline", "numpy", "shapely", "pandas")
 TABLES = (".csv", ".csv.gz")
 LABEL_IMAGES = (".npy", ".png", ".tif", ".tiff")
-SAME_SHAPE = 0.01  # by which the sides of a label image may differ from those of its slide
+SAME_SHAPE = 0.01  # largest relative difference between the sides of a label image and its slide
 UNITS = ("px", "um")
 SLIDE = "{slide}"
 
@@ -65,7 +65,7 @@ class ImportSettings:
 @PROPOSERS.register("imported")
 @dataclass(frozen=True, eq=False)
 class ImportedNuclei(Detector):
-    """Finder that returns the nuclei of a file in each window.
+    """Finder that returns the nuclei that a file has in each window.
 
     Attributes:
         mpp: um per pixel of the windows.
@@ -87,11 +87,11 @@ class ImportedNuclei(Detector):
         """Read the slide's file.
 
         Raises:
-            ConfigError: the file is of no known kind, or the slide is unknown.
+            ConfigError: the format of the file or the slide is unknown.
             LabelError: the file is missing or broken.
         """
         if sample.info is None:
-            raise ConfigError("imported: positions on a slide cannot be placed without the slide's `slide.json`")
+            raise ConfigError("imported: positions on a slide cannot be located without the slide's `slide.json`")
         path = Path(settings.file.replace(SLIDE, sample.info.slide_id))
         if not path.is_file():
             raise LabelError(f"{path}: no such file of detections for slide '{sample.info.slide_id}'; correct `file`")
@@ -109,7 +109,7 @@ class ImportedNuclei(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The card of the import, in the form of a model's."""
+        """Card of the import, in the format of model cards."""
         return proposal_card("imported", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
@@ -142,7 +142,7 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     name = path.name.lower()
     if name.endswith(GEOJSON_SUFFIXES):
         objects, _ = split_regions(read_geojson(path, qupath_offset_px(info.bounds, settings.frame)))
-        drawn = objects[objects.object_type == "annotation"]  # a machine's detection may be a clump, and is one nucleus
+        drawn = objects[objects.object_type == "annotation"]  # a detection is one nucleus, even if it is a clump
         require_nucleus_size(drawn.to_parts(), info.mpp)
         return objects.to_nuclei(sorted({name for name in objects.class_name if name}), info.mpp, N_RAYS)
     if name.endswith(LABEL_IMAGES):
@@ -190,7 +190,7 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
 
 
 def _with_outlines(rays: np.ndarray, radius_um: float) -> np.ndarray:
-    """``rays`` (N, R) with circles where there is no outline."""
+    """``rays`` (N, R) with circles instead of missing outlines."""
     return np.where(rays.max(1, keepdims=True, initial=0) > 0, rays, np.float32(radius_um))
 
 
@@ -204,9 +204,9 @@ def read_csv_points(path: Path, x: str, y: str) -> tuple[np.ndarray, np.ndarray]
         LabelError: the file cannot be read, lacks a column, or a position is not a number.
     """
     try:
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # cells beyond the header
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows longer than the header
             table = pd.read_csv(path, index_col=False)
-    except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # the third and fourth: gzip
+    except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:  # EOFError, zlib.error: gzip
         raise LabelError(f"{path}: cannot be read as CSV ({one_line(error)}); correct it") from error
     for column in (x, y):
         if column not in table:

@@ -21,9 +21,9 @@ from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, fit_otsu
 from muse_pipeline.tissue.background import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
-MIN_DENSITY = 0.15  # of haematoxylin: tissue without nuclei has a threshold too, between pink and pinker
-MIN_CONTRAST = 0.2  # to the tissue around; components of plain stroma have less than 0.15, nuclei 0.35 and more
-AROUND_UM = 5.0  # sigma of what lies around
+MIN_DENSITY = 0.15  # lower limit of the threshold; in tissue without nuclei Otsu's lies between two shades of pink
+MIN_CONTRAST = 0.2  # density above that of the tissue around; 0.15 or less in plain stroma, 0.35 or more in nuclei
+AROUND_UM = 5.0  # sigma of the mean over the tissue around
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class OtsuFinder(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The proposer's card, in the form of a model's."""
+        """Card of the proposer, in the format of model cards."""
         return proposal_card("otsu", self.mpp)
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:

@@ -16,12 +16,12 @@ from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, cut_relief, depth_um
 from muse_pipeline.tissue.find import drop_small
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, weigh_density
 
-BLUR_UM = 0.5  # grain of camera and chromatin
-OPEN_UM = 0.5  # radius: fibres and bridges thinner than 1 um go
-MAX_HOLE_UM2 = 20.0  # pale chromatin within a nucleus
-MAX_SAMPLE = 1_000_000  # pixels, of all pictures together
+BLUR_UM = 0.5  # sigma that removes the grain of camera and chromatin
+OPEN_UM = 0.5  # radius of the opening, which removes fibres and bridges thinner than 1 um
+MAX_HOLE_UM2 = 20.0  # smaller holes are pale chromatin
+MAX_SAMPLE = 1_000_000  # pixels of all pictures together
 N_BINS = 256
-PERCENTILES = (0.5, 99.5)  # ends of the histogram: dirt and folds would widen its bins
+PERCENTILES = (0.5, 99.5)  # ends of the histogram, because dirt and folds would widen its bins
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class OtsuMask:
         return self.mask(self.density(pixels))
 
     def instances(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N, 0 is background."""
+        """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N; 0 is background."""
         return self.cut(self.density(pixels))
 
     def cut(self, density: np.ndarray) -> np.ndarray:
@@ -92,12 +92,12 @@ def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | No
 def otsu_threshold(values: np.ndarray) -> float:
     """Otsu's threshold of values (N,); infinite if all are equal.
 
-    It is the middle of the equally good cuts, so that it lies between the groups and not at the edge of one of them.
+    If several thresholds are equally good, their mean is returned, which lies halfway between the groups.
     """
     low, high = np.percentile(values, PERCENTILES)
     if not low < high:
         return float("inf")
-    # Values beyond the ends count for them, so that the first and last bin are never empty.
+    # Values beyond the ends are clipped to them, so that the first and last bins are never empty.
     counts, edges = np.histogram(np.clip(values, low, high), N_BINS, (low, high))
     centres = (edges[1:] + edges[:-1]) / 2
     below, sum_below = np.cumsum(counts)[:-1], np.cumsum(counts * centres)[:-1]
@@ -106,23 +106,24 @@ def otsu_threshold(values: np.ndarray) -> float:
     return float(edges[1:-1][np.isclose(between, between.max())].mean())
 
 
-# Chosen, with the blur of ``otsu``, on the points of BRCA-M2C's training pictures (docs/guide/label-free.md).
-RADIUS_UM = 3.0  # of the blobs that the stain is searched for: a small nucleus
-STAIN_SHARE = 0.5  # of the blob filter in units of its spread, against depth in units of ``RADIUS_UM``
+# Both constants, and the blur of ``otsu``, were chosen on the points of BRCA-M2C's training pictures
+# (docs/guide/label-free.md).
+RADIUS_UM = 3.0  # radius of the blob filter: a small nucleus
+STAIN_SHARE = 0.5  # weight of the blob filter, in units of its spread; depth in units of ``RADIUS_UM`` has 1
 
 
 def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
     """Split a mask into nuclei by a watershed.
 
     The relief is the depth within the mask, smoothed, plus the Laplacian of Gaussian of the stain at nuclear radius:
-    touching nuclei are separated at a neck of the mask, or where it is paler between them.
+    touching nuclei are separated at a neck of the mask, or at a pale line between them.
 
     Args:
         mask: (h, w) bool.
         density: (h, w) float32, optical density of the stain of nuclei.
         mpp: um per pixel.
-        spread: standard deviation of ``blob_answer`` over the slide, so that its windows are cut equally; that of
-            this density if None.
+        spread: standard deviation of ``blob_answer`` over the slide, so that all its windows are cut alike; the
+            deviation over ``density`` if None.
 
     Returns:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
@@ -143,7 +144,7 @@ def _relief(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | N
     return depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit
 
 
-OWN_SHARE = 0.4  # of the slide's own vectors: they follow the stain, but lean towards whatever tissue fills the slide
+OWN_SHARE = 0.4  # weight of the slide's own vectors, which follow its stain but are biased by its kind of tissue
 
 
 def blend_stains(own: np.ndarray | None) -> np.ndarray:

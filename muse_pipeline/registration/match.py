@@ -17,12 +17,12 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.tissue.stain import DENSITY
 
-CLEAR = 0.1  # of correlation, by which the best position in a tile exceeds every other
+CLEAR = 0.1  # least lead in correlation of a tile's best position over all others
 MIN_CORRELATION = 0.2
-OTHER_POSITION_UM = 8.0  # further from the best position than this is another one
+OTHER_POSITION_UM = 8.0  # positions farther than this from the best one count as others
 FLAT = 0.02  # optical density; a tile that varies less shows no nuclei
-COVERED = 0.25  # of a tile, by tissue, so that a transform is fitted to it
-MIN_SEEN = 0.8  # part of a tile that lies on the partner
+COVERED = 0.25  # least share of tissue in tiles that a transform is fitted to
+MIN_SEEN = 0.8  # least share of a tile that lies on the partner
 
 
 class Picture:
@@ -48,7 +48,7 @@ class Picture:
         return Picture(pixels, self.size_um / size)
 
 
-PixelReader = AreaReader | Picture  # a slide at one resolution
+PixelReader = AreaReader | Picture  # readers of a slide at one resolution
 
 
 def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.ndarray:
@@ -102,7 +102,7 @@ class Power:
     Attributes:
         um: um per pixel.
         tile_um: side of a tile.
-        reach_um: largest distance from its position within which a tile is searched for.
+        reach_um: largest distance from its expected position at which a tile is searched for.
     """
 
     um: float
@@ -130,7 +130,7 @@ class Matches:
         correlation: (N,) correlation of the tile with the partner at its best position.
         is_seen: (N,) bool, True where the partner has an image.
         is_clear: (N,) bool, True where one position is much better than all others.
-        is_alike: (N,) bool, True where the tile correlates with the partner as placed, or is too uniform to do so.
+        is_alike: (N,) bool, True where the tile correlates with the partner at its expected position or is uniform.
     """
 
     centre_um: np.ndarray
@@ -141,7 +141,7 @@ class Matches:
     is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:
-        """(N, 2) positions on the partner of the tiles' centres, if they were measured with ``transform``."""
+        """(N, 2) positions of the tiles' centres on the partner, if they were measured with ``transform``."""
         return transform.to_partner(self.centre_um + self.shift_um)
 
 
@@ -153,7 +153,7 @@ def match_tiles(
     power: Power,
     threads: int = 1,
 ) -> Matches:
-    """Search for the tiles around ``centre_um`` (N, 2) on the partner, which ``transform`` already brings close."""
+    """Search the partner for the tiles around ``centre_um`` (N, 2), near where ``transform`` maps them."""
     size_um = np.asarray(partner.size_px) * partner.mpp
 
     def match(centre: np.ndarray) -> TileMatch:
@@ -227,10 +227,10 @@ def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 
 def lattice(mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, most: int) -> np.ndarray:
-    """(N, 2) um, centres of tiles of ``side_um`` half covered by tissue.
+    """(N, 2) um, centres of tiles of ``side_um``; tissue covers at least ``COVERED`` of each.
 
-    Tiles lie side by side from the slide's corner, but further apart where that gives more than ``most``, and closer,
-    down to a quarter of their side, where it gives fewer than ``least``.
+    Tiles lie side by side from the slide's corner. They are spaced out if there are more than ``most``, and overlap,
+    down to a quarter of their side, if there are fewer than ``least``.
     """
     step_um, centre = side_um, tiles_on_tissue(mask, mask_mpp, side_um, side_um, COVERED)
     while len(centre) < least and step_um > side_um / 4:
@@ -245,7 +245,7 @@ def lattice(mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, 
 def tiles_on_tissue(
     mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, step_um: float, covered: float
 ) -> np.ndarray:
-    """(N, 2) um, centres of tiles of ``side_um``, ``step_um`` apart, of which tissue covers at least ``covered``."""
+    """(N, 2) um, centres of tiles ``step_um`` apart; tissue covers at least ``covered`` of each."""
     total = cv2.integral(np.ascontiguousarray(mask).view(np.uint8))
     extent_um = np.array(mask.shape[::-1]) * mask_mpp
     axes = [np.arange(0, max(end - side_um / 2, 1), step_um) + side_um / 2 for end in extent_um]

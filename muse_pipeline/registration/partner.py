@@ -42,7 +42,7 @@ def open_pair_of_files(
         The pair, which is closed when the block ends.
 
     Raises:
-        MppError: the size of the partner's pixels is not stated anywhere.
+        MppError: the partner's um per pixel is unknown.
         RegistrationError: a slide has no tissue.
         SlideError: the partner cannot be read.
     """
@@ -63,7 +63,7 @@ class PartnerTissue(TissueMask):
 
     @property
     def dilated(self) -> np.ndarray:
-        """The mask in which nuclei of the slide are kept, within ``trusted``."""
+        """The mask in which the slide's nuclei are kept, limited to ``trusted``."""
         return super().dilated & self.trusted
 
 
@@ -90,7 +90,7 @@ def write_partner_store(
         max_corrupt: share of the tissue that may be undecodable.
 
     Raises:
-        RegistrationError: the transform is of other slides.
+        RegistrationError: the transform belongs to other slides.
         SlideError: too much of the partner cannot be decoded.
     """
     info, partner_info = pair.info, pair.partner_info
@@ -98,7 +98,7 @@ def write_partner_store(
 
     def open_warped(slide: Slide, _: SlideInfo, image_mpp: float) -> WarpedReader:
         size_px = work_size_px(info.size_px, info.mpp, image_mpp)
-        reader = AreaReader(slide, partner_info, max(image_mpp, *partner_info.mpp))  # a coarser partner is magnified
+        reader = AreaReader(slide, partner_info, max(image_mpp, *partner_info.mpp))  # a coarser partner is enlarged
         return WarpedReader(reader, registered.transform, size_px, image_mpp)
 
     facts = {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}
@@ -116,13 +116,13 @@ def write_partner_store(
 
 
 def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:
-    """The slide's tissue where the partner can be trusted; one pixel of the mask is removed at its border."""
+    """The slide's tissue where the partner can be trusted, eroded by one pixel of the mask."""
     trusted = np.empty(tissue.mask.shape, np.uint8)
     height, width = trusted.shape
     for rows in strips(height):
         pixels = grid_um(np.array([0.0, rows.start]), 1.0, (width, rows.stop - rows.start))
         trusted[rows] = registered.is_kept(pixels * tissue.mask_mpp)
-    # Pixels were judged by their centres, and may reach beyond the trusted area at its border.
+    # Pixels were tested at their centres, so those at the border may reach beyond the trusted area.
     trusted = cv2.erode(trusted, np.ones((3, 3), np.uint8)) > 0
     known = {field.name: getattr(tissue, field.name) for field in fields(TissueMask)}
     return PartnerTissue(**{**known, "mask": tissue.mask & trusted}, trusted=trusted)

@@ -1,8 +1,8 @@
-"""Place a partner on its slide: a search at low power, and refinement to a fraction of a nucleus.
+"""Place a partner on its slide: search at low power, then refine to a fraction of a nucleus.
 
-The search tries every angle, both sides of the glass and all shifts. Two maps of each slide are correlated by FFT: the
-tissue and the depth of its nuclear stain. The result is a few best placements; the correct one is chosen at finer
-resolution, and refined by an affine map and then by a mild bend.
+The search tries all angles and shifts, mirrored and not. Two maps of each slide are correlated by FFT: the
+tissue and the depth of its nuclear stain. The best of the few placements that result is chosen at finer resolution, and
+refined by an affine map and then by a mild bend.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import islice, product
 
 import cv2
 import numpy as np
-import scipy  # its modules are loaded at the first call: that takes longer than a small slide
+import scipy  # modules are loaded at the first call, because this takes longer than a small slide
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -21,27 +21,27 @@ from muse_pipeline.registration.match import Matches, Picture, PixelReader, Powe
 from muse_pipeline.registration.transform import BEND_NODE_UM, Bend, Transform
 from muse_pipeline.store.resample import MAX_COARSER, AreaReader
 
-CANVAS_PX = 192  # the longer side of a slide at the search's resolution
+CANVAS_PX = 192  # longer side of a slide in the search
 FINEST_UM = 8.0
 STEP_DEGREES = 3.0
-APART_DEGREES = 9.0  # between placements that are tried
-SCALES = (0.94, 0.97, 1.0, 1.03, 1.06)  # around which the best placements are tried again
+APART_DEGREES = 9.0  # least angle between two placements that are refined
+SCALES = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales that are tried for the best placements
 GLASS = -0.3  # glass is on every slide, so it counts less than tissue (1); unscanned area is 0
 N_PLACEMENTS = 6
-LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))  # read of the overview
+LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))  # compared on the overview
 HIGH_POWERS = (Power(4.0, 320.0, 60.0), Power(2.0, 256.0, 16.0))
-MOST_TILES = 300  # that a transform is fitted to
+MOST_TILES = 300  # most tiles that a transform is fitted to
 LEAST_TILES = 6
-FEW_TILES = 60  # with which placements are compared
-MIN_FITTING = 0.25  # part of the tiles on the partner that agree with one affine map; by chance next to none do
-SURE_FITTING = 0.6  # other placements need not be tried then
-BEND_ROOM_UM = 40.0  # a tile within this of an affine map agrees with it: the rest may be bend
-OUTLIER_UM = 5.0  # of a tile's shift from those around it, beside what a mild bend may change over the distance
-MILD = 0.02  # um per um
+FEW_TILES = 60  # tiles that placements are compared with
+MIN_FITTING = 0.25  # share of the tiles on the partner that agree with one affine map; hardly any do so by chance
+SURE_FITTING = 0.6  # with this share no further placements are tried
+BEND_ROOM_UM = 40.0  # tiles within this distance agree with an affine map; a bend may explain the distance
+OUTLIER_UM = 5.0  # largest difference of a tile's shift from its neighbours', beyond that of a mild bend
+MILD = 0.02  # change of a bend's shift, um per um
 N_NEIGHBOURS = 8
 BEND_SMOOTHING = 1e-2
-WORTH_BENDING_UM = 0.5  # median error of an affine map, above which a bend is tried
-MIN_GAIN = 0.15  # by how much a bend has to reduce the error in tiles that it was not fitted to
+WORTH_BENDING_UM = 0.5  # a bend is tried if the median error of the affine map is larger
+MIN_GAIN = 0.15  # least relative reduction of the error, by a bend, in tiles that it was not fitted to
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class LowPower:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """A placement of the partner without bend, and its score: the cosine between the maps, at most 1."""
+    """A placement of the partner without a bend, with its score, the cosine similarity of the maps."""
 
     degrees: float
     mirrored: bool
@@ -96,7 +96,7 @@ class _Search:
         fixed, _ = slide.maps(self.um)
         self.moving, self.moving_um = partner.maps(self.um)
         self.half_um = partner.picture.size_um / 2
-        # The canvas holds the partner at every angle and scale.
+        # The canvas has room for the partner at every angle and scale.
         self.side = int(np.ceil(2 * np.linalg.norm(self.half_um) / self.um * max(SCALES))) + 2
         self.fixed_shape = fixed.shape[:2]
         self.shape = [scipy.fft.next_fast_len(n + self.side, real=True) for n in self.fixed_shape]
@@ -127,7 +127,7 @@ class _Search:
         return Placement(float(degrees), mirrored, Transform(np.column_stack([matrix, corner_um])), best)
 
     def turn(self, matrix: np.ndarray) -> np.ndarray:
-        """The partner's maps (side, side, 2) about its centre, rotated to the directions of the slide."""
+        """The partner's maps (side, side, 2), rotated about its centre into the orientation of the slide."""
         to_pixels = matrix * self.um / self.moving_um[:, None]
         first = self.half_um / self.moving_um - 0.5 - to_pixels @ np.full(2, (self.side - 1) / 2)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -176,7 +176,7 @@ class Pair:
 
     @property
     def finest_um(self) -> float:
-        """Um per pixel of the finest comparison, a fraction of the coarser slide's."""
+        """Um per pixel of the finest comparison."""
         return max(*self.info.mpp, *self.partner_info.mpp) / MAX_COARSER
 
     def readers(self, um: float) -> tuple[PixelReader, PixelReader]:
@@ -240,12 +240,12 @@ def refine(pair: Pair, start: Transform) -> tuple[Transform, Transform, Power]:
 
 
 def fit_affine(matches: Matches, measured_with: Transform) -> tuple[Transform, float] | None:
-    """The affine map that most tiles agree with, and their fraction of the tiles on the partner; None for too few."""
+    """The affine map that most tiles agree with, and the share of these tiles on the partner; None for too few."""
     clear = matches.is_clear
     if clear.sum() < LEAST_TILES:
         return None
     source, target = matches.centre_um[clear], matches.partner_um(measured_with)[clear]
-    # OpenCV seeds the random choices of each call alike, so the result can be repeated.
+    # OpenCV seeds its random choices equally in each call, so the result is reproducible.
     matrix, agrees = cv2.estimateAffine2D(
         source, target, method=cv2.RANSAC, ransacReprojThreshold=BEND_ROOM_UM, maxIters=5000, confidence=0.999
     )
@@ -261,12 +261,12 @@ def is_plausible(matrix: np.ndarray) -> bool:
 
 
 def fit_bend(matches: Matches, measured_with: Transform, affine: Transform, size_um: np.ndarray) -> Transform:
-    """Add a smooth bend to an affine map if this improves tiles to which the bend was not fitted."""
+    """Add a smooth bend to an affine map if it reduces the error of tiles that it was not fitted to."""
     at = matches.centre_um[matches.is_clear]
     shift = affine.straighten(matches.partner_um(measured_with)[matches.is_clear]) - at
     fits = _agrees_with_neighbours(at, shift)
     at, shift = at[fits], shift[fits]
-    # Each of the four parts that are held out in turn then has at least ``LEAST_TILES``.
+    # Each of the four parts held out in turn then has at least ``LEAST_TILES``.
     if len(at) < 4 * LEAST_TILES:
         return affine
     error = np.median(np.linalg.norm(shift, axis=1))

@@ -34,7 +34,7 @@ DIRECTION = "slide to partner: partner_xy = matrix @ (x + bend_x, y + bend_y, 1)
 COLUMNS = ("x", "y", "side", "status", "residual_um", "measured", "correlation")
 
 WIDTH_PX = 1500
-N_SQUARES = 16  # across the longer side of the slide
+N_SQUARES = 16  # squares along the longer side of the slide
 FIELD_SQUARES = 6
 GAP_PX, TEXT_PX = 12, 34
 LEFT_OUT_RGB = (215, 60, 40)
@@ -42,7 +42,7 @@ LEFT_OUT_RGB = (215, 60, 40)
 
 @contextmanager
 def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[str, Any]]:
-    """Write partner.json beside ``store`` when the block ends; a failed partner leaves this file and an empty folder.
+    """Write partner.json beside ``store`` when the block ends; after a failure ``store`` is an empty folder.
 
     Training continues without the pairs of such a slide, so only a full disk ends the block with an error.
 
@@ -193,7 +193,7 @@ class RegisteredPartner:
         for known, info in ((self.slide, slide), (self.partner, partner)):
             if known["fingerprint"] != info.fingerprint:
                 raise RegistrationError(
-                    f"{self.path}: is of {known['path']}, not of {info.path}; run `muse register` for these slides"
+                    f"{self.path}: belongs to {known['path']}, not to {info.path}; run `muse register` for these slides"
                 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import scipy  # its modules are loaded at the first call: that takes longer than a small slide
+import scipy  # modules are loaded at the first call, because this takes longer than a small slide
 
 from muse_pipeline.core.errors import MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -18,8 +18,8 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.find import find_tissue
 
 LIMIT_UM = 5.0  # the radius of a nucleus
-MIN_COVERED = 0.02  # of a tile, by tissue
-MIN_KEPT = 0.1  # part of the tiles on the partner; fewer is a partner that does not fit
+MIN_COVERED = 0.02  # share of a tile that tissue covers
+MIN_KEPT = 0.1  # share of the tiles on the partner; with fewer the partner does not fit
 LEAST_NEIGHBOURS = 3
 KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE = "kept", "above limit", "no match", "outside"
 
@@ -33,8 +33,8 @@ class TileResiduals:
         centre_um: (N, 2) centres on the slide.
         residual_um: (N,) remaining distance; NaN if it is unknown.
         correlation: (N,) correlation of the tile with the partner.
-        is_measured: (N,) bool; other tiles have the largest residual measured around them, if they correlate with
-            the partner.
+        is_measured: (N,) bool; other tiles that correlate with the partner get the largest residual measured around
+            them.
         is_seen: (N,) bool, True where the partner has an image.
         limit_um: largest residual of a tile that is kept.
     """
@@ -154,7 +154,7 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
     known = np.flatnonzero(matches.is_clear)
     if len(known):
         tree = scipy.spatial.cKDTree(centre[known])
-        # Within 1.5 sides are the eight tiles around one: the diagonal ones are 1.41 sides away.
+        # The eight neighbours of a tile lie within 1.5 sides: the diagonal ones are 1.41 sides away.
         for tile, near in zip(unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True):
             if len(near) >= LEAST_NEIGHBOURS:
                 residual[tile] = residual[known[near]].max()

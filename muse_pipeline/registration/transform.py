@@ -1,7 +1,7 @@
 """The map from an H&E slide to its partner: an affine matrix and, if needed, a smooth bend.
 
 Inside the package both slides are measured in um from the corner of level 0. Files have absolute level-0 px.
-Users give landmarks, a matrix, or the transform.json of an earlier registration.
+Users can provide landmarks, a matrix, or the transform.json of an earlier registration.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Bend:
     node_um: float
 
     def at(self, um: np.ndarray) -> np.ndarray:
-        """The displacement (..., 2) at positions (..., 2) on the slide in um."""
+        """The displacement (..., 2) in um at positions ``um`` (..., 2) on the slide."""
         last = np.array(self.shift_um.shape[1::-1]) - 1
         at = (np.asarray(um, float) / self.node_um).clip(0, last)
         low = np.minimum(at.astype(int), np.maximum(last - 1, 0))
@@ -62,14 +62,14 @@ class Transform:
     bend: Bend | None = None
 
     def to_partner(self, um: np.ndarray) -> np.ndarray:
-        """Positions (..., 2) on the partner of positions on the slide, both in um."""
+        """Map positions (..., 2) on the slide to the partner, both in um."""
         um = np.asarray(um, float)
         if self.bend is not None:
             um = um + self.bend.at(um)
         return um @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def straighten(self, partner_um: np.ndarray) -> np.ndarray:
-        """Positions (..., 2) on the slide of positions on the partner, as if there were no bend."""
+        """Map positions (..., 2) on the partner to the slide, ignoring the bend."""
         return (np.asarray(partner_um, float) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
 
     @property
@@ -82,8 +82,7 @@ class Transform:
         """Rotation of the partner in degrees, -180 to 180, clockwise on the screen."""
         sign = -1.0 if self.is_mirrored else 1.0
         (a, b), (c, d) = self.matrix[:, :2]
-        # The matrix is a rotation times diag(sign, 1): its columns each have the sine and cosine, of which these are
-        # sums.
+        # The matrix is a rotation times diag(sign, 1); sine and cosine are averaged over its two columns.
         return float(np.degrees(np.arctan2(sign * c - b, sign * a + d)))
 
     @property
@@ -93,7 +92,7 @@ class Transform:
 
     @property
     def bend_um(self) -> float:
-        """The largest displacement of the bend from the matrix alone."""
+        """The largest displacement by the bend, um."""
         return 0.0 if self.bend is None else float(np.linalg.norm(self.bend.shift_um, axis=-1).max())
 
     def to_dict(self, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]) -> dict[str, Any]:
@@ -154,14 +153,14 @@ def read_given(path: Path, slide: SlideInfo, partner: SlideInfo, frame: str = "q
         if path.suffix.lower() == ".csv" and not _is_matrix(path.read_text(encoding="utf-8-sig")):
             return _fit_landmarks(_read_landmarks(path), slide, partner, offsets)
         matrix = _read_matrix(path.read_text(encoding="utf-8"))
-        # The frames of the matrix [M t] begin at a and b: in level-0 px it maps x to M (x - a) + t + b.
+        # With frames that begin at a and b, the matrix [M t] maps level-0 px x to M (x - a) + t + b.
         matrix[:, 2] += offsets[1] - matrix[:, :2] @ offsets[0]
         return Transform(matrix_in_um(matrix, slide.mpp, partner.mpp))
     except OSError as error:
         raise RegistrationError(f"{path}: cannot be read ({error.strerror}); give a transform's file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise RegistrationError(
-            f"{path}: is no transform ({error}); give a transform.json, a .csv of landmarks or a matrix in text"
+            f"{path}: is not a transform ({error}); give a transform.json, a .csv of landmarks or a matrix in text"
         ) from error
 
 
@@ -193,7 +192,7 @@ def _is_matrix(text: str) -> bool:
 
 
 def _read_matrix(text: str) -> np.ndarray:
-    """(2, 3) of the numbers in ``text``, row by row."""
+    """(2, 3) matrix of the numbers in ``text``, row by row."""
     numbers = [float(number) for number in _NUMBER.findall(text)]
     if len(numbers) == 9 and numbers[6:] == [0, 0, 1]:
         numbers = numbers[:6]

@@ -1,8 +1,8 @@
 """Write ``nuclei.h5ad``, the nuclei of a slide, and ``slide.spatialdata.zarr``, its image, outlines and table.
 
-AnnData is written batch by batch in bounded memory. The coordinate system "global" of SpatialData is in um. Its image
-is the slide's own store: the arrays are linked, not copied, so both folders move together. SpatialData only reads
-images of OME-Zarr version "0.5-dev-spatialdata"; their metadata is otherwise that of the store.
+AnnData is written batch by batch in bounded memory. SpatialData's coordinate system "global" is in um. Its image links
+the arrays of the slide's store instead of copying them, so both folders must be moved together. SpatialData only reads
+images of OME-Zarr version "0.5-dev-spatialdata"; otherwise their metadata is that of the store.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 IMAGE, OUTLINES, TABLE = "slide", "nuclei", "table"
 REGION_KEY, INSTANCE_KEY = "element", "instance_id"
 OME_VERSION = "0.5-dev-spatialdata"
-VERSION = {"version": "0.3"}  # of images and shapes
+VERSION = {"version": "0.3"}  # version of the elements "image" and "shapes"
 
 
 def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: Path | None = None) -> None:
@@ -48,12 +48,12 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
     Args:
         nuclei: path of ``nuclei.parquet``.
         output: path of ``nuclei.h5ad``.
-        patient: patient of the slide; None takes the one in the slide's name.
+        patient: patient of the slide; None derives it from the slide's name.
         embeddings: file of the nuclei's embeddings, by ``muse embed``.
 
     Raises:
         MissingPackageError: h5py is not installed.
-        NucleiError: the table is not by this package, or the embeddings are of other nuclei.
+        NucleiError: the table is not by this package, or the embeddings belong to other nuclei.
     """
     table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
@@ -61,7 +61,7 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
 
 
 def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, str]) -> None:
-    """Write a table as the elements of AnnData.
+    """Write a table of nuclei as AnnData.
 
     Args:
         elements: file of elements to write to.
@@ -75,20 +75,20 @@ def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, st
 
 
 def write_var(elements: Elements, names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> None:
-    """Write ``var``: the names of the columns of ``X`` and what is known of them."""
+    """Write ``var``, which describes the columns of ``X``."""
     frame(elements, "var", columns)
     for name, values in {"_index": names, **columns}.items():
         elements.strings(f"var/{name}", values)
 
 
 def write_nuclei_elements(elements: Elements, table: NucleiTable, more: Mapping[str, str], features: str = "X") -> None:
-    """Write what describes the nuclei: ``obs``, ``obsm`` and ``uns``, and their features under a name of choice."""
+    """Write ``obs``, ``obsm`` and ``uns`` of the nuclei, and their features under the name ``features``."""
     _write_rows(elements, table, more, features)
     _write_uns(elements, table)
 
 
 def begin_anndata(elements: Elements) -> None:
-    """Write the root of AnnData and its groups that may stay empty."""
+    """Write the root of AnnData and the groups that may remain empty."""
     elements.group("", _encoding("anndata", "0.1.0"))
     for name in ("obsm", "layers", "obsp", "varm", "varp", "uns"):
         elements.group(name, _encoding("dict", "0.1.0"))
@@ -130,15 +130,15 @@ def _values_of(batch: Batch) -> dict[str, np.ndarray]:
 
 
 def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Array:
-    """Make a column of ``obs`` with these categories, to be filled with ``n`` codes, -1 for none."""
+    """Make a column of ``obs`` with these categories, for ``n`` codes, which are -1 for no category."""
     elements.group(f"obs/{name}", {**_encoding("categorical", "0.2.0"), "ordered": False})
     elements.strings(f"obs/{name}/categories", names)
-    # A signed type, since -1 is the code of no category.
+    # A signed type, because -1 is the code for no category.
     return elements.array(f"obs/{name}/codes", (n,), np.min_scalar_type(-max(len(names), 1)))
 
 
 def frame(elements: Elements, path: str, columns: Sequence[str] | Mapping[str, Any]) -> None:
-    """Make a data frame with an index and these columns, to be written next."""
+    """Make a data frame with these columns and an index; the caller writes both."""
     attributes = {"_index": "_index", "column-order": list(columns)}
     elements.group(path, {**_encoding("dataframe", "0.2.0"), **attributes})
 
@@ -167,14 +167,14 @@ def write_spatialdata(
         nuclei: path of ``nuclei.parquet``.
         store: store of the slide's image; its position relative to ``output`` must not change.
         output: path of ``slide.spatialdata.zarr``.
-        patient: patient of the slide; None takes the one in the slide's name.
+        patient: patient of the slide; None derives it from the slide's name.
         embeddings: file of the nuclei's embeddings, by ``muse embed``.
 
     Raises:
-        NucleiError: the table is not by this package, or the embeddings are of other nuclei.
-        StoreError: there is no such store.
+        NucleiError: the table is not by this package, or the embeddings belong to other nuclei.
+        StoreError: the store does not exist.
     """
-    import zarr  # takes longer to load than AnnData's file to write
+    import zarr  # imported here, because loading takes longer than writing an AnnData file
 
     table, image = NucleiTable.open(nuclei, patient, embeddings), open_store(store)
     # The size of zarr's own thread pool follows the machine, not the job.
@@ -182,7 +182,7 @@ def write_spatialdata(
         root = zarr.create_group(partial, zarr_format=3)
         root.attrs["spatialdata_attrs"] = {"version": "0.2"}
         _link_image(root.create_group(f"images/{IMAGE}"), partial / "images" / IMAGE, image.path, output, image.mpp)
-        if table.n_nuclei:  # SpatialData has no shapes without a row
+        if table.n_nuclei:  # SpatialData does not allow shapes without rows
             outlines = root.create_group(f"shapes/{OUTLINES}")
             to_um = _to_global(("x", "y"), table.um_per_px.tolist())
             outlines.attrs.update({"encoding-type": "ngff:shapes", "axes": ["x", "y"], "spatialdata_attrs": VERSION})
@@ -192,7 +192,7 @@ def write_spatialdata(
 
 
 def _to_global(axes: tuple[str, ...], scale: list[float]) -> dict[str, Any]:
-    space = {"type": "space", "unit": "unit"}  # the only unit of the library's own files
+    space = {"type": "space", "unit": "unit"}  # the only unit in files of the library
     described = [{"name": name, **({"type": "channel"} if name == "c" else space)} for name in axes]
     frames = {"input": "".join(axes), "output": "global"}
     systems = {side: {"name": name, "axes": described} for side, name in frames.items()}
@@ -202,7 +202,7 @@ def _to_global(axes: tuple[str, ...], scale: list[float]) -> dict[str, Any]:
 def _link_image(group: zarr.Group, folder: Path, store: Path, output: Path, mpp: float) -> None:
     datasets = []
     for level, factor in enumerate(PYRAMID):
-        # Relative to the final folder: the one that is written now is renamed to it.
+        # Relative to the final folder, to which the folder being written is renamed.
         target = os.path.relpath(store.resolve() / str(level), output.parent.resolve() / output.name / "images" / IMAGE)
         link_folder(folder / str(level), target, store / str(level))
         scale = [{"type": "scale", "scale": [1.0, float(factor), float(factor)]}]
@@ -223,7 +223,7 @@ def _write_outlines(table: NucleiTable, path: Path) -> None:
     """Outlines in level-0 px as GeoParquet, indexed by the ids of the nuclei."""
     with open_nuclei(table.path) as file:
         geo = file.metadata.metadata[b"geo"]
-    # geopandas finds the index in pandas' part of the metadata.
+    # geopandas reads the index from pandas' metadata.
     index = {"name": INSTANCE_KEY, "field_name": INSTANCE_KEY, "pandas_type": "unicode", "numpy_type": "object"}
     pandas = {"index_columns": [INSTANCE_KEY], "column_indexes": [], "columns": [{**index, "metadata": None}]}
     schema = pa.schema([("geometry", pa.binary()), (INSTANCE_KEY, pa.string())])
@@ -235,7 +235,7 @@ def _write_outlines(table: NucleiTable, path: Path) -> None:
 
 
 def _write_table(group: zarr.Group, table: NucleiTable) -> None:
-    """Write the table, which describes the outlines; without nuclei it describes no element."""
+    """Write the table, which annotates the outlines or, without nuclei, no element."""
     elements = ZarrElements(group)
     write_elements(elements, table, {REGION_KEY: OUTLINES})
     ids = elements.ids(f"obs/{INSTANCE_KEY}", table.n_nuclei)

@@ -1,4 +1,4 @@
-"""The elements of AnnData in HDF5 and in Zarr, groups and arrays that name their encoding, and the columns in them.
+"""The elements of AnnData in HDF5 and Zarr (groups and arrays that name their encoding), and columns for them.
 
 https://anndata.readthedocs.io/en/stable/fileformat-prose.html
 """
@@ -47,7 +47,7 @@ class Array(Protocol):
 
 
 def open_hdf5(path: Path) -> Hdf5Elements:
-    """A new HDF5 file, to be used in a ``with`` block.
+    """Open a new HDF5 file, for use in a ``with`` block.
 
     Raises:
         MissingPackageError: h5py is not installed.
@@ -57,7 +57,7 @@ def open_hdf5(path: Path) -> Hdf5Elements:
 
 
 def require_h5py() -> ModuleType:
-    """The package h5py, which writes AnnData files.
+    """Import h5py, which writes AnnData files.
 
     Raises:
         MissingPackageError: h5py is not installed.
@@ -72,7 +72,7 @@ def require_h5py() -> ModuleType:
 
 
 def keys_of(names: Sequence[str]) -> dict[str, str]:
-    """Key of each name in a file: SpatialData allows letters, digits and "_.-"; keys must differ beyond case."""
+    """Key of each name in a file: letters, digits and "_.-", as SpatialData requires, and unique regardless of case."""
     keys: dict[str, str] = {}
     for name in names:
         key, taken = re.sub(r"[^\w.-]+", "_", name), {known.lower() for known in keys.values()}
@@ -103,13 +103,13 @@ class Hdf5Elements:
                 attrs[name] = value
 
     def array(self, path: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Make an array of numbers, to be filled."""
+        """Make an array for numbers."""
         return _encoded(self._file.create_dataset(path, shape, dtype), "array")
 
     def ids(self, path: str, n: int) -> Array:
-        """Make an array of ``n`` ids, to be filled with (n,) bytes of ``ID_LENGTH``.
+        """Make an array for ``n`` ids, as (n,) bytes of length ``ID_LENGTH``.
 
-        Their fixed length is written a hundred times faster.
+        Strings of fixed length are written a hundred times faster.
         """
         return _encoded(self._file.create_dataset(path, (n,), f"S{ID_LENGTH}"), "string-array")
 
@@ -159,7 +159,7 @@ class ZarrElements:
 
 
 class _ZarrIds:
-    """Rows of ids in an array of strings."""
+    """Writes rows of ids to an array of strings."""
 
     def __init__(self, array: Any):
         self._array, self.attrs = array, array.attrs
@@ -180,7 +180,7 @@ def _encoded(element: Any, kind: str) -> Any:
     return element
 
 
-DESCRIPTIONS = ("score", REGION_PROB, BORDER, "dab_od", "cluster")  # numbers of ``obs``, where the table has them
+DESCRIPTIONS = ("score", REGION_PROB, BORDER, "dab_od", "cluster")  # numeric columns of ``obs``, if the table has them
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,11 @@ class NucleiTable:
         patient: patient of the slide.
         provenance: provenance of the table.
         features: columns of ``X``.
-        categories: names by code of each categorical column of ``obs``.
+        categories: names, by code, for each categorical column of ``obs``.
         numbers: names of the other columns of ``obs``.
         embedding_dim: number of columns of ``obsm["X_embedding"]``.
         n_nuclei: number of rows.
-        embeddings: file ``embeddings-<model>.parquet`` of the same nuclei; None for the table's own column, if any.
+        embeddings: file ``embeddings-<model>.parquet`` of the same nuclei; None to use the table's own column, if any.
     """
 
     path: Path
@@ -211,7 +211,7 @@ class NucleiTable:
 
     @classmethod
     def open(cls, path: Path, patient: str | None, embeddings: Path | None = None) -> NucleiTable:
-        """Open the table at ``path``; without a patient, the one in the slide's name is used.
+        """Open the table at ``path``; without ``patient``, the patient is derived from the slide's name.
 
         Raises:
             NucleiError: the table was not written by this package, or the embeddings belong to other nuclei.
@@ -250,10 +250,10 @@ class NucleiTable:
         return np.asarray(self.provenance.slide_mpp, float)
 
     def batches(self, geometry: bool = False) -> Iterator[Batch]:
-        """All nuclei, one chunk of the arrays at a time.
+        """Yield all nuclei, one chunk of the arrays at a time.
 
         Raises:
-            NucleiError: the embeddings are of other nuclei.
+            NucleiError: the embeddings belong to other nuclei.
         """
         columns = ["x", "y", *self.categories, *self.numbers, *(feature.name for feature in self.features)]
         columns += ["embedding"] if self.embedding_dim and not self.embeddings else []
@@ -299,7 +299,7 @@ class Batch:
 
     @property
     def values(self) -> np.ndarray:
-        """(N, F) float32 features; NaN if one is not defined."""
+        """(N, F) float32 features; NaN if undefined."""
         return np.stack([to_numpy(self.rows[feature.name]) for feature in self.table.features], 1)
 
     def codes(self, name: str) -> np.ndarray:

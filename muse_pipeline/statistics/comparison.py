@@ -1,6 +1,6 @@
 """Tests between groups of patients: effect sizes with bootstrap intervals, permutation tests, false discovery rate.
 
-The unit is the patient. Nuclei of a slide, and slides of a patient, resemble each other; a test that counts them as
+The unit is the patient. Nuclei of a slide, and slides of a patient, resemble each other, so a test that treats them as
 independent finds differences where there are none (``docs/guide/features.md`` has an example).
 """
 
@@ -16,7 +16,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
 
 N_PERMUTATIONS, N_BOOTSTRAPS = 9_999, 2_000
-AT_ONCE = 500  # permutations whose labels are held
+AT_ONCE = 500  # permutations that are held in memory
 SEED = 0
 
 
@@ -27,7 +27,7 @@ class Difference:
     Attributes:
         n: (2, M) number of patients with a value.
         mean: (2, M) mean of each group.
-        effect: Hedges' g: second minus first mean, over the pooled standard deviation.
+        effect: Hedges' g: (second - first mean) / pooled standard deviation.
         low: lower end of the 95 % bootstrap interval of the effect.
         high: upper end of the interval.
         p: two-sided p of the permutation test of the difference of means.
@@ -44,7 +44,7 @@ class Difference:
 
 
 def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Means (P, M) by patient of values (S, M) of slides, with NaN left out, and the patients."""
+    """Means (P, M) by patient of values (S, M) of slides, ignoring NaN; also returns the patients."""
     names, index = np.unique(patients, return_inverse=True)
     known = np.isfinite(values)
     sums, counts = np.zeros((2, len(names), values.shape[1]))
@@ -57,7 +57,7 @@ def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray
 def require_groups(
     group_of_slide: Mapping[str, str], patient_of_slide: Mapping[str, str], left_out: str = ""
 ) -> dict[str, str]:
-    """The group of every patient; messages state which slides are ``left_out``.
+    """The group of every patient; ``left_out`` describes the excluded slides in messages.
 
     Raises:
         ConfigError: a patient is in two groups, there is one group, or a group has one patient.
@@ -77,14 +77,14 @@ def require_groups(
     for name in names:
         if list(group_of.values()).count(name) < 2:
             raise ConfigError(
-                f"group '{name}' has one patient, which gives no measure of chance; add patients or leave "
+                f"group '{name}' has one patient, so chance cannot be estimated; add patients or leave "
                 f"the group out{without}"
             )
     return group_of
 
 
 def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, str, Difference]]:
-    """Every pair of groups with its differences, from values (P, M) of patients in ``groups``."""
+    """Compare every pair of groups by values (P, M) of patients in ``groups``."""
     label = np.array(groups)
     for first, second in combinations(sorted(set(groups)), 2):
         chosen = (label == first) | (label == second)
@@ -102,20 +102,20 @@ def compare_groups(
     Args:
         values: (P, M) values of the patients, NaN if unknown.
         is_second: (P,) bool, True for patients of the second group.
-        n_permutations: number of random assignments of the groups, the same for all measures.
+        n_permutations: number of random assignments to groups, which are the same for all measures.
         n_bootstraps: number of random samples of patients within each group.
     """
     random = np.random.default_rng(SEED)
     known = np.isfinite(values)
     offset = np.nanmean(np.where(known.any(0), values, 0), 0)
-    centred = np.where(known, values - offset, 0)  # so that squares lose no digits
+    centred = np.where(known, values - offset, 0)  # centred, so that squares lose no digits
     sums = np.hstack([known, centred, centred**2]).astype(float)
     labels = np.stack([~is_second, is_second])
     n, mean, effect = _describe(labels.astype(float), sums)
     usable = (n >= 2).all(0)
     low, high = _bootstrap(labels, sums, n_bootstraps, random)
     p = np.full(values.shape[1], np.nan)
-    for pattern in np.unique(known[:, usable], axis=1).T:  # a measure is permuted among the patients that have it
+    for pattern in np.unique(known[:, usable], axis=1).T:  # each measure is permuted over the patients with a value
         same = usable & (known == pattern[:, None]).all(0)
         p[same] = _permute(is_second[pattern], centred[np.ix_(pattern, same)], n_permutations, random)
     columns = (np.where(usable, each, np.nan) for each in (effect, low, high))
@@ -123,7 +123,7 @@ def compare_groups(
 
 
 def _describe(weights: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers and means (..., 2, M) and Hedges' g (..., M) of groups with weights (..., 2, P) of the patients."""
+    """Counts and means (..., 2, M) and Hedges' g (..., M) of groups, given weights (..., 2, P) of the patients."""
     n, total, squares = np.split(weights @ sums, 3, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = total / n
@@ -142,27 +142,27 @@ def _bootstrap(
         size = min(AT_ONCE, n_bootstraps - start)
         weights = np.zeros((size, 2, labels.shape[1]))
         for group, members in enumerate(map(np.flatnonzero, labels)):
-            # How often each patient is drawn with replacement, which is all that the weighted sums need.
+            # The sums only need the number of times that each patient is drawn with replacement.
             weights[:, group, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size)
         effects.append(_describe(weights, sums)[2])
     found = np.concatenate(effects)
     found[~np.isfinite(found)] = np.nan
     unknown = np.isnan(found).all(0)
-    # Any number will do: ``nanpercentile`` warns of columns without one.
+    # An arbitrary number, because ``nanpercentile`` warns about columns that are all NaN.
     found[:, unknown] = 0
     low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
 
 
 def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """P (M,): fraction of random assignments that differ by as much, counting the observed one."""
+    """P (M,): fraction of assignments, including the observed one, with at least the observed difference."""
     total, n_second = values.sum(0), is_second.sum()
 
     def differences(labels: np.ndarray) -> np.ndarray:
         second = labels.astype(float) @ values
         return np.abs(second / n_second - (total - second) / (len(values) - n_second))
 
-    # An assignment as extreme as the observed one may differ in the last bits, because its sums have another order.
+    # The difference of an equally extreme assignment may vary in the last bits, because its sums have another order.
     least = differences(is_second[None])[0] * (1 - 1e-9)
     n_as_large = np.ones(values.shape[1])
     for start in range(0, n, AT_ONCE):

@@ -1,1 +1,1 @@
-"""The training loop of every method, its schedule and checkpoints, and the training runs that a config describes."""
+"""The training loop of all methods, schedules, checkpoints, and training runs as described by a config."""

@@ -1,6 +1,6 @@
-"""Checkpoints of this package, in the layout of MUSE's authors, whose own loader accepts our backbones.
+"""Checkpoints of this package, in the layout of MUSE's authors, whose own loader can read the backbones.
 
-``teacher`` is a flat state dict with keys ``module.backbone.*``; ``head`` is the nucleus head's; ``meta`` is JSON.
+``teacher`` is a flat state dict with keys ``module.backbone.*``, ``head`` that of the nucleus head; ``meta`` is JSON.
 Runs start from the weights of such a file or of a file released by MUSE's authors, which can also be imported.
 """
 
@@ -38,7 +38,7 @@ from muse_pipeline.models.weights import (
 )
 
 FORMAT = "muse_pipeline 3"
-OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # another layout; heads of rays, not of their inverse squares
+OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # an older layout; heads that predict rays, not their inverse squares
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Checkpoint:
         backbone: state dict.
         head: state dict; empty for a backbone alone.
         meta: kind, settings (paths are names), colour reference, images, patients, and the input of the backbone;
-            ``resample_positions``: whether its positional table is still the authors', which is resampled whenever
-            it is read, by both loaders.
+            ``resample_positions``: whether the positional table is the authors', which both loaders resample whenever
+            they read it.
         networks: state dicts of the other trained networks by name, such as a generator.
     """
 
@@ -61,21 +61,21 @@ class Checkpoint:
 
     @property
     def images(self) -> frozenset[str]:
-        """Names of the images on which these weights and their initial weights were trained."""
+        """Names of all images that these weights, including their initial weights, were trained on."""
         return frozenset(map(str, self.meta.get("images", ())))
 
     @property
     def patients(self) -> frozenset[str]:
-        """Patients of training and validation images; from the images' names in older files, which do not list them."""
+        """Patients of training and validation images; older files do not list them, so image names are used."""
         return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
 
     @property
     def learnt_patients(self) -> frozenset[str]:
-        """Patients of training images alone; older files do not distinguish them from validation patients."""
+        """Patients of training images only; older files do not distinguish them from validation patients."""
         return frozenset(map(str, self.meta.get("learnt_patients", self.patients)))
 
     def weights_sha256(self) -> str:
-        """Checksum (hex) of the weights alone, without the description in ``meta``."""
+        """Checksum (hex) of the weights, without ``meta``."""
         digest = hashlib.sha256()
         for part in (self.backbone, self.head, *(self.networks[name] for name in sorted(self.networks))):
             for name, value in sorted(part.items()):
@@ -90,7 +90,7 @@ def is_ours(state: dict[str, Any]) -> bool:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, complete or not at all."""
+    """Write a checkpoint atomically."""
     state = {
         "format": FORMAT,
         "teacher": {PREFIX + name: value.cpu() for name, value in checkpoint.backbone.items()},
@@ -105,7 +105,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of this package; nothing but tensors and plain values is unpickled.
+    """Read a checkpoint of this package; only tensors and plain values are unpickled.
 
     Raises:
         CheckpointError: the file is missing, damaged, foreign or of an older version.
@@ -114,14 +114,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Read a checkpoint of this package, or the backbone of a released MUSE file, which lists no settings or images.
+    """Read a checkpoint of this package, or the backbone of a released MUSE file, which has no settings or images.
 
     Args:
         path: the file.
         trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds something else.
+        CheckpointError: the file cannot be read or has other contents.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -141,7 +141,7 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: written by an older version with other networks; train it again")
     if state["format"] != FORMAT:
         raise CheckpointError(
-            f"{path}: laid out as '{state['format']}', while this version reads '{FORMAT}'; install the version that "
+            f"{path}: has the layout '{state['format']}', but this version reads '{FORMAT}'; install the version that "
             "wrote it"
         )
     backbone = backbone_weights(state, path)
@@ -159,17 +159,17 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
 
 
 def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path: Path) -> None:
-    """Take over backbone and head; ``path`` is for messages.
+    """Load backbone and head; ``path`` is for messages.
 
     Raises:
-        CheckpointError: either is of another network or shape.
+        CheckpointError: one of them has other names or shapes than the network's.
     """
     load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
     load_head_weights(network.head, checkpoint, path)
 
 
 def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path) -> None:
-    """Take over the backbone; ``path`` is for messages.
+    """Load the backbone; ``path`` is for messages.
 
     Raises:
         CheckpointError: names or shapes differ from the network's.
@@ -178,7 +178,7 @@ def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path
 
 
 def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> None:
-    """Take over the head; ``path`` is for messages.
+    """Load the head; ``path`` is for messages.
 
     Raises:
         CheckpointError: the checkpoint's head has another shape.
@@ -195,7 +195,7 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
 def save_resume_point(
     path: Path, step: int, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> None:
-    """Write the state before ``step``, of a run that takes ``n_batches`` per step; complete or not at all."""
+    """Write atomically the state before ``step`` of a run with ``n_batches`` per step."""
     state = {
         "step": step,
         "batches": n_batches,
@@ -206,7 +206,7 @@ def save_resume_point(
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """Save through an open file: with a path, torch would store the temporary name, which differs by process."""
+    """Save through an open file, because torch would store a path, whose temporary name depends on the process."""
     with complete_file(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
 
@@ -218,20 +218,19 @@ def load_resume_point(
 
     Args:
         path: the resume point.
-        n_batches: batches per step: processes times ``accumulate``. Batches, and so the windows of a step, are the same
-            for any division between the two.
+        n_batches: batches per step: processes times ``accumulate``. The windows of a step depend only on this product.
         method: the method, on its device.
         optimisers: optimisers by turn.
 
     Raises:
-        CheckpointError: the file is damaged, or of a run with other settings or another number of batches per step.
+        CheckpointError: the file is damaged, or its run has other settings or another number of batches per step.
     """
     if not path.is_file():
         return 0
     state = _read(path, next(method.parameters()).device)
     if state["batches"] != n_batches:
         raise CheckpointError(
-            f"{path}: the run took {state['batches']} batch(es) per step, not {n_batches}; devices x "
+            f"{path}: the run used {state['batches']} batch(es) per step, not {n_batches}; devices x "
             "`schedule.accumulate` must stay the same"
         )
     try:
@@ -246,12 +245,12 @@ def load_resume_point(
 
 
 def steps_done(path: Path) -> int:
-    """The next step of a run, read without its weights; 0 without a resume point."""
+    """The next step of a run, read without loading its weights; 0 without a resume point."""
     if not path.is_file():
         return 0
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
-    except Exception:  # a damaged file is named when the run goes on from it
+    except Exception:  # a damaged file is reported when the run resumes
         return 0
 
 
@@ -266,15 +265,15 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
-    """Write a released file as a checkpoint of this package with a backbone only.
+    """Convert a released file to a checkpoint of this package, which has only a backbone.
 
-    The positional table is unchanged, and marked as such in the file: like the authors' loader, this
-    package's loader resamples it, so both build the same network.
+    The positional table is not changed, and the file records this, so that both the authors' loader and this package's
+    resample it and build the same network.
 
     Args:
         path: the released file.
         output: path of the new checkpoint.
-        name: name of the backbone; by default recognised by names, shapes, positions and the file's name.
+        name: name of the backbone; by default recognised by names, shapes, the positional table and the file's name.
         trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
 
     Returns:
@@ -304,8 +303,8 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
 def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
     """The registered name of the weights' network.
 
-    Networks of one architecture differ in the window they were trained with (224 or 512 px): the end of the file's name
-    distinguishes them (``vit_s_16-224.pth``, ``vit_s_16_512.pth``), else the grid of its positions.
+    Networks of one architecture differ in the window that they were trained with (224 or 512 px). They are
+    distinguished by the end of the file's name (``vit_s_16-224.pth``), or else by the grid of the positional table.
 
     Raises:
         CheckpointError: no network matches exactly, or several do.
@@ -315,7 +314,7 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
         near = nearest_backbone(weights)
         misfit = describe_misfit(weights, BACKBONES[near]().state_dict())
         raise CheckpointError(
-            f"{path}: fits no known backbone; against the nearest, {near}, it is {misfit}; known: "
+            f"{path}: fits no known backbone; compared with the nearest, {near}, it is {misfit}; known: "
             f"{', '.join(BACKBONES.names())}"
         )
     grid = positions_grid(weights)
@@ -332,7 +331,7 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
 
 
 def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Load a checkpoint's weights into a backbone, in place; names and shapes must equal the network's.
+    """Load a checkpoint's weights into a backbone, in place; names and shapes must match.
 
     Args:
         backbone: backbone of any registered kind.
@@ -343,7 +342,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
         The contents of the file.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds something else.
+        CheckpointError: the file cannot be read or has other contents.
     """
     checkpoint = read_weights(path, trust_pickle)
     load_backbone_weights(backbone, checkpoint, path)
@@ -356,8 +355,8 @@ class Seen:
 
     Attributes:
         images: names of pictures and slides.
-        patients: patients of these images, and of the validations that chose weights.
-        learnt_patients: patients of these images alone.
+        patients: patients of these images and of the validation images that chose weights.
+        learnt_patients: patients of these images only.
     """
 
     images: frozenset[str] = frozenset()

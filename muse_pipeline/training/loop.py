@@ -1,4 +1,4 @@
-"""The training loop of every method, and the log of its losses and gauges."""
+"""The training loop of every method, and the log of losses and diagnostics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Row = dict[str, float]
 
 
 class MetricsLog:
-    """Log of metrics; a run that continues from a resume point first drops the rows that it will write again."""
+    """Log of metrics; a resumed run first drops the rows that it will write again."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -36,7 +36,7 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def read(self) -> list[Row]:
-        """Read every complete row; a last line that is incomplete after a kill is omitted.
+        """Read every complete row; an incomplete last line, left by a kill, is omitted.
 
         Raises:
             CheckpointError: another line is not a row; the message has its number.
@@ -66,7 +66,7 @@ class MetricsLog:
 def draw_curves(rows: list[Row], output: Path) -> None:
     """Draw every column of ``rows`` over the steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot, whose state is the whole process's
+    from matplotlib.figure import Figure  # not pyplot, whose state is global
 
     names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     n_columns = min(len(names), 5)
@@ -98,12 +98,12 @@ class Monitor:
 
 
 class BestWeights(Monitor):
-    """Scores a run when validation is due, logs the scores and keeps the best weights.
+    """Scores a run at every validation, logs the scores and keeps the best weights.
 
     Args:
         name: name of the score that decides; the higher, the better.
-        score: function that gives the scores by name.
-        keep: callback with the completed steps and the scores whenever they are the best so far.
+        score: function that returns the scores by name.
+        keep: callback with the completed steps and the scores if these are the best so far.
         keeps_later: True if later weights replace earlier ones of the same score.
     """
 
@@ -117,18 +117,18 @@ class BestWeights(Monitor):
         self.name, self.score, self.keep, self.keeps_later = name, score, keep, keeps_later
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
-        """Score, keep the weights if they are the best, log."""
-        # Read from the log, so that a resumed run continues with the best score of the steps that it keeps.
+        """Score the weights, keep them if they are the best, and log the scores."""
+        # The best score is read from the log, which only has the steps that a resumed run keeps.
         best = max((row[self.name] for row in log.read() if self.name in row), default=float("-inf"))
         scores = self.score()
         if scores[self.name] > best or (self.keeps_later and scores[self.name] == best):
             self.keep(done, scores)
-        # Of the last step that was done: ``forget_from`` keeps it when the run is resumed at step ``done``.
+        # Logged for the last completed step, so that ``forget_from`` keeps it if the run is resumed at step ``done``.
         log.append(done - 1, scores)
 
 
-IN_A_ROW = 5  # logged steps in a row
-GRACE = 0.1  # share of a run at whose beginning all vectors are alike
+IN_A_ROW = 5  # consecutive logged steps outside the limits that end a run
+GRACE = 0.1  # share of a run, at its beginning, in which vectors may be alike
 
 
 class Alarm(Monitor):
@@ -137,7 +137,7 @@ class Alarm(Monitor):
     Args:
         schedule: schedule of the run.
         folder: folder of the run, for the message.
-        grace: share of the run before which nothing is checked.
+        grace: share of the run, at its beginning, in which nothing is checked.
     """
 
     def __init__(self, schedule: Schedule, folder: Path, grace: float = GRACE):
@@ -158,13 +158,13 @@ class Alarm(Monitor):
         raise NotImplementedError
 
     def persists(self, name: str, is_outside: bool) -> bool:
-        """Count one logged step; True if ``name`` was outside at the last ``IN_A_ROW``, this one included."""
+        """Count a logged step; True if ``name`` was outside its limits at the last ``IN_A_ROW`` of these."""
         self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
         return self._outside[name] >= IN_A_ROW
 
 
 class Turn:
-    """One of a method's turns: its parameters, their optimiser and one update.
+    """A turn of a method: its parameters, optimiser and update.
 
     Args:
         method: the method, on its device.
@@ -193,7 +193,7 @@ class Turn:
         return total
 
     def apply(self, step: int) -> None:
-        """Take the optimiser's step, and clear all gradients, including those of other turns' parameters."""
+        """Apply the optimiser's step, and clear all gradients, including those of other turns' parameters."""
         self.method.before_step(self.name, step / self.schedule.steps)
         self.optimiser.step()
         self.method.zero_grad(set_to_none=True)
@@ -214,10 +214,10 @@ def train(
 
     Args:
         method: the method to train.
-        batches: number -> batch on the device; the same number always gives the same batch.
+        batches: function from a number to a batch on the device; the batch depends only on the number.
         schedule: length and learning rate of the run.
         folder: folder of the run.
-        fabric: launched; device, precision and processes.
+        fabric: launched Fabric, with device, precision and processes.
         seed: seed of every random number that the method draws.
         monitors: called as ``Monitor`` describes.
         progress: callback of ``run.Options``.
@@ -231,7 +231,7 @@ def train(
     schedule = schedule.for_batches(n_batches)
     turns = [Turn(method, name, schedule) for name in method.turns]
     if len(turns) > 1:
-        batches = lru_cache(maxsize=schedule.accumulate)(batches)  # all turns of a step see the same batches
+        batches = lru_cache(maxsize=schedule.accumulate)(batches)  # all turns of a step use the same batches
     optimisers = {turn.name: turn.optimiser for turn in turns}
     start = load_resume_point(folder.resume, n_batches, method, optimisers)
     reports = Reports(folder, schedule, fabric.is_global_zero, monitors, progress)
@@ -239,7 +239,7 @@ def train(
         reports.log.forget_from(start)
     method.train()
     for step in range(start, schedule.steps):
-        # Random numbers are seeded at every step, so that a resume point does not need their state.
+        # Random numbers are seeded at every step, so that a resume point need not contain the generator's state.
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         broadcast_buffers(method)
         losses: dict[str, Tensor] = {}
@@ -266,7 +266,7 @@ class Reports:
 
     Args:
         folder: folder of the run.
-        schedule: schedule of the run, which has the intervals.
+        schedule: schedule of the run, with the intervals.
         leads: True in the first process, which alone writes.
         monitors: monitors that are called.
         progress: callback of ``run.Options``.
@@ -280,12 +280,12 @@ class Reports:
         self.log = MetricsLog(folder.metrics)
 
     def after_step(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Log and validate if due."""
+        """Log and validate at their intervals."""
         done, schedule = step + 1, self.schedule
         if schedule.is_logged(step):
-            # The norm of the gradient is returned for ``_require_finite`` alone.
+            # The norm of the gradient is only for ``_require_finite``.
             logged = {name: value for name, value in losses.items() if not name.endswith("gradient")}
-            values = dict(zip(logged, torch.stack([*logged.values()]).tolist(), strict=True))  # one copy
+            values = dict(zip(logged, torch.stack([*logged.values()]).tolist(), strict=True))  # copied once
             if self.leads:
                 self.log.append(step, {"learning_rate": schedule.rate(step), **values})
                 self.progress(done, schedule.steps, values)
@@ -304,7 +304,7 @@ class Reports:
 
 @contextmanager
 def only_trainable(turn: Turn, turns: Sequence[Turn]) -> Iterator[None]:
-    """Compute no gradients of the parameters of other turns in the block, but pass gradients through their networks."""
+    """Within the block, parameters of other turns get no gradients, but gradients pass through their networks."""
     others = [parameter for other in turns if other is not turn for parameter in other.parameters]
     for parameter in others:
         parameter.requires_grad_(False)
@@ -316,7 +316,7 @@ def only_trainable(turn: Turn, turns: Sequence[Turn]) -> Iterator[None]:
 
 
 def _require_finite(values: dict[str, Tensor], step: int, folder: RunFolder) -> None:
-    """Raise if a value is not finite. All processes have the same values, so they stop at the same step."""
+    """Require finite values. All processes have the same values, so they stop at the same step."""
     numbers = {name: value.detach().double().sum() for name, value in values.items() if value.is_floating_point()}
     if torch.stack(list(numbers.values())).sum().isfinite():  # one synchronisation with the device
         return

@@ -1,4 +1,4 @@
-"""The contract between a method and the loop, the length and learning rate of a run, and averaged weights."""
+"""The interface between a method and the loop, the schedule of a run, and averaged weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from muse_pipeline.core.config import Count, Fraction, NotNegative, Positive
 
-DECAY = 0.998  # approached from below, so that a short run does not keep its random start
+DECAY = 0.998  # reached gradually, so that the average of a short run forgets the random initial weights
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Schedule:
     Attributes:
         steps: length of the run.
         learning_rate: peak, reached after the warm-up; falls to a hundredth along a cosine.
-        warmup: share of the steps in which it rises.
+        warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of AdamW, on matrices and kernels only.
-        last_weight_decay: value that the weight decay reaches along a cosine; constant if not given.
+        last_weight_decay: final weight decay, reached along a cosine; by default the weight decay is constant.
         clip: largest norm of the gradient.
-        accumulate: batches of each process whose mean gradient makes one step.
-        reference_batches: batches per step (processes x ``accumulate``) for which ``learning_rate`` is given; with
-            another number the rate is multiplied by the square root of the ratio. Not scaled if not given.
+        accumulate: batches of each process over whose gradients a step averages.
+        reference_batches: batches per step (processes x ``accumulate``) to which ``learning_rate`` refers; for another
+            number the rate is multiplied by the square root of the ratio. By default it is not scaled.
         save_every: steps between resume points.
         log_every: steps between lines of ``metrics.jsonl``.
         validate_every: steps between validations, if the config has ``validation`` or ``held`` sources.
@@ -49,7 +49,7 @@ class Schedule:
     validate_every: Count = 500
 
     def for_batches(self, n_batches: int) -> Schedule:
-        """The schedule with the learning rate of a run that takes ``n_batches`` per step."""
+        """The schedule with the learning rate scaled for ``n_batches`` per step."""
         if self.reference_batches is None:
             return self
         factor = math.sqrt(n_batches / self.reference_batches)
@@ -59,7 +59,7 @@ class Schedule:
         """Learning rate of ``step``."""
         rise = self.warmup * self.steps
         if step < rise:
-            return self.learning_rate * min((step + 1) / rise, 1)  # a rise may be shorter than a step
+            return self.learning_rate * min((step + 1) / rise, 1)  # the warm-up may be shorter than a step
         done = (step - rise) / max(self.steps - rise, 1)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -85,8 +85,8 @@ def build_adamw(
     """AdamW without decay on norms and biases, with a separate learning rate for the backbone.
 
     Args:
-        parameters: (dotted name, parameter); a parameter belongs to the backbone if a part of its name is ``backbone``.
-        schedule: gives rate and decay.
+        parameters: (dotted name, parameter); it belongs to the backbone if a part of its name is ``backbone``.
+        schedule: schedule with rate and decay.
         backbone_rate: factor of the learning rate of the backbone.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -115,12 +115,12 @@ def set_step(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) ->
 
 
 class Method(nn.Module):
-    """Networks and losses of a training method; the loop has devices, schedule, resume points and processes.
+    """Networks and losses of a training method; the loop handles devices, schedule, resume points and processes.
 
     Attributes:
         turns: parts of a step, which are optimised in this order. Each turn has its own losses, parameters and
             optimiser; a GAN has "generator" and "discriminator".
-        gauges: whether ``losses`` also returns values that are only logged; the loop sets it for steps that are logged.
+        gauges: whether ``losses`` also returns diagnostics, which are only logged; the loop sets it at logged steps.
     """
 
     turns: tuple[str, ...] = ("model",)
@@ -137,11 +137,11 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Pairs (dotted name, parameter) that ``turn`` optimises: all with a gradient unless overridden."""
+        """Pairs (dotted name, parameter) that ``turn`` optimises; by default all that require gradients."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
-        """The optimiser of ``turn``: AdamW unless overridden."""
+        """The optimiser of ``turn``, by default AdamW."""
         return build_adamw(self.turn_parameters(turn), schedule)
 
     def set_gauges(self, gauges: bool) -> None:
@@ -154,7 +154,7 @@ class Method(nn.Module):
         """Called after the gradients of ``turn`` are clipped and before they are applied."""
 
     def after_step(self, progress: float) -> None:
-        """Called after the last turn of every step: moving averages, queues."""
+        """Called after the last turn of every step, for example to update moving averages."""
 
     def trained(self) -> nn.Module:
         """The network in the run's checkpoint."""
@@ -162,12 +162,12 @@ class Method(nn.Module):
 
 
 class WeightedSum(Method):
-    """Several methods trained together; they usually share a backbone.
+    """Several methods that are trained together and usually share a backbone.
 
-    A batch is a mapping from a method's name to its batch. Logged losses are prefixed with the method's name.
+    A batch is a mapping from the name of a method to its batch. Logged losses are prefixed with the method's name.
 
     Args:
-        methods: methods by name; all have the single turn "model". The checkpoint contains the first one's network.
+        methods: methods by name, each with the single turn "model". The checkpoint contains the first method's network.
         weights: factor of each method's loss.
     """
 
@@ -200,11 +200,11 @@ class WeightedSum(Method):
 
 
 class AveragedNetwork(nn.Module):
-    """A copy that follows ``network`` and is always in evaluation mode; it has no gradients.
+    """A moving average of the weights of ``network``, always in evaluation mode and without gradients.
 
     Attributes:
         network: the average.
-        n_steps: moves made.
+        n_steps: number of updates.
     """
 
     def __init__(self, network: nn.Module):
@@ -213,14 +213,14 @@ class AveragedNetwork(nn.Module):
         self.register_buffer("n_steps", torch.tensor(0))
 
     def train(self, mode: bool = True) -> AveragedNetwork:
-        """Stay in evaluation mode."""
+        """Set the mode, but keep the average in evaluation mode."""
         super().train(mode)
         self.network.eval()
         return self
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Move a little towards ``network``."""
+        """Update the average with the weights of ``network``."""
         self.n_steps += 1
         n_steps = int(self.n_steps)
         share = 1 - min(DECAY, (1 + n_steps) / (10 + n_steps))

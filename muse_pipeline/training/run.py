@@ -36,17 +36,17 @@ PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headle
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of a run on the command line, which are not in the config.
+    """Options of a run that are given on the command line, not in the config.
 
     Attributes:
         accelerator: one of ``core.types.ACCELERATORS``.
         threads: threads of each process on a CPU.
         devices: GPUs, or processes on a CPU, of each node; each has its own batches.
         nodes: machines, each of which runs the same command.
-        loaders: threads that make batches ahead; 0 makes each when it is needed; None: as many as ``threads`` with a
-            GPU, else 0.
-        start_over: train from the start if the folder has a run of other settings, data or weights, instead of
-            raising.
+        loaders: threads that prepare batches in advance; 0 prepares each on request; None: ``threads`` with a GPU, else
+            0.
+        start_over: train from the start, instead of raising, if the folder has a run with other settings, data or
+            weights.
         log: callback with a line for the user.
         progress: callback with (steps done, steps of the training, losses) in the first process at every logged step.
     """
@@ -66,14 +66,14 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        config: path of the resolved settings; the same verb reads them again.
+        config: path of the resolved settings, which the same command can read again.
         provenance: path of versions, command and checksums (``describe_run``).
         metrics: path of the log of metrics (``loop.MetricsLog``).
         curves: path of the plot of the metrics.
         pictures: folder of crops of the training pictures, on which an export is checked.
         resume: path of the resume point (``checkpoint.save_resume_point``).
         best: path of the checkpoint of the best validation so far.
-        checkpoint: path of the result of the run: the best of the validations, or the end of a run without any.
+        checkpoint: path of the result of the run: the best validated weights or, without validation, the last ones.
     """
 
     def __init__(self, path: Path):
@@ -93,7 +93,7 @@ class RunFolder:
         Args:
             config: dataclass of the settings.
             provenance: description of the present run by ``describe_run``.
-            free: settings that may change, with all below them; ``a.b`` is setting b of a.
+            free: settings that may change, including nested ones; ``a.b`` is setting b of a.
             start_over: discard a run of another configuration.
 
         Returns:
@@ -101,7 +101,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: the folder holds a run of another configuration.
-            OutputError: the folder has other files in place of the run's.
+            OutputError: the folder has files that no run wrote.
         """
         self.require_own()
         try:
@@ -109,7 +109,7 @@ class RunFolder:
         except CheckpointError:
             if not start_over:
                 raise
-            # The log of metrics stays: the loop drops its rows from the first step on.
+            # The log of metrics is kept here; the loop drops its rows.
             for path in (self.resume, self.best, self.checkpoint):
                 path.unlink(missing_ok=True)
             return f"{self.path}: the run of another configuration is discarded; training starts from the beginning"
@@ -122,7 +122,7 @@ class RunFolder:
         return self._begun_settings(type(config)) == plain_settings(config, portable=True)
 
     def describe(self, config: Any, provenance: dict[str, Any]) -> None:
-        """Write ``provenance.json``, which marks the folder as a run's, and the resolved settings."""
+        """Write the resolved settings and ``provenance.json``, which marks the folder as that of a run."""
         import yaml
 
         write_json(self.provenance, provenance)
@@ -131,10 +131,10 @@ class RunFolder:
             partial.write_text(text, encoding="utf-8")
 
     def require_own(self) -> None:
-        """Reject a folder with other files in place of a run's.
+        """Reject a folder with files that no run wrote.
 
         Raises:
-            OutputError: no run wrote them.
+            OutputError: there are such files.
         """
         others = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
         if others and not self.provenance.is_file():
@@ -151,7 +151,7 @@ class RunFolder:
                 write_png(partial / f"{name}.png", pixels[:PICTURE_PX, :PICTURE_PX])
 
     def _require_same_run(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...]) -> None:
-        """A run continues only with the same settings and inputs, at any location of the data."""
+        """Require the same settings and inputs to resume a run; the data may have moved."""
         if not self.resume.is_file():
             return
         begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
@@ -196,7 +196,7 @@ def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -
 
 
 def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
-    """A dataclass of settings as JSON values; ``portable`` keeps the last name of each path only."""
+    """A dataclass of settings as JSON values; ``portable`` keeps only the last part of each path."""
     return json.loads(
         json.dumps(dataclasses.asdict(config), default=lambda value: value.name if portable else str(value))
     )
@@ -208,10 +208,10 @@ class Inputs:
 
     Attributes:
         sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
-        checkpoint: checkpoint that the run begins with.
+        checkpoint: initial checkpoint of the run.
         teachers: checkpoints of the run's teachers.
-        previous: checkpoint of the stage before; its weights are compared, not the settings of its card.
-        checksums: checksums of everything else, by name.
+        previous: checkpoint of the previous stage, of which the weights, but not the card's settings, are compared.
+        checksums: checksums of all other inputs, by name.
     """
 
     sources: tuple[Any, ...] = ()
@@ -226,7 +226,7 @@ class Inputs:
         return [*([self.checkpoint] if self.checkpoint is not None else []), *self.teachers]
 
     def require_checkpoints(self) -> None:
-        """Reject a missing file before anything is computed.
+        """Require that all files exist, before anything is computed.
 
         Raises:
             CheckpointError: a file is missing; the message has its name.
@@ -238,19 +238,19 @@ class Inputs:
                 raise CheckpointError(f"{path}: no such checkpoint; {hint}")
 
     def describe(self) -> dict[str, str]:
-        """Checksums of the inputs by name; the names hold on any machine."""
+        """Checksums of the inputs by names that do not depend on the machine."""
         found = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
         if self.checkpoint is not None:
             found["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
         if self.previous is not None:
             found["weights of the stage before"] = load_checkpoint(self.previous).weights_sha256()
-        if self.teachers:  # their mean does not depend on their order
+        if self.teachers:  # sorted, as the mean of teachers does not depend on their order
             found["weights of the teachers"] = " ".join(sorted(map(fingerprint_file, self.teachers)))
         return {**found, **self.checksums}
 
 
 def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """Facts that hold on any machine: no host, no user, no folder outside the run.
+    """Provenance that does not depend on the machine: no host, no user, no folder outside the run.
 
     Args:
         settings: portable settings from ``run.plain_settings``.
@@ -268,10 +268,10 @@ def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
 
 
 def find_revision(folder: Path) -> str | None:
-    """The git revision of a checkout, with "-dirty" where files differ from it; None if ``folder`` is not one."""
+    """The git revision of a checkout, with "-dirty" if files differ from it; None if ``folder`` is no checkout."""
     if not (folder / ".git").exists():
         return None
-    # Exclude all tags, so that git prints the commit and not a version.
+    # All tags are excluded, so that git prints the commit and not a version.
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
@@ -284,7 +284,7 @@ def _name_of(word: str) -> str:
 
 
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
-    """(name, checksum) of every file of a source; large files have a fingerprint, the others SHA-256."""
+    """(name, checksum) of every file of a source: a fingerprint for large files, SHA-256 for others."""
     for setting, file in source_files(source):
         large = setting in {"images", "slides", "proposals"} or is_dataset(source)
         checksum = fingerprint_file(file) if large else sha256_of(file)
@@ -294,9 +294,9 @@ def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
 
 
 def source_files(source: Any) -> Iterator[tuple[str, Path]]:
-    """(setting, file) for each file in the settings of the source, or in folders in these.
+    """(setting, file) for each file that the settings of a source name, directly or in a folder.
 
-    Pictures that the source leaves out are not read.
+    Pictures that the source excludes are omitted.
     """
     for setting in (one.name for one in dataclasses.fields(source)):
         path = getattr(source, setting)

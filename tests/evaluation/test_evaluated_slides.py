@@ -92,7 +92,7 @@ def test_radius_and_score_cut_are_printed_and_kept_to(muse, tmp_path):
     assert read_json(tmp_path / "s.json")["n_found"] == 2
     status, _, errors = muse(*arguments, "--score", "0.2")
     assert status == 2
-    assert "from a score of 0.4" in errors
+    assert "with a score of 0.4" in errors
 
 
 def test_a_folder_names_what_it_cannot_score(muse, cohort):
@@ -269,7 +269,7 @@ def test_results_within_a_roi_ask_for_it_as_region(muse, tmp_path):
     write_tissue(path, [[0] * 32] * 32)
     (tmp_path / "t.csv").write_text(TRUTH)
     out = muse("evaluate", path, "--truth", tmp_path / "t.csv")[1]
-    assert "a: nuclei were sought within core.geojson alone: give that as --region" in out
+    assert "a: nuclei were detected only within core.geojson: give that as --region" in out
     assert "x before y" not in out
 
 
@@ -303,7 +303,7 @@ def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_it
     truth.write_text("x,y,class\n33106,32012,Dark\n-5,3,Pale\n")
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out) == (2, "")
-    assert "t.csv: not one true nucleus lies on slide 'a' (the first at x 33106, y 32012); give the truth of" in errors
+    assert "t.csv: no true nucleus lies on slide 'a' (the first at x 33106, y 32012); give the truth of" in errors
     truth.write_text(TRUTH)
     region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(800, 800, 900, 900)))}
     (tmp_path / "r.geojson").write_text(json.dumps(region))
@@ -393,12 +393,12 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in xy[:20]))
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out, errors.count("\n")) == (2, "", 1)
-    assert "t.csv: 0% of its nuclei lie on found ones as they are, and 100% with x and y exchanged" in errors
+    assert "t.csv: 0% of its nuclei match found ones as they are, and 100% with x and y exchanged" in errors
     few = [*xy[:6, ::-1], *((x, x) for x in xy[6:8, 0])]  # two of eight lie on found nuclei by chance
     path = write_result(tmp_path, "b", np.concatenate([xy, few[6:]]), [0] * 42)
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in few))
     status, out, errors = muse("evaluate", path, "--truth", truth)
-    assert (status, out) == (2, "") and "t.csv: 25% of its nuclei lie on found ones as they are, and 100%" in errors
+    assert (status, out) == (2, "") and "t.csv: 25% of its nuclei match found ones as they are, and 100%" in errors
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in (*xy[:2], *xy[2:6, ::-1])))
     assert muse("evaluate", path, "--truth", truth)[0] == 0  # both orders fit a part
 

@@ -129,7 +129,7 @@ def test_tabs_and_a_suffix_that_no_one_has(tmp_path):
     assert truth.outlines is None
     other = tmp_path / "truth.xlsx"
     other.write_bytes(b"PK")
-    with pytest.raises(LabelError, match=r"truth\.xlsx: no kind of truth"):
+    with pytest.raises(LabelError, match=r"truth\.xlsx: not a file of truth"):
         read_truth(other, ["a"], MPP)
 
 
@@ -208,7 +208,7 @@ def test_a_region_from_a_file_of_its_own(tmp_path):
     with pytest.raises(LabelError, match=r"slide\.json"):
         read_region(tmp_path / "r.png", None)
     write_features(path, feature(shapely.Point(1, 2)))
-    with pytest.raises(GeoJSONError, match="holds no area"):
+    with pytest.raises(GeoJSONError, match="contains no area"):
         read_region(path, None)
 
 
@@ -231,7 +231,7 @@ def test_lines_alone_are_not_a_truth_without_nuclei(tmp_path):
 
 def test_a_region_without_an_area_names_what_it_holds(tmp_path):
     path = write_features(tmp_path / "r.geojson", feature(shapely.Point(0, 0)), feature(shapely.Point(1, 1)))
-    with pytest.raises(GeoJSONError, match=r"r\.geojson: holds no area \(found: 2 points\)"):
+    with pytest.raises(GeoJSONError, match=r"r\.geojson: contains no area \(found: 2 points\)"):
         read_region(path, None)
 
 

@@ -112,7 +112,7 @@ def test_a_dataset_that_was_unpacked_twice_is_rejected(tmp_path, name):
 
 
 def test_a_choice_without_a_picture_is_rejected(tmp_path):
-    with pytest.raises(LabelError, match="puma: gives no image; correct `split` or `exclude`"):
+    with pytest.raises(LabelError, match="puma: yields no image; correct `split` or `exclude`"):
         read(replace(draw_source(tmp_path, "puma"), exclude=("training",)))
 
 
@@ -182,7 +182,7 @@ WRONG = {
         (remove("info.csv"), "holds no 'info.csv'"),
         (remove("Lizard_Images2/*.png"), "has no picture 'glas_2.png' in a folder Lizard_Images"),
         (overwrite("info.csv", b"name,fold\n"), "info.csv: has no columns Filename and Split"),
-        (overwrite("info.csv", b"Filename,Split\nglas_2,1\n"), "info.csv: has no row of 'consep_1'"),
+        (overwrite("info.csv", b"Filename,Split\nglas_2,1\n"), "info.csv: has no row for 'consep_1'"),
         (overwrite("consep_1.mat", b"MATLAB 5.0"), r"consep_1.mat: not readable as a MATLAB file \("),
         (change_mat(inst_map=None), "consep_1.mat: has no `inst_map`"),
         (change_mat(id=np.zeros((2, 1))), "has an instance map of .*, 2 numbers and 6 classes"),

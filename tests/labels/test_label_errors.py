@@ -59,7 +59,7 @@ def test_a_misspelt_patient_is_not_learnt_from(tmp_path):
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n")
     with pytest.raises(LabelError, match=r"images: exclude: no picture or slide has 'PO' in its name; correct it"):
         require_words([replace(source, exclude=("PO",))])
-    expect(r"images: gives no image; correct", replace(source, exclude=("P",)))
+    expect(r"images: yields no image; correct", replace(source, exclude=("P",)))
     other = make_source(tmp_path / "other", "P.txt", "20 20 Dark\n")
     both = [replace(each, exclude=("X-",)) for each in (source, other)]
     (tmp_path / "images/X-1.png").write_bytes((tmp_path / "images/P.png").read_bytes())

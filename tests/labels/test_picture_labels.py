@@ -88,7 +88,7 @@ def test_points_that_are_not_grown_have_no_outline_and_raise_no_doubt_about_the_
     assert LabelSummary(images, CLASSES).warnings == ()
     require_outlines(images)
     points = make_source(tmp_path / "points", "P.txt", "20 20 Dark\n", "x y class", grow_outlines=False)
-    with pytest.raises(ConfigError, match="hold no outline; add a source of polygons or masks, or remove `grow_out"):
+    with pytest.raises(ConfigError, match="have no outline; add a source of polygons or masks, or remove `grow_out"):
         require_outlines(read(points))
 
 
@@ -217,7 +217,7 @@ def test_masks_without_mpp_are_taken_to_nuclei_of_one_size(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus that diameter_um"),
+        ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus to which diameter_um"),
         ({"mpp": 0.5, "diameter_um": 8.0}, "give one of both"),
     ],
 )

@@ -83,5 +83,5 @@ def test_brown_is_named_and_left_out():
 
 
 def test_windows_without_a_search_are_counted():
-    assert name_guarded({GLASS: [1], INK: [2, 5]}, 9) == ["2 of 9 windows are ink: nothing was sought there"]
+    assert name_guarded({GLASS: [1], INK: [2, 5]}, 9) == ["2 of 9 windows are ink: no nuclei were proposed there"]
     assert judge_slide(SlideSample(MPP, ())) == ["no tissue to propose nuclei in"]

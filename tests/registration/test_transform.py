@@ -87,8 +87,8 @@ def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):
         ("l.csv", "x,y,partner_x,partner_y\n1,1,3,nan\n2,2,3,4\n3,9,1,1\n", "all finite numbers"),
         ("m.txt", "1, 2, 3", "3 numbers, not the 6"),
         ("m.txt", "1 1 0 1 1 0", "can be inverted"),
-        ("t.json", '{"matrix": [[1, 0], [0, 1]]}', "is no transform"),
-        ("t.json", "{", "is no transform"),
+        ("t.json", '{"matrix": [[1, 0], [0, 1]]}', "is not a transform"),
+        ("t.json", "{", "is not a transform"),
     ],
 )
 def test_what_is_no_transform_is_one_sentence(tmp_path, name, text, why):

@@ -60,9 +60,9 @@ def test_the_authors_loader_takes_our_backbone(config, tmp_path):
     ("change", "taken", "head_is_taken"),
     [
         ({}, "c.pt, backbone and head", True),
-        ({"n_rays": 16}, "its head is of other classes, rays, um per pixel or kind", False),
-        ({"head": "point"}, "its head is of other classes, rays, um per pixel or kind", False),
-        ({"mpp": 0.25}, "its head is of other classes, rays, um per pixel or kind", False),
+        ({"n_rays": 16}, "its head has other classes, rays, um per pixel or kind", False),
+        ({"head": "point"}, "its head has other classes, rays, um per pixel or kind", False),
+        ({"mpp": 0.25}, "its head has other classes, rays, um per pixel or kind", False),
     ],
 )
 def test_a_run_begins_with_the_head_only_where_it_means_the_same(config, tmp_path, change, taken, head_is_taken):
@@ -110,7 +110,7 @@ def test_weights_that_are_no_numbers_are_rejected(config, tmp_path):
     [
         (b"nothing", "not readable"),
         ({"x": 1}, "not a checkpoint of this package"),
-        ({"format": "muse_pipeline 9"}, "laid out as 'muse_pipeline 9', while this version reads 'muse_pipeline 3'"),
+        ({"format": "muse_pipeline 9"}, "has the layout 'muse_pipeline 9', but this version reads 'muse_pipeline 3'"),
         ({"format": "muse_pipeline 1"}, "written by an older version with other networks; train it again"),
         (None, "no such checkpoint"),
     ],
@@ -143,7 +143,7 @@ def spoil_head(state, values):
         (lambda state: state.update(meta='{"kind": "detector"}'), "but not its training settings"),
         (lambda state: spoil_head(state, torch.full((3,), float("nan"))), "3 of 3 values .* are not finite"),
         (lambda state: spoil_head(state, torch.zeros(3)), "does not fit the config's head"),
-        (lambda state: state.update(format="muse_pipeline 9"), "laid out as 'muse_pipeline 9'"),
+        (lambda state: state.update(format="muse_pipeline 9"), "has the layout 'muse_pipeline 9'"),
     ],
 )
 def test_a_damaged_file_of_ours_begins_no_run(config, tmp_path, spoil, message):

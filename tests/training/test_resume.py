@@ -86,7 +86,7 @@ def test_two_processes_train_one_network(config, tmp_path):
         [*command(config, tmp_path / "two"), "schedule.steps=4"], capture_output=True, text=True, check=False
     )
     assert rejected.returncode == 2
-    assert "took 2 batch(es) per step, not 1" in rejected.stderr
+    assert "used 2 batch(es) per step, not 1" in rejected.stderr
     other_division = [*command(config, tmp_path / "two"), "schedule.steps=4", "schedule.accumulate=2"]
     subprocess.run(other_division, check=True, stderr=subprocess.DEVNULL)
     assert (tmp_path / "two" / "checkpoint.pt").is_file()

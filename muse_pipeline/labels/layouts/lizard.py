@@ -1,4 +1,4 @@
-"""Lizard: pictures of colon at 20x with instances of six classes as MATLAB files."""
+"""Lizard: pictures of colon at 20x; MATLAB files with instances of six classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS = ("inst_map", "id", "class")
 class Lizard(Layout):
     """``Lizard_Images*/*.png``, ``Labels/*.mat`` and ``info.csv`` with the fold of each picture, at any depth.
 
-    The dataset has no patients: a fold of ``info.csv`` counts as one.
+    The dataset has no patients, so each fold of ``info.csv`` counts as one.
     """
 
     title = "Lizard"
@@ -38,7 +38,7 @@ class Lizard(Layout):
         samples = []
         for path in labels:
             if path.stem not in folds:
-                raise LabelError(f"{info}: has no row of '{path.stem}'; take the file as it was published")
+                raise LabelError(f"{info}: has no row for '{path.stem}'; use the file as published")
             picture = self.choose([pictures.get(path.stem)], f"picture '{path.stem}.png' in a folder Lizard_Images")
             fold = f"fold{folds[path.stem]}"
             samples.append(Sample(f"{fold}_{path.stem}", f"Lizard {fold}", (picture, path, info)))
@@ -70,7 +70,7 @@ def _read_folds(path: Path) -> dict[str, str]:
     """
     rows = csv.DictReader(read_lines(path))
     if not {"Filename", "Split"} <= set(rows.fieldnames or ()):
-        raise LabelError(f"{path}: has no columns Filename and Split; take the file as it was published")
+        raise LabelError(f"{path}: has no columns Filename and Split; use the file as published")
     return {Path(row["Filename"]).stem: row["Split"] for row in rows}
 
 
@@ -82,10 +82,10 @@ def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     """
     try:
         content = loadmat(path, variable_names=KEYS)
-    except Exception as error:  # SciPy raises anything on damaged files
+    except Exception as error:  # SciPy raises many classes on damaged files
         raise LabelError(f"{path}: not readable as a MATLAB file ({one_line(error)}); download it again") from error
     if missing := [key for key in KEYS if key not in content]:
-        raise LabelError(f"{path}: has no `{missing[0]}`; take the file as it was published")
+        raise LabelError(f"{path}: has no `{missing[0]}`; use the file as published")
     mask, numbers, codes = (content[key].astype(np.int64) for key in KEYS)
     if mask.ndim != 2 or numbers.size != codes.size:
         raise LabelError(

@@ -1,4 +1,4 @@
-"""NuInsSeg: 512 px pictures of 31 human and mouse organs with instances without classes."""
+"""NuInsSeg: 512 px pictures of 31 human and mouse organs with instances that have no classes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.nuclei.masks import read_mask
 
-MASKS = ("label masks modify", "label masks")  # in the second overlaps of nuclei have numbers of their own
+MASKS = ("label masks modify", "label masks")  # in the second folder, overlaps of nuclei have separate numbers
 
 
 @LAYOUTS.register("nuinsseg")
 class NuInsSeg(Layout):
     """A folder per organ: ``tissue images/*.png``, ``label masks modify/*.tif``, ``vague areas/mask binary*/*.png``.
 
-    Each organ is from one slide and counts as a patient. The authors' vague areas have no labels.
+    Each organ is from one slide and counts as a patient. The authors' vague areas count as unlabelled.
     """
 
     title = "NuInsSeg"

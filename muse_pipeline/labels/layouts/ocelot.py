@@ -1,4 +1,4 @@
-"""OCELOT: pictures of six organs with points for tumour cells and other cells."""
+"""OCELOT: pictures of six organs, with points of tumour cells and other cells."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ class Ocelot(Layout):
             raise LabelError(f"{self._metadata_path}: not readable as JSON ({error}); download it again") from error
 
     def _fact(self, picture: Path, *keys: str) -> object:
-        """The value under nested ``keys`` in the metadata of a picture.
+        """The value at nested ``keys`` in the metadata of a picture.
 
         Raises:
-            LabelError: there is no such value.
+            LabelError: the value is missing.
         """
         value = self._metadata
         for key in ("sample_pairs", picture.stem, *keys):

@@ -22,7 +22,7 @@ WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # ch
 class PanNuke(Layout):
     """``images/fold1/{images,types}.npy`` and ``masks/fold1/masks.npy`` of each fold, at any depth.
 
-    The dataset has no patients: a fold counts as one.
+    The dataset has no patients, so each fold counts as one.
     """
 
     title = "PanNuke"
@@ -49,13 +49,13 @@ class PanNuke(Layout):
         ):
             if found != wanted:
                 raise LabelError(
-                    f"{path}: has the shape {found}, expected {wanted} as in PanNuke; take the file as it was published"
+                    f"{path}: has the shape {found}, expected {wanted} as in PanNuke; use the file as published"
                 )
         patient = f"PanNuke {fold}"
         return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(organs)]
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """One picture with its nuclei, as in ``Layout``; only its part of the arrays is read."""
+        """One picture with its nuclei, as in ``Layout``; only the slices of the picture are read."""
         images, masks, _ = sample.files
         mpp = require_mpp(images, source.mpp)
         pixels = _open_array(images)[sample.index].round().clip(0, 255).astype(np.uint8)
@@ -67,9 +67,9 @@ class PanNuke(Layout):
 
 
 def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Instances (h, w) of all classes, numbered from 1, and the class of each; later classes cover earlier ones.
+    """Merge channels into instances (h, w), numbered from 1, with their classes; later channels cover earlier ones.
 
-    Instances are numbered separately in each of the channels (h, w, 6).
+    In the channels (h, w, 6) instances are numbered separately.
     """
     mask, words = np.zeros(channels.shape[:2], np.int32), []
     for channel, word in enumerate(WORDS):
@@ -81,10 +81,10 @@ def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _open_array(path: Path) -> np.ndarray:
-    """An array on disk.
+    """Open a memory-mapped array.
 
     Raises:
-        LabelError: the file is not such an array.
+        LabelError: the file is not an array.
     """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -49,12 +49,12 @@ from muse_pipeline.training.stages import Stage
 
 @dataclass(frozen=True)
 class HoldSettings:
-    """Distillation from the detector that the run starts from, at the detector's um per pixel.
+    """Distillation from the initial detector, at that detector's um per pixel.
 
     Attributes:
         weight: weight of the distillation loss; MUSE's loss has the weight 1.
         window_px: side of a window, px.
-        batch: pairs of windows per batch (and device); both windows of a pair contain the same nucleus.
+        batch: pairs of windows per batch and device; both windows of a pair contain the same nucleus.
     """
 
     weight: NotNegative = 4.0
@@ -71,11 +71,11 @@ class AdaptConfig(MuseConfig):
     Attributes:
         name: name of the model.
         backbone: registered name of the backbone; by default that of ``checkpoint``.
-        checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in one. Its classes,
+        checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in model. Its classes,
             colour reference, export settings and licence are kept.
         hold: distillation from that detector.
-        network_rate: factor of the learning rate of the detector; the projectors, which begin with random weights,
-            have the rate of the schedule.
+        network_rate: factor of the detector's learning rate; the projectors, whose initial weights are random, have the
+            rate of the schedule.
         distillation: losses of MUSE's student and teacher, whose batch norms keep the statistics of the detector.
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
         grey: fraction of views and windows converted to grey.
@@ -90,7 +90,7 @@ class AdaptConfig(MuseConfig):
 
     @property
     def sides_px(self) -> tuple[int, ...]:
-        """Sides of all input squares of the network."""
+        """Sides of all windows and views that the network gets."""
         return (*super().sides_px, self.hold.window_px)
 
 
@@ -107,9 +107,9 @@ class AdaptBatch(NamedTuple):
 
 
 class Adaptation(MusePretraining):
-    """MUSE on the backbone of a detector, and distillation of the whole detector from its frozen copy.
+    """MUSE on a detector's backbone, and distillation of the whole detector from a frozen copy of itself.
 
-    Batch norms keep their statistics, so that the detector computes the same in training as after the export.
+    Batch norms keep their statistics, so that the detector works the same in training and after the export.
 
     Args:
         network: the detector; the average of its weights is the result.
@@ -124,13 +124,13 @@ class Adaptation(MusePretraining):
         self.network_rate = config.network_rate
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
-        """AdamW with a learning rate of its own for the detector, backbone and head."""
-        # The shared backbone is listed once, as "backbone"; the head is renamed to join its group, which has this rate.
+        """AdamW with a separate learning rate for the detector, backbone and head."""
+        # The head is renamed to join the group of "backbone", which has the detector's learning rate.
         named = ((name.replace("network.", "backbone."), value) for name, value in self.turn_parameters(turn))
         return build_adamw(named, schedule, self.network_rate)
 
     def losses(self, batch: AdaptBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """MUSE's loss, the distance from the teacher's maps, their weighted sum, and MUSE's gauges."""
+        """MUSE's loss, the distance from the teacher's maps, their weighted sum, and MUSE's diagnostics."""
         found = super().losses(batch.views, turn, progress)
         distance = self.distillation(self.network(batch.windows.pixels, batch.windows.colour), batch.windows)
         return {**found, "distillation": distance, "loss": found["loss"] + self.distillation.share * distance}
@@ -160,14 +160,14 @@ class AdaptRecipe(Recipe):
     ends_in_model = True
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Take the backbone's name from the checkpoint."""
+        """Fill in the backbone's name from the checkpoint."""
         path = find_checkpoint(checkpoint_from(folder, Path(str(values.get("checkpoint", AdaptConfig.checkpoint)))))
-        if not path.is_file():  # reported when the run begins
+        if not path.is_file():  # a missing file is reported when the run begins
             return values
         return {"backbone": load_trained(path)[1].backbone, **values}
 
     def stages(self, config: AdaptConfig, folder: Path) -> Sequence[Stage]:
-        """The training."""
+        """Return the only stage, the training."""
         return (AdaptStage(config, folder),)
 
 
@@ -178,12 +178,12 @@ class AdaptStage(MuseStage):
 
     @cached_property
     def begun(self) -> tuple[NucleusDetector, DetectorConfig, Start]:
-        """The detector that the run starts from, the settings of its training, and its checkpoint."""
+        """The initial detector, the settings of its training, and its checkpoint."""
         network, config, checkpoint = load_trained(self._start)
         return network, config, Start(self._start, checkpoint, is_whole=True)
 
     def open_data(self, log: Log) -> PretrainData:
-        """Open the images; their stains are normalised to the detector's reference."""
+        """Open the images, and normalise their stains to the detector's reference."""
         _, begun, start = self.begun
         data = super().open_data(log)
         for image in data.images:
@@ -205,7 +205,7 @@ class AdaptStage(MuseStage):
         none = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, blur_um=0, noise=0)
         as_run = _normalise(data, dataclasses.replace(data.reference, share=begun.export.colour_share))
         views, windows = make_batches(config, data), make_batches(varied, data)
-        # The seed is the same and geometry is drawn before appearance: the teacher gets the student's windows.
+        # With the same seed, and geometry drawn before appearance, the teacher gets the windows of the student.
         weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
 
         def draw(number: int) -> AdaptBatch:
@@ -227,7 +227,7 @@ class AdaptStage(MuseStage):
         keep_pictures(self._fields(data), self.run_folder)
 
     def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
-        """The averaged detector, with the settings of the initial detector."""
+        """Checkpoint of the averaged detector, with the settings of the initial one."""
         config, (_, begun, start), network = self.config, self.begun, method.trained()
         known = super().checkpoint(data, method).meta
         learnt_from = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
@@ -236,7 +236,7 @@ class AdaptStage(MuseStage):
             **{name: getattr(config, name) for name in ("name", "checkpoint", "schedule", "seed", "precision")},
             **{"sources": (), "validation": (), "distillation": None, "mixing": None, "metrics": {}},
             training_data=f"Adapted without labels, by MUSE and distillation from {begun.name}, to {learnt_from}.",
-            limits="Since the adaptation it was not measured on labels.",
+            limits="The adapted detector was not evaluated on labels.",
         )
         appearance = merge_references(start.appearance, _appearance(data))
         meta = {
@@ -248,7 +248,7 @@ class AdaptStage(MuseStage):
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
 
     def finish(self, data: PretrainData, method: Adaptation, log: Log) -> None:
-        """Print the changes on fields of the tissue, and the questions that remain open without labels."""
+        """Print the changes of detections on fields of the tissue, and what cannot be judged without labels."""
         teacher, begun, start = self.begun
         before, after = (Scorer(network, begun, start.colour) for network in (teacher, method.trained()))
         n_classes = len(begun.classes)
@@ -288,13 +288,13 @@ def _views_of_one_scale(side_px: int, mpp: float) -> ViewSettings:
 
 
 def _normalise(data: PretrainData, reference: ColourReference) -> PretrainData:
-    """The same images, with colour maps that normalise their stains to ``reference``."""
+    """Return the images with colour maps that normalise their stains to ``reference``."""
     colours = np.stack([colour_of_fit(reference, image.stain) for image in data.images])
     return dataclasses.replace(data, colours=colours, reference=reference)
 
 
 def _appearance(data: PretrainData) -> AppearanceReference | None:
-    """Appearance of the images, so that similar slides are not flagged as unlike the training pictures."""
+    """Measure the appearance of the images, so that similar slides are not flagged as unlike the training pictures."""
     measured = [
         measure_picture(image.pixels, image.mpp)
         if isinstance(image, NucleusPicture)

@@ -30,15 +30,15 @@ class ExportSettings:
     """Settings of the exported model (``inference.card.ModelCard``).
 
     Attributes:
-        input_px: side of a window; by default 1,024 px, or the side of the training windows for a network that ties
-            positions to it.
+        input_px: side of a window; by default 1,024 px, or the side of the training windows for a network with a fixed
+            window.
         halo_px: width of a window's border; nuclei in it belong to neighbouring windows.
         batch: windows per call.
         capacity: largest number of nuclei per window.
-        threshold: score below which nuclei are dropped.
+        threshold: nuclei with lower scores are dropped.
         precision: "fp32", "fp16" or "int8".
         embedding: also return the feature vector of every nucleus.
-        any_window: allow a network that ties positions to its window to be exported for another window size.
+        any_window: allow a network with a fixed window to be exported for another window size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
         snap_um: largest move of outlines to the nearest edge of the stained nucleus, um; 0 for none. Replaces
             an inherited ``refine``.
@@ -63,7 +63,7 @@ class ExportSettings:
 
 
 ColourMethod = Annotated[str, OneOf(("macenko", "identity"))]
-CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings that train nothing
+CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # do not affect training
 # These settings of the export do not affect validation.
 UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
 
@@ -90,9 +90,9 @@ class DetectorConfig(ModelSettings):
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
         distillation: trained networks as teachers; none by default.
-        mixing: average of the trained weights with those of ``checkpoint``, weighted by held-out labels, if that is a
-            detector with the run's classes; steps and learning rate then follow the number of labelled nuclei. None
-            when not given.
+        mixing: average of the trained weights and those of ``checkpoint``, if that is a detector with the run's
+            classes. Held-out labels choose the weights of the average, and steps and learning rate follow the number of
+            labelled nuclei.
         batch: windows per batch and device.
         backbone_rate: factor of the learning rate of the backbone.
         seed: seed of weights and windows.
@@ -137,17 +137,17 @@ class DetectorConfig(ModelSettings):
 
 
 def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Fill in export settings that a config does not set from the detector that the run starts from.
+    """Fill in export settings that a config does not set from the initial detector.
 
     Args:
         values: settings as the file has them.
         folder: folder of the file, where the path of ``checkpoint`` starts.
     """
     name, given = values.get("checkpoint"), values.get("export") or {}
-    if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports what is wrong
+    if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports the error
         return values
     path = find_checkpoint(checkpoint_from(folder, Path(name)))
-    if not path.is_file():  # reported when the run begins; the workflow may be about to write it
+    if not path.is_file():  # reported when the run begins, as the workflow may still write it
         return values
     inherited = read_weights(path, bool(values.get("trust_pickle"))).meta.get("config", {}).get("export", {})
     return {**values, "export": {**inherited, **replace_outlines(given)}}
@@ -157,8 +157,8 @@ def require_sound(config: DetectorConfig) -> None:
     """Reject unusable settings before any data is read.
 
     Raises:
-        ConfigError: a name is unknown, classes, sources or training data are not described, or a window has an
-            unsuitable size.
+        ConfigError: a name is unknown, classes, sources or a description of the training data are missing, or a window
+            has an unsuitable size.
     """
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
         registry[name]
@@ -174,12 +174,12 @@ def require_sound(config: DetectorConfig) -> None:
 
 
 def require_windows(name: str, *sides_px: int) -> Backbone:
-    """Build the registered backbone ``name``, without weights, and check that it takes windows of ``sides_px``.
+    """Build the registered backbone ``name``, without weights, and check that it accepts windows of ``sides_px``.
 
     Raises:
         ConfigError: the backbone is unknown, or does not accept one of the windows.
     """
-    with torch.device("meta"):  # no memory and no random numbers
+    with torch.device("meta"):  # allocates no memory and draws no random numbers
         backbone = BACKBONES[name]()
     for side_px in sides_px:
         require_window(side_px, backbone, name)
@@ -187,7 +187,7 @@ def require_windows(name: str, *sides_px: int) -> Backbone:
 
 
 def require_window(window_px: int, backbone: Backbone, name: str) -> None:
-    """Reject windows that a network cannot take.
+    """Reject windows that a network does not accept.
 
     Raises:
         ConfigError: the side is not a multiple of the network's stride; ``name`` is the network's.
@@ -198,14 +198,13 @@ def require_window(window_px: int, backbone: Backbone, name: str) -> None:
         )
 
 
-WINDOW_PX = 1024  # of networks that see the same in any window: large, so that little is read twice
+WINDOW_PX = 1024  # for networks that accept any window; large, so that little is read twice
 
 
 def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     """Side of the window in px.
 
-    A network that ties positions to its window (``models.base``) keeps its training window, unless another is
-    requested with ``any_window``.
+    A network with a fixed window (``models.base.Lattice``) keeps its training window unless ``any_window`` is set.
 
     Args:
         config: settings of the run.

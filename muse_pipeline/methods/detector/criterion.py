@@ -1,4 +1,4 @@
-"""Criteria, the losses of nucleus heads on labels, one per head under its name, and their dense targets."""
+"""Criteria: the losses of nucleus heads on labels, registered under the head's name, and their dense targets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusMaps
 
-REACH_CELLS = 1.0  # a cell is a target for the nearest nucleus if that is no further away
-REACH_SIGMAS = 5.0  # distance at which a Gaussian is cut off; its value there is 4e-6
-CANDIDATE_CELLS = 2  # candidates of a nucleus: 5 x 5 cells, 4 to 6 um to either side at 0.5 um/px
-RAY_WEIGHT = 2.0  # of outlines against every other term of a loss on dense maps
-RIM_UM = 3.0  # nuclei cut by the border of an annotated region have no label: nothing so near to it is background
+REACH_CELLS = 1.0  # largest distance of a nucleus from the cells that are its targets
+REACH_SIGMAS = 5.0  # distance at which Gaussians are cut off; their value there is 4e-6
+CANDIDATE_CELLS = 2  # a nucleus has 5 x 5 candidate cells, 4 to 6 um to either side at 0.5 um/px
+RAY_WEIGHT = 2.0  # weight of the rays; every other term of the loss has 1
+RIM_UM = 3.0  # no background this close to a region's border, where nuclei that it cuts are unlabelled
 
 CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods.detector")
 
@@ -32,7 +32,7 @@ class DenseTargets(NamedTuple):
 
     Attributes:
         centre: (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre.
-        weight: (B, 1, h, w) weight of the other targets: the Gaussian within reach of a centre, 0 elsewhere.
+        weight: (B, 1, h, w) weight of the other targets: the Gaussian close to a centre, 0 elsewhere.
         offset: (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians.
         nucleus: (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians.
     """
@@ -57,10 +57,10 @@ def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: fl
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
     offset = (xy / cell_px).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
     distance = offset.norm(dim=2)
-    # Half open, so that a centre on the line between two cells is in one of them.
+    # Half-open, so that a centre on the line between two cells is in exactly one of them.
     holds = ((offset >= -0.5) & (offset < 0.5)).all(2)
     gaussian = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
-    # The focal loss takes exactly 1 for a centre; no other cell may reach it, however close to one.
+    # The focal loss treats exactly 1 as a centre, so no other cell may reach 1, however close to the centre.
     gaussian = torch.where(holds, torch.ones_like(gaussian), gaussian.clamp(max=0.999)) * (nucleus >= 0)
     near = (distance <= REACH_CELLS) | holds
     centre, weight, nucleus = (values.unflatten(1, cells) for values in (gaussian, gaussian * near, nucleus))
@@ -68,16 +68,16 @@ def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: fl
 
 
 def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Tensor:
-    """(B, h * w): the nearest nucleus within ``reach`` cells, the first of equals, -1 for none.
+    """(B, h * w) index of the nearest nucleus within ``reach`` cells, the lower one for equal distances, -1 for none.
 
-    Each nucleus is compared with the few cells around it; comparing all pairs took a fifth of a training step.
+    Only cells around a nucleus are compared with it, because comparing all pairs took a fifth of a training step.
     """
     n_cells, columns = cells[0] * cells[1], cells[1]
     index, exists = cells_around(xy, cells, cell_px, reach)  # (B, M, K)
     middle = torch.stack((index % columns, index // columns), -1) + 0.5
     squared = ((xy / cell_px)[:, :, None] - middle).square().sum(-1).flatten(1)
-    index = index.where(exists, n_cells).flatten(1)  # cells beyond the border share an extra index, which is cut off
-    # The least distance of each cell, then the least index at that distance: the result depends on no order of threads.
+    index = index.where(exists, n_cells).flatten(1)  # cells beyond the border share an extra index, dropped later
+    # The smallest index among equal distances is taken, so that the result does not depend on the order of threads.
     least = squared.new_full((len(xy), n_cells + 1), torch.inf).scatter_reduce_(1, index, squared, "amin")
     number = torch.arange(xy.shape[1], device=xy.device)[:, None].expand(exists.shape[1:]).flatten()
     number = number.where(squared == least.gather(1, index), xy.shape[1])
@@ -85,7 +85,7 @@ def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Te
     return first.where(first < xy.shape[1], -1)
 
 
-UNMATCHED = 1e6  # cost of leaving a nucleus without a proposal: done only where there are too few
+UNMATCHED = 1e6  # cost of a nucleus without a proposal; so high that it happens only if proposals are too few
 
 
 class Assignment(NamedTuple):
@@ -103,10 +103,10 @@ class Assignment(NamedTuple):
 
 
 def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
-    """The cheapest one-to-one assignment in every window.
+    """Find the cheapest one-to-one assignment of proposals to nuclei in every window.
 
-    All windows are one sparse problem. Every nucleus also has a dummy proposal that costs more than any real one, so
-    that a solution always exists; nuclei assigned to it are not in the result.
+    All windows are solved as one sparse problem. Every nucleus also has a dummy proposal that costs more than any real
+    one, so that a solution always exists; nuclei with a dummy are left out of the result.
 
     Args:
         cost: (B, M, K) cost of giving candidate k to a nucleus.
@@ -121,11 +121,11 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     proposal = cell[nuclei[row], candidate].astype(np.int64)
     window = nuclei // max(n_nuclei, 1)
     most = int(proposal.max(initial=0)) + 1
-    # The same cell of two windows is two proposals.
+    # Cells are numbered over all windows, so that each is a separate proposal.
     used, column = np.unique(window[row] * most + proposal, return_inverse=True)
     own = np.arange(len(nuclei))
     weights = cost[nuclei[row], candidate].astype(np.float64)
-    weights += 1 - weights.min(initial=0)  # the solver takes no zeros
+    weights += 1 - weights.min(initial=0)  # the solver does not accept zeros
     problem = csr_matrix(
         (
             np.append(weights, np.full(len(nuclei), UNMATCHED)),
@@ -141,7 +141,7 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
 
 
 def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> tuple[Tensor, Tensor]:
-    """The square of cells around the cell of each nucleus, row by row.
+    """The square of cells around each nucleus, row by row.
 
     Args:
         xy: (B, M, 2) window px.
@@ -176,12 +176,12 @@ class Criterion(nn.Module):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """``"loss"`` and its terms by name; none has a gradient in unlabelled areas (``batch.region``)."""
+        """Compute ``"loss"`` and its terms by name; unlabelled areas (``batch.region``) have no gradient."""
         raise NotImplementedError
 
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) of 0 and 1: cells with known nuclei, and cells where all else is known background."""
+    """Two (B, 1, h, w) maps of 0 and 1: cells whose nuclei are known, and cells whose background is known."""
     if batch.region is None:
         everywhere = torch.ones_like(maps.centre)
         return everywhere, everywhere
@@ -190,17 +190,17 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 
 def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) bool, of windows with regions: cells without labels, and without labels of positions."""
+    """Two (B, 1, h, w) bool maps for windows with regions: cells without any labels, and cells without positions."""
     region = batch.region[:, None]
     return region == 0, (region == 0) | (region == CLASSES_ONLY)
 
 
 def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of the classes of N nuclei, and the weight (N,) of each, 0 for nuclei of unknown class.
+    """Class loss of N nuclei, and the weight (N,) of each, which is 0 for nuclei of unknown class.
 
-    The loss of a drawn nucleus is the cross-entropy. In a class area it is the negative logarithm of the summed
-    probabilities of all classes, each multiplied by its expected share ("forward" correction of label noise, Patrini et
-    al., arXiv 1609.03683).
+    The loss of a nucleus with a class is the cross-entropy. In a class area it is the negative logarithm of the sum of
+    the class probabilities, each multiplied by the expected share of its class ("forward" correction of label noise,
+    Patrini et al., arXiv 1609.03683).
 
     Args:
         logits: (N, C) logits of the classes.
@@ -213,7 +213,7 @@ def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weig
     if shares is None:
         return error, known
     in_area = shares.sum(1) > 0
-    # Dividing by the largest share makes the loss of a perfect prediction 0 and leaves the gradient as it is.
+    # Dividing by the largest share makes the loss of a perfect prediction 0 and does not change the gradient.
     likelihood = (shares / shares.amax(1, keepdim=True).clamp(min=1e-6)).clamp(min=1e-6)
     of_area = -(logits.log_softmax(1) + likelihood.log()).logsumexp(1) * (shares @ class_weights)
     return torch.where(in_area, of_area, error), known | in_area
@@ -229,23 +229,23 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """All cells within one cell of a centre are targets for its nucleus; the others are background."""
+    """All cells up to one cell away from a centre are targets for its nucleus; all others are background."""
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Four terms; rays have weight 2, the others weight 1."""
+        """Compute the four terms and their sum, in which rays have the weight 2 and the others 1."""
         cells = tuple(maps.centre.shape[-2:])
         target = dense_targets(batch.xy, cells, CELL_PX, GAUSSIAN_UM / self.mpp)
         inside, background = known_cells(maps, batch)
-        # Nuclei of class areas count in the term of the classes and in no other, since a detector found them.
+        # Nuclei in class areas count only in the class term, because a detector found them.
         with_class = inside if batch.shares is None else (inside > 0) | (batch.region[:, None] == CLASSES_ONLY)
-        window, row, column = (target.weight * with_class)[:, 0].nonzero(as_tuple=True)  # the few cells with a target
+        window, row, column = (target.weight * with_class)[:, 0].nonzero(as_tuple=True)  # only cells with a target
         at = window, slice(None), row, column
         nucleus, with_class = target.nucleus[window, row, column], target.weight[window, 0, row, column]
         weight = with_class * inside[window, 0, row, column]
         label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
         shares = None if batch.shares is None else batch.shares[window, nucleus]
         label_error, known = class_error(maps.label[at], label, shares, self.class_weights)
-        # A weight of 0 does not remove NaN, so that unknown rays become numbers first.
+        # Unknown rays are replaced by numbers, because a weight of 0 does not remove NaN.
         ray_error = (maps.rays[at] - rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "centre": penalty_reduced_focal(
@@ -268,13 +268,13 @@ class PointCriterion(Criterion):
     """Supervision of MUSE's point head: one proposal is matched to each nucleus, the others are background.
 
     The terms are the squared error of matched points, cross-entropy over types and background, and L1 rays. Distances
-    and weights follow DPA-P2PNet, which the paper cites: costs and squared errors are in pixels at 0.25 um/px, here
-    converted to um. Unlike there, the cross-entropy, summed over proposals, is divided by the weight of the nuclei,
-    not by that of all proposals, 98 % of which are background; types are then learnt much sooner.
+    and weights are those of DPA-P2PNet, which the paper cites, converted from pixels at 0.25 um/px to um. In contrast
+    to DPA-P2PNet, the summed cross-entropy is divided by the weight of the nuclei, not of all proposals, of which 98 %
+    are background; types are then learnt much sooner.
     """
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Three terms, each with its weight in the sum."""
+        """Compute the three weighted terms and their sum."""
         inside, background = known_cells(maps, batch)
         pairs = self.match(maps, batch, inside)
         label = batch.label[pairs.window, pairs.nucleus]
@@ -293,7 +293,7 @@ class PointCriterion(Criterion):
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "offset": OFFSET_WEIGHT * mean_over(squared_um, torch.ones_like(squared_um)),
-            # At least one nucleus per window: of a batch without any, the background alone would be divided by nothing.
+            # Count at least one nucleus per window, so that a batch without any does not divide by zero.
             "type": (hit.sum() + miss.sum()) / weight.sum().clamp(min=len(centre)),
             "rays": mean_over(ray_error, true_rays[:, 0].isfinite().to(ray_error)),
         }
@@ -301,15 +301,15 @@ class PointCriterion(Criterion):
 
     @torch.no_grad()
     def match(self, maps: NucleusMaps, batch: LabelledBatch, inside: Tensor) -> Assignment:
-        """The proposal of each nucleus, by distance and by the probability of its type (of any type if unknown)."""
+        """Assign a proposal to each nucleus by distance and the probability of its type (of any type if unknown)."""
         rows, columns = maps.centre.shape[-2:]
         cell, allowed = cells_around(batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS)  # (B, M, K)
-        own = cell.shape[2] // 2  # a nucleus outside of the window has no cell of its own, and no proposal
+        own = cell.shape[2] // 2  # a nucleus outside the window has no cell of its own and gets no proposal
         allowed = allowed & allowed[..., own, None] & (_gather(inside, cell)[..., 0] > 0)
         point = _gather(maps.offset, cell) + torch.stack((cell % columns, cell // columns), -1) + 0.5
         distance_um = (point - (batch.xy / CELL_PX)[:, :, None]).norm(dim=3) * (CELL_PX * self.mpp)
         prob = torch.cat((maps.label.softmax(1), torch.ones_like(maps.centre)), 1) * maps.centre.sigmoid()
-        label = batch.label.remainder(prob.shape[1])[..., None, None].expand(-1, -1, cell.shape[2], 1)  # -1: the last
+        label = batch.label.remainder(prob.shape[1])[..., None, None].expand(-1, -1, cell.shape[2], 1)  # -1 -> last
         prob = _gather(prob, cell).gather(3, label)[..., 0]
         return assign(DISTANCE_COST * distance_um - prob, cell, allowed)
 

@@ -69,7 +69,7 @@ class DetectorData:
                     log(f"classes without {split} labels: {', '.join(missing)}")
         distillation = self.config.distillation
         if distillation and (share := distillation.on(self.images).share) < distillation.share:
-            log(f"the teachers have {share:.0%} of the loss: no picture has tissue around a region of labelled nuclei")
+            log(f"the teachers have {share:.0%} of the loss, because no picture has tissue around a labelled region")
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             log(
@@ -90,13 +90,13 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
         ConfigError: a class has no nucleus, no nucleus has an outline, or a setting conflicts with these labels.
         LabelError: a label file is missing or broken, or a patient is in training and in validation.
     """
-    require_words((*config.sources, *config.validation))  # before pictures are read for minutes
+    require_words((*config.sources, *config.validation))  # checked first, because reading pictures takes minutes
     images = _read(config.sources, config)
     held = _read(config.validation, config) if config.validation else []
     check_leaks(images, held)
     if config.head != "dense" and any(image.areas for image in (*images, *held)):
         raise ConfigError(
-            f"label sources of the format 'areas' train the head 'dense', not '{config.head}'; change `head`"
+            f"label sources of the format 'areas' need the head 'dense', not '{config.head}'; change `head`"
         )
     detector = start if start is not None and start.is_whole else None
     if detector is None:
@@ -114,7 +114,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     keeps_colour = detector is not None and detector.colour.method == config.colour
     if keeps_colour:
         return DetectorData(config, images, held, detector.colour)
-    weights = [image.weight for image in images]  # images count as often as they are drawn
+    weights = [image.weight for image in images]  # the mean is weighted by how often images are drawn
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 
@@ -125,7 +125,7 @@ def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[Labe
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:
-    """Keep some of the images, from their annotated regions on: a slide may have no tissue around them."""
+    """Keep some of the images, cropped to their annotated regions, around which a slide may have no tissue."""
     crops = {}
     for number, index in enumerate(spread_evenly(len(images))):
         left, top, *_ = images[index].annotated_box

@@ -1,9 +1,9 @@
 """Training of a nucleus detector from points and outlines, and from the maps of trained networks.
 
 Distillation (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531) is applied
-to maps of nuclei. The teachers read the unchanged window, the student the same window with varied colour and
-sharpness. If labels correct a teacher's detections, it teaches only outside of the annotated regions, where the
-student keeps its detections ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
+to maps of nuclei. The teachers get the unchanged window, the student the same window with varied colour and sharpness.
+If labels correct the detections of a teacher, it is used only outside the annotated regions, where the student keeps
+these detections ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusDetector, Nucle
 from muse_pipeline.training.method import AveragedNetwork, Method, Schedule, build_adamw
 
 AREAS = ("everywhere", "outside")
-WHOLE_SHARE = 0.5  # at most, of teachers outside of regions in pictures without an outside
+WHOLE_SHARE = 0.5  # largest weight of teachers with `where: outside` if no picture has tissue around its regions
 
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """Teachers of a run, the area in which they teach, and the weight of their loss.
+    """Teachers of a run, the area of their loss, and its weight.
 
     Attributes:
         teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
         share: weight of the distillation loss, 0 to 1; labels have the remaining weight. With ``where: outside`` it is
-            at most 0.5 if no picture has tissue around a region of labelled nuclei: labels and teachers then share all
-            tissue.
+            at most 0.5 if no picture has tissue around a region of labelled nuclei, because both losses then apply to
+            the same tissue.
         where: area of the distillation loss: "everywhere", or "outside" of the annotated regions; both are the same if
-            every picture is annotated as a whole. In areas with a class the teachers never teach classes.
+            all pictures are annotated completely. Class areas have no loss of the teachers' classes.
     """
 
     teachers: tuple[Weights, ...]
@@ -46,7 +46,7 @@ class DistillationSettings:
     where: Annotated[str, OneOf(AREAS)] = "everywhere"
 
     def on(self, images: Sequence[LabelledImage]) -> DistillationSettings:
-        """The settings adjusted to these images."""
+        """The settings for these images, with a lower ``share`` if necessary."""
         in_parts = [image for image in images if image.unannotated.any()]
         if self.where == "everywhere" or not all(image.areas for image in in_parts):
             return self
@@ -58,7 +58,7 @@ class DistillationSettings:
 
 
 class DistillationTerm(nn.Module):
-    """Distance of the student's maps from the mean of its teachers'.
+    """Distance of the student's maps from the mean of the teachers' maps.
 
     Args:
         share: weight in ``DistillationSettings``.
@@ -70,21 +70,21 @@ class DistillationTerm(nn.Module):
         super().__init__()
         self.share, self.where = share, where
         self.teachers = nn.ModuleList(teachers).requires_grad_(False)
-        self.register_state_dict_post_hook(_leave_out_teachers)  # a run that goes on reads them again
+        self.register_state_dict_post_hook(_leave_out_teachers)  # a resumed run loads the teachers again
         self.register_load_state_dict_post_hook(_miss_no_teachers)
 
     def train(self, mode: bool = True) -> DistillationTerm:
-        """Teachers stay in evaluation mode."""
+        """Set the mode, but keep the teachers in evaluation mode."""
         super().train(mode)
         self.teachers.eval()
         return self
 
     def forward(self, student: NucleusMaps, batch: LabelledBatch) -> Tensor:
-        """Excess cross-entropies of centres and classes, distances of offsets and rays; 0 where the two agree.
+        """Excess cross-entropy of centres and classes, distances of offsets and rays; all are 0 if the maps agree.
 
         Args:
             student: maps of the varied windows.
-            batch: windows with their ``weak`` view, and with regions if the teachers teach outside of them.
+            batch: windows with their ``weak`` view, and with regions for ``where: outside``.
         """
         with torch.no_grad():
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
@@ -93,7 +93,7 @@ class DistillationTerm(nn.Module):
         taught = known = torch.ones_like(heat)
         if self.where == "outside":
             taught, known = (cells.to(heat) for cells in unannotated_cells(batch))
-        elif batch.shares is not None:  # the classes of areas are labels, which the teachers may contradict
+        elif batch.shares is not None:  # in class areas the class is a label, which teachers may contradict
             taught = (batch.region[:, None] != CLASSES_ONLY).to(heat)
         centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
         centre = centre - functional.binary_cross_entropy_with_logits(teacher_pred.centre, heat, reduction="none")
@@ -101,7 +101,7 @@ class DistillationTerm(nn.Module):
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
         at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
-        # Divided by the number of centres that teachers expect, as the focal loss by the number of true ones.
+        # Divided by the number of centres that the teachers predict, as the focal loss by the number of true centres.
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 
 
@@ -115,11 +115,11 @@ def _miss_no_teachers(term: DistillationTerm, keys: Any) -> None:
 
 
 class DetectorTraining(Method):
-    """The head's criterion on labelled windows; the result of the run is the averaged network.
+    """Training with the head's criterion on labelled windows; the result is the averaged network.
 
     Args:
         network: the detector.
-        criterion: registered name; that of the network's head.
+        criterion: registered name of the criterion, which is the name of the head.
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
         distillation: trained networks as teachers in addition to the labels, or None.
@@ -142,17 +142,17 @@ class DetectorTraining(Method):
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.distillation, self.backbone_rate = distillation, backbone_rate
-        # Not part of a resume point: ``build`` measures it anew.
+        # Not part of a resume point, because ``build`` measures it again.
         self.register_buffer("class_shift", class_shift, persistent=False)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
-        """AdamW with a learning rate of its own for the backbone."""
+        """AdamW with a separate learning rate for the backbone."""
         return build_adamw(self.turn_parameters(turn), schedule, self.backbone_rate)
 
     def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """The criterion's terms in annotated regions and, if configured, distillation."""
         maps = self.network(batch.pixels, batch.colour)
-        # The shift corrects the class shares of the labels; teachers are compared with the logits as they are.
+        # The shift corrects the class shares of the labels, so it is not applied for the comparison with teachers.
         shifted = maps
         if self.class_shift is not None:
             shifted = maps._replace(label=maps.label + self.class_shift[:, None, None])

@@ -1,8 +1,8 @@
 """Averages of a detector's trained and initial weights, chosen by held-out labels.
 
-Few labels can make a trained detector worse. Pictures are therefore held out in turn, and their scores decide how
-much of the change by training is kept (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv
-2109.01903). The length of the run and its learning rate follow the number of labelled nuclei.
+Few labels can make a trained detector worse. Pictures are therefore held out in turn, and their scores decide which
+share of the change in weights is kept (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+The length of the run and its learning rate follow the number of labelled nuclei.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from muse_pipeline.training.method import Schedule
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 NUCLEI_PER_STEP, LEAST_STEPS = 4, 200
-FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # learning rate, and number of labelled nuclei for which it suits
-BLOCK_UM = 64.0  # side of the parts of a picture that are drawn for intervals
-TOLERANCE = 0.5  # largest loss of either score on held-out labels, in points
+FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # learning rate, and the number of labelled nuclei from which it is used
+BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap draws
+TOLERANCE = 0.5  # largest decrease of either score on held-out labels, in points
 
 
 @dataclass(frozen=True)
 class MixingSettings:
-    """Settings of the average of a trained detector with its start.
+    """Settings of the average of a detector's trained and initial weights.
 
     Attributes:
-        folds: number of parts of the labelled pictures that are held out in turn; without sources for validation each
-            needs a further training.
+        folds: number of parts of the labelled pictures that are held out in turn, each with a further training, unless
+            there are sources for validation.
     """
 
     folds: Annotated[int, Between(2, 10)] = 3
@@ -49,7 +49,7 @@ def count_labelled(images: Sequence[LabelledImage]) -> int:
 
 
 def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
-    """The schedule with at most the steps and the learning rate that suit a number of labelled nuclei."""
+    """Reduce the steps and the learning rate of a schedule for a small number of labelled nuclei."""
     steps = max(n_nuclei // NUCLEI_PER_STEP, LEAST_STEPS)
     rate = FULL_RATE * min(1.0, n_nuclei / FULL_RATE_NUCLEI) ** 0.5
     return replace(
@@ -60,7 +60,7 @@ def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
 def split_images(
     images: Sequence[LabelledImage], n_folds: int
 ) -> list[tuple[list[LabelledImage], list[LabelledImage]]]:
-    """Images to train on and images to hold out, for each part.
+    """Split images into parts; return the images to train on and the images to hold out for each part.
 
     Patients stay together; a single patient is divided by pictures, and a single picture into halves.
 
@@ -104,13 +104,13 @@ def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
 
 
 def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpoint:
-    """The average of two checkpoints of one network, with ``share`` of the trained one, whose meta it gets."""
+    """Average two checkpoints of one network, with the weight ``share`` and the meta of the trained one."""
     if not share:
         return replace(start, meta=trained.meta)
 
     def mix(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
-            # Integers, such as the counters of batch norms, have no mean.
+            # Integers, such as the counters of batch norms, cannot be averaged.
             name: torch.lerp(one[name].to(value), value, share) if value.is_floating_point() else value
             for name, value in other.items()
         }
@@ -119,16 +119,16 @@ def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpo
 
 
 def choose_share(counts: np.ndarray) -> dict[str, Any]:
-    """The share of the trained weights that held-out labels justify, and the scores before and after.
+    """Choose the share of the trained weights by the scores on held-out labels.
 
-    A share is chosen by its gain in the sum of detection F1 and mean class F1, less one standard error of this gain;
-    neither score may fall by more than ``TOLERANCE``.
+    The criterion is the gain in the sum of detection F1 and mean class F1, less one standard error of this gain.
+    Neither score may fall by more than ``TOLERANCE``.
 
     Args:
-        counts: (1 + S, B, C + 1, 3) counts of B blocks by the start, and by each of ``SHARES``.
+        counts: (1 + S, B, C + 1, 3) counts of B blocks with the initial weights and with each of ``SHARES``.
 
     Returns:
-        "share", 0 where the start is kept; "scores" by name, as ``compare_scores`` gives them; "n_blocks".
+        "share", 0 if the initial weights are kept; "scores" before and after, by name (``compare_scores``); "n_blocks".
     """
     is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # found or missed
     rows_of = {"detection": is_labelled[:1].nonzero()[0], "mean class": is_labelled[1:].nonzero()[0] + 1}
@@ -144,8 +144,8 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
             for name, rows in rows_of.items()
         }
         together = compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()]))
-        best["scores"] = best["scores"] or scores  # of the smallest share, where the start is kept
-        # A 95 % interval is 2 x 1.96 standard errors wide. Without one, as of a single block, no share is chosen.
+        best["scores"] = best["scores"] or scores  # those of the smallest share if no share is chosen
+        # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
         if gain > least_gain and all(one["difference"] >= -TOLERANCE for one in scores.values()):
@@ -154,13 +154,13 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _sum_of_scores(values: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
-    """(...) sum over the groups of ``rows`` of their mean F1, from counts (..., C + 1, 3)."""
+    """(...) mean F1 of each group of ``rows``, summed over the groups, from counts (..., C + 1, 3)."""
     f1 = np.nan_to_num(DetectionCounts(values).f1)
     return sum(f1[..., group].mean(-1) for group in rows)
 
 
 def describe_choice(choice: dict[str, Any], where: str) -> list[str]:
-    """Describe a choice of ``choose_share``; ``where`` is the name of the labels that it was made with."""
+    """Describe a result of ``choose_share``; ``where`` names the labels that it is based on."""
     share = choice["share"]
     kept = f"{share:.0%} of the change by training is kept" if share else "not enough labels: the start is kept"
     tried = "" if share else f" with {SHARES[0]:.0%} of the change"

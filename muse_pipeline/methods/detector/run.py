@@ -78,16 +78,16 @@ class DetectorRecipe(Recipe):
     Config = DetectorConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Fill in export settings that are not given from the detector that the run starts from."""
+        """Fill in missing export settings from the initial detector."""
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
         """Describe the run for the workflow; the inputs are the checkpoints and every file of the label sources.
 
         Raises:
-            CheckpointError: a checkpoint is not there.
+            CheckpointError: a checkpoint is missing.
             ConfigError: a setting is wrong.
-            LabelError: the settings of a source do not go together, or a folder or file is not there.
+            LabelError: the settings of a source conflict, or a folder or file is missing.
             SheetError: a sheet of slides is wrong.
         """
         require_sound(config)
@@ -107,7 +107,7 @@ class DetectorRecipe(Recipe):
         }
 
     def stages(self, config: DetectorConfig, folder: Path) -> Sequence[Stage]:
-        """The training."""
+        """Return the only stage, the training."""
         return (DetectorStage(config, folder),)
 
 
@@ -127,7 +127,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     @property
     def is_mixed(self) -> bool:
-        """True if the run's weights are averaged with those of its start."""
+        """True if the run averages its weights with the initial ones."""
         return self.config.mixing is not None and self.start is not None and self.start.is_whole
 
     @cached_property
@@ -144,26 +144,26 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_inputs(self.config)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card, without those that affect validation before the best weights are chosen."""
+        """Settings of the card, but those that affect validation only after the best weights are chosen."""
         if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
 
     def run(self, options: Options) -> Path:
-        """Train, or continue; with ``mixing`` first without each held-out part of the labels."""
+        """Train, or resume; ``mixing`` needs further trainings first, each without a part of the labels."""
         if self.config.mixing is None:
             return super().run(options)
         self.check()
         self.inputs().require_checkpoints()
         self.run_folder.require_own()
         if not self.is_mixed:
-            options.log("mixing: not done, the run starts from no detector with its head, classes, rays and mpp")
+            options.log("mixing: not done, `checkpoint` is no detector with the run's head, classes, rays and mpp")
             return super().run(options)
         self._data = data = read_detector_data(self.config, self.start)
         self.config = self._follow(data.images)
         data = self._data = dataclasses.replace(data, config=self.config)
         if not data.held:
-            if is_first_process():  # before the first training: the labels may be wrong
+            if is_first_process():  # before the first training, because the labels may be wrong
                 self.folder.mkdir(parents=True, exist_ok=True)
                 data.describe(self.run_folder, options.log)
             for number, (images, held) in enumerate(split_images(data.images, self.config.mixing.folds), 1):
@@ -186,13 +186,13 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """A detector with the weights of the checkpoint, if there is one, and its teachers."""
         config = self.config
         network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
-        network.to(memory_format=torch.channels_last)  # a third less time per step on a CPU
+        network.to(memory_format=torch.channels_last)  # saves a third of the time per step on a CPU
         if self.start:
             take_over(network, self.start)
         weights = torch.from_numpy(class_weights(data.images, len(config.classes)))
         shift = None
         if self.is_mixed:
-            # The network still has the weights of the start, whose class shares are measured.
+            # The class shares are measured with the initial weights, which the network still has.
             shift = class_shift(data.images[:N_IMAGES], Scorer(network, config, data.reference))
         distillation = None
         if config.distillation is not None:
@@ -207,7 +207,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return data.make_windows(device)
 
     def describe(self, data: DetectorData, log: Log) -> None:
-        """Print and write a summary of the labels, and keep pictures for the check of the export."""
+        """Print and write a summary of the labels, and save pictures for the check of the export."""
         keep_pictures(data.images, self.run_folder)
         if not self._held_out:
             data.describe(self.run_folder, log)
@@ -217,7 +217,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         log(f"{self.config.backbone} with a {self.config.head} head, from {origin}")
         seen = seen_before(self.inputs().checkpoints, self.config.trust_pickle)
         if shared := sorted(seen.learnt_patients & {image.patient for image in data.held}):
-            log(f"validation scores are too high: the weights to start from were trained on {some_of(shared)}")
+            log(f"validation scores are too high: the initial weights were trained on {some_of(shared)}")
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
         """Validation, if the config names sources for it."""
@@ -232,7 +232,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return (BestWeights(SCORE, partial(scorer.validate, data.held), keep),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
-        """The averaged weights, the last or the best ones, mixed with those of the start if the run mixes them."""
+        """Checkpoint of the last or best averaged weights, mixed with the initial ones if ``mixing`` is set."""
         meta = self._describe(data)
         trained = _networks(method, {**meta, "step": self.config.schedule.steps})
         if data.held:
@@ -249,7 +249,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
 
     def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
-        """Print the score of the kept weights and, for a detector that was continued, the changes."""
+        """Print the score of the kept weights and the changes from the initial detector, if there is one."""
         kept = load_checkpoint(self.result)
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
@@ -277,26 +277,26 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
             "images": sorted(names | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # the held ones choose weights
+            "patients": sorted(learnt | held | seen.patients),  # held-out patients chose the weights
             "learnt_patients": sorted(learnt | seen.learnt_patients),
         }
 
 
 class HeldOutStage(DetectorStage):
-    """A training without a part of the labels, on which it is then scored."""
+    """A training without a part of the labels, on which the result is then scored."""
 
-    # Trained as the whole run is, with a class shift. ``mixing`` of its config is None: it holds out nothing itself.
+    # Trained like the whole run, with a class shift, but ``mixing`` is None, so it holds out nothing itself.
     is_mixed = True
 
     def describe(self, data: DetectorData, log: Log) -> None:
-        """Print nothing: the whole run describes its labels."""
+        """Print nothing, because the whole run describes the labels."""
 
     def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
-        """Print nothing: the whole run is compared with its start."""
+        """Print nothing, because the result of the whole run is compared with the initial detector."""
 
 
 def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:
-    """Description that a checkpoint needs to be exported and run as a detector, by any method.
+    """Entries of a checkpoint's meta that are needed to export it and run it as a detector, for any method.
 
     Args:
         config: settings of the network and its card.
@@ -307,7 +307,7 @@ def describe_detector(config: DetectorConfig, reference: ColourReference) -> dic
         "backbone": config.backbone,
         "window_px": config.window_px,
         "mpp": config.mpp,
-        "resample_positions": False,  # the table is as trained
+        "resample_positions": False,  # the positional table is used as trained
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(reference),
     }

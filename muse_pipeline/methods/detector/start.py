@@ -23,15 +23,15 @@ from muse_pipeline.training.checkpoint import (
     read_weights,
 )
 
-RETIRED = ("region_px", "consistency")  # settings of older checkpoints, which change nothing in a trained network
+RETIRED = ("region_px", "consistency")  # settings of older checkpoints that do not affect a trained network
 
 
 def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoint]:
     """Read the network in evaluation mode, the settings of its training, and the contents of the file.
 
     Raises:
-        CheckpointError: the file is missing or damaged, has no detector, has a network unknown to this version, or
-            does not match its own description.
+        CheckpointError: the file is missing or damaged, has no detector or an unknown network, or does not match its
+            own description.
         ConfigError: the settings in the file cannot be read.
     """
     checkpoint = load_checkpoint(path)
@@ -52,12 +52,12 @@ def _read_settings(checkpoint: Checkpoint, path: Path) -> DetectorConfig:
 
 
 def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
-    """Training data and limits of the initial detector and the teachers of a run, for its card.
+    """Describe training data and limits of a run's initial detector and teachers, for its card.
 
     Args:
-        paths: checkpoints of these detectors, first the initial one if there is one.
+        paths: checkpoints of these detectors; the initial one, if any, is first.
         config: settings of the run.
-        images: names of its training pictures; detectors that were trained on these alone are omitted.
+        images: names of its training pictures; detectors that were trained only on these are omitted.
 
     Raises:
         CheckpointError: one cannot be read.
@@ -78,7 +78,7 @@ def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Coll
 
 
 def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str, str]:
-    """Training data and limits for the card of a trained detector: its own, and those of ``describe_origins``."""
+    """Training data and limits for a detector's card: those of the run and those of ``describe_origins``."""
     origins = meta.get("origins", {})
     limits = origins.get("limits", "")
     return {
@@ -89,7 +89,7 @@ def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str,
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The checkpoint that a run starts from.
+    """The initial checkpoint of a run.
 
     Attributes:
         path: the file.
@@ -104,7 +104,7 @@ class Start:
 
     @property
     def colour(self) -> ColourReference:
-        """The reference that the detector's training pictures were normalised to."""
+        """The colour reference to which the detector's training pictures were normalised."""
         return parse_config(self.checkpoint.meta["colour"], ColourReference, f"{self.path}: colour")
 
     @property
@@ -119,7 +119,7 @@ class Start:
             return f"{self.path.name}, backbone and head"
         if self.checkpoint.head:
             return (
-                f"the backbone of {self.path.name}; its head is of other classes, rays, um per pixel or kind, so a new "
+                f"the backbone of {self.path.name}; its head has other classes, rays, um per pixel or kind, so a new "
                 "one is trained"
             )
         return f"the backbone of {self.path.name}"
@@ -129,7 +129,7 @@ def read_start(config: DetectorConfig) -> Start | None:
     """The checkpoint that the config names; None for a run that starts from random weights.
 
     Raises:
-        CheckpointError: the file cannot be read, or has other contents.
+        CheckpointError: the file cannot be read or has other contents.
     """
     if config.checkpoint is None:
         return None
@@ -149,7 +149,7 @@ def _is_same_detector(begun: dict[str, Any], config: DetectorConfig) -> bool:
 
 
 def take_over(network: NucleusDetector, start: Start) -> None:
-    """Load the weights of ``start`` into a network: the backbone, and the head if it is a whole detector.
+    """Load the weights of ``start`` into a network: the backbone and, from a whole detector, the head.
 
     Raises:
         CheckpointError: the backbone differs.
@@ -175,14 +175,14 @@ def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")
     alike = ["head", "class_names", "n_rays", "mpp", "colour"]
-    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # positions are tied to it
+    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # a network with a fixed window
     for name in alike:
         initial, ours = getattr(begun, name), getattr(config, name)
         if initial != ours:
             what = "classes are" if name == "class_names" else f"`{name}` is"
             raise CheckpointError(
-                f"{path}: cannot teach this run, for its {what} {_words(initial)} and the run's {_words(ours)}; "
-                "teach with a network that was trained for the same, or leave `distillation` out"
+                f"{path}: cannot teach this run, because its {what} {_words(initial)} and the run's {_words(ours)}; "
+                "use a teacher that was trained with the same, or leave `distillation` out"
             )
     return teacher
 

@@ -1,4 +1,4 @@
-"""Scores of the averaged network on pictures outside of its training data, and the choice of the best weights."""
+"""Scores of the averaged network on pictures that it is not trained on, and the choice of the best weights."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
 
 MEAN = "mean class"
-SCORE = f"validation {MEAN} F1"  # at 3 um; what "best" means
+SCORE = f"validation {MEAN} F1"  # matched within 3 um; the best weights have the highest
 
 
 class Scorer:
-    """Finds the nuclei of labelled images as the exported network does, and counts the correct ones.
+    """Detects the nuclei of labelled images as the exported network does, and counts the correct ones.
 
     Args:
         network: network that is scored, with its weights at the time of a call.
-        config: settings of its training, with those of the export.
+        config: settings of its training and its export.
         reference: colour that slides are normalised to.
     """
 
@@ -55,7 +55,7 @@ class Scorer:
         Args:
             found: result of ``find``.
             true: labelled nuclei of the same image.
-            where: (h, w) bool, pixels in which a detection without a true nucleus is false; None: everywhere.
+            where: (h, w) bool, pixels in which an unmatched detection is false; None for all pixels.
         """
         column, row = found.xy.astype(int).T
         judged = None if where is None else where[row, column]
@@ -63,7 +63,7 @@ class Scorer:
         return match_nuclei(found, true, len(self.classes), self.predictor.card.mpp, judged=judged).counts
 
     def total(self, images: Sequence[LabelledImage]) -> DetectionCounts:
-        """Counts of all images together."""
+        """Sum of the counts of all images."""
         counts = [self.count_image(image) for image in images]
         return sum(counts[1:], counts[0])
 
@@ -72,13 +72,13 @@ class Scorer:
         return self.count_found(self.find(image), image)
 
     def count_found(self, found: Nuclei, image: LabelledImage) -> DetectionCounts:
-        """Counts of the nuclei that were ``found`` in an image; in class areas only classes are counted."""
+        """Counts of the nuclei ``found`` in an image; in class areas only their classes are counted."""
         if image.areas:
             return count_area_classes(found, image.nuclei, self.predictor.card.mpp)
         return self.count(found, image.nuclei, image.region)
 
     def count_blocks(self, image: LabelledImage) -> np.ndarray:
-        """(B, C + 1, 3) counts of the blocks of ``mixing.BLOCK_UM`` of an image that are annotated."""
+        """(B, C + 1, 3) counts of the annotated blocks of an image, ``mixing.BLOCK_UM`` wide."""
         found, side_px = self.find(image), round(BLOCK_UM / self.predictor.card.mpp)
         height, width = image.pixels.shape[:2]
         row, column = np.indices((height, width)) // side_px
@@ -88,22 +88,22 @@ class Scorer:
         return np.array([self.count_found(found, part).values for part in parts], float)
 
     def scores(self, total: DetectionCounts) -> dict[str, float]:
-        """F1 in percent by name: of any nucleus, of each class, and the mean over the classes that are labelled."""
+        """F1 in percent by name: detection, each class, and the mean over the labelled classes."""
         is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # found or missed
         mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
         scores = {**total.scores(self.classes), MEAN: mean}
         return {name: round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
 
     def validate(self, images: Sequence[LabelledImage]) -> dict[str, float]:
-        """``scores`` of all images together, under their names in the log."""
+        """The ``scores`` of all images together, by their names in the log."""
         return {f"validation {name} F1": value for name, value in self.scores(self.total(images)).items()}
 
 
 def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
-    """Count the classes of nuclei in class areas; detection is not counted.
+    """Count right and wrong classes of nuclei in class areas; detection is not counted.
 
-    A found nucleus within 3 um of a labelled one is correct if its class is one of the area's. A wrong one counts as
-    a miss of the area's classes, in equal parts.
+    A found nucleus within 3 um of a labelled one is correct if the area has its class. Otherwise it counts as a miss of
+    the area's classes, in equal parts.
 
     Args:
         found: result of ``Scorer.find``.
@@ -163,7 +163,7 @@ class NetworkPredictor:
 
 
 def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]) -> np.ndarray:
-    """(1 + S, B, C + 1, 3) counts of the B blocks of held-out images by the start, and by each of ``mixing.SHARES``.
+    """(1 + S, B, C + 1, 3) counts of the B blocks of held-out images, before and with each of ``mixing.SHARES``.
 
     Args:
         data: data of the run.
@@ -180,18 +180,18 @@ def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Se
 
 
 def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor:
-    """(C,) additions to the class logits in training, which prevent learning the class shares of the labels.
+    """(C,) terms added to the class logits in training, so that the class shares of the labels are not learnt.
 
-    Class shares in the labels of a few pictures differ from those in the tissue. Half the logarithm of the ratio
-    of these to the expected shares is added, half because class weights are inverse square roots. Expected are the
-    shares that the initial detector finds on the same pictures or, with many labels, the shares of the labels.
+    Class shares in the labels of a few pictures differ from those in the tissue. The terms are half the logarithm of
+    the ratio of labelled to expected shares, half because class weights are inverse square roots. The expected shares
+    are those that the initial detector finds on the same pictures or, with many labels, those of the labels.
 
     Args:
         images: images to train on.
-        scorer: scorer of the start.
+        scorer: scorer with the initial detector.
     """
     n_classes = len(scorer.classes)
-    # One nucleus of each class in advance, so that no logarithm is taken of 0.
+    # Counts begin at one nucleus of each class, so that no logarithm of 0 is taken.
     labelled, found = np.ones(n_classes), np.ones(n_classes)
     for image in images:
         known = image.nuclei.label[image.nuclei.label >= 0]
@@ -207,13 +207,13 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
-PRIOR_NUCLEI = 4000  # labels that weigh as much as what the start finds
+PRIOR_NUCLEI = 4000  # number of labels with the same weight as the nuclei that the initial detector finds
 N_IMAGES = 24
-AROUND_UM = 128.0  # of tissue around an annotated region
+AROUND_UM = 128.0  # width of the tissue shown around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Describe the changes of score and number of nuclei on labelled pictures, and of the tissue around them.
+    """Describe changes in scores and numbers of nuclei on labelled pictures, and in the tissue around them.
 
     Args:
         data: data of the run.
@@ -238,7 +238,7 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
 
 
 def _choose(images: Sequence[LabelledImage], mpp: float) -> list[LabelledImage]:
-    """At most ``N_IMAGES``, spread evenly, each cut to its annotated region with some tissue around it."""
+    """At most ``N_IMAGES`` images, spread evenly, each cut to its annotated region with some tissue around it."""
     chosen = np.unique(np.linspace(0, len(images) - 1, N_IMAGES).round().astype(int))
     return [_cut(images[index], round(AROUND_UM / mpp)) for index in chosen]
 
@@ -253,7 +253,7 @@ def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:
 
 
 def _agreement(before: Scorer, now: Scorer, images: Sequence[LabelledImage]) -> float | None:
-    """F1 in percent of nuclei outside of annotated regions, found by both with the same class; None without any."""
+    """F1 in percent between both detectors outside annotated regions, classes included; None without nuclei."""
     hits = misses = 0
     for image in images:
         outside = image.unannotated

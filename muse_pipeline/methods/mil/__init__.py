@@ -1,1 +1,1 @@
-"""IKD-MIL: maps of tissue regions, trained on labels of images or slides."""
+"""IKD-MIL: maps of tissue regions, trained on labels of whole images or slides."""

@@ -1,4 +1,4 @@
-"""Labelled tiles from labels of slides: attention MIL over bags, in folds of patients."""
+"""Labelled tiles from slide labels: attention MIL over bags, cross-validated over patients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BagOutput(NamedTuple):
     Attributes:
         logit: (K,) logits of the slide.
         attention: (N, K), sums to 1 over the tiles.
-        tile_logit: (N, K) of every tile on its own.
+        tile_logit: (N, K) logits of the single tiles.
     """
 
     logit: Tensor
@@ -63,7 +63,7 @@ class GatedAttention(nn.Module):
         """Classify a slide by the features (N, D) of its tiles."""
         embedded = self.embed((features - self.mean) / self.deviation)
         scores = self.attend(torch.tanh(self.value(embedded)) * torch.sigmoid(self.gate(embedded)))
-        # The slide's logit is the attended mean of its tiles' logits, by which ``choose_tiles`` judges single tiles.
+        # The logit of a slide is the attention-weighted mean of its tiles' logits, so these rate single tiles too.
         attention, tile_logit = torch.softmax(scores, 0), self.classify(embedded)
         return BagOutput((attention * tile_logit).sum(0), attention, tile_logit)
 
@@ -71,11 +71,11 @@ class GatedAttention(nn.Module):
 KIND, NETWORK = "slide attention", "attention"
 TRAINING, VALIDATION, LABELS = "training", "validation", "labels.tsv"
 SCORES_OF_SLIDES = "slides.json"
-CHANCE = 0.5  # AUC of a constant answer
+CHANCE = 0.5  # AUC of a constant score
 
 
 def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
-    """Stages for bags, a model per fold and the choice of tiles; none if no slide has a label."""
+    """Stages for bags, the model of each fold, and the choice of tiles; none without slide labels."""
     if config.slide_labels is None:
         return []
     bags = BagsStage(config, stage_folder(folder, 1, "bags"))
@@ -99,7 +99,7 @@ def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
 
 
 class SlideAttention(Method):
-    """Cross-entropy of the labels of slides.
+    """Training with the cross-entropy of slide labels.
 
     Args:
         network: the network to train.
@@ -126,7 +126,7 @@ class AttentionConfig:
 
     Attributes:
         bags: folder of the bags stage.
-        fold: number of the fold that is held back.
+        fold: number of the held-out fold.
         folds: number of folds of patients.
         classes: names of the classes.
         schedule: length and learning rate.
@@ -161,7 +161,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
     def build(self, data: list[Bag]) -> SlideAttention:
         """A new network, with the mean and deviation of the training features."""
         config = self.config
-        # Some 256 tiles of each slide, so that large slides do not decide the mean, and little is read from disk.
+        # About 256 tiles per slide, so that large slides do not dominate the mean and little is read from disk.
         sample = np.concatenate([bag.features()[:: max(1, len(bag.features()) // 256)] for bag in data]).astype(
             np.float32
         )
@@ -190,7 +190,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         sizes = {"n_features": len(network.mean), "n_classes": len(config.classes) - 1, "hidden": config.hidden}
         patients = sorted({bag.slide.patient for bag in data})
         meta = {"kind": KIND, "sizes": sizes, "patients": patients, "images": [bag.slide.slide_id for bag in data]}
-        # A checkpoint must have a backbone, but this network has no registered one and is the only network in the file.
+        # A checkpoint must have a "backbone"; here it is this network, which is not a registered one.
         return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
 
 
@@ -203,7 +203,7 @@ def load_attention(path: Path) -> GatedAttention:
 
 
 class TilesStage(PreparedStage):
-    """Writes the tiles that show the labels of slides, as images with a table of labels, for each split.
+    """Writes the tiles that show the slide labels, as images with a table of labels, for each split.
 
     Args:
         config: settings of the run.
@@ -227,7 +227,7 @@ class TilesStage(PreparedStage):
         }
 
     def write(self, folder: Path, log: Log) -> None:
-        """Score each slide by the model that was not trained on it, choose its tiles and write them."""
+        """Score each slide with the model that was not trained on it, choose its tiles and write them."""
         networks = [load_attention(path) for path in self.models]
         bags = open_bags(self.bags, len(networks))
         outputs = [read_bag(networks[bag.fold], bag) for bag in bags]
@@ -274,7 +274,7 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
         output: output for the slide.
         label: class index of the slide.
         most: largest number of tiles.
-        least_probability: lowest probability of the class, for tiles of slides of all classes but the first.
+        least_probability: lowest class probability of tiles, except for slides of the first class.
     """
     n = len(output.attention)
     if label == 0:
@@ -285,7 +285,7 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
 
 
 def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Probabilities of held-back slides, and the areas under their ROC curves by class and as a mean."""
+    """Probabilities of held-out slides, and areas under the ROC curve: for each class, and their mean."""
     probability = torch.stack([output.logit.sigmoid() for output in outputs]).numpy().astype(float)
     labels, patients = np.array([bag.slide.label for bag in bags]), [bag.slide.patient for bag in bags]
     areas = [area_under_curve(probability[:, k], labels == k + 1) for k in range(probability.shape[1])]
@@ -311,12 +311,12 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
             "each slide scored by a model that was not trained on its patient"
         )
         if low <= CHANCE:
-            sentences.append(f"{name} may be at chance level: with so few slides its attention map may mean nothing")
+            sentences.append(f"{name} may be at chance level: with so few slides its attention map may be meaningless")
     return "\n".join(sentences)
 
 
 def slide_metrics(folder: Path | None) -> dict[str, float]:
-    """The AUC of slides by class for a card, from the folder of a tiles stage; none without one."""
+    """AUC of slides by class, for the card, from the folder of a tiles stage; empty without that stage."""
     if folder is None:
         return {}
     scores = read_json(folder / SCORES_OF_SLIDES)["classes"]

@@ -1,4 +1,4 @@
-"""Slides with labels as bags: the features of their tiles, memory-mapped float16, a file per slide."""
+"""Labelled slides as bags: the features of their tiles as memory-mapped float16, one file per slide."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from muse_pipeline.training.checkpoint import load_backbone
 from muse_pipeline.training.run import Log, plain_settings
 from muse_pipeline.training.stages import PreparedStage
 
-MIN_TISSUE = 0.5  # share of a tile
+MIN_TISSUE = 0.5  # least share of tissue in a tile
 BATCH = 16
 INDEX = "slides.tsv"
 
@@ -78,8 +78,8 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
         n_patients = len({slide.patient for slide in found if slide.label == index})
         if n_patients < settings.folds:
             raise LabelError(
-                f"{location}: slides of {name} are of {count_noun(n_patients, 'patient')}, and {settings.folds} folds "
-                "need as many or more; add slides or lower `folds`"
+                f"{location}: slides of {name} are of {count_noun(n_patients, 'patient')}, but {settings.folds} folds "
+                "need one patient each; add slides or lower `folds`"
             )
     return found
 
@@ -98,11 +98,11 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
     """Open the store of a slide at ``mpp``.
 
     Raises:
-        StoreError: there is no store with an mpp that divides the model's.
+        StoreError: no store has an mpp of which the model's is a multiple.
     """
     folder = settings.stores / slide_id
     stores = [open_store(path) for path in sorted(folder.glob("image-*nm.zarr"))]
-    # The coarsest store that is fine enough has the fewest pixels to read and average.
+    # Of the stores that are fine enough, the coarsest has the fewest pixels to read and average.
     for store in sorted(stores, key=lambda store: -store.mpp):
         if store.mpp <= mpp * 1.001:
             return store.at(mpp)
@@ -115,7 +115,7 @@ def list_tiles(store: Store, tile_px: int) -> np.ndarray:
     mask, pixel_px = store.tissue
     columns, rows = (-(-side // tile_px) for side in store.size_px)
     size = [max(1, round(number * tile_px / pixel_px)) for number in (rows, columns)]
-    # Tiles at the right and bottom reach beyond the mask, where there is no tissue.
+    # Tiles at the right and bottom may reach beyond the mask, where there is no tissue.
     padded = np.zeros(size, np.float32)
     part = mask[: size[0], : size[1]]
     padded[: part.shape[0], : part.shape[1]] = part
@@ -140,7 +140,7 @@ class BagsStage(PreparedStage):
         settings = self.settings
         slides = list_labelled_slides(settings, self.config.class_names)
         stores = {one.slide_id: open_slide_store(settings, one.slide_id, self.config.mpp) for one in slides}
-        # Settings of the folds and their models change no bag.
+        # Settings of the folds and their models do not affect the bags.
         names = ("backbone", "class_map", "slides", "table")
         return {
             "settings": {name: plain_settings(settings, portable=True)[name] for name in names},
@@ -200,7 +200,7 @@ def compute_features(
         tiles = [store.read(tuple(xy), (tile_px, tile_px)) for xy in corners[start : start + BATCH].tolist()]
         pixels = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float()
         vectors = backbone(backbone.prepare(pixels, torch.from_numpy(colour))).image
-        # Half precision ends at 65,504; larger values would become infinite.
+        # Values above 65,504, the largest in half precision, would become infinite.
         found.append(vectors.clamp(-6e4, 6e4).half().numpy())
     return np.concatenate(found)
 
@@ -211,7 +211,7 @@ class Bag:
 
     Attributes:
         slide: the slide with its label.
-        fold: number of the fold that the slide is in; this fold's model is not trained on it.
+        fold: number of the slide's fold, whose model is not trained on it.
         path: file of the features.
     """
 

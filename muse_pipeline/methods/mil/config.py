@@ -1,4 +1,4 @@
-"""The settings of IKD-MIL, from labels of images to a region model, and the description of its checkpoints."""
+"""The settings of IKD-MIL and the description of its checkpoints."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class RegionExport:
 
     Attributes:
         input_px: side of a window.
-        halo_px: border of a window that is mapped in its neighbours; 128 px is the context of three stages of a
-            compact network.
+        halo_px: border of a window, which neighbouring windows map; three stages of a compact network see 128 px around
+            a cell.
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        min_area_mm2: smaller areas and holes are merged into the class around them.
+        min_area_mm2: smaller areas and holes get the class around them.
     """
 
     input_px: Count = 1280
@@ -56,7 +56,7 @@ class RegionModel(ModelSettings):
     Attributes:
         mpp: um per pixel of its input.
         backbone: registered name.
-        classes: the first is tissue of none of the other classes.
+        classes: class names; the first is tissue of no other class.
         fusion: weights of the side maps.
         export: settings with which it is run.
     """
@@ -88,10 +88,11 @@ class StudentSettings:
     """Second stage: a network of the same form is trained on the maps of a fixed teacher.
 
     Attributes:
-        rounds: parts of the stage, with a swap before each but the first; 0 omits the stage.
+        rounds: number of rounds, with a swap before each but the first; 0 omits the stage.
         swap: exchange of roles between rounds. "exchange": the best student becomes the teacher, and the
             teacher is trained further; "none": one long round.
-        tolerance: a student whose validation score is lower than its teacher's by more than this does not swap.
+        tolerance: roles are not swapped if the student's validation score is lower than its teacher's by more than
+            this.
         distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
         weighted: whether the cross-entropy gives more weight to pixels of a low loss.
@@ -113,25 +114,26 @@ class StudentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SlideLabelSettings:
-    """Slides with one label each: attention MIL finds the tiles that show the label, as images for the teacher.
+    """Slides with one label each, of which attention MIL selects the tiles that show the label, to train the teacher.
 
-    Patients are dealt into folds. The slides of each fold are scored by a model that was trained on the others, and
-    the tiles of the first fold are the validation images of the later stages.
+    Patients are divided into folds. The slides of each fold are scored with a model trained on the other folds, and the
+    tiles of the first fold are the validation images of the later stages.
 
     Attributes:
         slides: sheet of slides; its column ``label`` has the labels.
         stores: folder of results, with the files of `muse tile` and `muse tissue` in ``<slide_id>/``.
         table: TSV or CSV with the columns ``slide`` and ``label``, optionally ``patient``, instead of the sheet's.
         class_map: class name of the model for each word in the labels.
-        backbone: registered name of the backbone; its image vector gives a tile's features.
+        backbone: registered name of the backbone; tiles are described by its image vector.
         checkpoint: weights of the backbone, a file or a built-in model's name.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
         folds: number of folds of patients.
         schedule: length and learning rate of each fold's model; a step reads ``bags`` slides.
         bags: slides per step.
         hidden: width of the attention.
-        tiles_per_slide: tiles of a slide: the most attended ones, or evenly spread ones for slides of the first class.
-        least_probability: lowest probability of the class in each chosen tile of a positive slide.
+        tiles_per_slide: number of tiles per slide: those with the highest attention, or evenly spread ones for the
+            first class.
+        least_probability: lowest class probability of the chosen tiles, except for slides of the first class.
     """
 
     slides: Path
@@ -183,23 +185,23 @@ class NetworkSettings(RegionModel):
 
 @dataclass(frozen=True, kw_only=True)
 class MilConfig(NetworkSettings):
-    """A run from labels of images or slides to a region model.
+    """Settings of a run that trains a region model on labels of images or slides.
 
     Settings that are not described here are those of ``ModelSettings``.
 
     Attributes:
-        backbone: registered name of the backbone; its first three stages are read.
+        backbone: registered name of the backbone, of which the first three stages are used.
         mpp: um per pixel of the model's input, 1 or 2.
         classes: classes, in order; the first is all tissue of no other class.
         sources: labelled images.
-        slide_labels: slides with a label each; attention MIL turns them into labelled images.
+        slide_labels: slides with one label each, from which attention MIL selects labelled tiles.
         schedule: length and learning rate of the teacher's training.
         checkpoint: initial backbone of teacher and student, a file or a built-in model's name; random weights
             without one.
         trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
         validation: labelled images of other patients; every stage then keeps the weights with the best score on them.
-        selection: measure of the best weights. "labels": the area under the ROC curve of images; "masks": the F1 of
-            pixels, which needs drawn ``masks``.
+        selection: score that selects the best weights. "labels": the area under the ROC curve of images; "masks": the
+            F1 of pixels, which needs drawn ``masks``.
         fusion: weights of the three side maps, fine to coarse.
         teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of generalised means.
         student: settings of the second stage.
@@ -228,8 +230,8 @@ class StageConfig(NetworkSettings):
     """The settings of one stage of training.
 
     Attributes:
-        tiles: folder of tiles that were chosen by attention; labelled images like ``sources``.
-        previous: checkpoint of the stage before; None for the teacher.
+        tiles: folder of tiles chosen by attention, which are used like ``sources``.
+        previous: checkpoint of the previous stage; None for the teacher.
     """
 
     tiles: Path | None = None
@@ -237,7 +239,7 @@ class StageConfig(NetworkSettings):
 
 
 def require_network(config: NetworkSettings) -> None:
-    """Reject a network, or windows, that cannot be trained, before any data is read.
+    """Reject an unusable network or window before any data is read.
 
     Raises:
         ConfigError: the backbone is not registered, the classes or fusion cannot be used, or the window has an

@@ -1,4 +1,4 @@
-"""Data of a stage: labelled images for training and validation, their colours, and scores on the latter."""
+"""Data of a stage: labelled images for training and validation, their colours, and validation scores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RegionData:
     Attributes:
         config: settings of the stage.
         images: images to train on.
-        held: images to validate on, of other patients; perhaps none.
+        held: validation images of other patients, if any.
         reference: colour that slides are normalised to.
     """
 
@@ -58,7 +58,7 @@ class RegionData:
         return RegionScorer(network, self.held, self._colours(self.held), self.config.window_px)
 
     def describe(self) -> str:
-        """Images and patients of each class and split."""
+        """Describe the numbers of images and patients of each class and split."""
         lines = []
         for split, images in (("training", self.images), ("validation", self.held)):
             counts = Counter(image.label for image in images)
@@ -108,7 +108,7 @@ class RegionScorer:
 
     Args:
         network: network that is scored, with its weights at the time of a call.
-        images: images to score, all with labels of the image or of pixels.
+        images: images to score, with image labels or pixel labels.
         colours: (N, 3, 4) colour map of each image.
         window_px: side of a window.
     """
@@ -118,7 +118,7 @@ class RegionScorer:
 
     @torch.no_grad()
     def maps(self) -> list[np.ndarray]:
-        """(K, rows, columns) fused map of each image on cells of 4 px, for the part covered by whole windows."""
+        """(K, rows, columns) fused map of each image on cells of 4 px, limited to whole windows."""
         was_training = self.network.training
         self.network.eval()
         found = [self._map(image.pixels, colour) for image, colour in zip(self.images, self.colours, strict=True)]
@@ -146,7 +146,7 @@ class RegionScorer:
         return whole[:, :height, :width].cpu().numpy()
 
     def score(self) -> dict[str, float]:
-        """Scores by their names in ``SCORES``; that of masks only if there are masks."""
+        """Scores by their names in ``SCORES``; the mask score only if there are masks."""
         maps = self.maps()
         scores = {SCORES["labels"]: image_auc(maps, self.images)}
         if any(image.mask is not None for image in self.images):
@@ -160,7 +160,7 @@ def image_probability(fused: np.ndarray) -> np.ndarray:
 
 
 def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """Area under the ROC curve of the images' probabilities, mean over the classes but the first."""
+    """Area under the ROC curve of image probabilities, averaged over all classes but the first."""
     labelled = [index for index, image in enumerate(images) if image.label >= 0]
     labels = np.array([images[index].label for index in labelled])
     scores = np.stack([image_probability(maps[index]) for index in labelled])
@@ -169,7 +169,7 @@ def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> floa
 
 
 def pixel_f1(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """F1 of the cells of the classes but the first, over the images of any of them that have a mask."""
+    """F1 of cells over all classes but the first, on the images with a mask that are not of the first class."""
     hits = wrong = 0
     for fused, image in zip(maps, images, strict=True):
         if image.mask is None or image.label == 0:

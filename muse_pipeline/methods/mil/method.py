@@ -39,7 +39,7 @@ TEACHER_LOSSES = {"dice": dice_teacher, "gm": gm_teacher}
 
 
 class RegionTraining(Method):
-    """Training of a region network with averaged weights, because the weights of single steps map tissue very unevenly.
+    """Training of a region network. Weights are averaged, because the maps change strongly from step to step.
 
     Args:
         network: the network to train.
@@ -59,7 +59,7 @@ class RegionTraining(Method):
 
 
 class TeacherTraining(RegionTraining):
-    """Training of a region network on labels alone.
+    """Training of a region network on labels only.
 
     Args:
         network: the network to train.
@@ -76,7 +76,7 @@ class TeacherTraining(RegionTraining):
 
 
 class StudentTraining(RegionTraining):
-    """Training of a region network on the fused map of a fixed teacher where images are positive, else on labels.
+    """Training of a region network: positive images on the fused map of a fixed teacher, others on labels.
 
     Args:
         network: the network to train.
@@ -112,12 +112,12 @@ class StudentTraining(RegionTraining):
 
 
 def _in_float(maps: RegionMaps) -> RegionMaps:
-    # Dice losses sum whole maps, for which bfloat16 has too few digits.
+    # Dice losses sum whole maps, for which bfloat16 is not precise enough.
     return RegionMaps(tuple(side.float() for side in maps.sides), maps.fused.float())
 
 
-TEACHER = "teacher"  # in the networks of a student's checkpoint
-TEACHER_SCORES = "teacher_scores"  # in its description
+TEACHER = "teacher"  # key of the teacher among a student checkpoint's networks
+TEACHER_SCORES = "teacher_scores"  # key in the checkpoint's meta
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ class Round:
         student: network to be trained.
         teacher: network with fixed weights.
         teacher_scores: scores of the teacher's weights on the validation images; empty without any.
-        text: line about the networks for the log.
+        text: description of the networks, for the log.
     """
 
     student: RegionNetwork
@@ -140,16 +140,15 @@ class Round:
 def begin_round(new_network: Callable[[], RegionNetwork], config: StageConfig) -> Round:
     """Load the networks of a round.
 
-    After the teacher's stage, the teacher trains a new network. After a round, the two exchange roles,
-    unless the student's score is lower than its teacher's by more than the tolerance: in that case both keep their
-    roles.
+    After the teacher's stage, the student is a new network. After a round, student and teacher exchange roles, unless
+    the student's score is lower than its teacher's by more than the tolerance.
 
     Args:
-        new_network: function that makes a network with initial weights.
+        new_network: function that builds a network with initial weights.
         config: settings of the round.
 
     Raises:
-        CheckpointError: the checkpoint of the stage before does not match.
+        CheckpointError: the checkpoint of the previous stage does not match.
     """
     path = config.previous
     before = load_checkpoint(path)
@@ -166,7 +165,7 @@ def begin_round(new_network: Callable[[], RegionNetwork], config: StageConfig) -
 
 
 def is_good_enough(student: Checkpoint, config: StageConfig) -> bool:
-    """True if the student of a round may become the teacher; always without validation."""
+    """True if the student of a round may become the teacher; always True without validation."""
     name = SCORES[config.selection]
     scores, of_teacher = student.meta["scores"], student.meta[TEACHER_SCORES]
     return name not in scores or scores[name] >= of_teacher[name] - config.student.tolerance

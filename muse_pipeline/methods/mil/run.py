@@ -1,4 +1,4 @@
-"""IKD-MIL as a run: labels of images or slides to a region model."""
+"""IKD-MIL as a run that trains a region model on labels of images or slides."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class MilRecipe(Recipe):
     Config = MilConfig
 
     def describe(self, config: MilConfig) -> dict[str, Any]:
-        """Describe the run as a detector's, and the ``slides`` whose images are read, each with its label and patient.
+        """Describe the run as for a detector, with the labelled ``slides`` that are read, their labels and patients.
 
         Raises:
-            CheckpointError: a checkpoint is not there.
+            CheckpointError: a checkpoint is missing.
             ConfigError: the network or its windows cannot be trained.
-            LabelError: a file of labels is not there, or labels of slides cannot be used.
+            LabelError: a file of labels is missing, or slide labels cannot be used.
         """
         require_network(config)
         labels = config.slide_labels
@@ -75,7 +75,7 @@ class MilRecipe(Recipe):
         }
 
     def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:
-        """The stages of the config's settings."""
+        """Return the stages for these settings."""
         stages: list[Stage] = slide_stages(config, folder)
         shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(NetworkSettings)}
         settings = StageConfig(**shared, tiles=stages[-1].result if stages else None)
@@ -88,7 +88,7 @@ class MilRecipe(Recipe):
         previous = add(TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings()))
         schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
         if config.student.swap == "none" and rounds:
-            # Every further round begins with a swap: without swaps there is one round of the same total length.
+            # Rounds are separated by swaps, so without swaps there is one round of the same total length.
             schedule, rounds = dataclasses.replace(schedule, steps=rounds * schedule.steps), 1
         for number in range(1, rounds + 1):
             name = f"student-{number}" if rounds > 1 else "student"
@@ -101,10 +101,10 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
     """Trains one region network to a checkpoint that ``muse export`` reads."""
 
     def check(self) -> None:
-        """Reject a network or windows that cannot be trained, and training data that are not described.
+        """Reject an unusable network or window, and training data without a description.
 
         Raises:
-            ConfigError: the network or a window cannot be trained, or training data are not described.
+            ConfigError: the network or a window is unusable, or training data are not described.
         """
         require_training_data(self.config.training_data)
         require_network(self.config)
@@ -158,16 +158,16 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
 
         score = data.make_scorer(method.trained()).score
-        # Few images give equal AUCs, often 1: of these the later weights are kept, which were trained longer.
+        # With few images, AUCs are often equal; then the later weights are kept, which were trained longer.
         return (BestWeights(SCORES[self.config.selection], score, keep, keeps_later=True),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
-        """The network at the best validation, or at the end of a run without any."""
+        """The network with the best validation score or, without validation, at the end of the run."""
         if not data.held:
             return self._describe(data, method, self.config.schedule.steps, {})
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed since
+        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed
 
     def finish(self, data: RegionData, method: Method, log: Log) -> None:
         """Print the scores of the weights in the checkpoint."""
@@ -176,7 +176,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             log(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
 
     def _name_selection(self, scores: dict[str, float]) -> dict[str, float]:
-        """Rename scores if masks have chosen the weights."""
+        """Add a note to the names of the scores if the weights were chosen by masks."""
         chosen = "; weights chosen by masks" if self.config.selection == "masks" else ""
         return {f"{name}{chosen}": value for name, value in scores.items()}
 
@@ -194,7 +194,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             "resample_positions": False,
             "config": plain_settings(config, portable=True),
             "images": sorted({image.name for image in data.images} | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # the held ones choose weights
+            "patients": sorted(learnt | held | seen.patients),  # held-out patients chose the weights
             "learnt_patients": sorted(learnt | seen.learnt_patients),
             "step": step,
             "scores": scores,
@@ -204,7 +204,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
 
 
 class TeacherStage(RegionStage):
-    """Trains on labels alone."""
+    """Trains on labels only."""
 
     def build(self, data: RegionData) -> TeacherTraining:
         """A new network."""
@@ -212,7 +212,7 @@ class TeacherStage(RegionStage):
 
 
 class StudentStage(RegionStage):
-    """Trains on the maps of a teacher: the previous stage's teacher or, after a swap, its student."""
+    """Trains on the maps of a teacher, which is the previous stage's teacher or, after a swap, its student."""
 
     @cached_property
     def round(self) -> Round:
@@ -224,7 +224,7 @@ class StudentStage(RegionStage):
         return StudentTraining(self.round.student, self.round.teacher, self.config.student)
 
     def describe(self, data: RegionData, log: Log) -> None:
-        """Also print the networks of the round."""
+        """Print the networks of the round, too."""
         super().describe(data, log)
         log(f"{self.name}: {self.round.text}")
 

@@ -1,4 +1,4 @@
-"""A run without labels on the slides of a cohort, some of which are held back."""
+"""A run without labels on the slides of a cohort, some of which are held out."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ from muse_pipeline.training.recipe import Recipe, load_run
 from muse_pipeline.training.run import Inputs, plain_settings, source_files
 
 HELD_SPLITS = ("test",)
-PLACEHOLDER = "a slide's"  # store and proposals, whose mpp is that of the config
+PLACEHOLDER = "a slide's"  # stands for a store and proposals
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Slides of a cohort, and the rules that hold some of them back.
+    """Slides of a cohort, and the rules that hold out some of them.
 
     Attributes:
         rows: rows of the sheet.
         results: folder with a folder per slide, where stores and proposals are or will be.
-        exclude: parts of slide ids; slides whose id contains one are not used for training.
-        held_splits: values of the sheet's column `split` whose slides are held back for the evaluation of the backbone.
-            No patient may have slides on both sides. None: the sheet's splits in ``HELD_SPLITS``, in upper or lower
-            case.
+        exclude: strings; slides whose id contains one of them are not used for training.
+        held_splits: values of the sheet's column `split` whose slides are held out for the evaluation of the backbone.
+            No patient may have both held-out and training slides. None: the splits in ``HELD_SPLITS``, in any case.
     """
 
     rows: Sequence[SheetRow]
@@ -56,7 +55,7 @@ class CohortRun:
         config: settings of the run; all its paths are absolute.
         slides: ids of the training slides.
         partners: ids of the training slides with a partner.
-        held: ids of the slides that are held back.
+        held: ids of the held-out slides.
     """
 
     config: MuseConfig | UnitConfig
@@ -68,8 +67,8 @@ class CohortRun:
         """Name, um per pixel, slides and inputs of the run, for the workflow.
 
         Raises:
-            CheckpointError: the checkpoint is not there.
-            ConfigError: a folder of pictures is not there.
+            CheckpointError: the checkpoint is missing.
+            ConfigError: a folder of pictures is missing.
         """
         config = self.config
         return {
@@ -98,19 +97,19 @@ def plan_cohort_run(
         path: a config of MUSE, TriDeNT or UNITPathSSL, which need not have any `sources`.
         cohort: the slides.
         data: folder to which paths of the config's sources are relative; the config's folder by default.
-        judged_by: training configs whose validation will evaluate the backbone, each with the folder of its paths if
-            that differs from the config's.
+        judged_by: training configs that will evaluate the backbone on their validation sources, each with the folder
+            that its paths are relative to, if other than the config's.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
 
     Raises:
-        ConfigError: a config is wrong, no slide is left, or a part of a name matches no slide.
-        LabelError: a patient would be in training and in evaluation.
+        ConfigError: a config is wrong, no slide is left, or an entry of ``exclude`` matches no slide.
+        LabelError: a patient would be in both training and evaluation.
     """
     rows, held = _choose_rows(cohort)
     recipe, config = _load_with_placeholder(path, data, list(changes))
     slides = tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in rows)
     judged = [source for judge in judged_by for source in load_detector_config(*judge).validation]
-    # The slides are put in the position of the placeholder, the last of the sources.
+    # The slides replace the placeholder, which is the last source.
     if isinstance(config, UnitConfig):
         tissue = (UnlabelledSource(store=slide.store) for slide in slides)
         config = dataclasses.replace(config, sources=(*config.sources[:-1], *tissue))
@@ -128,7 +127,7 @@ def plan_cohort_run(
 def _load_with_placeholder(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
     """The recipe and its settings, whose last source is a placeholder for the slides."""
     settings = read_settings(path, changes)
-    if isinstance(settings, dict):  # other types are rejected below
+    if isinstance(settings, dict):  # other types are rejected later
         names = ("store",) if settings.get("method") == "unit" else ("store", "proposals")
         sources = [*(settings.get("sources") or []), dict.fromkeys(names, PLACEHOLDER)]
         changes = [*changes, f"sources={json.dumps(sources)}"]
@@ -164,7 +163,7 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
-    """The settings of a run for a YAML file; only given values of sources, of which there may be thousands."""
+    """The settings of a run for a YAML file; defaults of sources are omitted, as there may be thousands of sources."""
     names = [name for name in ("sources", "held") if hasattr(config, name)]
     named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
     few = {name: getattr(config, name)[:1] for name in names}
@@ -172,7 +171,7 @@ def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
 
 
 def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
-    """The rows for training, and the rows that are held back."""
+    """The rows for training and the held-out rows."""
     known = sorted({row.split for row in cohort.rows if row.split})
     for split in cohort.held_splits or ():
         if split not in known:
@@ -185,7 +184,7 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     rows = [row for row in cohort.rows if not any(word in row.slide_id for word in cohort.exclude)]
     chosen = [row for row in rows if row.split not in held_splits]
     if not chosen:
-        raise ConfigError("no slide of the sheet is left for training; see `exclude` and the held splits")
+        raise ConfigError("no slide of the sheet is left for training; see `exclude` and the held-out splits")
     held = [row for row in rows if row.split in held_splits]
     _require_apart(chosen, held)
     return chosen, held
@@ -196,7 +195,7 @@ def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None
     for row in held:
         if (other := learnt.get(_patient(row))) is not None:
             raise LabelError(
-                f"{_patient(row)}: slide '{row.slide_id}' is held back as '{row.split}', but '{other.slide_id}' of the "
+                f"{_patient(row)}: slide '{row.slide_id}' is held out as '{row.split}', but '{other.slide_id}' of the "
                 "same patient would be in training; give both the same split, or exclude the second"
             )
 

@@ -36,10 +36,10 @@ class MuseConfig:
         distillation: losses of student and teacher.
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
-        balance: 0 draws every slide equally often, 1 every mm2 that contains nuclei.
-        region_weights: class of a tissue region -> frequency of its tissue, relative to all other tissue; needs
-            the region maps of the slides.
-        min_nuclei: fewest nuclei of a slide that is used.
+        balance: 0: all slides are drawn equally often; 1: all mm2 that contain nuclei are.
+        region_weights: class of a tissue region -> how often it is drawn relative to all other tissue; needs region
+            maps.
+        min_nuclei: slides with fewer nuclei are not used.
         batch: sets of views per batch and device.
         seed: seed of weights and views.
         precision: "32-true" or "bf16-mixed".
@@ -70,7 +70,7 @@ class MuseConfig:
             raise ConfigError("sources: the list is empty; name tissue with nucleus positions")
 
     def pair(self, source: NucleusSource, partner: Path | None) -> NucleusSource:
-        """A slide of a cohort as a source; ``partner`` is the store of its partner, which MUSE does not read."""
+        """A slide of a cohort as a source; ``partner``, the store of its partner, is ignored."""
         return source
 
     @property
@@ -80,12 +80,12 @@ class MuseConfig:
 
     @property
     def sides_px(self) -> tuple[int, ...]:
-        """Sides of all input squares of the network."""
+        """Sides of all views that the network gets."""
         return (self.views.global_px, *[self.views.local_px] * (self.views.n_local > 0))
 
 
 def require_sound(config: MuseConfig) -> None:
-    """Reject names unknown to this version, and views that the network does not accept, before any data is read.
+    """Reject unknown names, and views that the network does not accept, before any data is read.
 
     Raises:
         ConfigError: a setting is wrong.

@@ -34,7 +34,7 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Log
 
-MPP_TOLERANCE = 1.005  # by which views may be finer than an image: mpps of scanners are not round
+MPP_TOLERANCE = 1.005  # views may be finer than an image by this factor, because mpps of scanners are not round
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class PretrainData:
     Attributes:
         images: images of all sources.
         colours: (N, 3, 4) map in optical density of each image.
-        reference: reference to which the maps normalise.
+        reference: colour reference of the maps.
         sources: source of each of the N images.
     """
 
@@ -67,7 +67,7 @@ def read_pretrain_data(
     log: Log = lambda sentence: None,
     region_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PretrainData:
-    """Open every source; no pixels of stores are read, and their positions are written to ``folder`` once.
+    """Open every source without reading pixels of stores; positions of nuclei are indexed once in ``folder``.
 
     Args:
         sources: sources of the config.
@@ -78,9 +78,9 @@ def read_pretrain_data(
         region_weights: weights of the region classes, as in ``MuseConfig``; pictures have no regions.
 
     Raises:
-        ConfigError: no image is left, or there is no folder or picture.
+        ConfigError: no image is left, or a folder or picture is missing.
         LabelError: a picture or its labels cannot be read, or no name contains a word of ``exclude``.
-        ModelError: the detector is not there.
+        ModelError: the detector is missing.
         MppError: views are finer than an image.
         NucleiError: proposals cannot be read, or belong to another slide.
         StoreError: a store, a ``colour.json`` or a region map is missing or damaged.
@@ -106,10 +106,10 @@ def read_pretrain_data(
 
 
 def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
-    """Reject pretraining on patients of the evaluation.
+    """Require that no patient is in both pretraining and evaluation.
 
     Raises:
-        LabelError: a patient is on both sides.
+        LabelError: a patient is in both.
     """
     judged = {patient for source in held for patient in patients_in(source)}
     if shared := sorted(judged & set(patients)):
@@ -146,10 +146,10 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
 
 def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights) -> NucleusSlide:
     store = open_store(source.store)
-    # Views of a set overlap, and read the same few chunks.
+    # The views of a set overlap, so they read the same few chunks.
     store.share_chunks()
     slide_mpp = max(store.slide_mpp)
-    # A store that is finer than its slide was enlarged and shows no finer detail than the slide.
+    # A store finer than its slide was enlarged and has no more detail than the slide.
     is_enlarged = slide_mpp > store.mpp * MAX_COARSER
     require_fine(store.slide_id, slide_mpp if is_enlarged else store.mpp, finest_mpp)
     return NucleusSlide(
@@ -165,7 +165,7 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions:
 
 
 def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWeights) -> Path:
-    """The folder of the index of a slide's proposals, made if it is not there yet."""
+    """The folder with the index of a slide's proposals, which is made if necessary."""
     proposals = source.proposals
     if read_provenance(proposals).fingerprint != store.fingerprint:
         raise NucleiError(f"{proposals}: contains nuclei of a slide other than {store.path}; correct one of them")
@@ -191,7 +191,7 @@ class RegionWeights:
     """Weights of nuclei by their tissue region.
 
     Attributes:
-        weights: weight by class; nuclei elsewhere weigh 1.
+        weights: weight by class; nuclei elsewhere have the weight 1.
         log: callback for a line on a slide whose region model failed.
     """
 
@@ -224,7 +224,7 @@ class RegionWeights:
                 f"region_weights: the region map of slide '{info.slide_id}' has no class {some_of(unknown)}; its "
                 f"classes are {', '.join(names)}"
             )
-        weights = np.array([*(self.weights.get(name, 1.0) for name in names), 1.0])  # the last: of no region
+        weights = np.array([*(self.weights.get(name, 1.0) for name in names), 1.0])  # last: outside regions
         return weights[found.columns(xy).region]
 
     def require_use(self, images: Sequence[NucleusImage]) -> None:
@@ -233,7 +233,7 @@ class RegionWeights:
         Raises:
             ConfigError: the message names the weights.
         """
-        # The extent is the sum of the cells' weights, and their number if every nucleus weighs 1.
+        # The extent is the sum of the cells' weights, which is their number if every nucleus has the weight 1.
         if self.weights and all(image.nuclei.extent == len(image.nuclei.occupied) for image in images):
             raise ConfigError(
                 f"region_weights: no slide has nuclei in {' or '.join(self.weights)}; correct the names of the classes "

@@ -1,8 +1,8 @@
 """MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170), on views of the same tissue that share nuclei.
 
 A student learns to predict, from a nucleus in one view, what an averaged teacher predicts from the same nucleus in
-another view at another scale; and likewise for whole views, as in DINO. Details that the paper does not specify follow
-DINO and related methods (``docs/guide/pretraining.md``).
+another view at another scale; the same is done for whole views, as in DINO. Details that the paper does not specify
+follow DINO and related methods (``docs/guide/pretraining.md``).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Projector(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.prototypes = nn.Parameter(torch.empty(n_prototypes, bottleneck))
-        # Initial lengths as in DINO: only directions matter, and longer vectors turn more slowly.
+        # Initial norms as in DINO; only directions matter, but longer vectors turn more slowly.
         nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C) -> (N, K), in float32: cosines divided by a temperature of 0.04 need that precision."""
+        """(N, C) -> (N, K), in float32 because cosines are later divided by temperatures as low as 0.04."""
         latent = self.layers(features).float()
         with torch.autocast(latent.device.type, enabled=False):
             return functional.normalize(latent, dim=-1) @ functional.normalize(self.prototypes, dim=-1).T
@@ -63,10 +63,10 @@ class Projector(nn.Module):
 
 BALANCES = ("centring", "sinkhorn")
 CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
-MAX_WIDTH = 1 << 18  # four times DINO's prototypes
+MAX_WIDTH = 1 << 18  # four times the number of prototypes in DINO
 Width = Annotated[int, Between(2, MAX_WIDTH)]
 Temperature = Annotated[float, Between(1e-3, 10)]
-HALF_OCTAVE = 0.5  # mpps that differ by more are two scales
+HALF_OCTAVE = 0.5  # mpps that differ by more count as two scales
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SelfDistillationSettings:
     Attributes:
         nucleus_weight: weight of the loss at shared nuclei.
         image_weight: weight of the loss of whole views.
-        balance: "centring" with sharpening, or "sinkhorn", which keeps the teacher from collapsing.
+        balance: "centring" (with sharpening) or "sinkhorn"; both keep the teacher from collapsing.
         n_prototypes: prototypes of each projector.
         hidden: width of the hidden layers of each projector.
         bottleneck: width of the normalised vectors.
@@ -84,7 +84,7 @@ class SelfDistillationSettings:
         teacher_temperature: (initial, final) temperature of the teacher's softmax.
         teacher_warmup: fraction of the run over which the temperature changes linearly.
         momentum: initial momentum of the teacher; rises to 1 along a cosine.
-        frozen: fraction of the run in which the prototypes are not updated.
+        frozen: fraction of the run, at its beginning, in which the prototypes are not updated.
     """
 
     nucleus_weight: NotNegative = 1.0
@@ -105,7 +105,7 @@ class SelfDistillationSettings:
 
 
 class Level(nn.Module):
-    """Agreement of student and teacher on nuclei or on whole views: two projectors and the teacher's balance.
+    """Loss between student and teacher on nuclei or on whole views, with two projectors.
 
     Args:
         channels: channels of the features.
@@ -119,7 +119,7 @@ class Level(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(settings.n_prototypes))
         self.register_buffer("use", torch.zeros(settings.n_prototypes))
-        self._sums: list[Tensor] = []  # of the teacher's output; no buffer, since none of it outlives a step
+        self._sums: list[Tensor] = []  # sums of the teacher's output; no buffer, because they are used within a step
 
     @torch.no_grad()
     def targets(self, features: Tensor, progress: float) -> Tensor:
@@ -133,7 +133,7 @@ class Level(nn.Module):
             targets = centred_targets(logits, self.centre, temperature)
         likeliest = targets.argmax(-1)
         chosen = torch.zeros_like(self.use).index_add_(0, likeliest, torch.ones_like(likeliest).float())
-        # Sums of logits, counts of first prototypes and number of rows: one tensor, for one exchange per step.
+        # Sums of logits, counts of likeliest prototypes and number of rows in one tensor, exchanged once per step.
         self._sums.append(torch.cat([logits.float().sum(0), chosen, chosen.new_full((1,), len(logits))]))
         return targets
 
@@ -142,23 +142,23 @@ class Level(nn.Module):
         return cross_entropy(targets, self.student(features), self.settings.student_temperature)
 
     def freeze(self) -> None:
-        """Keep the prototypes fixed in this step: without a gradient an optimiser neither moves nor shrinks them."""
+        """Keep the prototypes fixed in this step; an optimiser skips parameters without a gradient."""
         self.student.prototypes.grad = None
 
     @torch.no_grad()
     def update(self, momentum: float) -> None:
-        """Move the teacher, and the centre to the mean logit of the step in all processes."""
+        """Update the teacher's projector, and its centre with the mean logit of the step over all processes."""
         for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
         sums, self._sums, n = self._sums, [], len(self.centre)
         logits, chosen, n_rows = all_sum(sum(sums, self.centre.new_zeros(2 * n + 1))).split((n, n, 1))
         any_row, n_rows = (n_rows > 0).to(logits), n_rows.clamp(min=1)
-        # The centres of DINO's equation 4; a step without rows, as of nuclei that no views share, leaves them.
+        # Centring by DINO's equation 4; a step without rows, for example without shared nuclei, changes nothing.
         self.centre.lerp_(logits / n_rows, (1 - CENTRE_MOMENTUM) * any_row)
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Fraction of the prototypes that are the nearest of any row, over about the last hundred steps."""
+        """Fraction of the prototypes that were the likeliest of some row in about the last hundred steps."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
@@ -166,7 +166,7 @@ class MusePretraining(Method):
     """Student, averaged teacher, and the losses between them.
 
     Args:
-        backbone: the initial student; the teacher begins as its copy.
+        backbone: the initial student; the teacher starts as a copy of it.
         settings: settings of losses and projectors.
         n_local: local views of each set.
     """
@@ -180,11 +180,11 @@ class MusePretraining(Method):
         self.image = Level(backbone.image_channels, settings) if settings.image_weight else None
 
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Cross-entropies over shared nuclei and over views, their weighted sum, and the run's gauges.
+        """Compute the cross-entropies over shared nuclei and over views, their weighted sum, and diagnostics.
 
-        Gauges, at steps that are logged: shared nuclei per pair of views; ``entropy_*`` of the teacher as a share of
-        the largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1 if they point in all directions;
-        share of prototypes in use; ``scale_gap``, the mean loss of nuclei at two scales minus that at one.
+        Diagnostics, at logged steps: shared nuclei per pair of views; ``entropy_*`` of the teacher as a share of the
+        largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1 if they point in all directions; the
+        share of prototypes in use; ``scale_gap``, the mean loss of nuclei seen at two scales minus that at one.
         """
         with torch.no_grad():
             teachers = _encode_views(self.teacher, batch.global_views, 2)
@@ -208,14 +208,14 @@ class MusePretraining(Method):
         for teacher in range(2):
             numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
             read = [_read_rows(teachers[teacher], batch.teacher_xy[n], lattice, rows[n]) for n in numbers]
-            # All pairs of a teacher's view together: one pass of its projector, and one Sinkhorn-Knopp assignment.
+            # All pairs of a teacher's view are computed together: one projector pass and one Sinkhorn-Knopp assignment.
             pred = level.targets(torch.cat(read), progress).split([len(part) for part in read])
             for n, target in zip(numbers, pred, strict=True):
                 ours = _read_rows(students[self.pairs[n][1]], batch.student_xy[n], lattice, rows[n])
                 losses.append(level.loss(target, ours))
             vectors += read
             targets += pred
-        # Over all processes, whose pairs have different numbers of nuclei; gradients are averaged later.
+        # Averaged over all processes, whose pairs have different numbers of nuclei; gradients are averaged later.
         n_rows = all_sum(batch.shared.sum((1, 2)).float())
         totals = [one.sum() * n_processes() / n for one, n in zip(losses, n_rows.clamp(min=1), strict=True)]
         found = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
@@ -223,7 +223,7 @@ class MusePretraining(Method):
             return found
         n_pairs = all_sum(n_rows.new_full((), batch.octaves.numel()))
         most = batch.shared.shape[2]
-        # Rows are numbered through (B, M): the quotient is the number of the set.
+        # Rows are flat indices into (B, M), so the quotient is the index of the set.
         octaves = [batch.octaves[n].index_select(0, chosen // most) for n, chosen in enumerate(rows)]
         return {
             **found,
@@ -249,14 +249,14 @@ class MusePretraining(Method):
         return _mean(torch.cat([_entropy(one) for one in targets])) / math.log(self.settings.n_prototypes)
 
     def before_step(self, turn: str, progress: float) -> None:
-        """Freeze the prototypes at first."""
+        """Freeze the prototypes at the beginning of the run."""
         if progress < self.settings.frozen:
             for level in self._levels():
                 level.freeze()
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Update the teacher's weights; its batch norms have the statistics of its own batches, as in DINO."""
+        """Update the teacher's weights; its batch norms keep statistics of its own batches, as in DINO."""
         momentum = 1 - (1 - self.settings.momentum) * (math.cos(math.pi * progress) + 1) / 2
         for average, current in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
@@ -280,7 +280,7 @@ def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Featur
 def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
     """For each pair, the flat indices into (B, M) of its existing nuclei.
 
-    Both lines synchronise with the device; indexing with ``shared`` would do so for each view of each pair.
+    This synchronises with the device twice; indexing with ``shared`` would do so for each view of each pair.
     """
     _, rows = shared.flatten(1).nonzero(as_tuple=True)
     return list(rows.split(shared.sum((1, 2)).tolist()))
@@ -295,17 +295,17 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)
 
 
-# Gauges are computed over the rows of all processes; a single process may have few or none.
+# Diagnostics are computed over the rows of all processes, because a single process may have few or none.
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean of all rows (N,); 0 where there are none."""
+    """Mean of all rows (N,); 0 without rows."""
     total, n_rows = all_sum(torch.stack([values.sum(), values.new_full((), len(values))]))
     return total / n_rows.clamp(min=1)
 
 
 def _spread(vectors: Tensor) -> Tensor:
-    """Standard deviation of unit vectors (N, D), relative to that of uniform directions; 0 below two."""
+    """Standard deviation of unit vectors (N, D), relative to that of uniform directions; 0 for fewer than two."""
     unit = functional.normalize(vectors.float(), dim=-1)
     n_rows = all_sum(unit.new_full((), len(unit)))
     mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)

@@ -44,7 +44,7 @@ class MuseRecipe(Recipe):
     Config = MuseConfig
 
     def stages(self, config: MuseConfig, folder: Path) -> Sequence[Stage]:
-        """The pretraining."""
+        """Return the only stage, the pretraining."""
         return (MuseStage(config, folder),)
 
 
@@ -106,12 +106,12 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         )
 
     def build(self, data: PretrainData) -> Method:
-        """Student and teacher."""
+        """Build student and teacher."""
         config = self.config
         return MusePretraining(self.build_backbone(), config.distillation, config.views.n_local)
 
     def build_backbone(self) -> Backbone:
-        """A backbone with the weights of the checkpoint, if there is one."""
+        """Build the backbone, with the weights of the checkpoint if there is one."""
         backbone = BACKBONES[self.config.backbone]().to(memory_format=torch.channels_last)
         if self._start is not None:
             load_backbone(backbone, self._start, self.config.trust_pickle)
@@ -132,17 +132,17 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse and, with labelled nuclei held back, scores of the teacher."""
+        """An alarm for collapse and, if labelled nuclei are held out, scores of the teacher."""
         return (CollapseAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
     def validation(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """Scores of the backbone on the held nuclei; the best one is kept."""
+        """Scores of the backbone on the held-out nuclei; the best backbone is kept."""
         if not self._held:
             return ()
 
         def keep(done: int, scores: dict[str, float]) -> None:
             trained = self.checkpoint(data, method)
-            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})  # chose weights
+            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})  # choose weights
             meta = {**trained.meta, "step": done, "patients": patients, **scores}
             save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
 
@@ -162,7 +162,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             "backbone": config.backbone,
             "window_px": config.views.global_px,
             "mpp": config.middle_mpp,
-            "resample_positions": False,  # the table is as trained
+            "resample_positions": False,  # the positional table is used as trained
             "config": plain_settings(config, portable=True),
             "colour": dataclasses.asdict(data.reference),
             "images": sorted({image.name for image in data.images} | seen.images),
@@ -173,12 +173,12 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return Checkpoint(method.trained().state_dict(), {}, meta)
 
 
-LIMITS = {  # name -> (least, most) of a run that still learns; healthy ones keep far from either
+LIMITS = {  # name -> (least, most) in a run that still learns; healthy runs stay far from both
     "entropy_nucleus": (0.01, 0.995),
     "entropy_image": (0.01, 0.999),
     "spread": (0.05, float("inf")),
 }
-OF_NUCLEI = {"entropy_nucleus", "spread"}  # unknown where a step's views share none
+OF_NUCLEI = {"entropy_nucleus", "spread"}  # missing at steps whose views share no nucleus
 
 
 class CollapseAlarm(Alarm):
@@ -200,7 +200,7 @@ class CollapseAlarm(Alarm):
             if shares_none and name in OF_NUCLEI:
                 continue
             if name not in OF_NUCLEI and "entropy_nucleus" in losses:
-                continue  # whole views of uniform tissue may look alike while nuclei differ
+                continue  # whole views of uniform tissue may have similar vectors while nuclei differ
             value = losses.get(name, least)
             if self.persists(name, not least <= value <= most):
                 seen = "nuclei" if name in OF_NUCLEI else "views"
@@ -217,7 +217,7 @@ RADIUS_UM, SUBPIXEL_BITS = 4.0, 4
 
 
 def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
-    """Draw a few sets, one below another, global views first; a nucleus has the same colour in all views of its set."""
+    """Draw a few sets of views in rows, global views first; a nucleus has the same colour in all views of its set."""
     generator = np.random.default_rng(seed_of_step(seed, 0))
     rows = [_draw_set(sample(generator)) for _ in range(N_SETS)]
     width = max(row.shape[1] for row in rows)
@@ -230,7 +230,7 @@ def _draw_set(views: ViewSet) -> np.ndarray:
     colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
     pictures = []
     for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
-        partners = [one for one in (0, 1) if one != number]  # the teacher sees global views
+        partners = [one for one in (0, 1) if one != number]  # the teacher only gets global views
         shared = np.unique(np.concatenate([views.shared(one, number) for one in partners]))
         picture = cv2.resize(view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
         for nucleus in shared.tolist():

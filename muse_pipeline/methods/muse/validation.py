@@ -1,4 +1,4 @@
-"""Accuracy of nearest-neighbour classification of nuclei by the features of a teacher during training.
+"""Accuracy of nearest-neighbour classification of nuclei by a teacher's features, measured during training.
 
 Nuclei are read as points, each in exactly one window.
 """
@@ -48,13 +48,13 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     if not len(nuclei):
         return []
     start, size_px = np.array(image.annotated_box[:2]), np.array(image.pixels.shape[1::-1])
-    # As in the authors' evaluation: cells of 224 px tile the annotated area, each in the middle of its window.
-    cell_px = min(AUTHORS_CELL_PX, window_px)  # a smaller window would not hold the nuclei of its cell
+    # As in the authors' evaluation, cells of 224 px tile the annotated area, and each is centred in its window.
+    cell_px = min(AUTHORS_CELL_PX, window_px)  # otherwise a small window would not contain all nuclei of its cell
     cells = np.floor((nuclei.xy - start) / cell_px).astype(int)
     origins = start + cells * cell_px + (cell_px - window_px) // 2
     origins = np.clip(origins, 0, np.maximum(size_px - window_px, 0))
     origins = np.where(size_px < window_px, (size_px - window_px) // 2, origins)
-    unique, member = np.unique(origins, axis=0, return_inverse=True)  # cells whose windows coincide share one
+    unique, member = np.unique(origins, axis=0, return_inverse=True)  # cells with the same window share it
     member = member.ravel()
     return [
         PointWindow(
@@ -75,7 +75,7 @@ def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> np
     return np.pad(pixels, ((top, below), (left, right), (0, 0)), mode="reflect")
 
 
-BATCH = 10  # the authors'
+BATCH = 10  # as in the authors' code
 
 
 class PointSet:
@@ -138,10 +138,10 @@ def classify_by_neighbours(bank: Tensor, bank_label: Tensor, query: Tensor, n_cl
         bank_label: (N,) class index.
         query: (M, D).
         n_classes: C.
-        k: number of neighbours that vote; at most all of the bank.
+        k: number of neighbours that vote; at most the size of the bank.
 
     Returns:
-        (M,) class index; the lower one for equal weights.
+        (M,) class index; the lower one if votes are equal.
     """
     bank, query = functional.normalize(bank.float(), dim=1), functional.normalize(query.float(), dim=1)
     predictions = [torch.zeros(0, dtype=torch.long)]
@@ -159,8 +159,8 @@ MAX_IMAGES = 40
 def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]:
     """Read at most ``MAX_IMAGES`` images with nuclei of known class at ``mpp``, spread evenly.
 
-    Classes are those of the sources' class maps. The list is empty if a source has no map, or if all nuclei are of one
-    class or one patient.
+    Classes are taken from the class maps of the sources. The list is empty if a source has no map, or if all nuclei
+    belong to one class or one patient.
 
     Raises:
         LabelError: a picture or its labels cannot be read.
@@ -181,7 +181,7 @@ def known(image: LabelledImage) -> np.ndarray:
 
 
 def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
-    """Accuracy in percent, as ``SCORE``, of held nuclei by their nearest neighbours in other held patients."""
+    """Accuracy in percent (``SCORE``) of classifying held-out nuclei by neighbours in other held-out patients."""
     device, was_training = next(backbone.parameters()).device, backbone.training
     features = point_features(backbone, points, device)
     backbone.train(was_training)
@@ -189,7 +189,7 @@ def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
 
 
 def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> float:
-    """Percent of P nuclei whose class is that of their ``K`` nearest neighbours in other patients.
+    """Percentage of P nuclei that are classified correctly by ``K`` nearest neighbours in other patients.
 
     Args:
         features: (P, D).

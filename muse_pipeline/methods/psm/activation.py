@@ -1,4 +1,4 @@
-"""PSM's first stage: a network is trained to give a window and its half turn the same output (arXiv 2210.07862)."""
+"""PSM's first stage: a network learns the same output for a window and its half turn (arXiv 2210.07862)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from muse_pipeline.training.stages import TrainingStage
 
 
 class PriorSelfActivation(Method):
-    """Training of a network to give a window and its half turn the same output (arXiv 2210.07862).
+    """Training of a network to have the same output for a window and its half turn (arXiv 2210.07862).
 
-    The loss is the mean of ``|f(x) - f(rot180 x)|``; a constant f is a solution, which nothing prevents.
+    The loss is the mean of ``|f(x) - f(rot180 x)|``; nothing prevents the trivial solution of a constant f.
 
     Args:
         network: the network, which has one output.
@@ -32,7 +32,7 @@ class PriorSelfActivation(Method):
         self.network = network
 
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
-        """Loss of (B, 3, S, S) windows, from one pass, so that batch norms see both orientations alike."""
+        """Loss of (B, 3, S, S) windows; one pass gives both orientations the same batch statistics."""
         output, turned = self.network(torch.cat((batch, batch.flip(2, 3)))).chunk(2)
         return {"loss": (output - turned).abs().mean()}
 

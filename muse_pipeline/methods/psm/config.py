@@ -37,7 +37,7 @@ class ActivationSettings:
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """Conversion of masks to instances, which are cut at necks and pale lines.
+    """Conversion of masks to instances; masks are cut at necks and pale lines.
 
     Attributes:
         min_area_um2: smaller instances are left out.
@@ -77,12 +77,12 @@ class DetectorSettings:
 
 @dataclass(frozen=True)
 class SelfTrainingSettings:
-    """Last stage: detectors trained on the detections of the previous one, with the same training settings.
+    """Last stage: further detectors, each trained on the detections of the previous one with the same settings.
 
     Attributes:
         rounds: number of rounds; 0 omits the stage.
-        threshold: lowest score of a detected nucleus that is used as a label; below that of ``detector.export``, so
-            that each round finds more.
+        threshold: lowest score of detections that are used as labels; lower than that of ``detector.export``, so that
+            each round finds more.
     """
 
     rounds: Annotated[int, Between(0, 10)] = 1
@@ -91,7 +91,7 @@ class SelfTrainingSettings:
 
 @dataclass(frozen=True)
 class PsmConfig(ModelSettings):
-    """A run that trains a detector on unlabelled tissue.
+    """Settings of a run that trains a detector on unlabelled tissue.
 
     Settings that are not described here are those of ``ModelSettings``.
 
@@ -106,7 +106,7 @@ class PsmConfig(ModelSettings):
         activation: first stage, for ``masks: activation`` only.
         labels: settings of the conversion of masks to instances.
         detector: the instance network.
-        self_training: last stage, trained on the detector's own detections.
+        self_training: last stage, which trains on the detector's own detections.
         method: "psm".
     """
 
@@ -124,7 +124,7 @@ class PsmConfig(ModelSettings):
     method: str = "psm"
 
     def __post_init__(self) -> None:
-        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # which any mask is judged by
+        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # used for all masks
         if self.masks != "activation" and (changed := dict(unread.items() - vars(MaskSettings()).items())):
             raise ConfigError(
                 f"mask_settings.{min(changed)} is a setting of `masks: activation`, and masks is '{self.masks}'"

@@ -49,9 +49,9 @@ COLOUR = (128, 64, 192)
 
 
 class MasksStage(PreparedStage):
-    """Writes every crop that is not rejected, and its mask (0 background, 255 nucleus), under the same name.
+    """Writes all crops that are not rejected, and their masks (0 background, 255 nucleus) under the same names.
 
-    A threshold or clusters are fitted to each picture and to each store: stains differ between slides.
+    The threshold or clusters are fitted to each picture or store, because stains differ between slides.
 
     Args:
         config: settings of the run.
@@ -100,7 +100,7 @@ class MasksStage(PreparedStage):
                 n_kept += 1
         if rejected:
             which = f"first {rejected[0]}"
-            log(f"{len(rejected)} crops are left out, because nuclei cover none or too much of them: {which}")
+            log(f"{len(rejected)} crops are left out, because nuclei cover nothing or too much of them: {which}")
         if not n_kept:
             raise ConfigError(
                 f"no nuclei were found in any of {len(rejected)} crops of tissue; name H&E tissue that contains some "
@@ -135,12 +135,12 @@ def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.
 
 
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # of the density by which a mask is cut; half that of ``proposals.otsu_mask``
-MOST = 65535  # instances of a picture in 16 bits
+BLUR_UM = 0.25  # sigma for the density that masks are cut along; half that of ``proposals.otsu_mask``
+MOST = 65535  # largest number of instances in a 16-bit picture
 
 
 def label_source(folder: Path, mpp: float) -> LabelSource:
-    """The label source of the files that ``write_found`` left in ``folder``."""
+    """The label source of the files that ``write_found`` wrote to ``folder``."""
     return LabelSource(
         folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
     )
@@ -169,19 +169,19 @@ def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> 
     return drop_small_labels(instances, config.labels.min_area_um2 / config.mpp**2)
 
 
-FRAGMENT_UM2 = 2.0  # what overlap leaves of an instance; nuclei cut by the picture's border are to be learnt
-SURROUND_UM = 32.0  # mirrored around a picture: nuclei at its border are found as those inside are
+FRAGMENT_UM2 = 2.0  # smaller remainders of overlapped instances are dropped; nuclei cut by the border are kept
+SURROUND_UM = 32.0  # width of the mirrored border, so that nuclei at the border of a picture are found like others
 
 
 def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
-    """Nuclei of a picture (h, w, 3) at the detector's mpp, by ascending score; also just beyond its border.
+    """Nuclei in, and just beyond the border of, a picture (h, w, 3) at the detector's mpp, by ascending score.
 
     The picture's stains are normalised to ``reference``.
     """
     margin = round(SURROUND_UM / predictor.card.mpp)
     colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
     found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
-    # ``rings_to_labels`` paints later rings over earlier ones: of two that overlap the surer one stays whole.
+    # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus of higher score is kept whole.
     found = found[np.argsort(found.score, kind="stable")]
     return replace(found, xy=found.xy - margin)
 
@@ -217,10 +217,10 @@ class LabelsStage(PreparedStage):
 
 
 class FoundLabelsStage(PreparedStage):
-    """Writes the pictures of ``labels`` again with the nuclei found by a detector and outlined as by its export.
+    """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as after its export.
 
     Args:
-        config: settings of the detector's training, with the lowest score of a nucleus as ``export.threshold``.
+        config: settings of the detector's training; ``export.threshold`` is the lowest score of a label.
         detector: checkpoint of the detector.
         labels: folder with the pictures.
         folder: folder of the stage.
@@ -275,7 +275,7 @@ class PsmRecipe(Recipe):
     ends_in_model = True
 
     def stages(self, config: PsmConfig, folder: Path) -> Sequence[Stage]:
-        """The stages of the config's settings."""
+        """Return the stages for these settings."""
         stages: list[Stage] = []
 
         def add(name: str, make: Callable[[Path], Stage]) -> Path:

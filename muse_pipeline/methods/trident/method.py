@@ -34,7 +34,7 @@ class AlignmentSettings:
 
     Attributes:
         branches: 3 aligns two H&E views and the partner (TriDeNT), 2 one H&E view and the partner (More From Less), 1
-            two H&E views alone (a Siamese network, as a control).
+            only two H&E views (a Siamese network, as a control).
         loss: "vicreg" or "infonce".
         image_weight: weight of the loss over image vectors; 0 turns it off.
         nucleus_weight: weight of the loss over features at nuclei that both H&E views share; 0 turns it off.
@@ -51,7 +51,7 @@ class AlignmentSettings:
     loss: Annotated[str, OneOf(LOSSES)] = "vicreg"
     image_weight: NotNegative = 1.0
     nucleus_weight: NotNegative = 0.0
-    # The weights of VICReg, which TriDeNT keeps.
+    # VICReg's weights, which TriDeNT uses too.
     invariance: NotNegative = 25.0
     variance: NotNegative = 25.0
     covariance: NotNegative = 1.0
@@ -67,7 +67,7 @@ class AlignmentSettings:
 
 @dataclass(frozen=True)
 class TridentConfig(MuseConfig):
-    """A run on H&E tissue with partners. Settings that are not described here are those of ``MuseConfig``.
+    """Settings of a run on H&E tissue with partners; those not described here are in ``MuseConfig``.
 
     Attributes:
         backbone: registered name of the H&E network.
@@ -78,7 +78,7 @@ class TridentConfig(MuseConfig):
             run's result.
         weight: factor of the alignment loss when MUSE's loss is added.
         checkpoint: initial weights of the H&E network, as in ``MuseConfig``.
-        views: settings of H&E views; local views are for MUSE's loss alone, and there are none without it.
+        views: settings of H&E views; local views are only used with MUSE's loss.
         method: "trident".
     """
 
@@ -86,7 +86,7 @@ class TridentConfig(MuseConfig):
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     partner_backbone: str | None = None
     distillation: SelfDistillationSettings | None = None
-    # A tenth of MUSE's loss, after division by VICReg's own factor of 25.
+    # A tenth of the weight of MUSE's loss, divided by VICReg's own factor of 25.
     weight: NotNegative = 0.004
     views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
     batch: Annotated[int, Between(2)] = 16
@@ -126,17 +126,17 @@ def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
 
 
 def in_float(values: Tensor) -> Tensor:
-    """``values`` with at least 32 bits: losses and positions need more than half precision."""
+    """``values`` with at least 32 bits, because half precision is too coarse for losses and positions."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
-    """Apply ``network`` to rows (N, C), also to a single row, which batch norms reject in training."""
+    """Apply ``network`` to rows (N, C), even to a single one, which batch norms reject in training."""
     return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
 
 
 class Level(nn.Module):
-    """Agreement of branches on image vectors or nuclei: projectors, loss and gauges.
+    """Loss between branches on image vectors or nuclei, with projectors and diagnostics.
 
     Args:
         channels: channels of the H&E features.
@@ -153,17 +153,17 @@ class Level(nn.Module):
             self.partner = build_projector(partner_channels, settings.hidden, settings.width)
 
     def forward(self, he: Sequence[Tensor], partner: Tensor | None, known: Tensor) -> dict[str, Tensor]:
-        """Loss and gauges over the rows of all processes.
+        """Compute loss and diagnostics over the rows of all processes.
 
         Args:
             he: one or two of (N, C), features of the H&E branches.
-            partner: (K, C') of the known rows; None without a partner.
+            partner: (K, C') features of the known rows; None without a partner.
             known: (N,) bool, K of them.
         """
         branches = [gather_rows(in_float(apply_to_rows(self.he, rows))) for rows in he]
         masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=known.device)] * len(branches)
         if partner is not None:
-            # The projector gets real partners alone, so that the zeros of missing ones do not enter its batch norms.
+            # The projector gets only existing partners, so that zeros of missing ones do not affect its batch norms.
             rows = in_float(apply_to_rows(self.partner, partner))
             every = rows.new_zeros(len(known), rows.shape[1]).index_put((known.nonzero()[:, 0],), rows)
             branches.append(gather_rows(every))
@@ -185,17 +185,17 @@ class Level(nn.Module):
 
 
 def measure_spread(rows: Tensor) -> dict[str, Tensor]:
-    """Gauges of collapse of rows (N, D).
+    """Diagnostics of collapse for rows (N, D).
 
     ``std`` is the mean standard deviation of a dimension; ``spread`` that of unit vectors, 1 where they point in all
-    directions; ``rank`` the effective rank (squared trace of the covariance over its squared norm) as a share of the
+    directions; ``rank`` the effective rank (squared trace of the covariance / its squared norm) as a share of the
     largest possible.
     """
     n, width = rows.shape
     if n < 2:
         return dict.fromkeys(("std", "spread", "rank"), rows.new_zeros(()))
     centred, unit = rows - rows.mean(0), functional.normalize(rows, dim=1)
-    # Both products have the same trace and norm; the smaller one is cheaper.
+    # The trace and norm of both products are equal; the smaller one is cheaper.
     gram = centred.T @ centred if width < n else centred @ centred.T
     rank = gram.diagonal().sum().square() / gram.square().sum().clamp(min=1e-30)
     return {
@@ -222,7 +222,7 @@ class Trident(Method):
         self.nucleus = Level(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
 
     def losses(self, batch: PairBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """The weighted sum over levels, and the terms and gauges of each level (``measure_spread``).
+        """Compute the weighted sum over levels, and the terms and diagnostics (``measure_spread``) of each level.
 
         ``partners`` is the share of samples that have a partner.
         """
@@ -239,7 +239,7 @@ class Trident(Method):
         return {"loss": loss, **found}
 
     def _encode_he(self, batch: PairBatch) -> list[Features]:
-        """Features of the two global views, or of the first alone with two branches."""
+        """Features of both global views, or only of the first with two branches."""
         pixels, colour = batch.views.global_views
         n = 1 if self.settings.branches == 2 else 2
         pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
@@ -250,7 +250,7 @@ class Trident(Method):
         if self.partner is None:
             return None
         pixels = batch.partner.image
-        # A partner keeps its own colours: the reference is one of H&E.
+        # A partner keeps its own colours, because the reference is for H&E.
         colour = torch.eye(3, 4, dtype=torch.promote_types(pixels.dtype, torch.float), device=pixels.device)
         return self.partner(self.partner.prepare(pixels, colour))
 
@@ -263,11 +263,11 @@ class Trident(Method):
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
         known, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
-        # With two branches there is one H&E view, and the second positions are left over.
+        # With two branches there is only one H&E view, and the positions of the second are not used.
         views = [read_at(in_float(one.dense), xy, lattice)[chosen] for one, xy in zip(he, positions, strict=False)]
         if pictures:
             has = partner.image_known
-            # Partners are cut as the first view is, so that its positions are theirs.
+            # Partners are cut like the first view, so they have the same positions.
             rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[known[has]]
         return self.nucleus(views, rows, known[chosen])
 

@@ -85,19 +85,19 @@ class TridentRecipe(Recipe):
     Config = TridentConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Omit local views without MUSE's loss."""
+        """Turn off local views if MUSE's loss is not used."""
         views = values.get("views") or {}
         if values.get("distillation") is None and isinstance(views, dict):
             values = {**values, "views": {"n_local": 0, **views}}
         return values
 
     def stages(self, config: TridentConfig, folder: Path) -> Sequence[Stage]:
-        """The training."""
+        """Return the only stage, the training."""
         return (TridentStage(config, folder),)
 
 
 class TridentStage(MuseStage):
-    """Training of branches of H&E and partner on a joint loss; otherwise as in MUSE's pretraining."""
+    """Training of H&E and partner branches on a joint loss; all else is as in MUSE's pretraining."""
 
     config: TridentConfig
 
@@ -106,7 +106,7 @@ class TridentStage(MuseStage):
         require_sound_pairs(self.config)
 
     def inputs(self) -> Inputs:
-        """Files of MUSE's run, and partners."""
+        """Files of a MUSE run, and the partners."""
         of_muse = super().inputs()
         partners = [source.partner for source in self.config.sources if source.partner is not None]
         return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
@@ -116,7 +116,7 @@ class TridentStage(MuseStage):
         return read_paired_data(self.config, self.folder / INDEX, log)
 
     def build(self, data: PairedData) -> Method:
-        """An H&E backbone, perhaps initialised from a checkpoint, and a randomly initialised encoder of the partner."""
+        """An H&E backbone, initialised from the checkpoint if there is one, and a random encoder for the partner."""
         config, settings = self.config, self.config.alignment
         backbone = self.build_backbone()
         partner = None
@@ -129,7 +129,7 @@ class TridentStage(MuseStage):
         return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
 
     def batches(self, data: PairedData, device: torch.device) -> Callable[[int], PairBatch | dict[str, Any]]:
-        """Sets of views with their partners; with MUSE's loss, a batch for each method by its name."""
+        """Sets of views with their partners; if MUSE's loss is used, a batch for each method by its name."""
         views = make_batches(self.config, data)
         pairs = PairBatches(views, data.images, data.partners)
         if self.config.distillation is None:
@@ -152,11 +152,11 @@ class TridentStage(MuseStage):
         draw_pairs(batch, self.run_folder.path / "pairs.png")
 
     def monitors(self, data: PairedData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse; with labelled nuclei held back, scores of the H&E backbone."""
+        """An alarm for collapse and, if labelled nuclei are held out, scores of the H&E backbone."""
         return (SpreadAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
 
-LEAST_SPREAD = 0.05  # of runs that still learn; see ``method.measure_spread``
+LEAST_SPREAD = 0.05  # least spread in runs that still learn, see ``method.measure_spread``
 
 
 class SpreadAlarm(Alarm):
@@ -181,7 +181,7 @@ N_PAIRS, GAP_PX = 6, 8
 
 
 def draw_pairs(batch: PairBatch, output: Path) -> None:
-    """Draw a few first views, each above its partner, or above white without one."""
+    """Draw the first views of a few sets, each above its partner, or above white if it has none."""
     he = batch.views.global_views.pixels[: len(batch.views.global_views.pixels) // 2]
     partners = torch.full_like(he, 255)
     partners[batch.partner.image_known] = batch.partner.image

@@ -1,7 +1,7 @@
-"""The settings of UNITPathSSL: data, networks, losses and schedule, each number with its provenance.
+"""The settings of UNITPathSSL: data, networks, losses and schedule, with the source of each number.
 
-"paper" is stated by the paper or its official pages; "code" was read in the authors' settings files; "secondary" is
-a re-implementation or project page by others; "ours" is a choice of this project.
+"paper": the paper or its official pages; "code": the authors' settings files; "secondary": re-implementations or
+project pages by others; "ours": a choice of this project.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class GeneratorSettings:
         most: largest number of channels.
         levels: halvings of the mask.
         noise_dim: length of the noise z.
-        style_dim: length of the style part w.
+        style_dim: length of the style w.
         code_dim: length of the mask's code.
         mapping_layers: layers of the perceptron from z to w.
-        skip_stride: skips from encoder to decoder at this stride and above.
+        skip_stride: smallest stride with skips from encoder to decoder.
         dropout: dropout probability of the code.
     """
 
@@ -79,27 +79,27 @@ class ReaderSettings:
 
 @dataclass(frozen=True)
 class DiscriminatorSettings:
-    """A discriminator and its loss (``models.translation``).
+    """Settings of a discriminator (``models.translation``) and its loss.
 
     Attributes:
         widths: channels of the strided convolutions.
         loss: "least squares", or "logistic" with R1.
         r1_gamma: weight of R1.
-        r1_every: steps from one penalty to the next, which is multiplied by this number.
+        r1_every: interval of R1 in steps; the penalty is multiplied by this number.
     """
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # code, of masks; of pictures ours (code: StyleGAN2's residual one)
-    loss: Annotated[str, OneOf(ADVERSARIAL)] = "least squares"  # code, of masks
-    r1_gamma: NotNegative = 1.0  # code, of pictures
-    r1_every: Count = 16  # ours, as StyleGAN2
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # masks: code; pictures: ours (code: StyleGAN2's network)
+    loss: Annotated[str, OneOf(ADVERSARIAL)] = "least squares"  # masks: code
+    r1_gamma: NotNegative = 1.0  # pictures: code
+    r1_every: Count = 16  # ours, as in StyleGAN2
 
 
 @dataclass(frozen=True)
 class AdaSettings:
-    """Adaptive augmentation before the discriminator of pictures (``losses.gan``).
+    """Settings of the adaptive augmentation before the discriminator of pictures (``losses.gan``).
 
     Attributes:
-        target: target value of the mean sign of real scores.
+        target: target value of the mean sign of scores of real pictures.
         pictures: number of real pictures over which the probability rises from 0 to 1.
     """
 
@@ -116,8 +116,8 @@ class LossWeights:
         mask_gan: adversarial loss of masks that the reader predicts on real tissue.
         cycle: cycle consistency, in both directions.
         instances: instance loss of the reader on rendered tissue.
-        painted: colour prior (``losses.unit``): weight at the first step, and after a quarter of the first stage;
-            it falls linearly in between.
+        painted: colour prior (``losses.unit``): weights at the first step and from a quarter of the first stage on;
+            linear in between.
     """
 
     picture_gan: NotNegative = 1.0  # code
@@ -129,7 +129,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class SecondStageSettings:
-    """Changed settings of the second stage, which begins with a fresh reader and a fresh discriminator of masks.
+    """Settings that differ in the second stage, which begins with a new reader and discriminator of masks.
 
     Attributes:
         steps: length.
@@ -142,40 +142,40 @@ class SecondStageSettings:
 
 @dataclass(frozen=True)
 class UnitConfig(ModelSettings):
-    """A run that trains a detector on unlabelled tissue.
+    """Settings of a run that trains a detector on unlabelled tissue.
 
     Settings that are not described here are those of ``ModelSettings``.
 
     Attributes:
-        schedule: schedule of both stages, except for ``second``; the rate is that of generator and reader, and the
-            weight decay has no effect.
-        sources: unlabelled H&E tissue; the workflow trains on its slides when there are none.
+        schedule: schedule of both stages, except for ``second``; its learning rate is used for generator and reader,
+            and its weight decay is ignored.
+        sources: unlabelled H&E tissue; without sources the workflow trains on its own slides.
         second: length and rate of the second stage.
         mpp: um per pixel of all networks.
-        window_px: side of windows of both domains.
+        window_px: side of the windows of masks and tissue.
         batch: windows of each domain per step (and device).
-        masks: folder that ``muse synthesize masks`` wrote; they are synthesised if not given.
+        masks: output folder of ``muse synthesize masks``; masks are synthesised if not given.
         n_masks: number of synthesised masks.
         mask_px: side of synthesised masks; windows are cut from them.
         tissue: settings of the synthesised tissue.
         checkpoint: initial backbone of the reader, in both stages; random weights without one.
-        colour: "macenko": all tissue, in training and at run time, is normalised to the mean stains of the sources;
-            "identity": it keeps its colours.
-        augmentation: variation of appearance before the reader sees tissue; the settings of geometry and
-            ``partial_colour`` have no effect.
+        colour: "macenko": normalise all tissue, in training and at run time, to the mean stains of the sources;
+            "identity": keep its colours.
+        augmentation: variation of appearance of the reader's input; geometric settings and ``partial_colour`` have no
+            effect.
         discriminator_rate: learning rate of the discriminators, relative to the schedule's.
         betas: betas of Adam.
         eps: epsilon of Adam.
         weights: weights of the losses.
-        generator: masks to tissue.
-        reader: tissue to masks and nuclei.
+        generator: generator of tissue.
+        reader: reader of masks and nuclei.
         pictures: discriminator of tissue.
         mask_discriminator: discriminator of masks.
-        ada: adaptive augmentation before the discriminator of tissue; none unless given.
+        ada: adaptive augmentation before the discriminator of tissue; none by default.
         seed: seed of weights, masks and windows.
         precision: "32-true" or "bf16-mixed".
-        calibrate: whether to measure the score threshold of the export without labels, as in ``validation``;
-            ``export.threshold`` is used if not.
+        calibrate: whether to choose the score threshold of the export without labels (``monitors.SnapshotScorer``);
+            otherwise ``export.threshold`` is used.
         export: settings of the exported detector.
         method: "unit".
     """
@@ -190,7 +190,7 @@ class UnitConfig(ModelSettings):
     n_masks: Annotated[int, Between(1, 1_000_000)] = 10_800  # code
     mask_px: Annotated[int, Between(16, 4096)] = 320  # code: windows are 0.8 of a tile
     tissue: TissueSettings = field(default_factory=TissueSettings)
-    checkpoint: Weights | None = None  # not certain: the authors' ladder starts from an unnamed weight file
+    checkpoint: Weights | None = None  # uncertain: the authors' runs start from an unnamed weight file
     colour: ColourMethod = "macenko"  # ours; the paper has none
     augmentation: Augmentation = field(default_factory=Augmentation)  # ours; the paper has none
     discriminator_rate: Annotated[float, Between(0, 100)] = 1.0  # code
@@ -201,7 +201,7 @@ class UnitConfig(ModelSettings):
     reader: ReaderSettings = field(default_factory=ReaderSettings)
     pictures: DiscriminatorSettings = field(default_factory=lambda: DiscriminatorSettings(loss="logistic"))  # code
     mask_discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
-    ada: AdaSettings | None = None  # code: on; ours: needed below some 5,000 tiles alone
+    ada: AdaSettings | None = None  # code: on; ours: off, as it is needed only below about 5,000 tiles
     seed: Seed = 0
     precision: Precision = "32-true"
     calibrate: bool = True
@@ -211,7 +211,7 @@ class UnitConfig(ModelSettings):
 
 @dataclass(frozen=True)
 class UnitStageConfig(UnitConfig):
-    """Settings of one of the two stages; ``previous`` is the checkpoint of the first."""
+    """Settings of one of both stages; ``previous`` is the first stage's checkpoint, or None in that stage."""
 
     previous: Path | None = None
 
@@ -230,15 +230,15 @@ def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> Unit
     return UnitStageConfig(**{**vars(config), "masks": masks, "schedule": schedule, "previous": previous})
 
 
-THRESHOLD = "validation threshold"  # in the scores of a snapshot
+THRESHOLD = "validation threshold"  # key among the scores of a snapshot
 
 
 def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingProxyType({})) -> DetectorConfig:
-    """The settings of the detector that a run trains: the reader's backbone and instance head, and one class.
+    """The settings of the resulting detector: the reader's backbone and instance head, and one class.
 
     Args:
         config: settings of the run.
-        scores: scores of the snapshot, with its measured score threshold; without one the configured threshold is used.
+        scores: scores of the snapshot with its chosen threshold; without one the configured threshold is used.
     """
     return DetectorConfig(
         **config.of_model(),

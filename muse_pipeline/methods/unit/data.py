@@ -35,7 +35,7 @@ from muse_pipeline.training.stages import PreparedStage
 
 
 class MaskDomain:
-    """Draws windows of masks, turned and mirrored; one ``step`` always gives the same windows.
+    """Draws windows of masks, turned and mirrored; they depend only on the ``step``.
 
     Args:
         masks: masks at least as large as windows.
@@ -52,7 +52,7 @@ class MaskDomain:
 
     def __call__(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The ``batch`` windows of a step and their nuclei, as in ``UnitBatch``."""
-        # Seeded otherwise than tissue, so that the two domains are drawn independently.
+        # Seeded differently from tissue, so that the two domains are drawn independently.
         rng = np.random.default_rng((self.seed, step))
         pictures, xy, rays = zip(*(self._draw(rng) for _ in range(batch)), strict=True)
         most = max(1, *map(len, xy))
@@ -65,7 +65,7 @@ class MaskDomain:
         return np.stack(pictures), padded_xy, padded_rays, label
 
     def nuclei(self, index: int) -> Nuclei:
-        """The fills of a mask, measured at first use, which takes 10 ms for a mask of 320 px."""
+        """The nuclei of a mask without their contours, measured at first use (10 ms for 320 px)."""
         if index not in self._nuclei:
             instances = fills(self.masks[index].instances)
             self._nuclei[index] = label_image_to_nuclei(instances, (self.mpp, self.mpp), self.n_rays)
@@ -98,11 +98,11 @@ def turn_xy(xy: np.ndarray, turn: int, size_px: int) -> np.ndarray:
 
 
 def _ray_permutations(n_rays: int) -> np.ndarray:
-    """(8, R): for every turn, the ray that becomes the k-th."""
+    """(8, R): for every turn, the index of the ray that becomes the k-th."""
     rays = []
     for turn in range(8):
         k = np.arange(n_rays)
-        # Rays of the turned picture are traced back: the steps of ``turn_picture`` are undone, the last one first.
+        # The steps of ``turn_picture`` are undone in reverse order, from rays of the turned picture.
         k = n_rays // 4 - k if turn & 4 else k
         k = -k if turn & 2 else k
         k = n_rays // 2 - k if turn & 1 else k
@@ -111,13 +111,13 @@ def _ray_permutations(n_rays: int) -> np.ndarray:
 
 
 MASKS = "masks"
-MIN_TISSUE, GLASS = 0.5, 200  # least part of a window below this darkest channel
-TRIES = 8  # windows drawn for one with enough tissue
-SAMPLE = 64  # windows that colours are measured on
-STAIN_WINDOWS, STAIN_PX = 8, 128  # of an image, that its stains are fitted on, and their side
-KEPT, KEPT_PX = 8, 512  # pieces of tissue beside the checkpoint, and their side
-MAX_BROWN = 0.02  # of stained blocks; single H&E pictures of five sources have at most 0.004
-DARK, PALE = 20, 40  # percentiles of brightness: nuclei lie below, background above
+MIN_TISSUE, GLASS = 0.5, 200  # least share of pixels whose darkest channel is below this
+TRIES = 8  # attempts to draw a window with enough tissue
+SAMPLE = 64  # windows on which colours are measured
+STAIN_WINDOWS, STAIN_PX = 8, 128  # number and side of the windows of an image to which stains are fitted
+KEPT, KEPT_PX = 8, 512  # number and side of the pictures of tissue saved beside the checkpoint
+MAX_BROWN = 0.02  # largest brown share of stained blocks; H&E pictures of five sources have at most 0.004
+DARK, PALE = 20, 40  # percentiles of brightness; nuclei are darker than the first, background is paler than the second
 
 
 class MasksStage(PreparedStage):
@@ -163,10 +163,10 @@ def checksum_of_masks(folder: Path) -> str:
 
 
 def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[InstanceMask]:
-    """Masks with background and at least one instance that is wider than a pixel.
+    """Read the masks that have background and at least one instance wider than a pixel.
 
     Raises:
-        LabelError: there are none, they are of another mpp or smaller than a window, or nuclei have less than 6 px.
+        LabelError: there are no such masks, masks have another mpp or are too small, or nuclei have less than 6 px.
     """
     masks, mask_mpp = read_masks(folder)
     if abs(mask_mpp / mpp - 1) > 1e-3:
@@ -222,7 +222,7 @@ def fit_stains(image: Image) -> MacenkoFit | None:
 
 
 class TissueWindows:
-    """Draws windows of tissue, turned and mirrored; one ``step`` always gives the same windows.
+    """Draws windows of tissue, turned and mirrored; they depend only on the ``step``.
 
     Args:
         images: pictures and stores at one mpp.
@@ -258,7 +258,7 @@ def has_tissue(window: np.ndarray) -> bool:
 class UnitBatch(NamedTuple):
     """Windows of both domains, drawn independently.
 
-    The nuclei of masks include those just beyond the border of a window, and are padded to the fullest window.
+    The nuclei of masks include those just beyond the border of a window; all windows are padded to the same number.
 
     Attributes:
         masks: (B, 3, S, S) float, -1 to 1, in the colours of ``synthesis_masks``.
@@ -296,7 +296,7 @@ class UnitData:
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
-        """Number -> batch; the same number always gives the same batch."""
+        """Return a function from a step to its batch, which is always the same."""
         masks = MaskDomain(
             self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
         )
@@ -346,7 +346,7 @@ def require_stained(windows: np.ndarray, mpp: float) -> None:
     """Check that windows (N, S, S, 3) uint8 are tissue stained with haematoxylin and eosin.
 
     Raises:
-        ConfigError: the tissue is brown, or fewer than half of the windows have tissue.
+        ConfigError: the tissue is brown, or less than half of the windows have tissue.
     """
     sample = AppearanceSample(mpp)
     for window in windows:

@@ -22,9 +22,9 @@ from muse_pipeline.training.method import Method, Schedule
 
 LOSSES = {"least squares": LeastSquares, "logistic": Logistic}
 MIDPOINT = {"least squares": 0.5, "logistic": 0.0}
-GAUGED, GAUGE_VARIATION = 2, Augmentation()  # windows that gauges are measured on, and how far colours vary for them
-INSIDE = -0.5  # read masks above it, in any channel, are nuclei
-PRIOR_FALLS = 0.25  # part of the first stage
+GAUGED, GAUGE_VARIATION = 2, Augmentation()  # windows used for diagnostics, and their colour variation
+INSIDE = -0.5  # predicted masks above this in any channel are nuclei
+PRIOR_FALLS = 0.25  # share of the first stage in which the weight of the prior falls
 
 
 class Translation(NamedTuple):
@@ -53,7 +53,7 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 class UnitTraining(Method):
-    """Training in which generator and reader take one turn, both discriminators the other.
+    """Training that alternates between generator with reader and both discriminators.
 
     Args:
         config: settings of the stage.
@@ -76,9 +76,9 @@ class UnitTraining(Method):
         self.prior_falls = True
         self.register_buffer("palette", to_unit(torch.from_numpy(palette)))
         self.register_buffer("stains", torch.from_numpy(stains).float())
-        # A buffer, so that penalties and gauges keep their rhythm in a run that is resumed.
+        # A buffer, so that penalties and diagnostics keep their intervals in a resumed run.
         self.register_buffer("step", torch.zeros((), dtype=torch.float64))
-        self._made: list[tuple[Tensor, Tensor]] = []  # rendered tissue and read masks that await the discriminators
+        self._made: list[tuple[Tensor, Tensor]] = []  # rendered tissue and predicted masks for the discriminators' turn
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters of generator and reader, or of both discriminators, as in ``Method``."""
@@ -103,7 +103,7 @@ class UnitTraining(Method):
         return found | (self._gauges(batch, made) if self._is_gauged() else {})
 
     def translate(self, batch: UnitBatch) -> Translation:
-        """Render masks and read them again, read tissue and render it again."""
+        """Compute both cycles: mask to tissue to mask, and tissue to mask to tissue."""
         n = len(batch.masks)
         device = batch.masks.device
         noise, grain = self.draw_noise(n, batch.masks.shape[-1], device)
@@ -118,7 +118,7 @@ class UnitTraining(Method):
         return Translation(rendered, grain, mask_again, read, picture_again, instances)
 
     def vary_colour(self, n: int) -> Tensor:
-        """(n, 3, 4) maps that vary colour for gauges."""
+        """(n, 3, 4) colour maps that vary stains for diagnostics."""
         same = torch.eye(3, 4, device=self.stains.device).expand(n, 3, 4)
         return vary_colour(same, self.stains, GAUGE_VARIATION, torch.default_generator)
 
@@ -136,10 +136,10 @@ class UnitTraining(Method):
         self.step += 1
 
     def _vary(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Varied input of the reader, and its colour maps; noise between the networks removes hidden codes."""
+        """Augmented input of the reader, and its colour maps. The noise prevents networks from passing hidden codes."""
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
-        with torch.autocast(pictures.device.type, enabled=False):  # grey levels need more than 8 bits
+        with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 is too coarse for grey levels
             return vary_appearance(
                 pictures, same, self.stains, config.mpp, config.augmentation, torch.default_generator
             )
@@ -148,7 +148,7 @@ class UnitTraining(Method):
         rendered = to_unit(made.rendered)
         gan, mask_gan = LOSSES[self.config.pictures.loss], LOSSES[self.config.mask_discriminator.loss]
         terms = {
-            # As ADA has it, the discriminator sees augmented pictures in the generator's turn too.
+            # As in ADA, the discriminator gets augmented pictures in the generator's turn too.
             "picture_gan": gan.of_generator(self.picture_discriminator(self._augmented(rendered))),
             "mask_gan": mask_gan.of_generator(self.mask_discriminator(made.read)),
             "cycle": cycle_loss(batch.masks, made.mask_again, to_unit(batch.pictures), to_unit(made.picture_again)),
@@ -159,14 +159,14 @@ class UnitTraining(Method):
         return terms
 
     def _weights(self, progress: float) -> dict[str, float]:
-        """Weights of the terms; that of the colour prior falls at the beginning of the first stage."""
+        """Weights of the terms; the weight of the colour prior falls at the beginning of the first stage."""
         first, last = self.config.weights.painted
         fallen = min(1.0, progress / PRIOR_FALLS) if self.prior_falls else 1.0
         return {**vars(self.config.weights), "painted": first + (last - first) * fallen}
 
     def _judge(self, batch: UnitBatch, rendered: Tensor, read: Tensor) -> dict[str, Tensor]:
-        """Losses of both discriminators, and the mean scores by the discriminator of pictures."""
-        # Copies: both turns have the same batch, whose tensors must not begin to require gradients.
+        """Losses of both discriminators, and the mean scores of the discriminator of pictures."""
+        # Copies, because both turns share the batch, whose tensors must not require gradients.
         real, masks = to_unit(batch.pictures), batch.masks.clone()
         real.requires_grad_(self._is_penalised(self.config.pictures))
         masks.requires_grad_(self._is_penalised(self.config.mask_discriminator))
@@ -198,13 +198,13 @@ class UnitTraining(Method):
 
     @torch.no_grad()
     def _gauges(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
-        """Gauges of collapse.
+        """Diagnostics of collapse.
 
         ``diversity_of_noise``: mean difference in grey levels of two renderings of a mask; ``agreement``: correlation
         of the nuclei read from tissue in two colours, 0 where all or nothing is nucleus; ``contrast``: standard
         deviation of rendered pixels relative to real ones.
         """
-        # The grain stays that of the first rendering, so that the difference is due to the noise alone.
+        # The grain of the first rendering is reused, so that only the noise differs.
         noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)
         other = self.generator(batch.masks[:GAUGED], noise[: len(batch.masks)], made.grain[:GAUGED])
         return {
@@ -223,10 +223,10 @@ class UnitTraining(Method):
 
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of ``network`` unchanged in the block, where batch norms use those of the batch.
+    """Keep the running statistics of ``network`` unchanged within the block; batch norms use those of the batch.
 
-    Rendered tissue differs from real tissue in contrast and colour. Each is normalised separately, and the
-    detector keeps the statistics of real tissue, to which it is applied.
+    Rendered and real tissue differ in contrast and colour, so they are normalised separately, and the detector keeps
+    the statistics of real tissue, to which it is applied.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]

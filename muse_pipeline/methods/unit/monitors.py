@@ -28,10 +28,10 @@ from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Schedule
 
 FOLDER = "translation"
-PREVIEW, SHOWN = 10**9, 6  # number of a batch that no run reaches; windows of either domain
+PREVIEW, SHOWN = 10**9, 6  # a step that no run reaches; number of windows of each domain
 
 
-LIMITS = {  # gauge -> (least value, what it means to lie below, what to change)
+LIMITS = {  # diagnostic -> (least value, meaning of lower values, what to change)
     "diversity_of_noise": (
         0.02,
         "the generator ignores its noise",
@@ -39,7 +39,7 @@ LIMITS = {  # gauge -> (least value, what it means to lie below, what to change)
     ),
     "agreement": (
         0.1,
-        "masks read from tissue change with its colour or are empty, so the cycle is closed without nuclei",
+        "masks predicted from tissue change with its colour or are empty, so cycles are consistent without nuclei",
         "set `weights.painted: [10, 3]`, raise `augmentation.stain_gain` or lower `schedule.learning_rate`",
     ),
     "contrast": (
@@ -51,13 +51,13 @@ LIMITS = {  # gauge -> (least value, what it means to lie below, what to change)
 
 
 class TranslationAlarm(Alarm):
-    """Ends a stage whose gauges stay too low; its arguments are those of ``Alarm``."""
+    """Ends a stage whose diagnostics stay too low; the arguments are those of ``Alarm``."""
 
     def __init__(self, schedule: Schedule, folder: Path):
-        super().__init__(schedule, folder, grace=0.2)  # before which nothing is translated yet
+        super().__init__(schedule, folder, grace=0.2)  # networks translate nothing before
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Compare the gauges with ``LIMITS``.
+        """Compare the diagnostics with ``LIMITS``.
 
         Raises:
             CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
@@ -73,7 +73,7 @@ class TranslationAlarm(Alarm):
 
 
 class TranslationPictures(Monitor):
-    """Draws mask -> tissue -> mask and tissue -> mask -> tissue of the same windows at every save.
+    """Draws both cycles, mask -> tissue -> mask and tissue -> mask -> tissue, of fixed windows at every save.
 
     Args:
         method: the method in training.
@@ -92,12 +92,12 @@ class TranslationPictures(Monitor):
 
     @torch.no_grad()
     def draw(self) -> np.ndarray:
-        """Six rows: mask, rendered tissue, mask read from it; tissue, mask read from it, tissue rendered again."""
+        """Draw six rows: mask, rendered tissue, mask read from it; tissue, mask read from it, tissue rendered again."""
         device = next(self.method.parameters()).device
         batch = UnitBatch(*(one[:SHOWN].to(device) for one in self.batches(PREVIEW)))
-        # The loop seeds every step anew, so that this changes nothing in the training.
+        # The loop seeds every step, so drawing random numbers here does not change the training.
         torch.manual_seed(0)
-        method = copy.deepcopy(self.method)  # whose batch norms may see this batch
+        method = copy.deepcopy(self.method)  # a copy, because batch norms change
         method.generator.eval()
         made = method.translate(batch)
         first = batch.masks, to_unit(made.rendered), made.mask_again
@@ -113,11 +113,11 @@ def _to_picture(values: Tensor) -> np.ndarray:
 
 RENDERED, STABLE = "validation F1 on rendered tissue", "validation agreement on tissue"
 STAINED = "validation agreement with haematoxylin"
-MEASURE = "validation measure"  # harmonic mean of the three
-THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 15))  # of which one is chosen
-BATCHES, FIRST = 12, 2 * 10**9  # scored batches, and the first one's number, which no run reaches
-CAPACITY = 300  # nuclei per window
-RAYS = 8  # of nuclei whose positions alone are used
+MEASURE = "validation measure"  # harmonic mean of the three scores
+THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 15))  # candidates for the score threshold
+BATCHES, FIRST = 12, 2 * 10**9  # number of scored batches, and their first step, which no run reaches
+CAPACITY = 300  # largest number of nuclei per window
+RAYS = 8  # few, because only positions of nuclei are used
 
 
 def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
@@ -146,13 +146,13 @@ class Found(NamedTuple):
 
 
 class SnapshotScorer:
-    """Three scores of a reader that need no labels, their harmonic mean, and the threshold at which they are measured.
+    """Three scores of a reader that need no labels, their harmonic mean, and the best score threshold.
 
-    The first is its F1 on tissue rendered from further masks. The second is the F1 of its nuclei in
-    real tissue against its nuclei in the same tissue, mirrored and in another colour. The third is the F1 of
-    the nuclei of real tissue against those by Otsu's threshold on haematoxylin. It excludes readers that find the same
-    wrong objects in both domains; its best threshold is exported, unless the config sets
-    one. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
+    The first is its F1 on tissue rendered from further masks. The second compares its nuclei in real tissue with those
+    in the same tissue, mirrored and in another colour. The third compares its nuclei in real tissue with those found by
+    Otsu's threshold on haematoxylin, which excludes readers that find the same wrong objects in both domains. The
+    threshold of the best third score is exported, unless the config sets one. The reader is scored as it is exported,
+    with the batch-norm statistics of real tissue.
 
     Args:
         method: the method, whose networks are scored with their weights at the time of a call.
@@ -163,7 +163,7 @@ class SnapshotScorer:
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig):
         self.method, self.batches, self.mpp = method, batches, config.mpp
         self.thresholds = THRESHOLDS if config.calibrate else (config.export.threshold,)
-        # With the lowest threshold: the higher ones choose among the nuclei that it finds.
+        # Nuclei are detected with the lowest threshold; higher ones select among them.
         self.graph = DetectionGraph(method.trained(), self.thresholds[0], CAPACITY)
 
     @cached_property
@@ -172,7 +172,7 @@ class SnapshotScorer:
 
     @cached_property
     def _stained(self) -> list[np.ndarray]:
-        """Positions (N, 2) px of objects dark in haematoxylin in each window of real tissue."""
+        """Positions (N, 2) px of dark haematoxylin objects in each window of real tissue."""
         pixels = torch.cat([batch.pictures for batch in self._batches]).byte().permute(0, 2, 3, 1).numpy()
         otsu = fit_otsu(list(pixels), self.mpp)
         labels = [otsu.instances(np.ascontiguousarray(window)) for window in pixels]
@@ -218,6 +218,6 @@ class SnapshotScorer:
 
 
 def _nuclei_inside(batch: UnitBatch) -> list[np.ndarray]:
-    """Positions (N, 2) px of the nuclei of each mask of a batch, without those beyond its border."""
+    """Positions (N, 2) px of the nuclei inside each mask of a batch."""
     side = batch.masks.shape[-1]
     return [xy[((xy >= 0) & (xy < side)).all(1)].numpy() for xy in batch.xy]

@@ -1,4 +1,4 @@
-"""Rendered tissue with exact labels, by a trained generator from synthesised masks."""
+"""Tissue with exact labels, rendered from synthesised masks by a trained generator."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ def write_pictures(
         n: number of pictures.
         seed: seed of masks and noise.
         size_px: side of synthesised masks.
-        masks: folder of masks to render in turn; they are synthesised when None.
+        masks: folder of masks to render in turn; masks are synthesised if None.
         progress: callback with (done, total).
 
     Returns:
         The contents of ``pictures.json``.
 
     Raises:
-        ArgumentError: the generator cannot take this size, or cannot be drawn with nuclei of this size.
+        ArgumentError: the size does not suit the generator or its nuclei.
         LabelError: ``masks`` contains no mask at the generator's mpp.
         OutputError: the folder has other contents.
     """

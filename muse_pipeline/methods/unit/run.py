@@ -1,4 +1,4 @@
-"""UNITPathSSL as a run: masks, their translation from and to tissue, and a second stage with a fresh reader."""
+"""UNITPathSSL as a run: masks, their translation from and to tissue, and a second stage with a new reader."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ TRANSLATION, READER = "translation", "reader"
 
 @RECIPES.register("unit")
 class UnitRecipe(Recipe):
-    """Masks, unless a folder of them is given; a first stage; a second one with a fresh reader."""
+    """Synthesises masks, unless a folder is given, and trains in two stages, the second with a new reader."""
 
     Config = UnitConfig
 
     def describe(self, config: UnitConfig) -> dict[str, Any]:
-        """Describe a detector of one class; without ``sources`` it is trained on the slides that it is applied to."""
+        """Describe a detector of one class; without ``sources`` it is trained on the workflow's own slides."""
         require_sound(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()
@@ -67,7 +67,7 @@ class UnitRecipe(Recipe):
         }
 
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
-        """The stages; settings and sources are checked before masks are drawn."""
+        """Return the stages; settings and sources are checked here, before masks are drawn."""
         require_sound(config)
         if not config.sources:
             raise ConfigError("sources: the list is empty; name folders of H&E pictures (`images`) or stores (`store`)")
@@ -108,7 +108,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card, without those that affect the choice of the snapshot before it is made."""
+        """Settings of the card, but those that affect the choice of the snapshot only after this choice."""
         card = ("name", "licence", "training_data", "limits", "metrics")
         return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 
@@ -117,7 +117,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return read_unit_data(self.config, self.config.masks)
 
     def build(self, data: UnitData) -> UnitTraining:
-        """Fresh networks; the second stage continues with the first's generator and discriminator of tissue."""
+        """Build new networks; the second stage takes generator and discriminator of tissue from the first."""
         config = self.config
         method = UnitTraining(config, data.palette, reference_stains(data.reference))
         if config.checkpoint is not None:
@@ -140,7 +140,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         log(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
 
     def monitors(self, data: UnitData, method: UnitTraining) -> Sequence[Monitor]:
-        """An alarm for collapse, pictures of both cycles, and the choice of the snapshot."""
+        """An alarm for collapse, pictures of both cycles, and scores that choose the snapshot."""
         config = self.config
         batch = data.make_batches(config, torch.device("cpu"))
 
@@ -150,15 +150,15 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return (
             TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),
-            # The measure is 0 until the reader finds nuclei in tissue: of such snapshots the last one is kept.
+            # The measure is 0 until the reader finds nuclei in tissue; until then the latest snapshot is kept.
             BestWeights(MEASURE, SnapshotScorer(method, batch, config).score, keep, keeps_later=True),
         )
 
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
-        """The snapshot of the best measure (``validation``)."""
+        """The checkpoint of the snapshot with the best measure (``monitors.MEASURE``)."""
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed since
+        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed
 
     def finish(self, data: UnitData, method: UnitTraining, log: Log) -> None:
         """Print the step of the chosen snapshot."""
@@ -167,7 +167,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         log(f"{self.name}: weights of step {meta['step']} ({scores})")
 
     def _describe(self, data: UnitData, method: UnitTraining, step: int, scores: dict[str, float]) -> Checkpoint:
-        """The reader as a detector, and the other networks."""
+        """A checkpoint with the reader as a detector, and the other networks."""
         config, detector = self.config, method.trained()
         seen = seen_before(self.inputs().checkpoints)
         patients = {patient_in_name(name) for name in data.names}

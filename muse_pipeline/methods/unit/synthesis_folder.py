@@ -1,4 +1,4 @@
-"""A folder of synthesised masks: instances and points in the layout of a label source, without pictures.
+"""A folder of synthesised masks: instances and points, laid out as a label source without pictures.
 
 `muse synthesize masks --fit` fits the tissue to the sizes, eccentricities and density of detected nuclei.
 """
@@ -62,15 +62,15 @@ def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
 
 
 def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
-    """Quantiles per kind without contour pixels and nuclei at the border, and totals per mask.
+    """Quantiles by kind of nucleus, without contours and nuclei at the border, and totals per mask.
 
     Args:
         masks: one or more.
         mpp: um per pixel.
 
     Returns:
-        By kind ``n`` and quantiles (5, 25, 50, 75, 95 %) of each of ``MEASURES``; ``nuclei`` per mask, ``epithelial``
-        fraction of them and fraction ``covered`` of the pixels, as quantiles over masks.
+        For each kind, ``n`` and quantiles (5, 25, 50, 75, 95 %) of each of ``MEASURES``. Over masks, quantiles of the
+        number of ``nuclei``, their ``epithelial`` fraction and the fraction of pixels ``covered``.
     """
     tables, totals = measure(masks, mpp)
     of_kind = {name: {"n": len(table), **_quantiles(table, MEASURES)} for name, table in tables.items()}
@@ -105,13 +105,13 @@ def _quantiles(table: np.ndarray, names: Sequence[str]) -> dict[str, list[float]
 
 
 SETTINGS, PAGE = "masks.json", "page.png"
-PAGE_COLUMNS, PAGE_PX = 6, 1600  # the page has 4 rows, fewer where masks are large
-SUMMARISED = 500  # masks that statistics are taken of
+PAGE_COLUMNS, PAGE_PX = 6, 1600  # the page has 4 rows, or fewer if masks are large
+SUMMARISED = 500  # masks that statistics are computed from
 COLUMNS = ("x", "y", "major_axis_um", "minor_axis_um")
 LEAST_NUCLEI = 100
-BOX_UM = 64.0  # density is that of the median box of this side that holds a nucleus
+BOX_UM = 64.0  # density is measured in the median of all boxes of this side with nuclei
 TRIAL_PX, TRIAL_MPP, TRIALS, ROUNDS = 512, 0.5, 8, 4
-MOST_PER_MM2 = 30_000.0  # that settings may have
+MOST_PER_MM2 = 30_000.0  # highest density in settings
 
 
 def write_masks(
@@ -207,7 +207,7 @@ class Fit(NamedTuple):
     Attributes:
         tissue: the fitted settings.
         wanted_per_mm2: density of the tissue.
-        reached_per_mm2: density of masks; lower if no more nuclei fit without overlap.
+        reached_per_mm2: density of the masks, which is lower if no more nuclei fit without overlap.
     """
 
     tissue: TissueSettings
@@ -216,15 +216,15 @@ class Fit(NamedTuple):
 
 
 def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
-    """Fit sizes, eccentricities and density to tables of nuclei; glands stay as they are.
+    """Fit sizes, eccentricities and density to tables of nuclei; the shapes of glands are kept.
 
     Both kinds get the same sizes, since proposals have no classes. The long axis gets the median and the quartile
-    spread of the tables, and the ratio of axes a Beta distribution with their mean and variance. The density is
-    matched by trial masks, because the number of nuclei left out as overlapping depends on everything else.
+    spread of the tables, and the ratio of axes a Beta distribution with their mean and variance. The density is matched
+    on trial masks, because the number of nuclei dropped for overlap depends on all settings.
 
     Args:
         paths: ``nuclei.parquet`` or ``proposals.parquet`` with outlines, one or more.
-        tissue: all other settings.
+        tissue: settings that are not fitted.
 
     Raises:
         NucleiError: a table cannot be read, or there are too few nuclei with outlines.
@@ -234,7 +234,7 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
     axes = axes[(axes > 0).all(1)]
     if len(axes) < LEAST_NUCLEI:
         raise NucleiError(
-            f"{paths[0]}: has {len(axes)} nuclei with outlines, where a fit needs {LEAST_NUCLEI}; give the table of a "
+            f"{paths[0]}: has {len(axes)} nuclei with outlines, but a fit needs {LEAST_NUCLEI}; give the table of a "
             "slide with more tissue"
         )
     population = fit_population(axes)
@@ -263,7 +263,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _match_density(tissue: TissueSettings, wanted: float) -> Fit:
-    """Scale glands and stroma until masks have ``wanted`` nuclei per mm2, or no more fit."""
+    """Scale the densities of glands and stroma until masks have ``wanted`` nuclei per mm2, or no more fit."""
     for _ in range(ROUNDS):
         factor = wanted / density_per_mm2(tissue)
         scaled = {name: getattr(tissue, name) * factor for name in ("glands_per_mm2", "stroma_per_mm2")}

@@ -1,6 +1,6 @@
-"""One synthesised mask: outlines of planned nuclei drawn as instances, each connected, none below the least size.
+"""Synthesis of a mask: nuclei are planned, and drawn as connected instances that are not too small.
 
-Pictures of masks have the colours that UNITPathSSL's networks use.
+Pictures of masks have the colours of UNITPathSSL's masks.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, STROMA, TissueSettings
 
-MARGIN_UM = 8.0  # nuclei this far outside still reach into the field
+MARGIN_UM = 8.0  # nuclei up to this far outside reach into the field
 RIM_POINTS = 128
 RIM_HARMONICS = np.arange(2, 5)
 APART = 0.8  # least distance of scattered nuclei, in mean diameters
-PACKED = 0.95  # of the densest Matern process that exists; more is not reached
+PACKED = 0.95  # largest density, as a share of the densest Matern process
 
 
 class Plan(NamedTuple):
@@ -105,16 +105,16 @@ def _sample_glands(size_um: float, tissue: TissueSettings, rng: np.random.Genera
 
 
 def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) -> Plan:
-    """Nuclei side by side along the rim, long axes across it; their distances follow their short axes."""
+    """Place nuclei side by side along the rim, at distances given by their short axes, with long axes across it."""
     t = np.linspace(0, 2 * np.pi, RIM_POINTS + 1)
     rim = gland.centre + gland.distance(t)[:, None] * np.stack([np.cos(t), np.sin(t)], 1)
     edge = np.diff(rim, axis=0)
     along = np.append(0, np.cumsum(np.hypot(*edge.T)))
-    axes = tissue.epithelial.draw_axes(int(along[-1]), rng)  # one a um is more than fit
+    axes = tissue.epithelial.draw_axes(int(along[-1]), rng)  # one per um is more than fit
     minor = axes[:, 1]
     step = (minor + np.roll(minor, 1)) / 2 * rng.uniform(*tissue.rim_spacing, len(minor))
     at = np.cumsum(step)
-    n = np.searchsorted(at, along[-1] - minor[0] / 2)  # the last leaves room for the first
+    n = np.searchsorted(at, along[-1] - minor[0] / 2)  # the last one leaves room for the first
     at, axes = at[:n], axes[:n]
     segment = np.searchsorted(along, at, side="right") - 1
     # The rim runs from +x towards +y, so that (dy, -dx) points outwards.
@@ -127,7 +127,7 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
 
 
 def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> Plan:
-    """A Matern process of type II (1960): of a Poisson process, the points with no earlier one within a distance.
+    """A Matern process of type II (1960): the points of a Poisson process with no earlier point within a distance.
 
     A density ``p`` becomes ``(1 - exp(-p a)) / a``, where ``a`` is the area of the disc around a point; this is
     solved for ``p`` here.
@@ -149,11 +149,11 @@ def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: n
 
 N_VERTICES = 24
 HARMONICS = np.arange(2, 8)
-LEAST_DIAMETER_PX = 6  # shapes of smaller nuclei are lost
+LEAST_DIAMETER_PX = 6  # smaller nuclei lose their shapes
 LEAST_AREA_PX = 9
-MOST_PX = 4096  # of a side: instances have 16 bits
-_BITS = 4  # of fractions of a pixel in cv2's drawing
-_EXCESS_PX = 1.2  # of polygons filled with 4-connected outlines
+MOST_PX = 4096  # largest side, because instances have 16 bits
+_BITS = 4  # bits of subpixel positions in cv2's drawing
+_EXCESS_PX = 1.2  # excess size of polygons that cv2 fills
 _ANGLES = np.linspace(0, 2 * np.pi, N_VERTICES, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (2, V)
 _WAVES = np.concatenate([wave(_ANGLES * HARMONICS[:, None]) / HARMONICS[:, None] ** 2 for wave in (np.cos, np.sin)])
@@ -196,7 +196,7 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
     require_drawable(size_px, mpp, tissue)
     rng = np.random.default_rng((seed, index))
     if tissue.magnification > 1:
-        mpp /= tissue.magnification ** rng.uniform(-1, 1)  # larger nuclei are nuclei at a finer mpp
+        mpp /= tissue.magnification ** rng.uniform(-1, 1)  # a finer mpp enlarges nuclei
     if tissue.sparsest < 1:
         tissue = replace(tissue, stroma_per_mm2=tissue.stroma_per_mm2 * rng.uniform(tissue.sparsest, 1))
     while True:
@@ -209,7 +209,7 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
     """Check that nuclei are large enough in pixels and fit into the mask.
 
     Raises:
-        ArgumentError: the smaller of both kinds has a mean diameter of less than 6 px, or a mask is too small or large.
+        ArgumentError: the smaller kind has a mean diameter of less than 6 px, or a mask is too small or large.
     """
     diameters = [kind.mean_diameter_um for kind in (tissue.epithelial, tissue.stroma)]
     if min(diameters) < LEAST_DIAMETER_PX * mpp:
@@ -223,7 +223,7 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
 
 
 def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> InstanceMask:
-    """Draw planned nuclei; a later nucleus gets only pixels that no earlier one covers.
+    """Draw planned nuclei; each nucleus gets only pixels that no earlier one covers.
 
     A nucleus is left out if it loses too much of its area, is split, encloses another or is too small.
     """
@@ -259,7 +259,7 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
 
 def _is_simple(stamp: np.ndarray) -> bool:
     """True if the ones of a stamp are one component without holes."""
-    # OpenCV counts the zeros as a component too: one nucleus and one surrounding make 2 each. A hole would make 3.
+    # OpenCV counts zeros as a component too, so a nucleus and its background make 2, and a hole would make 3.
     around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
 
@@ -267,8 +267,8 @@ def _is_simple(stamp: np.ndarray) -> bool:
 def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> np.ndarray:
     """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to 7.
 
-    cv2 counts from the centre of the first pixel, and paints every pixel that an outline touches: instances come out
-    ``_EXCESS_PX`` too long and too wide (measured), which is taken off both axes.
+    In cv2 the origin is the centre of the first pixel, and every pixel that an outline touches is painted. Instances
+    are therefore ``_EXCESS_PX`` too long and wide (measured), which is subtracted from both axes.
     """
     n = len(plan.xy)
     amplitude = rng.uniform(*tissue.roughness, (n, 1))
@@ -281,9 +281,9 @@ def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Ge
 
 
 def contours(instances: np.ndarray) -> np.ndarray:
-    """(h, w) bool: the pixels of instances with another instance or background above, below, left or right of them.
+    """(h, w) bool: pixels of instances that have another instance or background above, below, left or right.
 
-    They enclose the rest of their instance; the border of the mask cuts nuclei and is not a contour.
+    Contours enclose the rest of their instance; the border of the mask is not a contour.
     """
     edge = np.zeros(instances.shape, bool)
     for first, second in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
@@ -296,7 +296,7 @@ def contours(instances: np.ndarray) -> np.ndarray:
 def fills(instances: np.ndarray) -> np.ndarray:
     """(h, w) instances without their contours; an instance that would vanish is kept whole.
 
-    These are the nuclei of rendered tissue: a generator renders contours as the edge between nucleus and background.
+    They are the nuclei of rendered tissue, because a generator renders contours as the edges of nuclei.
     """
     inner = np.where(contours(instances), 0, instances)
     lost = np.setdiff1d(instances, inner)

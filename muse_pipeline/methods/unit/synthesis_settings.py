@@ -14,7 +14,7 @@ import numpy as np
 
 from muse_pipeline.core.config import Between, Fraction, OneOf
 
-KINDS = ("Epithelial", "Stroma")  # numbers 0 and 1; the second is every nucleus that is not on the rim of a gland
+KINDS = ("Epithelial", "Stroma")  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma
 EPITHELIAL, STROMA = range(2)
 PLACEMENTS = ("structured", "uniform")
 
@@ -44,7 +44,7 @@ class Population:
 
     @property
     def mean_diameter_um(self) -> float:
-        """Diameter of the circle as large as a nucleus of median axes."""
+        """Diameter of the circle with the area of a nucleus of median axes."""
         alpha, beta = self.ratio
         return self.major_um * math.sqrt(alpha / (alpha + beta))
 
@@ -54,26 +54,26 @@ SPINDLE_RATIO = (0.13, 0.25)
 
 @dataclass(frozen=True)
 class TissueSettings:
-    """Synthesised tissue.
+    """Settings of synthesised tissue.
 
     Attributes:
-        epithelial: nuclei side by side on the rims of glands, long axes across the rim.
+        epithelial: nuclei side by side on the rims of glands, with long axes across the rim.
         stroma: nuclei between glands, at least 0.8 mean diameters apart, in any direction.
-        glands_per_mm2: closed curves tried per mm2; those that would cross an earlier one are left out.
+        glands_per_mm2: closed curves tried per mm2; curves that would cross an earlier one are left out.
         gland_radius_um: range of the mean radius, drawn uniformly.
-        gland_wobble: times 1 / k, the standard deviation of the k-th cosine (k = 2 to 4) of a rim, in radii.
-        rim_spacing: distance between neighbours on a rim, in short axes, uniform between these.
-        rim_jitter_um: standard deviation across the rim.
+        gland_wobble: standard deviation of the k-th cosine (k = 2 to 4) of a rim, in radii / k.
+        rim_spacing: range of the distance between neighbours on a rim, in short axes, drawn uniformly.
+        rim_jitter_um: standard deviation of positions across the rim.
         rim_tilt_deg: standard deviation of long axes from the normal of the rim.
         clear_band: probability that a band around a gland is free of nuclei.
         clear_band_um: range of the width of that band, drawn uniformly.
-        stroma_per_mm2: nuclei outside glands.
-        sparsest: lowest fraction of these nuclei in a mask; each mask's fraction is drawn uniformly up to 1.
+        stroma_per_mm2: nuclei outside glands per mm2.
+        sparsest: lowest fraction of these nuclei in a mask; the fraction of each mask is drawn uniformly up to 1.
         roughness: range of the amplitude of the Fourier series on an outline, relative to its radius, drawn uniformly.
         max_overlap: a nucleus that would lose more than this fraction of its area to earlier ones is left out.
         min_area_um2: smaller instances, and smaller parts of instances at the border of a mask, are left out.
-        magnification: all lengths of a mask are multiplied by a factor drawn log-uniformly between 1 / this and this.
-        placement: "structured", or "uniform": the same nuclei anywhere and in any direction.
+        magnification: all lengths of a mask are multiplied by a factor drawn log-uniformly between 1 / m and m.
+        placement: "structured", or "uniform": the same nuclei at random positions and angles.
     """
 
     epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))

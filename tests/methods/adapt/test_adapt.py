@@ -109,7 +109,7 @@ def test_the_card_names_the_start_and_that_nothing_was_measured(finished):
         "Adapted without labels, by MUSE and distillation from old, to 4 images of 4 patients. It continues old, which "
         "was trained on: drawn discs"
     )
-    assert card.limits.startswith("Since the adaptation it was not measured on labels") and not card.metrics
+    assert card.limits.startswith("The adapted detector was not evaluated on labels") and not card.metrics
 
 
 def test_changes_are_printed_with_what_is_not_known(finished):

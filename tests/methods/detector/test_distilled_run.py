@@ -68,7 +68,7 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["n_rays=16"], "cannot teach this run, for its `n_rays` is 8 and the run's 16"),
+        (["n_rays=16"], "cannot teach this run, because its `n_rays` is 8 and the run's 16"),
         (["mpp=0.25"], r"`mpp` is 0\.5 and the run's 0\.25"),
         (["head=point"], "`head` is dense and the run's point"),
         (["colour=macenko"], "`colour` is identity and the run's macenko"),

@@ -217,5 +217,5 @@ def test_with_validation_nothing_else_is_held_out(folder, tmp_path):
 @pytest.mark.parametrize("change", ["checkpoint=null", "n_rays=16"])
 def test_without_a_start_of_the_same_classes_nothing_is_averaged(folder, tmp_path, change):
     checkpoint, output = run(configured(folder, change), tmp_path)
-    assert "mixing: not done, the run starts from no detector with its head" in output[0]
+    assert "mixing: not done, `checkpoint` is no detector with the run's head" in output[0]
     assert "mixing" not in checkpoint.meta and not (tmp_path / "stages").exists()

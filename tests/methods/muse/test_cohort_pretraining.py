@@ -126,7 +126,7 @@ def test_a_patient_on_both_sides_is_rejected(plan, where):
     sheet.write_text(sheet.read_text().replace("P1", "P3"))
     status, _, output = plan()
     assert status == 2
-    assert "P3: slide 'c' is held back as 'test', but 'a' of the same patient would be in training" in output
+    assert "P3: slide 'c' is held out as 'test', but 'a' of the same patient would be in training" in output
 
 
 def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
