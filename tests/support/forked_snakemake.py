@@ -10,6 +10,7 @@ from pathlib import Path
 
 def become_snakemake(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
     """Run Snakemake in this process as ``python -m snakemake`` would."""
+    import preloaded_snakemake  # noqa: F401 - an error in it is raised here, and nowhere else
     from snakemake.cli import main
 
     with Path(output).open("wb") as file:

@@ -10,20 +10,20 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import cv2
 import numpy as np
 import psutil
+import pytest
 import yaml
 from forked_snakemake import become_snakemake
 from slide_files import write_pyramid
 
 SNAKEFILE = Path(__file__).parents[2] / "Snakefile"
-PRELOADED = [  # what every plan imports
-    *("snakemake.cli", "snakemake.report.html_reporter", "snakemake.profiles", "smart_open"),
-    *("muse_pipeline.cohort.plan", "muse_pipeline.cohort.settings", "muse_pipeline.outputs.base"),
-]
 
 
 def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, seed: int = 0) -> None:
@@ -59,6 +59,17 @@ def snakemake_command(*arguments: str, cores: int | None = 2) -> list[str]:
     return [*program, *([] if cores is None else ["--cores", str(cores)]), *arguments]
 
 
+@cache
+def start_forkserver() -> BaseContext:
+    """The context of processes that are forks of one that has imported `preloaded_snakemake`."""
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["preloaded_snakemake"])
+    with pytest.MonkeyPatch.context() as patch:  # a module that it does not find is left out without a word
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
+    return forks
+
+
 def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subprocess.CompletedProcess[str]:
     """Run the workflow in ``folder``; stderr is in stdout, in order.
 
@@ -70,10 +81,9 @@ def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subpr
     if environment.get("MUSE_START_METHOD") == "spawn":
         merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.run(command, cwd=folder, env=environment, **merged, encoding="utf-8", check=False)
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(PRELOADED)
     with tempfile.NamedTemporaryFile() as output:
-        process = forks.Process(target=become_snakemake, args=(command[3:], str(folder), environment, output.name))
+        words = command[3:], str(folder), environment, output.name
+        process = start_forkserver().Process(target=become_snakemake, args=words)
         process.start()
         try:
             process.join()

@@ -1,0 +1,17 @@
+"""What every plan of the workflow imports; forks of the process that has imported this need not do it again."""
+
+import jsonschema  # noqa: F401
+import smart_open  # noqa: F401
+import snakemake.profiles
+import snakemake.report.html_reporter  # noqa: F401
+from snakemake.cli import get_argument_parser
+
+import muse_pipeline.cohort.lock
+import muse_pipeline.cohort.outcome
+import muse_pipeline.cohort.plan
+import muse_pipeline.cohort.settings
+import muse_pipeline.core.provenance
+import muse_pipeline.outputs.removal
+import muse_pipeline.settings  # noqa: F401
+
+get_argument_parser()  # loads every plugin of Snakemake, which takes longer than the other imports
