@@ -32,18 +32,11 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
-def plan(folder: Path, *arguments: str) -> dict[str, int]:
-    """Rule -> number of jobs that a run would do."""
-    run = run_snakemake(folder, "--dry-run", "--quiet", "rules", *arguments)
-    assert run.returncode == 0, run.stdout
-    return planned_jobs(run.stdout)
-
-
-def slides_with_jobs(folder: Path, *arguments: str) -> set[str]:
-    """Slides that the plan has jobs of, whether or not there is anything to do."""
+def plan(folder: Path, *arguments: str) -> tuple[dict[str, int], set[str]]:
+    """(rule -> number of jobs that a run would do, slides that have jobs whether or not there is anything to do)."""
     run = run_snakemake(folder, "--dry-run", "--debug-dag", *arguments)
     assert run.returncode == 0, run.stdout
-    return {name for name in "abcd" if f"slide={name}" in run.stdout}
+    return planned_jobs(run.stdout), {name for name in "abcd" if f"slide={name}" in run.stdout}
 
 
 @contextmanager
@@ -73,11 +66,9 @@ def touched(path: Path):
 
 
 def test_a_finished_cohort_has_no_jobs_of_slides(finished):
-    assert slides_with_jobs(finished) == set()
-    assert plan(finished) == {}
+    assert plan(finished) == ({}, set())
     with forgotten(finished):
-        assert slides_with_jobs(finished) == {"a", "b"}
-        assert plan(finished) == {}
+        assert plan(finished) == ({}, {"a", "b"})
 
 
 @pytest.mark.parametrize("change", [removed, touched])
@@ -86,11 +77,10 @@ def test_a_change_of_a_file_is_planned_as_without_the_record(finished, name, cha
     if name == "a.tif" and change is removed:
         pytest.skip("the sheet is rejected")
     with change(finished / name):
-        planned = plan(finished)
+        planned, slides = plan(finished)
         with forgotten(finished):
-            assert planned == plan(finished)
-        assert slides_with_jobs(finished) == ({"a"} if "a" in Path(name).parts or name == "a.tif" else set())
-    assert plan(finished) == {}
+            assert planned == plan(finished)[0]
+    assert slides == ({"a"} if "a" in Path(name).parts or name == "a.tif" else set())
 
 
 @pytest.mark.parametrize(
@@ -107,23 +97,22 @@ def test_a_change_of_a_file_is_planned_as_without_the_record(finished, name, cha
     ids=" ".join,
 )
 def test_what_is_asked_for_is_planned_as_without_the_record(finished, arguments):
-    planned = plan(finished, *arguments)
+    planned, _ = plan(finished, *arguments)
     with forgotten(finished):
-        assert planned == plan(finished, *arguments)
+        assert planned == plan(finished, *arguments)[0]
 
 
 def test_a_new_row_is_planned_alone_and_a_failed_slide_is_planned_again(finished):
     (finished / "c.tif").write_bytes(b"no slide")
     write_sheet(finished / "slides.tsv", [*ROWS, {"slide_id": "c", "path": "c.tif"}])
-    assert slides_with_jobs(finished) == {"c"}
-    assert plan(finished) == {"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1}
+    assert plan(finished) == ({"image": 1, "detect": 1, "nuclei": 1, "report": 1, "all": 1}, {"c"})
     assert run_snakemake(finished).returncode == 1
     settled = json.loads((finished / "results/logs/settled.json").read_text("utf-8"))
     assert settled["slides"].keys() == {"a", "b"}
-    assert slides_with_jobs(finished) == {"c"}
+    assert plan(finished)[1] == {"c"}
     draw_stained_slide(finished / "c.tif", size_px=500, n_nuclei=60)
     assert run_snakemake(finished).returncode == 0
-    assert slides_with_jobs(finished) == set()
+    assert plan(finished)[1] == set()
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"files": 1, "slides": {"a": 2}}'])
@@ -131,9 +120,9 @@ def test_a_record_that_cannot_be_read_is_no_record(finished, text):
     settled = finished / "results/logs/settled.json"
     record = settled.read_text("utf-8")
     settled.write_text(text, "utf-8")
-    assert slides_with_jobs(finished) == {"a", "b", "c"}
+    assert plan(finished)[1] == {"a", "b", "c"}
     settled.write_text(record, "utf-8")
-    assert slides_with_jobs(finished) == set()
+    assert plan(finished)[1] == set()
 
 
 def test_a_slide_whose_results_are_removed_at_the_end_of_a_run_is_planned_again(finished):
@@ -145,4 +134,4 @@ def test_a_slide_whose_results_are_removed_at_the_end_of_a_run_is_planned_again(
     (finished / "results/logs/settled.json").unlink()
     assert run_snakemake(finished).returncode == 1
     assert not (finished / "results/a/nuclei.parquet").exists()
-    assert slides_with_jobs(finished) == {"a", "d"}
+    assert plan(finished)[1] == {"a", "d"}
