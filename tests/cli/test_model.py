@@ -26,6 +26,12 @@ def test_a_run_states_what_it_reads(folder, muse, tmp_path):
     assert names == ["c.pt", *(f"P{k}.png" for k in range(3)), *(f"P{k}_points.txt" for k in range(3))]
 
 
+def test_a_name_that_is_not_a_model_is_rejected_with_those_that_are(muse):
+    known = "compact, compact-fp32, compact-int8, label_free"
+    sentence = f"model 'compac': neither a file nor a built-in model ({known}); did you mean 'compact'?"
+    assert muse("model", "compac") == (2, "", f"muse model: {sentence}\n")
+
+
 def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp_path, monkeypatch):
     monkeypatch.setattr(providers, "is_installed", lambda provider: provider == "cpu")
     assert muse("model", "compact", "--provider", "cuda")[0] == 0  # as on a login node
