@@ -23,13 +23,13 @@ demo: demo/config.yaml  ## draw a slide, find its nuclei, score them
 	@echo "For QuPath: demo/demo.svs with demo/results/demo/nuclei.geojson.gz"
 
 test: $(VENV)/develop.stamp  ## run the tests that take minutes
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/develop.stamp  ## run the tests that take longer
-	pytest -m slow -n 2 --dist loadfile
+	pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 test-spawn: $(VENV)/develop.stamp  ## run the tests with no forked process, as on macOS and Windows
-	MUSE_START_METHOD=spawn pytest -n 2 --dist loadfile
+	MUSE_START_METHOD=spawn pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/develop.stamp  ## build the documentation as a site in site/
 	mkdocs build --strict

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=8, help="how often runs are killed at random moments")
     parser.addoption("--seed", type=int, default=0, help="of those moments")
     parser.addoption("--pictures", help="folder to which the pictures of the docs are written")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests may take longest: one of them at the end would leave a process idle."""
+    longest = defaultdict(float)
+    for item in items:
+        for mark in item.iter_markers("timeout"):
+            longest[item.path] = max(longest[item.path], mark.args[0] or math.inf)
+    items.sort(key=lambda item: -longest[item.path])
 
 
 def find_shared(name: str) -> Path:
