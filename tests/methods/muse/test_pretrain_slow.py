@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -88,8 +89,12 @@ def test_two_processes_train_one_network(pictures, tmp_path):
     assert all(row["shared_nuclei"] > 0 and 0 < row["entropy_nucleus"] < 1 for row in rows(tmp_path / "both"))
 
 
-@pytest.mark.parametrize("name", BACKBONES.names())
-def test_every_backbone_takes_a_step(name, pictures, tmp_path):
+# The narrowest of each architecture; the next test trains transformers.
+NARROWEST = {re.sub(r"(_\d+)+$", "", name): name for name in reversed(BACKBONES.names()) if "_vit_" not in name}
+
+
+@pytest.mark.parametrize("name", NARROWEST.values())
+def test_every_architecture_takes_a_step(name, pictures, tmp_path):
     changes = [f"backbone={name}", *TINY_VIEWS, "schedule.steps=1", "schedule.save_every=1", "batch=2"]
     pretrain(load_muse_config(pictures, changes=changes), tmp_path, CPU)
     (row,) = rows(tmp_path)
