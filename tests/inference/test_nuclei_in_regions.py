@@ -136,8 +136,8 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
 
 
 def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_model, muse, tmp_path):
-    tumour = np.zeros((300, 400), bool)
-    tumour[100:200, 100:250] = True
+    tumour = np.zeros((160, 220), bool)  # 2 um a pixel
+    tumour[40:130, 50:160] = True
     write_pyramid(tmp_path / "S.tif", draw_slide(tumour, seed=5), factors=(4,), mpp=SLIDE_MPP)
     results = tmp_path / "results"
     command = ["run", tmp_path / "S.tif", "-o", results, "--threads", "1", "--regions"]
