@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy  # its modules are loaded at the first call: `muse proposer`, which reads settings, needs none
 
 from muse_pipeline.core.config import Between
 from muse_pipeline.core.types import Frame
@@ -76,7 +76,7 @@ def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.nda
     reach = np.full((len(xy_um), n_rays), np.inf)
     if len(xy_um) < 2:
         return reach
-    pairs = cKDTree(xy_um).query_pairs(NEIGHBOUR_UM, output_type="ndarray")
+    pairs = scipy.spatial.cKDTree(xy_um).query_pairs(NEIGHBOUR_UM, output_type="ndarray")
     pairs = np.concatenate([pairs, pairs[:, ::-1]])
     if not len(pairs):
         return reach
@@ -325,7 +325,7 @@ def _suppress(xy_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
     kept = np.ones(len(xy_um), bool)
     if len(xy_um) < 2:
         return kept
-    pairs = cKDTree(xy_um).query_pairs(reach_um.max(), output_type="ndarray")  # lower index first
+    pairs = scipy.spatial.cKDTree(xy_um).query_pairs(reach_um.max(), output_type="ndarray")  # lower index first
     distance = np.hypot(*(xy_um[pairs[:, 0]] - xy_um[pairs[:, 1]]).T)
     pairs = pairs[distance < reach_um[pairs[:, 0]]]
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]

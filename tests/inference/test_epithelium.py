@@ -12,7 +12,8 @@ from muse_pipeline.inference.model import find_region_model
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.settings import RunSettings
 
-MPP, UNREAD = 0.9, "normal_gt2012915-1-400-001"
+UNREAD = "normal_gt2012915-1-400-001"
+UM_PER_PX = np.array((1.5, 1.2))  # x, y: it is published squeezed
 
 
 def test_its_name_stands_for_its_file_in_every_way_to_run():
@@ -26,8 +27,9 @@ def test_its_name_stands_for_its_file_in_every_way_to_run():
 
 def test_glands_of_a_biopsy_that_it_has_not_read(shared_data, muse, tmp_path):
     folder = shared_data / "ebhi-seg-colon"
-    write_png(tmp_path / "biopsy.png", read_rgb(folder / f"images/{UNREAD}.jpg"))
-    assert muse("run", tmp_path / "biopsy.png", "--mpp", MPP, "--regions", "epithelium", "-o", tmp_path / "out")[0] == 0
+    picture = cv2.resize(read_rgb(folder / f"images/{UNREAD}.jpg"), None, fx=UM_PER_PX[0], fy=UM_PER_PX[1])
+    write_png(tmp_path / "biopsy.png", picture)
+    assert muse("run", tmp_path / "biopsy.png", "--mpp", 1, "--regions", "epithelium", "-o", tmp_path / "out")[0] == 0
     areas = read_json(tmp_path / "out/biopsy/regions.geojson")["features"]
     epithelium = shapely.union_all(
         [
@@ -38,5 +40,5 @@ def test_glands_of_a_biopsy_that_it_has_not_read(shared_data, muse, tmp_path):
     )
     true = cv2.imread(str(folder / f"regions/{UNREAD}.png"), cv2.IMREAD_GRAYSCALE) > 0
     y, x = np.mgrid[: true.shape[0], : true.shape[1]] + 0.5
-    found = shapely.contains_xy(epithelium, x, y)
+    found = shapely.contains_xy(epithelium, *(np.stack((x, y), -1) * UM_PER_PX).T).T
     assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.85
