@@ -67,10 +67,10 @@ def find_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def count_cores() -> int:
-    """Cores that this process may use: its affinity and the quota of its container (cgroup)."""
+    """Number of cores that this process may use, by its affinity and the quota of its container (cgroup)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _read_text("/sys/fs/cgroup/cpu.max").split()  # "200000 100000", or "max 100000"
-    if not quota:  # version 1, in which no quota is -1
+    if not quota:  # cgroup version 1, where -1 means no quota
         quota = [_read_text(f"/sys/fs/cgroup/cpu/cpu.cfs_{what}_us").strip() for what in ("quota", "period")]
     if len(quota) == 2 and all(map(str.isdigit, quota)):
         allowed = min(allowed, max(1, round(int(quota[0]) / int(quota[1]))))

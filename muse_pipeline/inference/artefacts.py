@@ -50,7 +50,7 @@ MIN_TISSUE = 0.6  # least fraction of a cell; the edge of tissue would count as 
 MAX_GREEN = 220  # brighter pixels are glass
 MOST = 0.5  # of the tissue; above it a slide is blurred as a whole, or dark rather than folded
 _BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurred on its own, with mirrored edges
-_STEPS = 64  # per grey level: 16-bit blur is exact, so equal on every machine
+_STEPS = 64  # per grey level; a blur of 16-bit integers is the same on every machine
 
 
 @dataclass(frozen=True, eq=False)

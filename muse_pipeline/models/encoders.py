@@ -74,7 +74,7 @@ class ColourNetwork(Backbone):
         return Features(dense, dense.mean((2, 3)))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The map, and its means over 2 x 2 and 4 x 4 cells."""
+        """Return the map, and its means over blocks of 2 x 2 and 4 x 4 cells."""
         x = self.means(self.mean(self.pixels(image)))
         yield x
         for _ in range(N_STAGES - 1):

@@ -142,7 +142,7 @@ def largest_parts(geometries: np.ndarray) -> np.ndarray:
     ascending = np.lexsort((area, owner))
     ascending = ascending[area[ascending] > 0]
     largest = np.full(len(geometries), shapely.Polygon(), object)
-    largest[owner[ascending]] = parts[ascending]  # of several assignments to one index the last one counts
+    largest[owner[ascending]] = parts[ascending]  # NumPy keeps the last of several assignments to one index
     return largest
 
 
@@ -193,7 +193,7 @@ def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.n
     with np.errstate(divide="ignore", invalid="ignore"):
         # With x for the cross product, a ray d meets the edge from s to e at the distance (s x e) / (d x e - d x s).
         distance = area[:, None] / (end_side - start_side)
-    # A vertex on a ray counts for one side, so that exactly one of its two edges is crossed.
+    # A vertex on a ray is taken to lie on one side of it, so that exactly one of its two edges is crossed.
     met = ((start_side <= 0) != (end_side <= 0)) & (distance > 0)
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     nearest = np.minimum.reduceat(np.where(met, distance, np.inf), first, axis=0)

@@ -21,7 +21,7 @@ CLEAR = 0.1  # least lead in correlation of a tile's best position over all othe
 MIN_CORRELATION = 0.2
 OTHER_POSITION_UM = 8.0  # positions farther than this from the best one count as others
 FLAT = 0.02  # optical density; a tile that varies less shows no nuclei
-COVERED = 0.25  # least share of tissue in tiles that a transform is fitted to
+COVERED = 0.25  # smallest share of tissue in a tile on which the fit is based
 MIN_SEEN = 0.8  # least share of a tile that lies on the partner
 
 

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 VENDORS = ("svs", "scn", "bif", "ndpi", "philips")  # whose first picture is the slide
 ASIDE = re.compile("label|macro|thumb|overview", re.IGNORECASE)  # names of pictures that are not the slide
 NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
-TILED = 4  # times as large counts a picture in tiles: labels and thumbnails have none
+TILED = 4  # factor on the area of pictures stored in tiles, as labels and thumbnails are not
 SEVERAL = "pictures of similar size"  # in warnings about them
-SIMILAR = 3  # times smaller, at most, is another picture that may be a slide too
+SIMILAR = 3  # a picture smaller by at most this factor may be another slide
 MAX_PADDING = 0.05  # of the side of a level
-DARK, MOSTLY = 40, 0.5  # of 255, in every channel: the background of bright field is never darker
-BLOCK_PX, COLOURED = 8, 20  # averaged, and how far apart the channels of 1 % of the blocks are
+DARK, MOSTLY = 40, 0.5  # grey level and share of pixels: no background of bright field is darker
+BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; difference of channels in 1 % of them
 
 
 def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:

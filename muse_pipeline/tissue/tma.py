@@ -9,18 +9,18 @@ import numpy as np
 
 from muse_pipeline.core.errors import SlideError
 
-WORK_UM = 16.0  # per pixel of the mask that is searched
-MOST_UM = 2000.0  # radius of a core
-LEAST_COVER = 0.1  # share of the disc of a core that is tissue; with less it is missing
+WORK_UM = 16.0  # um per pixel of the mask in which cores are sought
+MOST_UM = 2000.0  # largest radius of a core
+LEAST_COVER = 0.1  # smallest share of tissue in the disc of a core that is present
 LEAST_CORES = 4
-COMPACT = 0.6  # share of the circle around a piece of tissue
+COMPACT = 0.6  # smallest share that a compact piece of tissue has of the circle around it
 TURN = 0.45  # tangent of the largest angle between the grid and the slide
-NEAR = 0.35  # of the distance between two cores, from where the grid expects one
+NEAR = 0.35  # largest distance of a core from its place in the grid, relative to the distance between cores
 
 
 @dataclass(frozen=True)
 class Core:
-    """A core, or where the grid has none.
+    """A core, or a place of the grid without one.
 
     Attributes:
         name: letter of the row and number of the column, as "B-7".

@@ -138,7 +138,7 @@ class MasksStage(PreparedStage):
         return self.folder / MASKS
 
     def made_from(self) -> dict[str, Any]:
-        """Settings that decide the masks."""
+        """Settings on which the masks depend."""
         settings = plain_settings(self.config)
         return {name: settings[name] for name in ("n_masks", "mask_px", "mpp", "seed", "tissue")}
 
