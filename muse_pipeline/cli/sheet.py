@@ -118,7 +118,7 @@ def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
     known = read_cells(path, key="core")
     if not known:
         raise SheetError(f"{path}: has no core in it; add a row per core, with its name, as B-7, in the column 'core'")
-    if taken := {"slide_id", "path", "roi", "mpp"}.intersection(*known.values()):
+    if taken := {"slide_id", "path", "roi", "mpp"} & {name for row in known.values() for name in row}:
         raise SheetError(f"{path}: the sheet has a column '{min(taken)}' of its own; rename that of the map")
     return known
 
