@@ -54,6 +54,15 @@ def test_an_input_that_cannot_be_read_is_not_an_output_that_cannot_be_written(tm
         raise denied
 
 
+@pytest.mark.parametrize("name", ["a.json", "output/a.json"])
+def test_an_output_in_the_working_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for of_partial in (True, False):  # renaming a file over the output, or the output out of the way
+        with pytest.raises(OutputError, match=f"^{name}: cannot be written"), complete_file(name) as partial:
+            denied = partial.absolute() if of_partial else tmp_path / name
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(denied))
+
+
 def test_what_a_killed_process_left_goes_after_a_day_and_what_may_still_be_written_stays(tmp_path):
     program = """if 1:
         import os, signal, sys

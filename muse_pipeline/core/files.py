@@ -52,17 +52,17 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         except (OSError, RuntimeError) as error:  # the latter is raised by torch
             if disk := find_full_disk(error, [path.parent]):
                 raise OutputError(f"{path}: cannot be written {disk}") from error
-            if not _concerns_output(error, path.parent, hidden):
+            if not _concerns_output(error, path.absolute(), hidden):
                 raise
             raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
 
 
-def _concerns_output(error: OSError | RuntimeError, folder: Path, hidden: str) -> bool:
-    """True if an error is about the path that is written, not about one that is read meanwhile."""
+def _concerns_output(error: OSError | RuntimeError, path: Path, hidden: str) -> bool:
+    """True if an error is about the absolute ``path`` that is written, not about one that is read meanwhile."""
     if not isinstance(error, OSError) or error.filename is None:
         return getattr(error, "errno", None) in _NOT_WRITABLE
-    name = str(error.filename)
-    return Path(name) in (folder, *folder.parents) or name.startswith(str(folder / hidden))
+    name = Path(str(error.filename)).absolute()  # the temporary path is absolute since Python 3.12
+    return name in (path, *path.parents) or str(name).startswith(str(path.with_name(hidden)))
 
 
 def _make_way(path: Path, partial: Path) -> None:
