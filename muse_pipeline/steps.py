@@ -113,7 +113,7 @@ def tissue(
         dark_background = is_fluorescence(search.overview.pixels)
         traced = trace_outline(found, known)
         write_picture(picture, read_thumbnail(opened, known, search.overview), traced, found.roi, known)
-        del search  # the overview makes room for the pixels that the stains are measured in
+        del search  # without a ROI, the overview makes room for the pixels that the stains are measured in
         stains = measure_colour(opened, known, found, dark_background, warnings, third_stain)
     write_outline(outline, traced, known)
     write_json(colour, stains.to_dict())

@@ -109,7 +109,7 @@ def write_map(path: Path, found: SlideMap) -> None:
     channels = [(one.name, one.color, index > 0) for index, one in enumerate(found.card.classes)]
     image = image_metadata("regions", found.cell_um, (1,), channels)
     with complete_file(path) as folder:
-        write_group(folder, {"ome": image, "muse": {"cell_um": found.cell_um, **found.facts}})
+        write_group(folder, {"ome": image, "muse": found.facts})
         write_planes(folder / "0", found.prob, min(CHUNK_CELLS, *found.prob.shape[1:]))
 
 
