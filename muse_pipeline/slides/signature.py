@@ -84,7 +84,7 @@ def why_unreadable(path: Path, reason: str) -> str:
     if path.suffix.lower() == ".isyntax":
         return f"{path}: a Philips iSyntax slide, which no reader here opens; export it as OME-TIFF"
     kind = file_format(path)
-    if kind in PICTURES and path.suffix.lower() not in PICTURE_SUFFIXES:
+    if kind in PICTURES and path.suffix.lower() not in {*PICTURE_SUFFIXES, ".mrxs"}:  # MIRAX files are thumbnails
         name = path.stem + PICTURES[kind]
         return f"{path}: is a {kind} picture under the name of a slide; rename it to {name}, and give --mpp"
     if kind == "TIFF" and _first_directory_offset(path) >= path.stat().st_size:

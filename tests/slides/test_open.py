@@ -133,6 +133,10 @@ def test_names_that_do_not_suit_the_content(tmp_path):
         assert sentence(tmp_path / name).endswith(
             f"picture under the name of a slide; rename it to {right}, and give --mpp"
         )
+    Image.new("RGB", (40, 30)).save(tmp_path / "d.mrxs", "jpeg")
+    (tmp_path / "d").mkdir()
+    spoilt(tmp_path, "d/Slidedat.ini", b"broken")
+    assert "(OpenSlide: Can't load Slidedat.ini file" in sentence(tmp_path / "d.mrxs")
     assert "a Philips iSyntax slide, which no reader" in sentence(spoilt(tmp_path, "stub.isyntax", b"stub"))
     assert "not a PNG" not in sentence(spoilt(tmp_path, "a.dcm", bytes(128) + b"DICM" + bytes(100)))
 
