@@ -274,10 +274,9 @@ def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_cl
     Raises:
         LabelError: the mask is missing, of another size or has other values.
     """
-    for path in (folder / f"{found.name}.png", folder / f"{found.path.stem}.png"):
-        if (mask := read_grey(path)) is not None:
-            break
-    else:
+    named = folder / f"{found.name}.png", folder / f"{found.path.stem}.png"
+    path = next(filter(Path.is_file, named), named[0])
+    if (mask := read_grey(path)) is None:
         raise LabelError(f"{folder}: has no readable mask for {found.name}; add {found.path.stem}.png")
     require_size(path, mask, size_px)
     if strange := sorted(set(np.unique(mask).tolist()) - {*range(n_classes), UNKNOWN}):

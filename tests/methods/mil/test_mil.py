@@ -305,6 +305,12 @@ def other_mask_size(folder):
     cv2.imwrite(str(path), np.zeros((32, 64), np.uint8))
 
 
+def damaged_mask(folder):
+    path = next(iter(sorted((folder / "masks" / "Tumour").glob("validation*"))))
+    path.rename(folder / "masks" / path.name)  # the mask of a picture of this name in any class
+    path.write_bytes(b"damaged")
+
+
 def unknown_class(folder):
     (folder / "training" / "Necrosis").mkdir()
     cv2.imwrite(str(folder / "training" / "Necrosis" / "a.png"), np.zeros((64, 64, 3), np.uint8))
@@ -330,6 +336,7 @@ TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
         (shared_patient, [], "patients in training and in validation: training-1;"),
         (tiny_picture, [], "has 64 x 20 px at 2 um/px, less than a window of 64 px"),
         (other_mask_size, ["validation.0.masks=masks"], "is 64 x 32 px and its picture 64 x 64 px"),
+        (damaged_mask, ["validation.0.masks=masks"], "has no readable mask for Tumour/validation-"),
         (unknown_class, [], "label 'Necrosis' is not a class of the model (Stroma, Tumour)"),
         (label_for_no_image, [TABLE], "labels 'nowhere', which is no picture in"),
         (two_labels, [TABLE], "both Tumour and Stroma; keep one label"),
