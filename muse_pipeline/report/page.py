@@ -56,12 +56,13 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     steps = order_steps(ran | {step for step in STEPS if step != "regions"})
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
+    of_cores = [list(_core_rows(slide)) for slide in slides]
+    columns += ["core"] if any(of_cores) else []
     own = {name: f"sheet_{name}" if name in columns else one_line(name) for slide in slides for name in slide.own}
     rows = []
-    for slide in slides:
+    for slide, cores in zip(slides, of_cores, strict=True):
         rows.append({**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}})
-        rows += _core_rows(slide)
-    columns += ["core"] if any("core" in row for row in rows) else []
+        rows += cores
     known = [*columns, *own.values()]
     _write(path, known, ({name: row[name] for name in known if name in row} for row in rows))
 

@@ -1,6 +1,7 @@
 """A row for every core of a tissue microarray, in the tables and the report."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,12 @@ def test_the_cohort_has_a_row_per_core(slide, tmp_path):
         assert int(each["nuclei"]) == pytest.approx(inside.sum(), abs=2) and inside.sum() > 10
     write_roi_table([slide], tmp_path / "roi.tsv")
     assert [each["roi"] for each in read(tmp_path / "roi.tsv")] == ["A-1", "A-2"]
+
+
+def test_a_column_core_of_the_sheet_stands_beside_the_cores(slide, tmp_path):
+    write_table([replace(slide, own={"core": "F-9"})], tmp_path / "cohort.tsv")
+    first, second, *_ = read(tmp_path / "cohort.tsv")
+    assert (first["core"], first["sheet_core"]) == ("", "F-9") and second["core"] == "A-1"
 
 
 def test_the_report_shows_the_cores(slide, tmp_path):
