@@ -86,7 +86,8 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
 def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
     """Write outputs of a finished slide; those of one step, which have one ledger, when its last one is due."""
     return_large_arrays()
-    for step in reversed(dict.fromkeys(output.step for output in reversed(outputs))):
+    last = {output.step: position for position, output in enumerate(outputs)}
+    for step in sorted(last, key=last.__getitem__):
         with _step(slide.files, step, begin) as warnings:
             for output in outputs:
                 if output.step == step:

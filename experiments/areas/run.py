@@ -9,7 +9,7 @@ site of BRCA-M2C, NuCLS and three patients of TNBC. "more" goes on from it with 
 weights of "areas" and "base", 3 to 1; "scales" is "areas" with windows magnified by up to 1.6. All are scored on the
 site, on TNBC and NuCLS, on other accessions of EBHI-Seg and on the mouth of OCDC, which no arm reads. A run of "base"
 takes 25 minutes of one core, the others 12. "shipped" is the built-in model `compact`, which has read every site and
-the mouth.
+the mouth. DATA has `prepared/`, which `python -m experiments.areas.prepare DATA` writes.
 """
 
 from __future__ import annotations

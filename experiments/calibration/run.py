@@ -5,7 +5,8 @@
 
 Each folder is named for its site, and model.onnx there has not seen it: a folder of `experiments.left_out_sites.run`,
 or that of "mean" of `experiments.areas.run`. A folder named `colon` is scored on the areas of the accessions of
-EBHI-Seg that `compact` has not read, by the probability of Epithelial against that of all other classes.
+EBHI-Seg that `compact` has not read, by the probability of Epithelial against that of all other classes; they are in
+`prepared/` of the data, which `python -m experiments.areas.prepare DATA` writes.
 
 For every site the temperature is fitted on the left-out predictions of the others; where there is one site alone, and
 for colon, on the half of its patients that is not scored, in turn. The last line is the temperature that all left-out

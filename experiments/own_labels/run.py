@@ -105,9 +105,8 @@ def unlabelled_pictures(tissue: str, data: Path, work: Path) -> Path:
         return folder
     for path, _, _ in ebhi_pictures(data, odd=False, published=True)[::4]:
         if not (enlarged := folder / f"{path.stem}.png").is_file():
-            write_png(
-                enlarged, cv2.resize(read_rgb(path), None, fx=PUBLISHED_EBHI_MPP / 0.5, fy=PUBLISHED_EBHI_MPP / 0.5)
-            )
+            factor = PUBLISHED_EBHI_MPP / 0.5
+            write_png(enlarged, cv2.resize(read_rgb(path), None, fx=factor, fy=factor))
     return folder
 
 

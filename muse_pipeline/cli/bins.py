@@ -54,10 +54,8 @@ def run(args: argparse.Namespace) -> None:
     files = SlideFiles(args.slide)
     info, output = read_info(files.info), args.output or files.bins
     assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
-    given = args.transform, args.expand_um
-    counts, of_counts, of_positions = count_in_nuclei(
-        files.nuclei, info, TissueMask.load(files.mask, info), assay, *given
-    )
+    tissue = TissueMask.load(files.mask, info)
+    counts, of_counts, of_positions = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
     write_bins(files.nuclei, assay, counts, output)
     print(
         f"{output}: {counts.shape[0]:,} nuclei, {counts.shape[1]:,} genes; {of_counts:.1%} of the counts and "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any
+from typing import IO
 
 PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-python-headless", "pyarrow", "shapely")
 WITH_VNNI, WITHOUT_VNNI = "VNNI is available; `compact` runs in int8", "no VNNI; built-in models run in floating point"
@@ -193,25 +193,27 @@ _RESERVED = ExitStack()  # locks that are held until the process ends
 
 def read_at(file: int, n_bytes: int, offset: int) -> bytes:
     """Read at most ``n_bytes`` at an offset of a file, given its descriptor; safe to call from several threads."""
-    return _at(offset, "read", file, n_bytes)
+    if hasattr(os, "pread"):
+        return os.pread(file, n_bytes, offset)
+    with _POSITION:  # Windows
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, n_bytes)
 
 
 def write_at(file: int, content: bytes, offset: int) -> None:
     """Write all of ``content`` at an offset of a file, given its descriptor; safe to call from several threads."""
     n_written = 0
     while n_written < len(content):  # a full disk takes what fits without an error, and fails at the next write
-        n_written += _at(offset + n_written, "write", file, content[n_written:])
+        rest, start = content[n_written:], offset + n_written
+        if hasattr(os, "pwrite"):
+            n_written += os.pwrite(file, rest, start)
+            continue
+        with _POSITION:  # Windows
+            os.lseek(file, start, os.SEEK_SET)
+            n_written += os.write(file, rest)
 
 
-def _at(offset: int, name: str, file: int, what: Any) -> Any:
-    if hasattr(os, f"p{name}"):
-        return getattr(os, f"p{name}")(file, what, offset)
-    with _POSITION:  # Windows
-        os.lseek(file, offset, os.SEEK_SET)
-        return getattr(os, name)(file, what)
-
-
-_POSITION = Lock()  # of files, which threads share
+_POSITION = Lock()  # the position of an open file, which all threads share
 
 
 def link_folder(link: Path, target: str, folder: Path) -> None:

@@ -32,6 +32,10 @@ class UnsuitedError(SlideError):
     """The reader does not read this kind of file; another reader may."""
 
 
+class OtherFormatError(UnsuitedError):
+    """The reader reads no files of this format."""
+
+
 class NearlyReadError(UnsuitedError):
     """The reader reads this kind of file, but not this file; its error is reported."""
 
@@ -156,7 +160,7 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
         except UnsuitedError as error:
             reasons.append(error)
     nearly = [error for error in reasons if isinstance(error, NearlyReadError)]
-    of_its_kind = [error for error in reasons if not str(error).startswith("not a ")]
+    of_its_kind = [error for error in reasons if not isinstance(error, OtherFormatError)]
     raise SlideError(why_unreadable(path, "; ".join(map(str, nearly or (of_its_kind or reasons)[-1:]))))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from muse_pipeline.core.errors import MissingPackageError, SlideError
 from muse_pipeline.core.text import one_line
-from muse_pipeline.slides.base import READERS, NearlyReadError, SlideProperties, SlideReader, UnsuitedError
+from muse_pipeline.slides.base import READERS, NearlyReadError, OtherFormatError, SlideProperties, SlideReader
 from muse_pipeline.slides.mpp import MppCandidate, mpp_from_values
 from muse_pipeline.slides.signature import file_format
 
@@ -29,7 +29,7 @@ class CziReader(SlideReader):
     def __init__(self, path: Path):
         self.path = path
         if file_format(path) != "CZI":
-            raise UnsuitedError("not a CZI file")
+            raise OtherFormatError("not a CZI file")
         try:
             from pylibCZIrw.czi import CziReader as Document
         except ModuleNotFoundError as error:

@@ -9,7 +9,15 @@ from PIL import Image
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.text import one_line
-from muse_pipeline.slides.base import READERS, SlideProperties, SlideReader, UnsuitedError, alpha_of, rgb_on_white
+from muse_pipeline.slides.base import (
+    READERS,
+    OtherFormatError,
+    SlideProperties,
+    SlideReader,
+    UnsuitedError,
+    alpha_of,
+    rgb_on_white,
+)
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.pictures import (
     count_planes,
@@ -70,7 +78,7 @@ class ImageReader(ArrayReader):
         kind = file_format(path)
         # A .mrxs without its folder is a JPEG thumbnail: only files with a suffix of a picture are accepted.
         if kind in {None, "DICOM", "CZI"} or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES:
-            raise UnsuitedError("not a PNG, JPEG, JPEG 2000 or TIFF picture")
+            raise OtherFormatError("not a PNG, JPEG, JPEG 2000 or TIFF picture")
         pixels, *stated = _read_tiff(path) if kind == "TIFF" else [_read_picture(path)]
         super().__init__(pixels, path, *stated)
 

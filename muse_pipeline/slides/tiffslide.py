@@ -16,9 +16,9 @@ from muse_pipeline.core.text import one_line
 from muse_pipeline.slides.base import (
     READERS,
     NearlyReadError,
+    OtherFormatError,
     SlideProperties,
     SlideReader,
-    UnsuitedError,
     alpha_of,
     exact_downsamples,
     rgb_on_white,
@@ -57,7 +57,7 @@ class TiffSlideReader(SlideReader):
     def __init__(self, path: Path):
         self.path = path
         if file_format(path) != "TIFF":
-            raise UnsuitedError("not a TIFF file")
+            raise OtherFormatError("not a TIFF file")
         self._slide, doubts = _open(path)
         series = self._slide.ts_tifffile.series[self._slide.properties.get("tiffslide.series-index", 0)]
         pages = [level.keyframe for level in series.levels]
