@@ -192,7 +192,7 @@ def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[Output]:
         and (
             not output.is_written(slide)
             or (output.job != "nuclei" and changed[output.job] != {})
-            or any(each.name in changed["nuclei"] for each in output.settings)
+            or not changed["nuclei"].keys().isdisjoint([*(each.name for each in output.settings), *output.also_reads])
         )
     ]
 

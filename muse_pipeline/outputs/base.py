@@ -63,6 +63,7 @@ class Output:
         patterns: patterns of further files.
         switch: setting that requests the output; None if every run writes it.
         settings: other settings of the output.
+        also_reads: names of settings of other outputs that its files depend on.
         rank: position among the outputs; those with a smaller number are written first.
         step: step whose ledger records the output; its name by default.
         job: job of the workflow that writes it and reads its settings.
@@ -79,6 +80,7 @@ class Output:
     patterns: ClassVar[tuple[str, ...]] = ()
     switch: ClassVar[Setting | None] = None
     settings: ClassVar[tuple[Setting, ...]] = ()
+    also_reads: ClassVar[tuple[str, ...]] = ()
     rank: ClassVar[int] = 50
     step: ClassVar[str] = ""
     job: ClassVar[str] = "nuclei"

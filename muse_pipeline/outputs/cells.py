@@ -33,6 +33,7 @@ class Cells(Output):
         "of the tissue is in its way ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
         metavar="UM",
     )
+    also_reads = ("frame", "measurements")
     rank = 25
     of_table = ("cells",)
 

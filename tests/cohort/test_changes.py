@@ -191,6 +191,13 @@ def test_a_changed_setting_of_an_output_writes_that_output_alone(finished, tmp_p
     assert (folder / "nuclei.geojson.gz").read_bytes() == written
 
 
+def test_cells_are_written_again_in_another_frame(finished, tmp_path, capsys):
+    run = ["run", str(finished / "S.tif"), "-o", str(tmp_path / "results"), "--cells"]
+    assert main(run) == 0
+    assert main([*run, "--frame", "openslide"]) == 0
+    assert "unchanged, wrote geojson, cells\n" in capsys.readouterr().out
+
+
 def test_lines_name_each_change_once_with_its_slides():
     model, roi = "model a (1) -> b (2)", "roi none -> r.json (3)"
     found = {f"S{n}": [model] for n in range(7)} | {"S7": [model, roi]}
