@@ -49,10 +49,10 @@ from muse_pipeline.training.stages import Stage
 
 @dataclass(frozen=True)
 class HoldSettings:
-    """Settings of the distillation from the initial detector, at that detector's um per pixel.
+    """Distillation from the initial detector, at that detector's um per pixel.
 
     Attributes:
-        weight: weight of the distillation loss; the weight of MUSE's loss is 1.
+        weight: weight of the distillation loss, relative to MUSE's loss.
         window_px: side of a window, px.
         batch: pairs of windows per batch and device; both windows of a pair contain the same nucleus.
     """
@@ -74,8 +74,8 @@ class AdaptConfig(MuseConfig):
         checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in model. Its classes,
             colour reference, export settings and licence are kept.
         hold: distillation from that detector.
-        network_rate: factor of the schedule's learning rate for the detector; the projectors, whose initial weights are
-            random, are trained at the schedule's rate.
+        network_rate: factor of the schedule's learning rate for the detector; the projectors, which start from random
+            weights, are trained at the full rate.
         distillation: losses between MUSE's student and teacher; batch norms keep the initial detector's statistics.
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
         grey: fraction of views and windows converted to grey.

@@ -30,18 +30,17 @@ class ExportSettings:
     """Settings of the exported model (``inference.card.ModelCard``).
 
     Attributes:
-        input_px: side of a window in px; by default 1,024, or the side of the training windows if the network accepts
-            only these.
-        halo_px: width in px of a window's border; nuclei in it are taken from neighbouring windows.
+        input_px: side of a window; by default 1,024 px, or the training window's if the network accepts no other.
+        halo_px: width of a window's border; nuclei in it are taken from neighbouring windows.
         batch: windows per call.
         capacity: largest number of nuclei per window.
         threshold: lowest score of the nuclei that are kept.
         precision: "fp32", "fp16" or "int8".
-        embedding: whether the feature vector of every nucleus is returned too.
-        any_window: whether a network that ties positions to its training window may be exported for a different size.
+        embedding: whether to return the feature vector of every nucleus too.
+        any_window: whether a network that is tied to its training window may be exported for a different size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        snap_um: largest distance by which outlines are moved to the nearest edge of the stained nucleus, um; 0 leaves
-            them. Replaces an inherited ``refine``.
+        snap_um: largest distance, um, by which outlines are moved to the nearest edge of the stained nucleus. Replaces
+            an inherited ``refine``.
         refine: whether the built-in network refines outlines; excludes ``snap_um``.
     """
 
@@ -89,8 +88,8 @@ class DetectorConfig(ModelSettings):
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
         distillation: trained networks as teachers; none by default.
-        mixing: averaging of the trained weights with those of ``checkpoint``, if its head is loaded too. The proportion
-            is chosen on held-out labels, and steps and learning rate depend on the number of labelled nuclei.
+        mixing: averaging of the trained weights with those of ``checkpoint``, if its head is loaded too, in a
+            proportion chosen on held-out labels. Steps and learning rate depend on the number of labelled nuclei.
         batch: windows per batch and device.
         backbone_rate: factor of the schedule's learning rate for the backbone.
         seed: seed of weights and windows.

@@ -36,8 +36,8 @@ class MixingSettings:
     """Settings of the average of a detector's trained and initial weights.
 
     Attributes:
-        folds: number of parts into which the labelled pictures are split. For each part, an additional training holds
-            it out. Ignored if the run has `validation` sources.
+        folds: number of parts into which the labelled pictures are split, each held out from one additional training;
+            ignored if there are `validation` sources.
     """
 
     folds: Annotated[int, Between(2, 10)] = 3
