@@ -102,7 +102,7 @@ class AdaptiveAugmentation(nn.Module):
         shift = (2 * torch.rand(n, 2, generator=generator) - 1) * SHIFT * self._chosen(n, generator)[:, None]
         scale = 2 ** (LOG2_SCALE * torch.randn(n, generator=generator) * self._chosen(n, generator))
         angle = quarter * (math.pi / 2) + turn
-        # The grid maps output positions to input positions, so it is divided by the magnification.
+        # The grid maps output positions to input positions, so the entries are divided by the scale.
         cos, sin = angle.cos() / scale, angle.sin() / scale
         matrix = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
         whole = (shift * size).round() * 2 / size

@@ -4,8 +4,8 @@ Generalised means are computed as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 
 fusion-knowledge distillation (https://github.com/wollf2008/IKD-MIL, 2023).
 
 Maps are probabilities (B, K, H, W) of K classes that do not exclude each other. ``known``, of the same shape, is 1
-where the target is known and 0 elsewhere. Unlike the released code of IKD-MIL, which treats probabilities as logits and
-truncates labels to 0, the cross-entropy is computed from probabilities and from labels thresholded at 0.5.
+where the target is known and 0 elsewhere. The cross-entropy is computed from probabilities and from labels thresholded
+at 0.5; the released code of IKD-MIL mistakes probabilities for logits and truncates labels to 0.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again:
 
 
 def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """Paint masks in two flat colours; the results also replace rendered pictures in the control without a generator.
+    """Paint masks in two flat colours; as a control, the results are also used in place of rendered pictures.
 
     Args:
         mask: (B, 3, H, W), -1 to 1; the first channel, the contours, is painted as background.

@@ -80,7 +80,7 @@ class AdaptConfig(MuseConfig):
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
         grey: fraction of views and windows converted to grey.
         seed: seed of projectors, views and windows.
-        method: "adapt".
+        method: name of the method, "adapt".
     """
 
     checkpoint: Weights = Path("compact")
@@ -99,7 +99,8 @@ class AdaptBatch(NamedTuple):
 
     Attributes:
         views: sets of views.
-        windows: windows without labels, each also in a version for the teacher.
+        windows: windows without labels, each also in an unvaried version for the teacher.
+
     """
 
     views: ViewBatch

@@ -96,7 +96,7 @@ class DetectorConfig(ModelSettings):
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
         export: settings of the exported model; those not given are taken from ``checkpoint`` if it is a detector.
-        method: "detector".
+        method: name of the method, "detector".
     """
 
     backbone: str

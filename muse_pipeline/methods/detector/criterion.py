@@ -181,7 +181,7 @@ class Criterion(nn.Module):
 
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) maps of 0 and 1: cells in which nuclei are labelled, and those that may count as background."""
+    """Two (B, 1, h, w) maps of 0 and 1: cells in which nuclei are labelled, and cells that may be background."""
     if batch.region is None:
         everywhere = torch.ones_like(maps.centre)
         return everywhere, everywhere

@@ -115,7 +115,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     keeps_colour = detector is not None and detector.colour.method == config.colour
     if keeps_colour:
         return DetectorData(config, images, held, detector.colour)
-    weights = [image.weight for image in images]  # how often an image is drawn also weights its stains in the mean
+    weights = [image.weight for image in images]  # in the mean, images count as often as they are drawn
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 
@@ -126,7 +126,7 @@ def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[Labe
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:
-    """Save crops of some images that start at their annotated regions, outside which there may be no tissue."""
+    """Save crops of some images, starting at their annotated regions, because there may be no tissue outside them."""
     crops = {}
     for number, index in enumerate(spread_evenly(len(images))):
         left, top, *_ = images[index].annotated_box

@@ -142,7 +142,8 @@ class DetectorTraining(Method):
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.distillation, self.backbone_rate = distillation, backbone_rate
-        # Not saved for resuming, because ``build`` measures it again.
+        # Not saved with the state of the run, because ``build`` measures it again.
+
         self.register_buffer("class_shift", class_shift, persistent=False)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:

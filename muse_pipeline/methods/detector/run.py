@@ -78,7 +78,7 @@ class DetectorRecipe(Recipe):
     Config = DetectorConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Take export settings that are not given from the initial detector (``config.inherit_export``)."""
+        """Copy missing export settings from the initial detector (``config.inherit_export``)."""
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         trained = _networks(method, {**meta, "step": self.config.schedule.steps})
         if data.held:
             best = load_checkpoint(self.run_folder.best)
-            trained = dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed
+            trained = dataclasses.replace(best, meta={**best.meta, **meta})  # the card's settings may be newer
         tried = [(load_checkpoint(path), held) for path, held in self._held_out]
         if self.is_mixed and data.held:
             tried = [(trained, data.held)]
@@ -277,7 +277,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
             "images": sorted(names | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # held-out patients chose the weights
+            "patients": sorted(learnt | held | seen.patients),  # weights are chosen on held-out patients
             "learnt_patients": sorted(learnt | seen.learnt_patients),
         }
 
@@ -307,7 +307,7 @@ def describe_detector(config: DetectorConfig, reference: ColourReference) -> dic
         "backbone": config.backbone,
         "window_px": config.window_px,
         "mpp": config.mpp,
-        "resample_positions": False,  # the positional table is used as trained
+        "resample_positions": False,  # positional embeddings are used as trained
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(reference),
     }

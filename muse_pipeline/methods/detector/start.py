@@ -176,7 +176,7 @@ def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")
     alike = ["head", "class_names", "n_rays", "mpp", "colour"]
-    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # a network with a fixed window
+    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # a fixed window must be the same
     for name in alike:
         initial, ours = getattr(begun, name), getattr(config, name)
         if initial != ours:

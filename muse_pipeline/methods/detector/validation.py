@@ -186,7 +186,7 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     Class shares in the labels of a few pictures differ from those in the tissue. The terms are half the logarithm of
     the ratio of labelled to expected shares (half, because class weights are inverse square roots), from -1 to 1. The
     expected shares are a mean of those found by the initial detector in the same regions and those of the labels; the
-    more labels there are, the closer it is to the latter.
+    more labels there are, the closer they are to the latter.
 
     Args:
         images: images to train on; those with class areas are ignored.
@@ -255,7 +255,7 @@ def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:
 
 
 def _agreement(before: Scorer, now: Scorer, images: Sequence[LabelledImage]) -> float | None:
-    """F1 in percent between the two detectors, classes included, outside annotated regions; None if no nuclei there."""
+    """F1 in percent between both detectors' nuclei, with classes, outside annotated regions; None if there are none."""
     hits = misses = 0
     for image in images:
         outside = image.unannotated

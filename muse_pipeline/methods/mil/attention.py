@@ -63,7 +63,7 @@ class GatedAttention(nn.Module):
         """Classify a slide by the features (N, D) of its tiles."""
         embedded = self.embed((features - self.mean) / self.deviation)
         scores = self.attend(torch.tanh(self.value(embedded)) * torch.sigmoid(self.gate(embedded)))
-        # A slide's logit is the attention-weighted mean of its tiles' logits, so that these classify the tiles too.
+        # A slide's logit is the attention-weighted mean of its tiles' logits, so the latter classify single tiles.
         attention, tile_logit = torch.softmax(scores, 0), self.classify(embedded)
         return BagOutput((attention * tile_logit).sum(0), attention, tile_logit)
 

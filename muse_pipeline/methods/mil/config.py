@@ -211,7 +211,7 @@ class MilConfig(NetworkSettings):
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
         export: settings of the exported model.
-        method: "mil".
+        method: name of the method, "mil".
     """
 
     slide_labels: SlideLabelSettings | None = None

@@ -117,7 +117,7 @@ def _in_float(maps: RegionMaps) -> RegionMaps:
 
 
 TEACHER = "teacher"  # key of the teacher among a student checkpoint's networks
-TEACHER_SCORES = "teacher_scores"  # key in the checkpoint's meta
+TEACHER_SCORES = "teacher_scores"  # key of the teacher's scores in a student checkpoint's meta
 
 
 @dataclass(frozen=True, eq=False)

@@ -167,7 +167,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             return self._describe(data, method, self.config.schedule.steps, {})
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed
+        return dataclasses.replace(best, meta=now.meta)  # the card's settings may be newer
 
     def finish(self, data: RegionData, method: Method, log: Log) -> None:
         """Print the scores of the weights in the checkpoint."""
@@ -194,7 +194,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             "resample_positions": False,
             "config": plain_settings(config, portable=True),
             "images": sorted({image.name for image in data.images} | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # held-out patients chose the weights
+            "patients": sorted(learnt | held | seen.patients),  # weights are chosen on held-out patients
             "learnt_patients": sorted(learnt | seen.learnt_patients),
             "step": step,
             "scores": scores,

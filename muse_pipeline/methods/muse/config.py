@@ -43,7 +43,7 @@ class MuseConfig:
         batch: sets of views per batch and device.
         seed: seed of weights and views.
         precision: "32-true" or "bf16-mixed".
-        method: "muse".
+        method: name of the method, "muse".
     """
 
     name: str

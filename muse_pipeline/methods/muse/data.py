@@ -212,7 +212,8 @@ class RegionWeights:
         """(N,) weights of a slide's nuclei at (N, 2) level-0 px.
 
         Raises:
-            ConfigError: the slide's region map does not have one of the classes.
+            ConfigError: one of the classes is missing from the slide's region map.
+
             StoreError: the slide has no region map.
         """
         files = SlideFiles(source.store.parent)

@@ -66,7 +66,7 @@ CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
 MAX_WIDTH = 1 << 18  # four times the number of prototypes in DINO
 Width = Annotated[int, Between(2, MAX_WIDTH)]
 Temperature = Annotated[float, Between(1e-3, 10)]
-HALF_OCTAVE = 0.5  # views whose mpps differ by a factor of more than 2 ** 0.5 count as two scales
+HALF_OCTAVE = 0.5  # views whose mpps differ by a factor of more than 2 ** 0.5 are at different scales
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SelfDistillationSettings:
     Attributes:
         nucleus_weight: weight of the loss at shared nuclei.
         image_weight: weight of the loss on whole views.
-        balance: how the teacher is kept from collapsing: "centring" (with sharpening) or "sinkhorn".
+        balance: way to keep the teacher from collapsing: "centring" (with sharpening) or "sinkhorn".
         n_prototypes: prototypes of each projector.
         hidden: width of the hidden layers of each projector.
         bottleneck: length of the normalised vectors.
@@ -158,7 +158,7 @@ class Level(nn.Module):
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Fraction of the prototypes whose recent use, as the likeliest of a row, exceeds a twentieth of the mean."""
+        """Fraction of the prototypes in use: recently the likeliest for a row, over 5 % as often as the average one."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 

@@ -142,7 +142,8 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
         def keep(done: int, scores: dict[str, float]) -> None:
             trained = self.checkpoint(data, method)
-            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})  # choose weights
+            # Held-out patients are included, because weights are chosen on them.
+            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})
             meta = {**trained.meta, "step": done, "patients": patients, **scores}
             save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
 
@@ -162,7 +163,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             "backbone": config.backbone,
             "window_px": config.views.global_px,
             "mpp": config.middle_mpp,
-            "resample_positions": False,  # the positional table is used as trained
+            "resample_positions": False,  # positional embeddings are used as trained
             "config": plain_settings(config, portable=True),
             "colour": dataclasses.asdict(data.reference),
             "images": sorted({image.name for image in data.images} | seen.images),
@@ -178,7 +179,7 @@ LIMITS = {  # name -> (least, most) in a run that still learns; healthy runs sta
     "entropy_image": (0.01, 0.999),
     "spread": (0.05, float("inf")),
 }
-OF_NUCLEI = {"entropy_nucleus", "spread"}  # without meaning at steps whose views share no nucleus
+OF_NUCLEI = {"entropy_nucleus", "spread"}  # meaningless at steps whose views share no nucleus
 
 
 class CollapseAlarm(Alarm):

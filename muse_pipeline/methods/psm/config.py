@@ -107,7 +107,7 @@ class PsmConfig(ModelSettings):
         labels: settings of the conversion of masks to instances.
         detector: the instance network.
         self_training: last stage, which trains on the detector's own detections.
-        method: "psm".
+        method: name of the method, "psm".
     """
 
     sources: tuple[UnlabelledSource, ...]
@@ -124,7 +124,7 @@ class PsmConfig(ModelSettings):
     method: str = "psm"
 
     def __post_init__(self) -> None:
-        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # used for all masks
+        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # max_share is for all masks
         if self.masks != "activation" and (changed := dict(unread.items() - vars(MaskSettings()).items())):
             raise ConfigError(
                 f"mask_settings.{min(changed)} is a setting of `masks: activation`, but `masks` is '{self.masks}'"

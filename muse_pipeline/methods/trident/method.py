@@ -78,8 +78,8 @@ class TridentConfig(MuseConfig):
             result of the run.
         weight: factor of the alignment loss if MUSE's losses are added.
         checkpoint: initial weights of the H&E network, as in ``MuseConfig``.
-        views: settings of H&E views; local views are only used with MUSE's loss.
-        method: "trident".
+        views: settings of H&E views; local views are used only with MUSE's losses.
+        method: name of the method, "trident".
     """
 
     sources: tuple[PairedSource, ...]

@@ -177,7 +177,7 @@ class UnitConfig(ModelSettings):
         calibrate: whether to choose the score threshold of the export without labels (``monitors.SnapshotScorer``);
             otherwise ``export.threshold`` is used.
         export: settings of the exported detector.
-        method: "unit".
+        method: name of the method, "unit".
     """
 
     schedule: Schedule

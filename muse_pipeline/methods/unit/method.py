@@ -136,7 +136,7 @@ class UnitTraining(Method):
         self.step += 1
 
     def _vary(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """The reader's augmented input, and its colour maps; noise keeps the networks from passing hidden codes."""
+        """The reader's augmented input and colour maps; its noise keeps the generator from hiding codes in pictures."""
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
         with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 is too coarse for grey levels

@@ -54,7 +54,7 @@ class TranslationAlarm(Alarm):
     """Ends a stage in which a diagnostic stays too low; the arguments are those of ``Alarm``."""
 
     def __init__(self, schedule: Schedule, folder: Path):
-        super().__init__(schedule, folder, grace=0.2)  # before this, the networks cannot translate yet
+        super().__init__(schedule, folder, grace=0.2)  # earlier, the networks cannot translate yet
 
     def check(self, done: int, losses: dict[str, float]) -> None:
         """Compare the diagnostics with ``LIMITS``.

@@ -158,7 +158,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """The checkpoint of the snapshot with the best measure (``monitors.MEASURE``)."""
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed
+        return dataclasses.replace(best, meta=now.meta)  # the card's settings may be newer
 
     def finish(self, data: UnitData, method: UnitTraining, log: Log) -> None:
         """Print the step of the chosen snapshot."""

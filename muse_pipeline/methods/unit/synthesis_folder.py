@@ -65,7 +65,7 @@ def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
     """Summarise the measures of nuclei by kind, and totals per mask, as in ``measure``.
 
     Args:
-        masks: at least one mask.
+        masks: one or more masks.
         mpp: um per pixel.
 
     Returns:
@@ -224,7 +224,7 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
     because the number of nuclei dropped for overlap depends on all settings.
 
     Args:
-        paths: at least one ``nuclei.parquet`` or ``proposals.parquet`` with outlines.
+        paths: one or more files ``nuclei.parquet`` or ``proposals.parquet`` with outlines.
         tissue: settings, of which those that are not fitted are kept.
 
     Raises:

@@ -165,7 +165,7 @@ CHANNEL = {STROMA: 1, EPITHELIAL: 2}  # contours are drawn in channel 0
 GUTTER_PX = 6
 
 
-_WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # an amplitude of 1 has a mean square of 1
+_WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # so that an amplitude of 1 has a mean square of 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,7 @@ class InstanceMask:
 
     Attributes:
         instances: (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected.
-        kinds: (N,) uint8, index into ``synthesis_settings.KINDS`` of instance i + 1.
+        kinds: (N,) uint8, at i the index into ``synthesis_settings.KINDS`` of instance i + 1.
     """
 
     instances: np.ndarray

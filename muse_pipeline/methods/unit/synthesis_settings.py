@@ -61,7 +61,7 @@ class TissueSettings:
         stroma: nuclei between glands, at least 0.8 mean diameters apart, with random angles.
         glands_per_mm2: closed curves tried per mm2; curves that would cross an earlier one are left out.
         gland_radius_um: range of a gland's mean radius, chosen uniformly.
-        gland_wobble: standard deviation of the rim's k-th cosine (k = 2 to 4), in units of the mean radius / k.
+        gland_wobble: standard deviation of the rim's k-th amplitude (k = 2 to 4), in units of mean radius / k.
         rim_spacing: range of the distance between neighbours on a rim, in short axes, chosen uniformly.
         rim_jitter_um: standard deviation of positions across the rim.
         rim_tilt_deg: standard deviation of the angle between long axes and the rim's normal.
