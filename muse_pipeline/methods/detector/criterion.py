@@ -191,7 +191,6 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
     """Two (B, 1, h, w) bool maps: cells without any labels, and these plus class areas, which have no positions."""
-
     region = batch.region[:, None]
     return region == 0, (region == 0) | (region == CLASSES_ONLY)
 
