@@ -176,7 +176,7 @@ def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path
 def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
     draw_slide(tmp_path / "S9", "S9", "f" * 16)
     nuclei = str(tmp_path / "S9" / "proposals.parquet")
-    refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "contains nuclei of a different slide than")
+    refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "contains nuclei of a slide other than")
     far = {"type": "Point", "coordinates": [9000, 9000]}
     feature = {"type": "Feature", "geometry": far, "properties": {}}
     (tmp_path / "far.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
