@@ -1,8 +1,8 @@
 """Losses between branches that encode the same samples of a batch: InfoNCE and VICReg.
 
-InfoNCE: arXiv 1807.03748; SimCLR, 2002.05709. VICReg, variance, invariance and covariance: arXiv 2105.04906; TriDeNT,
-arXiv 2312.02111. VICReg sums over ordered pairs of branches, so every pair is counted twice, and all pairs have the
-same weight.
+InfoNCE: arXiv 1807.03748; SimCLR: arXiv 2002.05709. VICReg (variance, invariance and covariance): arXiv 2105.04906;
+TriDeNT: arXiv 2312.02111. The invariance term is summed over ordered pairs of branches, so every pair is counted
+twice. All pairs have the same weight.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ EPSILON = 1e-5  # added to variances
 
 
 def infonce(branches: Sequence[Tensor], known: Sequence[Tensor], temperature: float = 0.5) -> Tensor:
-    """Sum over pairs of branches of the symmetric cross-entropy from a sample in one branch to itself in the other.
+    """Sum over pairs of branches of the symmetric cross-entropy of finding each sample of one branch in the other.
 
     Args:
-        branches: n of (N, D), not normalised; row k of all branches belongs to one sample.
-        known: n of (N,) bool, True for rows present in a branch; a pair is compared on the rows of both.
+        branches: n tensors (N, D), not normalised; row k is the same sample in every branch.
+        known: n tensors (N,) bool, True for rows present in a branch; a pair is compared on the rows present in both.
         temperature: softmax temperature; cosines are divided by it.
     """
-    # A zero with a graph, because the loss is differentiated even if a batch has no partners and no pair to compare.
+    # A zero with a graph, because the loss is differentiated even if no two branches share a row.
     total = branches[0].sum() * 0
     for one, other in combinations(range(len(branches)), 2):
         both = known[one] & known[other]
@@ -40,8 +40,8 @@ def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     """Sum over ordered pairs of branches of their mean squared difference.
 
     Args:
-        branches: n of (N, D); row k of all branches belongs to one sample.
-        known: n of (N,) bool, True for rows present in a branch; a pair is compared on the rows of both.
+        branches: n tensors (N, D); row k is the same sample in every branch.
+        known: n tensors (N,) bool, True for rows present in a branch; a pair is compared on the rows present in both.
     """
     total = branches[0].sum() * 0
     for one, other in combinations(range(len(branches)), 2):
@@ -52,29 +52,29 @@ def invariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
 
 
 def variance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """Sum over branches of the mean hinge by which the standard deviation of a dimension falls short of 1.
+    """Sum over branches of the mean amount by which the dimensions' standard deviations fall short of 1.
 
     Args:
-        branches: n of (N, D).
-        known: n of (N,) bool, as in ``invariance``.
+        branches: n tensors (N, D).
+        known: n tensors (N,) bool, as in ``invariance``.
     """
     deviations = [(covariance_matrix(rows[has]).diagonal() + EPSILON).sqrt() for rows, has in _pairs(branches, known)]
     return torch.stack([torch.relu(1 - one).mean() for one in deviations]).sum()
 
 
 def covariance(branches: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
-    """Sum over branches of the squared covariances between two dimensions, divided by D.
+    """Sum over branches and over pairs of different dimensions of the squared covariance, divided by D.
 
     Args:
-        branches: n of (N, D).
-        known: n of (N,) bool, as in ``invariance``.
+        branches: n tensors (N, D).
+        known: n tensors (N,) bool, as in ``invariance``.
     """
     matrices = [covariance_matrix(rows[has]) for rows, has in _pairs(branches, known)]
     return torch.stack([(one.square().sum() - one.diagonal().square().sum()) / len(one) for one in matrices]).sum()
 
 
 def covariance_matrix(rows: Tensor) -> Tensor:
-    """(D, D) biased covariance of rows (N, D); zeros without rows."""
+    """(D, D) biased covariance of rows (N, D); all zeros if there are no rows."""
     if not len(rows):
         return rows.new_zeros(rows.shape[1], rows.shape[1])
     centred = rows - rows.mean(0)

@@ -1,14 +1,14 @@
-"""Losses of generative adversarial networks (least squares; logistic with a gradient penalty), and augmentation.
+"""Losses for generative adversarial networks (least squares; logistic with a gradient penalty), and augmentation.
 
 Least squares: Mao et al., ICCV 2017, arXiv 1611.04076, equation 9 with targets 0 and 1. Logistic, non-saturating, as
 StyleGAN2 uses it: Goodfellow et al., NIPS 2014, arXiv 1406.2661; R1: Mescheder et al., ICML 2018, arXiv 1801.04406,
 equation 9.
 
-Adaptive discriminator augmentation, ADA (Karras et al., NeurIPS 2020, arXiv 2006.06676), is written from its
-description. Real and generated pictures are augmented before the discriminator, each kind of change with
-probability p, by differentiable operations. p follows ``r = E sign(D(y))``: it grows while the discriminator overfits
-to real pictures. Of the paper's groups "bgc" there are mirror, quarter turns and shifts (blit), scale and turn
-(geometric), and brightness, contrast and saturation (colour).
+Adaptive discriminator augmentation (ADA; Karras et al., NeurIPS 2020, arXiv 2006.06676) is implemented from the paper.
+Real and generated pictures are augmented before the discriminator by differentiable operations, each kind of change
+with probability p. p follows ``r = E sign(D(y))``: it grows while the discriminator overfits to real pictures. From
+each of the paper's groups "bgc" these are implemented: mirroring, quarter turns and shifts (blit); scaling and rotation
+(geometric); brightness, contrast and saturation (colour).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, softplus
 
-SHIFT = 0.125  # largest shift, as a share of the side, in whole pixels
+SHIFT = 0.125  # largest shift, as a fraction of the side; rounded to whole pixels
 LOG2_SCALE, BRIGHTNESS, LOG2_CONTRAST, SATURATION = 0.2, 0.2, 0.5, 1.0  # standard deviations from the paper
 
 
@@ -38,7 +38,7 @@ class LeastSquares:
 
 
 class Logistic:
-    """Cross-entropies of the sigmoid of scores of any shape (positive for real pictures)."""
+    """Cross-entropies of the sigmoid of scores of any shape; positive scores stand for real pictures."""
 
     @staticmethod
     def of_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -56,10 +56,10 @@ def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
 
     Args:
         real: (B, C, H, W) pictures that require gradients, -1 to 1.
-        score: (B, ...) of them; the scores of one picture are summed.
+        score: (B, ...) scores of the pictures; those of one picture are summed.
         gamma: weight.
     """
-    # Pictures do not interact in the discriminator, so the gradient of the summed scores has that of each picture.
+    # Pictures do not interact in the discriminator, so the gradient of the sum contains each picture's own gradient.
     (gradient,) = torch.autograd.grad(score.sum(), real, create_graph=True)
     return gamma / 2 * gradient.square().flatten(1).sum(1).mean()
 
@@ -68,8 +68,8 @@ class AdaptiveAugmentation(nn.Module):
     """Augments pictures with an adaptive probability.
 
     Args:
-        target: target value of r.
-        pictures: number of real pictures over which p rises from 0 to 1.
+        target: value of r above which p rises and below which it falls.
+        pictures: number of real pictures in which p rises from 0 to 1 if r stays above the target.
         midpoint: score halfway between real and generated: 0 for logistic losses, 0.5 for least squares.
     """
 
@@ -94,7 +94,7 @@ class AdaptiveAugmentation(nn.Module):
         return torch.rand(n, generator=generator) < self.p.cpu()
 
     def _move(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """Blit and geometry as one affine map per picture; beyond the border the picture is mirrored."""
+        """Apply blit and geometric changes as one affine map per picture; it is mirrored beyond its border."""
         n, size = len(pictures), pictures.shape[-1]
         quarter = torch.randint(4, (n,), generator=generator) * self._chosen(n, generator)
         turn = (2 * torch.rand(n, generator=generator) - 1) * math.pi * self._chosen(n, generator)
@@ -102,7 +102,7 @@ class AdaptiveAugmentation(nn.Module):
         shift = (2 * torch.rand(n, 2, generator=generator) - 1) * SHIFT * self._chosen(n, generator)[:, None]
         scale = 2 ** (LOG2_SCALE * torch.randn(n, generator=generator) * self._chosen(n, generator))
         angle = quarter * (math.pi / 2) + turn
-        # The grid maps output positions to input positions, so a magnification divides.
+        # The grid maps output positions to input positions, so the entries are divided by the scale.
         cos, sin = angle.cos() / scale, angle.sin() / scale
         matrix = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
         whole = (shift * size).round() * 2 / size
@@ -111,7 +111,7 @@ class AdaptiveAugmentation(nn.Module):
         return grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
 
     def _recolour(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """Saturation, contrast and brightness."""
+        """Change saturation, contrast and brightness."""
         n = len(pictures)
 
         def draw(sigma: float) -> Tensor:

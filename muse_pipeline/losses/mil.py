@@ -1,11 +1,11 @@
-"""Losses of multiple-instance learning: cross-entropy of generalised means, and the losses of IKD-MIL.
+"""Losses for multiple-instance learning: cross-entropy of generalised means, and the losses of IKD-MIL.
 
-Generalised means as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017); IKD-MIL is iterative fusion-knowledge
-distillation (https://github.com/wollf2008/IKD-MIL, 2023).
+Generalised means are computed as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017). IKD-MIL is iterative
+fusion-knowledge distillation (https://github.com/wollf2008/IKD-MIL, 2023).
 
-Maps are probabilities (B, K, H, W) of K classes, each independent of the others; ``known`` of the same shape is 1 where
-the target is known and 0 elsewhere. The cross-entropy is computed from probabilities and from labels thresholded at
-0.5; the released code mistakes probabilities for logits and truncates its labels to 0.
+Maps are probabilities (B, K, H, W) of K classes that do not exclude each other. ``known``, of the same shape, is 1
+where the target is known and 0 elsewhere. The cross-entropy is computed from probabilities and from labels thresholded
+at 0.5; the released code of IKD-MIL mistakes probabilities for logits and truncates labels to 0.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ TINY = 1e-7
 
 
 def generalised_mean(maps: Tensor, exponent: float = EXPONENT) -> Tensor:
-    """Probability of an image, ``mean(p ** r) ** (1 / r)`` over its pixels: (B, K, H, W) -> (B, K)."""
-    # The root has an infinite slope at 0.
+    """Probability that an image contains a class, ``mean(p ** r) ** (1 / r)`` over pixels: (B, K, H, W) -> (B, K)."""
+    # Clamped because the root has an infinite slope at 0.
     return maps.clamp(min=LEAST_PROBABILITY).pow(exponent).mean((2, 3)).pow(1 / exponent)
 
 
 def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -> Tensor:
-    """Cross-entropy of the generalised mean of every map, summed over maps and averaged over images and classes.
+    """Cross-entropy of the generalised mean of every map, summed over maps and averaged over the given labels.
 
     Args:
-        maps: (B, K, H, W) each, probabilities.
-        label: (B, K), 1 where the image contains the class.
-        judged: (B, K), 0 where no label of the image is given.
+        maps: probabilities, each (B, K, H, W).
+        label: (B, K), 1 if the image contains the class, else 0.
+        judged: (B, K), 1 if the label is given, else 0.
     """
     total = 0.0
     for each in maps:
@@ -44,7 +44,7 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
 
 
 def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """One minus the Dice coefficient of every image and class; empty targets are compared by their complements.
+    """One minus the Dice coefficient of every image and class; for an empty target, that of the complements.
 
     Args:
         prediction: (B, K, H, W).
@@ -62,12 +62,12 @@ def dice_loss(prediction: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor:
-    """Dice losses of all side maps and the fused map against one target, averaged over images and classes.
+    """Dice losses of all side maps and the fused map against one target, summed, and averaged over images and classes.
 
-    A teacher's target is the image label at every pixel, a student's target the fused map of its teacher.
+    A teacher's target is the image label at every pixel; a student's target is its teacher's fused map.
 
     Args:
-        maps: (B, K, H, W) each.
+        maps: side maps and fused map, each (B, K, H, W).
         target: (B, K, H, W), 0 to 1.
         known: (B, K, H, W).
     """
@@ -75,9 +75,9 @@ def fusion_dice(maps: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor
 
 
 def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Weights that favour pixels of a low loss (online easy example mining): N softmax(-loss) over the N known pixels.
+    """Weights that favour pixels with a low loss (online easy example mining): N softmax(-loss) over N known pixels.
 
-    Their mean over the known pixels is 1. All are 1 where the target has a single class.
+    Their mean over the known pixels is 1. If a target is 0, or 1, at all known pixels, all their weights are 1.
 
     Args:
         loss: (B, K, H, W) cross-entropy.
@@ -86,20 +86,20 @@ def confidence_weights(loss: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """
     n_known = known.sum((2, 3), keepdim=True)
     n_positive = (target * known).sum((2, 3), keepdim=True)
-    # Without a known pixel the softmax is NaN; ``where`` drops it, and ``detach`` keeps it out of the gradient.
+    # If no pixel is known, the softmax is NaN; ``where`` drops it, and ``detach`` keeps it out of the gradient.
     trust = torch.softmax((-loss).masked_fill(known == 0, -torch.inf).flatten(2), 2).view_as(loss)
     has_both = (n_positive > 0) & (n_positive < n_known)
     return torch.where(has_both, n_known * trust, known).detach()
 
 
 def weighted_cross_entropy(prediction: Tensor, target: Tensor, known: Tensor, weighted: bool = True) -> Tensor:
-    """Mean cross-entropy over known pixels, images and classes, weighted by ``confidence_weights``.
+    """Cross-entropy weighted by ``confidence_weights``: its mean over known pixels, then over images and classes.
 
     Args:
         prediction: (B, K, H, W).
         target: (B, K, H, W), 0 or 1.
         known: (B, K, H, W).
-        weighted: False weights all pixels equally.
+        weighted: whether to use these weights; otherwise all known pixels have the same weight.
     """
     of_target = torch.where(target > 0, prediction, 1 - prediction)
     loss = -of_target.clamp(min=LEAST_PROBABILITY).log()

@@ -15,15 +15,15 @@ def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tens
     Args:
         logit: (B, 1, h, w).
         target: (B, 1, h, w) Gaussians in [0, 1], 1 exactly at the centre cells.
-        weight: (B, 1, h, w), 0 where nothing is known.
+        weight: (B, 1, h, w), 0 in cells that do not count.
 
     Returns:
-        Scalar, divided by the number of centres (at least 1).
+        Scalar: the sum over cells, divided by the number of centres (at least 1).
     """
     prob = logit.sigmoid()
     positive = (target >= 1).to(logit.dtype) * weight
     negative = (target < 1).to(logit.dtype) * weight
-    # Computed from logits, because probabilities near 0 or 1 are rounded to them and have infinite logarithms.
+    # Computed from logits, because a probability that is rounded to 0 or 1 has an infinite logarithm.
     hit = positive * (1 - prob) ** ALPHA * logsigmoid(logit)
     miss = negative * (1 - target) ** BETA * prob**ALPHA * logsigmoid(-logit)
     return -(hit.sum() + miss.sum()) / positive.sum().clamp(min=1)

@@ -1,8 +1,8 @@
-"""Losses of UNITPathSSL: its objective (equation 7), the cycles, and a colour prior for rendered tissue (an addition).
+"""Losses of UNITPathSSL: its objective (equation 7), cycle consistency, and a colour prior that is not in the paper.
 
 Cycle consistency is that of Zhu et al. (ICCV 2017, arXiv 1703.10593), in both directions. It does not fix the polarity:
-rendering nuclei pale and reading pale areas as nuclei closes both cycles as well. The prior, the distance to flat
-nuclei on a flat background, excludes this solution.
+rendering nuclei pale and reading pale areas as nuclei satisfies both cycles as well. The prior, the distance of a
+rendered picture from nuclei of one colour on a background of one colour, excludes this solution.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ BLACK = -0.9  # a pixel of a mask belongs to a nucleus if a fill channel exceeds
 
 
 def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G)``, and an addition: ``+ l4 L_painted(G)``.
+    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4 L_painted(G)``; the last is our addition.
 
-    ``L_seg`` is the instance loss of the reader on rendered pictures with the masks' own instances. Those pictures are
-    not detached, so it has gradients in both networks: G must render nuclei that can be separated.
+    ``L_seg`` is the instance loss of the reader S on rendered pictures, with the instances of the masks that they were
+    rendered from. These pictures are not detached, so the loss trains both networks: G must render separable nuclei.
 
     Args:
-        terms: loss terms under the names of ``weights``; one with a weight of 0 may be missing.
-        weights: "picture_gan", "mask_gan", "cycle", "instances", "painted".
+        terms: loss terms under the names of ``weights``; terms with a weight of 0 may be missing.
+        weights: weights of "picture_gan", "mask_gan", "cycle", "instances" and "painted".
 
     Returns:
-        ``"loss"`` and the terms.
+        The sum, as ``"loss"``, and the terms.
     """
     return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}
 
 
 def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again: Tensor) -> Tensor:
-    """``(|S(G(x, z)) - x|_1 + |G(S(y), z') - y|_1) / 2``, means over all values.
+    """``(|S(G(x, z)) - x|_1 + |G(S(y), z') - y|_1) / 2``, where each norm is the mean over all values.
 
     Args:
         mask: (B, 3, H, W) x, -1 to 1.
@@ -44,12 +44,12 @@ def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again:
 
 
 def paint(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """Paint masks in two flat colours, also the control without a generator.
+    """Paint masks in two flat colours; as a control, the results are also used in place of rendered pictures.
 
     Args:
-        mask: (B, 3, H, W), -1 to 1; its first channel, the contours, is background.
+        mask: (B, 3, H, W), -1 to 1; the first channel, the contours, is painted as background.
         nucleus: (3,) colour of nuclei, such as the mean of the darkest fifth of all pixels.
-        background: (3,) colour outside of nuclei.
+        background: (3,) colour outside nuclei.
 
     Returns:
         (B, 3, H, W) in the unit of the colours.

@@ -78,7 +78,7 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
 
     write_rows(cohort, {**LABELS, "c": ""})  # now fewer slides of stroma than folds
     run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
-    assert run.returncode != 0 and "slides of Stroma are of 1 patient" in run.stdout
+    assert run.returncode != 0 and "slides of Stroma come from 1 patient" in run.stdout
     assert status_of(cohort) == "ok"  # known before anything was run
 
     write_rows(cohort, {**LABELS, "unlabelled": "Tumour"})

@@ -1,4 +1,4 @@
-"""Adaptation as a run: MUSE on a trained detector, whose output is kept stable by distillation from a copy of it."""
+"""Adaptation as a run: MUSE on a trained detector, kept stable by distillation from a frozen copy of that detector."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class HoldSettings:
     """Distillation from the initial detector, at that detector's um per pixel.
 
     Attributes:
-        weight: weight of the distillation loss; MUSE's loss has the weight 1.
+        weight: weight of the distillation loss, relative to MUSE's loss.
         window_px: side of a window, px.
         batch: pairs of windows per batch and device; both windows of a pair contain the same nucleus.
     """
@@ -74,13 +74,13 @@ class AdaptConfig(MuseConfig):
         checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in model. Its classes,
             colour reference, export settings and licence are kept.
         hold: distillation from that detector.
-        network_rate: factor of the detector's learning rate; the projectors, whose initial weights are random, have the
-            rate of the schedule.
-        distillation: losses of MUSE's student and teacher, whose batch norms keep the statistics of the detector.
+        network_rate: factor of the schedule's learning rate for the detector; the projectors, which start from random
+            weights, are trained at the full rate.
+        distillation: losses between MUSE's student and teacher; batch norms keep the initial detector's statistics.
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
         grey: fraction of views and windows converted to grey.
         seed: seed of projectors, views and windows.
-        method: "adapt".
+        method: name of the method, "adapt".
     """
 
     checkpoint: Weights = Path("compact")
@@ -99,7 +99,8 @@ class AdaptBatch(NamedTuple):
 
     Attributes:
         views: sets of views.
-        windows: windows without labels, with a view for the teacher.
+        windows: windows without labels, each also in an unvaried version for the teacher.
+
     """
 
     views: ViewBatch
@@ -107,9 +108,9 @@ class AdaptBatch(NamedTuple):
 
 
 class Adaptation(MusePretraining):
-    """MUSE on a detector's backbone, and distillation of the whole detector from a frozen copy of itself.
+    """MUSE on a detector's backbone, and distillation of the whole detector from a frozen copy of its initial state.
 
-    Batch norms keep their statistics, so that the detector works the same in training and after the export.
+    Batch norms keep their statistics, so that the detector computes the same in training and after the export.
 
     Args:
         network: the detector; the average of its weights is the result.
@@ -124,13 +125,13 @@ class Adaptation(MusePretraining):
         self.network_rate = config.network_rate
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
-        """AdamW with a separate learning rate for the detector, backbone and head."""
-        # The head is renamed to join the group of "backbone", which has the detector's learning rate.
+        """AdamW with a separate learning rate for the whole detector."""
+        # The head's parameters are renamed "backbone.", so that they get the backbone's learning rate.
         named = ((name.replace("network.", "backbone."), value) for name, value in self.turn_parameters(turn))
         return build_adamw(named, schedule, self.network_rate)
 
     def losses(self, batch: AdaptBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """MUSE's loss, the distance from the teacher's maps, their weighted sum, and MUSE's diagnostics."""
+        """Compute MUSE's terms and diagnostics, the distance from the teacher's maps, and the weighted sum."""
         found = super().losses(batch.views, turn, progress)
         distance = self.distillation(self.network(batch.windows.pixels, batch.windows.colour), batch.windows)
         return {**found, "distillation": distance, "loss": found["loss"] + self.distillation.share * distance}
@@ -141,7 +142,7 @@ class Adaptation(MusePretraining):
         self.average.update(self.network)
 
     def train(self, mode: bool = True) -> Adaptation:
-        """Set the mode; batch norms stay in evaluation mode."""
+        """Set the mode, but keep the detector and MUSE's teacher in evaluation mode."""
         super().train(mode)
         self.network.eval()
         self.teacher.eval()
@@ -162,7 +163,7 @@ class AdaptRecipe(Recipe):
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Fill in the backbone's name from the checkpoint."""
         path = find_checkpoint(checkpoint_from(folder, Path(str(values.get("checkpoint", AdaptConfig.checkpoint)))))
-        if not path.is_file():  # a missing file is reported when the run begins
+        if not path.is_file():  # reported when the run begins
             return values
         return {"backbone": load_trained(path)[1].backbone, **values}
 
@@ -172,7 +173,7 @@ class AdaptRecipe(Recipe):
 
 
 class AdaptStage(MuseStage):
-    """MUSE and distillation on a detector; data are read as for MUSE's pretraining."""
+    """Trains a detector by MUSE and distillation; reads data as MUSE's pretraining does."""
 
     config: AdaptConfig
 
@@ -191,21 +192,21 @@ class AdaptStage(MuseStage):
         return _normalise(data, start.colour)
 
     def build(self, data: PretrainData) -> Adaptation:
-        """The detector, and its copy as the teacher."""
+        """Build the detector, and a copy of it as the teacher."""
         network, teacher = load_trained(self._start)[0], self.begun[0]
-        network.backbone = self.build_backbone()  # rejects a checkpoint of another backbone than the config's
+        network.backbone = self.build_backbone()  # rejects a checkpoint with a different backbone
         networks = (each.to(memory_format=torch.channels_last) for each in (network, teacher))
         return Adaptation(*networks, self.config)
 
     def batches(self, data: PretrainData, device: torch.device) -> Callable[[int], AdaptBatch]:
-        """Sets of views, and pairs of windows at the detector's um per pixel."""
+        """Batches of views, and of pairs of windows at the detector's um per pixel."""
         config, begun = self.config, self.begun[1]
         of_one_scale = _views_of_one_scale(config.hold.window_px, begun.mpp)
         varied = dataclasses.replace(config, views=of_one_scale, batch=config.hold.batch)
         none = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, blur_um=0, noise=0)
         as_run = _normalise(data, dataclasses.replace(data.reference, share=begun.export.colour_share))
         views, windows = make_batches(config, data), make_batches(varied, data)
-        # With the same seed, and geometry drawn before appearance, the teacher gets the windows of the student.
+        # The teacher gets the student's windows, because the seed is the same and geometry is drawn before appearance.
         weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
 
         def draw(number: int) -> AdaptBatch:
@@ -222,12 +223,12 @@ class AdaptStage(MuseStage):
         return method.trained().backbone
 
     def describe(self, data: PretrainData, log: Log) -> None:
-        """Print a summary of the training data, draw some views, and keep tissue for the check of the export."""
+        """Print a summary of the training data, draw some views, and save pictures for the check of the export."""
         super().describe(data, log)
         keep_pictures(self._fields(data), self.run_folder)
 
     def checkpoint(self, data: PretrainData, method: Adaptation) -> Checkpoint:
-        """Checkpoint of the averaged detector, with the settings of the initial one."""
+        """Checkpoint of the averaged detector, with the initial detector's settings."""
         config, (_, begun, start), network = self.config, self.begun, method.trained()
         known = super().checkpoint(data, method).meta
         learnt_from = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
@@ -248,7 +249,7 @@ class AdaptStage(MuseStage):
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
 
     def finish(self, data: PretrainData, method: Adaptation, log: Log) -> None:
-        """Print the changes of detections on fields of the tissue, and what cannot be judged without labels."""
+        """Print how the detections on fields of tissue changed, and what cannot be judged without labels."""
         teacher, begun, start = self.begun
         before, after = (Scorer(network, begun, start.colour) for network in (teacher, method.trained()))
         n_classes = len(begun.classes)
@@ -260,16 +261,16 @@ class AdaptStage(MuseStage):
         totals, of_class = counts.sum(1), DetectionCounts(both.values[1:].sum(0)).f1
         log(f"nuclei on {N_IMAGES} fields of the tissue: {totals[0]:,} by {begun.name}, {totals[1]:,} now")
         if totals.all():
-            log(f"agreement of both (F1 at 3 um): {both.f1[0]:.1f}, with the same class {of_class:.1f}")
+            log(f"agreement (F1 at 3 um): {both.f1[0]:.1f}, with the same class {of_class:.1f}")
             for name, *shares in zip(begun.class_names, *(100 * counts.T / totals).T, strict=True):
                 log("{}: {:.1f} % of the nuclei before, {:.1f} % now".format(name, *shares))
         log(
-            "not known without labels: whether nuclei, classes and outlines became better or worse; label some nuclei "
-            "and compare both models (`muse evaluate`)"
+            "unknown without labels: whether nuclei, classes and outlines became better or worse; label some nuclei "
+            "and compare the two models (`muse evaluate`)"
         )
 
     def _fields(self, data: PretrainData) -> list[LabelledImage]:
-        """``N_IMAGES`` unlabelled fields of tissue at the detector's um per pixel, from images spread evenly."""
+        """``N_IMAGES`` random fields of tissue at the detector's um per pixel, from images spread evenly over all."""
         settings, generator = _views_of_one_scale(FIELD_PX, self.begun[1].mpp), np.random.default_rng(self.config.seed)
         images = [data.images[number * len(data.images) // N_IMAGES] for number in range(N_IMAGES)]
         fields = [ViewSampler([image], settings)(generator).views[0].cut(image) for image in images]
@@ -288,13 +289,13 @@ def _views_of_one_scale(side_px: int, mpp: float) -> ViewSettings:
 
 
 def _normalise(data: PretrainData, reference: ColourReference) -> PretrainData:
-    """Return the images with colour maps that normalise their stains to ``reference``."""
+    """Return ``data`` with colour maps that normalise the images' stains to ``reference``."""
     colours = np.stack([colour_of_fit(reference, image.stain) for image in data.images])
     return dataclasses.replace(data, colours=colours, reference=reference)
 
 
 def _appearance(data: PretrainData) -> AppearanceReference | None:
-    """Measure the appearance of the images, so that similar slides are not flagged as unlike the training pictures."""
+    """Describe the appearance of the images, so that the model does not flag slides like them as unfamiliar."""
     measured = [
         measure_picture(image.pixels, image.mpp)
         if isinstance(image, NucleusPicture)

@@ -30,19 +30,18 @@ class ExportSettings:
     """Settings of the exported model (``inference.card.ModelCard``).
 
     Attributes:
-        input_px: side of a window; by default 1,024 px, or the side of the training windows for a network with a fixed
-            window.
-        halo_px: width of a window's border; nuclei in it belong to neighbouring windows.
+        input_px: side of a window; by default 1,024 px, or the training window's if the network accepts no other.
+        halo_px: width of a window's border; nuclei in it are taken from neighbouring windows.
         batch: windows per call.
         capacity: largest number of nuclei per window.
-        threshold: nuclei with lower scores are dropped.
+        threshold: lowest score of the nuclei that are kept.
         precision: "fp32", "fp16" or "int8".
-        embedding: also return the feature vector of every nucleus.
-        any_window: allow a network with a fixed window to be exported for another window size.
+        embedding: whether to return the feature vector of every nucleus too.
+        any_window: whether a network that is tied to its training window may be exported for a different size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        snap_um: largest move of outlines to the nearest edge of the stained nucleus, um; 0 for none. Replaces
+        snap_um: largest distance, um, by which outlines are moved to the nearest edge of the stained nucleus. Replaces
             an inherited ``refine``.
-        refine: whether the built-in network refines outlines, instead of ``snap_um``.
+        refine: whether the built-in network refines outlines; excludes ``snap_um``.
     """
 
     input_px: Count | None = None
@@ -63,8 +62,8 @@ class ExportSettings:
 
 
 ColourMethod = Annotated[str, OneOf(("macenko", "identity"))]
-CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # do not affect training
-# These settings of the export do not affect validation.
+CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings without effect on training
+# Settings of the export that do not affect validation scores.
 UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
 
 
@@ -80,26 +79,24 @@ class DetectorConfig(ModelSettings):
         classes: classes, in order.
         sources: labelled images.
         schedule: length and learning rate.
-        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a
-            built-in one;
-            random if not given. The head is loaded too if its kind, classes and rays agree.
-        trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a built-in
+            model; random if not given. The head is loaded too if its kind, classes, rays and um per pixel agree.
+        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
         validation: labelled images of other patients; the run keeps the weights that score best on them.
         head: registered name of the head.
         n_rays: rays per outline.
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
         distillation: trained networks as teachers; none by default.
-        mixing: average of the trained weights and those of ``checkpoint``, if that is a detector with the run's
-            classes. Held-out labels choose the weights of the average, and steps and learning rate follow the number of
-            labelled nuclei.
+        mixing: averaging of the trained weights with those of ``checkpoint``, if its head is loaded too, in a
+            proportion chosen on held-out labels. Steps and learning rate depend on the number of labelled nuclei.
         batch: windows per batch and device.
-        backbone_rate: factor of the learning rate of the backbone.
+        backbone_rate: factor of the schedule's learning rate for the backbone.
         seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
-        export: settings of the exported model; those not given are taken from ``checkpoint`` if that is a detector.
-        method: "detector".
+        export: settings of the exported model; those not given are taken from ``checkpoint`` if it is a detector.
+        method: name of the method, "detector".
     """
 
     backbone: str
@@ -131,23 +128,23 @@ class DetectorConfig(ModelSettings):
 
     @property
     def credits(self) -> str:
-        """``training_data`` with the licences that the sources state, for the card."""
+        """``training_data`` and the licences that the sources state, for the card."""
         stated = dict.fromkeys(f"{source.labels.name} {source.licence}" for source in self.sources if source.licence)
         return f"{self.training_data} Licences: {', '.join(stated)}." if stated else self.training_data
 
 
 def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Fill in export settings that a config does not set from the initial detector.
+    """Return settings in which missing export settings are taken from the initial detector.
 
     Args:
-        values: settings as the file has them.
-        folder: folder of the file, where the path of ``checkpoint`` starts.
+        values: settings as read from the config file.
+        folder: folder of that file, to which the path of ``checkpoint`` is relative.
     """
     name, given = values.get("checkpoint"), values.get("export") or {}
     if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports the error
         return values
     path = find_checkpoint(checkpoint_from(folder, Path(name)))
-    if not path.is_file():  # reported when the run begins, as the workflow may still write it
+    if not path.is_file():  # reported when the run begins, because the workflow may write it until then
         return values
     inherited = read_weights(path, bool(values.get("trust_pickle"))).meta.get("config", {}).get("export", {})
     return {**values, "export": {**inherited, **replace_outlines(given)}}
@@ -157,8 +154,8 @@ def require_sound(config: DetectorConfig) -> None:
     """Reject unusable settings before any data is read.
 
     Raises:
-        ConfigError: a name is unknown, classes, sources or a description of the training data are missing, or a window
-            has an unsuitable size.
+        ConfigError: a backbone or head is unknown; classes, sources or a description of the training data are missing;
+            a class is named twice; or a window or halo has an unsuitable size.
     """
     for registry, name in ((BACKBONES, config.backbone), (HEADS, config.head)):
         registry[name]
@@ -174,7 +171,7 @@ def require_sound(config: DetectorConfig) -> None:
 
 
 def require_windows(name: str, *sides_px: int) -> Backbone:
-    """Build the registered backbone ``name``, without weights, and check that it accepts windows of ``sides_px``.
+    """Build the registered backbone ``name``, without weights, and require that it accepts windows of ``sides_px``.
 
     Raises:
         ConfigError: the backbone is unknown, or does not accept one of the windows.
@@ -187,10 +184,10 @@ def require_windows(name: str, *sides_px: int) -> Backbone:
 
 
 def require_window(window_px: int, backbone: Backbone, name: str) -> None:
-    """Reject windows that a network does not accept.
+    """Reject a window that a network does not accept; ``name`` is the network's name in the message.
 
     Raises:
-        ConfigError: the side is not a multiple of the network's stride; ``name`` is the network's.
+        ConfigError: the side is not a multiple of the network's stride.
     """
     if window_px % backbone.stride_px:
         raise ConfigError(
@@ -198,20 +195,21 @@ def require_window(window_px: int, backbone: Backbone, name: str) -> None:
         )
 
 
-WINDOW_PX = 1024  # for networks that accept any window; large, so that little is read twice
+WINDOW_PX = 1024  # default for networks that accept any window; large, so that few pixels are in two windows
 
 
 def export_window(config: DetectorConfig, backbone: Backbone) -> int:
-    """Side of the window in px.
+    """Side of the exported model's window in px.
 
-    A network with a fixed window (``models.base.Lattice``) keeps its training window unless ``any_window`` is set.
+    A network that ties positions to its window (``models.base.Lattice``) keeps its training window unless
+    ``any_window`` is set.
 
     Args:
         config: settings of the run.
         backbone: the network's backbone.
 
     Raises:
-        ConfigError: the window or its halo does not suit the network.
+        ConfigError: the network does not accept the window or its halo.
     """
     settings, stride_px = config.export, backbone.stride_px
     tied = not backbone.lattice.any_size
@@ -219,7 +217,7 @@ def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     if tied and input_px != config.window_px and not settings.any_window:
         raise ConfigError(
             f"export: {config.backbone} ties positions to its window and is trained with {config.window_px} px, not "
-            f"{input_px}; leave `input_px` out, or set `any_window: true` to run it on other windows nevertheless"
+            f"{input_px}; leave `input_px` out, or set `any_window: true` to use this size nevertheless"
         )
     if input_px % stride_px or settings.halo_px % stride_px or input_px <= 2 * settings.halo_px:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Criteria: the losses of nucleus heads on labels, registered under the head's name, and their dense targets."""
+"""Criteria: the losses of nucleus heads on labels, registered under the names of the heads, and dense targets."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.losses.penalty_reduced_focal import penalty_reduced_focal
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusMaps
 
-REACH_CELLS = 1.0  # largest distance of a nucleus from the cells that are its targets
+REACH_CELLS = 1.0  # largest distance between a nucleus and the middle of a cell that predicts it, in cells
 REACH_SIGMAS = 5.0  # distance at which Gaussians are cut off; their value there is 4e-6
 CANDIDATE_CELLS = 2  # a nucleus has 5 x 5 candidate cells, 4 to 6 um to either side at 0.5 um/px
-RAY_WEIGHT = 2.0  # weight of the rays; every other term of the loss has 1
-RIM_UM = 3.0  # no background this close to a region's border, where nuclei that it cuts are unlabelled
+RAY_WEIGHT = 2.0  # weight of the ray term; all other terms of the loss have the weight 1
+RIM_UM = 3.0  # cells closer to a region's border are not background, because nuclei cut by the border are unlabelled
 
 CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods.detector")
 
 
 class DenseTargets(NamedTuple):
-    """Targets of each of the (h, w) cells.
+    """Targets of each of the (h, w) cells of B windows.
 
     Attributes:
         centre: (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre.
-        weight: (B, 1, h, w) weight of the other targets: the Gaussian close to a centre, 0 elsewhere.
+        weight: (B, 1, h, w) weight of all targets but ``centre``: the Gaussian close to a centre, 0 elsewhere.
         offset: (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians.
         nucleus: (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians.
     """
@@ -44,20 +44,20 @@ class DenseTargets(NamedTuple):
 
 
 def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float) -> DenseTargets:
-    """Targets of B windows of (rows, columns) = ``cells``.
+    """Make the dense targets of B windows.
 
     Args:
-        xy: (B, M, 2) window px of the nuclei.
+        xy: (B, M, 2) centres of the nuclei, window px.
         cells: rows and columns of the map.
         cell_px: pixels per cell.
-        sigma_px: standard deviation of the Gaussians.
+        sigma_px: standard deviation of the Gaussians, px.
     """
     nucleus = _nearest(xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px))  # (B, h * w)
     y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
     offset = (xy / cell_px).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
     distance = offset.norm(dim=2)
-    # Half-open, so that a centre on the line between two cells is in exactly one of them.
+    # The interval is half-open, so that a centre on the line between two cells is in exactly one of them.
     holds = ((offset >= -0.5) & (offset < 0.5)).all(2)
     gaussian = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
     # The focal loss treats exactly 1 as a centre, so no other cell may reach 1, however close to the centre.
@@ -68,7 +68,7 @@ def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: fl
 
 
 def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Tensor:
-    """(B, h * w) index of the nearest nucleus within ``reach`` cells, the lower one for equal distances, -1 for none.
+    """(B, h * w) index of the nearest nucleus within ``reach`` cells: the lowest if several are nearest, -1 if none.
 
     Only cells around a nucleus are compared with it, because comparing all pairs took a fifth of a training step.
     """
@@ -77,7 +77,7 @@ def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Te
     middle = torch.stack((index % columns, index // columns), -1) + 0.5
     squared = ((xy / cell_px)[:, :, None] - middle).square().sum(-1).flatten(1)
     index = index.where(exists, n_cells).flatten(1)  # cells beyond the border share an extra index, dropped later
-    # The smallest index among equal distances is taken, so that the result does not depend on the order of threads.
+    # The lowest index among equal distances is taken, so that the result does not depend on the order of threads.
     least = squared.new_full((len(xy), n_cells + 1), torch.inf).scatter_reduce_(1, index, squared, "amin")
     number = torch.arange(xy.shape[1], device=xy.device)[:, None].expand(exists.shape[1:]).flatten()
     number = number.where(squared == least.gather(1, index), xy.shape[1])
@@ -85,16 +85,16 @@ def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Te
     return first.where(first < xy.shape[1], -1)
 
 
-UNMATCHED = 1e6  # cost of a nucleus without a proposal; so high that it happens only if proposals are too few
+UNMATCHED = 1e6  # cost of leaving a nucleus without a proposal; so high that this happens only if there are too few
 
 
 class Assignment(NamedTuple):
-    """P pairs, in order of windows and nuclei.
+    """P pairs of a nucleus and a proposal, in order of windows and nuclei.
 
     Attributes:
         window: (P,) index of the window.
         nucleus: (P,) index of the nucleus within its window.
-        cell: (P,) index of the proposal within its window, row by row.
+        cell: (P,) index of the proposal's cell within its window, row by row.
     """
 
     window: Tensor
@@ -106,12 +106,12 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     """Find the cheapest one-to-one assignment of proposals to nuclei in every window.
 
     All windows are solved as one sparse problem. Every nucleus also has a dummy proposal that costs more than any real
-    one, so that a solution always exists; nuclei with a dummy are left out of the result.
+    one, so that a solution always exists; nuclei that are assigned their dummies are left out of the result.
 
     Args:
-        cost: (B, M, K) cost of giving candidate k to a nucleus.
-        cell: (B, M, K) index of the candidate within the window.
-        allowed: (B, M, K) bool, True for candidates that may be given to a nucleus.
+        cost: (B, M, K) cost of assigning candidate k to a nucleus.
+        cell: (B, M, K) index of the candidate's cell within the window.
+        allowed: (B, M, K) bool, True for candidates that may be assigned to a nucleus.
     """
     n_nuclei = cost.shape[1]
     entry = allowed.flatten(0, 1).cpu().numpy()
@@ -121,7 +121,7 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     proposal = cell[nuclei[row], candidate].astype(np.int64)
     window = nuclei // max(n_nuclei, 1)
     most = int(proposal.max(initial=0)) + 1
-    # Cells are numbered over all windows, so that each is a separate proposal.
+    # Cells are numbered over all windows, so that no two windows share a proposal.
     used, column = np.unique(window[row] * most + proposal, return_inverse=True)
     own = np.arange(len(nuclei))
     weights = cost[nuclei[row], candidate].astype(np.float64)
@@ -141,16 +141,16 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
 
 
 def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> tuple[Tensor, Tensor]:
-    """The square of cells around each nucleus, row by row.
+    """Find the square of K cells around each nucleus, row by row.
 
     Args:
-        xy: (B, M, 2) window px.
+        xy: (B, M, 2) centres of the nuclei, window px.
         cells: rows and columns of the map.
         cell_px: pixels per cell.
-        reach: cells to each side, so that K = (2 reach + 1) ** 2.
+        reach: cells to each side of the nucleus's cell, so that K = (2 reach + 1) ** 2.
 
     Returns:
-        (B, M, K) index of each cell, row by row; (B, M, K) bool, False for cells beyond the window's border.
+        (B, M, K) index of each cell in the map, row by row; (B, M, K) bool, False for cells outside the map.
     """
     rows, columns = cells
     steps = torch.arange(-reach, reach + 1, device=xy.device)
@@ -176,12 +176,12 @@ class Criterion(nn.Module):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Compute ``"loss"`` and its terms by name; unlabelled areas (``batch.region``) have no gradient."""
+        """Compute ``"loss"`` and its terms by name; unlabelled areas (``batch.region``) do not contribute."""
         raise NotImplementedError
 
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) maps of 0 and 1: cells whose nuclei are known, and cells whose background is known."""
+    """Two (B, 1, h, w) maps of 0 and 1: cells in which nuclei are labelled, and cells that may be background."""
     if batch.region is None:
         everywhere = torch.ones_like(maps.centre)
         return everywhere, everywhere
@@ -190,21 +190,21 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
 
 
 def unannotated_cells(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) bool maps for windows with regions: cells without any labels, and cells without positions."""
+    """Two (B, 1, h, w) bool maps: cells without any labels, and these plus class areas, which have no positions."""
     region = batch.region[:, None]
     return region == 0, (region == 0) | (region == CLASSES_ONLY)
 
 
 def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Class loss of N nuclei, and the weight (N,) of each, which is 0 for nuclei of unknown class.
+    """(N,) class loss of each nucleus, and (N,) bool, False for nuclei of unknown class.
 
-    The loss of a nucleus with a class is the cross-entropy. In a class area it is the negative logarithm of the sum of
-    the class probabilities, each multiplied by the expected share of its class ("forward" correction of label noise,
+    For a nucleus with a class, the loss is the cross-entropy. In a class area it is the negative logarithm of the sum
+    of the class probabilities, each multiplied by the expected share of its class ("forward" correction of label noise,
     Patrini et al., arXiv 1609.03683).
 
     Args:
         logits: (N, C) logits of the classes.
-        label: (N,) class index, -1 unknown.
+        label: (N,) class index, -1 if unknown.
         shares: (N, C) as in ``LabelledBatch``, or None.
         class_weights: (C,) factors of the loss.
     """
@@ -229,14 +229,14 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """All cells up to one cell away from a centre are targets for its nucleus; all others are background."""
+    """Centres are learnt as Gaussians; offset, class and rays only in cells up to one cell away from a centre."""
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Compute the four terms and their sum, in which rays have the weight 2 and the others 1."""
+        """Compute the four terms and their sum, in which rays have the weight 2 and all other terms 1."""
         cells = tuple(maps.centre.shape[-2:])
         target = dense_targets(batch.xy, cells, CELL_PX, GAUSSIAN_UM / self.mpp)
         inside, background = known_cells(maps, batch)
-        # Nuclei in class areas count only in the class term, because a detector found them.
+        # Nuclei in class areas count only in the class term, because their positions come from a detector.
         with_class = inside if batch.shares is None else (inside > 0) | (batch.region[:, None] == CLASSES_ONLY)
         window, row, column = (target.weight * with_class)[:, 0].nonzero(as_tuple=True)  # only cells with a target
         at = window, slice(None), row, column
@@ -265,12 +265,12 @@ BACKGROUND_WEIGHT = 0.4
 
 @CRITERIA.register("point")
 class PointCriterion(Criterion):
-    """Supervision of MUSE's point head: one proposal is matched to each nucleus, the others are background.
+    """Supervision of MUSE's point head: each nucleus is matched with one proposal; all other proposals are background.
 
-    The terms are the squared error of matched points, cross-entropy over types and background, and L1 rays. Distances
-    and weights are those of DPA-P2PNet, which the paper cites, converted from pixels at 0.25 um/px to um. In contrast
-    to DPA-P2PNet, the summed cross-entropy is divided by the weight of the nuclei, not of all proposals, of which 98 %
-    are background; types are then learnt much sooner.
+    The terms are the squared error of matched points, the cross-entropy over types and background, and the L1 error of
+    rays. Distances and weights are those of DPA-P2PNet, which the MUSE paper cites, converted from pixels at 0.25 um/px
+    to um. In contrast to DPA-P2PNet, the summed cross-entropy is divided by the total weight of the nuclei, not of all
+    proposals. As 98 % of the proposals are background, types are learnt much sooner this way.
     """
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
@@ -293,7 +293,7 @@ class PointCriterion(Criterion):
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "offset": OFFSET_WEIGHT * mean_over(squared_um, torch.ones_like(squared_um)),
-            # Count at least one nucleus per window, so that a batch without any does not divide by zero.
+            # At least one nucleus per window is counted, to avoid a division by zero for a batch without nuclei.
             "type": (hit.sum() + miss.sum()) / weight.sum().clamp(min=len(centre)),
             "rays": mean_over(ray_error, true_rays[:, 0].isfinite().to(ray_error)),
         }
@@ -301,7 +301,7 @@ class PointCriterion(Criterion):
 
     @torch.no_grad()
     def match(self, maps: NucleusMaps, batch: LabelledBatch, inside: Tensor) -> Assignment:
-        """Assign a proposal to each nucleus by distance and the probability of its type (of any type if unknown)."""
+        """Assign a proposal to each nucleus by distance and the probability of its type (if unknown, of any type)."""
         rows, columns = maps.centre.shape[-2:]
         cell, allowed = cells_around(batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS)  # (B, M, K)
         own = cell.shape[2] // 2  # a nucleus outside the window has no cell of its own and gets no proposal

@@ -1,4 +1,4 @@
-"""Data of a detector's training: labelled pictures for training and for validation, and their colours."""
+"""Data for a detector's training: labelled pictures for training and validation, and their colour reference."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from muse_pipeline.training.run import Log, RunFolder, spread_evenly
 
 @dataclass(frozen=True, eq=False)
 class DetectorData:
-    """Pictures at the config's mpp.
+    """Labelled pictures at the config's mpp.
 
     Attributes:
         config: settings of the run.
         images: pictures to train on.
-        held: pictures to validate on, of other patients; empty if the config names none.
-        reference: colour that slides are normalised to.
+        held: pictures of other patients, to validate on; empty if the config has no `validation`.
+        reference: colour reference that slides are normalised to.
     """
 
     config: DetectorConfig
@@ -45,7 +45,7 @@ class DetectorData:
     reference: ColourReference
 
     def make_windows(self, device: torch.device) -> LabelledWindows:
-        """Windows on ``device``."""
+        """Batches of training windows on ``device``."""
         config = self.config
         distillation = config.distillation and config.distillation.on(self.images)
         return LabelledWindows(
@@ -59,7 +59,7 @@ class DetectorData:
         )
 
     def describe(self, run: RunFolder, log: Log) -> None:
-        """Print the labels by patient, write them by picture, and list the pictures whose stains were not fitted."""
+        """Print the labels by patient, write them by picture, and warn of pictures whose stains could not be fitted."""
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
                 summary = LabelSummary(images, self.config.class_names)
@@ -73,7 +73,7 @@ class DetectorData:
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             log(
-                f"warning: the stains of {len(raw)} pictures could not be fitted (first {raw[0]}): they are used "
+                f"warning: the stains of {len(raw)} pictures (first {raw[0]}) could not be fitted, so these are used "
                 "without normalisation; check that they are H&E"
             )
 
@@ -83,12 +83,13 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
 
     Args:
         config: settings of the run.
-        start: start of the run; a run that continues a whole detector keeps its colour reference and need not
-            have labels of every class.
+        start: start of the run. A run that continues a whole detector needs neither outlines nor labels of every
+            class, and keeps the detector's colour reference if `colour` is the same.
 
     Raises:
-        ConfigError: a class has no nucleus, no nucleus has an outline, or a setting conflicts with these labels.
-        LabelError: a label file is missing or broken, or a patient is in training and in validation.
+        ConfigError: a class has no labelled nucleus, no outlines can be learnt, or the head does not support areas.
+        LabelError: a label file is missing or damaged, a patient is in both training and validation, or a run that
+            continues a detector has no nucleus with a class.
     """
     require_words((*config.sources, *config.validation))  # checked first, because reading pictures takes minutes
     images = _read(config.sources, config)
@@ -114,7 +115,7 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     keeps_colour = detector is not None and detector.colour.method == config.colour
     if keeps_colour:
         return DetectorData(config, images, held, detector.colour)
-    weights = [image.weight for image in images]  # the mean is weighted by how often images are drawn
+    weights = [image.weight for image in images]  # in the mean, images count as often as they are drawn
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 
@@ -125,7 +126,7 @@ def _read(sources: tuple[LabelSource, ...], config: DetectorConfig) -> list[Labe
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:
-    """Keep some of the images, cropped to their annotated regions, around which a slide may have no tissue."""
+    """Save crops of some images, starting at their annotated regions, because there may be no tissue outside them."""
     crops = {}
     for number, index in enumerate(spread_evenly(len(images))):
         left, top, *_ = images[index].annotated_box

@@ -1,9 +1,9 @@
 """Training of a nucleus detector from points and outlines, and from the maps of trained networks.
 
 Distillation (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531) is applied
-to maps of nuclei. The teachers get the unchanged window, the student the same window with varied colour and sharpness.
-If labels correct the detections of a teacher, it is used only outside the annotated regions, where the student keeps
-these detections ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
+to maps of nuclei. The teachers get the unchanged window; the student gets it with varied colour and sharpness. For
+labels that correct a teacher's detections, distillation can be limited to the area outside the annotated regions, where
+the student then keeps these detections ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusDetector, Nucle
 from muse_pipeline.training.method import AveragedNetwork, Method, Schedule, build_adamw
 
 AREAS = ("everywhere", "outside")
-WHOLE_SHARE = 0.5  # largest weight of teachers with `where: outside` if no picture has tissue around its regions
+WHOLE_SHARE = 0.5  # largest `share` with `where: outside` if no picture has tissue around its annotated regions
 
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """Teachers of a run, the area of their loss, and its weight.
+    """Teachers of a run, and the weight and area of the distillation loss.
 
     Attributes:
-        teachers: checkpoints with the classes, rays, head and um per pixel of the run; their maps are averaged.
+        teachers: checkpoints with the run's classes, rays, head, colour and um per pixel; their maps are averaged.
         share: weight of the distillation loss, 0 to 1; labels have the remaining weight. With ``where: outside`` it is
-            at most 0.5 if no picture has tissue around a region of labelled nuclei, because both losses then apply to
+            at most 0.5 if no picture has tissue around a region of labelled nuclei, because then both losses apply to
             the same tissue.
-        where: area of the distillation loss: "everywhere", or "outside" of the annotated regions; both are the same if
-            all pictures are annotated completely. Class areas have no loss of the teachers' classes.
+        where: area of the distillation loss: "everywhere", or "outside" the annotated regions; if all pictures are
+            annotated completely, "outside" means "everywhere". The teachers' classes are not used in class areas.
     """
 
     teachers: tuple[Weights, ...]
@@ -61,9 +61,9 @@ class DistillationTerm(nn.Module):
     """Distance of the student's maps from the mean of the teachers' maps.
 
     Args:
-        share: weight in ``DistillationSettings``.
-        teachers: trained networks, with fixed weights.
-        where: area in ``DistillationSettings``.
+        share: weight of the distillation loss, as in ``DistillationSettings``.
+        teachers: trained networks, whose weights are kept fixed.
+        where: area of the loss, as in ``DistillationSettings``.
     """
 
     def __init__(self, share: float, teachers: Sequence[NucleusDetector], where: str = "everywhere"):
@@ -80,11 +80,11 @@ class DistillationTerm(nn.Module):
         return self
 
     def forward(self, student: NucleusMaps, batch: LabelledBatch) -> Tensor:
-        """Excess cross-entropy of centres and classes, distances of offsets and rays; all are 0 if the maps agree.
+        """Excess cross-entropy of centres and classes, plus distances of offsets and rays; 0 if the maps agree.
 
         Args:
             student: maps of the varied windows.
-            batch: windows with their ``weak`` view, and with regions for ``where: outside``.
+            batch: windows with their ``weak`` view and, for ``where: outside``, regions.
         """
         with torch.no_grad():
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
@@ -93,7 +93,7 @@ class DistillationTerm(nn.Module):
         taught = known = torch.ones_like(heat)
         if self.where == "outside":
             taught, known = (cells.to(heat) for cells in unannotated_cells(batch))
-        elif batch.shares is not None:  # in class areas the class is a label, which teachers may contradict
+        elif batch.shares is not None:  # class areas have class labels, which the teachers might contradict
             taught = (batch.region[:, None] != CLASSES_ONLY).to(heat)
         centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
         centre = centre - functional.binary_cross_entropy_with_logits(teacher_pred.centre, heat, reduction="none")
@@ -101,7 +101,7 @@ class DistillationTerm(nn.Module):
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
         at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
-        # Divided by the number of centres that the teachers predict, as the focal loss by the number of true centres.
+        # Divided by the teachers' number of centres, as the focal loss is divided by the number of true centres.
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 
 
@@ -119,12 +119,12 @@ class DetectorTraining(Method):
 
     Args:
         network: the detector.
-        criterion: registered name of the criterion, which is the name of the head.
+        criterion: registered name of the criterion, the same as the head's.
         mpp: um per pixel of the windows.
         class_weights: (C,) weights of the classes in the cross-entropy.
-        distillation: trained networks as teachers in addition to the labels, or None.
-        backbone_rate: factor of the learning rate of the backbone.
-        class_shift: (C,) additions to the class logits in the criterion (``validation.class_shift``); none by default.
+        distillation: loss against teachers, in addition to that on labels; None for training on labels only.
+        backbone_rate: factor of the schedule's learning rate for the backbone.
+        class_shift: (C,) terms added to the class logits in the criterion (``validation.class_shift``), or None.
     """
 
     def __init__(
@@ -142,7 +142,8 @@ class DetectorTraining(Method):
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.distillation, self.backbone_rate = distillation, backbone_rate
-        # Not part of a resume point, because ``build`` measures it again.
+        # Not saved with the state of the run, because ``build`` measures it again.
+
         self.register_buffer("class_shift", class_shift, persistent=False)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
@@ -150,9 +151,9 @@ class DetectorTraining(Method):
         return build_adamw(self.turn_parameters(turn), schedule, self.backbone_rate)
 
     def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """The criterion's terms in annotated regions and, if configured, distillation."""
+        """Compute the criterion's terms in annotated regions and, if there are teachers, the distillation loss."""
         maps = self.network(batch.pixels, batch.colour)
-        # The shift corrects the class shares of the labels, so it is not applied for the comparison with teachers.
+        # The shift compensates for the class shares of the labels, so the comparison with teachers goes without it.
         shifted = maps
         if self.class_shift is not None:
             shifted = maps._replace(label=maps.label + self.class_shift[:, None, None])
@@ -163,7 +164,7 @@ class DetectorTraining(Method):
         return {**terms, "distillation": distilled, "loss": terms["loss"].lerp(distilled, self.distillation.share)}
 
     def after_step(self, progress: float) -> None:
-        """Update the average."""
+        """Update the averaged network."""
         self.average.update(self.network)
 
     def trained(self) -> nn.Module:

@@ -1,8 +1,8 @@
-"""Averages of a detector's trained and initial weights, chosen by held-out labels.
+"""Average of a detector's trained and initial weights, in a proportion chosen on held-out labels.
 
-Few labels can make a trained detector worse. Pictures are therefore held out in turn, and their scores decide which
-share of the change in weights is kept (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
-The length of the run and its learning rate follow the number of labelled nuclei.
+Training on few labels can make a detector worse. Pictures are therefore held out in turn, and scores on them decide how
+much of the change in weights is kept (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+The length of the run and its learning rate depend on the number of labelled nuclei.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from muse_pipeline.training.method import Schedule
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 NUCLEI_PER_STEP, LEAST_STEPS = 4, 200
-FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # learning rate, and the number of labelled nuclei from which it is used
-BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap draws
-TOLERANCE = 0.5  # largest decrease of either score on held-out labels, in points
+FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # highest learning rate, and the least number of labelled nuclei for it
+BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap resamples
+TOLERANCE = 0.5  # largest accepted decrease of either score on held-out labels, in points
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class MixingSettings:
     """Settings of the average of a detector's trained and initial weights.
 
     Attributes:
-        folds: number of parts of the labelled pictures that are held out in turn, each with a further training, unless
-            there are sources for validation.
+        folds: number of parts into which the labelled pictures are split, each held out from one additional training;
+            ignored if there are `validation` sources.
     """
 
     folds: Annotated[int, Between(2, 10)] = 3
@@ -60,9 +60,9 @@ def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
 def split_images(
     images: Sequence[LabelledImage], n_folds: int
 ) -> list[tuple[list[LabelledImage], list[LabelledImage]]]:
-    """Split images into parts; return the images to train on and the images to hold out for each part.
+    """Split images into parts, and return, for each part, the images to train on and the part, which is held out.
 
-    Patients stay together; a single patient is divided by pictures, and a single picture into halves.
+    Pictures of a patient stay together, unless there is only one patient; a single picture is halved.
 
     Args:
         images: labelled images.
@@ -87,7 +87,7 @@ def split_images(
 
 
 def _halve(image: LabelledImage) -> list[LabelledImage]:
-    """The two halves of the annotated area, along its longer side."""
+    """Two copies of an image, restricted to the halves of the annotated area, which is cut across its longer side."""
     left, top, right, bottom = image.annotated_box
     row, column = np.indices(image.pixels.shape[:2])
     is_first = column < (left + right) / 2 if right - left >= bottom - top else row < (top + bottom) / 2
@@ -104,7 +104,7 @@ def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
 
 
 def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpoint:
-    """Average two checkpoints of one network, with the weight ``share`` and the meta of the trained one."""
+    """Average two checkpoints of the same network; ``trained`` has the weight ``share``, and its meta is kept."""
     if not share:
         return replace(start, meta=trained.meta)
 
@@ -119,18 +119,18 @@ def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpo
 
 
 def choose_share(counts: np.ndarray) -> dict[str, Any]:
-    """Choose the share of the trained weights by the scores on held-out labels.
+    """Choose the share of the trained weights by scores on held-out labels.
 
     The criterion is the gain in the sum of detection F1 and mean class F1, less one standard error of this gain.
     Neither score may fall by more than ``TOLERANCE``.
 
     Args:
-        counts: (1 + S, B, C + 1, 3) counts of B blocks with the initial weights and with each of ``SHARES``.
+        counts: (1 + S, B, C + 1, 3) counts in B blocks with the initial weights and with each of ``SHARES``.
 
     Returns:
-        "share", 0 if the initial weights are kept; "scores" before and after, by name (``compare_scores``); "n_blocks".
+        "share": 0 if the initial weights are kept; "scores": results of ``compare_scores`` by name; "n_blocks": B.
     """
-    is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # found or missed
+    is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # true positives or false negatives
     rows_of = {"detection": is_labelled[:1].nonzero()[0], "mean class": is_labelled[1:].nonzero()[0] + 1}
     rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
     blocks = [str(index) for index in range(counts.shape[1])]
@@ -144,7 +144,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
             for name, rows in rows_of.items()
         }
         together = compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()]))
-        best["scores"] = best["scores"] or scores  # those of the smallest share if no share is chosen
+        best["scores"] = best["scores"] or scores  # if no share is chosen, the scores of the smallest are reported
         # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
@@ -154,15 +154,15 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
 
 
 def _sum_of_scores(values: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
-    """(...) mean F1 of each group of ``rows``, summed over the groups, from counts (..., C + 1, 3)."""
+    """(...) sum over groups of ``rows`` of the group's mean F1, from counts (..., C + 1, 3)."""
     f1 = np.nan_to_num(DetectionCounts(values).f1)
     return sum(f1[..., group].mean(-1) for group in rows)
 
 
 def describe_choice(choice: dict[str, Any], where: str) -> list[str]:
-    """Describe a result of ``choose_share``; ``where`` names the labels that it is based on."""
+    """Describe a result of ``choose_share`` in sentences; ``where`` names the labels that it is based on."""
     share = choice["share"]
-    kept = f"{share:.0%} of the change by training is kept" if share else "not enough labels: the start is kept"
+    kept = f"{share:.0%} of the change by training is kept" if share else "not enough labels: initial weights are kept"
     tried = "" if share else f" with {SHARES[0]:.0%} of the change"
     sentences = [f"{kept}, by {where} ({count_noun(choice['n_blocks'], 'block')} of {BLOCK_UM:g} um)"]
     for name, score in choice["scores"].items():

@@ -66,7 +66,7 @@ def load_detector_config(path: Path, data: Path | None = None, changes: Iterable
     """Read the settings of a config file (``recipe.load_run``).
 
     Raises:
-        ConfigError: the file is of another method.
+        ConfigError: a setting is wrong, or the file configures a different method.
     """
     return load_run(path, data, changes, default="detector", only=DetectorConfig)[1]
 
@@ -78,11 +78,11 @@ class DetectorRecipe(Recipe):
     Config = DetectorConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Fill in missing export settings from the initial detector."""
+        """Copy missing export settings from the initial detector (``config.inherit_export``)."""
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
-        """Describe the run for the workflow; the inputs are the checkpoints and every file of the label sources.
+        """Describe the run for the workflow; its inputs are the checkpoints and every file of the label sources.
 
         Raises:
             CheckpointError: a checkpoint is missing.
@@ -112,7 +112,7 @@ class DetectorRecipe(Recipe):
 
 
 def read_inputs(config: DetectorConfig) -> Inputs:
-    """Files of labels, pictures, initial checkpoint and teachers."""
+    """Label sources, initial checkpoint and teachers of a run."""
     start = config.checkpoint and find_checkpoint(config.checkpoint)
     return Inputs((*config.sources, *config.validation), start, tuple(find_teachers(config)))
 
@@ -127,12 +127,12 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     @property
     def is_mixed(self) -> bool:
-        """True if the run averages its weights with the initial ones."""
+        """True if the trained weights are averaged with those of an initial detector."""
         return self.config.mixing is not None and self.start is not None and self.start.is_whole
 
     @cached_property
     def start(self) -> Start | None:
-        """The checkpoint that the config names."""
+        """The initial checkpoint; None if the config names none."""
         return read_start(self.config)
 
     def check(self) -> None:
@@ -140,30 +140,30 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
-        """The files of ``read_inputs``."""
+        """Label sources, initial checkpoint and teachers (``read_inputs``)."""
         return read_inputs(self.config)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card, but those that affect validation only after the best weights are chosen."""
+        """Settings of the card; with validation, those that affect its scores are free only after the last step."""
         if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
 
     def run(self, options: Options) -> Path:
-        """Train, or resume; ``mixing`` needs further trainings first, each without a part of the labels."""
+        """Train, or resume. ``mixing`` without `validation` sources first trains without each part of the labels."""
         if self.config.mixing is None:
             return super().run(options)
         self.check()
         self.inputs().require_checkpoints()
         self.run_folder.require_own()
         if not self.is_mixed:
-            options.log("mixing: not done, `checkpoint` is no detector with the run's head, classes, rays and mpp")
+            options.log("mixing: skipped, `checkpoint` is not a detector with the run's head, classes, rays and mpp")
             return super().run(options)
         self._data = data = read_detector_data(self.config, self.start)
         self.config = self._follow(data.images)
         data = self._data = dataclasses.replace(data, config=self.config)
         if not data.held:
-            if is_first_process():  # before the first training, because the labels may be wrong
+            if is_first_process():  # before the first training, so that wrong labels are noticed early
                 self.folder.mkdir(parents=True, exist_ok=True)
                 data.describe(self.run_folder, options.log)
             for number, (images, held) in enumerate(split_images(data.images, self.config.mixing.folds), 1):
@@ -183,7 +183,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return self._data or read_detector_data(self.config, self.start)
 
     def build(self, data: DetectorData) -> DetectorTraining:
-        """A detector with the weights of the checkpoint, if there is one, and its teachers."""
+        """Build the detector, with the weights of the checkpoint if there is one, and its teachers."""
         config = self.config
         network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
         network.to(memory_format=torch.channels_last)  # saves a third of the time per step on a CPU
@@ -203,7 +203,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return DetectorTraining(network, config.head, config.mpp, weights, distillation, config.backbone_rate, shift)
 
     def batches(self, data: DetectorData, device: torch.device) -> LabelledWindows:
-        """Augmented windows."""
+        """Batches of augmented windows."""
         return data.make_windows(device)
 
     def describe(self, data: DetectorData, log: Log) -> None:
@@ -217,10 +217,10 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         log(f"{self.config.backbone} with a {self.config.head} head, from {origin}")
         seen = seen_before(self.inputs().checkpoints, self.config.trust_pickle)
         if shared := sorted(seen.learnt_patients & {image.patient for image in data.held}):
-            log(f"validation scores are too high: the initial weights were trained on {some_of(shared)}")
+            log(f"validation scores will be too high: the initial weights were trained on {some_of(shared)}")
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
-        """Validation, if the config names sources for it."""
+        """Validation, if the config has `validation` sources."""
         if not data.held:
             return ()
         meta = self._describe(data)
@@ -232,12 +232,12 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return (BestWeights(SCORE, partial(scorer.validate, data.held), keep),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
-        """Checkpoint of the last or best averaged weights, mixed with the initial ones if ``mixing`` is set."""
+        """Checkpoint of the last (with validation, the best) weights, mixed with the initial ones if configured."""
         meta = self._describe(data)
         trained = _networks(method, {**meta, "step": self.config.schedule.steps})
         if data.held:
             best = load_checkpoint(self.run_folder.best)
-            trained = dataclasses.replace(best, meta={**best.meta, **meta})  # settings of the card may have changed
+            trained = dataclasses.replace(best, meta={**best.meta, **meta})  # the card's settings may be newer
         tried = [(load_checkpoint(path), held) for path, held in self._held_out]
         if self.is_mixed and data.held:
             tried = [(trained, data.held)]
@@ -249,7 +249,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
 
     def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
-        """Print the score of the kept weights and the changes from the initial detector, if there is one."""
+        """Print the score of the kept weights and, if the run continues a detector, the changes from it."""
         kept = load_checkpoint(self.result)
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
@@ -277,15 +277,15 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
             "images": sorted(names | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # held-out patients chose the weights
+            "patients": sorted(learnt | held | seen.patients),  # weights are chosen on held-out patients
             "learnt_patients": sorted(learnt | seen.learnt_patients),
         }
 
 
 class HeldOutStage(DetectorStage):
-    """A training without a part of the labels, on which the result is then scored."""
+    """A training without a part of the labels; the result is then scored on this part."""
 
-    # Trained like the whole run, with a class shift, but ``mixing`` is None, so it holds out nothing itself.
+    # Trained with a class shift, as the whole run is; but as ``mixing`` is None, it holds out nothing itself.
     is_mixed = True
 
     def describe(self, data: DetectorData, log: Log) -> None:
@@ -296,18 +296,18 @@ class HeldOutStage(DetectorStage):
 
 
 def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:
-    """Entries of a checkpoint's meta that are needed to export it and run it as a detector, for any method.
+    """Entries in a checkpoint's meta that are needed to export and run a detector, whatever method trained it.
 
     Args:
         config: settings of the network and its card.
-        reference: colour that slides are normalised to.
+        reference: colour reference that slides are normalised to.
     """
     return {
         "kind": "detector",
         "backbone": config.backbone,
         "window_px": config.window_px,
         "mpp": config.mpp,
-        "resample_positions": False,  # the positional table is used as trained
+        "resample_positions": False,  # positional embeddings are used as trained
         "config": plain_settings(config, portable=True),
         "colour": dataclasses.asdict(reference),
     }

@@ -1,4 +1,4 @@
-"""Initial weights of a detector, and weights of its teachers."""
+"""Initial weights of a detector's training, its teachers, and what their cards state."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ RETIRED = ("region_px", "consistency")  # settings of older checkpoints that do 
 
 
 def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoint]:
-    """Read the network in evaluation mode, the settings of its training, and the contents of the file.
+    """Return the network of a checkpoint in evaluation mode, the settings of its training, and the checkpoint.
 
     Raises:
-        CheckpointError: the file is missing or damaged, has no detector or an unknown network, or does not match its
-            own description.
-        ConfigError: the settings in the file cannot be read.
+        CheckpointError: the file is missing or damaged, contains no detector, names an unknown network, or contains
+            weights that do not fit the network.
+        ConfigError: the settings in the file are invalid.
     """
     checkpoint = load_checkpoint(path)
     if not _holds_detector(checkpoint):
@@ -41,7 +41,7 @@ def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoin
     try:
         network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}; it was trained by another version") from error
+        raise CheckpointError(f"{path}: {error}; it was trained with a different version of this package") from error
     load_detector_weights(network, checkpoint, path)
     return network.eval(), config, checkpoint
 
@@ -52,16 +52,16 @@ def _read_settings(checkpoint: Checkpoint, path: Path) -> DetectorConfig:
 
 
 def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
-    """Describe training data and limits of a run's initial detector and teachers, for its card.
+    """Describe the training data and limits of a run's initial detector and teachers, for the card of its model.
 
     Args:
-        paths: checkpoints of these detectors; the initial one, if any, is first.
+        paths: checkpoints of these detectors; files without a detector are omitted.
         config: settings of the run.
-        images: names of its training pictures; detectors that were trained only on these are omitted.
+        images: names of the run's training pictures; detectors that were trained only on these are omitted.
 
     Raises:
-        CheckpointError: one cannot be read.
-        ConfigError: the settings in one cannot be read.
+        CheckpointError: a checkpoint cannot be read.
+        ConfigError: the settings in a checkpoint are invalid.
     """
     found: dict[str, list[str]] = {"training_data": [], "limits": []}
     for path in dict.fromkeys(paths):
@@ -78,7 +78,7 @@ def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Coll
 
 
 def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str, str]:
-    """Training data and limits for a detector's card: those of the run and those of ``describe_origins``."""
+    """Training data and limits for a detector's card: those of the run, then those from ``describe_origins``."""
     origins = meta.get("origins", {})
     limits = origins.get("limits", "")
     return {
@@ -94,7 +94,7 @@ class Start:
     Attributes:
         path: the file.
         checkpoint: contents of the file.
-        is_whole: whether it is a detector of the run's head, classes, rays and um per pixel, which the run
+        is_whole: whether it contains a detector with the run's head, classes, rays and um per pixel, which the run
             continues; otherwise only its backbone is used.
     """
 
@@ -109,7 +109,7 @@ class Start:
 
     @property
     def appearance(self) -> AppearanceReference | None:
-        """Appearance of the detector's training pictures, if measured."""
+        """Appearance of the detector's training pictures; None if it was not measured."""
         known = self.checkpoint.meta.get("appearance")
         return known and parse_config(known, AppearanceReference, f"{self.path}: appearance")
 
@@ -126,10 +126,10 @@ class Start:
 
 
 def read_start(config: DetectorConfig) -> Start | None:
-    """The checkpoint that the config names; None for a run that starts from random weights.
+    """Read the checkpoint that the config names; return None for a run that starts from random weights.
 
     Raises:
-        CheckpointError: the file cannot be read or has other contents.
+        CheckpointError: the file cannot be read, or is not a checkpoint.
     """
     if config.checkpoint is None:
         return None
@@ -152,7 +152,7 @@ def take_over(network: NucleusDetector, start: Start) -> None:
     """Load the weights of ``start`` into a network: the backbone and, from a whole detector, the head.
 
     Raises:
-        CheckpointError: the backbone differs.
+        CheckpointError: the weights do not fit the network.
     """
     path, checkpoint = start.path, start.checkpoint
     load_backbone_weights(network.backbone, checkpoint, path)
@@ -166,23 +166,24 @@ def find_teachers(config: DetectorConfig) -> list[Path]:
 
 
 def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
-    """Load a trained network as teacher.
+    """Load a trained detector as a teacher.
 
     Raises:
-        CheckpointError: the file cannot be read, or its output or colours differ from the run's.
-        ConfigError: the teacher's settings cannot be read, or it does not accept the run's windows.
+        CheckpointError: the file cannot be read, or the detector's head, classes, rays, um per pixel, colour or fixed
+            window differ from the run's.
+        ConfigError: the teacher's settings are invalid, or it does not accept the run's windows.
     """
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")
     alike = ["head", "class_names", "n_rays", "mpp", "colour"]
-    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # a network with a fixed window
+    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # a fixed window must be the same
     for name in alike:
         initial, ours = getattr(begun, name), getattr(config, name)
         if initial != ours:
             what = "classes are" if name == "class_names" else f"`{name}` is"
             raise CheckpointError(
-                f"{path}: cannot teach this run, because its {what} {_words(initial)} and the run's {_words(ours)}; "
-                "use a teacher that was trained with the same, or leave `distillation` out"
+                f"{path}: cannot teach this run, because its {what} {_words(initial)}, not {_words(ours)} as in the "
+                "run; use a teacher that was trained with the run's settings, or leave `distillation` out"
             )
     return teacher
 

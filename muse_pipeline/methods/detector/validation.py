@@ -1,4 +1,4 @@
-"""Scores of the averaged network on pictures that it is not trained on, and the choice of the best weights."""
+"""Scores of a detector on labelled pictures, and its comparison with the detector that the run started from."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
 
 MEAN = "mean class"
-SCORE = f"validation {MEAN} F1"  # matched within 3 um; the best weights have the highest
+SCORE = f"validation {MEAN} F1"  # from matches within 3 um; the weights with the highest score are kept
 
 
 class Scorer:
     """Detects the nuclei of labelled images as the exported network does, and counts the correct ones.
 
     Args:
-        network: network that is scored, with its weights at the time of a call.
+        network: network to score; every call uses its current weights.
         config: settings of its training and its export.
-        reference: colour that slides are normalised to.
+        reference: colour reference that images are normalised to.
     """
 
     def __init__(self, network: NucleusDetector, config: DetectorConfig, reference: ColourReference):
@@ -50,12 +50,12 @@ class Scorer:
         return found
 
     def count(self, found: Nuclei, true: Nuclei, where: np.ndarray | None) -> DetectionCounts:
-        """Counts at 3 um.
+        """Count true positives, false positives and false negatives, matched within 3 um.
 
         Args:
             found: result of ``find``.
             true: labelled nuclei of the same image.
-            where: (h, w) bool, pixels in which an unmatched detection is false; None for all pixels.
+            where: (h, w) bool, pixels in which an unmatched detection is a false positive; None for all pixels.
         """
         column, row = found.xy.astype(int).T
         judged = None if where is None else where[row, column]
@@ -63,22 +63,22 @@ class Scorer:
         return match_nuclei(found, true, len(self.classes), self.predictor.card.mpp, judged=judged).counts
 
     def total(self, images: Sequence[LabelledImage]) -> DetectionCounts:
-        """Sum of the counts of all images."""
+        """Sum of the counts over all images."""
         counts = [self.count_image(image) for image in images]
         return sum(counts[1:], counts[0])
 
     def count_image(self, image: LabelledImage) -> DetectionCounts:
-        """Counts of one image."""
+        """Counts for one image."""
         return self.count_found(self.find(image), image)
 
     def count_found(self, found: Nuclei, image: LabelledImage) -> DetectionCounts:
-        """Counts of the nuclei ``found`` in an image; in class areas only their classes are counted."""
+        """Counts for the nuclei ``found`` in an image; in class areas, only classes are counted."""
         if image.areas:
             return count_area_classes(found, image.nuclei, self.predictor.card.mpp)
         return self.count(found, image.nuclei, image.region)
 
     def count_blocks(self, image: LabelledImage) -> np.ndarray:
-        """(B, C + 1, 3) counts of the annotated blocks of an image, ``mixing.BLOCK_UM`` wide."""
+        """(B, C + 1, 3) counts in each annotated block of an image; blocks are ``mixing.BLOCK_UM`` wide and high."""
         found, side_px = self.find(image), round(BLOCK_UM / self.predictor.card.mpp)
         height, width = image.pixels.shape[:2]
         row, column = np.indices((height, width)) // side_px
@@ -89,25 +89,26 @@ class Scorer:
 
     def scores(self, total: DetectionCounts) -> dict[str, float]:
         """F1 in percent by name: detection, each class, and the mean over the labelled classes."""
-        is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # found or missed
+        is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # true positives or false negatives
         mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
         scores = {**total.scores(self.classes), MEAN: mean}
         return {name: round(float(np.nan_to_num(value)), 3) for name, value in scores.items()}
 
     def validate(self, images: Sequence[LabelledImage]) -> dict[str, float]:
-        """The ``scores`` of all images together, by their names in the log."""
+        """The ``scores`` over all images, by their names in the log."""
         return {f"validation {name} F1": value for name, value in self.scores(self.total(images)).items()}
 
 
 def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
     """Count right and wrong classes of nuclei in class areas; detection is not counted.
 
-    A found nucleus within 3 um of a labelled one is correct if the area has its class. Otherwise it counts as a miss of
-    the area's classes, in equal parts.
+    A detected nucleus that is matched with a nucleus of an area within 3 um is correct if its class is one of the
+    area's most frequent classes. Otherwise it counts as a false positive of its class and as a false negative of these
+    classes, in equal parts.
 
     Args:
         found: result of ``Scorer.find``.
-        true: nuclei in areas, with ``prob`` of C classes.
+        true: nuclei in areas, whose ``prob`` are the area's shares of the C classes.
         mpp: um per pixel.
     """
     values = np.zeros((true.prob.shape[1] + 1, 3))
@@ -122,7 +123,7 @@ def count_area_classes(found: Nuclei, true: Nuclei, mpp: float) -> DetectionCoun
 
 
 class NetworkPredictor:
-    """A network in torch with the interface of ``inference.predictor.Predictor``.
+    """A PyTorch network with the interface of ``inference.predictor.Predictor``.
 
     Args:
         network: the network, on any device.
@@ -163,13 +164,13 @@ class NetworkPredictor:
 
 
 def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]) -> np.ndarray:
-    """(1 + S, B, C + 1, 3) counts of the B blocks of held-out images, before and with each of ``mixing.SHARES``.
+    """(1 + S, B, C + 1, 3) counts in B blocks of images, with the initial weights and each of ``mixing.SHARES``.
 
     Args:
         data: data of the run.
         start: the detector that the run started from.
-        trained: a detector that was not trained on ``images``.
-        images: images that are scored.
+        trained: checkpoint of a detector that was not trained on ``images``.
+        images: held-out images.
     """
     network, counts = load_trained(start.path)[0], []
     for share in (0.0, *SHARES):
@@ -183,15 +184,16 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     """(C,) terms added to the class logits in training, so that the class shares of the labels are not learnt.
 
     Class shares in the labels of a few pictures differ from those in the tissue. The terms are half the logarithm of
-    the ratio of labelled to expected shares, half because class weights are inverse square roots. The expected shares
-    are those that the initial detector finds on the same pictures or, with many labels, those of the labels.
+    the ratio of labelled to expected shares (half, because class weights are inverse square roots), from -1 to 1. The
+    expected shares are a mean of those found by the initial detector in the same regions and those of the labels; the
+    more labels there are, the closer they are to the latter.
 
     Args:
-        images: images to train on.
+        images: images to train on; those with class areas are ignored.
         scorer: scorer with the initial detector.
     """
     n_classes = len(scorer.classes)
-    # Counts begin at one nucleus of each class, so that no logarithm of 0 is taken.
+    # Counts start at one nucleus per class, so that no logarithm of 0 is taken.
     labelled, found = np.ones(n_classes), np.ones(n_classes)
     for image in images:
         known = image.nuclei.label[image.nuclei.label >= 0]
@@ -207,13 +209,13 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
-PRIOR_NUCLEI = 4000  # number of labels with the same weight as the nuclei that the initial detector finds
+PRIOR_NUCLEI = 4000  # number of labelled nuclei that have the same weight as the initial detector's shares
 N_IMAGES = 24
-AROUND_UM = 128.0  # width of the tissue shown around an annotated region
+AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Describe changes in scores and numbers of nuclei on labelled pictures, and in the tissue around them.
+    """Yield sentences on changes in scores and numbers of nuclei on labelled pictures, and in the tissue around them.
 
     Args:
         data: data of the run.
@@ -238,7 +240,7 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
 
 
 def _choose(images: Sequence[LabelledImage], mpp: float) -> list[LabelledImage]:
-    """At most ``N_IMAGES`` images, spread evenly, each cut to its annotated region with some tissue around it."""
+    """At most ``N_IMAGES`` images, spread evenly, each cropped to its annotated region and ``AROUND_UM`` around it."""
     chosen = np.unique(np.linspace(0, len(images) - 1, N_IMAGES).round().astype(int))
     return [_cut(images[index], round(AROUND_UM / mpp)) for index in chosen]
 
@@ -253,7 +255,7 @@ def _cut(image: LabelledImage, margin_px: int) -> LabelledImage:
 
 
 def _agreement(before: Scorer, now: Scorer, images: Sequence[LabelledImage]) -> float | None:
-    """F1 in percent between both detectors outside annotated regions, classes included; None without nuclei."""
+    """F1 in percent between both detectors' nuclei, with classes, outside annotated regions; None if there are none."""
     hits = misses = 0
     for image in images:
         outside = image.unannotated

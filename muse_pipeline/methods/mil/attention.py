@@ -1,4 +1,4 @@
-"""Labelled tiles from slide labels: attention MIL over bags, cross-validated over patients."""
+"""Labelled tiles from slide labels: attention MIL on bags of tiles, cross-validated over patients."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from muse_pipeline.training.stages import MADE_FROM, PreparedStage, Stage, Train
 
 
 class BagOutput(NamedTuple):
-    """Output of a model for one slide of N tiles.
+    """Output of a model for a slide with N tiles; K classes, all but the first.
 
     Attributes:
         logit: (K,) logits of the slide.
-        attention: (N, K), sums to 1 over the tiles.
-        tile_logit: (N, K) logits of the single tiles.
+        attention: (N, K) attention, which sums to 1 over the tiles.
+        tile_logit: (N, K) logits of the individual tiles.
     """
 
     logit: Tensor
@@ -42,12 +42,12 @@ class BagOutput(NamedTuple):
 
 
 class GatedAttention(nn.Module):
-    """Classification of a slide by features of its tiles, with one attention per class.
+    """Classifies a slide by the features of its tiles, with a separate attention for each class.
 
     Args:
-        n_features: D.
-        n_classes: K, without the first class of the region model.
-        hidden: width of the attention.
+        n_features: length of a tile's features, D.
+        n_classes: number of classes, K, without the first class of the region model.
+        hidden: width of the attention's hidden layer.
     """
 
     def __init__(self, n_features: int, n_classes: int, hidden: int):
@@ -63,7 +63,7 @@ class GatedAttention(nn.Module):
         """Classify a slide by the features (N, D) of its tiles."""
         embedded = self.embed((features - self.mean) / self.deviation)
         scores = self.attend(torch.tanh(self.value(embedded)) * torch.sigmoid(self.gate(embedded)))
-        # The logit of a slide is the attention-weighted mean of its tiles' logits, so these rate single tiles too.
+        # A slide's logit is the attention-weighted mean of its tiles' logits, so the latter classify single tiles.
         attention, tile_logit = torch.softmax(scores, 0), self.classify(embedded)
         return BagOutput((attention * tile_logit).sum(0), attention, tile_logit)
 
@@ -75,7 +75,7 @@ CHANCE = 0.5  # AUC of a constant score
 
 
 def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
-    """Stages for bags, the model of each fold, and the choice of tiles; none without slide labels."""
+    """Stages for bags, the model of each fold, and the choice of tiles; no stages if there are no slide labels."""
     if config.slide_labels is None:
         return []
     bags = BagsStage(config, stage_folder(folder, 1, "bags"))
@@ -99,7 +99,7 @@ def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
 
 
 class SlideAttention(Method):
-    """Training with the cross-entropy of slide labels.
+    """Training with the cross-entropy between the slides' logits and labels.
 
     Args:
         network: the network to train.
@@ -110,7 +110,7 @@ class SlideAttention(Method):
         self.network = network
 
     def losses(self, batch: list[tuple[Tensor, Tensor]], turn: str, progress: float) -> dict[str, Tensor]:
-        """Losses of slides, each with features (N, D) and labels (K,)."""
+        """Compute the loss on slides, each with features (N, D) and labels (K,)."""
         logits = torch.stack([self.network(features).logit for features, _ in batch])
         labels = torch.stack([label for _, label in batch])
         return {"loss": functional.binary_cross_entropy_with_logits(logits, labels)}
@@ -131,8 +131,8 @@ class AttentionConfig:
         classes: names of the classes.
         schedule: length and learning rate.
         batch: slides per step.
-        hidden: width of the attention.
-        seed: seed of the weights and of the order of slides.
+        hidden: width of the attention's hidden layer.
+        seed: seed of the weights and of the choice of slides.
         precision: "32-true".
     """
 
@@ -148,10 +148,10 @@ class AttentionConfig:
 
 
 class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
-    """Trains on the slides of all folds but one."""
+    """Trains the model of a fold on the slides of all other folds."""
 
     def inputs(self) -> Inputs:
-        """The bags."""
+        """The checksum of the bags."""
         return Inputs(checksums={"bags": sha256_of(self.config.bags / MADE_FROM)})
 
     def read(self, log: Log) -> list[Bag]:
@@ -159,7 +159,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return [bag for bag in open_bags(self.config.bags, self.config.folds) if bag.fold != self.config.fold]
 
     def build(self, data: list[Bag]) -> SlideAttention:
-        """A new network, with the mean and deviation of the training features."""
+        """Build a network that standardises features by the mean and deviation of the training features."""
         config = self.config
         # About 256 tiles per slide, so that large slides do not dominate the mean and little is read from disk.
         sample = np.concatenate([bag.features()[:: max(1, len(bag.features()) // 256)] for bag in data]).astype(
@@ -171,7 +171,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return SlideAttention(network)
 
     def batches(self, data: list[Bag], device: torch.device) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
-        """Slides in random order, all classes equally often."""
+        """Batches of slides chosen at random, so that all classes are equally frequent."""
         labels = torch.tensor([bag.slide.label for bag in data])
         weights = 1.0 / torch.bincount(labels)[labels]
 
@@ -185,17 +185,17 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return draw
 
     def checkpoint(self, data: list[Bag], method: SlideAttention) -> Checkpoint:
-        """The network."""
+        """Checkpoint of the network."""
         config, network = self.config, method.trained()
         sizes = {"n_features": len(network.mean), "n_classes": len(config.classes) - 1, "hidden": config.hidden}
         patients = sorted({bag.slide.patient for bag in data})
         meta = {"kind": KIND, "sizes": sizes, "patients": patients, "images": [bag.slide.slide_id for bag in data]}
-        # A checkpoint must have a "backbone"; here it is this network, which is not a registered one.
+        # A checkpoint must have backbone weights, so it gets a dummy; the network is stored under its own name.
         return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
 
 
 def load_attention(path: Path) -> GatedAttention:
-    """The network of a fold, in evaluation mode."""
+    """Read the network of a fold, in evaluation mode."""
     checkpoint = load_checkpoint(path)
     network = GatedAttention(**checkpoint.meta["sizes"])
     network.load_state_dict(checkpoint.networks[NETWORK])
@@ -203,7 +203,7 @@ def load_attention(path: Path) -> GatedAttention:
 
 
 class TilesStage(PreparedStage):
-    """Writes the tiles that show the slide labels, as images with a table of labels, for each split.
+    """Writes, for each split, the tiles that show the slide labels, as images with a table of labels.
 
     Args:
         config: settings of the run.
@@ -227,7 +227,11 @@ class TilesStage(PreparedStage):
         }
 
     def write(self, folder: Path, log: Log) -> None:
-        """Score each slide with the model that was not trained on it, choose its tiles and write them."""
+        """Score each slide with the model that was not trained on it, choose its tiles and write them.
+
+        Raises:
+            LabelError: no tile of a class was chosen for a split.
+        """
         networks = [load_attention(path) for path in self.models]
         bags = open_bags(self.bags, len(networks))
         outputs = [read_bag(networks[bag.fold], bag) for bag in bags]
@@ -243,8 +247,7 @@ class TilesStage(PreparedStage):
             if missing := set(self.config.class_names) - {row[1] for row in rows}:
                 raise LabelError(
                     f"attention found no tile of {' and '.join(sorted(missing))} among the {split} slides (AUC of "
-                    f"the slides {scores['auc']:.2f}); lower "
-                    "`slide_labels.least_probability` or add slides"
+                    f"the slides {scores['auc']:.2f}); lower `slide_labels.least_probability`, or add slides"
                 )
             with (folder / split / LABELS).open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
@@ -263,18 +266,20 @@ class TilesStage(PreparedStage):
 
 @torch.no_grad()
 def read_bag(network: GatedAttention, bag: Bag) -> BagOutput:
-    """The output for one slide."""
+    """Compute the output for one slide."""
     return network(torch.from_numpy(np.array(bag.features())).float())
 
 
 def choose_tiles(output: BagOutput, label: int, most: int, least_probability: float) -> np.ndarray:
-    """Indices of a slide's tiles for training.
+    """Choose a slide's tiles for training, and return their indices.
+
+    The tiles with the highest attention are chosen or, for slides of the first class, evenly spread tiles.
 
     Args:
         output: output for the slide.
         label: class index of the slide.
         most: largest number of tiles.
-        least_probability: lowest class probability of tiles, except for slides of the first class.
+        least_probability: lowest class probability of tiles; ignored for slides of the first class.
     """
     n = len(output.attention)
     if label == 0:
@@ -285,7 +290,7 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
 
 
 def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Probabilities of held-out slides, and areas under the ROC curve: for each class, and their mean."""
+    """Probabilities of held-out slides, the area under the ROC curve of each class, and the mean of these areas."""
     probability = torch.stack([output.logit.sigmoid() for output in outputs]).numpy().astype(float)
     labels, patients = np.array([bag.slide.label for bag in bags]), [bag.slide.patient for bag in bags]
     areas = [area_under_curve(probability[:, k], labels == k + 1) for k in range(probability.shape[1])]
@@ -302,7 +307,7 @@ def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tup
 
 
 def describe_slide_scores(scores: dict[str, Any]) -> str:
-    """Describe the AUC of each class."""
+    """Describe the AUC of each class in sentences, one per line."""
     sentences = []
     for name, score in scores["classes"].items():
         low, high = score["interval"]
@@ -316,7 +321,7 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
 
 
 def slide_metrics(folder: Path | None) -> dict[str, float]:
-    """AUC of slides by class, for the card, from the folder of a tiles stage; empty without that stage."""
+    """AUC of slides by class, for the card, from the folder of a tiles stage; empty if there is no such stage."""
     if folder is None:
         return {}
     scores = read_json(folder / SCORES_OF_SLIDES)["classes"]
@@ -324,7 +329,7 @@ def slide_metrics(folder: Path | None) -> dict[str, float]:
 
 
 def tile_sources(folder: Path, mpp: float) -> tuple[tuple[TissueSource, ...], tuple[TissueSource, ...]]:
-    """The images of a tiles stage, for training and for validation."""
+    """The images of a tiles stage as sources for training and for validation."""
     return tuple(
         (TissueSource(images=folder / split / "images", table=folder / split / LABELS, mpp=mpp),)
         for split in (TRAINING, VALIDATION)

@@ -1,4 +1,4 @@
-"""Labelled slides as bags: the features of their tiles as memory-mapped float16, one file per slide."""
+"""Labelled slides as bags: the features of their tiles, in one memory-mapped float16 file per slide."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
     """List the slides that have a label.
 
     Raises:
-        LabelError: a label has an unknown class or slide, or a class has fewer patients than folds.
-        SheetError: the sheet is wrong.
+        LabelError: a label names an unknown class or slide, or a class has fewer patients than there are folds.
+        SheetError: the sheet is invalid.
     """
     rows = {row.slide_id: row for row in read_sheet(settings.slides)}
     if settings.table is None:
@@ -67,10 +67,10 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
     for slide_id, (word, patient) in labels.items():
         name = settings.class_map.get(word, word)
         if slide_id not in rows:
-            raise LabelError(f"{location}: labels '{slide_id}', which is not in {settings.slides}; correct one of them")
+            raise LabelError(f"{location}: labels '{slide_id}', which is not in {settings.slides}; correct either file")
         if name not in classes:
             raise LabelError(
-                f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); see `class_map`"
+                f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); add it to `class_map`"
             )
         of_slide = patient or rows[slide_id].patient or patient_in_name(slide_id)
         found.append(LabelledSlide(slide_id, classes.index(name), of_slide))
@@ -78,14 +78,14 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
         n_patients = len({slide.patient for slide in found if slide.label == index})
         if n_patients < settings.folds:
             raise LabelError(
-                f"{location}: slides of {name} are of {count_noun(n_patients, 'patient')}, but {settings.folds} folds "
-                "need one patient each; add slides or lower `folds`"
+                f"{location}: slides of {name} come from {count_noun(n_patients, 'patient')}, but {settings.folds} "
+                "folds need one patient each; add slides, or lower `folds`"
             )
     return found
 
 
 def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
-    """(N,) fold of every slide: all slides of a patient are in one fold, and each fold has slides of every class."""
+    """(N,) fold of every slide: a patient's slides are all in one fold, and classes are spread evenly over folds."""
     labels: dict[str, int] = {}
     for slide in slides:
         labels[slide.patient] = max(slide.label, labels.get(slide.patient, 0))
@@ -95,10 +95,10 @@ def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
 
 
 def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) -> Store:
-    """Open the store of a slide at ``mpp``.
+    """Open the coarsest store of a slide that is fine enough for ``mpp``, at ``mpp``.
 
     Raises:
-        StoreError: no store has an mpp of which the model's is a multiple.
+        StoreError: there is no such store, or ``mpp`` is not a whole multiple of its mpp.
     """
     folder = settings.stores / slide_id
     stores = [open_store(path) for path in sorted(folder.glob("image-*nm.zarr"))]
@@ -106,16 +106,16 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
     for store in sorted(stores, key=lambda store: -store.mpp):
         if store.mpp <= mpp * 1.001:
             return store.at(mpp)
-    problem = f"has no store for a model at {mpp:g} um/px" if folder.is_dir() else "there is no such folder"
+    problem = f"has no store at {mpp:g} um/px or finer" if folder.is_dir() else "there is no such folder"
     raise StoreError(f"{folder}: {problem}; make it with `muse image`, or correct `slide_labels.stores`")
 
 
 def list_tiles(store: Store, tile_px: int) -> np.ndarray:
-    """(N, 2) corners in work px of the tiles of a grid that are at least half tissue."""
+    """(N, 2) corners, work px, of those tiles of a grid that are at least half tissue."""
     mask, pixel_px = store.tissue
     columns, rows = (-(-side // tile_px) for side in store.size_px)
     size = [max(1, round(number * tile_px / pixel_px)) for number in (rows, columns)]
-    # Tiles at the right and bottom may reach beyond the mask, where there is no tissue.
+    # Tiles at the right and at the bottom may extend beyond the mask, where there is no tissue.
     padded = np.zeros(size, np.float32)
     part = mask[: size[0], : size[1]]
     padded[: part.shape[0], : part.shape[1]] = part
@@ -124,7 +124,7 @@ def list_tiles(store: Store, tile_px: int) -> np.ndarray:
 
 
 class BagsStage(PreparedStage):
-    """Writes ``<slide_id>.npy`` (N, D) float16, ``<slide_id>-xy.npy`` (N, 2) and the list of slides.
+    """Writes the features ``<slide_id>.npy``, the corners ``<slide_id>-xy.npy``, and the list of slides.
 
     Args:
         config: settings of the run.
@@ -136,11 +136,11 @@ class BagsStage(PreparedStage):
         self.config, self.settings = config, config.slide_labels
 
     def made_from(self) -> dict[str, Any]:
-        """The settings, the labels, the slides and the checkpoint."""
+        """The settings of the bags, the labels, the slides, and the weights of the backbone."""
         settings = self.settings
         slides = list_labelled_slides(settings, self.config.class_names)
         stores = {one.slide_id: open_slide_store(settings, one.slide_id, self.config.mpp) for one in slides}
-        # Settings of the folds and their models do not affect the bags.
+        # Settings of the folds and of their models do not affect the bags.
         names = ("backbone", "class_map", "slides", "table")
         return {
             "settings": {name: plain_settings(settings, portable=True)[name] for name in names},
@@ -168,7 +168,7 @@ class BagsStage(PreparedStage):
             if not len(corners):
                 raise LabelError(
                     f"{store.path}: has no tile of {self.config.window_px} px at {self.config.mpp:g} um/px that is "
-                    "half tissue; leave the slide out of the labels or lower `window_px`"
+                    "at least half tissue; leave the slide out of the labels, or lower `window_px`"
                 )
             fit = read_colour(SlideFiles(settings.stores / slide.slide_id).colour).macenko
             features = compute_features(
@@ -191,9 +191,9 @@ def compute_features(
     Args:
         backbone: the network, in evaluation mode.
         store: store of the slide, at the model's mpp.
-        corners: (N, 2) work px.
+        corners: (N, 2) upper left corners of the tiles, work px.
         tile_px: side of a tile.
-        colour: (3, 4) map of the slide.
+        colour: (3, 4) colour map of the slide.
     """
     found = []
     for start in range(0, len(corners), BATCH):
@@ -207,12 +207,12 @@ def compute_features(
 
 @dataclass(frozen=True, eq=False)
 class Bag:
-    """A slide and the file with the features of its tiles.
+    """A slide and the file with the features of its N tiles.
 
     Attributes:
         slide: the slide with its label.
-        fold: number of the slide's fold, whose model is not trained on it.
-        path: file of the features.
+        fold: number of the slide's fold; the fold's model is not trained on the slide.
+        path: file with the features.
     """
 
     slide: LabelledSlide
@@ -220,16 +220,16 @@ class Bag:
     path: Path
 
     def features(self) -> np.ndarray:
-        """(N, D) float16, memory-mapped."""
+        """(N, D) float16 features of the tiles, memory-mapped."""
         return np.load(self.path, mmap_mode="r")
 
     def corners(self) -> np.ndarray:
-        """(N, 2) work px."""
+        """(N, 2) corners of the tiles, work px."""
         return np.load(self.path.with_name(f"{self.slide.slide_id}-xy.npy"))
 
 
 def open_bags(folder: Path, folds: int) -> list[Bag]:
-    """The bags that a ``BagsStage`` wrote."""
+    """Open the bags that a ``BagsStage`` wrote, with the fold of each."""
     with (folder / INDEX).open(encoding="utf-8", newline="") as file:
         slides = [LabelledSlide(row[0], int(row[1]), row[2]) for row in csv.reader(file, delimiter="\t")]
     dealt = deal_folds(slides, folds)

@@ -1,4 +1,4 @@
-"""The settings of IKD-MIL and the description of its checkpoints."""
+"""The settings of IKD-MIL, and the checkpoints of its region models."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SELECTIONS = ("labels", "masks")
 
 @dataclass(frozen=True)
 class RegionExport:
-    """Settings with which a region model is run.
+    """Settings of an exported region model.
 
     Attributes:
         input_px: side of a window.
-        halo_px: border of a window, which neighbouring windows map; three stages of a compact network see 128 px around
-            a cell.
+        halo_px: width of a window's border, which neighbouring windows map; three stages of a compact network see 128
+            px around a cell.
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
         colour_share: strength of the stain normalisation at run time, 0 to 1.
@@ -51,14 +51,14 @@ class RegionExport:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionModel(ModelSettings):
-    """Description of a region network in its checkpoint: ``meta["region"]``.
+    """Description of a region network in its checkpoint (``meta["region"]``).
 
     Attributes:
-        mpp: um per pixel of its input.
-        backbone: registered name.
-        classes: class names; the first is tissue of no other class.
+        mpp: um per pixel of the network's input.
+        backbone: registered name of the backbone.
+        classes: classes, in order; the first is all tissue that belongs to no other class.
         fusion: weights of the side maps.
-        export: settings with which it is run.
+        export: settings of the exported model.
     """
 
     backbone: str
@@ -71,13 +71,13 @@ class RegionModel(ModelSettings):
 def region_checkpoint(
     network: RegionNetwork, model: RegionModel, colour: ColourReference, meta: dict[str, Any]
 ) -> Checkpoint:
-    """A checkpoint that ``export.regions.load_region_model`` reads.
+    """Return a checkpoint that ``export.regions.load_region_model`` can read.
 
     Args:
         network: the trained network.
-        model: its description.
+        model: description of the network.
         colour: reference that slides' stains are normalised to.
-        meta: further entries; ``config`` has the settings of the training run.
+        meta: additional entries of the meta, such as ``config``, the settings of the training run.
     """
     described = {"kind": REGIONS, "colour": dataclasses.asdict(colour), "region": dataclasses.asdict(model)}
     return Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), {**meta, **described})
@@ -85,18 +85,17 @@ def region_checkpoint(
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """Second stage: a network of the same form is trained on the maps of a fixed teacher.
+    """Settings of the second stage, in which a student with the teacher's architecture learns the teacher's maps.
 
     Attributes:
-        rounds: number of rounds, with a swap before each but the first; 0 omits the stage.
-        swap: exchange of roles between rounds. "exchange": the best student becomes the teacher, and the
-            teacher is trained further; "none": one long round.
-        tolerance: roles are not swapped if the student's validation score is lower than its teacher's by more than
-            this.
+        rounds: number of rounds, with a swap of roles before each but the first; 0 skips the stage.
+        swap: "exchange": between rounds, the student becomes the teacher, and the old teacher is trained further;
+            "none": one long round.
+        tolerance: largest amount by which the student's validation score may be below its teacher's for a swap.
         distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
-        weighted: whether the cross-entropy gives more weight to pixels of a low loss.
-        schedule: length and learning rate of each round; those of the teacher by default.
+        weighted: whether pixels with a low loss have more weight in the cross-entropy.
+        schedule: length and learning rate of each round; the same as the teacher's by default.
     """
 
     rounds: Annotated[int, Between(0, 20)] = 3
@@ -114,26 +113,26 @@ class StudentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SlideLabelSettings:
-    """Slides with one label each, of which attention MIL selects the tiles that show the label, to train the teacher.
+    """Slides with one label each; attention MIL finds the tiles that show it, on which the teacher is trained.
 
-    Patients are divided into folds. The slides of each fold are scored with a model trained on the other folds, and the
-    tiles of the first fold are the validation images of the later stages.
+    Patients are divided into folds. The slides of each fold are scored with a model trained on all other folds, and the
+    tiles of the first fold's slides are validation images in the later stages.
 
     Attributes:
-        slides: sheet of slides; its column ``label`` has the labels.
-        stores: folder of results, with the files of `muse tile` and `muse tissue` in ``<slide_id>/``.
-        table: TSV or CSV with the columns ``slide`` and ``label``, optionally ``patient``, instead of the sheet's.
-        class_map: class name of the model for each word in the labels.
-        backbone: registered name of the backbone; tiles are described by its image vector.
-        checkpoint: weights of the backbone, a file or a built-in model's name.
-        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
+        slides: sheet of slides, with the labels in its column ``label``.
+        stores: folder of results, with the files written by `muse tile` and `muse tissue` in ``<slide_id>/``.
+        table: TSV or CSV with the columns ``slide``, ``label`` and optionally ``patient``; replaces the sheet's labels.
+        class_map: label -> class name of the model, for labels that are not class names.
+        backbone: registered name of the backbone, whose image vectors are the features of tiles.
+        checkpoint: weights of the backbone: a file or a built-in model's name.
+        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
         folds: number of folds of patients.
         schedule: length and learning rate of each fold's model; a step reads ``bags`` slides.
         bags: slides per step.
-        hidden: width of the attention.
-        tiles_per_slide: number of tiles per slide: those with the highest attention, or evenly spread ones for the
-            first class.
-        least_probability: lowest class probability of the chosen tiles, except for slides of the first class.
+        hidden: width of the attention's hidden layer.
+        tiles_per_slide: largest number of tiles per slide: those with the highest attention or, for the first class,
+            evenly spread ones.
+        least_probability: lowest class probability of the chosen tiles, except on slides of the first class.
     """
 
     slides: Path
@@ -153,7 +152,7 @@ class SlideLabelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings(RegionModel):
-    """Settings of every stage that trains a region network (``MilConfig`` describes them)."""
+    """Settings of every stage that trains a region network, described in ``MilConfig``."""
 
     sources: tuple[TissueSource, ...] = ()
     schedule: Schedule
@@ -172,7 +171,7 @@ class NetworkSettings(RegionModel):
 
     def __post_init__(self) -> None:
         if self.selection == "masks" and not any(source.masks for source in self.validation):
-            raise ConfigError("selection 'masks' needs `validation` sources with `masks`; add them or select by labels")
+            raise ConfigError("selection 'masks' needs `validation` sources with `masks`; add some, or choose 'labels'")
         names = self.class_names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
@@ -196,24 +195,23 @@ class MilConfig(NetworkSettings):
         sources: labelled images.
         slide_labels: slides with one label each, from which attention MIL selects labelled tiles.
         schedule: length and learning rate of the teacher's training.
-        checkpoint: initial backbone of teacher and student, a file or a built-in model's name; random weights
-            without one.
-        trust_pickle: whether a checkpoint that needs more than plain tensors may run code while it is read.
-        validation: labelled images of other patients; every stage then keeps the weights with the best score on them.
+        checkpoint: initial backbone of teacher and student: a file or a built-in model's name; random if not given.
+        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
+        validation: labelled images of other patients; if given, every stage keeps the weights that score best on them.
         selection: score that selects the best weights. "labels": the area under the ROC curve of images; "masks": the
             F1 of pixels, which needs drawn ``masks``.
-        fusion: weights of the three side maps, fine to coarse.
+        fusion: weights of the three side maps, from fine to coarse.
         teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of generalised means.
         student: settings of the second stage.
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
-        window_px: side of a training window. A window has the label of its image, so it should be about as large as the
-            images.
-        batch: windows per batch (and device).
+        window_px: side of a training window, which should be about as large as the images, because it gets the label of
+            its image.
+        batch: windows per batch and device.
         seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
         export: settings of the exported model.
-        method: "mil".
+        method: name of the method, "mil".
     """
 
     slide_labels: SlideLabelSettings | None = None
@@ -242,7 +240,7 @@ def require_network(config: NetworkSettings) -> None:
     """Reject an unusable network or window before any data is read.
 
     Raises:
-        ConfigError: the backbone is not registered, the classes or fusion cannot be used, or the window has an
+        ConfigError: the backbone is unknown, the classes or fusion weights cannot be used, or the window has an
             unsuitable size.
     """
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Data of a stage: labelled images for training and validation, their colours, and validation scores."""
+"""Data for a stage: labelled images for training and validation, their colours, and validation scores."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from muse_pipeline.models.region import RegionNetwork
 
 @dataclass(frozen=True, eq=False)
 class RegionData:
-    """Images at the config's mpp.
+    """Labelled images at the config's mpp.
 
     Attributes:
         config: settings of the stage.
         images: images to train on.
-        held: validation images of other patients, if any.
-        reference: colour that slides are normalised to.
+        held: validation images of other patients; may be empty.
+        reference: colour reference that slides are normalised to.
     """
 
     config: StageConfig
@@ -42,7 +42,7 @@ class RegionData:
     reference: ColourReference
 
     def make_windows(self, device: torch.device) -> RegionWindows:
-        """Windows on ``device``."""
+        """Batches of training windows on ``device``."""
         config = self.config
         return RegionWindows(
             self.images,
@@ -58,7 +58,7 @@ class RegionData:
         return RegionScorer(network, self.held, self._colours(self.held), self.config.window_px)
 
     def describe(self) -> str:
-        """Describe the numbers of images and patients of each class and split."""
+        """Describe the number of images in each class and the number of patients, for each split."""
         lines = []
         for split, images in (("training", self.images), ("validation", self.held)):
             counts = Counter(image.label for image in images)
@@ -73,17 +73,17 @@ class RegionData:
 
 
 def all_sources(config: StageConfig) -> tuple[tuple[TissueSource, ...], tuple[TissueSource, ...]]:
-    """Sources for training and for validation, with the tiles chosen by attention."""
+    """Sources for training and for validation, including the tiles chosen by attention."""
     tiles, held_tiles = tile_sources(config.tiles, config.mpp) if config.tiles else ((), ())
     return (*config.sources, *tiles), (*config.validation, *held_tiles)
 
 
 def read_region_data(config: StageConfig) -> RegionData:
-    """Read every image that the config names.
+    """Read all images of the config.
 
     Raises:
-        LabelError: a file is missing or broken, labels contradict each other, a class is missing, or a patient is in
-            training and in validation.
+        LabelError: a file is missing or damaged, labels contradict each other, a class or the masks for the selection
+            of weights are missing, or a patient is in both training and validation.
         ConfigError: no stains could be fitted.
     """
     sources, validation = all_sources(config)
@@ -95,7 +95,7 @@ def read_region_data(config: StageConfig) -> RegionData:
         check_leaks(images, held)
         require_all_classes([one for one in held if one.label >= 0], config.class_names, "validation")
     if config.selection == "masks" and not any(one.mask is not None and one.label > 0 for one in held):
-        raise LabelError("selection 'masks': no validation image of any class but the first has a mask; add masks")
+        raise LabelError("selection 'masks': no validation image of a class other than the first has a mask; add masks")
     return RegionData(config, images, held, mean_stains([one.stain for one in images], config.colour))
 
 
@@ -107,8 +107,8 @@ class RegionScorer:
     """Maps images window by window, as in training, and scores the maps.
 
     Args:
-        network: network that is scored, with its weights at the time of a call.
-        images: images to score, with image labels or pixel labels.
+        network: network to score; every call uses its current weights.
+        images: images to map, with image labels or pixel labels.
         colours: (N, 3, 4) colour map of each image.
         window_px: side of a window.
     """
@@ -118,7 +118,7 @@ class RegionScorer:
 
     @torch.no_grad()
     def maps(self) -> list[np.ndarray]:
-        """(K, rows, columns) fused map of each image on cells of 4 px, limited to whole windows."""
+        """(K, rows, columns) fused map of each image, on the cells of 4 px that fit into it."""
         was_training = self.network.training
         self.network.eval()
         found = [self._map(image.pixels, colour) for image, colour in zip(self.images, self.colours, strict=True)]
@@ -146,7 +146,7 @@ class RegionScorer:
         return whole[:, :height, :width].cpu().numpy()
 
     def score(self) -> dict[str, float]:
-        """Scores by their names in ``SCORES``; the mask score only if there are masks."""
+        """Scores by their names in ``SCORES``; the score by masks is missing if there are no masks."""
         maps = self.maps()
         scores = {SCORES["labels"]: image_auc(maps, self.images)}
         if any(image.mask is not None for image in self.images):
@@ -155,12 +155,12 @@ class RegionScorer:
 
 
 def image_probability(fused: np.ndarray) -> np.ndarray:
-    """(K,) generalised mean of the maps (K, h, w) of an image."""
+    """(K,) generalised means of the maps (K, h, w) of an image."""
     return np.mean(fused.astype(np.float64) ** EXPONENT, (1, 2)) ** (1 / EXPONENT)
 
 
 def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """Area under the ROC curve of image probabilities, averaged over all classes but the first."""
+    """Area under the ROC curve of the images' probabilities, averaged over all classes but the first."""
     labelled = [index for index, image in enumerate(images) if image.label >= 0]
     labels = np.array([images[index].label for index in labelled])
     scores = np.stack([image_probability(maps[index]) for index in labelled])
@@ -169,7 +169,7 @@ def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> floa
 
 
 def pixel_f1(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """F1 of cells over all classes but the first, on the images with a mask that are not of the first class."""
+    """F1 of cells over all classes but the first, on images with a mask that are not labelled with the first class."""
     hits = wrong = 0
     for fused, image in zip(maps, images, strict=True):
         if image.mask is None or image.label == 0:

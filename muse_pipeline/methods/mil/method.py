@@ -1,4 +1,4 @@
-"""Networks and losses of teacher and student, and their exchange of roles between rounds."""
+"""Training of teacher and student, their losses, and their exchange of roles between rounds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ THRESHOLD = 0.5
 
 
 def dice_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:
-    """Dice losses of all side maps and the fused one, with the image's label at every pixel."""
+    """Dice losses of all side maps and the fused map, with the image's label at every pixel."""
     return fusion_dice((*maps.sides, maps.fused), batch.target, batch.known)
 
 
 def gm_teacher(maps: RegionMaps, batch: RegionBatch) -> Tensor:
-    """Cross-entropy of generalised means with the image's label, or of pixels if these are labelled."""
+    """Cross-entropy of generalised means for images with a label, and of pixels for images with labelled pixels."""
     every = (*maps.sides, maps.fused)
     of_images = (batch.label >= 0).float()
     known = batch.known * (1 - of_images)[..., None, None]
@@ -39,7 +39,7 @@ TEACHER_LOSSES = {"dice": dice_teacher, "gm": gm_teacher}
 
 
 class RegionTraining(Method):
-    """Training of a region network. Weights are averaged, because the maps change strongly from step to step.
+    """Training of a region network, whose weights are averaged because the maps change strongly from step to step.
 
     Args:
         network: the network to train.
@@ -50,7 +50,7 @@ class RegionTraining(Method):
         self.network, self.average = network, AveragedNetwork(network)
 
     def after_step(self, progress: float) -> None:
-        """Update the average."""
+        """Update the averaged network."""
         self.average.update(self.network)
 
     def trained(self) -> RegionNetwork:
@@ -63,7 +63,7 @@ class TeacherTraining(RegionTraining):
 
     Args:
         network: the network to train.
-        kind: one of ``TEACHER_LOSSES``.
+        kind: name of the loss in ``TEACHER_LOSSES``.
     """
 
     def __init__(self, network: RegionNetwork, kind: str):
@@ -76,11 +76,11 @@ class TeacherTraining(RegionTraining):
 
 
 class StudentTraining(RegionTraining):
-    """Training of a region network: positive images on the fused map of a fixed teacher, others on labels.
+    """Training on a fixed teacher's fused maps for the classes that an image contains, and on labels otherwise.
 
     Args:
         network: the network to train.
-        teacher: teacher of the same form.
+        teacher: network with the same architecture.
         settings: weights of the terms.
     """
 
@@ -89,13 +89,13 @@ class StudentTraining(RegionTraining):
         self.teacher, self.settings = teacher.requires_grad_(False), settings
 
     def train(self, mode: bool = True) -> StudentTraining:
-        """Keep the teacher in evaluation mode."""
+        """Set the mode, but keep the teacher in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def losses(self, batch: RegionBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Distillation, cross-entropy and their weighted sum."""
+        """Compute the distillation loss, the cross-entropy and their weighted sum."""
         maps = _in_float(self.network(batch.pixels, batch.colour))
         with torch.no_grad():
             fused = self.teacher(batch.pixels, batch.colour).fused.float()
@@ -117,17 +117,17 @@ def _in_float(maps: RegionMaps) -> RegionMaps:
 
 
 TEACHER = "teacher"  # key of the teacher among a student checkpoint's networks
-TEACHER_SCORES = "teacher_scores"  # key in the checkpoint's meta
+TEACHER_SCORES = "teacher_scores"  # key of the teacher's scores in a student checkpoint's meta
 
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """Networks at the beginning of a round.
+    """Networks at the start of a round.
 
     Attributes:
         student: network to be trained.
         teacher: network with fixed weights.
-        teacher_scores: scores of the teacher's weights on the validation images; empty without any.
+        teacher_scores: scores of the teacher on the validation images; empty if there are none.
         text: description of the networks, for the log.
     """
 
@@ -141,14 +141,14 @@ def begin_round(new_network: Callable[[], RegionNetwork], config: StageConfig) -
     """Load the networks of a round.
 
     After the teacher's stage, the student is a new network. After a round, student and teacher exchange roles, unless
-    the student's score is lower than its teacher's by more than the tolerance.
+    the student's score is below its teacher's by more than the tolerance.
 
     Args:
         new_network: function that builds a network with initial weights.
         config: settings of the round.
 
     Raises:
-        CheckpointError: the checkpoint of the previous stage does not match.
+        CheckpointError: the weights from the previous stage do not fit the network.
     """
     path = config.previous
     before = load_checkpoint(path)

@@ -45,16 +45,16 @@ from muse_pipeline.training.stages import Stage, TrainingStage, stage_folder
 
 @RECIPES.register("mil")
 class MilRecipe(Recipe):
-    """Stages: attention over slides, if slides are labelled; a teacher; rounds of a student."""
+    """Stages: attention on slides, if slides are labelled; a teacher; rounds of a student."""
 
     Config = MilConfig
 
     def describe(self, config: MilConfig) -> dict[str, Any]:
-        """Describe the run as for a detector, with the labelled ``slides`` that are read, their labels and patients.
+        """Describe the run for the workflow, with the id, class and patient of each labelled slide.
 
         Raises:
             CheckpointError: a checkpoint is missing.
-            ConfigError: the network or its windows cannot be trained.
+            ConfigError: the network or window is unusable.
             LabelError: a file of labels is missing, or slide labels cannot be used.
         """
         require_network(config)
@@ -98,19 +98,19 @@ class MilRecipe(Recipe):
 
 
 class RegionStage(TrainingStage[StageConfig, RegionData]):
-    """Trains one region network to a checkpoint that ``muse export`` reads."""
+    """Trains a region network, and writes a checkpoint that ``muse export`` can read."""
 
     def check(self) -> None:
         """Reject an unusable network or window, and training data without a description.
 
         Raises:
-            ConfigError: the network or a window is unusable, or training data are not described.
+            ConfigError: the network or window is unusable, or the training data are not described.
         """
         require_training_data(self.config.training_data)
         require_network(self.config)
 
     def inputs(self) -> Inputs:
-        """The labelled images, the initial backbone and the previous stage."""
+        """The labelled images, the checkpoint with the initial backbone, and that of the previous stage."""
         sources = [source for some in all_sources(self.config) for source in some]
         checksums = {
             f"source {number}: {name}": checksum
@@ -132,7 +132,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return read_region_data(self.config)
 
     def new_network(self) -> RegionNetwork:
-        """A network with the backbone of the config's checkpoint, or random weights."""
+        """Build a network with the backbone of the config's checkpoint, or with random weights if it names none."""
         config = self.config
         network = RegionNetwork(config.backbone, len(config.classes), config.fusion)
         if self._start:
@@ -140,17 +140,17 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return network.to(memory_format=torch.channels_last)
 
     def batches(self, data: RegionData, device: torch.device) -> RegionWindows:
-        """Augmented windows."""
+        """Batches of augmented windows."""
         return data.make_windows(device)
 
     def describe(self, data: RegionData, log: Log) -> None:
-        """Print a summary of the training data, and keep pictures for the check of the export."""
+        """Print a summary of the training data, and save pictures for the check of the export."""
         chosen = spread_evenly(len(data.images))
         self.run_folder.keep_pictures({str(number): data.images[index].pixels for number, index in enumerate(chosen)})
         log(f"{self.name}: {self.config.backbone}\n{data.describe()}")
 
     def monitors(self, data: RegionData, method: Method) -> Sequence[Monitor]:
-        """Validation, if the config names images for it."""
+        """Validation, if there are validation images."""
         if not data.held:
             return ()
 
@@ -158,16 +158,16 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             save_checkpoint(self.run_folder.best, self._describe(data, method, step, scores))
 
         score = data.make_scorer(method.trained()).score
-        # With few images, AUCs are often equal; then the later weights are kept, which were trained longer.
+        # With few images, AUCs are often equal; the later weights are kept then, because they were trained longer.
         return (BestWeights(SCORES[self.config.selection], score, keep, keeps_later=True),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
-        """The network with the best validation score or, without validation, at the end of the run."""
+        """Checkpoint of the weights with the best validation score or, without validation, of the last weights."""
         if not data.held:
             return self._describe(data, method, self.config.schedule.steps, {})
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed
+        return dataclasses.replace(best, meta=now.meta)  # the card's settings may be newer
 
     def finish(self, data: RegionData, method: Method, log: Log) -> None:
         """Print the scores of the weights in the checkpoint."""
@@ -194,7 +194,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             "resample_positions": False,
             "config": plain_settings(config, portable=True),
             "images": sorted({image.name for image in data.images} | seen.images),
-            "patients": sorted(learnt | held | seen.patients),  # held-out patients chose the weights
+            "patients": sorted(learnt | held | seen.patients),  # weights are chosen on held-out patients
             "learnt_patients": sorted(learnt | seen.learnt_patients),
             "step": step,
             "scores": scores,
@@ -207,29 +207,29 @@ class TeacherStage(RegionStage):
     """Trains on labels only."""
 
     def build(self, data: RegionData) -> TeacherTraining:
-        """A new network."""
+        """Build the network."""
         return TeacherTraining(self.new_network(), self.config.teacher)
 
 
 class StudentStage(RegionStage):
-    """Trains on the maps of a teacher, which is the previous stage's teacher or, after a swap, its student."""
+    """Trains on the maps of a teacher: the previous stage's teacher or, after a swap, its student."""
 
     @cached_property
     def round(self) -> Round:
-        """Teacher and student at the beginning."""
+        """Teacher and student at the start."""
         return begin_round(self.new_network, self.config)
 
     def build(self, data: RegionData) -> StudentTraining:
-        """The networks of the round."""
+        """Return the training of the student on the teacher's maps."""
         return StudentTraining(self.round.student, self.round.teacher, self.config.student)
 
     def describe(self, data: RegionData, log: Log) -> None:
-        """Print the networks of the round, too."""
+        """Print a summary of the training data, and of the round's networks."""
         super().describe(data, log)
         log(f"{self.name}: {self.round.text}")
 
     def checkpoint(self, data: RegionData, method: StudentTraining) -> Checkpoint:
-        """The checkpoint with the teacher, for the swap before the next round."""
+        """The student's checkpoint, with the teacher's weights for a swap before the next round."""
         student = super().checkpoint(data, method)
         meta = {**student.meta, TEACHER_SCORES: self.round.teacher_scores}
         return dataclasses.replace(student, meta=meta, networks={TEACHER: method.teacher.state_dict()})

@@ -1,4 +1,4 @@
-"""A run without labels on the slides of a cohort, some of which are held out."""
+"""Plan of a run without labels on the slides of a cohort, some of which are held out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from muse_pipeline.training.recipe import Recipe, load_run
 from muse_pipeline.training.run import Inputs, plain_settings, source_files
 
 HELD_SPLITS = ("test",)
-PLACEHOLDER = "a slide's"  # stands for a store and proposals
+PLACEHOLDER = "a slide's"  # path of store and proposals until ``plan_cohort_run`` inserts the slides
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class Cohort:
     Attributes:
         rows: rows of the sheet.
         results: folder with a folder per slide, where stores and proposals are or will be.
-        exclude: strings; slides whose id contains one of them are not used for training.
+        exclude: strings; slides whose id contains one of them are neither trained on nor held out.
         held_splits: values of the sheet's column `split` whose slides are held out for the evaluation of the backbone.
-            No patient may have both held-out and training slides. None: the splits in ``HELD_SPLITS``, in any case.
+            No patient may have both held-out and training slides. None stands for the splits in ``HELD_SPLITS``, in
+            upper or lower case.
     """
 
     rows: Sequence[SheetRow]
@@ -68,7 +69,7 @@ class CohortRun:
 
         Raises:
             CheckpointError: the checkpoint is missing.
-            ConfigError: a folder of pictures is missing.
+            ConfigError: a folder of pictures is missing or empty.
         """
         config = self.config
         return {
@@ -91,14 +92,14 @@ def plan_cohort_run(
     judged_by: Iterable[Sequence[Path]] = (),
     changes: Iterable[str] = (),
 ) -> CohortRun:
-    """Plan the run of a config, with the slides of a cohort as further sources.
+    """Plan the run of a config, with the slides of a cohort as additional sources.
 
     Args:
-        path: a config of MUSE, TriDeNT or UNITPathSSL, which need not have any `sources`.
+        path: a config for MUSE, TriDeNT or UNITPathSSL, which need not have any `sources`.
         cohort: the slides.
         data: folder to which paths of the config's sources are relative; the config's folder by default.
-        judged_by: training configs that will evaluate the backbone on their validation sources, each with the folder
-            that its paths are relative to, if other than the config's.
+        judged_by: detector configs on whose validation sources the backbone will be evaluated, each optionally followed
+            by the folder to which its paths are relative.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
 
     Raises:
@@ -125,7 +126,7 @@ def plan_cohort_run(
 
 
 def _load_with_placeholder(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
-    """The recipe and its settings, whose last source is a placeholder for the slides."""
+    """Read the recipe of a config and its settings, with a placeholder for the slides as the last source."""
     settings = read_settings(path, changes)
     if isinstance(settings, dict):  # other types are rejected later
         names = ("store",) if settings.get("method") == "unit" else ("store", "proposals")
@@ -134,13 +135,13 @@ def _load_with_placeholder(path: Path, data: Path | None, changes: list[str]) ->
     recipe, config = load_run(path, data, changes, default="muse")
     if not isinstance(config, MuseConfig | UnitConfig):
         raise ConfigError(
-            f"{path}: method '{config.method}' does not pretrain on slides; give a config of muse, trident or unit"
+            f"{path}: method '{config.method}' does not pretrain on slides; give a config for muse, trident or unit"
         )
     return recipe, config
 
 
 def store_mpp(config: MuseConfig | UnitConfig) -> float:
-    """Um per pixel of the stores that a run reads; for MUSE the finest of its views."""
+    """Um per pixel of the stores that a run reads; for MUSE, that of its finest views."""
     return config.mpp if isinstance(config, UnitConfig) else config.views.mpp[0]
 
 
@@ -148,8 +149,8 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
     """The initial checkpoint of a run, and the files of its sources that are not slides.
 
     Raises:
-        CheckpointError: the checkpoint is not there.
-        ConfigError: a folder of pictures is not there or empty.
+        CheckpointError: the checkpoint is missing.
+        ConfigError: a folder of pictures is missing or empty.
     """
     inputs = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
     inputs.require_checkpoints()
@@ -163,7 +164,7 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
-    """The settings of a run for a YAML file; defaults of sources are omitted, as there may be thousands of sources."""
+    """The settings of a run for a YAML file; sources without their defaults, because there may be thousands."""
     names = [name for name in ("sources", "held") if hasattr(config, name)]
     named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
     few = {name: getattr(config, name)[:1] for name in names}
@@ -184,7 +185,7 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     rows = [row for row in cohort.rows if not any(word in row.slide_id for word in cohort.exclude)]
     chosen = [row for row in rows if row.split not in held_splits]
     if not chosen:
-        raise ConfigError("no slide of the sheet is left for training; see `exclude` and the held-out splits")
+        raise ConfigError("no slide of the sheet is left for training; check `exclude` and the held-out splits")
     held = [row for row in rows if row.split in held_splits]
     _require_apart(chosen, held)
     return chosen, held
@@ -196,7 +197,7 @@ def _require_apart(chosen: Iterable[SheetRow], held: Iterable[SheetRow]) -> None
         if (other := learnt.get(_patient(row))) is not None:
             raise LabelError(
                 f"{_patient(row)}: slide '{row.slide_id}' is held out as '{row.split}', but '{other.slide_id}' of the "
-                "same patient would be in training; give both the same split, or exclude the second"
+                "same patient would be in training; give both slides the same split, or exclude the latter"
             )
 
 

@@ -26,24 +26,24 @@ class MuseConfig:
         backbone: registered name of the backbone.
         sources: tissue with nucleus positions.
         schedule: length and learning rate.
-        held: labelled images for the evaluation; their patients must not be among the sources. If each has a
-            ``class_map``, the teacher is scored on them every ``schedule.validate_every`` steps.
-        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a
-            built-in one;
-            random if not given.
-        trust_pickle: allow a checkpoint that contains more than plain tensors to run code while it is read.
+        held: labelled images of other patients, for evaluation. If each source here has a ``class_map``, the backbone
+            is scored on them every ``schedule.validate_every`` steps.
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a built-in
+            model; random if not given.
+        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
         views: size, scale and number of the views.
-        distillation: losses of student and teacher.
+        distillation: losses between student and teacher.
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
-        balance: 0: all slides are drawn equally often; 1: all mm2 that contain nuclei are.
-        region_weights: class of a tissue region -> how often it is drawn relative to all other tissue; needs region
-            maps.
-        min_nuclei: slides with fewer nuclei are not used.
+        balance: 0: all images are drawn equally often; 1: in proportion to their area with nuclei.
+
+        region_weights: class of a tissue region -> how often its nuclei are drawn relative to those elsewhere; needs
+            region maps.
+        min_nuclei: images with fewer nuclei are not used.
         batch: sets of views per batch and device.
         seed: seed of weights and views.
         precision: "32-true" or "bf16-mixed".
-        method: "muse".
+        method: name of the method, "muse".
     """
 
     name: str
@@ -75,7 +75,7 @@ class MuseConfig:
 
     @property
     def middle_mpp(self) -> float:
-        """The mpp of the backbone: the middle of the range of the views."""
+        """The mpp that the backbone is saved with: the middle of the range of the views."""
         return sum(self.views.mpp) / 2
 
     @property
@@ -85,9 +85,9 @@ class MuseConfig:
 
 
 def require_sound(config: MuseConfig) -> None:
-    """Reject unknown names, and views that the network does not accept, before any data is read.
+    """Reject an unknown backbone, and views that it does not accept, before any data is read.
 
     Raises:
-        ConfigError: a setting is wrong.
+        ConfigError: the backbone is unknown, or the side of a view is not a multiple of its stride.
     """
     require_windows(config.backbone, *config.sides_px)

@@ -1,4 +1,4 @@
-"""Data of a pretraining run: images with nucleus positions, and the colour and patient of each."""
+"""Data for a pretraining run: images with nucleus positions, and their colours and patients."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ MPP_TOLERANCE = 1.005  # views may be finer than an image by this factor, becaus
 
 @dataclass(frozen=True, eq=False)
 class PretrainData:
-    """Images with enough nuclei.
+    """The N images with at least ``min_nuclei`` nuclei.
 
     Attributes:
-        images: images of all sources.
-        colours: (N, 3, 4) map in optical density of each image.
-        reference: colour reference of the maps.
-        sources: source of each of the N images.
+        images: images from all sources.
+        colours: (N, 3, 4) colour map of each image, in optical density.
+        reference: colour reference that the maps normalise to.
+        sources: source of each image.
     """
 
     images: list[NucleusImage]
@@ -55,7 +55,7 @@ class PretrainData:
 
     @property
     def patients(self) -> list[str]:
-        """Patients of the images, by name."""
+        """Names of the images' patients, sorted."""
         return sorted({image.patient for image in self.images})
 
 
@@ -72,17 +72,17 @@ def read_pretrain_data(
     Args:
         sources: sources of the config.
         finest_mpp: finest um per pixel of the views.
-        min_nuclei: images with fewer are left out.
-        folder: folder for the indices of slides.
-        log: callback for a line on omitted images.
-        region_weights: weights of the region classes, as in ``MuseConfig``; pictures have no regions.
+        min_nuclei: images with fewer nuclei are left out.
+        folder: folder for the indices of nuclei.
+        log: callback for lines about left-out images and failed region maps.
+        region_weights: weights of the region classes, as in ``MuseConfig``; they apply to slides only.
 
     Raises:
-        ConfigError: no image is left, or a folder or picture is missing.
-        LabelError: a picture or its labels cannot be read, or no name contains a word of ``exclude``.
+        ConfigError: no image is left, a folder or picture is missing, or ``region_weights`` do not fit the slides.
+        LabelError: a picture or its labels cannot be read, or a word of ``exclude`` is in no name.
         ModelError: the detector is missing.
-        MppError: views are finer than an image.
-        NucleiError: proposals cannot be read, or belong to another slide.
+        MppError: the finest views are finer than an image.
+        NucleiError: proposals cannot be read, or belong to a different slide.
         StoreError: a store, a ``colour.json`` or a region map is missing or damaged.
     """
     _require_words(sources)
@@ -92,7 +92,7 @@ def read_pretrain_data(
     kept = [one for one in images if len(one.nuclei.xy) >= min_nuclei]
     if not kept:
         raise ConfigError(
-            f"none of {len(images)} images holds {min_nuclei} nuclei; look at the proposals, or lower `min_nuclei`"
+            f"none of {len(images)} images has {min_nuclei} nuclei; check the proposals, or lower `min_nuclei`"
         )
     if len(kept) < len(images):
         few = next(one.name for one in images if len(one.nuclei.xy) < min_nuclei)
@@ -114,8 +114,8 @@ def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
     judged = {patient for source in held for patient in patients_in(source)}
     if shared := sorted(judged & set(patients)):
         raise LabelError(
-            f"{some_of(shared)}: in `sources`, or in training of the initial weights, and in `held`, so the backbone "
-            "would be evaluated on its training data; exclude them from one (`exclude`)"
+            f"{some_of(shared)}: in `held`, and also in `sources` or in the training data of the initial weights, so "
+            "the backbone would be evaluated on its training data; `exclude` them from `held` or from `sources`"
         )
 
 
@@ -136,7 +136,11 @@ def _open(source: NucleusSource, finest_mpp: float, folder: Path, regions: Regio
 
 
 def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
-    """Reject an image that is too coarse for the views, before it is read."""
+    """Reject an image that is too coarse for the views.
+
+    Raises:
+        MppError: ``finest_mpp``, that of the finest views, is finer than the image's ``mpp``.
+    """
     if finest_mpp * MPP_TOLERANCE < mpp:
         raise MppError(
             f"{name}: is at {mpp:g} um/px, coarser than views at {finest_mpp:g}; raise `views.mpp`, or write a "
@@ -149,7 +153,7 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions:
     # The views of a set overlap, so they read the same few chunks.
     store.share_chunks()
     slide_mpp = max(store.slide_mpp)
-    # A store finer than its slide was enlarged and has no more detail than the slide.
+    # A store that is finer than its slide was enlarged, and shows no more detail than the slide.
     is_enlarged = slide_mpp > store.mpp * MAX_COARSER
     require_fine(store.slide_id, slide_mpp if is_enlarged else store.mpp, finest_mpp)
     return NucleusSlide(
@@ -165,10 +169,10 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path, regions:
 
 
 def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWeights) -> Path:
-    """The folder with the index of a slide's proposals, which is made if necessary."""
+    """Return the folder with the index of a slide's proposals, after writing it if necessary."""
     proposals = source.proposals
     if read_provenance(proposals).fingerprint != store.fingerprint:
-        raise NucleiError(f"{proposals}: contains nuclei of a slide other than {store.path}; correct one of them")
+        raise NucleiError(f"{proposals}: contains nuclei of a different slide than {store.path}; correct either path")
     location = folder / cache_name(proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}")
     if not location.is_dir():
         parts = [
@@ -177,7 +181,7 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
         ]
         xy = np.concatenate([np.zeros((0, 2)), *parts])
         if n_wrong := int((~np.isfinite(xy).all(1)).sum()):
-            raise NucleiError(f"{proposals}: {n_wrong} of {len(xy)} positions are not numbers; make it again")
+            raise NucleiError(f"{proposals}: {n_wrong} of {len(xy)} positions are not numbers; write the file again")
         work_xy = level0_to_work(xy, store.slide_mpp, store.mpp)
         index, order = NucleusIndex.build_ordered(work_xy, store.size_px, store.mpp)
         if regions.weights:
@@ -188,18 +192,18 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
 
 @dataclass(frozen=True)
 class RegionWeights:
-    """Weights of nuclei by their tissue region.
+    """Weights of nuclei by the class of their tissue region.
 
     Attributes:
-        weights: weight by class; nuclei elsewhere have the weight 1.
-        log: callback for a line on a slide whose region model failed.
+        weights: class -> weight; all other nuclei have the weight 1.
+        log: callback for lines about slides on which the region model failed.
     """
 
     weights: Mapping[str, float]
     log: Log
 
     def describe(self, source: NucleusSource) -> str:
-        """String that identifies the weights of a slide's nuclei; empty without weights."""
+        """String that identifies the weights of a slide's nuclei; empty if there are none."""
         if not self.weights:
             return ""
         return f" {sorted(self.weights.items())} {cache_name(_file_of_regions(source), '')}"
@@ -208,14 +212,15 @@ class RegionWeights:
         """(N,) weights of a slide's nuclei at (N, 2) level-0 px.
 
         Raises:
-            ConfigError: the region model has no such class.
+            ConfigError: one of the classes is missing from the slide's region map.
+
             StoreError: the slide has no region map.
         """
         files = SlideFiles(source.store.parent)
         info = read_info(files.info)
         found = load_regions(source.regions or files.folder, info, TissueMask.load(files.mask, info).kept)
         if isinstance(found, FailedRegions):
-            self.log(f"{info.slide_id}: all its tissue has the same weight, because it has no regions ({found.reason})")
+            self.log(f"{info.slide_id}: all its nuclei have the weight 1, because it has no regions ({found.reason})")
             return np.ones(len(xy))
         names = [one.name for one in found.classes]
         unknown = [name for name in self.weights if name not in names]
@@ -228,12 +233,12 @@ class RegionWeights:
         return weights[found.columns(xy).region]
 
     def require_use(self, images: Sequence[NucleusImage]) -> None:
-        """Reject weights of classes that no slide has.
+        """Reject region weights that affect no nucleus of any slide.
 
         Raises:
-            ConfigError: the message names the weights.
+            ConfigError: no slide has nuclei in a weighted class.
         """
-        # The extent is the sum of the cells' weights, which is their number if every nucleus has the weight 1.
+        # The extent is the sum of the cells' weights, which is the number of cells if every nucleus has the weight 1.
         if self.weights and all(image.nuclei.extent == len(image.nuclei.occupied) for image in images):
             raise ConfigError(
                 f"region_weights: no slide has nuclei in {' or '.join(self.weights)}; correct the names of the classes "
@@ -242,7 +247,7 @@ class RegionWeights:
 
 
 def _file_of_regions(source: NucleusSource) -> Path:
-    """The drawn areas of a slide, or the record of its region map.
+    """The file with a slide's drawn areas, or the record of its region map.
 
     Raises:
         ConfigError: the drawn areas are missing.
@@ -252,15 +257,15 @@ def _file_of_regions(source: NucleusSource) -> Path:
         read_record(source.store.parent)
         return SlideFiles(source.store.parent).regions
     if not source.regions.is_file():
-        raise ConfigError(f"{source.regions}: no such file of areas; correct `regions` in the config")
+        raise ConfigError(f"{source.regions}: the file of areas does not exist; correct `regions` in the config")
     return source.regions
 
 
 def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
-    """Checksums of the region maps beside the stores of ``sources``.
+    """Checksums, by name of the input, of the region maps next to the stores of ``sources``.
 
     Raises:
-        StoreError: a slide has none.
+        StoreError: a region map is missing.
     """
     return {
         f"source {number}: regions.json": sha256_of(_file_of_regions(source))

@@ -1,8 +1,8 @@
 """MUSE: nucleus-guided dense self-distillation (arXiv 2511.05170), on views of the same tissue that share nuclei.
 
-A student learns to predict, from a nucleus in one view, what an averaged teacher predicts from the same nucleus in
-another view at another scale; the same is done for whole views, as in DINO. Details that the paper does not specify
-follow DINO and related methods (``docs/guide/pretraining.md``).
+A student learns to predict, from a nucleus in one view, what an averaged teacher predicts from the same nucleus in a
+view at a different scale. The same is done for whole views, as in DINO. Details that the paper does not specify follow
+DINO and related methods (``docs/guide/pretraining.md``).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from muse_pipeline.training.method import Method
 class Projector(nn.Module):
     """Three layers with GELU, a normalised bottleneck, and the cosine to each of K prototypes; no batch norm.
 
-    It is dropped after pretraining (DINO).
+    As in DINO, it is dropped after pretraining.
 
     Args:
-        channels: channels of the feature.
+        channels: channels of the features.
         hidden: width of the two hidden layers.
-        bottleneck: width of the normalised vectors.
-        n_prototypes: K.
+        bottleneck: length of the normalised vectors.
+        n_prototypes: number of prototypes, K.
     """
 
     def __init__(self, channels: int, hidden: int = 2048, bottleneck: int = 256, n_prototypes: int = 8192):
@@ -51,7 +51,7 @@ class Projector(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.prototypes = nn.Parameter(torch.empty(n_prototypes, bottleneck))
-        # Initial norms as in DINO; only directions matter, but longer vectors turn more slowly.
+        # Initialised as in DINO; the norms do not affect the output, but longer vectors turn more slowly in training.
         nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ CENTRE_MOMENTUM, USE_MOMENTUM = 0.9, 0.99
 MAX_WIDTH = 1 << 18  # four times the number of prototypes in DINO
 Width = Annotated[int, Between(2, MAX_WIDTH)]
 Temperature = Annotated[float, Between(1e-3, 10)]
-HALF_OCTAVE = 0.5  # mpps that differ by more count as two scales
+HALF_OCTAVE = 0.5  # views whose mpps differ by a factor of more than 2 ** 0.5 are at different scales
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,16 @@ class SelfDistillationSettings:
 
     Attributes:
         nucleus_weight: weight of the loss at shared nuclei.
-        image_weight: weight of the loss of whole views.
-        balance: "centring" (with sharpening) or "sinkhorn"; both keep the teacher from collapsing.
+        image_weight: weight of the loss on whole views.
+        balance: way to keep the teacher from collapsing: "centring" (with sharpening) or "sinkhorn".
         n_prototypes: prototypes of each projector.
         hidden: width of the hidden layers of each projector.
-        bottleneck: width of the normalised vectors.
+        bottleneck: length of the normalised vectors.
         student_temperature: temperature of the student's softmax.
         teacher_temperature: (initial, final) temperature of the teacher's softmax.
-        teacher_warmup: fraction of the run over which the temperature changes linearly.
-        momentum: initial momentum of the teacher; rises to 1 along a cosine.
-        frozen: fraction of the run, at its beginning, in which the prototypes are not updated.
+        teacher_warmup: fraction of the run over which the teacher's temperature changes linearly.
+        momentum: initial momentum of the teacher; it rises to 1 along a cosine.
+        frozen: fraction of the run, at its start, during which the prototypes are not updated.
     """
 
     nucleus_weight: NotNegative = 1.0
@@ -105,7 +105,7 @@ class SelfDistillationSettings:
 
 
 class Level(nn.Module):
-    """Loss between student and teacher on nuclei or on whole views, with two projectors.
+    """Loss between student and teacher on nuclei or on whole views, with a projector for each network.
 
     Args:
         channels: channels of the features.
@@ -119,11 +119,11 @@ class Level(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(settings.n_prototypes))
         self.register_buffer("use", torch.zeros(settings.n_prototypes))
-        self._sums: list[Tensor] = []  # sums of the teacher's output; no buffer, because they are used within a step
+        self._sums: list[Tensor] = []  # sums over the teacher's output; not saved, because they are used within a step
 
     @torch.no_grad()
     def targets(self, features: Tensor, progress: float) -> Tensor:
-        """(N, K) probabilities of the teacher; their sums are kept for ``update``."""
+        """Compute the teacher's probabilities (N, K), and keep sums over its output for ``update``."""
         first, last = self.settings.teacher_temperature
         temperature = first + (last - first) * min(progress / max(self.settings.teacher_warmup, 1e-9), 1)
         logits = self.teacher(features)
@@ -138,7 +138,7 @@ class Level(nn.Module):
         return targets
 
     def loss(self, targets: Tensor, features: Tensor) -> Tensor:
-        """(N,) cross-entropy of the student's features."""
+        """(N,) cross-entropy between ``targets`` (N, K) and the student's output for ``features`` (N, C)."""
         return cross_entropy(targets, self.student(features), self.settings.student_temperature)
 
     def freeze(self) -> None:
@@ -147,18 +147,18 @@ class Level(nn.Module):
 
     @torch.no_grad()
     def update(self, momentum: float) -> None:
-        """Update the teacher's projector, and its centre with the mean logit of the step over all processes."""
+        """Update the teacher's projector, and its centre and prototype use from the step's sums over all processes."""
         for average, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
         sums, self._sums, n = self._sums, [], len(self.centre)
         logits, chosen, n_rows = all_sum(sum(sums, self.centre.new_zeros(2 * n + 1))).split((n, n, 1))
         any_row, n_rows = (n_rows > 0).to(logits), n_rows.clamp(min=1)
-        # Centring by DINO's equation 4; a step without rows, for example without shared nuclei, changes nothing.
+        # The centre follows DINO's equation 4; a step without rows, as without shared nuclei, does not change it.
         self.centre.lerp_(logits / n_rows, (1 - CENTRE_MOMENTUM) * any_row)
         self.use.lerp_(chosen / n_rows, (1 - USE_MOMENTUM) * any_row)
 
     def prototype_usage(self) -> Tensor:
-        """Fraction of the prototypes that were the likeliest of some row in about the last hundred steps."""
+        """Fraction of the prototypes in use: recently the likeliest for a row, over 5 % as often as the average one."""
         return (self.use > 0.05 * self.use.mean()).float().mean()
 
 
@@ -168,7 +168,7 @@ class MusePretraining(Method):
     Args:
         backbone: the initial student; the teacher starts as a copy of it.
         settings: settings of losses and projectors.
-        n_local: local views of each set.
+        n_local: number of local views in each set.
     """
 
     def __init__(self, backbone: Backbone, settings: SelfDistillationSettings, n_local: int):
@@ -182,9 +182,10 @@ class MusePretraining(Method):
     def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the cross-entropies over shared nuclei and over views, their weighted sum, and diagnostics.
 
-        Diagnostics, at logged steps: shared nuclei per pair of views; ``entropy_*`` of the teacher as a share of the
-        largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1 if they point in all directions; the
-        share of prototypes in use; ``scale_gap``, the mean loss of nuclei seen at two scales minus that at one.
+        The diagnostics, at logged steps, are ``shared_nuclei`` per pair of views; ``entropy_*``, the entropy of the
+        teacher's output as a share of the largest possible; ``spread`` of the teacher's normalised nucleus vectors, 1
+        if they point in all directions; ``prototypes_*``, the share in use; and ``scale_gap``, the mean loss of nuclei
+        seen at two different scales minus that of nuclei seen at similar scales.
         """
         with torch.no_grad():
             teachers = _encode_views(self.teacher, batch.global_views, 2)
@@ -208,14 +209,15 @@ class MusePretraining(Method):
         for teacher in range(2):
             numbers = [number for number, (one, _) in enumerate(self.pairs) if one == teacher]
             read = [_read_rows(teachers[teacher], batch.teacher_xy[n], lattice, rows[n]) for n in numbers]
-            # All pairs of a teacher's view are computed together: one projector pass and one Sinkhorn-Knopp assignment.
+            # All pairs with the same teacher's view share one projector pass and one Sinkhorn-Knopp assignment.
             pred = level.targets(torch.cat(read), progress).split([len(part) for part in read])
             for n, target in zip(numbers, pred, strict=True):
                 ours = _read_rows(students[self.pairs[n][1]], batch.student_xy[n], lattice, rows[n])
                 losses.append(level.loss(target, ours))
             vectors += read
             targets += pred
-        # Averaged over all processes, whose pairs have different numbers of nuclei; gradients are averaged later.
+        # A pair's nuclei are averaged over all processes, which have different numbers; the factor ``n_processes``
+        # compensates for the later averaging of gradients.
         n_rows = all_sum(batch.shared.sum((1, 2)).float())
         totals = [one.sum() * n_processes() / n for one, n in zip(losses, n_rows.clamp(min=1), strict=True)]
         found = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
@@ -245,18 +247,18 @@ class MusePretraining(Method):
         return found | gauges
 
     def _relative_entropy(self, targets: list[Tensor]) -> Tensor:
-        """Mean entropy of the rows of all ``targets`` (N, K), as a share of the largest possible."""
+        """Mean entropy of all rows of ``targets``, each (N, K), as a share of the largest possible."""
         return _mean(torch.cat([_entropy(one) for one in targets])) / math.log(self.settings.n_prototypes)
 
     def before_step(self, turn: str, progress: float) -> None:
-        """Freeze the prototypes at the beginning of the run."""
+        """Freeze the prototypes at the start of the run."""
         if progress < self.settings.frozen:
             for level in self._levels():
                 level.freeze()
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Update the teacher's weights; its batch norms keep statistics of its own batches, as in DINO."""
+        """Update the teacher's weights; the statistics of its batch norms come from its own batches, as in DINO."""
         momentum = 1 - (1 - self.settings.momentum) * (math.cos(math.pi * progress) + 1) / 2
         for average, current in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
             average.lerp_(current, 1 - momentum)
@@ -272,13 +274,13 @@ class MusePretraining(Method):
 
 
 def _encode_views(backbone: Backbone, views: Views, n_views: int) -> list[Features]:
-    """Features of each of ``n_views`` views of B sets, computed at once."""
+    """Features of each of the ``n_views`` views in B sets, computed in one pass."""
     features = backbone(backbone.prepare(views.pixels, views.colour))
     return [Features(*parts) for parts in zip(*(part.float().chunk(n_views) for part in features), strict=True)]
 
 
 def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
-    """For each pair, the flat indices into (B, M) of its existing nuclei.
+    """For each pair of views, the flat indices into (B, M) of its nuclei in ``shared`` (P, B, M).
 
     This synchronises with the device twice; indexing with ``shared`` would do so for each view of each pair.
     """
@@ -287,7 +289,7 @@ def _rows_of_pairs(shared: Tensor) -> list[Tensor]:
 
 
 def _read_rows(features: Features, xy: Tensor, lattice: Lattice, rows: Tensor) -> Tensor:
-    """(n, D) features of the dense map at the chosen ``rows`` of the positions (B, M, 2)."""
+    """(n, D) features of the dense map at those positions ``xy`` (B, M, 2) that ``rows`` (n,) selects."""
     return read_at(features.dense, xy, lattice).flatten(0, 1).index_select(0, rows)
 
 
@@ -299,13 +301,13 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean of all rows (N,); 0 without rows."""
+    """Mean of the values (N,) of all processes; 0 if there are none."""
     total, n_rows = all_sum(torch.stack([values.sum(), values.new_full((), len(values))]))
     return total / n_rows.clamp(min=1)
 
 
 def _spread(vectors: Tensor) -> Tensor:
-    """Standard deviation of unit vectors (N, D), relative to that of uniform directions; 0 for fewer than two."""
+    """Standard deviation of normalised vectors (N, D), relative to uniform directions; 0 for fewer than two."""
     unit = functional.normalize(vectors.float(), dim=-1)
     n_rows = all_sum(unit.new_full((), len(unit)))
     mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)
@@ -314,7 +316,7 @@ def _spread(vectors: Tensor) -> Tensor:
 
 
 def _difference(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen values minus that of the others; 0 if either group is empty."""
+    """Mean of the values (N,) with ``chosen`` minus the mean of all other values; 0 if either group is empty."""
     of_either = torch.stack([chosen, ~chosen]).to(values)
     n_rows, totals = all_sum(torch.stack([of_either.sum(1), of_either @ values]))
     of_chosen, of_others = totals / n_rows.clamp(min=1)

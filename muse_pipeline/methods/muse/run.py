@@ -85,7 +85,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
-        """Files of tissue, nucleus positions, regions and the initial checkpoint."""
+        """Sources of tissue and nucleus positions, region maps and the initial checkpoint."""
         config = self.config
         regions = checksums_of_regions(config.sources) if config.region_weights else {}
         return Inputs(tuple(source.labelled or source for source in config.sources), self._start, checksums=regions)
@@ -95,7 +95,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         data = self.open_data(log)
         require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
         if self.config.held and not self._held:
-            log("no scores during training: `held` needs a `class_map` per source, and 2 classes of 2 patients")
+            log("no scores during training: `held` needs a `class_map` per source, and nuclei of 2 classes, 2 patients")
         return data
 
     def open_data(self, log: Log) -> PretrainData:
@@ -118,7 +118,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return backbone
 
     def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
-        """Sets of views."""
+        """Batches of sets of views."""
         return make_batches(self.config, data)
 
     def describe(self, data: PretrainData, log: Log) -> None:
@@ -126,7 +126,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         config, run = self.config, self.run_folder
         origin = self._start.name if self._start else "random weights"
         if run.checkpoint.is_file() or run.resume.is_file():
-            origin += " in a run that is continued"
+            origin += " (continued run)"
         images = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
         log(f"{config.backbone} from {origin}, on {images}")
         draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
@@ -136,13 +136,14 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return (CollapseAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
     def validation(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """Scores of the backbone on the held-out nuclei; the best backbone is kept."""
+        """Scores of the backbone on held-out nuclei, if any; the best backbone is kept."""
         if not self._held:
             return ()
 
         def keep(done: int, scores: dict[str, float]) -> None:
             trained = self.checkpoint(data, method)
-            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})  # choose weights
+            # Held-out patients are included, because weights are chosen on them.
+            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})
             meta = {**trained.meta, "step": done, "patients": patients, **scores}
             save_checkpoint(self.run_folder.best, dataclasses.replace(trained, meta=meta))
 
@@ -162,7 +163,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             "backbone": config.backbone,
             "window_px": config.views.global_px,
             "mpp": config.middle_mpp,
-            "resample_positions": False,  # the positional table is used as trained
+            "resample_positions": False,  # positional embeddings are used as trained
             "config": plain_settings(config, portable=True),
             "colour": dataclasses.asdict(data.reference),
             "images": sorted({image.name for image in data.images} | seen.images),
@@ -173,28 +174,30 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return Checkpoint(method.trained().state_dict(), {}, meta)
 
 
-LIMITS = {  # name -> (least, most) in a run that still learns; healthy runs stay far from both
+LIMITS = {  # name -> (least, most) in a run that still learns; healthy runs stay far within these limits
     "entropy_nucleus": (0.01, 0.995),
     "entropy_image": (0.01, 0.999),
     "spread": (0.05, float("inf")),
 }
-OF_NUCLEI = {"entropy_nucleus", "spread"}  # missing at steps whose views share no nucleus
+OF_NUCLEI = {"entropy_nucleus", "spread"}  # meaningless at steps whose views share no nucleus
 
 
 class CollapseAlarm(Alarm):
-    """Ends a run that collapses to constant vectors."""
+    """Ends a run that collapses to constant vectors, or whose views share no nuclei."""
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Compare with ``LIMITS``.
+        """Compare diagnostics with ``LIMITS``.
 
         Raises:
-            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
+            CollapsedError: at ``IN_A_ROW`` logged steps in a row, a value was outside its limits, or no two views
+                shared a nucleus.
         """
         shares_none = losses.get("shared_nuclei") == 0
         if self.persists("shared_nuclei", shares_none):
             raise CollapsedError(
-                f"{self.folder}: by step {done} no two views shared a nucleus for {IN_A_ROW} logged steps in a row, so "
-                "nothing is learnt about nuclei; start another run folder with a larger `views.global_px` or `batch`"
+                f"{self.folder}: by step {done}, no two views had shared a nucleus at {IN_A_ROW} logged steps in a "
+                "row, so nothing is learnt about nuclei; start a new run folder with a larger `views.global_px` or "
+                "`batch`"
             )
         for name, (least, most) in LIMITS.items():
             if shares_none and name in OF_NUCLEI:
@@ -206,9 +209,9 @@ class CollapseAlarm(Alarm):
                 seen = "nuclei" if name in OF_NUCLEI else "views"
                 raise CollapsedError(
                     f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, outside "
-                    f"{least:g} to {most:g} for {IN_A_ROW} steps in a row, so all {seen} look alike to the network; "
-                    "begin another run folder with `distillation.balance: sinkhorn`, a lower learning rate or a larger "
-                    "batch"
+                    f"{least:g} to {most:g} at {IN_A_ROW} logged steps in a row, so all {seen} look alike to the "
+                    "network; start a new run folder with `distillation.balance: sinkhorn`, a lower learning rate or a "
+                    "larger batch"
                 )
 
 
@@ -217,7 +220,7 @@ RADIUS_UM, SUBPIXEL_BITS = 4.0, 4
 
 
 def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
-    """Draw a few sets of views in rows, global views first; a nucleus has the same colour in all views of its set."""
+    """Draw a few sets of views, one per row, global views first; a nucleus has one colour in all views of its set."""
     generator = np.random.default_rng(seed_of_step(seed, 0))
     rows = [_draw_set(sample(generator)) for _ in range(N_SETS)]
     width = max(row.shape[1] for row in rows)

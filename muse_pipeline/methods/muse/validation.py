@@ -1,6 +1,6 @@
-"""Accuracy of nearest-neighbour classification of nuclei by a teacher's features, measured during training.
+"""Accuracy of classifying nuclei by nearest neighbours among a backbone's features, measured during training.
 
-Nuclei are read as points, each in exactly one window.
+Every nucleus is a point, and its feature is computed in exactly one window.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ AUTHORS_CELL_PX = 224
 
 @dataclass(frozen=True, eq=False)
 class PointWindow:
-    """One window of a picture and its nuclei.
+    """One window of a picture, and the M nuclei whose features are computed in it.
 
     Attributes:
         image: index of its picture.
-        origin: (x, y) of its corner in the picture; negative if the picture is too small.
-        xy: (M, 2) float32 nuclei in window px.
+        origin: (x, y) of its upper left corner in the picture; negative if the picture is smaller than the window.
+        xy: (M, 2) float32 centres of the nuclei, window px.
         label: (M,) class index, never -1.
     """
 
@@ -39,7 +39,7 @@ class PointWindow:
 
 
 def cut_point_windows(images: Sequence[LabelledImage], window_px: int) -> list[PointWindow]:
-    """Cut windows of ``window_px`` so that every nucleus of known class is in exactly one."""
+    """Plan windows of ``window_px`` so that every nucleus of known class is assigned to exactly one of them."""
     return [window for index, image in enumerate(images) for window in _cut(index, image, window_px)]
 
 
@@ -48,13 +48,13 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
     if not len(nuclei):
         return []
     start, size_px = np.array(image.annotated_box[:2]), np.array(image.pixels.shape[1::-1])
-    # As in the authors' evaluation, cells of 224 px tile the annotated area, and each is centred in its window.
-    cell_px = min(AUTHORS_CELL_PX, window_px)  # otherwise a small window would not contain all nuclei of its cell
+    # As in the authors' evaluation, cells of 224 px tile the annotated area, each in the middle of its window.
+    cell_px = min(AUTHORS_CELL_PX, window_px)  # a larger cell would have nuclei outside its window
     cells = np.floor((nuclei.xy - start) / cell_px).astype(int)
     origins = start + cells * cell_px + (cell_px - window_px) // 2
     origins = np.clip(origins, 0, np.maximum(size_px - window_px, 0))
     origins = np.where(size_px < window_px, (size_px - window_px) // 2, origins)
-    unique, member = np.unique(origins, axis=0, return_inverse=True)  # cells with the same window share it
+    unique, member = np.unique(origins, axis=0, return_inverse=True)  # clipping may give cells the same window
     member = member.ravel()
     return [
         PointWindow(
@@ -65,7 +65,7 @@ def _cut(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
 
 
 def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> np.ndarray:
-    """(window_px, window_px, 3) uint8 pixels of a window."""
+    """(window_px, window_px, 3) uint8 pixels of a window, mirrored beyond the picture."""
     x, y = window.origin
     left, top = max(-x, 0), max(-y, 0)
     pixels = image.pixels[max(y, 0) : y + window_px, max(x, 0) : x + window_px]
@@ -79,7 +79,7 @@ BATCH = 10  # as in the authors' code
 
 
 class PointSet:
-    """The points of a split, in the order of their windows.
+    """P nuclei as points, in the order of their windows.
 
     Args:
         images: images with nuclei of known class.
@@ -100,9 +100,9 @@ class PointSet:
         self.patient = np.concatenate([np.zeros(0, str), *patients])
 
     def read(self, windows: Sequence[PointWindow]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels (B, S, S, 3) uint8 and colours (B, 3, 4) of windows, and their points.
+        """Read windows: pixels (B, S, S, 3) uint8, colour maps (B, 3, 4), positions (B, M, 2) and (B, M) bool.
 
-        Positions (B, M, 2) are padded to the fullest window; the last array, (B, M) bool, is True for those that exist.
+        Positions are padded to the window with most points; the last array is False for padding.
         """
         most = max(len(window.label) for window in windows)
         xy, exists = np.zeros((len(windows), most, 2), np.float32), np.zeros((len(windows), most), bool)
@@ -114,7 +114,7 @@ class PointSet:
 
 @torch.no_grad()
 def point_features(backbone: Backbone, points: PointSet, device: torch.device) -> Tensor:
-    """(P, D) float32 on the CPU, of the frozen backbone in eval mode."""
+    """(P, D) float32 features of the points, on the CPU; leaves the backbone in evaluation mode."""
     backbone.eval()
     parts = [torch.zeros(0, backbone.channels)]
     for first in range(0, len(points.windows), BATCH):
@@ -134,14 +134,14 @@ def classify_by_neighbours(bank: Tensor, bank_label: Tensor, query: Tensor, n_cl
     """Classify each query by a weighted vote of its k nearest neighbours in the bank.
 
     Args:
-        bank: (N, D) features, of any length.
-        bank_label: (N,) class index.
-        query: (M, D).
-        n_classes: C.
-        k: number of neighbours that vote; at most the size of the bank.
+        bank: (N, D) features, which need not be normalised.
+        bank_label: (N,) class index of the features.
+        query: (M, D) features to classify.
+        n_classes: number of classes.
+        k: number of neighbours that vote; all features vote if the bank has fewer.
 
     Returns:
-        (M,) class index; the lower one if votes are equal.
+        (M,) class index; the lowest one if votes are equal.
     """
     bank, query = functional.normalize(bank.float(), dim=1), functional.normalize(query.float(), dim=1)
     predictions = [torch.zeros(0, dtype=torch.long)]
@@ -157,10 +157,10 @@ MAX_IMAGES = 40
 
 
 def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]:
-    """Read at most ``MAX_IMAGES`` images with nuclei of known class at ``mpp``, spread evenly.
+    """Read at most ``MAX_IMAGES`` images that have nuclei of known class, spread evenly, at ``mpp``.
 
-    Classes are taken from the class maps of the sources. The list is empty if a source has no map, or if all nuclei
-    belong to one class or one patient.
+    Classes are taken from the class maps of the sources. The list is empty if a source has no class map, or if all
+    nuclei belong to the same class or the same patient.
 
     Raises:
         LabelError: a picture or its labels cannot be read.
@@ -176,12 +176,12 @@ def read_held(sources: Sequence[LabelSource], mpp: float) -> list[LabelledImage]
 
 
 def known(image: LabelledImage) -> np.ndarray:
-    """(M,) class index of the nuclei of known class."""
+    """(M,) class indices of the nuclei of known class."""
     return image.nuclei.label[image.nuclei.label >= 0]
 
 
 def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
-    """Accuracy in percent (``SCORE``) of classifying held-out nuclei by neighbours in other held-out patients."""
+    """Accuracy in percent (``SCORE``) of classifying held-out nuclei by neighbours from other held-out patients."""
     device, was_training = next(backbone.parameters()).device, backbone.training
     features = point_features(backbone, points, device)
     backbone.train(was_training)
@@ -189,11 +189,11 @@ def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
 
 
 def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> float:
-    """Percentage of P nuclei that are classified correctly by ``K`` nearest neighbours in other patients.
+    """Percentage of P nuclei that are classified correctly by ``K`` nearest neighbours from other patients.
 
     Args:
-        features: (P, D).
-        label: (P,) class index.
+        features: (P, D) feature of each nucleus.
+        label: (P,) class index of each nucleus.
         patient: (P,) patient of each nucleus.
     """
     n_right = 0

@@ -1,4 +1,4 @@
-"""PSM's first stage: a network learns the same output for a window and its half turn (arXiv 2210.07862)."""
+"""PSM's first stage: a network learns to give a window and its half turn the same output (arXiv 2210.07862)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from muse_pipeline.training.stages import TrainingStage
 
 
 class PriorSelfActivation(Method):
-    """Training of a network to have the same output for a window and its half turn (arXiv 2210.07862).
+    """Training of a network to give a window and its half turn the same output (arXiv 2210.07862).
 
     The loss is the mean of ``|f(x) - f(rot180 x)|``; nothing prevents the trivial solution of a constant f.
 
     Args:
-        network: the network, which has one output.
+        network: network with a single output.
     """
 
     def __init__(self, network: ActivationNetwork):
@@ -32,7 +32,7 @@ class PriorSelfActivation(Method):
         self.network = network
 
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
-        """Loss of (B, 3, S, S) windows; one pass gives both orientations the same batch statistics."""
+        """Compute the loss on windows (B, 3, S, S); both orientations are in one pass and share batch statistics."""
         output, turned = self.network(torch.cat((batch, batch.flip(2, 3)))).chunk(2)
         return {"loss": (output - turned).abs().mean()}
 
@@ -43,7 +43,7 @@ class PriorSelfActivation(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationConfig(ActivationSettings):
-    """The settings of the stage.
+    """Settings of the activation stage, in addition to those of ``ActivationSettings``.
 
     Attributes:
         sources: unlabelled tissue.
@@ -59,7 +59,7 @@ class ActivationConfig(ActivationSettings):
 
 
 class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
-    """Trains a checkpoint for ``load_activation``."""
+    """Trains the activation network; ``load_activation`` reads its checkpoint."""
 
     def check(self) -> None:
         """Reject windows that the network does not accept.
@@ -76,7 +76,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         return Inputs(self.config.sources)
 
     def free_settings(self) -> tuple[str, ...]:
-        """No settings."""
+        """Return no settings: none may change."""
         return ()
 
     def read(self, log: Log) -> list[Image]:
@@ -84,11 +84,11 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         return open_unlabelled(self.config.sources, self.config.mpp)
 
     def build(self, data: list[Image]) -> PriorSelfActivation:
-        """A network with random weights."""
+        """Build a network with random weights."""
         return PriorSelfActivation(ActivationNetwork(self.config.backbone))
 
     def batches(self, data: list[Image], device: torch.device) -> UnlabelledWindows:
-        """Windows, without augmentation."""
+        """Batches of windows without augmentation."""
         return UnlabelledWindows(data, self.config.window_px, self.config.batch, self.config.seed, device)
 
     def describe(self, data: list[Image], log: Log) -> None:
@@ -96,7 +96,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
         log(f"{self.config.backbone} on {len(data)} images without labels")
 
     def checkpoint(self, data: list[Image], method: PriorSelfActivation) -> Checkpoint:
-        """The network."""
+        """Checkpoint of the network."""
         config, network = self.config, method.trained()
         meta = {
             "kind": "activation",
@@ -110,7 +110,7 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
 
 
 def load_activation(path: Path) -> ActivationNetwork:
-    """The network of an ``ActivationStage``, in evaluation mode.
+    """Read the network that an ``ActivationStage`` trained, in evaluation mode.
 
     Raises:
         CheckpointError: the file is missing or damaged.

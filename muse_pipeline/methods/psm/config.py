@@ -20,7 +20,7 @@ MASKS = ("otsu", "activation")
 
 @dataclass(frozen=True)
 class ActivationSettings:
-    """First stage: the activation network; omitted if masks are made without it.
+    """First stage: training of the activation network; skipped if masks are made without it.
 
     Attributes:
         backbone: registered name of a backbone with a stage at stride 4.
@@ -40,7 +40,7 @@ class LabelSettings:
     """Conversion of masks to instances; masks are cut at necks and pale lines.
 
     Attributes:
-        min_area_um2: smaller instances are left out.
+        min_area_um2: area of the smallest instances that are kept.
     """
 
     min_area_um2: NotNegative = 12.0
@@ -77,12 +77,12 @@ class DetectorSettings:
 
 @dataclass(frozen=True)
 class SelfTrainingSettings:
-    """Last stage: further detectors, each trained on the detections of the previous one with the same settings.
+    """Last stage: each round trains a new detector on the detections of the previous one.
 
     Attributes:
-        rounds: number of rounds; 0 omits the stage.
-        threshold: lowest score of detections that are used as labels; lower than that of ``detector.export``, so that
-            each round finds more.
+        rounds: number of rounds; 0 skips the stage.
+        threshold: lowest score of detections used as labels; by default below that of ``detector.export``, so that each
+            round finds more nuclei.
     """
 
     rounds: Annotated[int, Between(0, 10)] = 1
@@ -99,15 +99,15 @@ class PsmConfig(ModelSettings):
         sources: unlabelled tissue.
         mpp: um per pixel of all networks.
         masks: "otsu": a threshold on haematoxylin; "activation": PSM's own activation maps.
-        mask_settings: settings of "activation".
-        windows_per_store: windows drawn from each store; pictures are used whole.
+        mask_settings: settings of the masks; "otsu" uses only ``max_share``.
+        windows_per_store: windows drawn at random from each store; pictures are used whole.
         store_window_px: side of these windows.
         seed: seed of weights and windows.
         activation: first stage, for ``masks: activation`` only.
         labels: settings of the conversion of masks to instances.
         detector: the instance network.
         self_training: last stage, which trains on the detector's own detections.
-        method: "psm".
+        method: name of the method, "psm".
     """
 
     sources: tuple[UnlabelledSource, ...]
@@ -124,8 +124,8 @@ class PsmConfig(ModelSettings):
     method: str = "psm"
 
     def __post_init__(self) -> None:
-        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # used for all masks
+        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # max_share is for all masks
         if self.masks != "activation" and (changed := dict(unread.items() - vars(MaskSettings()).items())):
             raise ConfigError(
-                f"mask_settings.{min(changed)} is a setting of `masks: activation`, and masks is '{self.masks}'"
+                f"mask_settings.{min(changed)} is a setting of `masks: activation`, but `masks` is '{self.masks}'"
             )

@@ -1,9 +1,9 @@
-"""PSM as a run that trains a detector on unlabelled tissue, with its stages of masks and labels.
+"""PSM as a run that trains a detector on unlabelled tissue, and its stages that make masks and labels.
 
-The stages write instances and points from masks as label files that ``muse finetune`` reads.
+The labels are instances and points in files that ``muse finetune`` can read.
 
-"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144.
-``docs/guide/label-free.md`` lists the differences.
+"Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144;
+``docs/guide/label-free.md`` lists the differences from the paper.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ COLOUR = (128, 64, 192)
 
 
 class MasksStage(PreparedStage):
-    """Writes all crops that are not rejected, and their masks (0 background, 255 nucleus) under the same names.
+    """Writes crops of tissue, and their masks (0 background, 255 nucleus) under the same names.
 
-    The threshold or clusters are fitted to each picture or store, because stains differ between slides.
+    Crops whose masks are empty or cover too much are left out. The threshold or the clusters of the masks are fitted to
+    each picture or store, because stains differ between slides.
 
     Args:
         config: settings of the run.
-        activation: checkpoint of the activation stage, if there is one.
+        activation: checkpoint of the activation stage; None if there is none.
         folder: folder of the stage.
     """
 
@@ -64,7 +65,7 @@ class MasksStage(PreparedStage):
         self.config, self.activation = config, activation
 
     def made_from(self) -> dict[str, Any]:
-        """Settings of masks, the tissue and the activation network."""
+        """Settings of the masks, the tissue, and the activation network."""
         settings = plain_settings(self.config, portable=True)
         names = ("mpp", "masks", "mask_settings", "windows_per_store", "store_window_px")
         return {
@@ -77,7 +78,7 @@ class MasksStage(PreparedStage):
         """Write crops and masks.
 
         Raises:
-            ConfigError: no crop is left.
+            ConfigError: no crop is kept.
             MuseError: a source cannot be read.
         """
         config = self.config
@@ -93,20 +94,20 @@ class MasksStage(PreparedStage):
                 mask = masker(pixels)
                 share = mask.mean()
                 if not 0 < share <= config.mask_settings.max_share:
-                    rejected.append(f"{name} ({share:.0%} taken for nuclei)")
+                    rejected.append(f"{name} (nuclei on {share:.0%})")
                     continue
                 write_png(folder / PICTURES / f"{name}.png", pixels)
                 write_png(folder / MASKS / f"{name}.png", mask.astype(np.uint8) * 255)
                 n_kept += 1
         if rejected:
             which = f"first {rejected[0]}"
-            log(f"{len(rejected)} crops are left out, because nuclei cover nothing or too much of them: {which}")
+            log(f"{len(rejected)} crops are left out, because their masks cover nothing or too much: {which}")
         if not n_kept:
             raise ConfigError(
-                f"no nuclei were found in any of {len(rejected)} crops of tissue; name H&E tissue that contains some "
-                "in `sources`, or correct their `mpp`"
+                f"none of {len(rejected)} crops of tissue has a usable mask: each covers nothing or too much; name H&E "
+                "tissue with nuclei in `sources`, or correct their `mpp`"
             )
-        log(f"masks by {config.masks} of {n_kept} crops of tissue")
+        log(f"masks ({config.masks}) of {n_kept} crops of tissue")
 
     def _fit(self, sample: Sequence[np.ndarray]) -> PseudoMasker | OtsuMask:
         fit = fit_macenko(np.concatenate([pixels.reshape(-1, 3) for pixels in sample]))
@@ -121,21 +122,21 @@ class MasksStage(PreparedStage):
 
 
 def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read (name, pixels (h, w, 3) uint8, mask (h, w) bool) of a masks stage, by name.
+    """Yield each crop of a masks stage, sorted by name: name, pixels (h, w, 3) uint8, mask (h, w) bool.
 
     Raises:
-        LabelError: a file is damaged.
+        LabelError: a picture is damaged, or its mask is damaged or missing.
     """
     for path in sorted((folder / PICTURES).glob("*.png")):
         pixels = read_rgb(path, f"delete {folder} to make it again")
         mask = read_grey(folder / MASKS / path.name)
         if mask is None or pixels.shape[:2] != mask.shape:
-            raise LabelError(f"{path}: its mask is damaged or missing; delete {folder} to make them again")
+            raise LabelError(f"{path}: its mask is damaged or missing; delete {folder} to make all of them again")
         yield path.stem, pixels, mask > 127
 
 
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # sigma for the density that masks are cut along; half that of ``proposals.otsu_mask``
+BLUR_UM = 0.25  # sigma of the blur of the density at which masks are cut; half that in ``proposals.otsu_mask``
 MOST = 65535  # largest number of instances in a 16-bit picture
 
 
@@ -147,14 +148,14 @@ def label_source(folder: Path, mpp: float) -> LabelSource:
 
 
 def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
-    """Write one picture (h, w, 3) with its instances (h, w), 1..N, unless there are none; returns their number.
+    """Write a picture (h, w, 3) and its instances (h, w), 1..N, unless there are none, and return their number.
 
     Raises:
         LabelError: there are more instances than a label image can contain.
     """
     n_instances = int(instances.max(initial=0))
     if n_instances > MOST:
-        raise LabelError(f"{name}: {n_instances:,} nuclei exceed the {MOST:,} that a picture may contain; cut it up")
+        raise LabelError(f"{name}: {n_instances:,} nuclei exceed the {MOST:,} that a picture may contain; divide it")
     if not n_instances:
         return 0
     write_instances(folder, name, pixels, instances, [CLASS] * n_instances)
@@ -162,32 +163,32 @@ def write_found(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarr
 
 
 def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
-    """(h, w) int32 instances, 1..N, 0 background, of a mask (h, w) and its picture (h, w, 3)."""
+    """Divide the mask (h, w) of a picture (h, w, 3) into instances: (h, w) int32, 1..N, 0 background."""
     fit = fit_macenko(pixels.reshape(-1, 3))
     density = haematoxylin(pixels, blend_stains(fit and fit.stains))
     instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / config.mpp), config.mpp)
     return drop_small_labels(instances, config.labels.min_area_um2 / config.mpp**2)
 
 
-FRAGMENT_UM2 = 2.0  # smaller remainders of overlapped instances are dropped; nuclei cut by the border are kept
-SURROUND_UM = 32.0  # width of the mirrored border, so that nuclei at the border of a picture are found like others
+FRAGMENT_UM2 = 2.0  # least area of an instance; smaller ones are remainders of nuclei overlapped by other nuclei
+SURROUND_UM = 32.0  # width by which a picture is mirrored beyond its border, so that nuclei at the border are found
 
 
 def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
-    """Nuclei in, and just beyond the border of, a picture (h, w, 3) at the detector's mpp, by ascending score.
+    """Find the nuclei in a picture (h, w, 3) at the detector's mpp and just beyond its border, by ascending score.
 
     The picture's stains are normalised to ``reference``.
     """
     margin = round(SURROUND_UM / predictor.card.mpp)
     colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
     found = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
-    # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus of higher score is kept whole.
+    # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus with the higher score is kept whole.
     found = found[np.argsort(found.score, kind="stable")]
     return replace(found, xy=found.xy - margin)
 
 
 class LabelsStage(PreparedStage):
-    """Writes images, instances (16-bit PNG, 0 background) and points (x, y, class; at the instances' centroids).
+    """Writes pictures, their instances (16-bit PNG, 0 background), and points (x, y, class) at instances' centroids.
 
     Args:
         config: settings of the run.
@@ -200,14 +201,14 @@ class LabelsStage(PreparedStage):
         self.config, self.masks = config, masks
 
     def made_from(self) -> dict[str, Any]:
-        """Settings of labels and the masks."""
+        """Settings of the labels, and the masks."""
         return {"labels": plain_settings(self.config.labels), "masks": sha256_of(self.masks / MADE_FROM)}
 
     def write(self, folder: Path, log: Log) -> None:
         """Write the instances of every mask.
 
         Raises:
-            LabelError: the masks stage is damaged.
+            LabelError: a file of the masks stage is damaged, or a picture contains too many instances.
         """
         n_nuclei = n_pictures = 0
         for name, pixels, mask in read_pictures_and_masks(self.masks):
@@ -217,7 +218,7 @@ class LabelsStage(PreparedStage):
 
 
 class FoundLabelsStage(PreparedStage):
-    """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as after its export.
+    """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as by the exported model.
 
     Args:
         config: settings of the detector's training; ``export.threshold`` is the lowest score of a label.
@@ -243,8 +244,8 @@ class FoundLabelsStage(PreparedStage):
 
         Raises:
             CheckpointError: the checkpoint cannot be read.
-            ConfigError: nothing was found.
-            LabelError: a picture is damaged.
+            ConfigError: no nucleus was found.
+            LabelError: a picture is damaged, or contains too many nuclei.
         """
         config = self.config
         network, _, checkpoint = load_trained(self.detector)
@@ -261,7 +262,7 @@ class FoundLabelsStage(PreparedStage):
             n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
         if not n_nuclei:
             raise ConfigError(
-                f"self_training: the detector of {self.detector.parent} found no nucleus with a score of "
+                f"self_training: the detector in {self.detector.parent} found no nucleus with a score of "
                 f"{config.export.threshold:g} or more; train it longer, lower `threshold`, or set `rounds: 0`"
             )
         log(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
@@ -269,7 +270,7 @@ class FoundLabelsStage(PreparedStage):
 
 @RECIPES.register("psm")
 class PsmRecipe(Recipe):
-    """Masks, labels, a detector, and further detectors that are trained on the detections of the previous one."""
+    """Masks, labels, a detector, and further detectors, each trained on the detections of the previous one."""
 
     Config = PsmConfig
     ends_in_model = True
@@ -305,7 +306,7 @@ def activation_config(config: PsmConfig) -> ActivationConfig:
 
 
 def detector_config(config: PsmConfig, labels: Path) -> DetectorConfig:
-    """The settings of a detector of one class on a folder of labels (``labels``)."""
+    """The settings of a detector with one class, trained on the folder ``labels``."""
     return DetectorConfig(
         **vars(config.detector),
         **config.of_model(),

@@ -1,4 +1,4 @@
-"""The settings of a TriDeNT run, its branches and projectors, and the features that they compare."""
+"""The settings of a TriDeNT run, and its method: branches, projectors and the losses between them."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ class AlignmentSettings:
     """Losses between branches.
 
     Attributes:
-        branches: 3 aligns two H&E views and the partner (TriDeNT), 2 one H&E view and the partner (More From Less), 1
+        branches: 3 aligns two H&E views and the partner (TriDeNT); 2, one H&E view and the partner (More From Less); 1,
             only two H&E views (a Siamese network, as a control).
         loss: "vicreg" or "infonce".
-        image_weight: weight of the loss over image vectors; 0 turns it off.
-        nucleus_weight: weight of the loss over features at nuclei that both H&E views share; 0 turns it off.
-        invariance: weight of the term in VICReg.
-        variance: weight of the term in VICReg.
-        covariance: weight of the term in VICReg.
+        image_weight: weight of the loss on image vectors; 0 turns it off.
+        nucleus_weight: weight of the loss on features at nuclei that both H&E views share; 0 turns it off.
+        invariance: weight of VICReg's invariance term.
+        variance: weight of VICReg's variance term.
+        covariance: weight of VICReg's covariance term.
         temperature: softmax temperature of InfoNCE.
-        hidden: width of the two inner layers of the projectors.
+        hidden: width of the projectors' two inner layers.
         width: length of the vectors that are compared.
-        max_nuclei: largest number of nuclei compared per batch, drawn at random.
+        max_nuclei: largest number of nuclei compared per batch, chosen at random.
     """
 
     branches: Annotated[int, Between(1, 3)] = 3
     loss: Annotated[str, OneOf(LOSSES)] = "vicreg"
     image_weight: NotNegative = 1.0
     nucleus_weight: NotNegative = 0.0
-    # VICReg's weights, which TriDeNT uses too.
+    # The weights in the VICReg paper, which TriDeNT uses too.
     invariance: NotNegative = 25.0
     variance: NotNegative = 25.0
     covariance: NotNegative = 1.0
@@ -67,26 +67,26 @@ class AlignmentSettings:
 
 @dataclass(frozen=True)
 class TridentConfig(MuseConfig):
-    """Settings of a run on H&E tissue with partners; those not described here are in ``MuseConfig``.
+    """Settings of a run on H&E tissue with partners; those not described here are described in ``MuseConfig``.
 
     Attributes:
         backbone: registered name of the H&E network.
         sources: H&E tissue with nucleus positions, each with or without a ``partner``.
         alignment: losses between branches.
-        partner_backbone: registered name of the partner's network; that of ``backbone`` by default.
-        distillation: settings of MUSE. When given, MUSE's loss on the same views is added, and its teacher is the
-            run's result.
-        weight: factor of the alignment loss when MUSE's loss is added.
+        partner_backbone: registered name of the partner's network; the same as ``backbone`` by default.
+        distillation: settings of MUSE's losses. If given, they are added on the same views, and MUSE's teacher is the
+            result of the run.
+        weight: factor of the alignment loss if MUSE's losses are added.
         checkpoint: initial weights of the H&E network, as in ``MuseConfig``.
-        views: settings of H&E views; local views are only used with MUSE's loss.
-        method: "trident".
+        views: settings of H&E views; local views are used only with MUSE's losses.
+        method: name of the method, "trident".
     """
 
     sources: tuple[PairedSource, ...]
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
     partner_backbone: str | None = None
     distillation: SelfDistillationSettings | None = None
-    # A tenth of the weight of MUSE's loss, divided by VICReg's own factor of 25.
+    # A tenth of MUSE's weight of 1, divided by 25, the weight of VICReg's own terms.
     weight: NotNegative = 0.004
     views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
     batch: Annotated[int, Between(2)] = 16
@@ -99,16 +99,17 @@ class TridentConfig(MuseConfig):
 
 
 def require_sound_pairs(config: TridentConfig) -> None:
-    """Reject settings that do not suit the networks, before any data is read.
+    """Reject views that the networks do not accept, and missing partners, before any data is read.
 
     Raises:
-        ConfigError: a setting is wrong.
+        ConfigError: a backbone is unknown or does not accept a view, no source has a partner although branches need it,
+            or there are local views without MUSE's losses.
     """
     require_sound(config)
     if config.alignment.branches > 1 and all(source.partner is None for source in config.sources):
         raise ConfigError(
-            f"sources: none has a `partner`, which {config.alignment.branches} branches need; add it (of a slide in a "
-            "sheet: in its column `partner`), or set `alignment.branches` to 1"
+            f"sources: none has a `partner`, which {config.alignment.branches} branches need; add it (for slides of a "
+            "sheet, in its column `partner`), or set `alignment.branches` to 1"
         )
     if config.partner_backbone is not None:
         require_windows(config.partner_backbone, config.views.global_px)
@@ -117,7 +118,7 @@ def require_sound_pairs(config: TridentConfig) -> None:
 
 
 def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
-    """Two layers with batch norm and ReLU, and a linear one: (N, channels) -> (N, width)."""
+    """Two layers with batch norm and ReLU, then a linear layer: (N, channels) -> (N, width)."""
     inner = [(channels, hidden), (hidden, hidden)]
     layers = [
         layer for one, other in inner for layer in (nn.Linear(one, other), nn.BatchNorm1d(other), nn.ReLU(inplace=True))
@@ -126,12 +127,12 @@ def build_projector(channels: int, hidden: int, width: int) -> nn.Sequential:
 
 
 def in_float(values: Tensor) -> Tensor:
-    """``values`` with at least 32 bits, because half precision is too coarse for losses and positions."""
+    """``values`` in at least single precision, because half precision is too coarse for losses and positions."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def apply_to_rows(network: nn.Module, rows: Tensor) -> Tensor:
-    """Apply ``network`` to rows (N, C), even to a single one, which batch norms reject in training."""
+    """Apply ``network`` to rows (N, C), even to a single row, which batch norms reject in training."""
     return network(rows.repeat(2, 1))[:1] if len(rows) == 1 else network(rows)
 
 
@@ -140,7 +141,7 @@ class Level(nn.Module):
 
     Args:
         channels: channels of the H&E features.
-        partner_channels: channels of the partner's features; None without a partner.
+        partner_channels: channels of the partner's features; None if there is no partner branch.
         settings: settings of the alignment.
     """
 
@@ -153,17 +154,17 @@ class Level(nn.Module):
             self.partner = build_projector(partner_channels, settings.hidden, settings.width)
 
     def forward(self, he: Sequence[Tensor], partner: Tensor | None, known: Tensor) -> dict[str, Tensor]:
-        """Compute loss and diagnostics over the rows of all processes.
+        """Compute the loss and diagnostics over the rows of all processes.
 
         Args:
-            he: one or two of (N, C), features of the H&E branches.
-            partner: (K, C') features of the known rows; None without a partner.
-            known: (N,) bool, K of them.
+            he: one or two tensors (N, C), the features of the H&E branches.
+            partner: (K, C') features of the partners; None if there is no partner branch.
+            known: (N,) bool, True for the K rows with a partner.
         """
         branches = [gather_rows(in_float(apply_to_rows(self.he, rows))) for rows in he]
         masks = [torch.ones(len(branches[0]), dtype=torch.bool, device=known.device)] * len(branches)
         if partner is not None:
-            # The projector gets only existing partners, so that zeros of missing ones do not affect its batch norms.
+            # The projector gets only existing partners, so that zeros for missing ones do not affect its batch norms.
             rows = in_float(apply_to_rows(self.partner, partner))
             every = rows.new_zeros(len(known), rows.shape[1]).index_put((known.nonzero()[:, 0],), rows)
             branches.append(gather_rows(every))
@@ -187,15 +188,15 @@ class Level(nn.Module):
 def measure_spread(rows: Tensor) -> dict[str, Tensor]:
     """Diagnostics of collapse for rows (N, D).
 
-    ``std`` is the mean standard deviation of a dimension; ``spread`` that of unit vectors, 1 where they point in all
-    directions; ``rank`` the effective rank (squared trace of the covariance / its squared norm) as a share of the
-    largest possible.
+    ``std`` is the mean standard deviation of a dimension. ``spread`` is the root mean squared distance of the
+    normalised rows from their mean, 1 if they point in all directions. ``rank`` is the effective rank (squared trace of
+    the covariance / its squared norm) as a share of the largest possible.
     """
     n, width = rows.shape
     if n < 2:
         return dict.fromkeys(("std", "spread", "rank"), rows.new_zeros(()))
     centred, unit = rows - rows.mean(0), functional.normalize(rows, dim=1)
-    # The trace and norm of both products are equal; the smaller one is cheaper.
+    # The two products have the same trace and norm; the smaller one is cheaper.
     gram = centred.T @ centred if width < n else centred @ centred.T
     rank = gram.diagonal().sum().square() / gram.square().sum().clamp(min=1e-30)
     return {
@@ -222,9 +223,9 @@ class Trident(Method):
         self.nucleus = Level(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
 
     def losses(self, batch: PairBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute the weighted sum over levels, and the terms and diagnostics (``measure_spread``) of each level.
+        """Compute the weighted sum over levels, and each level's terms and diagnostics (``measure_spread``).
 
-        ``partners`` is the share of samples that have a partner.
+        ``*_partners`` is the share of samples that have a partner.
         """
         he, pictures = self._encode_he(batch), self._encode_pictures(batch)
         found, loss = {}, 0.0
@@ -239,7 +240,7 @@ class Trident(Method):
         return {"loss": loss, **found}
 
     def _encode_he(self, batch: PairBatch) -> list[Features]:
-        """Features of both global views, or only of the first with two branches."""
+        """Features of both global views; with two branches, only of the first."""
         pixels, colour = batch.views.global_views
         n = 1 if self.settings.branches == 2 else 2
         pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
@@ -263,11 +264,11 @@ class Trident(Method):
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
         known, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
-        # With two branches there is only one H&E view, and the positions of the second are not used.
+        # With two branches there is only one H&E view, and the positions in the second are not used.
         views = [read_at(in_float(one.dense), xy, lattice)[chosen] for one, xy in zip(he, positions, strict=False)]
         if pictures:
             has = partner.image_known
-            # Partners are cut like the first view, so they have the same positions.
+            # A partner is cut like the first view, so its nuclei have the same positions.
             rows = read_at(in_float(pictures.dense), positions[0][has], self.partner.lattice)[known[has]]
         return self.nucleus(views, rows, known[chosen])
 

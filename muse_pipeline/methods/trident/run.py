@@ -30,10 +30,10 @@ from muse_pipeline.training.stages import Stage
 
 @dataclass(frozen=True, eq=False)
 class PairedData(PretrainData):
-    """Images with enough nuclei, and their partners.
+    """The N images with at least ``min_nuclei`` nuclei, and their partners.
 
     Attributes:
-        partners: partner of each image, or None.
+        partners: partner of each image; None for images that have none.
     """
 
     partners: list[PicturePartner | None]
@@ -43,8 +43,8 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
     """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``).
 
     Raises:
-        ConfigError: no image has a partner.
-        MuseError: a source or a partner cannot be used.
+        ConfigError: a folder of partners has none of the source's pictures, or no slide's partner was registered.
+        MuseError: a source or a partner cannot be read or does not fit.
     """
     data = read_pretrain_data(
         config.sources, config.views.mpp[0], config.min_nuclei, folder, log, config.region_weights
@@ -63,13 +63,13 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
 
 
 def _require_partners(sources: list, partners: list[PicturePartner | None], failures: list[str]) -> None:
-    """Reject a source without a partner for any picture, and slides without any partner."""
+    """Reject a source of partners without a file for any picture, and slides of which no partner was registered."""
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
         of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
         if all(partner is None for partner in of_source):
             raise ConfigError(
-                f"{source.location}: has no file for any of {len(of_source)} pictures; partners have the names of "
-                "their pictures"
+                f"{source.location}: has no file for any of {len(of_source)} pictures; give each partner the name of "
+                "its picture"
             )
     if failures and not any(partners):
         raise ConfigError(
@@ -85,7 +85,7 @@ class TridentRecipe(Recipe):
     Config = TridentConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Turn off local views if MUSE's loss is not used."""
+        """Turn off local views, unless they are set, if MUSE's losses are not used."""
         views = values.get("views") or {}
         if values.get("distillation") is None and isinstance(views, dict):
             values = {**values, "views": {"n_local": 0, **views}}
@@ -97,7 +97,7 @@ class TridentRecipe(Recipe):
 
 
 class TridentStage(MuseStage):
-    """Training of H&E and partner branches on a joint loss; all else is as in MUSE's pretraining."""
+    """Trains H&E and partner branches on a joint loss; everything else is as in MUSE's pretraining."""
 
     config: TridentConfig
 
@@ -106,7 +106,7 @@ class TridentStage(MuseStage):
         require_sound_pairs(self.config)
 
     def inputs(self) -> Inputs:
-        """Files of a MUSE run, and the partners."""
+        """The inputs of a MUSE run, and the partners."""
         of_muse = super().inputs()
         partners = [source.partner for source in self.config.sources if source.partner is not None]
         return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
@@ -116,7 +116,7 @@ class TridentStage(MuseStage):
         return read_paired_data(self.config, self.folder / INDEX, log)
 
     def build(self, data: PairedData) -> Method:
-        """An H&E backbone, initialised from the checkpoint if there is one, and a random encoder for the partner."""
+        """Build the H&E backbone, with the weights of the checkpoint if any, and a random network for the partner."""
         config, settings = self.config, self.config.alignment
         backbone = self.build_backbone()
         partner = None
@@ -129,7 +129,7 @@ class TridentStage(MuseStage):
         return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
 
     def batches(self, data: PairedData, device: torch.device) -> Callable[[int], PairBatch | dict[str, Any]]:
-        """Sets of views with their partners; if MUSE's loss is used, a batch for each method by its name."""
+        """Batches of views with their partners; if MUSE's losses are used, the batches of both methods by name."""
         views = make_batches(self.config, data)
         pairs = PairBatches(views, data.images, data.partners)
         if self.config.distillation is None:
@@ -156,7 +156,7 @@ class TridentStage(MuseStage):
         return (SpreadAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
 
-LEAST_SPREAD = 0.05  # least spread in runs that still learn, see ``method.measure_spread``
+LEAST_SPREAD = 0.05  # least spread (``method.measure_spread``) in a run that still learns
 
 
 class SpreadAlarm(Alarm):
@@ -166,13 +166,13 @@ class SpreadAlarm(Alarm):
         """Compare the spread of each level with ``LEAST_SPREAD``.
 
         Raises:
-            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
+            CollapsedError: the spread of a level was lower at ``IN_A_ROW`` logged steps in a row.
         """
         for name, value in losses.items():
             if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):
                 raise CollapsedError(
                     f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
-                    f"{LEAST_SPREAD:g} for {IN_A_ROW} log lines in a row, so all vectors are alike; start another run "
+                    f"{LEAST_SPREAD:g} at {IN_A_ROW} logged steps in a row, so all vectors are alike; start a new run "
                     "folder with a larger batch, a lower learning rate or a larger `alignment.variance`"
                 )
 
@@ -181,7 +181,7 @@ N_PAIRS, GAP_PX = 6, 8
 
 
 def draw_pairs(batch: PairBatch, output: Path) -> None:
-    """Draw the first views of a few sets, each above its partner, or above white if it has none."""
+    """Draw the first views of a few sets, each above its partner, or above a white square if it has none."""
     he = batch.views.global_views.pixels[: len(batch.views.global_views.pixels) // 2]
     partners = torch.full_like(he, 255)
     partners[batch.partner.image_known] = batch.partner.image

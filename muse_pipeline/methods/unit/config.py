@@ -1,7 +1,7 @@
 """The settings of UNITPathSSL: data, networks, losses and schedule, with the source of each number.
 
 "paper": the paper or its official pages; "code": the authors' settings files; "secondary": re-implementations or
-project pages by others; "ours": a choice of this project.
+project pages by other people; "ours": a choice of this project.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class GeneratorSettings:
     Attributes:
         base: channels at stride 1.
         most: largest number of channels.
-        levels: halvings of the mask.
+        levels: number of halvings of the mask in the encoder.
         noise_dim: length of the noise z.
         style_dim: length of the style w.
         code_dim: length of the mask's code.
         mapping_layers: layers of the perceptron from z to w.
-        skip_stride: smallest stride with skips from encoder to decoder.
-        dropout: dropout probability of the code.
+        skip_stride: smallest stride with skip connections from encoder to decoder.
+        dropout: dropout probability of the mask's code.
     """
 
     base: Annotated[int, Between(1, 1024)] = 64  # code: min(16384 / resolution, 512) channels, which is 64 at 256 px
@@ -67,8 +67,8 @@ class ReaderSettings:
     """Settings of the reader S (``models.translation``).
 
     Attributes:
-        backbone: registered name.
-        n_rays: rays of the instance head.
+        backbone: registered name of the backbone.
+        n_rays: rays per outline in the instance head.
         widths: channels of the translation head at strides 4 and 2.
     """
 
@@ -85,7 +85,7 @@ class DiscriminatorSettings:
         widths: channels of the strided convolutions.
         loss: "least squares", or "logistic" with R1.
         r1_gamma: weight of R1.
-        r1_every: interval of R1 in steps; the penalty is multiplied by this number.
+        r1_every: interval of R1 in steps; the penalty is multiplied by it.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)  # masks: code; pictures: ours (code: StyleGAN2's network)
@@ -99,8 +99,8 @@ class AdaSettings:
     """Settings of the adaptive augmentation before the discriminator of pictures (``losses.gan``).
 
     Attributes:
-        target: target value of the mean sign of scores of real pictures.
-        pictures: number of real pictures over which the probability rises from 0 to 1.
+        target: value of the mean sign of real pictures' scores above which the probability rises.
+        pictures: number of real pictures over which it can rise from 0 to 1.
     """
 
     target: Annotated[float, Between(-1, 1)] = 0.6  # ADA paper
@@ -116,7 +116,7 @@ class LossWeights:
         mask_gan: adversarial loss of masks that the reader predicts on real tissue.
         cycle: cycle consistency, in both directions.
         instances: instance loss of the reader on rendered tissue.
-        painted: colour prior (``losses.unit``): weights at the first step and from a quarter of the first stage on;
+        painted: colour prior (``losses.unit``): weights at the first step, and from a quarter of the first stage on;
             linear in between.
     """
 
@@ -129,11 +129,11 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class SecondStageSettings:
-    """Settings that differ in the second stage, which begins with a new reader and discriminator of masks.
+    """Settings that differ in the second stage, which starts with a new reader and a new discriminator of masks.
 
     Attributes:
-        steps: length.
-        learning_rate: peak.
+        steps: number of steps.
+        learning_rate: highest learning rate.
     """
 
     steps: Count = 25_000  # secondary
@@ -150,15 +150,15 @@ class UnitConfig(ModelSettings):
         schedule: schedule of both stages, except for ``second``; its learning rate is used for generator and reader,
             and its weight decay is ignored.
         sources: unlabelled H&E tissue; without sources the workflow trains on its own slides.
-        second: length and rate of the second stage.
+        second: length and learning rate of the second stage.
         mpp: um per pixel of all networks.
         window_px: side of the windows of masks and tissue.
         batch: windows of each domain per step (and device).
-        masks: output folder of ``muse synthesize masks``; masks are synthesised if not given.
+        masks: folder written by ``muse synthesize masks``; masks are synthesised if not given.
         n_masks: number of synthesised masks.
         mask_px: side of synthesised masks; windows are cut from them.
         tissue: settings of the synthesised tissue.
-        checkpoint: initial backbone of the reader, in both stages; random weights without one.
+        checkpoint: initial backbone of the reader, in both stages; random if not given.
         colour: "macenko": normalise all tissue, in training and at run time, to the mean stains of the sources;
             "identity": keep its colours.
         augmentation: variation of appearance of the reader's input; geometric settings and ``partial_colour`` have no
@@ -177,7 +177,7 @@ class UnitConfig(ModelSettings):
         calibrate: whether to choose the score threshold of the export without labels (``monitors.SnapshotScorer``);
             otherwise ``export.threshold`` is used.
         export: settings of the exported detector.
-        method: "unit".
+        method: name of the method, "unit".
     """
 
     schedule: Schedule
@@ -211,7 +211,7 @@ class UnitConfig(ModelSettings):
 
 @dataclass(frozen=True)
 class UnitStageConfig(UnitConfig):
-    """Settings of one of both stages; ``previous`` is the first stage's checkpoint, or None in that stage."""
+    """Settings of one stage; ``previous`` is None in the first stage, and that stage's checkpoint in the second."""
 
     previous: Path | None = None
 
@@ -222,7 +222,7 @@ def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> Unit
     Args:
         config: settings of the run.
         masks: folder of masks.
-        previous: checkpoint of the first stage.
+        previous: checkpoint of the first stage; None for the settings of that stage.
     """
     schedule = config.schedule
     if previous is not None:
@@ -234,11 +234,11 @@ THRESHOLD = "validation threshold"  # key among the scores of a snapshot
 
 
 def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingProxyType({})) -> DetectorConfig:
-    """The settings of the resulting detector: the reader's backbone and instance head, and one class.
+    """The settings of the resulting detector, which has the reader's backbone and instance head, and one class.
 
     Args:
         config: settings of the run.
-        scores: scores of the snapshot with its chosen threshold; without one the configured threshold is used.
+        scores: scores of the snapshot, with the chosen threshold; if it is missing, the configured one is used.
     """
     return DetectorConfig(
         **config.of_model(),
@@ -262,7 +262,7 @@ def require_sound(config: UnitConfig) -> None:
 
     Raises:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
-        ConfigError: a setting is wrong.
+        ConfigError: the backbone is unknown, or the size of windows, halo or masks is unsuitable.
     """
     if config.mask_px < config.window_px:
         raise ConfigError(f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows")

@@ -1,4 +1,4 @@
-"""Both domains of UNITPathSSL: synthesised masks with their nuclei, and windows of unlabelled tissue."""
+"""The two domains of UNITPathSSL: synthesised masks with their nuclei, and windows of unlabelled tissue."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from muse_pipeline.training.stages import PreparedStage
 
 
 class MaskDomain:
-    """Draws windows of masks, turned and mirrored; they depend only on the ``step``.
+    """Draws windows of masks, turned and mirrored at random; a batch depends only on its step.
 
     Args:
         masks: masks at least as large as windows.
         mpp: um per pixel.
         window_px: side of a window.
-        n_rays: rays per nucleus, a multiple of 4, so that turns move rays to rays.
+        n_rays: rays per nucleus; a multiple of 4, so that quarter turns map rays to rays.
         seed: seed of the run.
     """
 
@@ -51,7 +51,7 @@ class MaskDomain:
         self._nuclei: dict[int, Nuclei] = {}
 
     def __call__(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The ``batch`` windows of a step and their nuclei, as in ``UnitBatch``."""
+        """Draw ``batch`` windows: ``masks``, ``xy``, ``rays`` and ``label`` of a ``UnitBatch``."""
         # Seeded differently from tissue, so that the two domains are drawn independently.
         rng = np.random.default_rng((self.seed, step))
         pictures, xy, rays = zip(*(self._draw(rng) for _ in range(batch)), strict=True)
@@ -65,7 +65,7 @@ class MaskDomain:
         return np.stack(pictures), padded_xy, padded_rays, label
 
     def nuclei(self, index: int) -> Nuclei:
-        """The nuclei of a mask without their contours, measured at first use (10 ms for 320 px)."""
+        """The nuclei of a mask, without their contours; measured at first use (10 ms for 320 px)."""
         if index not in self._nuclei:
             instances = fills(self.masks[index].instances)
             self._nuclei[index] = label_image_to_nuclei(instances, (self.mpp, self.mpp), self.n_rays)
@@ -86,7 +86,7 @@ class MaskDomain:
 
 
 def turn_picture(picture: np.ndarray, turn: int) -> np.ndarray:
-    """Apply one of the 8 turns to (h, w): bit 0 mirrors x, bit 1 mirrors y, bit 2 then swaps both."""
+    """Apply turn 0 to 7 to a picture (h, w): bit 0 mirrors x, bit 1 mirrors y, then bit 2 swaps x and y."""
     picture = picture[:: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
     return np.ascontiguousarray(picture.T if turn & 4 else picture)
 
@@ -98,11 +98,11 @@ def turn_xy(xy: np.ndarray, turn: int, size_px: int) -> np.ndarray:
 
 
 def _ray_permutations(n_rays: int) -> np.ndarray:
-    """(8, R): for every turn, the index of the ray that becomes the k-th."""
+    """(8, R) index, for every turn, of the ray that becomes ray k."""
     rays = []
     for turn in range(8):
         k = np.arange(n_rays)
-        # The steps of ``turn_picture`` are undone in reverse order, from rays of the turned picture.
+        # From rays of the turned picture, the steps of ``turn_picture`` are undone in reverse order.
         k = n_rays // 4 - k if turn & 4 else k
         k = -k if turn & 2 else k
         k = n_rays // 2 - k if turn & 1 else k
@@ -111,13 +111,13 @@ def _ray_permutations(n_rays: int) -> np.ndarray:
 
 
 MASKS = "masks"
-MIN_TISSUE, GLASS = 0.5, 200  # least share of pixels whose darkest channel is below this
+MIN_TISSUE, GLASS = 0.5, 200  # in a window with tissue, this share of pixels has a channel darker than ``GLASS``
 TRIES = 8  # attempts to draw a window with enough tissue
-SAMPLE = 64  # windows on which colours are measured
-STAIN_WINDOWS, STAIN_PX = 8, 128  # number and side of the windows of an image to which stains are fitted
-KEPT, KEPT_PX = 8, 512  # number and side of the pictures of tissue saved beside the checkpoint
-MAX_BROWN = 0.02  # largest brown share of stained blocks; H&E pictures of five sources have at most 0.004
-DARK, PALE = 20, 40  # percentiles of brightness; nuclei are darker than the first, background is paler than the second
+SAMPLE = 64  # number of windows on which colours are measured
+STAIN_WINDOWS, STAIN_PX = 8, 128  # number and side of the windows to which an image's stains are fitted
+KEPT, KEPT_PX = 8, 512  # number and side of the pictures of tissue that are saved next to the checkpoint
+MAX_BROWN = 0.02  # largest brown share of stained blocks; in H&E pictures from five sources it is at most 0.004
+DARK, PALE = 20, 40  # percentiles of brightness: darker pixels count as nuclei, paler pixels as background
 
 
 class MasksStage(PreparedStage):
@@ -138,12 +138,12 @@ class MasksStage(PreparedStage):
         return self.folder / MASKS
 
     def made_from(self) -> dict[str, Any]:
-        """Settings on which the masks depend."""
+        """The settings that the masks depend on."""
         settings = plain_settings(self.config)
         return {name: settings[name] for name in ("n_masks", "mask_px", "mpp", "seed", "tissue")}
 
     def write(self, folder: Path, log: Log) -> None:
-        """Write the masks, with a page of examples."""
+        """Write the masks and a page of examples."""
         config = self.config
         write_masks(
             folder / MASKS, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px
@@ -151,7 +151,7 @@ class MasksStage(PreparedStage):
 
 
 def checksum_of_masks(folder: Path) -> str:
-    """Checksum of the settings that the masks in ``folder`` were drawn with.
+    """Checksum of the file with the settings and statistics of the masks in ``folder``.
 
     Raises:
         LabelError: ``muse synthesize masks`` did not write this folder.
@@ -166,16 +166,17 @@ def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[Instance
     """Read the masks that have background and at least one instance wider than a pixel.
 
     Raises:
-        LabelError: there are no such masks, masks have another mpp or are too small, or nuclei have less than 6 px.
+        LabelError: there are no such masks, the masks' mpp is not ``mpp``, a mask is smaller than the window, or the
+            median nucleus is less than 6 px in diameter.
     """
     masks, mask_mpp = read_masks(folder)
     if abs(mask_mpp / mpp - 1) > 1e-3:
-        raise LabelError(f"{folder}: its masks are at {mask_mpp:g} um/px, the config at {mpp:g}; make them at {mpp:g}")
+        raise LabelError(f"{folder}: its masks are at {mask_mpp:g} um/px, but `mpp` is {mpp:g}; make them at {mpp:g}")
     usable = [mask for mask in masks if (mask.instances == 0).any() and _is_wide(mask.instances)]
     if not usable:
         raise LabelError(
-            f"{folder}: none of {len(masks)} masks has background and an instance of more than one pixel's width; "
-            "synthesise others"
+            f"{folder}: none of {len(masks)} masks has background and an instance wider than one pixel; synthesise "
+            "new ones"
         )
     if any(min(mask.instances.shape) < window_px for mask in usable):
         raise LabelError(f"{folder}: contains masks smaller than the windows of {window_px} px; synthesise larger ones")
@@ -190,18 +191,18 @@ def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[Instance
 
 
 def _is_wide(instances: np.ndarray) -> bool:
-    """True if any square of 2 x 2 pixels is in a single instance."""
+    """True if any square of 2 x 2 pixels lies in a single instance."""
     corner = instances[:-1, :-1]
     same = (corner == instances[1:, :-1]) & (corner == instances[:-1, 1:]) & (corner == instances[1:, 1:])
     return bool((same & (corner > 0)).any())
 
 
 class Recoloured:
-    """An image with other stains.
+    """An image whose colours are mapped when it is read.
 
     Args:
         image: a picture or a store.
-        colour: (3, 4) map in optical density.
+        colour: (3, 4) colour map in optical density.
     """
 
     def __init__(self, image: Image, colour: np.ndarray):
@@ -216,16 +217,16 @@ class Recoloured:
 
 
 def fit_stains(image: Image) -> MacenkoFit | None:
-    """The stains of windows drawn from an image, None where they cannot be fitted."""
+    """Fit the stains of windows drawn at random from an image; None if they cannot be fitted."""
     windows = WindowSampler([image], STAIN_PX)(STAIN_WINDOWS, np.random.default_rng(0))
     return fit_macenko(windows.reshape(-1, 3))
 
 
 class TissueWindows:
-    """Draws windows of tissue, turned and mirrored; they depend only on the ``step``.
+    """Draws windows of tissue, turned and mirrored at random; a batch depends only on its step.
 
     Args:
-        images: pictures and stores at one mpp.
+        images: pictures and stores, all at the same mpp.
         window_px: side of a window.
         seed: seed of the run.
 
@@ -237,7 +238,7 @@ class TissueWindows:
         self.sampler, self.seed = WindowSampler(images, window_px), seed
 
     def __call__(self, step: int, batch: int) -> np.ndarray:
-        """(B, 3, S, S) uint8."""
+        """Draw the ``batch`` windows of a step: (B, 3, S, S) uint8."""
         rng = np.random.default_rng(seed_of_step(self.seed, step))
         return np.stack([self._draw(rng) for _ in range(batch)]).transpose(0, 3, 1, 2)
 
@@ -251,21 +252,21 @@ class TissueWindows:
 
 
 def has_tissue(window: np.ndarray) -> bool:
-    """True if at least half of a window (h, w, 3) uint8 is darker than glass."""
+    """True if at least half of the pixels of a window (h, w, 3) uint8 are darker than glass."""
     return bool((lowest(window) < GLASS).mean() >= MIN_TISSUE)
 
 
 class UnitBatch(NamedTuple):
     """Windows of both domains, drawn independently.
 
-    The nuclei of masks include those just beyond the border of a window; all windows are padded to the same number.
+    The nuclei of masks include those just beyond the border of a window, and are padded to the same number per window.
 
     Attributes:
-        masks: (B, 3, S, S) float, -1 to 1, in the colours of ``synthesis_masks``.
-        xy: (B, M, 2) window px; padding lies at -1e6.
+        masks: (B, 3, S, S) float masks, -1 to 1, in the colours of ``synthesis_masks``.
+        xy: (B, M, 2) centres of the masks' nuclei, window px; padding lies at -1e6.
         rays: (B, M, R) um, to the inner edge of the contour, NaN for padding.
-        label: (B, M) int64, 0, and -1 for padding.
-        pictures: (B, 3, S, S) float, 0 to 255.
+        label: (B, M) int64, 0 for nuclei and -1 for padding.
+        pictures: (B, 3, S, S) float tissue, 0 to 255.
     """
 
     masks: Tensor
@@ -280,12 +281,12 @@ class UnitData:
     """Masks and tissue from which batches are drawn.
 
     Attributes:
-        masks: masks of one mpp.
-        images: tissue at the same mpp, in its own colours.
+        masks: masks, all at the same mpp.
+        images: tissue at the same mpp, in its original colours.
         names: names of pictures and slides.
-        reference: colour that tissue is normalised to.
-        recoloured: the images in that colour.
-        palette: (2, 3) float32, 0 to 255: mean colours of the darkest fifth of the tissue, and of the paler part.
+        reference: colour reference that tissue is normalised to.
+        recoloured: the images with normalised colours.
+        palette: (2, 3) float32, 0 to 255: mean colours of the darkest fifth and of the palest 60 % of their pixels.
     """
 
     masks: list[InstanceMask]
@@ -296,7 +297,7 @@ class UnitData:
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
-        """Return a function from a step to its batch, which is always the same."""
+        """Return a function that makes the batch of a step, always the same one."""
         masks = MaskDomain(
             self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
         )
@@ -310,13 +311,13 @@ class UnitData:
         return draw
 
     def keep_pictures(self, run: RunFolder) -> None:
-        """Keep crops of some of the images."""
+        """Save crops of some of the images in the run folder."""
         cut = (cut_crops(self.images[number], number, KEPT_PX, 1) for number in spread_evenly(len(self.images), KEPT))
         run.keep_pictures({name: crop[:KEPT_PX, :KEPT_PX] for crops in cut for name, crop in crops.items()})
 
 
 def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
-    """Read masks, open tissue and check its colours.
+    """Read the masks, open the tissue and check its colours.
 
     Args:
         config: settings of the run.
@@ -338,12 +339,12 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
 
 
 def _draw_sample(images: Sequence[Image], config: UnitConfig) -> np.ndarray:
-    """(N, S, S, 3) uint8."""
+    """``SAMPLE`` windows of tissue: (N, S, S, 3) uint8."""
     return TissueWindows(images, config.window_px, config.seed)(0, SAMPLE).transpose(0, 2, 3, 1)
 
 
 def require_stained(windows: np.ndarray, mpp: float) -> None:
-    """Check that windows (N, S, S, 3) uint8 are tissue stained with haematoxylin and eosin.
+    """Require that windows (N, S, S, 3) uint8 show tissue stained with haematoxylin and eosin.
 
     Raises:
         ConfigError: the tissue is brown, or less than half of the windows have tissue.
@@ -364,7 +365,7 @@ def require_stained(windows: np.ndarray, mpp: float) -> None:
 
 
 def measure_palette(windows: np.ndarray) -> np.ndarray:
-    """(2, 3) float32 mean colours of dark and of pale pixels in windows (N, S, S, 3) uint8 with tissue."""
+    """(2, 3) float32 mean colours of the dark and the pale pixels in those windows (N, S, S, 3) uint8 with tissue."""
     tissue = [window for window in windows if has_tissue(window)] or windows
     pixels = np.concatenate([window.reshape(-1, 3) for window in tissue]).astype(np.float32)
     brightness = pixels.mean(1)

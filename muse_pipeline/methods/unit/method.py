@@ -1,4 +1,4 @@
-"""UNITPathSSL's networks and losses: translation between masks and tissue, guided by the masks' instances."""
+"""UNITPathSSL's training: translation between masks and tissue, guided by the masks' instances."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from muse_pipeline.training.method import Method, Schedule
 
 LOSSES = {"least squares": LeastSquares, "logistic": Logistic}
 MIDPOINT = {"least squares": 0.5, "logistic": 0.0}
-GAUGED, GAUGE_VARIATION = 2, Augmentation()  # windows used for diagnostics, and their colour variation
-INSIDE = -0.5  # predicted masks above this in any channel are nuclei
-PRIOR_FALLS = 0.25  # share of the first stage in which the weight of the prior falls
+GAUGED, GAUGE_VARIATION = 2, Augmentation()  # number of windows used for diagnostics, and their colour variation
+INSIDE = -0.5  # pixels of predicted masks that exceed this in any channel belong to nuclei
+PRIOR_FALLS = 0.25  # share of the first stage over which the weight of the colour prior changes
 
 
 class Translation(NamedTuple):
     """Outputs of the networks for one batch.
 
     Attributes:
-        rendered: (B, 3, S, S) tissue of the masks, 0 to 255.
+        rendered: (B, 3, S, S) tissue rendered from the masks, 0 to 255.
         grain: (B, 1, S, S) grain that it was rendered with.
         mask_again: (B, 3, S, S) mask read from the rendered tissue.
         read: (B, 3, S, S) mask read from real tissue.
-        picture_again: (B, 3, S, S) tissue rendered from the mask of real tissue, 0 to 255.
+        picture_again: (B, 3, S, S) tissue rendered from ``read``, 0 to 255.
         instances: loss of the nuclei found in rendered tissue.
     """
 
@@ -48,12 +48,12 @@ class Translation(NamedTuple):
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """0 to 255 -> -1 to 1."""
+    """Map values from 0 to 255 to values from -1 to 1."""
     return (pixels - 127.5) / 127.5
 
 
 class UnitTraining(Method):
-    """Training that alternates between generator with reader and both discriminators.
+    """Training that alternates between the generator with the reader, and the two discriminators.
 
     Args:
         config: settings of the stage.
@@ -76,7 +76,7 @@ class UnitTraining(Method):
         self.prior_falls = True
         self.register_buffer("palette", to_unit(torch.from_numpy(palette)))
         self.register_buffer("stains", torch.from_numpy(stains).float())
-        # A buffer, so that penalties and diagnostics keep their intervals in a resumed run.
+        # A buffer, so that penalties and diagnostics keep their intervals when a run is resumed.
         self.register_buffer("step", torch.zeros((), dtype=torch.float64))
         self._made: list[tuple[Tensor, Tensor]] = []  # rendered tissue and predicted masks for the discriminators' turn
 
@@ -88,13 +88,13 @@ class UnitTraining(Method):
         )
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
-        """Adam; discriminators have their own rate."""
+        """Adam, with a separate learning rate for the discriminators."""
         factor = self.config.discriminator_rate if turn == "discriminator" else 1.0
         group = {"params": [parameter for _, parameter in self.turn_parameters(turn)], "factor": factor}
         return torch.optim.Adam([group], schedule.learning_rate, self.config.betas, self.config.eps)
 
     def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Losses as in ``Method``; discriminators score the output of the generators' turn of the same step."""
+        """Losses as in ``Method``; the discriminators score what the generator's turn of the same step made."""
         if turn == "discriminator":
             return self._judge(batch, *self._made.pop(0))
         made = self.translate(batch)
@@ -123,7 +123,7 @@ class UnitTraining(Method):
         return vary_colour(same, self.stains, GAUGE_VARIATION, torch.default_generator)
 
     def draw_noise(self, n: int, side_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(n, Z) noise and (n, 1, S, S) grain."""
+        """Draw (n, Z) noise and (n, 1, S, S) grain for the generator."""
         noise = torch.randn(n, self.generator.noise_dim, device=device)
         return noise, torch.randn(n, 1, side_px, side_px, device=device)
 
@@ -136,7 +136,7 @@ class UnitTraining(Method):
         self.step += 1
 
     def _vary(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented input of the reader, and its colour maps. The noise prevents networks from passing hidden codes."""
+        """The reader's augmented input and colour maps; its noise keeps the generator from hiding codes in pictures."""
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
         with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 is too coarse for grey levels
@@ -159,14 +159,14 @@ class UnitTraining(Method):
         return terms
 
     def _weights(self, progress: float) -> dict[str, float]:
-        """Weights of the terms; the weight of the colour prior falls at the beginning of the first stage."""
+        """Weights of the terms; that of the colour prior changes at the start of the first stage."""
         first, last = self.config.weights.painted
         fallen = min(1.0, progress / PRIOR_FALLS) if self.prior_falls else 1.0
         return {**vars(self.config.weights), "painted": first + (last - first) * fallen}
 
     def _judge(self, batch: UnitBatch, rendered: Tensor, read: Tensor) -> dict[str, Tensor]:
-        """Losses of both discriminators, and the mean scores of the discriminator of pictures."""
-        # Copies, because both turns share the batch, whose tensors must not require gradients.
+        """Losses of both discriminators, and the mean scores of real and rendered pictures."""
+        # Copies, because both turns use the same batch, whose tensors must not require gradients.
         real, masks = to_unit(batch.pictures), batch.masks.clone()
         real.requires_grad_(self._is_penalised(self.config.pictures))
         masks.requires_grad_(self._is_penalised(self.config.mask_discriminator))
@@ -200,11 +200,11 @@ class UnitTraining(Method):
     def _gauges(self, batch: UnitBatch, made: Translation) -> dict[str, Tensor]:
         """Diagnostics of collapse.
 
-        ``diversity_of_noise``: mean difference in grey levels of two renderings of a mask; ``agreement``: correlation
-        of the nuclei read from tissue in two colours, 0 where all or nothing is nucleus; ``contrast``: standard
-        deviation of rendered pixels relative to real ones.
+        ``diversity_of_noise`` is the mean difference in grey levels between two renderings of a mask; ``agreement``,
+        the correlation between the nuclear pixels read from tissue in two colours, 0 if all pixels or none are nuclear;
+        ``contrast``, the standard deviation of rendered pixels relative to real ones.
         """
-        # The grain of the first rendering is reused, so that only the noise differs.
+        # The first rendering's grain is reused, so that only the noise differs.
         noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)
         other = self.generator(batch.masks[:GAUGED], noise[: len(batch.masks)], made.grain[:GAUGED])
         return {
@@ -226,7 +226,7 @@ def kept_statistics(network: nn.Module) -> Iterator[None]:
     """Keep the running statistics of ``network`` unchanged within the block; batch norms use those of the batch.
 
     Rendered and real tissue differ in contrast and colour, so they are normalised separately, and the detector keeps
-    the statistics of real tissue, to which it is applied.
+    the statistics of real tissue, on which it will be used.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -240,10 +240,10 @@ def kept_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def build_reader(config: UnitConfig) -> MaskReader:
-    """A reader with random weights."""
+    """Build a reader with random weights."""
     return MaskReader(config.reader.backbone, config.reader.n_rays, config.reader.widths)
 
 
 def build_discriminator(settings: DiscriminatorSettings) -> PatchDiscriminator:
-    """A discriminator, without norms if there is a gradient penalty."""
+    """Build a discriminator, without normalisation layers if its loss has a gradient penalty."""
     return PatchDiscriminator(settings.widths, norm=settings.loss == "least squares")

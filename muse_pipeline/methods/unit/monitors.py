@@ -28,7 +28,7 @@ from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Schedule
 
 FOLDER = "translation"
-PREVIEW, SHOWN = 10**9, 6  # a step that no run reaches; number of windows of each domain
+PREVIEW, SHOWN = 10**9, 6  # step of the drawn windows, which no run reaches; number of windows of each domain
 
 
 LIMITS = {  # diagnostic -> (least value, meaning of lower values, what to change)
@@ -44,60 +44,60 @@ LIMITS = {  # diagnostic -> (least value, meaning of lower values, what to chang
     ),
     "contrast": (
         0.1,
-        "rendered tissue is of one colour",
+        "rendered tissue has a single colour",
         "lower `discriminator_rate` or `schedule.learning_rate`",
     ),
 }
 
 
 class TranslationAlarm(Alarm):
-    """Ends a stage whose diagnostics stay too low; the arguments are those of ``Alarm``."""
+    """Ends a stage in which a diagnostic stays too low; the arguments are those of ``Alarm``."""
 
     def __init__(self, schedule: Schedule, folder: Path):
-        super().__init__(schedule, folder, grace=0.2)  # networks translate nothing before
+        super().__init__(schedule, folder, grace=0.2)  # earlier, the networks cannot translate yet
 
     def check(self, done: int, losses: dict[str, float]) -> None:
         """Compare the diagnostics with ``LIMITS``.
 
         Raises:
-            CollapsedError: a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
+            CollapsedError: a diagnostic was below its limit at ``IN_A_ROW`` logged steps in a row.
         """
         for name, (least, meaning, remedy) in LIMITS.items():
             value = losses.get(f"generator {name}")
             if value is not None and self.persists(name, value < least):
                 raise CollapsedError(
                     f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
-                    f"{least:g} at {IN_A_ROW} logged steps in a row: {meaning}. No checkpoint was saved; start another "
+                    f"{least:g} at {IN_A_ROW} logged steps in a row: {meaning}. No checkpoint was saved; start a new "
                     f"run folder and {remedy}"
                 )
 
 
 class TranslationPictures(Monitor):
-    """Draws both cycles, mask -> tissue -> mask and tissue -> mask -> tissue, of fixed windows at every save.
+    """Draws both cycles, mask -> tissue -> mask and tissue -> mask -> tissue, for the same windows at every save.
 
     Args:
         method: the method in training.
-        batches: number -> batch on the CPU.
-        folder: folder of the stage; pictures are ``translation/step-<number>.png``.
+        batches: step -> batch on the CPU.
+        folder: folder of the stage; pictures are ``translation/step-<number>.png`` in it.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], folder: Path):
         self.method, self.batches, self.folder = method, batches, folder / FOLDER
 
     def on_save(self, done: int) -> None:
-        """Draw the pictures."""
+        """Write the picture of this step."""
         self.folder.mkdir(exist_ok=True)
         with complete_file(self.folder / f"step-{done:06}.png") as partial:
             write_png(partial, self.draw())
 
     @torch.no_grad()
     def draw(self) -> np.ndarray:
-        """Draw six rows: mask, rendered tissue, mask read from it; tissue, mask read from it, tissue rendered again."""
+        """Draw six rows: masks, tissue rendered from them, masks read again; tissue, masks, tissue rendered again."""
         device = next(self.method.parameters()).device
         batch = UnitBatch(*(one[:SHOWN].to(device) for one in self.batches(PREVIEW)))
-        # The loop seeds every step, so drawing random numbers here does not change the training.
+        # The training loop seeds every step, so seeding and drawing random numbers here does not affect it.
         torch.manual_seed(0)
-        method = copy.deepcopy(self.method)  # a copy, because batch norms change
+        method = copy.deepcopy(self.method)  # a copy, because the statistics of batch norms change
         method.generator.eval()
         made = method.translate(batch)
         first = batch.masks, to_unit(made.rendered), made.mask_again
@@ -106,7 +106,7 @@ class TranslationPictures(Monitor):
 
 
 def _to_picture(values: Tensor) -> np.ndarray:
-    """(3, h, w), -1 to 1 -> (h, w, 3) uint8."""
+    """Convert values (3, h, w) from -1 to 1 to a picture (h, w, 3) uint8."""
     pixels = (values.float().clamp(-1, 1) + 1) * 127.5
     return pixels.round().byte().permute(1, 2, 0).cpu().numpy()
 
@@ -117,11 +117,11 @@ MEASURE = "validation measure"  # harmonic mean of the three scores
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 15))  # candidates for the score threshold
 BATCHES, FIRST = 12, 2 * 10**9  # number of scored batches, and their first step, which no run reaches
 CAPACITY = 300  # largest number of nuclei per window
-RAYS = 8  # few, because only positions of nuclei are used
+RAYS = 8  # number of rays; few, because only the positions of these nuclei are used
 
 
 def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
-    """F1 of positions (N, 2) px within 3 um, by descending score, counted over all pictures; 0 to 1."""
+    """F1 (0 to 1) of positions (N, 2) px, by descending score, matched within 3 um and counted over all pictures."""
     matched = sum(
         int((match_points(one, -np.arange(len(one), dtype=float), true, RADIUS_UM / mpp) >= 0).sum())
         for one, true in zip(found, truth, strict=True)
@@ -130,40 +130,40 @@ def detection_f1(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: 
 
 
 class Found(NamedTuple):
-    """Nuclei of a window, by descending score.
+    """Nuclei found in a window, by descending score.
 
     Attributes:
-        xy: (N, 2) px.
-        score: (N,).
+        xy: (N, 2) centres, px.
+        score: (N,) scores.
     """
 
     xy: np.ndarray
     score: np.ndarray
 
     def above(self, threshold: float) -> np.ndarray:
-        """(M, 2) px of the nuclei that score at least ``threshold``."""
+        """(M, 2) centres, px, of the nuclei with a score of at least ``threshold``."""
         return self.xy[self.score >= threshold]
 
 
 class SnapshotScorer:
     """Three scores of a reader that need no labels, their harmonic mean, and the best score threshold.
 
-    The first is its F1 on tissue rendered from further masks. The second compares its nuclei in real tissue with those
-    in the same tissue, mirrored and in another colour. The third compares its nuclei in real tissue with those found by
-    Otsu's threshold on haematoxylin, which excludes readers that find the same wrong objects in both domains. The
-    threshold of the best third score is exported, unless the config sets one. The reader is scored as it is exported,
-    with the batch-norm statistics of real tissue.
+    The first is the F1 on tissue rendered from masks that training does not use. The second is the agreement between
+    the nuclei found in real tissue and those found in the same tissue, mirrored and with varied colours. The third is
+    the agreement with objects found in real tissue by Otsu's threshold on haematoxylin; it excludes readers that find
+    the same wrong objects in both domains. Unless the config sets `calibrate` to false, the score threshold with the
+    best third score is exported. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
 
     Args:
-        method: the method, whose networks are scored with their weights at the time of a call.
-        batches: number -> batch on the CPU.
+        method: the method; every call uses the current weights of its networks.
+        batches: step -> batch on the CPU.
         config: settings of the run.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig):
         self.method, self.batches, self.mpp = method, batches, config.mpp
         self.thresholds = THRESHOLDS if config.calibrate else (config.export.threshold,)
-        # Nuclei are detected with the lowest threshold; higher ones select among them.
+        # Nuclei are detected with the lowest threshold; higher thresholds select among them.
         self.graph = DetectionGraph(method.trained(), self.thresholds[0], CAPACITY)
 
     @cached_property
@@ -180,7 +180,7 @@ class SnapshotScorer:
 
     @torch.no_grad()
     def score(self) -> dict[str, float]:
-        """Scores by name, 0 to 1."""
+        """Compute the scores, 0 to 1, and the best score threshold, by name."""
         torch.manual_seed(0)
         self.method.eval()
         parts = [self._find(batch) for batch in self._batches]
@@ -201,7 +201,7 @@ class SnapshotScorer:
         return {name: round(value, 5) for name, value in scores.items()} | {THRESHOLD: best}
 
     def _find(self, batch: UnitBatch) -> tuple[list[Found], ...]:
-        """Nuclei found in rendered tissue, in real tissue and in its mirror image."""
+        """Nuclei found in rendered tissue, in real tissue, and in its recoloured mirror image (mirrored back)."""
         device, side = next(self.method.parameters()).device, batch.masks.shape[-1]
         noise = self.method.draw_noise(len(batch.masks), side, device)
         rendered = self.method.generator(batch.masks.to(device), *noise)
@@ -218,6 +218,6 @@ class SnapshotScorer:
 
 
 def _nuclei_inside(batch: UnitBatch) -> list[np.ndarray]:
-    """Positions (N, 2) px of the nuclei inside each mask of a batch."""
+    """Positions (N, 2) px of the nuclei inside each mask window of a batch."""
     side = batch.masks.shape[-1]
     return [xy[((xy >= 0) & (xy < side)).all(1)].numpy() for xy in batch.xy]

@@ -30,11 +30,11 @@ SHOWN, COLUMNS = 12, 6
 
 @dataclass(frozen=True)
 class RendererSettings:
-    """Settings in a checkpoint besides the generator's weights.
+    """Settings that a checkpoint contains in addition to the generator's weights.
 
     Attributes:
         generator: settings of the network.
-        tissue: settings of the masks that it was trained on.
+        tissue: settings of the synthesised masks that it was trained on.
     """
 
     generator: GeneratorSettings
@@ -42,11 +42,11 @@ class RendererSettings:
 
 
 class Renderer:
-    """The generator of a checkpoint of ``method: unit``.
+    """Renders masks with the generator in a checkpoint of a run with ``method: unit``.
 
     Args:
         path: the checkpoint.
-        threads: threads of the network.
+        threads: number of threads that the network uses.
 
     Raises:
         CheckpointError: the file contains no generator.
@@ -65,7 +65,7 @@ class Renderer:
 
     @torch.no_grad()
     def __call__(self, mask: InstanceMask, seed: int) -> np.ndarray:
-        """(h, w, 3) uint8 tissue; the same mask and seed always give the same picture."""
+        """Render a mask as tissue (h, w, 3) uint8; the same mask and seed always give the same picture."""
         painted = stylise(mask, self.mpp, np.random.default_rng(seed))
         pixels = torch.from_numpy(painted).permute(2, 0, 1)[None].float()
         generator = torch.Generator().manual_seed(seed)
@@ -89,20 +89,20 @@ def write_pictures(
 
     Args:
         renderer: renderer of the pictures.
-        folder: output folder, which is made; an earlier set in it is replaced.
+        folder: output folder; an earlier set of pictures in it is replaced.
         n: number of pictures.
         seed: seed of masks and noise.
         size_px: side of synthesised masks.
-        masks: folder of masks to render in turn; masks are synthesised if None.
+        masks: folder of masks to render in turn; None to synthesise masks.
         progress: callback with (done, total).
 
     Returns:
         The contents of ``pictures.json``.
 
     Raises:
-        ArgumentError: the size does not suit the generator or its nuclei.
-        LabelError: ``masks`` contains no mask at the generator's mpp.
-        OutputError: the folder has other contents.
+        ArgumentError: the generator does not accept the size, or nuclei cannot be drawn at it.
+        LabelError: ``masks`` contains no masks, or their mpp is not the generator's.
+        OutputError: the folder contains anything other than such pictures.
     """
     require_own_folder(folder, is_ours=(folder / FACTS).is_file())
     source, shown = _masks(renderer, seed, size_px, masks), []
@@ -137,8 +137,8 @@ def _masks(renderer: Renderer, seed: int, size_px: int, folder: Path | None) -> 
     masks, mpp = read_masks(folder)
     if not masks or abs(mpp / renderer.mpp - 1) > 1e-3:
         raise LabelError(
-            f"{folder}: contains {len(masks)} masks at {mpp:g} um/px, the generator takes masks at {renderer.mpp:g}; "
-            f"make them with `muse synthesize masks --mpp {renderer.mpp:g}`"
+            f"{folder}: contains {len(masks)} masks at {mpp:g} um/px, but the generator needs masks at "
+            f"{renderer.mpp:g}; make them with `muse synthesize masks --mpp {renderer.mpp:g}`"
         )
     return (masks[index % len(masks)] for index in count())
 

@@ -1,4 +1,4 @@
-"""UNITPathSSL as a run: masks, their translation from and to tissue, and a second stage with a new reader."""
+"""UNITPathSSL as a run: masks, translation between masks and tissue, and a second stage with a new reader."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class UnitRecipe(Recipe):
     Config = UnitConfig
 
     def describe(self, config: UnitConfig) -> dict[str, Any]:
-        """Describe a detector of one class; without ``sources`` it is trained on the workflow's own slides."""
+        """Describe the run for the workflow, which trains it on its own slides if there are no ``sources``."""
         require_sound(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()
@@ -67,7 +67,7 @@ class UnitRecipe(Recipe):
         }
 
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
-        """Return the stages; settings and sources are checked here, before masks are drawn."""
+        """Return the stages; settings and sources are checked here, before masks are synthesised."""
         require_sound(config)
         if not config.sources:
             raise ConfigError("sources: the list is empty; name folders of H&E pictures (`images`) or stores (`store`)")
@@ -85,7 +85,7 @@ class UnitRecipe(Recipe):
 
 
 def list_pictures_of(config: UnitConfig) -> set[Path]:
-    """The pictures of all sources that are folders of pictures.
+    """The pictures in all sources that are folders of pictures.
 
     Raises:
         ConfigError: a folder is missing or empty.
@@ -94,21 +94,21 @@ def list_pictures_of(config: UnitConfig) -> set[Path]:
 
 
 class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
-    """Trains generator, reader and both discriminators."""
+    """Trains the generator, the reader and both discriminators."""
 
     def check(self) -> None:
         """Reject wrong settings (``config.require_sound``)."""
         require_sound(self.config)
 
     def inputs(self) -> Inputs:
-        """Tissue, masks, the checkpoint of the previous stage and the reader's initial backbone."""
+        """Tissue, masks, the checkpoint of the previous stage, and the checkpoint with the initial backbone."""
         config = self.config
         backbone = find_checkpoint(config.checkpoint) if config.checkpoint else None
         checksums = {"masks": checksum_of_masks(config.masks)}
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card, but those that affect the choice of the snapshot only after this choice."""
+        """Settings of the card; those that affect the choice of the snapshot are free only after the last step."""
         card = ("name", "licence", "training_data", "limits", "metrics")
         return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
 
@@ -117,7 +117,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return read_unit_data(self.config, self.config.masks)
 
     def build(self, data: UnitData) -> UnitTraining:
-        """Build new networks; the second stage takes generator and discriminator of tissue from the first."""
+        """Build the networks; the second stage continues the first stage's generator and discriminator of tissue."""
         config = self.config
         method = UnitTraining(config, data.palette, reference_stains(data.reference))
         if config.checkpoint is not None:
@@ -130,11 +130,11 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return method
 
     def batches(self, data: UnitData, device: torch.device) -> Callable[[int], UnitBatch]:
-        """Windows of both domains."""
+        """Batches of windows of both domains."""
         return data.make_batches(self.config, device)
 
     def describe(self, data: UnitData, log: Log) -> None:
-        """Print a summary of the training data, and keep tissue for the check of the export."""
+        """Print a summary of the training data, and save pictures of tissue for the check of the export."""
         data.keep_pictures(self.run_folder)
         masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
         log(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
@@ -158,7 +158,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """The checkpoint of the snapshot with the best measure (``monitors.MEASURE``)."""
         best = load_checkpoint(self.run_folder.best)
         now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # settings of the card may have changed
+        return dataclasses.replace(best, meta=now.meta)  # the card's settings may be newer
 
     def finish(self, data: UnitData, method: UnitTraining, log: Log) -> None:
         """Print the step of the chosen snapshot."""
@@ -167,7 +167,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         log(f"{self.name}: weights of step {meta['step']} ({scores})")
 
     def _describe(self, data: UnitData, method: UnitTraining, step: int, scores: dict[str, float]) -> Checkpoint:
-        """A checkpoint with the reader as a detector, and the other networks."""
+        """A checkpoint with the reader as a detector, the generator, and the networks that the next stage needs."""
         config, detector = self.config, method.trained()
         seen = seen_before(self.inputs().checkpoints)
         patients = {patient_in_name(name) for name in data.names}

@@ -1,6 +1,6 @@
-"""A folder of synthesised masks: instances and points, laid out as a label source without pictures.
+"""A folder of synthesised masks: instances and points, laid out like a label source without pictures.
 
-`muse synthesize masks --fit` fits the tissue to the sizes, eccentricities and density of detected nuclei.
+`muse synthesize masks --fit` fits the settings of the tissue to sizes, shapes and density of detected nuclei.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOTALS = ("nuclei", "epithelial", "covered")
 
 
 def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
-    """(n, 4) ``MEASURES`` of instances 1..n from the second moments of their pixels; zeros without pixels.
+    """(n, 4) ``MEASURES`` of instances 1..n, from the second moments of their pixels; zeros for missing instances.
 
     Args:
         instances: (h, w) int, 0 is background.
@@ -53,7 +53,7 @@ def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
     count = np.maximum(area, 1)
     mean_x, mean_y = total(column) / count, total(row) / count
     x, y = column - mean_x[number], row - mean_y[number]
-    # A pixel is a square with a second moment of 1/12; an ellipse of full axis a has (a / 4) ** 2 along it.
+    # A pixel is a square with a second moment of 1/12; an ellipse with a full axis of a has (a / 4) ** 2 along it.
     xx, yy, xy = (total(values) / count + own for values, own in ((x * x, 1 / 12), (y * y, 1 / 12), (x * y, 0)))
     middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     major, minor = 4 * np.sqrt(middle + spread), 4 * np.sqrt(np.maximum(middle - spread, 0))
@@ -62,15 +62,16 @@ def measure_instances(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
 
 
 def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
-    """Quantiles by kind of nucleus, without contours and nuclei at the border, and totals per mask.
+    """Summarise the measures of nuclei by kind, and totals per mask, as in ``measure``.
 
     Args:
-        masks: one or more.
+        masks: one or more masks.
         mpp: um per pixel.
 
     Returns:
-        For each kind, ``n`` and quantiles (5, 25, 50, 75, 95 %) of each of ``MEASURES``. Over masks, quantiles of the
-        number of ``nuclei``, their ``epithelial`` fraction and the fraction of pixels ``covered``.
+        For each kind, its number of nuclei ``n`` and quantiles (5, 25, 50, 75, 95 %) of each of ``MEASURES``. Over
+        masks, quantiles of the number of ``nuclei``, their ``epithelial`` fraction and the fraction of pixels
+        ``covered``.
     """
     tables, totals = measure(masks, mpp)
     of_kind = {name: {"n": len(table), **_quantiles(table, MEASURES)} for name, table in tables.items()}
@@ -78,7 +79,7 @@ def summarise(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
 
 
 def measure(masks: Sequence[InstanceMask], mpp: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(n, 4) ``MEASURES`` by kind, of whole nuclei without their contours; and (masks, 3) totals."""
+    """(n, 4) ``MEASURES`` by kind, of nuclei that do not touch the border, without contours; (masks, 3) ``TOTALS``."""
     tables, kinds, totals = [], [], []
     for mask in masks:
         inner = np.where(contours(mask.instances), 0, mask.instances)
@@ -106,12 +107,12 @@ def _quantiles(table: np.ndarray, names: Sequence[str]) -> dict[str, list[float]
 
 SETTINGS, PAGE = "masks.json", "page.png"
 PAGE_COLUMNS, PAGE_PX = 6, 1600  # the page has 4 rows, or fewer if masks are large
-SUMMARISED = 500  # masks that statistics are computed from
+SUMMARISED = 500  # largest number of masks that statistics are computed from
 COLUMNS = ("x", "y", "major_axis_um", "minor_axis_um")
 LEAST_NUCLEI = 100
-BOX_UM = 64.0  # density is measured in the median of all boxes of this side with nuclei
+BOX_UM = 64.0  # the density is the median over all boxes of this side that contain nuclei
 TRIAL_PX, TRIAL_MPP, TRIALS, ROUNDS = 512, 0.5, 8, 4
-MOST_PER_MM2 = 30_000.0  # highest density in settings
+MOST_PER_MM2 = 30_000.0  # highest density that the settings allow
 
 
 def write_masks(
@@ -129,14 +130,14 @@ def write_masks(
     """Write masks 0 to n - 1 of a seed, ``masks.json`` and ``page.png``; the bytes do not depend on ``threads``.
 
     Args:
-        folder: output folder, which is made; an earlier set in it is replaced.
+        folder: output folder; an earlier set of masks in it is replaced.
         n: number of masks.
         tissue: settings of the tissue that is drawn.
         seed: seed of the set.
         mpp: um per pixel.
         size_px: side of a mask.
-        threads: masks that are drawn at the same time.
-        fit: description of the data that ``tissue`` was fitted to, for the record.
+        threads: number of masks that are drawn at the same time.
+        fit: description, for ``masks.json``, of the data that ``tissue`` was fitted to.
         progress: callback with (done, total).
 
     Returns:
@@ -144,7 +145,7 @@ def write_masks(
 
     Raises:
         ArgumentError: nuclei cannot be drawn at this mpp and size.
-        OutputError: the folder has other contents, or cannot be written to.
+        OutputError: the folder contains anything other than such masks, or cannot be written to.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
@@ -184,7 +185,7 @@ def _draw_examples(masks: Sequence[InstanceMask], mpp: float, size_px: int) -> n
 
 
 def read_masks(folder: Path) -> tuple[list[InstanceMask], float]:
-    """Read the masks of a folder that ``write_masks`` made, and their um per pixel.
+    """Read the masks in a folder written by ``write_masks``, and their um per pixel.
 
     Raises:
         LabelError: the folder does not contain masks, or a file is missing or damaged.
@@ -206,8 +207,8 @@ class Fit(NamedTuple):
 
     Attributes:
         tissue: the fitted settings.
-        wanted_per_mm2: density of the tissue.
-        reached_per_mm2: density of the masks, which is lower if no more nuclei fit without overlap.
+        wanted_per_mm2: nuclei per mm2 of the tissue.
+        reached_per_mm2: nuclei per mm2 of the masks; lower if no more nuclei fit in without overlap.
     """
 
     tissue: TissueSettings
@@ -216,15 +217,15 @@ class Fit(NamedTuple):
 
 
 def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
-    """Fit sizes, eccentricities and density to tables of nuclei; the shapes of glands are kept.
+    """Fit the sizes, axis ratios and density of nuclei to tables of nuclei; the shapes of glands are kept.
 
-    Both kinds get the same sizes, since proposals have no classes. The long axis gets the median and the quartile
-    spread of the tables, and the ratio of axes a Beta distribution with their mean and variance. The density is matched
-    on trial masks, because the number of nuclei dropped for overlap depends on all settings.
+    Both kinds of nuclei get the same sizes, because proposals have no classes. Long axes are fitted to the median and
+    the quartiles of the tables, and ratios of axes to their mean and variance. The density is matched on trial masks,
+    because the number of nuclei dropped for overlap depends on all settings.
 
     Args:
-        paths: ``nuclei.parquet`` or ``proposals.parquet`` with outlines, one or more.
-        tissue: settings that are not fitted.
+        paths: one or more files ``nuclei.parquet`` or ``proposals.parquet`` with outlines.
+        tissue: settings, of which those that are not fitted are kept.
 
     Raises:
         NucleiError: a table cannot be read, or there are too few nuclei with outlines.
@@ -234,8 +235,8 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
     axes = axes[(axes > 0).all(1)]
     if len(axes) < LEAST_NUCLEI:
         raise NucleiError(
-            f"{paths[0]}: has {len(axes)} nuclei with outlines, but a fit needs {LEAST_NUCLEI}; give the table of a "
-            "slide with more tissue"
+            f"{paths[0]}: {len(axes)} nuclei have outlines, but a fit needs {LEAST_NUCLEI}; give the table of a slide "
+            "with more tissue"
         )
     population = fit_population(axes)
     fitted = replace(tissue, epithelial=population, stroma=population)
@@ -245,7 +246,7 @@ def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
 
 
 def fit_population(axes_um: np.ndarray) -> Population:
-    """The population of nuclei with full long and short axes (N, 2) in um."""
+    """Fit a population to the full long and short axes (N, 2), um, of nuclei."""
     low, median, high = np.percentile(np.log(axes_um[:, 0]), (25, 50, 75))
     ratio = (axes_um[:, 1] / axes_um[:, 0]).clip(0.01, 0.99)
     mean, precision = ratio.mean(), ratio.mean() * (1 - ratio.mean()) / ratio.var() - 1
@@ -255,7 +256,7 @@ def fit_population(axes_um: np.ndarray) -> Population:
 
 
 def _read(path: Path) -> np.ndarray:
-    """(N, 4) ``COLUMNS``, positions in um."""
+    """(N, 4) ``COLUMNS`` of a table of nuclei, with positions in um."""
     mpp = read_provenance(path).slide_mpp
     with open_nuclei(path) as file:
         table = file.read(columns=list(COLUMNS))
@@ -275,7 +276,7 @@ def _match_density(tissue: TissueSettings, wanted: float) -> Fit:
 
 
 def density_per_mm2(tissue: TissueSettings) -> float:
-    """Nuclei per mm2 of synthesised masks; those at the border count half."""
+    """Nuclei per mm2 of synthesised masks; nuclei at the border count half."""
     masks = [synthesise_mask(index, 0, TRIAL_PX, TRIAL_MPP, tissue) for index in range(TRIALS)]
     n = sum(len(mask.kinds) - len(border_instances(mask.instances)) / 2 for mask in masks)
     return n / (TRIALS * (TRIAL_PX * TRIAL_MPP) ** 2 / 1e6)

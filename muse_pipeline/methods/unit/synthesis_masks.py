@@ -1,4 +1,4 @@
-"""Synthesis of a mask: nuclei are planned, and drawn as connected instances that are not too small.
+"""Synthesis of a mask: nuclei are planned, then drawn as connected instances that are not too small.
 
 Pictures of masks have the colours of UNITPathSSL's masks.
 """
@@ -17,19 +17,19 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.methods.unit.synthesis_settings import EPITHELIAL, STROMA, TissueSettings
 
-MARGIN_UM = 8.0  # nuclei up to this far outside reach into the field
+MARGIN_UM = 8.0  # nuclei are planned up to this far outside the field, because they may reach into it
 RIM_POINTS = 128
 RIM_HARMONICS = np.arange(2, 5)
-APART = 0.8  # least distance of scattered nuclei, in mean diameters
-PACKED = 0.95  # largest density, as a share of the densest Matern process
+APART = 0.8  # least distance between scattered nuclei, in mean diameters
+PACKED = 0.95  # largest density of scattered nuclei, as a share of that of the densest Matern process
 
 
 class Plan(NamedTuple):
     """N nuclei, in the order in which they are drawn.
 
     Attributes:
-        xy: (N, 2) centres.
-        axes: (N, 2) full long and short axes.
+        xy: (N, 2) centres, um.
+        axes: (N, 2) full long and short axes, um.
         angle: (N,) angle of the long axis, from +x towards +y.
         kind: (N,) index into ``synthesis_settings.KINDS``.
     """
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
     kind: np.ndarray
 
     def where(self, chosen: np.ndarray) -> Plan:
-        """The nuclei selected by a mask or an index."""
+        """Select nuclei by a bool array or by indices."""
         return Plan(*(column[chosen] for column in self))
 
 
@@ -49,11 +49,11 @@ class Gland:
     """A closed curve ``r(t) = radius (1 + sum_k a_k cos(k t + phase_k))`` around a centre, and the band around it.
 
     Attributes:
-        centre: (2,) position.
-        radius: mean distance of the rim.
+        centre: (2,) position, um.
+        radius: mean distance of the rim from the centre, um.
         amplitude: (3,) a_k for k = 2, 3, 4.
-        phase: (3,) phase_k.
-        band: width free of scattered nuclei outside the rim.
+        phase: (3,) phase_k for k = 2, 3, 4.
+        band: width of the band outside the rim that is free of scattered nuclei, um.
     """
 
     centre: np.ndarray
@@ -73,7 +73,7 @@ class Gland:
 
 
 def plan_tissue(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> Plan:
-    """The nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it from outside."""
+    """Plan the nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it from outside."""
     glands = _sample_glands(size_um, tissue, rng)
     parts = [_line_rim(gland, tissue, rng) for gland in glands]
     parts.append(_scatter(size_um, glands, tissue, rng))
@@ -110,11 +110,11 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
     rim = gland.centre + gland.distance(t)[:, None] * np.stack([np.cos(t), np.sin(t)], 1)
     edge = np.diff(rim, axis=0)
     along = np.append(0, np.cumsum(np.hypot(*edge.T)))
-    axes = tissue.epithelial.draw_axes(int(along[-1]), rng)  # one per um is more than fit
+    axes = tissue.epithelial.draw_axes(int(along[-1]), rng)  # one per um, more than fit on the rim
     minor = axes[:, 1]
     step = (minor + np.roll(minor, 1)) / 2 * rng.uniform(*tissue.rim_spacing, len(minor))
     at = np.cumsum(step)
-    n = np.searchsorted(at, along[-1] - minor[0] / 2)  # the last one leaves room for the first
+    n = np.searchsorted(at, along[-1] - minor[0] / 2)  # the last nucleus leaves room for the first
     at, axes = at[:n], axes[:n]
     segment = np.searchsorted(along, at, side="right") - 1
     # The rim runs from +x towards +y, so that (dy, -dx) points outwards.
@@ -127,10 +127,11 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
 
 
 def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> Plan:
-    """A Matern process of type II (1960): the points of a Poisson process with no earlier point within a distance.
+    """Place stroma nuclei by a Matern process of type II (1960).
 
-    A density ``p`` becomes ``(1 - exp(-p a)) / a``, where ``a`` is the area of the disc around a point; this is
-    solved for ``p`` here.
+    It keeps the points of a Poisson process that have no earlier point within a distance. The density ``p`` of that
+    process becomes ``(1 - exp(-p a)) / a``, with the area ``a`` of the disc around a point; here, ``p`` is computed
+    from the wanted density.
     """
     apart = APART * tissue.stroma.mean_diameter_um
     disc = math.pi * apart**2
@@ -149,22 +150,22 @@ def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: n
 
 N_VERTICES = 24
 HARMONICS = np.arange(2, 8)
-LEAST_DIAMETER_PX = 6  # smaller nuclei lose their shapes
+LEAST_DIAMETER_PX = 6  # smaller nuclei lose their shape
 LEAST_AREA_PX = 9
 MOST_PX = 4096  # largest side, because instances have 16 bits
 _BITS = 4  # bits of subpixel positions in cv2's drawing
-_EXCESS_PX = 1.2  # excess size of polygons that cv2 fills
+_EXCESS_PX = 1.2  # by how much polygons filled by cv2 are too long and wide
 _ANGLES = np.linspace(0, 2 * np.pi, N_VERTICES, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (2, V)
 _WAVES = np.concatenate([wave(_ANGLES * HARMONICS[:, None]) / HARMONICS[:, None] ** 2 for wave in (np.cos, np.sin)])
 CONTOUR = 255
 FILL, FILL_DEVIATION, FILL_RANGE = 110.0, 30.0, (40.0, 190.0)  # measured in the authors' figure
 GRAIN_UM = (0.5, 0.75)  # sigma of the noise in fills
-CHANNEL = {STROMA: 1, EPITHELIAL: 2}  # contours are channel 0
+CHANNEL = {STROMA: 1, EPITHELIAL: 2}  # contours are drawn in channel 0
 GUTTER_PX = 6
 
 
-_WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # an amplitude of 1 has a mean square of 1
+_WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # so that an amplitude of 1 has a mean square of 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +174,7 @@ class InstanceMask:
 
     Attributes:
         instances: (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected.
-        kinds: (N,) uint8, index into ``synthesis_settings.KINDS`` of instance i + 1.
+        kinds: (N,) uint8, at i the index into ``synthesis_settings.KINDS`` of instance i + 1.
     """
 
     instances: np.ndarray
@@ -181,7 +182,7 @@ class InstanceMask:
 
 
 def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
-    """Mask number ``index`` of a set; equal arguments give equal masks.
+    """Synthesise mask number ``index`` of a set; the same arguments always give the same mask.
 
     Args:
         index: number of the mask.
@@ -206,16 +207,16 @@ def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: Tis
 
 
 def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
-    """Check that nuclei are large enough in pixels and fit into the mask.
+    """Require that nuclei are large enough in pixels and fit into the mask.
 
     Raises:
-        ArgumentError: the smaller kind has a mean diameter of less than 6 px, or a mask is too small or large.
+        ArgumentError: a kind of nuclei has a mean diameter of less than 6 px, or the mask is too small or too large.
     """
     diameters = [kind.mean_diameter_um for kind in (tissue.epithelial, tissue.stroma)]
     if min(diameters) < LEAST_DIAMETER_PX * mpp:
         raise ArgumentError(
-            f"nuclei of {min(diameters):.1f} um have less than {LEAST_DIAMETER_PX} px at {mpp:g} um/px; choose an mpp "
-            f"of {min(diameters) / LEAST_DIAMETER_PX:.2g} or less"
+            f"nuclei of {min(diameters):.1f} um are smaller than {LEAST_DIAMETER_PX} px at {mpp:g} um/px; choose an "
+            f"mpp of {min(diameters) / LEAST_DIAMETER_PX:.2g} or less"
         )
     least = math.ceil(2 * max(diameters) / mpp)
     if not least <= size_px <= MOST_PX:
@@ -223,9 +224,9 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
 
 
 def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> InstanceMask:
-    """Draw planned nuclei; each nucleus gets only pixels that no earlier one covers.
+    """Draw planned nuclei; each gets only pixels that no earlier nucleus covers.
 
-    A nucleus is left out if it loses too much of its area, is split, encloses another or is too small.
+    A nucleus is left out if it loses too much of its area, is split, would enclose an earlier one or is too small.
     """
     instances = np.zeros((size_px, size_px), np.uint16)
     rings = draw_rings(plan, mpp, tissue, rng)
@@ -246,7 +247,7 @@ def paint(plan: Plan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.
 
 
 def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: float) -> bool:
-    """Remove occupied pixels from the stamp of a nucleus; return True if the remaining pixels are one instance."""
+    """Remove occupied pixels from the stamp of a nucleus; return True if the remaining pixels can be an instance."""
     whole = cv2.countNonZero(stamp)
     if whole < least_px:
         return False
@@ -258,8 +259,8 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
 
 
 def _is_simple(stamp: np.ndarray) -> bool:
-    """True if the ones of a stamp are one component without holes."""
-    # OpenCV counts zeros as a component too, so a nucleus and its background make 2, and a hole would make 3.
+    """True if the pixels of a stamp are a single component without holes."""
+    # OpenCV counts zeros as a component too, so a nucleus with its background makes 2, and a hole would make 3.
     around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
 
@@ -267,8 +268,8 @@ def _is_simple(stamp: np.ndarray) -> bool:
 def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> np.ndarray:
     """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to 7.
 
-    In cv2 the origin is the centre of the first pixel, and every pixel that an outline touches is painted. Instances
-    are therefore ``_EXCESS_PX`` too long and wide (measured), which is subtracted from both axes.
+    In cv2, the origin is the centre of the first pixel, and every pixel that an outline touches is painted. Instances
+    would therefore be ``_EXCESS_PX`` (measured) too long and wide, which is subtracted from both axes.
     """
     n = len(plan.xy)
     amplitude = rng.uniform(*tissue.roughness, (n, 1))
@@ -281,7 +282,7 @@ def draw_rings(plan: Plan, mpp: float, tissue: TissueSettings, rng: np.random.Ge
 
 
 def contours(instances: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels of instances that have another instance or background above, below, left or right.
+    """(h, w) bool: pixels of instances next to a different instance or background (above, below, left or right).
 
     Contours enclose the rest of their instance; the border of the mask is not a contour.
     """
@@ -296,7 +297,7 @@ def contours(instances: np.ndarray) -> np.ndarray:
 def fills(instances: np.ndarray) -> np.ndarray:
     """(h, w) instances without their contours; an instance that would vanish is kept whole.
 
-    They are the nuclei of rendered tissue, because a generator renders contours as the edges of nuclei.
+    These are the nuclei of rendered tissue, because the generator renders contours as the edges of nuclei.
     """
     inner = np.where(contours(instances), 0, instances)
     lost = np.setdiff1d(instances, inner)
@@ -309,7 +310,7 @@ def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndar
     Args:
         mask: the mask with its instances.
         mpp: um per pixel.
-        rng: generator of the noise.
+        rng: source of the random noise.
     """
     sigma_px = rng.uniform(*GRAIN_UM) / mpp
     noise = cv2.GaussianBlur(rng.standard_normal(mask.instances.shape, np.float32), (0, 0), sigma_px)
@@ -324,7 +325,7 @@ def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndar
 
 
 def draw_page(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures (h, w, 3) of one size in rows on white; the last row may be shorter."""
+    """Arrange pictures (h, w, 3) of the same size in rows on white; the last row may be shorter."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     page = np.full(

@@ -14,7 +14,7 @@ import numpy as np
 
 from muse_pipeline.core.config import Between, Fraction, OneOf
 
-KINDS = ("Epithelial", "Stroma")  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma
+KINDS = ("Epithelial", "Stroma")  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma nuclei
 EPITHELIAL, STROMA = range(2)
 PLACEMENTS = ("structured", "uniform")
 
@@ -24,10 +24,10 @@ class Population:
     """Sizes and shapes of the nuclei of one kind.
 
     Attributes:
-        major_um: median of the long axis, which is log-normal.
-        major_spread: standard deviation of its logarithm.
+        major_um: median of the long axis, which is distributed log-normally.
+        major_spread: standard deviation of the long axis's logarithm.
         ratio: parameters (alpha, beta) of the Beta distribution of short axis / long axis.
-        spindles: fraction of slender nuclei, whose ratio is uniform between 0.13 and 0.25.
+        spindles: fraction of slender nuclei, whose ratio of axes is uniform between 0.13 and 0.25.
     """
 
     major_um: Annotated[float, Between(1, 100)]
@@ -36,7 +36,7 @@ class Population:
     spindles: Fraction = 0.05
 
     def draw_axes(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Full long and short axes of n nuclei, (n, 2) um."""
+        """Draw the full long and short axes of n nuclei at random: (n, 2) um."""
         major = self.major_um * np.exp(self.major_spread * rng.standard_normal(n))
         slender = rng.random(n) < self.spindles
         ratio = np.where(slender, rng.uniform(*SPINDLE_RATIO, n), rng.beta(*self.ratio, n).clip(SPINDLE_RATIO[1], 1))
@@ -44,7 +44,7 @@ class Population:
 
     @property
     def mean_diameter_um(self) -> float:
-        """Diameter of the circle with the area of a nucleus of median axes."""
+        """Diameter of the circle with the area of a nucleus with the median long axis and the mean ratio of axes."""
         alpha, beta = self.ratio
         return self.major_um * math.sqrt(alpha / (alpha + beta))
 
@@ -58,22 +58,22 @@ class TissueSettings:
 
     Attributes:
         epithelial: nuclei side by side on the rims of glands, with long axes across the rim.
-        stroma: nuclei between glands, at least 0.8 mean diameters apart, in any direction.
+        stroma: nuclei between glands, at least 0.8 mean diameters apart, with random angles.
         glands_per_mm2: closed curves tried per mm2; curves that would cross an earlier one are left out.
-        gland_radius_um: range of the mean radius, drawn uniformly.
-        gland_wobble: standard deviation of the k-th cosine (k = 2 to 4) of a rim, in radii / k.
-        rim_spacing: range of the distance between neighbours on a rim, in short axes, drawn uniformly.
+        gland_radius_um: range of a gland's mean radius, chosen uniformly.
+        gland_wobble: standard deviation of the rim's k-th amplitude (k = 2 to 4), in units of mean radius / k.
+        rim_spacing: range of the distance between neighbours on a rim, in short axes, chosen uniformly.
         rim_jitter_um: standard deviation of positions across the rim.
-        rim_tilt_deg: standard deviation of long axes from the normal of the rim.
+        rim_tilt_deg: standard deviation of the angle between long axes and the rim's normal.
         clear_band: probability that a band around a gland is free of nuclei.
-        clear_band_um: range of the width of that band, drawn uniformly.
+        clear_band_um: range of the width of that band, chosen uniformly.
         stroma_per_mm2: nuclei outside glands per mm2.
-        sparsest: lowest fraction of these nuclei in a mask; the fraction of each mask is drawn uniformly up to 1.
-        roughness: range of the amplitude of the Fourier series on an outline, relative to its radius, drawn uniformly.
-        max_overlap: a nucleus that would lose more than this fraction of its area to earlier ones is left out.
-        min_area_um2: smaller instances, and smaller parts of instances at the border of a mask, are left out.
-        magnification: all lengths of a mask are multiplied by a factor drawn log-uniformly between 1 / m and m.
-        placement: "structured", or "uniform": the same nuclei at random positions and angles.
+        sparsest: lowest factor of ``stroma_per_mm2``; that of each mask is chosen uniformly between this and 1.
+        roughness: range of the amplitude of an outline's Fourier series, relative to its radius, chosen uniformly.
+        max_overlap: a nucleus that would lose more than this fraction of its area to earlier nuclei is left out.
+        min_area_um2: least area of an instance, or of its part inside the mask; smaller ones are left out.
+        magnification: all lengths in a mask are multiplied by a factor chosen log-uniformly between 1 / m and m.
+        placement: "structured", or "uniform" for the same nuclei at random positions and angles.
     """
 
     epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))

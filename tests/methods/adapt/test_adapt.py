@@ -116,10 +116,10 @@ def test_changes_are_printed_with_what_is_not_known(finished):
     _, printed = finished
     assert printed[0] == "muse_compact_16 from old.pt, on 4 images of 4 patients"
     assert any(line.startswith("nuclei on 4 fields of the tissue: ") and " by old, " in line for line in printed)
-    assert any(line.startswith("agreement of both (F1 at 3 um): ") for line in printed)
+    assert any(line.startswith("agreement (F1 at 3 um): ") for line in printed)
     shares = [line.split(": ")[1].split(" %")[0] for line in printed if line.startswith(("Dark", "Pale"))]
     assert sum(map(float, shares)) == pytest.approx(100, abs=0.2)
-    assert printed[-1].startswith("not known without labels: ")
+    assert printed[-1].startswith("unknown without labels: ")
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(folder, finished, tmp_path):
@@ -228,7 +228,7 @@ def test_a_slide_is_adapted_to_and_then_has_the_same_nuclei(tmp_path, muse):
     adapt = ("adapt", tmp_path / "s.tif", "-o", tmp_path / "run", "--threads", "1", "--accelerator", "cpu")
     status, out, errors = muse(*adapt, "--set", *few)
     assert status == 0, errors
-    assert f"{tmp_path / 'run' / 'adapted.onnx'}" in out and "agreement of both" in errors
+    assert f"{tmp_path / 'run' / 'adapted.onnx'}" in out and "agreement (F1" in errors
     results = tmp_path / "results"
     status, _, errors = muse("run", tmp_path / "s.tif", "--model", tmp_path / "run" / "adapted.onnx", "-o", results)
     assert status == 0, errors

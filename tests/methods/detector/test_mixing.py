@@ -138,7 +138,7 @@ def test_a_choice_is_described_with_its_interval():
     assert kept == "100% of the change by training is kept, by held-out labels (40 blocks of 64 um)"
     pattern = r"{} F1 on held-out labels: [\d.]+ before, [\d.]+ now \(\+[\d.]+, 95 % interval \+[\d.]+ to \+[\d.]+\)"
     assert re.fullmatch(pattern.format("detection"), detection) and re.fullmatch(pattern.format("mean class"), classes)
-    assert describe_choice(choose_share(counts_of(10, 9, 8, 7, 6)), "x")[0].startswith("not enough labels: the start")
+    assert describe_choice(choose_share(counts_of(10, 9, 8, 7, 6)), "x")[0].startswith("not enough labels: initial")
 
 
 def test_blocks_add_up_to_their_picture(folder, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_run_keeps_the_share_that_was_chosen(folder, tmp_path, monkeypatch, sh
     start = load_checkpoint(config.checkpoint)
     same = all(torch.equal(value, start.head[name]) for name, value in checkpoint.head.items())
     assert same == (share == 0.0) and checkpoint.meta["mixing"]["share"] == share
-    first = "not enough labels: the start is kept" if not share else "50% of the change by training is kept"
+    first = "not enough labels: initial weights are kept" if not share else "50% of the change by training is kept"
     assert any(line.startswith(first) for line in output)
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["1-held-out", "2-held-out"]
     if share:
@@ -217,5 +217,5 @@ def test_with_validation_nothing_else_is_held_out(folder, tmp_path):
 @pytest.mark.parametrize("change", ["checkpoint=null", "n_rays=16"])
 def test_without_a_start_of_the_same_classes_nothing_is_averaged(folder, tmp_path, change):
     checkpoint, output = run(configured(folder, change), tmp_path)
-    assert "mixing: not done, `checkpoint` is no detector with the run's head" in output[0]
+    assert "mixing: skipped, `checkpoint` is not a detector with the run's head" in output[0]
     assert "mixing" not in checkpoint.meta and not (tmp_path / "stages").exists()

@@ -221,7 +221,7 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma are of 1 patient, but 2 folds need"),
+        ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma come from 1 patient, but 2 folds need"),
         ("Tumour\tTumour\tStroma\tNecrosis", "label 'Necrosis' is not a class of the model"),
     ],
 )

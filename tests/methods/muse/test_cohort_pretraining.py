@@ -137,7 +137,7 @@ def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
     status, _, output = plan("--judged-by", judge)
     assert status == 2
     assert (
-        "P4: in `sources`, or in training of the initial weights, and in `held`" in output
+        "P4: in `held`, and also in `sources` or in the training data" in output
     )  # by the sheet's patient, not by the slide's name
     status, config, _ = plan("--judged-by", judge, "--held-splits", "val")
     assert status == 0

@@ -120,7 +120,7 @@ def test_drawn_areas_weigh_too(mapped, tmp_path):
     (image,) = open_data(config, tmp_path).images
     assert tumour_share(image) == pytest.approx(2 / 3, abs=0.03)
     areas.unlink()
-    with pytest.raises(ConfigError, match=r"areas\.geojson: no such file of areas"):
+    with pytest.raises(ConfigError, match=r"areas\.geojson: the file of areas does not exist"):
         open_data(config, tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_a_slide_whose_region_model_failed_is_drawn_alike(mapped, tmp_path):
     config = config_of(folder, tmp_path, {"Tumour": 3.0})
     with pytest.raises(ConfigError, match=r"region_weights: no slide has nuclei in Tumour"):  # it is the only slide
         open_data(config, tmp_path, said.append)
-    assert said == ["S1: all its tissue has the same weight, because it has no regions (a reason)"]
+    assert said == ["S1: all its nuclei have the weight 1, because it has no regions (a reason)"]
 
 
 def test_a_class_that_the_map_has_not_is_named(mapped, tmp_path):

@@ -143,7 +143,7 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     cv2.imwrite(str(tmp_path / "glass" / "a.png"), np.full((120, 120, 3), 240, np.uint8))
     status, _, err = muse("psm", config_path, "-o", tmp_path / "run", "--set", f"sources.0.images={tmp_path / 'glass'}")
     assert status == 2
-    assert "no nuclei were found in any of 1 crops" in err
+    assert "none of 1 crops of tissue has a usable mask" in err
     assert not stage_folder(tmp_path / "run", 1, "masks").exists()
 
 
@@ -156,7 +156,7 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
         ("labels.min_area_um2=-1", "labels: min_area_um2 is -1.0; give a number of 0 or more"),
         (
             "mask_settings={clusters: {features: jet}}",
-            "mask_settings.clusters is a setting of `masks: activation`, and masks is 'otsu'",
+            "mask_settings.clusters is a setting of `masks: activation`, but `masks` is 'otsu'",
         ),
         ("mask_settings.min_area_um2=30", "mask_settings.min_area_um2 is a setting of `masks: activation`"),
         ("mpp=0", "mpp is 0.0"),

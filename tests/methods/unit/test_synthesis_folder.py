@@ -113,5 +113,5 @@ def test_masks_are_fitted_to_the_nuclei_of_a_slide(muse, tmp_path):
 
 def test_too_few_nuclei_to_fit_to(tmp_path):
     table = write_nuclei(tmp_path / "nuclei.parquet", 20, np.array([10.0, 8.0]), 2000)
-    with pytest.raises(NucleiError, match="has 20 nuclei with outlines"):
+    with pytest.raises(NucleiError, match="20 nuclei have outlines"):
         fit_tissue([table], TissueSettings())

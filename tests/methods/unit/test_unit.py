@@ -358,7 +358,7 @@ def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
 
 def test_faults_in_settings_are_named(tissue, tmp_path, muse):
     faults = {
-        "mpp=1.2": "nuclei of 6.2 um have less than 6 px at 1.2 um/px",
+        "mpp=1.2": "nuclei of 6.2 um are smaller than 6 px at 1.2 um/px",
         "mask_px=32": "mask_px is 32",
         "window_px=72": "a window of 72 px does not suit muse_compact_16",
         "generator.levels=7": "window_px: 64 px does not suit the generator; give a multiple of 128 px",
@@ -399,7 +399,7 @@ def test_masks_that_cannot_be_used_are_named(kind, tmp_path, tissue, muse):
     else:
         facts = json.loads((masks / "masks.json").read_text())
         (masks / "masks.json").write_text(json.dumps({**facts, "mpp": 0.25}))
-        expected = "its masks are at 0.25 um/px, the config at 0.5"
+        expected = "its masks are at 0.25 um/px, but `mpp` is 0.5"
     for path in (masks / "instances").iterdir():
         if kind != "other mpp":
             cv2.imwrite(str(path), instances)
