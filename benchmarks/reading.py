@@ -2,8 +2,8 @@
 
     python benchmarks/reading.py SLIDE... [--mpp 0.25] [--rounds 3] [--jpeg2000]
 
-With `--jpeg2000`, level 0 of every slide is also measured as Aperio's JPEG 2000, in RGB (33005) and YCbCr (33003): lossy,
-at 38 dB, in tiles of 240 px.
+With `--jpeg2000`, level 0 of every slide is also measured as Aperio's JPEG 2000, in RGB (33005) and YCbCr (33003):
+lossy, at 38 dB, in tiles of 240 px.
 
 Rates are per second of processor time (user and system, all threads). Both ways are measured in turn in one process,
 and the fastest round of each counts. All of level 0 counts as tissue, and both ways must give the same pixels.

@@ -3,9 +3,9 @@
     python benchmarks/regions.py map STORE MODEL.onnx --threads 2
     python benchmarks/regions.py attention --slides 1000 --tiles 10000 --measured 20
 
-``map`` does the work of `muse regions` on a store with slide.json and colour.json next to it. ``attention`` trains gated
-attention, as `slide_labels` does, on memory-mapped random features of ``--measured`` slides, and extrapolates the time
-to 5 epochs of all ``--slides``. On a busy machine rely on the processor seconds.
+``map`` does the work of `muse regions` on a store with slide.json and colour.json next to it. ``attention`` trains
+gated attention, as `slide_labels` does, on memory-mapped random features of ``--measured`` slides, and extrapolates the
+time to 5 epochs of all ``--slides``. On a busy machine rely on the processor seconds.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python benchmarks/report.py --table                               # prints the table of the committed figures
 
 Summaries are synthetic, so that no slides are needed: figures, classes, regions, warnings, steps and provenance as in a
-run, without pictures. Seconds are counted from opening the file until the rows of the table of slides are on the screen,
-and until the whole page has loaded.
+run, without pictures. Seconds are counted from opening the file until the rows of the table of slides are on the
+screen, and until the whole page has loaded.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def draw_nuclei(folder: Path, n_nuclei: int, mask: np.ndarray) -> None:
-    """Write a table of nuclei at random positions in ``mask``, which has the shape of the tissue mask, top to bottom."""
+    """Write a table of nuclei, from top to bottom, at random positions in ``mask``, of the shape of the tissue mask."""
     from finished_slide import CLASSES, provenance
 
     from muse_pipeline.core.types import Frame
