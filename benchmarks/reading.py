@@ -32,7 +32,7 @@ from muse_pipeline.store.store import CHUNK_PX
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
 
-WAYS = ("OpenSlide alone", "tiles by themselves")
+WAYS = ("OpenSlide", "direct tiles")
 
 
 def main() -> None:
