@@ -134,7 +134,7 @@ def find_limits(hint: Any) -> Iterator[Between]:
 
 
 def describe_default(field: dataclasses.Field) -> str:
-    """A field with its default as YAML; only its name if it has no default, or is a dataclass with only defaults."""
+    """A field with its default as YAML; only its name if a config must give it."""
     if field.default is field.default_factory is dataclasses.MISSING:
         return field.name
     value = field.default_factory() if field.default is dataclasses.MISSING else field.default
