@@ -1,13 +1,13 @@
-"""Time and peak memory of a million nuclei with all features: AnnData, SpatialData, neighbours, nuclei of others.
+"""Time and peak memory of a million nuclei with all features: AnnData, SpatialData, neighbours, imported nuclei.
 
     muse demo-slide demo --area-mm2 8 --mpp 0.25 && muse run demo/demo.svs -o results --features all
     python benchmarks/million.py results/demo --json benchmarks/million.json
-    python benchmarks/million.py --table                                  # the table of docs/results.md
+    python benchmarks/million.py --table                                  # prints the table of the committed figures
 
-The nuclei of the slide are repeated beside each other until there are so many; outlines stay where they are, which
-makes no difference to a writer. Every stage is a process on one thread: its seconds by the clock and by the processor,
-and its largest memory. "near" is the search for what surrounds each field of imported nuclei, and "near, all nuclei"
-the control that compares all of them with every field.
+The nuclei of the slide are repeated side by side until there are a million. Their outlines stay where they are, which
+makes no difference to a writer. Every stage is a process with one thread, for which wall and processor seconds and
+the peak memory are measured. "near" finds the nuclei around each field of imported nuclei, and "near, all nuclei" is
+the control, which compares all nuclei with every field.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from muse_pipeline.nuclei.table import Nuclei
 WINDOW_UM = 480.0  # core of a window of the built-in models
 GAP_PX = 2_000.0
 MEASURED = Path(__file__).with_suffix(".json")
-ROWS = {  # of the table, with the seconds aimed at
+ROWS = {  # title of each stage in the table, and the processor seconds that it should take at most
     "anndata": ("`muse anndata`", "15"),
     "spatialdata": ("`muse spatialdata`", "30"),
     "neighbours": ("neighbours of detected nuclei", "20"),
@@ -45,10 +45,10 @@ ROWS = {  # of the table, with the seconds aimed at
 
 
 def main() -> None:
-    """Make the table, run every stage, print a line for each."""
+    """Write the table of nuclei, run every stage on it, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "slide", type=Path, nargs="?", help="results of a slide with all features, or with --stage the table"
+        "slide", type=Path, nargs="?", help="results of a slide with all features; with --stage, a table of nuclei"
     )
     parser.add_argument("--nuclei", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def render_table(found: dict) -> str:
-    """The table of docs/results.md."""
+    """The figures as a Markdown table."""
     lines = ["| | processor s | aimed at | by the clock | peak MiB |", "|---|---|---|---|---|"]
     for one in found["stages"]:
         name, aim = ROWS[one["stage"]]
@@ -90,7 +90,7 @@ def render_table(found: dict) -> str:
 
 
 def repeat_table(source: Path, output: Path, n: int) -> int:
-    """Write the rows of ``source`` beside each other until there are ``n`` or more; returns how many."""
+    """Repeat the nuclei of ``source`` side by side until there are at least ``n``, and return their number."""
     table, provenance = pq.read_table(source), read_provenance(source).to_dict()
     n_copies = -(-n // len(table))
     x, y = (np.asarray(table[name]) for name in ("x", "y"))
@@ -109,7 +109,7 @@ def repeat_table(source: Path, output: Path, n: int) -> int:
 
 
 def run_measured(command: list) -> dict[str, float]:
-    """Seconds and peak memory of a process on one thread."""
+    """Seconds and peak memory of a process with one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     begin = time.monotonic()
     process = subprocess.Popen(list(map(str, command)), env=environment)
@@ -124,7 +124,7 @@ def run_measured(command: list) -> dict[str, float]:
 
 
 def find_neighbours(table: Path) -> None:
-    """Stage: neighbours of all nuclei, row by row of windows as they are joined."""
+    """Measure the neighbours of all nuclei, one row of windows after the other, as in `muse stitch`."""
     mpp = np.asarray(read_provenance(table).slide_mpp, float)
     nuclei = read_nuclei(table)
     column, row = (nuclei.xy * mpp // WINDOW_UM).astype(int).T
@@ -139,14 +139,14 @@ def find_neighbours(table: Path) -> None:
 
 
 def find_near(table: Path) -> None:
-    """Stage: what surrounds each field, by rows."""
+    """Find the nuclei around each field, by rows."""
     xy, fields, reach = _fields_of(table)
     for _ in with_near(xy, fields, reach):
         pass
 
 
 def find_near_among_all(table: Path) -> None:
-    """Stage: the same, with all nuclei compared with every field."""
+    """Find the nuclei around each field by comparing all nuclei with every field."""
     xy, fields, reach = _fields_of(table)
     for field in fields:
         near = ((xy >= xy[field].min(0) - reach) & (xy <= xy[field].max(0) + reach)).all(1)

@@ -2,8 +2,8 @@
 
     python benchmarks/pair_speed.py [--stores 1000] [--threads 2] [--global-px 224]
 
-A drawn slide's store and that of its partner are copied; each pair is a slide of its own. Counted are H&E views and
-views of partners. Rates are of processor time over threads, those of an idle machine; beside them that by the clock.
+The stores of a synthetic slide and its partner are copied, and each copy counts as a separate slide. Views of H&E and
+of partners are counted. Rates are estimated from processor time, as on an idle machine; one is also given by the clock.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from muse_pipeline.training.method import Schedule
 
 
 def main() -> None:
-    """Draw and copy the stores, open them, draw batches, print the rates as JSON."""
+    """Write and copy the stores, open them, make batches, and print the rates as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stores", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--global-px", type=int, default=224)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # threads make batches side by side instead
+    torch.set_num_threads(1)  # batches are made in parallel threads instead
     with tempfile.TemporaryDirectory() as folder:
         config = TridentConfig(
             name="speed",
@@ -53,7 +53,7 @@ def main() -> None:
         data = stage.open_data(lambda sentence: None)
         opening = {"processor_s": time.process_time() - processor, "clock_s": time.perf_counter() - clock}
         batches = stage.batches(data, torch.device("cpu"))
-        batches(args.batches)  # the first finds memory
+        batches(args.batches)  # the first batch is slower, as it allocates memory
         processor, clock = time.process_time(), time.perf_counter()
         with ThreadPoolExecutor(args.threads) as pool:
             n_views = sum(pool.map(lambda number: count_views(batches(number)), range(args.batches)))
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def copy_pairs(folder: Path, n: int) -> tuple[PairedSource, ...]:
-    """``n`` slides, each with the store of a partner."""
+    """Sources of ``n`` identical slides, each with the store of a partner."""
     draw_paired_slide(folder / "0")
     for number in range(1, n):
         shutil.copytree(folder / "0", folder / str(number))
@@ -85,7 +85,7 @@ def copy_pairs(folder: Path, n: int) -> tuple[PairedSource, ...]:
 
 
 def count_views(batch: PairBatch) -> int:
-    """Of both stains."""
+    """Number of views of both stains in a batch."""
     return len(batch.views.global_views.pixels) + len(batch.partner.image)
 
 

@@ -1,12 +1,12 @@
-"""What tiles cost with OpenSlide alone and decoded by themselves: bare reading, and `muse tile`.
+"""Speed of reading slides with OpenSlide only, and with direct decoding of tiles: plain reading, and `muse tile`.
 
     python benchmarks/reading.py SLIDE... [--mpp 0.25] [--rounds 3] [--jpeg2000]
 
-With `--jpeg2000`, level 0 of every slide is also measured as JPEG 2000 of Aperio, RGB (33005) and YCbCr (33003): lossy,
-at 38 dB, in tiles of 240 px.
+With `--jpeg2000`, level 0 of every slide is also measured as Aperio's JPEG 2000, in RGB (33005) and YCbCr (33003):
+lossy, at 38 dB, in tiles of 240 px.
 
-Counted is processor time, user and system, of all threads: both ways in turns in one process, the least of the rounds.
-The whole of level 0 counts as tissue, and the pixels of both ways must be the same.
+Rates are per second of processor time (user and system, all threads). Both ways are measured in turn in one process,
+and the fastest round of each counts. All of level 0 counts as tissue, and both ways must give the same pixels.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from muse_pipeline.store.store import CHUNK_PX
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
 
-WAYS = ("OpenSlide alone", "tiles by themselves")
+WAYS = ("OpenSlide", "direct tiles")
 
 
 def main() -> None:
     """Measure every slide."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slides", nargs="+", type=Path)
-    parser.add_argument("--mpp", type=float, help="of a slide that does not state it")
+    parser.add_argument("--mpp", type=float, help="um per pixel of slides that do not state it")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--jpeg2000", action="store_true", help="measure each slide as JPEG 2000 too")
+    parser.add_argument("--jpeg2000", action="store_true", help="also measure each slide as JPEG 2000")
     args = parser.parse_args()
     print(f"| slide | | {WAYS[0]}, MP/s | {WAYS[1]}, MP/s | ratio |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def write_jpeg2000(path: Path, folder: Path, mpp: float | None, compression: int) -> Path:
-    """Level 0 of a slide as Aperio writes JPEG 2000: bare codestreams under its own numbers of compressions."""
+    """Write level 0 of a slide as Aperio's JPEG 2000, codestreams with its own compression tag, and return the path."""
     info, side = inspect_slide(path, path.stem, mpp), 240
     copy = folder / f"{path.stem}-{compression}.svs"
 
@@ -81,7 +81,7 @@ def write_jpeg2000(path: Path, folder: Path, mpp: float | None, compression: int
 
 
 def measure(path: Path, info: SlideInfo, name: str, work: Callable, rounds: int) -> None:
-    """One line of the table."""
+    """Measure ``work`` in both ways, and print a row of the table."""
     seconds, results = np.empty((rounds, 2)), set()
     for turn in range(rounds):
         for way in range(2):
@@ -98,7 +98,7 @@ def measure(path: Path, info: SlideInfo, name: str, work: Callable, rounds: int)
 
 
 def read_blocks(slide: SlideReader, info: SlideInfo) -> str:
-    """Read level 0 in the blocks of `muse tile` at 0.5 um; a checksum of the pixels, which costs little beside."""
+    """Read level 0 in the blocks of `muse tile` at 0.5 um, and return a checksum of every 16th row, to cost little."""
     reader = AreaReader(slide, info, 0.5)
     checksum = hashlib.blake2b()
     step = 2 * CHUNK_PX, CHUNK_PX
@@ -113,7 +113,7 @@ def read_blocks(slide: SlideReader, info: SlideInfo) -> str:
 
 
 def write_tiles(slide: SlideReader, info: SlideInfo) -> str:
-    """Write the store; a checksum of its files."""
+    """Write the store, and return a checksum of its files."""
     shape = tuple(-(-side // 32) for side in info.size_px[::-1])
     tissue = TissueMask(np.ones(shape, bool), np.array(info.mpp) * 32, None, info.area_mm2)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""What tissue regions cost: mapping a slide at 2 um/px, and training attention over many slides.
+"""Cost of tissue regions: mapping a slide at 2 um/px, and training attention on many slides.
 
     python benchmarks/regions.py map STORE MODEL.onnx --threads 2
     python benchmarks/regions.py attention --slides 1000 --tiles 10000 --measured 20
 
-``map`` does what `muse regions` does to a store with slide.json and colour.json beside it. ``attention`` trains gated
-attention as `slide_labels` does, on memory-mapped random features of ``--measured`` slides, and gives the time that
-follows for 5 epochs over all ``--slides``. On a busy machine trust processor seconds.
+``map`` does the work of `muse regions` on a store with slide.json and colour.json next to it. ``attention`` trains
+gated attention, as `slide_labels` does, on memory-mapped random features of ``--measured`` slides, and extrapolates the
+time to 5 epochs of all ``--slides``. On a busy machine rely on the processor seconds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def map_slide(args: argparse.Namespace) -> str:
-    """Time of the maps and of the files, without the start of the process, and peak memory with it."""
+    """A line with the time for maps and for files, without the start of the process, and with its peak memory."""
     predictor, folder = RegionPredictor(args.model), args.store.parent
     image, info = open_store(args.store), read_info(folder / "slide.json")
     mask, pixel_px = image.tissue
@@ -69,7 +69,7 @@ def map_slide(args: argparse.Namespace) -> str:
 
 
 def train_attention(args: argparse.Namespace) -> str:
-    """Seconds per slide and step, and what follows for all slides."""
+    """A line with the seconds for the measured slides, extrapolated to all slides and epochs."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

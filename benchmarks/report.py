@@ -1,11 +1,11 @@
-"""How large the report of a cohort of thousands is, and how long Chromium takes to show it.
+"""Size of the report of a cohort of thousands of slides, and the time that Chromium takes to show it.
 
     python benchmarks/report.py --output benchmarks/report.json       # measures
-    python benchmarks/report.py --table                               # the table of docs/results.md
+    python benchmarks/report.py --table                               # prints the table of the committed figures
 
-Summaries are drawn, so that no slides are needed: figures, classes, regions, warnings, steps and provenance as a run
-leaves them, without pictures. Seconds are those from the opening of the file until the rows of the table of slides are
-on the screen, and until the page answers after that; memory is that of the browser's page.
+Summaries are synthetic, so that no slides are needed: figures, classes, regions, warnings, steps and provenance as in a
+run, without pictures. Seconds are counted from opening the file until the rows of the table of slides are on the
+screen, and until the whole page has loaded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slides", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--output", type=Path, default=MEASURED)
-    parser.add_argument("--keep", type=Path, help="folder for the pages (default: none is kept)")
+    parser.add_argument("--keep", type=Path, help="folder for the pages (default: pages are deleted)")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if not args.table:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure(n_slides: int, keep: Path | None) -> dict[str, float]:
-    """Write the page of so many slides, and open it."""
+    """Figures of writing and opening the page of ``n_slides`` slides."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(keep or scratch) / str(n_slides)
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def measure(n_slides: int, keep: Path | None) -> dict[str, float]:
 
 
 def draw_slide(number: int, folder: Path) -> SlideResult:
-    """A finished slide whose figures are drawn at random."""
+    """A finished slide with random figures."""
     random = np.random.default_rng(number)
     name, mm2 = f"TCGA-{number:05d}-01Z-00-DX1", float(random.lognormal(5, 0.5))
     per_mm2 = random.lognormal(8, 0.4)
@@ -123,7 +123,7 @@ def draw_slide(number: int, folder: Path) -> SlideResult:
 
 
 def draw_provenance(info: SlideInfo, colors: dict[str, tuple[int, int, int]]) -> dict:
-    """As large as that of a run."""
+    """A provenance as large as that of a run."""
     return {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
@@ -152,7 +152,7 @@ def draw_provenance(info: SlideInfo, colors: dict[str, tuple[int, int, int]]) ->
 
 
 def open_page(page: Path, n_slides: int) -> dict[str, float]:
-    """Seconds until the table of slides is drawn and the page answers, and the megabytes that the page takes."""
+    """Seconds until the table of slides is drawn, until the page has loaded and to sort it, and its number of nodes."""
     from browsers import launched_chromium
 
     with launched_chromium() as browser:
@@ -182,7 +182,7 @@ def open_page(page: Path, n_slides: int) -> dict[str, float]:
 
 
 def render_table(pages: list[dict]) -> str:
-    """The figures as Markdown."""
+    """The figures as a Markdown table."""
     rows = ["| | " + " | ".join(f"{page['slides']:,} slides" for page in pages) + " |", "|---|" + "---|" * len(pages)]
     for what, name in (
         ("size without pictures", "{mb:.1f} MB"),

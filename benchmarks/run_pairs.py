@@ -1,11 +1,12 @@
-"""Seconds of `muse run` with several models or revisions, in turns: medians, and how they grow with the tissue.
+"""Seconds of `muse run` with several models or revisions, run in turn: medians, and their growth with the tissue.
 
     muse demo-slide bench/7 --area-mm2 7 --mpp 0.25 && muse demo-slide bench/25 --area-mm2 25 --mpp 0.25
     python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --models before.onnx compact-int8
     git worktree add ../before REVISION
     python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --trees ../before .
 
-By the clock and of the processor, start-up included, without the viewer, on an idle machine; and by step.
+Wall and processor seconds of the whole run, start-up included, and of each step. The viewer is not written. The machine
+should be idle.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Run every model on every slide in turns, print each run, the medians and the fits."""
+    """Run every model on every slide in turn; print each run, the medians and the fits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
     parser.add_argument("--models", nargs="+", default=["compact-int8"], metavar="MODEL", help="file or built-in name")
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def measure(slide: Path, tree: Path, model: str, features: str, threads: int) -> dict[str, float]:
-    """One run into a fresh folder."""
+    """Tissue area and seconds of one run into a new folder."""
     with tempfile.TemporaryDirectory() as results:
         how = ["--model", model, "--features", features, "--threads", str(threads), "--no-viewer", "--profile"]
         command = [sys.executable, "-m", "muse_pipeline.cli.main", "run", slide.resolve(), "-o", results, *how]
@@ -69,7 +70,7 @@ def measure(slide: Path, tree: Path, model: str, features: str, threads: int) ->
 
 
 def median(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Of each figure."""
+    """The median of each figure over the runs."""
     return {name: round(float(np.median([row[name] for row in rows])), 2) for name in rows[0]}
 
 

@@ -1,11 +1,11 @@
-"""What running a model costs beyond ONNX Runtime itself: a ViT-S/16 at 512 px, against bare calls of its session.
+"""Overhead of running a model, compared with bare calls of ONNX Runtime: a ViT-S/16 at 512 px.
 
     python benchmarks/runtime_overhead.py [--backbone muse_vit_s_16_512] [--threads 2] [--provider cpu] [--json FILE]
 
-All run the same windows on the same number of threads. One bare session spends them on one window after the other; the
-pipeline works on as many windows at a time, each on one thread (so that results do not depend on their number), and so
-does the other bare session: it tells what the pipeline itself costs. Rounds alternate and the fastest of each counts,
-because other work only ever slows them down. The weights are random.
+All run the same windows on the same number of threads. The first bare session uses all threads for one window at a
+time. The pipeline runs one window per thread, so that results do not depend on the number of threads. The second bare
+session does the same, and shows the cost of the pipeline itself. Rounds alternate and the fastest one of each counts,
+because other work on the machine can only slow them down. The weights are random.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write_untrained(path: Path, backbone: str, head: str, window_px: int) -> Non
 
 
 def open_bare(path: Path, n_threads: int, provider: str) -> onnxruntime.InferenceSession:
-    """A session with nothing around it."""
+    """A session of ONNX Runtime, without the pipeline around it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
     return onnxruntime.InferenceSession(str(path), options, providers=runtime_arguments(provider))
@@ -69,14 +69,14 @@ def seconds(run) -> float:
 
 
 def main() -> None:
-    """Measure, print, and write JSON if asked to."""
+    """Measure, print, and write the figures to ``--json`` if it is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="muse_vit_s_16_512")
     parser.add_argument("--head", default="dense")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--provider", default="cpu")
-    parser.add_argument("--windows", type=int, default=4, help="windows of a round (default: %(default)s)")
+    parser.add_argument("--windows", type=int, default=4, help="windows per round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

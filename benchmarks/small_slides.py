@@ -1,11 +1,10 @@
-"""Seconds of a cohort of small slides: the workflow and `muse run` on crops, where starting costs more than computing.
+"""Seconds of a cohort of small slides: the workflow and `muse run` on crops, for which start-up dominates.
 
     python benchmarks/small_slides.py shared/data/wsi-cmu-small-region/CMU-1-Small-Region.svs OUT_DIR
     python benchmarks/small_slides.py SLIDE OUT_DIR --trees . ../other-checkout --rounds 2
 
-Cuts crops of equal area from a slide, evenly spread over it. With several source trees each is measured in turn, round
-by round, so that what else the machine does falls on all alike. The processor's seconds, of all processes and threads,
-depend on it least.
+Cuts crops of equal area, evenly spread over a slide. Several source trees are measured in turn, round by round, so that
+other work on the machine affects all alike. It affects processor seconds, of all processes and threads, the least.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Cut, measure, print."""
+    """Cut the crops, measure each way, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--crops", type=int, default=30)
-    parser.add_argument("--area-mm2", type=float, default=0.06, help="of each crop")
+    parser.add_argument("--area-mm2", type=float, default=0.06, help="area of each crop")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--trees", type=Path, nargs="+", default=[ROOT], help="source trees to compare")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=("workflow", "muse run"), help="measure one of the two")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     cut_crops(args.slide, args.folder, args.crops, args.area_mm2)
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def cut_crops(slide: Path, folder: Path, n_crops: int, area_mm2: float) -> None:
-    """Write ``crop-01.tif`` and so on, tiled, with their mpp, and the sheet and config of the cohort."""
+    """Write ``crop-01.tif`` and so on as tiled TIFFs that state their mpp, and the sheet and config of the cohort."""
     (folder / "slides").mkdir(exist_ok=True)
     info = inspect_slide(slide, slide.stem)
     (width, height), mpp = info.size_px, info.mpp[0]
@@ -77,7 +76,7 @@ def cut_crops(slide: Path, folder: Path, n_crops: int, area_mm2: float) -> None:
 
 
 def measure(folder: Path, tree: Path, way: str, cores: int) -> dict[str, float]:
-    """Seconds of the clock and of the processor for all crops, into an empty folder."""
+    """Wall and processor seconds of a run of all crops into an empty folder."""
     for name in ("results", "run", ".snakemake"):
         shutil.rmtree(folder / name, ignore_errors=True)
     python = [sys.executable, "-m"]

@@ -1,10 +1,10 @@
-"""Processor seconds and peak memory of every step of a slide, and how they grow with the slide.
+"""Processor seconds and peak memory of every step of a slide, and the growth of the memory with the slide.
 
     python benchmarks/draw_slides.py big --areas-mm2 15 150 --sides-px 31623 100000
     python benchmarks/step_costs.py big/15mm2 big/150mm2 --threads 2 --output big/step_costs.json
 
-Every step is a process of its own, as the workflow runs it. Memory that a kernel may drop again, such as pages of the
-slide, does not count; seconds are the processor's, so that what else the machine is doing hardly matters.
+Every step is a separate process. The memory is the largest resident set of the process. Seconds are processor seconds,
+on which other work on the machine has little effect.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from step_commands import step_commands
 
 
 def main() -> None:
-    """Measure every slide, print, compare the first with the last."""
+    """Measure and print the steps of every slide, and compare the memory of the last slide with that of the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="as draw_slides.py leaves it")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a folder written by draw_slides.py")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", nargs="+", help="measure these alone; the others' results are there already")
+    parser.add_argument("--steps", nargs="+", help="measure only these; results of the other steps must exist")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     slides = {folder.name: measure(folder, args.threads, args.steps) for folder in args.folders}
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measure(folder: Path, threads: int, chosen: list[str] | None) -> dict[str, dict]:
-    """All steps of one slide, into a fresh folder unless some are chosen."""
+    """Costs of the steps of one slide by name; without ``chosen``, all steps are run into a new folder."""
     (row,) = read_sheet(folder / "slides.tsv")
     results = folder / "steps"
     if not chosen:

@@ -1,10 +1,10 @@
-"""Views per second of pretraining's data pipeline: drawn, read, cut, varied in colour and sharpness, matched.
+"""Views per second of the data pipeline of pretraining: sampling, reading, cropping, augmenting, matching nuclei.
 
     python benchmarks/view_speed.py config/train/muse_pretrain.yaml --data ../shared/data [--threads 2] [--set batch=8]
 
-Counted is processor time over threads, the rate of an idle machine; beside it the rate by the clock. Local views are
-counted by what batches cost more than batches of global views alone. Of sources that are stores, also how many chunks
-a set of views shows, and how many are decoded for it.
+Rates are estimated from processor time, as on an idle machine; one is also given by the clock. The cost of local views
+is the additional cost of batches with them over batches with only global views. For stores, the chunks that a set of
+views shows and the chunks that are decoded for it are counted too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from muse_pipeline.training.recipe import load_run
 
 
 def main() -> None:
-    """Open the sources of a config, draw batches, print the rates as JSON."""
+    """Open the sources of a config, make batches, and print the rates as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--data", type=Path)
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)  # threads make batches side by side instead
+    torch.set_num_threads(1)  # batches are made in parallel threads instead
     _, config = load_run(args.config, args.data, args.set, default="muse", only=MuseConfig)
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
@@ -67,9 +67,9 @@ def main() -> None:
 
 
 def measure(config: MuseConfig, data: PretrainData, n_batches: int, threads: int) -> dict[str, float]:
-    """Seconds by the processor and by the clock of ``n_batches`` batches."""
+    """Processor and wall seconds for ``n_batches`` batches."""
     batches = make_batches(config, data)
-    batches(n_batches)  # the first finds memory
+    batches(n_batches)  # the first batch is slower, as it allocates memory
     processor, clock = time.process_time(), time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(batches, range(n_batches)))
@@ -77,7 +77,7 @@ def measure(config: MuseConfig, data: PretrainData, n_batches: int, threads: int
 
 
 def count_chunks(config: MuseConfig, data: PretrainData) -> dict[str, float]:
-    """Chunks that a set of views shows, and chunks decoded for each set of a batch."""
+    """Mean numbers of the chunks that a set of views shows, and of the chunks decoded for each set of a batch."""
     decoded, read_chunk = [], ShardFiles.read_chunk
     ShardFiles.read_chunk = lambda *given: decoded.append(given[1:]) or read_chunk(*given)
     try:

@@ -1,14 +1,14 @@
-"""What the viewer of a large slide costs: seconds, memory and bytes per mm2, and the time of a frame in Chromium.
+"""Cost of the viewer of a large slide: seconds, memory and bytes per mm2, and the time of a frame in Chromium.
 
     python benchmarks/draw_slides.py big --areas-mm2 4 --repeat-px 48000
     muse inspect, tissue and tile big/4mm2-repeated/demo.svs into big/results/demo      (as `muse run` does)
     python benchmarks/viewer.py big/results/demo --nuclei 1000000 --output benchmarks/viewer.json
-    python benchmarks/viewer.py --table                    # the table of docs/results.md
+    python benchmarks/viewer.py --table                    # prints the table of the committed figures
 
-The table of nuclei is drawn: 5,000 per mm2 of tissue to make the page, then so many over the whole glass to look at it,
-with uneven outlines at random places. Seconds of making are the processor's, so that what else the machine is doing
-hardly matters. Frames are those of a view that pans and zooms: the time from one to the next, which
-depends on the load (in the JSON), and processor time of the whole browser per frame, which hardly does.
+The nuclei are synthetic, with uneven outlines at random positions: 5,000 per mm2 of tissue to write the page, then
+--nuclei over the whole glass to view it. Writing is measured in processor seconds, on which other work on the machine
+has little effect. Frames are measured while the view pans and zooms: the time from one frame to the next, which depends
+on the load (recorded in the JSON), and the processor time of the whole browser per frame, which hardly does.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP / "tests/support"))
 
 BATCH = 50_000
-PER_MM2 = 5000  # in dense tissue
+PER_MM2 = 5000  # density of nuclei in dense tissue
 ZOOMS = (16.0, 8.0, 2.0, 1.0, 0.25)  # um per screen px
 MEASURED = TOP / "benchmarks/viewer.json"
-# Pans and zooms a little in 90 frames; the time from one to the next, in ms.
+# Pans and zooms a little over 90 frames, and returns the times from one frame to the next in ms.
 WATCH = """async (umPerPx) => {
   const [width, height] = muse.slide.size_px.map((n, i) => n * muse.slide.mpp[i]);
   muse.goTo(width / 2, height / 2, umPerPx);
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def draw_nuclei(folder: Path, n_nuclei: int, mask: np.ndarray) -> None:
-    """Write a table of nuclei at random places of a mask as large as the tissue's, from top to bottom."""
+    """Write a table of nuclei, from top to bottom, at random positions in ``mask``, of the shape of the tissue mask."""
     from finished_slide import CLASSES, provenance
 
     from muse_pipeline.core.types import Frame
@@ -117,7 +117,7 @@ def draw_nuclei(folder: Path, n_nuclei: int, mask: np.ndarray) -> None:
 
 
 def measure_making(folder: Path, threads: int, area_mm2: float) -> dict[str, float]:
-    """Processor seconds and bytes per mm2 of tissue, and peak memory, of making the page."""
+    """Processor seconds and bytes per mm2 of tissue, and peak memory, for writing the page."""
     shutil.rmtree(folder / "viewer", ignore_errors=True)
     wall, cpu = time.monotonic(), time.process_time()
     write_viewer(folder, threads)
@@ -137,7 +137,7 @@ def measure_making(folder: Path, threads: int, area_mm2: float) -> dict[str, flo
 
 
 def measure_frames(viewer: Path) -> dict[str, object]:
-    """Seconds until the page can be used, and milliseconds of frames at every zoom."""
+    """Seconds until the page can be used, and the frame times in milliseconds at every zoom."""
     from browsers import launched_chromium
     from viewer_tab import Tab
 
@@ -155,12 +155,12 @@ def measure_frames(viewer: Path) -> dict[str, object]:
 
 
 def processor_seconds() -> float:
-    """Of the browser, all processes and threads."""
+    """Processor seconds of all processes and threads of the browser."""
     return sum(sum(each.cpu_times()[:2]) for each in psutil.Process().children(recursive=True))
 
 
 def render_table(found: dict) -> str:
-    """The figures as Markdown."""
+    """The figures as a Markdown table."""
     seconds = found["cpu_seconds_per_mm2"]
     per_image = seconds * found["tissue_mm2"] / found["image_mm2"]
     lines = [

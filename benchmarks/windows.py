@@ -1,8 +1,8 @@
-"""Training windows per second of the data pipeline: cut, turned, scaled, varied in stain and sharpness, with nuclei.
+"""Training windows per second of the data pipeline: cropping, geometric and colour augmentation, targets of nuclei.
 
     python benchmarks/windows.py config/train/compact.yaml --data ../shared/data [--threads 2] [--set window_px=256]
 
-The clock's rate counts on an idle machine; the one by processor time is what a busy one would come to if it were idle.
+The rate by the clock is valid on an idle machine; the rate by processor time estimates it on a busy one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from muse_pipeline.methods.detector.run import load_detector_config
 
 
 def main() -> None:
-    """Read the labels of a config, draw batches, print the rate."""
+    """Read the labels of a config, make batches, and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--data", type=Path)
@@ -29,7 +29,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     config = load_detector_config(args.config, args.data, args.set)
     windows = read_detector_data(config).make_windows(torch.device("cpu"))
-    for number in range(5):  # the first calls find memory
+    for number in range(5):  # the first calls are slower, as they allocate memory
         windows(number)
     n = args.batches * config.batch
     processor, wall = time.process_time(), time.perf_counter()
@@ -37,7 +37,7 @@ def main() -> None:
         windows(number)
     processor, wall = time.process_time() - processor, time.perf_counter() - wall
     print(
-        f"{n} windows of {config.window_px} px on {args.threads} threads: {n / wall:.0f} a second by the clock, "
+        f"{n} windows of {config.window_px} px on {args.threads} threads: {n / wall:.0f} per second by the clock, "
         f"{n * args.threads / processor:.0f} by processor time"
     )
 

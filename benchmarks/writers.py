@@ -1,7 +1,7 @@
-"""Speed and memory of everything between detected rays and the files of a slide, on one core.
+"""Speed and memory of all work between detected rays and the files of a slide, on one core.
 
-Run by hand: ``python benchmarks/writers.py [N_NUCLEI]``. Nuclei are drawn: 32 rays, outlines smooth as real ones are.
-Seconds are the process' own, so that a busy machine disturbs little.
+Run ``python benchmarks/writers.py [N_NUCLEI]``. Nuclei are synthetic, with 32 rays and outlines as smooth as real ones.
+Seconds are processor seconds, on which other work on the machine has little effect.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ INFO = SlideInfo(
 
 
 def draw_nuclei(n: int, random: np.random.Generator) -> Nuclei:
-    """Nuclei of one region of a slide; outlines are ellipses with a few waves."""
+    """Random nuclei of a square area of a slide; outlines are ellipses with a few waves."""
     turn = 2 * np.pi * np.arange(N_RAYS) / N_RAYS - random.uniform(0, np.pi, (n, 1))
     a, b = random.uniform(2.5, 5, (2, n, 1))
     waves = 1 + 0.05 * np.sin(3 * turn + random.uniform(0, 6, (n, 1)))
@@ -65,7 +65,7 @@ def draw_nuclei(n: int, random: np.random.Generator) -> Nuclei:
 
 
 def main(n: int) -> None:
-    """Print a line for each stage."""
+    """Write the files of ``n`` nuclei, and print a line for each stage."""
     random, seconds = np.random.default_rng(0), Counter()
 
     def timed(stage, function, *arguments, **options):
@@ -89,13 +89,13 @@ def main(n: int) -> None:
         for stage, spent in seconds.items():
             print(f"{stage:20} {n / spent:12,.0f} nuclei/s {1e6 * spent / n:8.2f} us")
         for path in sorted(Path(folder).iterdir()):
-            print(f"{path.name:20} {path.stat().st_size / n:12.0f} bytes a nucleus")
+            print(f"{path.name:20} {path.stat().st_size / n:12.0f} bytes per nucleus")
         print(f"peak memory          {peak_memory_mib():12,} MiB")
         compare_levels(table)
 
 
 def compare_levels(table: Path) -> None:
-    """What each level of zlib costs and saves on one batch."""
+    """Print the time and the size of one batch with each level of zlib."""
     text = FeatureRenderer(CLASSES, "drawn", (0, 0)).render(next(iterate_rows(table, BATCH, COLUMNS)))
     for level in range(1, 10):
         member = zlib.compressobj(level, zlib.DEFLATED, wbits=31)

@@ -63,7 +63,7 @@ def print_reference() -> None:
 
 
 def print_settings(kind: type, documented: dict[type, str], heading: str, shared: Mapping[str, str] = {}) -> None:
-    """Print the table of a dataclass, then those of the dataclasses within it that no table describes yet.
+    """Print the table of a dataclass, and then the tables of its nested dataclasses that are not documented yet.
 
     Args:
         kind: Dataclass of settings.
@@ -128,13 +128,13 @@ def find_dataclasses(hint: Any) -> Iterator[type]:
 
 
 def find_limits(hint: Any) -> Iterator[Between]:
-    """Limits of a number in a type annotation; those of several numbers once."""
+    """Limits of the numbers in a type annotation, each pair of limits once."""
     found = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Between)]
     yield from found or dict.fromkeys(limit for each in typing.get_args(hint) for limit in find_limits(each))
 
 
 def describe_default(field: dataclasses.Field) -> str:
-    """A field with its default as YAML has it; its name alone where a config must give it, or where all is default."""
+    """A field with its default as YAML; only its name if a config must give it."""
     if field.default is field.default_factory is dataclasses.MISSING:
         return field.name
     value = field.default_factory() if field.default is dataclasses.MISSING else field.default
@@ -152,7 +152,7 @@ def list_changes(value: Any) -> dict[str, Any]:
 
 
 def as_yaml(value: Any) -> str:
-    """A value as YAML in one line."""
+    """A value as one line of YAML."""
     if dataclasses.is_dataclass(value):
         return as_yaml(list_changes(value))
     if isinstance(value, dict):
@@ -169,7 +169,7 @@ def as_yaml(value: Any) -> str:
 
 
 def as_cell(text: str) -> str:
-    """Prose in a table: one line, code in single backquotes."""
+    """Prose as a cell of a table: on one line, with code in single backquotes."""
     return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
 
 

@@ -1,4 +1,4 @@
-"""Write what is made from the settings of a run: the config, its schema and the table of config/README.md.
+"""Write the files generated from the settings of a run: the config, its schema and the table of config/README.md.
 
     python docs/make_settings.py
 
@@ -32,7 +32,7 @@ def make_schema() -> str:
 
 
 def make_table(page: str) -> str:
-    """``page`` with the table of all settings in place of the one it has."""
+    """``page`` with its table of settings replaced by the current one."""
     before, rest = page.split(BEGIN)
     rows = [setting.table_row() for setting in list_settings().values()]
     table = "\n".join(["| setting | default | what |", "|---|---|---|", *rows])

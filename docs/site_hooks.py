@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the site also has the pages of the repository that lie outside of docs/, and the links to them.
+"""Hooks of MkDocs: add pages of the repository that lie outside docs/ to the site, and adapt the links to them.
 
 Files keep their paths; docs/ itself is the root of the site.
 """
@@ -18,7 +18,7 @@ LINK = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages and files of the repository that pages of docs/ link to."""
+    """Add the pages and files outside docs/ to which pages of docs/ link."""
     matched = (path.relative_to(ROOT).as_posix() for pattern in FILES for path in sorted(ROOT.glob(pattern)))
     for name in (*OUTSIDE, *matched):
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))

@@ -1,4 +1,4 @@
-"""Draw a slide with a red third stain, and the DAB that is measured with and without it (docs/guide/ihc.md).
+"""Picture of a synthetic slide with a red third stain, and its DAB with two and three stains, for docs/guide/ihc.md.
 
     .venv/bin/python docs/images/draw_third_stain.py -o docs/images/ihc-third-stain.jpg
 
@@ -26,7 +26,7 @@ SCALE = 400 / 480
 
 
 def main() -> None:
-    """Paint the slide, add red, and put three pictures side by side."""
+    """Generate the slide, add red, and put three pictures side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def add_red(pixels: np.ndarray) -> np.ndarray:
-    """The pixels with red in the cytoplasm of nuclei that are blue."""
+    """The pixels, with red added around crowded blue nuclei."""
     blue, brown = np.moveaxis(split_stains(pixels), -1, 0)
     blue = np.where(brown < 0.3, blue, 0)
     crowded = cv2.GaussianBlur(blue, (0, 0), 12) > 0.16
@@ -54,13 +54,13 @@ def add_red(pixels: np.ndarray) -> np.ndarray:
 
 
 def show(density: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8: white without DAB, black at ``SHOWN`` (base 10)."""
+    """Picture (h, w, 3) uint8 of a density of DAB, white at 0 and black at ``SHOWN`` (base 10)."""
     grey = np.clip(255 * (1 - density / LN_10 / SHOWN), 0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, -1)
 
 
 def draw(caption: str, pixels: np.ndarray) -> np.ndarray:
-    """The picture at the size of the page, with its caption and a white edge."""
+    """The picture at the size for the page, with its caption and a white edge."""
     size = tuple(round(side * SCALE) for side in pixels.shape[1::-1])
     canvas = Image.fromarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     add_caption(canvas, caption)

@@ -1,4 +1,4 @@
-"""Compose the picture of sixteen fields with the nuclei that a model finds in them (docs/results.md).
+"""Compose sixteen fields with the nuclei that a model finds in them, for docs/results/built-in-models.md.
 
 .venv/bin/python docs/images/draw_tissues.py --data DATA -o docs/images/tissues.jpg [--model compact]
 
@@ -25,9 +25,9 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.stain import fit_macenko
 
 COLUMNS, SIDE_UM, SIDE_PX = 4, 56, 320
-ORION_MPP = 0.5  # not stated: its lymphocytes are as large as others at this
+ORION_MPP = 0.5  # not stated; at 0.5 its lymphocytes are as large as those of other sets
 SKIN, CARCINOMA = "wsi-cmu-small-region/CMU-1-Small-Region.svs", "wsi-openslide-crops/OS-1-detail.ome.tif"
-FIELDS = (  # caption, file, um per pixel, left upper corner in um; a slide states its um per pixel
+FIELDS = (  # caption, file, um per pixel, upper left corner in um; a slide states its um per pixel
     ("Breast carcinoma 1", "tnbc-nuclei/images/01_2.png", 0.25, (40, 40)),
     ("Breast carcinoma 2", "tnbc-nuclei/images/02_3.png", 0.25, (40, 10)),
     ("Breast carcinoma 4", "tnbc-nuclei/images/04_4.png", 0.25, (40, 40)),
@@ -65,7 +65,7 @@ def main() -> None:
 def draw_field(
     predictor: Predictor, path: Path, mpp: float | None, corner_um: tuple[float, float], caption: str
 ) -> np.ndarray:
-    """(SIDE_PX, SIDE_PX, 3) uint8: the field at ``corner_um`` of a picture or slide, with outlines."""
+    """Field (SIDE_PX, SIDE_PX, 3) uint8 with outlines, at ``corner_um`` of a picture or slide."""
     pixels, mpp = read_picture(path, mpp)
     nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
     left, top = (round(each / mpp) for each in corner_um)
@@ -79,7 +79,7 @@ def draw_field(
 
 
 def read_picture(path: Path, mpp: float | None) -> tuple[np.ndarray, float]:
-    """Pixels (h, w, 3) uint8 of a picture or, where ``mpp`` is None, of all of a slide; and um per pixel."""
+    """Pixels (h, w, 3) uint8 of a picture, or of a whole slide if ``mpp`` is None; and um per pixel."""
     if mpp is not None:
         return read_rgb(path), mpp
     info = inspect_slide(path, path.stem)

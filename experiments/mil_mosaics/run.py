@@ -1,13 +1,13 @@
-"""Regions of real tissue from labels of images: fields made of CAMELYON16 patches, against controls of the same labels.
+"""Regions of real tissue from labels of images, compared with controls: fields composed of CAMELYON16 patches.
 
     python -m experiments.mil_mosaics.run --data DATA    # trains what is not recorded
     python -m experiments.mil_mosaics.run --table        # prints the tables
 
 DATA/camelyon16-patches/ has the patches normal/<slide>_<x>_<y>.png and tumor/<slide>_<x>_<y>.png of 256 px at 0.243
-um/px. The stains of every slide are mapped to one reference, because the two classes are from different slides.
-Turned and mirrored patches side by side make images of 160 px and fields of 2 mm at 1 um/px, in which smooth areas
-are of tumour. Images have labels. The areas score 24 fields of patches that no image contains, and are used nowhere
-else.
+um/px. The stains of every slide are mapped to one reference, because the two classes come from different slides.
+Rotated and mirrored patches are laid side by side into images of 160 px and fields of 2 mm at 1 um/px, in which smooth
+areas are tumour. Training uses only a label per image. The true areas score 24 fields, composed of patches that no
+training image contains.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from muse_pipeline.training.recipe import RECIPES, train_run
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-PATCH_PX, IMAGE_PX, FIELD_PX, N_FIELDS, N_IMAGES = 62, 160, 2000, 24, 150  # at 1 um/px; images of either label
+PATCH_PX, IMAGE_PX, FIELD_PX, N_FIELDS, N_IMAGES = 62, 160, 2000, 24, 150  # px of 1 um; N_IMAGES of each label
 KINDS = ("normal", "tumor")
 CLASSES = (NucleusClass("Normal", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0)))
 REFERENCE = ColourReference(method="macenko", stains=((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), strong=(1.2, 0.8))
@@ -53,18 +53,18 @@ TITLES = {
 STEPS, ROUND = 200, 100
 SCHEDULE = Schedule(steps=STEPS, learning_rate=1e-3, save_every=STEPS, log_every=STEPS)
 STUDENT = StudentSettings(rounds=3, schedule=dataclasses.replace(SCHEDULE, steps=ROUND))
-LONG = dataclasses.replace(SCHEDULE, steps=STEPS + STUDENT.rounds * ROUND)  # controls: as teacher and student together
+LONG = dataclasses.replace(SCHEDULE, steps=STEPS + STUDENT.rounds * ROUND)  # as teacher and student together
 BATCH = 6
 
 
 def run_arm(split: str, seed: int, args: argparse.Namespace) -> dict:
-    """Train every network on one split and score its maps."""
+    """Scores of the maps of all networks that are trained on one split."""
     patches = read_patches(args.data / "camelyon16-patches", split)
     return run_split(split, seed, patches, args.work.resolve())
 
 
 def read_patches(folder: Path, split: str) -> dict[str, list[list[np.ndarray]]]:
-    """Patches at 1 um/px in reference stains: of training and of test, of either kind."""
+    """Patches at 1 um/px in reference stains: for "training" and "test", a list of normal and one of tumour patches."""
     paths = [(kind, path) for kind in KINDS for path in list_pictures(folder / kind)]
     slide_of = {path: path.name.rsplit("_", 2)[0] for _, path in paths}
     pixels = {path: read_rgb(path) for _, path in paths}
@@ -82,7 +82,7 @@ def read_patches(folder: Path, split: str) -> dict[str, list[list[np.ndarray]]]:
 
 
 def map_stains(fit: MacenkoFit) -> np.ndarray:
-    """(3, 4) from the stains of a slide to those of ``REFERENCE``."""
+    """Colour map (3, 4) from the stains of a slide to those of ``REFERENCE``."""
     return stain_map(fit.stains, fit.strong, REFERENCE.stains, REFERENCE.strong)
 
 
@@ -93,7 +93,7 @@ def restain(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
 
 
 def lay(patches: list[np.ndarray], side_px: int, rng: np.random.Generator) -> np.ndarray:
-    """(side_px, side_px, 3) uint8 of random patches, turned and mirrored, on a grid with a random corner."""
+    """Picture (side_px, side_px, 3) uint8 of random patches, rotated and mirrored, on a grid with a random origin."""
     n = side_px // PATCH_PX + 2
     rows = []
     for _ in range(n):
@@ -104,20 +104,20 @@ def lay(patches: list[np.ndarray], side_px: int, rng: np.random.Generator) -> np
 
 
 def draw_area(side_px: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """(side_px, side_px) bool: smooth areas of several hundred um that cover ``share``."""
+    """Mask (side_px, side_px) of smooth areas several hundred um wide, which cover the fraction ``share``."""
     small = rng.normal(size=(side_px // 20, side_px // 20)).astype(np.float32)
     field = cv2.resize(cv2.GaussianBlur(small, (0, 0), 6), (side_px, side_px), interpolation=cv2.INTER_CUBIC)
     return field > np.quantile(field, 1 - share)
 
 
 def compose(patches: list[list[np.ndarray]], area: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Tumour where ``area`` is, normal tissue elsewhere."""
+    """A picture with tumour inside ``area`` and normal tissue outside."""
     normal, tumour = (lay(of_kind, len(area), rng) for of_kind in patches)
     return np.where(area[..., None], tumour, normal)
 
 
 def draw_images(folder: Path, patches: list[list[np.ndarray]], seed: int) -> Path:
-    """Draw the images to train on."""
+    """Write the training images into a folder per class, and return ``folder``."""
     rng = np.random.default_rng(seed)
     for label, one in enumerate(CLASSES):
         (folder / one.name).mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def draw_images(folder: Path, patches: list[list[np.ndarray]], seed: int) -> Pat
 
 
 def run_split(split: str, seed: int, patches: dict[str, list[list[np.ndarray]]], work: Path) -> dict:
-    """Train every arm and count hits and errors of every field."""
+    """Train every arm, and count the correct tumour pixels and the wrong pixels of every field."""
     folder = work / f"{split}-{seed}"
     images = draw_images(folder / "images", patches["training"], seed)
     networks = {
@@ -177,10 +177,10 @@ def config(images: Path, seed: int, teacher: str, schedule: Schedule, student: S
 def train(
     images: Path, folder: Path, seed: int, teacher: str, schedule: Schedule, student: StudentSettings
 ) -> RegionNetwork:
-    """The network that leaves a run."""
+    """The trained network of a run."""
     options = Options(accelerator="cpu", threads=1, log=print)
     before = folder.with_name("teacher")
-    if student.rounds and before.is_dir() and not folder.is_dir():  # the student's teacher is trained already
+    if student.rounds and before.is_dir() and not folder.is_dir():  # the student's teacher is already trained
         shutil.copytree(before, folder)
         for name in ("checkpoint.pt", "config.yaml"):
             (folder / name).unlink(missing_ok=True)
@@ -189,7 +189,7 @@ def train(
 
 
 def train_classifier(config: MilConfig) -> RegionNetwork:
-    """A classifier of images: the mean over positions of a linear layer on the third stage. Averaged weights."""
+    """A classifier of images, with averaged weights; its logit is the mean of a linear layer on the last stage."""
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(NetworkSettings)}
     windows = read_region_data(StageConfig(**shared)).make_windows(torch.device("cpu"))
     torch.manual_seed(config.seed)
@@ -211,38 +211,38 @@ def train_classifier(config: MilConfig) -> RegionNetwork:
 
 @torch.no_grad()
 def map_fused(network: RegionNetwork, picture: np.ndarray) -> np.ndarray:
-    """(h, w) fused map."""
+    """The network's fused map (h, w) of a picture."""
     return in_pixels(network(*as_input(picture)).fused, picture)
 
 
 @torch.no_grad()
 def map_activation(network: RegionNetwork, picture: np.ndarray) -> np.ndarray:
-    """(h, w) probability of each position, whose mean logit is that of the image."""
+    """Class activation map (h, w): the probability at each position; the mean logit is that of the image."""
     return in_pixels(network.side_logits(*as_input(picture))[-1].sigmoid(), picture)
 
 
 def as_input(picture: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels, reflected to whole strides, and the identity of colours."""
+    """The network's inputs: pixels, padded by reflection to a multiple of 16, and the identity as colour map."""
     bottom, right = (-side % 16 for side in picture.shape[:2])
     padded = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
     return torch.from_numpy(padded).permute(2, 0, 1)[None].float(), torch.eye(3, 4)
 
 
 def in_pixels(found: torch.Tensor, picture: np.ndarray) -> np.ndarray:
-    """A map (1, 1, rows, columns) in the picture's pixels."""
+    """A map (1, 1, rows, columns) enlarged to the picture's pixels (h, w)."""
     height, width = picture.shape[:2]
     size = [-(-side // 16) * 16 for side in (width, height)]
     return cv2.resize(found[0, 0].numpy(), size, interpolation=cv2.INTER_LINEAR)[:height, :width]
 
 
 def haematoxylin(picture: np.ndarray) -> np.ndarray:
-    """(h, w) float32 concentration."""
+    """Concentration (h, w) float32 of haematoxylin."""
     unmixed = optical_density(picture.reshape(-1, 3)) @ np.linalg.pinv(np.array(REFERENCE.stains))
     return unmixed[:, 0].reshape(picture.shape[:2]).astype(np.float32)
 
 
 def threshold_haematoxylin(picture: np.ndarray, is_dark: bool) -> np.ndarray:
-    """(h, w) bool: where haematoxylin, smoothed over 25 um, is above Otsu's threshold; if not ``is_dark``, below it."""
+    """Mask (h, w) where haematoxylin, smoothed over 25 um, exceeds Otsu's threshold; its inverse unless ``is_dark``."""
     small = cv2.resize(haematoxylin(picture), None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA)
     scaled = cv2.normalize(cv2.GaussianBlur(small, (0, 0), 5), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
     mask = cv2.threshold(scaled, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
@@ -250,23 +250,23 @@ def threshold_haematoxylin(picture: np.ndarray, is_dark: bool) -> np.ndarray:
 
 
 def score_patches(map_of, network: RegionNetwork, patches: list[list[np.ndarray]]) -> float:
-    """AUC of the patches themselves, by the generalised mean of their maps."""
+    """AUC of single patches, scored by the generalised mean of their maps."""
     score = [np.mean(map_of(network, one) ** EXPONENT) ** (1 / EXPONENT) for of_kind in patches for one in of_kind]
     return area_under_curve(np.array(score), np.arange(len(score)) >= len(patches[0]))
 
 
 def dice(counts: np.ndarray) -> np.ndarray:
-    """(..., 2) hits and errors -> Dice in percent."""
+    """Dice in percent from (..., 2) counts of correct tumour pixels and wrong pixels."""
     return 200 * counts[..., 0] / np.maximum(2 * counts[..., 0] + counts[..., 1], 1)
 
 
 def render_tables(runs: list[dict]) -> str:
-    """A table of each split."""
+    """A table for each split."""
     return "\n\n".join(render_table(split, [run for run in runs if run["arm"] == split]) for split in SPLITS)
 
 
 def render_table(split: str, runs: list[dict]) -> str:
-    """Dice of fields, mean over fields and seeds, and the student's difference from each other arm."""
+    """The table of a split: mean Dice over fields and seeds, and the student's difference from every other arm."""
     by_arm = {
         arm: np.stack([dice(np.array(run["counts"][arm])) for run in runs], 1) for arm in TITLES
     }  # (fields, seeds)

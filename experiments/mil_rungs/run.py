@@ -1,11 +1,11 @@
-"""What each part of IKD-MIL adds: maps of a drawn texture, trained on labels of images alone.
+"""The gain from each part of IKD-MIL: maps of synthetic textures, trained only on labels of images.
 
     python -m experiments.mil_rungs.run            # trains what is not recorded
     python -m experiments.mil_rungs.run --table    # prints the table
 
-Images of 160 px show two tissues with the same colours. Nuclei of the one are small and of the other large; clusters of
-small ones are in both. Half of the images contain islands of the second, and nothing but that is known in training.
-Masks of the islands score the maps of test images, and never choose weights.
+Images of 160 px show two tissues in the same colours, one with small nuclei and one with large nuclei, and a cluster of
+nuclei anywhere. Half of the images contain islands of the second tissue, and training uses only this label. Masks of
+the islands score the maps of test images; weights are not chosen by these masks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from muse_pipeline.training.run import Options, RunFolder
 
 RUNS = runs_of(__file__)
 SIDE_PX, MPP = 160, 2.0
-N_IMAGES = {"training": 250, "validation": 50, "test": 100}  # of either label
+N_IMAGES = {"training": 250, "validation": 50, "test": 100}  # images of each label
 CLASSES = (NucleusClass("Normal", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0)))
 GROUND, DARK = (222, 165, 200), (105, 70, 145)
 SCHEDULE = Schedule(steps=300, learning_rate=1e-3, save_every=300, validate_every=50, log_every=50)
@@ -46,7 +46,7 @@ def student(**settings: object) -> StudentSettings:
     return StudentSettings(**{"rounds": ROUNDS, "schedule": ROUND, **settings})
 
 
-# Teacher, and student or none.
+# Kind of the teacher, and settings of the student; without rounds there is no student.
 ARMS = {
     "teacher": ("dice", StudentSettings(rounds=0)),
     "longer": ("dice", StudentSettings(rounds=0)),
@@ -74,13 +74,13 @@ COMPARED = {name: "gm-teacher" if name.startswith("gm") else "teacher" for name 
 
 
 def draw_and_run(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Draw the images unless they exist, train an arm and score it."""
+    """Generate the images unless they exist, train an arm and score it."""
     work = args.work.resolve()
     return run_arm(arm, seed, draw_data(work / f"data-{seed}", seed), work)
 
 
 def draw_data(folder: Path, seed: int) -> Path:
-    """Draw the images of every split and, apart from them, their masks."""
+    """Write the images and the masks of every split into separate folders, and return ``folder``."""
     if folder.is_dir():
         return folder
     for number, (split, n_images) in enumerate(N_IMAGES.items()):
@@ -97,13 +97,13 @@ def draw_data(folder: Path, seed: int) -> Path:
 
 
 def draw_islands(rng: np.random.Generator) -> np.ndarray:
-    """(160, 160) bool: smooth areas of 10 to 60 %."""
+    """Mask (160, 160) of smooth areas that cover 10 to 60 %."""
     field = cv2.GaussianBlur(rng.normal(size=(SIDE_PX, SIDE_PX)).astype(np.float32), (0, 0), 16)
     return field > np.quantile(field, 1 - rng.uniform(0.1, 0.6))
 
 
 def draw_tissue(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(160, 160, 3) uint8: large nuclei where ``mask`` is, small ones elsewhere, and a cluster anywhere."""
+    """Picture (160, 160, 3) uint8 with large nuclei inside ``mask``, small ones outside, and a cluster anywhere."""
     picture = np.empty((SIDE_PX, SIDE_PX, 3), np.uint8)
     picture[:] = np.add(GROUND, rng.normal(0, 8, 3)).clip(0, 255)
     cluster = rng.uniform(0, SIDE_PX, 2)
@@ -113,7 +113,7 @@ def draw_tissue(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     column, row = xy.astype(int).clip(0, SIDE_PX - 1).T
     inside = mask[row, column]
     for (x, y), is_large in zip(xy, inside, strict=True):
-        if is_large and rng.random() < 0.5:  # larger nuclei, and fewer: as dark on the whole
+        if is_large and rng.random() < 0.5:  # fewer large nuclei, so that both tissues are equally dark
             continue
         radius = rng.normal(3.0, 0.5) if is_large else rng.normal(1.8, 0.4)
         color = np.add(DARK, rng.normal(0, 15, 3)).clip(0, 255).tolist()
@@ -124,13 +124,13 @@ def draw_tissue(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def source(data: Path, split: str) -> TissueSource:
-    """The images of a split."""
+    """The source of the images of a split."""
     masks = None if split == "training" else data / split / "masks"
     return TissueSource(folders=data / split / "images", masks=masks, mpp=MPP)
 
 
 def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
-    """Train one arm, from the teacher of another arm if that is there, and score it."""
+    """Train one arm, from the teacher of a previous arm if that exists, and score it."""
     (teacher, student_settings), longer = ARMS[arm], arm == "longer"
     config = MilConfig(
         name=arm,
@@ -163,7 +163,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
 
 
 def score_test(checkpoint: Path, data: Path) -> dict:
-    """AUC of the test images, and hits and errors of the cells of every image that contains the second tissue."""
+    """AUC of the test images, and counts of correct and wrong pixels of the images that contain the second tissue."""
     network, _ = load_region_model(checkpoint)
     images = read_tissue_images([source(data, "test")], tuple(one.name for one in CLASSES), MPP, SIDE_PX)
     scorer = RegionScorer(network, images, np.repeat(np.eye(3, 4, dtype=np.float32)[None], len(images), 0), SIDE_PX)
@@ -177,12 +177,12 @@ def score_test(checkpoint: Path, data: Path) -> dict:
 
 
 def f1(counts: np.ndarray) -> np.ndarray:
-    """(..., 2) hits and errors -> F1 in percent."""
+    """F1 in percent from (..., 2) counts of correct and wrong pixels."""
     return 200 * counts[..., 0] / (2 * counts[..., 0] + counts[..., 1])
 
 
 def render_table(recorded: list[dict]) -> str:
-    """F1 over seeds, its difference from the teacher's, and how far the last round ends below its own best."""
+    """The table: F1 over seeds, its difference from the teacher's, and the largest fall of F1 in the last round."""
     runs = {f"{run['arm']}-{run['seed']}": run for run in recorded}
     rows = [
         "| | F1 of pixels | difference from its teacher (95 %) | fall in the last round | AUC of images |",
@@ -214,7 +214,7 @@ def _difference_text(counts: np.ndarray, against: np.ndarray) -> str:
 
 
 def max_fall(curve: list[float]) -> float:
-    """How far a curve of F1 falls below its best so far, in percent."""
+    """Largest fall of a curve of F1 below its previous maximum, in percent."""
     values = 100 * np.array(curve)
     return float((np.maximum.accumulate(values) - values).max())
 

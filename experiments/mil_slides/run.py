@@ -1,11 +1,11 @@
-"""From labels of slides alone to tumour regions, through the workflow: drawn slides, six folds.
+"""Tumour regions from labels of slides only, by the workflow: synthetic slides, six folds.
 
-    python -m experiments.mil_slides.run            # runs the folds that are missing: a JSON per fold
+    python -m experiments.mil_slides.run            # runs the folds that are not recorded
     python -m experiments.mil_slides.run --table    # prints the table
 
-Twelve slides of 2 x 1.5 mm have stroma with spindles and crowds of lymphocytes, each in stains of its own. Six have
-three to five islands of larger nuclei, lilac in between. In each fold snakemake trains on the labels of ten slides and
-maps the other two, one of either label. The outlines of the islands score these maps and are used nowhere else.
+Twelve slides of 2 x 1.5 mm have stroma with spindles and crowds of lymphocytes, in colours that differ between slides.
+Six of them have three to five islands of larger nuclei on a lilac ground. In each fold, snakemake trains on the labels
+of ten slides and maps the other two, one of each label. The outlines of the islands are used only to score these maps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RUNS = runs_of(__file__)
 SNAKEFILE = TOP / "Snakefile"
 N_FOLDS = 6
 MPP, TISSUE_PX, MARGIN_PX, GLASS = 0.5, (4000, 3000), 500, (243, 243, 245)
-SPINDLE, LYMPHOCYTE, TUMOUR = (3.0, 9.0), (4.5, 5.5), (8.0, 12.0)  # least and largest half axis in px
+SPINDLE, LYMPHOCYTE, TUMOUR = (3.0, 9.0), (4.5, 5.5), (8.0, 12.0)  # smallest and largest half axis in px
 PER_MM2 = {"spindles": 1500, "tumour": 3200, "crowds": 6, "in a crowd": 60}
 CONFIG = {
     "method": "mil",
@@ -58,10 +58,10 @@ CONFIG = {
 def main() -> None:
     """Run and score the folds that are not recorded, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/mil_slides"), help="for slides (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("runs/mil_slides"), help="folder (default: %(default)s)")
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(N_FOLDS)))
     parser.add_argument("--cores", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="print the table of the folds that exist")
+    parser.add_argument("--table", action="store_true", help="print the table of the recorded folds")
     args = parser.parse_args()
     if args.table:
         print(render_table())
@@ -74,12 +74,12 @@ def main() -> None:
 
 
 def slide_names(fold: int) -> tuple[str, str]:
-    """A slide without islands and one with islands."""
+    """Names of the two slides that a fold holds out: one without and one with islands."""
     return f"s{2 * fold}", f"s{2 * fold + 1}"
 
 
 def draw_cohort(work: Path) -> None:
-    """Draw the slides that are missing and, apart from them, the masks of their islands."""
+    """Write the slides that are missing, and the masks of their islands into a separate folder."""
     (work / "masks").mkdir(parents=True, exist_ok=True)
     for number in range(2 * N_FOLDS):
         path, rng = work / f"s{number}.tif", np.random.default_rng(number)
@@ -90,7 +90,7 @@ def draw_cohort(work: Path) -> None:
 
 
 def draw_islands(rng: np.random.Generator) -> np.ndarray:
-    """(h, w) bool: three to five ragged areas that are 300 to 700 um wide and do not reach the edge of the tissue."""
+    """Mask (h, w) of three to five ragged islands 300 to 700 um wide, which do not reach the edge of the tissue."""
     height, width = TISSUE_PX[::-1]
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     islands = np.zeros((height, width), np.uint8)
@@ -103,7 +103,7 @@ def draw_islands(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_slide(islands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(h, w, 3) uint8: the tissue on glass."""
+    """Picture (h, w, 3) uint8 of the tissue with a margin of glass."""
     height, width = islands.shape
     mm2 = width * height * MPP**2 / 1e6
     eosin, lilac, dark = (
@@ -134,7 +134,7 @@ def draw_slide(islands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_slide(path: Path, picture: np.ndarray) -> None:
-    """A tiled TIFF of two levels."""
+    """Write a picture as a tiled TIFF with two levels."""
     options = {"tile": (256, 256), "photometric": "rgb", "compression": "deflate"}
     partial = path.with_suffix(".partial")
     with tifffile.TiffWriter(partial) as tiff:
@@ -145,7 +145,7 @@ def write_slide(path: Path, picture: np.ndarray) -> None:
 
 
 def run_fold(fold: int, work: Path, cores: int) -> dict:
-    """Train on ten slides, map the two others, and score these."""
+    """Train on ten slides, map the other two, and score their maps."""
     held = slide_names(fold)
     rows = [["slide_id", "path", "patient", "label"]]
     for number in range(2 * N_FOLDS):
@@ -171,7 +171,7 @@ def run_fold(fold: int, work: Path, cores: int) -> dict:
 
 
 def score_slide(work: Path, name: str) -> dict:
-    """Dice of the islands, and the share of the drawn tissue that lies in areas of tumour."""
+    """Dice of the islands, and the found and true shares of the tissue that is tumour."""
     truth = cv2.imread(str(work / "masks" / f"{name}.png"), cv2.IMREAD_GRAYSCALE) > 0
     found = fill_tumour(work / "results" / name / "regions.geojson", truth.shape)
     both = truth.sum() + found.sum()
@@ -183,7 +183,7 @@ def score_slide(work: Path, name: str) -> dict:
 
 
 def fill_tumour(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: the areas of tumour in level-0 px, as QuPath's file has them."""
+    """Mask (h, w), in level-0 px, of the areas of tumour in a GeoJSON file."""
     found = np.zeros(shape, np.uint8)
     for feature in read_json(path)["features"]:
         if feature["properties"]["classification"]["name"] == "Tumour":
@@ -195,7 +195,7 @@ def fill_tumour(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def render_table() -> str:
-    """A row per fold, and a line about all."""
+    """The table with a row per fold, and a line about all folds."""
     runs = sorted(read_runs(RUNS), key=lambda run: run["fold"])
     rows = [
         "| fold | AUC of the ten slides | Dice | share of tumour, found (drawn) | found in the slide without islands |",
@@ -217,9 +217,9 @@ def render_table() -> str:
     auc = area_under_curve(np.array([one["share"] for one, _ in scored]), np.array([label for _, label in scored]))
     rows += [
         "",
-        f"{len(runs)} of {N_FOLDS} folds. Dice: mean {np.mean(dice):.3f}, least {min(dice):.3f}. Slides that were held "
-        f"back are told apart by their area of tumour with an AUC of {auc:.3f}; slides without islands have at most "
-        f"{max(one['share'] for one, label in scored if not label):.2%} of it.",
+        f"{len(runs)} of {N_FOLDS} folds. Dice: mean {np.mean(dice):.3f}, least {min(dice):.3f}. The area of "
+        f"tumour separates the held-out slides with an AUC of {auc:.3f}; it is at most "
+        f"{max(one['share'] for one, label in scored if not label):.2%} of slides without islands.",
     ]
     return "\n".join(rows)
 

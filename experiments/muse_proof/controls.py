@@ -1,4 +1,4 @@
-"""Variants of MUSE pretraining: points anywhere, identities shuffled, scales at the ends of their range, no decoder."""
+"""Variants of MUSE pretraining: random points, shuffled identities, scales at the ends of their range, no decoder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ENCODER = "muse_compact_32_encoder"
 
 
 class RandomPoints(NucleusIndex):
-    """Draws nuclei as they are, but has random points in place of those in a box."""
+    """An index that samples nuclei as usual, but replaces the nuclei inside a box by random points."""
 
     def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
-        """As many points as there are nuclei; a box always has the same ones."""
+        """Numbers of the nuclei in a box, and as many random points, always the same ones for a box."""
         box = np.array([left, top, right, bottom], float)
         numbers, xy = super().inside(*box.tolist())
         generator = np.random.default_rng(box.view(np.uint32))
@@ -46,63 +46,63 @@ class RandomPointsImage(NucleusImage):
 
     @classmethod
     def of(cls, image: NucleusImage) -> RandomPointsImage:
-        """Take over what is known of ``image``."""
+        """The image ``image`` with random points."""
         return cls(image.name, image.patient, image.mpp, image.size_px, image.stain, image.weight, image)
 
     @property
     def nuclei(self) -> RandomPoints:
-        """The points."""
+        """The index with random points."""
         return RandomPoints(**vars(self.image.nuclei))
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """See ``NucleusImage``."""
+        """Pixels of the image, as in ``NucleusImage``."""
         return self.image.read(xy, size)
 
 
 class RandomPointsStage(MuseStage):
-    """Pretrains on points anywhere."""
+    """Pretraining on random points."""
 
     def read(self, log: Log) -> PretrainData:
-        """The images with random points."""
+        """The data, with random points in the images."""
         data = super().read(log)
         return replace(data, images=[RandomPointsImage.of(image) for image in data.images])
 
 
 class ShuffledStage(MuseStage):
-    """Pretrains on pairs of views in which a nucleus is compared with any other that both show."""
+    """Pretraining on pairs of views in which a nucleus is compared with a random one that both views show."""
 
     def batches(self, data: PretrainData, device: torch.device) -> Callable[[int], ViewBatch]:
-        """Sets of views whose identities are shuffled in the student's."""
+        """Batches of views; the identities of nuclei are shuffled in the student's views."""
         batches = super().batches(data, device)
         return lambda number: shuffle_identities(batches(number), seed_of_step(self.config.seed, number))
 
 
 class EndsSampler(ViewSampler):
-    """Draws one global view at the finest scale and one at the coarsest, and local views at either."""
+    """A sampler of one global view at the finest and one at the coarsest scale, and of local views at either scale."""
 
     def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
-        """(2 + n_local,) um per pixel of the views of a set."""
+        """Um per pixel (2 + n_local,) of the views of a set."""
         ends = generator.integers(2, size=2 + self.settings.n_local)
         ends[1] = 1 - ends[0]
         return np.array(self.settings.mpp)[ends]
 
 
 class EndsStage(MuseStage):
-    """Pretrains on global views whose scales are as far apart as they can be."""
+    """Pretraining on global views whose scales are as far apart as possible."""
 
     def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
-        """Sets of views at the ends of the scales."""
+        """Batches of views at the ends of the range of scales."""
         batches = super().batches(data, device)
         batches.sample = EndsSampler(data.images, self.config.views, self.config.balance)
         return batches
 
 
 class EndsShuffledStage(ShuffledStage, EndsStage):
-    """Likewise, with shuffled identities."""
+    """Pretraining on views at the ends of the range of scales, with shuffled identities of nuclei."""
 
 
 def shuffle_identities(batch: ViewBatch, seed: int) -> ViewBatch:
-    """A batch in which the shared nuclei of every pair of views have changed places in the student's view."""
+    """The batch, with the positions of shared nuclei of every pair of views permuted in the student's view."""
     generator = torch.Generator().manual_seed(seed)
     student_xy = batch.student_xy.clone()
     for pair, number in np.ndindex(*batch.shared.shape[:2]):
@@ -113,7 +113,7 @@ def shuffle_identities(batch: ViewBatch, seed: int) -> ViewBatch:
 
 
 class EncoderAlone(CompactNetwork):
-    """A compact network whose dense map is that of its deepest stage, enlarged to stride 4."""
+    """A compact network without decoder: its dense map is the map of the deepest stage, enlarged to stride 4."""
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
         super().__init__(widths, depths)
@@ -121,12 +121,12 @@ class EncoderAlone(CompactNetwork):
         self.channels = widths[-1]
 
     def forward(self, image: Tensor) -> Features:
-        """(B, 3, H, W) -> features."""
+        """Features of images (B, 3, H, W)."""
         *_, deepest = self.stage_maps(image)
         dense = functional.interpolate(deepest, scale_factor=self.stride_px // 4, mode="bilinear")
         return Features(dense, deepest.mean((2, 3)))
 
 
 def register_encoder() -> None:
-    """Make the encoder of ``muse_compact_32`` a backbone that a config may name."""
+    """Register the encoder of ``muse_compact_32`` as a backbone that a config may name."""
     BACKBONES.register(ENCODER)(lambda: EncoderAlone((32, 64, 160, 160), (1, 2, 2, 2)))

@@ -1,12 +1,12 @@
-"""Nucleus-guided pretraining: runs with one thing changed, read at the nuclei of a left-out site.
+"""Nucleus-guided pretraining, and runs that differ in one respect, scored at the nuclei of a left-out site.
 
     python -m experiments.muse_proof.run --data ../shared/data    # trains what is not recorded, ten minutes each
     python -m experiments.muse_proof.run --table                  # prints the table
 
-Backbones are trained as `config/train/muse_pretrain.yaml` says, on the unlabelled pixels of BRCA-M2C (train and val)
-without the judged site, and of CAMELYON16. Frozen features at the true nuclei of that site are classified from those at
-the nuclei of the other sites, by the 20 nearest neighbours and by a linear layer: with both at 0.5 um/px, with both at
-1.0, and with labels at 0.5 and judged nuclei at 1.0. The recipe was chosen on A8. A stopped run goes on. DATA is a
+Backbones are trained by `config/train/muse_pretrain.yaml` on the unlabelled pixels of CAMELYON16 and of BRCA-M2C (train
+and val) without the left-out site. Frozen features at the true nuclei of this site are classified from those at the
+nuclei of the other sites, by the 20 nearest neighbours and by a linear layer: with both at 0.5 um/px, with both at 1.0,
+and with labels at 0.5 and left-out nuclei at 1.0. The recipe was chosen on A8. A stopped run continues. DATA is a
 folder with brca-m2c/ and camelyon16-patches/.
 """
 
@@ -49,7 +49,7 @@ from muse_pipeline.models.base import Backbone
 RUNS = runs_of(__file__)
 SITES = ("A7", "AC", "A8")
 FINE, COARSE, K = 0.5, 1.0, 20
-ARMS = {  # title, and what differs from the recipe
+ARMS = {  # title, and settings that differ from the recipe
     "full": ("MUSE: nuclei and views, mixed scales", ()),
     "views": ("views alone (DINO)", ("distillation.nucleus_weight=0",)),
     "random": ("random points in place of nuclei", ()),
@@ -60,18 +60,18 @@ ARMS = {  # title, and what differs from the recipe
     "encoder": ("no decoder", (f"backbone={ENCODER}",)),
     "untrained": ("random weights", ()),
 }
-STAGES = {  # other arms: MuseStage
+STAGES = {  # stages of the arms that do not use MuseStage
     "random": RandomPointsStage,
     "shuffled": ShuffledStage,
     "ends": EndsStage,
     "ends_shuffled": EndsShuffledStage,
 }
-SCALES = {"at 0.5": (FINE, FINE), "at 1.0": (COARSE, COARSE), "across": (FINE, COARSE)}  # of labels, of what is judged
+SCALES = {"at 0.5": (FINE, FINE), "at 1.0": (COARSE, COARSE), "across": (FINE, COARSE)}  # um/px of labels, of queries
 PROTOCOLS = tuple(f"{protocol} {scales}" for protocol in ("kNN", "linear") for scales in SCALES)
 
 
 def run_arm(arm: str, site: str, seed: int, data: Path, work: Path) -> dict:
-    """Pretrain an arm without a site and classify its nuclei."""
+    """Pretrain an arm without a site, and classify the nuclei of this site."""
     labels = breast_labels(data)
     known = dataclasses.replace(labels, exclude=(word_of(site),))
     judged = dataclasses.replace(labels, exclude=tuple(word_of(one) for one in SITES if one != site))
@@ -91,10 +91,10 @@ def pretrain_arm(arm: str, site: str, config: MuseConfig, work: Path) -> Path:
 
 
 def classify(backbone: Backbone, reference: ColourReference, known: LabelSource, judged: LabelSource) -> dict:
-    """Nuclei of each judged patient by true and predicted class.
+    """Counts of the nuclei of each patient of the left-out site by true and predicted class.
 
     Returns:
-        ``patients``, P names, and ``counts``: for each protocol (P, C * C).
+        ``patients``: their P names, and ``counts``: for each protocol, (P, C * C) counts.
     """
     bank, query = (
         {mpp: read(backbone, source, mpp, reference) for mpp in (FINE, COARSE)} for source in (known, judged)
@@ -121,12 +121,12 @@ def classify(backbone: Backbone, reference: ColourReference, known: LabelSource,
 def read(
     backbone: Backbone, source: LabelSource, mpp: float, reference: ColourReference
 ) -> tuple[torch.Tensor, PointSet]:
-    """(N, D) features of the nuclei of a source at ``mpp``, and these nuclei."""
+    """Features (N, D) of the nuclei of a source at ``mpp``, and these nuclei."""
     return read_points(backbone, read_labelled_images([source], CLASSES, mpp, n_rays=3), reference)
 
 
 def same_nuclei(fine: PointSet, coarse: PointSet) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the nuclei in both sets, whose windows hold them in another order."""
+    """Indices, in each set, of the nuclei that are in both sets; their order in the two sets differs."""
     keys = []
     for points, mpp in ((fine, FINE), (coarse, COARSE)):
         picture, xy = positions(points)
@@ -137,13 +137,13 @@ def same_nuclei(fine: PointSet, coarse: PointSet) -> tuple[np.ndarray, np.ndarra
 
 
 def accuracy(counts: np.ndarray) -> np.ndarray:
-    """(...) mean accuracy in % of S seeds, of counts (..., S, C * C) by true and predicted class."""
+    """Mean accuracy (...) in % over S seeds, from counts (..., S, C * C) by true and predicted class."""
     right = counts[..., :: len(CLASSES) + 1].sum(-1)
     return 100 * (right / counts.sum(-1)).mean(-1)
 
 
 def render(recorded: list[dict]) -> str:
-    """A table per site: accuracies by neighbours, and what full has more, with its interval over patients."""
+    """A table per site: accuracies by neighbours, and the difference "full" - arm with its interval over patients."""
     runs = by_arm_and_seed(recorded)
     return "\n\n".join(render_site(runs, site) for site in SITES if any(arm.endswith(site) for arm, _ in runs))
 
@@ -174,7 +174,7 @@ def render_site(runs: Mapping[tuple[str, int], dict], site: str) -> str:
 
 
 def stack(runs: Mapping[tuple[str, int], dict], arm: str, seeds: Sequence[int], protocol: str) -> np.ndarray:
-    """(P, S, C * C) counts of the runs of an arm."""
+    """Counts (P, S, C * C) of the runs of an arm."""
     return np.stack([np.array(runs[arm, seed]["counts"][protocol]) for seed in seeds], 1)
 
 

@@ -1,13 +1,14 @@
-"""How well features alone tell the classes of BRCA-M2C on a site that the linear model was not fitted to.
+"""How well features predict the classes of BRCA-M2C at a site that the linear model was not fitted to.
 
     python -m experiments.nucleus_features.run --data DATA       # measures and fits what is not recorded
-    python -m experiments.nucleus_features.run --table           # prints the table of docs/results.md
+    python -m experiments.nucleus_features.run --table           # prints the table
 
-Outlines are those that `compact` draws; its classes are not used, but it was trained on these pictures, so outlines may
-fit better than elsewhere. A labelled point belongs to the outline that detection matches to it within 3 um. For each of
-the sites A7, A8 and AC a logistic regression is fitted to the standardised features of the nuclei of the other two.
-Embeddings are those of `label_free`, which read the pixels of these pictures and no label; those of `compact`, trained
-on these labels, would tell nothing. Intervals are bootstraps over patients. DATA is a folder with brca-m2c/.
+Outlines are those of `compact`. Its classes are not used, but it was trained on these pictures, so outlines may fit
+better than elsewhere. A labelled point belongs to the outline that is matched to it within 3 um. For each of the sites
+A7, A8 and AC, a logistic regression is fitted to the standardised features of the nuclei of the other two. Embeddings
+are those of `label_free`, which was trained on the pixels of these pictures without labels; those of `compact`, which
+was trained on these labels, would not be a test. Intervals are bootstraps over patients. DATA is a folder with
+brca-m2c/.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from muse_pipeline.tissue.stain import fit_macenko
 RUNS = runs_of(__file__)
 CLASSES, MPP, RADIUS_UM = ("Lymphocyte", "Epithelial", "Stroma"), 0.5, 3.0
 SITES = ("A7", "A8", "AC")
-NOT_WITHOUT_CLASSES = "neighbours_fraction", "neighbours_same"  # of the classes that `compact` gives
+NOT_WITHOUT_CLASSES = "neighbours_fraction", "neighbours_same"  # these use the classes of `compact`
 SHAPE = tuple(each.name for each in (*FIRST_COLUMNS, *features_of("basic", CLASSES)) if each.group == "shape")
 ALL = tuple(
     each.name
@@ -64,23 +65,23 @@ COLUMNS = (*ALL, *EMBEDDING)
 
 
 class Picture:
-    """A picture that is read as a store is; white beyond its edges."""
+    """A picture with the interface of a store; it is white beyond its edges."""
 
     def __init__(self, pixels: np.ndarray):
         self.pixels, self.mpp = np.pad(pixels, [(128, 128), (128, 128), (0, 0)], constant_values=255), MPP
         self.size_px = pixels.shape[1::-1]
 
     def keep_chunks(self, n: int) -> None:
-        """Nothing is decoded."""
+        """Do nothing, as no chunks are decoded."""
 
     def read_planes(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """As ``Store.read_planes``, within 128 px of the picture."""
+        """Pixels of a rectangle, as in ``Store.read_planes``, at most 128 px outside the picture."""
         x, y = int(xy[0]) + 128, int(xy[1]) + 128
         return np.ascontiguousarray(self.pixels[y : y + size[1], x : x + size[0]].transpose(2, 0, 1))
 
 
 def embed_picture(pixels: np.ndarray, embedder: Embedder, colour: np.ndarray, xy: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns ``EMBEDDING`` of nuclei at ``xy`` (N, 2), from a window with the picture in its middle."""
+    """The columns ``EMBEDDING`` of nuclei at ``xy`` (N, 2), computed in a window with the picture at its centre."""
     window = np.full((embedder.card.input_px,) * 2 + (3,), 255, np.uint8)
     corner = (np.array(window.shape[1::-1]) - pixels.shape[1::-1]) // 2
     window[corner[1] :, corner[0] :][: len(pixels), : pixels.shape[1]] = pixels
@@ -89,7 +90,7 @@ def embed_picture(pixels: np.ndarray, embedder: Embedder, colour: np.ndarray, xy
 
 
 def measure_picture(image: LabelledImage, predictor: Predictor, embedder: Embedder) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, COLUMNS) and labels (N,) of the labelled nuclei that were detected."""
+    """Features (N, len(COLUMNS)) and labels (N,) of the labelled nuclei that were detected."""
     fit = fit_macenko(image.pixels.reshape(-1, 3))
     found = detect_image(predictor, image.pixels, colour_of_fit(predictor.card.colour, fit))
     taken = match_points(found.xy * MPP, found.score, image.nuclei.xy * MPP, RADIUS_UM)
@@ -107,7 +108,7 @@ def measure_picture(image: LabelledImage, predictor: Predictor, embedder: Embedd
 
 
 def measure(data: Path) -> dict[str, np.ndarray]:
-    """Features, labels, patients and sites of all labelled nuclei, and how many there are with those not detected."""
+    """Features, labels, patients and sites of the detected labelled nuclei, and the number of all labelled nuclei."""
     folder = data / "brca-m2c"
     words = {str(number): name for number, name in enumerate(CLASSES, 1)}
     how = {"format": "row column class", "mpp": MPP, "class_map": words}
@@ -124,7 +125,7 @@ def measure(data: Path) -> dict[str, np.ndarray]:
 
 
 def confusion_by_patient(measured: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Per left-out site (patients, 3, 3) counts of true and predicted classes."""
+    """For each left-out site, counts (patients, 3, 3) by true and predicted class."""
     values = measured["values"][:, [COLUMNS.index(name) for name in names]]
     values = np.where(np.isfinite(values), values, np.nanmedian(values, 0))
     found = {}
@@ -141,7 +142,7 @@ def confusion_by_patient(measured: dict[str, np.ndarray], names: tuple[str, ...]
 
 
 def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 of the classes of (..., 3, 3) counts, in percent."""
+    """Mean F1 over classes in percent, from counts (..., 3, 3) by true and predicted class."""
     hits = np.einsum("...ii->...i", counts)
     return 100 * (2 * hits / np.maximum(counts.sum(-1) + counts.sum(-2), 1)).mean(-1)
 
@@ -160,7 +161,7 @@ def run(data: Path) -> None:
 
 
 def print_table() -> None:
-    """The table of docs/results.md."""
+    """Print the table."""
     print("| features | columns | A7 | A8 | AC | all | against shape |\n|---|---|---|---|---|---|---|")
     before, recorded = None, {run["features_of"]: run for run in read_runs(RUNS)}
     for name in SETS:

@@ -1,11 +1,11 @@
-"""How often groups of patients that do not differ are told apart, by the unit of the test, and how often those that do.
+"""How often a test finds a difference between groups of patients, with and without one, by the unit of the test.
 
     python -m experiments.null_cohorts.run              # measures what is not recorded
     python -m experiments.null_cohorts.run --table      # prints the table
 
-Cohorts are drawn: 24 patients in two groups, three slides a patient, 100 nuclei a slide. Patients, slides and nuclei
-add normal deviations of 0.5, 0.3 and 1. By nucleus and by slide the test is Student's, by patient that of
-`muse statistics`.
+Cohorts are simulated: 24 patients in two groups, three slides per patient, 100 nuclei per slide. Patients, slides and
+nuclei vary normally with standard deviations of 0.5, 0.3 and 1. The test by nucleus and by slide is Student's; the test
+by patient is that of `muse statistics`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNITS = ("patient", "slide", "nucleus")
 
 
 def main() -> None:
-    """Draw and test, or print the table."""
+    """Simulate and test the cohorts that are not recorded, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def rejected(difference: float, n_cohorts: int) -> dict[str, float]:
-    """Share of cohorts with p < 0.05, by unit of the test."""
+    """Fraction of the cohorts with p < 0.05, by the unit of the test."""
     p: dict[str, list[np.ndarray]] = {unit: [] for unit in UNITS}
     for part in range(n_cohorts // AT_ONCE):
         cohorts = draw_cohorts(difference, np.random.default_rng([part, int(10 * difference)]))
@@ -53,7 +53,7 @@ def rejected(difference: float, n_cohorts: int) -> dict[str, float]:
 
 
 def draw_cohorts(difference: float, random: np.random.Generator) -> np.ndarray:
-    """(cohorts, patients, slides, nuclei) of one measure."""
+    """Values (cohorts, patients, slides, nuclei) of one measure."""
     shape = AT_ONCE, N_PATIENTS, N_SLIDES, N_NUCLEI
     patient = random.normal(0, 0.5, (*shape[:2], 1, 1)) + difference * IS_SECOND[:, None, None]
     return patient + random.normal(0, 0.3, (*shape[:3], 1)) + random.normal(0, 1, shape)

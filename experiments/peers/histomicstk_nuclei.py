@@ -1,6 +1,6 @@
-"""Nuclei of pictures by HistomicsTK's "Nuclei Detection" at its defaults; needs the package histomicstk alone.
+"""Nuclei of pictures by HistomicsTK's "Nuclei Detection" with its defaults; needs only the package histomicstk.
 
-python experiments/peers/histomicstk_nuclei.py IN OUT    # pictures at 0.5 um/px -> label images of the same name
+python experiments/peers/histomicstk_nuclei.py IN OUT    # pictures at 0.5 um/px -> label images with the same names
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SETTINGS = {"min_radius": 6, "max_radius": 20, "min_nucleus_area": 80, "local_ma
 
 
 def find_nuclei(pixels: np.ndarray) -> np.ndarray:
-    """(h, w) label image, by the steps of ``detect_tile_nuclei``."""
+    """Label image (h, w), by the steps of HistomicsTK's ``detect_tile_nuclei``."""
     mean, deviation = reinhard_stats_rgb(pixels)
     normalised = reinhard(pixels, MEAN_LAB, DEVIATION_LAB, src_mu=mean, src_sigma=deviation)
     stain = color_deconvolution(normalised, STAINS).Stains[:, :, 0].astype(float)

@@ -1,14 +1,14 @@
-"""The built-in models beside HistomicsTK at its defaults, on pictures that none of them was trained on.
+"""The built-in models and HistomicsTK with its defaults, on pictures that the models were not trained on.
 
     python -m experiments.peers.run --data DATA                            # scores what is not recorded
-    python -m experiments.peers.run --data DATA --histomicstk PYTHON       # and HistomicsTK, by the Python that has it
+    python -m experiments.peers.run --data DATA --histomicstk PYTHON       # also HistomicsTK, in a Python that has it
     python -m experiments.peers.run --table                                # prints the table
 
-Models run as they are delivered. `compact` was trained on TNBC and NuCLS, and its refining network on DSB-2018, so its
-outlines are scored as the network draws them; `label_free` was trained on pixels of DSB-2018. HistomicsTK gets the
-pictures at 0.5 um/px. Of NuInsSeg the images with odd numbers are scored, which `compact` has not read. Its masks are
-binary: instances are the components that are single nuclei, and what lies in others is not counted. DATA is a folder
-with tnbc-nuclei/, nucls-cc0/, dsb2018-brightfield/ and nuinsseg-oesophagus/.
+`compact` was trained on TNBC and NuCLS, so it is not scored there; its refining network was trained on DSB-2018, so its
+outlines are not refined. `label_free` was trained on pixels of DSB-2018. HistomicsTK gets the pictures at 0.5 um/px. In
+NuInsSeg only images with odd numbers are scored, which `compact` was not trained on. The masks of this set are binary:
+true nuclei are the components that show a single nucleus, and detections in other components are not counted. DATA is a
+folder with tnbc-nuclei/, nucls-cc0/, dsb2018-brightfield/ and nuinsseg-oesophagus/.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ TITLES = {
 MODELS = {
     "compact": ("dsb2018", "nuinsseg"),
     "label_free": ("tnbc", "nucls", "nuinsseg"),
-}  # and the sets they never read
+}  # and the sets that they were not trained on
 PEER = "HistomicsTK"
-Crop = tuple[str, str, np.ndarray, np.ndarray, np.ndarray | None]  # name, patient, pixels, instances, what is ignored
+Crop = tuple[str, str, np.ndarray, np.ndarray, np.ndarray | None]  # name, patient, pixels, instances, ignored pixels
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def as_drawn(model: str) -> Predictor:
-    """A built-in model; `compact` without its refining network."""
+    """A built-in model without its refining network, if it has one."""
     predictor = Predictor(find_model(model))
     if predictor.refiner:
         predictor.card, predictor.refiner = dataclasses.replace(predictor.card, refine=False), None
@@ -92,15 +92,15 @@ def read_crops(data: Path, name: str) -> list[Crop]:
             cv2.imread(str(folder / kind / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
             for kind in ("instances", "ignore")
         )
-        patient = path.stem.rstrip("abc")  # pictures of one source have a letter
-        if int(patient.partition("_")[2]) % 2 == 0:  # which `compact` is trained on
+        patient = path.stem.rstrip("abc")  # a letter numbers the pictures from one source
+        if int(patient.partition("_")[2]) % 2 == 0:  # training pictures of `compact`
             continue
         crops.append((path.stem, patient, read_rgb(path), instances.astype(np.int32), ignored > 0))
     return crops
 
 
 def score(found: list[np.ndarray], crops: list[Crop]) -> dict:
-    """Patients, and what ``crops.compare`` counts in each crop."""
+    """The patients, and the counts of ``compare`` for each crop."""
     counts = []
     for labels, (_, _, _, true, ignored) in zip(found, crops, strict=True):
         counts.append(compare(labels if ignored is None else drop_ignored(labels, ignored), true))
@@ -108,14 +108,14 @@ def score(found: list[np.ndarray], crops: list[Crop]) -> dict:
 
 
 def drop_ignored(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """Label image without the nuclei that lie in ``ignored`` for the most part."""
+    """The label image without the nuclei of which more than half lies in ``ignored``."""
     area = np.bincount(labels.ravel())
     inside = np.bincount(labels[ignored], minlength=len(area))
     return np.where((inside > 0.5 * area)[labels], 0, labels)
 
 
 def run_histomicstk(python: str, crops: list[Crop]) -> list[np.ndarray]:
-    """Label image of each crop."""
+    """The label image of each crop found by HistomicsTK, run by the interpreter ``python``."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in", Path(folder) / "out"
         source.mkdir()
@@ -133,7 +133,7 @@ def run_histomicstk(python: str, crops: list[Crop]) -> list[np.ndarray]:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Detection F1 and AJI with intervals over patients."""
+    """The table of detection F1 and AJI with intervals over patients."""
     rows = ["| pictures | crops | model | detection F1 (95 %) | AJI (95 %) |", "|---|---|---|---|---|"]
     for name, title in TITLES.items():
         for run in (run for run in runs if run["set"] == name):

@@ -1,10 +1,10 @@
-"""Whether the self-supervised stage of PSM is worth its training: masks after no, 100 and 10,000 updates.
+"""Whether training the self-supervised stage of PSM improves masks: 0, 100 and 10,000 updates.
 
     python -m experiments.psm_updates.run --data DATA       # trains and scores what is not recorded
     python -m experiments.psm_updates.run --table           # prints the table
 
-The network is trained on the ten crops of NuCLS without their masks, and scored on these: every crop is a slide of its
-own, and all masks are cut by one rule. Otsu's threshold has no seed.
+The network is trained on the ten crops of NuCLS without their masks, and scored on these masks. Every crop counts as a
+separate slide, and all masks are cut by one rule. Otsu's threshold has no seed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, 
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Options
 
-BACKBONE = "shallow_cnn"  # of the untrained network, as trained ones have it by default
+BACKBONE = "shallow_cnn"  # backbone of the untrained network, the default of trained ones
 MPP, N_RAYS = 0.25, 64
 COLUMNS = ("pixel F1", "det. F1", "AJI", "recall", "least round", "middle", "roundest", "s/mm2")
 Find = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -42,7 +42,7 @@ Mask = Callable[[np.ndarray, float], Callable[[np.ndarray], np.ndarray]]
 
 
 def as_instances(mask: Mask) -> Fit:
-    """Connected pieces of a mask, and the mask cut by its depth and the haematoxylin in it."""
+    """A fit that finds instances: connected components, and the mask cut by its depth and its haematoxylin."""
 
     def fit(pixels: np.ndarray, mpp: float) -> Find:
         fitted, stains = mask(pixels, mpp), blend_stains(macenko(pixels))
@@ -58,20 +58,20 @@ def as_instances(mask: Mask) -> Fit:
 
 
 def psm(network: ActivationNetwork | None, clusters: ClusterSettings) -> Mask:
-    """Clusters of an activation map and colours; of colours alone without a network."""
+    """A mask from clusters of an activation map and the colours; without a network, of the colours only."""
     settings = MaskSettings(clusters=clusters)
     return lambda pixels, mpp: PseudoMasker(network, [pixels], mpp, macenko(pixels), settings)
 
 
 def macenko(pixels: np.ndarray) -> np.ndarray | None:
-    """(2, 3) stains of a picture, if they are plausible."""
+    """Stains (2, 3) of a picture; None if they are not plausible."""
     fit = fit_macenko(pixels.reshape(-1, 3))
     return fit and fit.stains
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture with its truth.
+    """A picture with its true nuclei.
 
     Attributes:
         pixels: (h, w, 3) uint8.
@@ -87,7 +87,7 @@ class Picture:
 
 
 def read_pictures(folder: Path, masks: str) -> list[Picture]:
-    """Pictures and instance masks of the same name."""
+    """Pictures and their instance masks, which are files with the same names in the folder ``masks``."""
     pictures = []
     for path in sorted((folder / "images").glob("*.png")):
         pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
@@ -100,7 +100,7 @@ def read_pictures(folder: Path, masks: str) -> list[Picture]:
 
 
 class Tally:
-    """Counts of one row of the table, picture by picture."""
+    """Counts for one row of the table, summed picture by picture."""
 
     def __init__(self) -> None:
         self.shared = self.n_pixels = self.n_found = 0
@@ -119,7 +119,7 @@ class Tally:
         self.n_found += len(xy)
 
     def scores(self, third: np.ndarray) -> dict[str, float]:
-        """All columns but the time; ``third`` (T,) says to which third by roundness each true nucleus belongs."""
+        """All columns but the time; ``third`` (T,) is the third by roundness to which each true nucleus belongs."""
         hit = np.concatenate(self.hit)
         values = (
             2 * self.shared / self.n_pixels,
@@ -132,7 +132,7 @@ class Tally:
 
 
 def score_control(fit: Fit, pictures: list[Picture]) -> dict[str, dict[str, float]]:
-    """Scores by what is added to the control's name."""
+    """Scores of all ways to cut a mask, by the suffix that ``fit`` gives them."""
     circularity = np.concatenate([picture.circularity for picture in pictures])
     third = np.digitize(circularity, np.quantile(circularity, [1 / 3, 2 / 3]))
     tallies: dict[str, Tally] = {}
@@ -149,7 +149,7 @@ SHOWN = COLUMNS[:-1]  # all but the time
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """The scores of its masks, cut into nuclei."""
+    """Scores of the masks of an arm, cut into nuclei."""
     cv2.setNumThreads(1)
     folder = args.data.resolve() / "nucls-cc0"
     mask = make_mask(arm, seed, folder / "images", args.work / f"{arm}-{seed}")
@@ -157,7 +157,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def make_mask(arm: str, seed: int, images: Path, work: Path) -> Mask:
-    """What finds the foreground; its network is trained where the arm has one."""
+    """The mask of an arm, after the training of its network if it has one."""
     if arm == "otsu":
         return lambda pixels, mpp: fit_otsu([pixels], mpp)
     if not UPDATES[arm]:
@@ -170,7 +170,7 @@ def make_mask(arm: str, seed: int, images: Path, work: Path) -> Mask:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Means over seeds."""
+    """The table of mean scores over seeds."""
     header = ["masks, cut into nuclei", "seeds", *SHOWN]
     rows = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for arm, title in TITLES.items():

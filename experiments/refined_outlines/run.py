@@ -1,4 +1,4 @@
-"""A small network that refines outlines: trained on outlines drawn by hand, measured on pictures left out.
+"""A small network that refines outlines: trained on outlines drawn by hand, scored on pictures left out of training.
 
     git show 5c19ec26:muse_pipeline/inference/built_in/compact-fp32.onnx > runs/refined_outlines/first-stage.onnx
     git show 0e7e4a17:muse_pipeline/inference/built_in/compact-fp32.onnx > runs/refined_outlines/fourth-stage.onnx
@@ -6,12 +6,13 @@
     python -m experiments.refined_outlines.run --table        # prints the table
     python -m experiments.refined_outlines.run --data DATA --export refine.onnx
 
-A wide network learns from nuclei of TNBC, NuCLS and DSB-2018 whose outlines were drawn by hand. It starts from outlines
-of `label_free` and of the first stage of `compact`, whose training read those of NuCLS alone, as they are and moved,
-scaled and bent at random. A narrow one, which has every second ray alone and is exported, learns from the same and from
-what the wide one makes of nuclei in these pictures and in those of BRCA-M2C, Orion and CAMELYON16. A fold leaves its
-pictures out of both. It is scored with networks of `compact` that were not trained on its pictures either, and with
-`label_free`. A fold takes a quarter of an hour of one core.
+A wide network, the teacher, is trained on nuclei of TNBC, NuCLS and DSB-2018 with outlines drawn by hand. Its inputs
+are the outlines of `label_free` and of the first stage of `compact`, which was trained on hand-drawn outlines of NuCLS
+only; they are used unchanged, and moved, scaled and bent at random. A narrow network, the student, which is exported
+and has only every second ray, is trained on the same nuclei and on the teacher's outlines in these pictures and in
+those of BRCA-M2C, Orion and CAMELYON16. A fold leaves its pictures out of both trainings, and is scored with
+`label_free` and with stages of `compact` that were not trained on its pictures either. A fold takes a quarter of an
+hour of one core.
 """
 
 from __future__ import annotations
@@ -53,40 +54,40 @@ from muse_pipeline.nuclei.rays import polygons_to_rays, rays_to_rings
 from muse_pipeline.tissue.stain import fit_macenko
 
 RUNS = runs_of(__file__)
-DETECTORS = ("first-stage.onnx", "label_free")  # of whose nuclei outlines are refined in training
+DETECTORS = ("first-stage.onnx", "label_free")  # their outlines are refined in training
 WORK_MPP = 0.5
-VIEWS = {"tnbc": 48, "nucls": 96, "dsb2018": 24, "unlabelled": 4}  # of each picture
+VIEWS = {"tnbc": 48, "nucls": 96, "dsb2018": 24, "unlabelled": 4}  # number of views of each picture, by kind
 WIDTH, STEPS = {"teacher": 48, "student": 16}, {"teacher": 4000, "student": 8000}
 N_LAYERS, KERNEL, BATCH, RATE, DECAY = 3, 5, 512, 3e-3, 1e-2
-FLAT = 0.05  # of a batch: nuclei of which nothing is to be seen, whose outline stays
-WHITE_PX = 16  # around half of the views, as a detector has around a picture
-MIN_DICE = 0.5  # of an outline with the true one; a worse one is of another nucleus
-MEAN_UM, FAINTEST = 4.0, 0.03  # of rays; deviation of density
-FOLDS = {  # what is left out: set and patients
+FLAT = 0.05  # fraction of a batch whose pixels are made uniform, so that outlines without an edge are kept
+WHITE_PX = 16  # white margin around half of the views, like the one that a detector puts around a picture
+MIN_DICE = 0.5  # least Dice of an outline and the true one; below it they belong to different nuclei
+MEAN_UM, FAINTEST = 4.0, 0.03  # mean length of rays; density added to the deviation by which densities are divided
+FOLDS = {  # set and patients that a fold leaves out; all patients if empty
     "TNBC 01 02 04": ("tnbc", ("01", "02", "04")),
     "TNBC 05 06 08 09": ("tnbc", ("05", "06", "08", "09")),
     "NuCLS": ("nucls", ()),
     "DSB-2018": ("dsb2018", ()),
 }
-SCORED = {  # networks by fold; those with a suffix are in the folder of the runs
+SCORED = {  # networks that a fold is scored with; those with a suffix are files in the folder of the runs
     "TNBC 01 02 04": ("first-stage.onnx", "second-stage.onnx", "label_free"),
     "TNBC 05 06 08 09": ("first-stage.onnx", "label_free"),
     "NuCLS": ("label_free",),
     "DSB-2018": ("fourth-stage.onnx", "label_free"),
 }
-SNAP_UM = {"label_free": 1.5}  # by network; 1 of others
+SNAP_UM = {"label_free": 1.5}  # snap_um by network; 1 for all others
 OUTLINES = ("of the network", "on edges", "refined")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture at any mpp.
+    """A picture, with or without outlines drawn by hand.
 
     Attributes:
         pixels: (h, w, 3) uint8.
         mpp: um per pixel.
-        kind: of the pictures, in ``VIEWS``.
-        instances: (h, w) int32 drawn by hand; None where there are none.
+        kind: key of the picture in ``VIEWS``.
+        instances: instance mask (h, w) int32 of outlines drawn by hand; None if there are none.
     """
 
     pixels: np.ndarray
@@ -97,7 +98,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Examples:
-    """What is learned from: samples (N, 3, S, R) uint8, rays (N, R) and true ones, float32 um."""
+    """Training examples: samples (N, 3, S, R) uint8, rays and true rays (N, R) float32 um."""
 
     samples: np.ndarray
     rays: np.ndarray
@@ -105,17 +106,20 @@ class Examples:
 
     @staticmethod
     def join(parts: list[Examples]) -> Examples:
-        """All of the parts."""
+        """The examples of all parts."""
         return Examples(*(np.concatenate(each) for each in zip(*(vars(part).values() for part in parts), strict=True)))
 
     def thin(self) -> Examples:
-        """The rays that the narrow network refines."""
+        """The examples with only the rays that the narrow network refines."""
         every = self.rays.shape[1] // N_REFINED
         return Examples(*(np.ascontiguousarray(values[..., ::every]) for values in vars(self).values()))
 
 
 class RefiningNetwork(nn.Module):
-    """By how much the rays of a nucleus are lengthened, from densities around their ends; convolved around it."""
+    """A network that predicts the change of each ray of a nucleus from densities near the ends of the rays.
+
+    It convolves features of adjacent rays around the nucleus.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -127,7 +131,7 @@ class RefiningNetwork(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, density: Tensor, rays: Tensor) -> Tensor:
-        """(3, S, N, R) and (N, R) um -> (N, R) um."""
+        """Changes (N, R) um of ``rays`` (N, R) um, from ``density`` (3, S, N, R)."""
         density = density - density.mean((1, 3), keepdim=True)
         density = density / (density.square().mean((0, 1, 3), keepdim=True).sqrt() + FAINTEST)
         rays = rays.clamp(min=LEAST_UM)
@@ -142,13 +146,13 @@ class RefiningNetwork(nn.Module):
 
 
 def main() -> None:
-    """Train and score what is missing, print the table, or export a network that leaves nothing out."""
+    """Train and score the missing folds, print the table, or export a network trained on all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--folds", nargs="+", choices=FOLDS, default=list(FOLDS))
     parser.add_argument("--work", type=Path, default=Path("runs/refined_outlines"), help="folder of the networks")
     parser.add_argument("--export", type=Path, metavar="ONNX", help="train on all pictures and write the network")
-    parser.add_argument("--table", action="store_true", help="print the table of the runs that exist")
+    parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
     args = parser.parse_args()
     if args.table:
         print(render_table(read_runs(RUNS)))
@@ -169,7 +173,7 @@ def main() -> None:
 
 
 def is_left_out(kind: str, patient: str, fold: str | None) -> bool:
-    """Whether a picture is one of the fold's."""
+    """True if a picture of this kind and patient is left out by the fold."""
     if fold is None:
         return False
     held, patients = FOLDS[fold]
@@ -177,7 +181,7 @@ def is_left_out(kind: str, patient: str, fold: str | None) -> bool:
 
 
 def train(data: Path, runs: Path, fold: str | None, output: Path) -> None:
-    """Train both networks on what the fold does not leave out, and export the narrow one."""
+    """Train both networks on all pictures but those of the fold, and export the narrow one."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     drawn = [
@@ -199,7 +203,7 @@ def train(data: Path, runs: Path, fold: str | None, output: Path) -> None:
 
 
 def read_unlabelled(data: Path) -> list[Picture]:
-    """Pictures whose nuclei have no outlines."""
+    """Pictures without outlines drawn by hand."""
     folders = {"brca-m2c/images/*.png": 0.5, "orion-crc-tiles/images/*.tif": 0.5, "camelyon16-patches/*/*.png": 0.25}
     return [
         Picture(read_rgb(path), mpp, "unlabelled")
@@ -209,7 +213,7 @@ def read_unlabelled(data: Path) -> list[Picture]:
 
 
 def load_network(name: str, runs: Path) -> Predictor:
-    """A built-in network or one in the folder of the runs, with outlines as it draws them."""
+    """A built-in network or one in the folder of the runs, without the refinement of outlines."""
     predictor = Predictor(find_model(str(runs / name) if name.endswith(".onnx") else name))
     predictor.card, predictor.refiner = dataclasses.replace(predictor.card, snap_um=0.0, refine=False), None
     return predictor
@@ -218,7 +222,7 @@ def load_network(name: str, runs: Path) -> Predictor:
 def make_examples(
     picture: Picture, detectors: list[Predictor], rng: np.random.Generator, teacher: RefiningNetwork | None = None
 ) -> Iterator[Examples]:
-    """Nuclei of views of a picture whose outlines are known: those drawn by hand, or those of the teacher."""
+    """Examples from views of a picture; true outlines are those of ``teacher`` if given, else those drawn by hand."""
     stain = fit_macenko(picture.pixels.reshape(-1, 3))
     for number in range(VIEWS[picture.kind]):
         detector, (pixels, instances, mpp) = detectors[number % len(detectors)], draw_view(picture, rng)
@@ -244,10 +248,10 @@ def make_examples(
 
 
 def draw_view(picture: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """A picture turned, blurred, scaled and compressed at random, at 0.5 um/px for the scale that is drawn.
+    """Augment a picture at random: rotate, mirror, blur, scale and compress it.
 
     Returns:
-        Its pixels; its instances, turned alone; and their um per pixel.
+        The pixels at 0.5 um/px of the random scale; the instances, only rotated and mirrored; and their um per pixel.
     """
     scale, turns, mirrored = np.exp(rng.uniform(np.log(0.7), np.log(1.4))), rng.integers(4), rng.random() < 0.5
     pixels, instances = (
@@ -268,7 +272,11 @@ def draw_view(picture: Picture, rng: np.random.Generator) -> tuple[np.ndarray, n
 def true_rays(
     instances: np.ndarray, xy: np.ndarray, score: np.ndarray, n_rays: int, mpp: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points that are the surest in an instance which no border cuts (M,), and the rays of that (M, n_rays)."""
+    """Match points to instances that do not touch the border, each to its point with the highest score.
+
+    Returns:
+        Indices of the matched points (M,), and the rays of their instances from there (M, n_rays).
+    """
     cut = {0, *instances[0], *instances[-1], *instances[:, 0], *instances[:, -1]}
     column, row = np.floor(xy).astype(int).clip(0, np.array(instances.shape[::-1]) - 1).T
     surest: dict[int, int] = {}
@@ -283,7 +291,7 @@ def true_rays(
 
 
 def disturb(xy: np.ndarray, rays: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Outlines scaled and bent at random, and moved with their centres."""
+    """Centres moved at random, and their outlines scaled and bent at random."""
     n, angles = (len(rays), 1), 2 * np.pi * np.arange(rays.shape[1]) / rays.shape[1]
     waves = (
         rng.normal(0, size, n) * np.cos(order * angles - rng.uniform(0, 2 * np.pi, n))
@@ -294,7 +302,7 @@ def disturb(xy: np.ndarray, rays: np.ndarray, rng: np.random.Generator) -> tuple
 
 
 def fit(network: RefiningNetwork, parts: list[Examples], steps: int, rng: np.random.Generator) -> RefiningNetwork:
-    """Train on batches that are made of all parts alike."""
+    """Train a network on batches with equal numbers of examples from all parts, and return it."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for _ in range(steps):
@@ -317,7 +325,7 @@ def fit(network: RefiningNetwork, parts: list[Examples], steps: int, rng: np.ran
 
 
 def stain_at_random(samples: Tensor, rng: np.random.Generator) -> Tensor:
-    """Densities (3, S, N, R) of (N, 3, S, R) uint8, with channels made stronger or weaker, and noise, per nucleus."""
+    """Densities (3, S, N, R) of samples (N, 3, S, R) uint8, with random gains of the channels and noise per nucleus."""
     n = len(samples)
     gain, added, noise = (
         torch.from_numpy(values).float()
@@ -332,31 +340,31 @@ def stain_at_random(samples: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def to_density(pixels: Tensor) -> Tensor:
-    """As ``tissue.stain.DENSITY``, of values between 0 and 255."""
+    """Optical density as in ``tissue.stain.DENSITY``, also of fractional values from 0 to 255."""
     return -torch.log((pixels.float() + 1) / 256)
 
 
 def turn(*values: Tensor, rng: np.random.Generator) -> list[Tensor]:
-    """Values (..., R) of rays, counted from another one, and in the other direction or not."""
+    """Values (..., R) of rays, renumbered from a random ray and in a random direction."""
     first, mirrored = int(rng.integers(values[0].shape[-1])), rng.random() < 0.5
     turned = [value.roll(first, -1) for value in values]
     return [value.flip(-1) for value in turned] if mirrored else turned
 
 
 def lost_overlap(rays: Tensor, true: Tensor) -> Tensor:
-    """1 less the mean intersection over union of outlines (N, R) with the same centre."""
+    """1 minus the mean intersection over union of outlines (N, R) with the same centres."""
     inner, outer = torch.minimum(rays, true), torch.maximum(rays, true)
     return 1 - (inner.square().sum(1) / outer.square().sum(1)).mean()
 
 
 def dice(rays: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(N,) of outlines (N, R) with the same centre."""
+    """Dice (N,) of outlines (N, R) with the same centres."""
     return 2 * (np.minimum(rays, true) ** 2).sum(1) / np.maximum((rays**2).sum(1) + (true**2).sum(1), 1e-6)
 
 
 @torch.no_grad()
 def refine(network: RefiningNetwork, samples: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Rays (N, R) um as a network refines them, from samples (N, 3, S, R) uint8."""
+    """Rays (N, R) um refined by a network from samples (N, 3, S, R) uint8."""
     rays, density = torch.from_numpy(rays), to_density(torch.from_numpy(samples)).permute(1, 2, 0, 3)
     return (rays + network(density, rays)).clamp(min=LEAST_UM).numpy()
 
@@ -374,7 +382,7 @@ def export(network: RefiningNetwork, output: Path) -> None:
 
 
 def score(data: Path, fold: str, runs: Path, refiner: OutlineRefiner) -> dict:
-    """Sums of each crop of the fold, for every network and kind of outlines."""
+    """Counts for each crop of the fold, by network and kind of outlines."""
     kind, _ = FOLDS[fold]
     crops = [crop for crop in SETS[kind](data) if is_left_out(kind, crop[1], fold)]
     found: dict = {"fold": fold, "patients": [crop[1] for crop in crops], "counts": {}}
@@ -391,7 +399,7 @@ def score(data: Path, fold: str, runs: Path, refiner: OutlineRefiner) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Rows of networks and kinds of outlines; folds of TNBC are joined where a network has both."""
+    """The table by network and kind of outlines; the folds of TNBC are joined if a network has both."""
     shown = {name: measure for name, measure in MEASURES.items() if name != "Dice"}
     lines = [
         f"| pictures left out | network | outlines | {' | '.join(shown)} |",
@@ -405,7 +413,7 @@ def render_table(runs: list[dict]) -> str:
         patients = [patient for part in parts for patient in part["patients"]]
         rows = {kind: [row for part in parts for row in part["counts"][network][kind]] for kind in OUTLINES}
         of = {kind: np.array(counts, float) for kind, counts in rows.items()}
-        for kind, counts in list(of.items())[1:]:  # without those of the network
+        for kind, counts in list(of.items())[1:]:  # all but "of the network"
             cells = [f"{measure(counts.sum(0)):.3f}" for measure in shown.values()]
             lines.append(f"| {name}, {len(patients)} | {network} | {kind} | {' | '.join(cells)} |")
         changes = [change_from(measure, of["on edges"], of["refined"], patients) for measure in shown.values()]

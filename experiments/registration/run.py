@@ -1,13 +1,13 @@
-"""How exactly a partner is registered to its H&E slide, with known truth.
+"""Accuracy of the registration of a partner to its H&E slide, for known deformations.
 
     python -m experiments.registration.run --data DATA --threads 2     # registers what is not recorded
     python -m experiments.registration.run --table                     # prints the table
 
-Each pair is an H&E picture and the same tissue restained by a rule, turned, enlarged, moved and bent by a known map, at
-another um per pixel, on a glass of its own. Half of the pairs are drawn; of the others, the H&E is a real slide of skin
-(DATA/wsi-cmu-small-region), whose haematoxylin and eosin are unmixed and painted as immunohistochemistry with a brown
-marker in a third of the dark places. Errors are distances on the partner at points of the tissue. `large` is a drawn
-pair of 100 mm2, written as tiled JPEG pyramids, and measures time and memory of `muse register` as well.
+Each pair is an H&E picture and the same tissue restained by a rule, rotated, scaled, moved and bent by a known map, at
+a different um per pixel. Half of the pairs are synthetic. In the others, the H&E is a real slide of skin
+(DATA/wsi-cmu-small-region), whose haematoxylin and eosin are unmixed and recoloured as immunohistochemistry with a
+brown marker in a third of the area. Errors are distances on the partner at points of the tissue. `large` is a synthetic
+pair of 100 mm2, written as tiled JPEG pyramids, for which the time and memory of `muse register` are measured too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments.common.runs import TOP, add_run, is_recorded, read_runs, runs_of
 
-sys.path.append(str(TOP / "tests/support"))  # where pairs are drawn
+sys.path.append(str(TOP / "tests/support"))  # for drawn_pair and slide_files
 
 from drawn_pair import Section, Warp, draw_partner, draw_section, errors_um, open_drawn, stain_he
 from slide_files import write_pyramid
@@ -60,7 +60,7 @@ TITLES = {
     "large": "100 mm2: shift, turned by 7 degrees, 5 % larger, bent by 30 um",
 }
 LARGE = Warp(degrees=7, scale=1.05, shift_um=(300, 200), bend_um=30)
-LARGE_UM, LARGE_MPP = (12500.0, 12000.0), 1.0  # drawn at 1 um/px, written at half of that
+LARGE_UM, LARGE_MPP = (12500.0, 12000.0), 1.0  # generated at 1 um/px, written at 0.5 um/px
 
 
 def main() -> None:
@@ -68,10 +68,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with wsi-cmu-small-region/")
     parser.add_argument(
-        "--work", type=Path, default=Path("runs/registration"), help="for slides (default: %(default)s)"
+        "--work", type=Path, default=Path("runs/registration"), help="folder of slides (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="print the table of the runs that exist")
+    parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
     args = parser.parse_args()
     if args.table:
         print(render_table())
@@ -89,13 +89,13 @@ def main() -> None:
 
 
 def record(result: dict, tissue: str, pair: str) -> None:
-    """Record a run."""
+    """Record a run, and print its name."""
     add_run(RUNS, {"tissue": tissue, "pair": pair, **result})
     print(tissue, pair, flush=True)
 
 
 def run_pair(section: Section, warp: Warp, threads: int) -> dict:
-    """Register one pair in memory."""
+    """Register one pair in memory, and return its errors, residuals, tiles and processor seconds."""
     he, partner = stain_he(section.amounts), draw_partner(section, warp, PARTNER_MPP)
     started = time.process_time()
     pair = open_pair(*open_drawn(he, section.mpp, "he"), *open_drawn(partner, PARTNER_MPP, "partner"), threads)
@@ -114,7 +114,7 @@ def run_pair(section: Section, warp: Warp, threads: int) -> dict:
 
 
 def run_large(work: Path, threads: int) -> dict:
-    """Register a pair of 100 mm2 by `muse register`, in a process of its own."""
+    """Register a pair of 100 mm2 with `muse register`, and return its errors, residuals, tiles, time and memory."""
     slides = {name: work / f"{name}.tif" for name in ("he", "partner")}
     if not all(path.is_file() for path in slides.values()):
         write_large(slides)
@@ -124,7 +124,7 @@ def run_large(work: Path, threads: int) -> dict:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     registered, ledger = read_registered(work / "out/transform.json"), read_json(work / "out/ledger.json")
     residuals = read_json(work / "out/transform.json")["residuals"]
-    ground = draw_section(LARGE_UM, 4.0)  # the same tissue
+    ground = draw_section(LARGE_UM, 4.0)  # the same tissue at a coarser scale
     steps = {"identity": identity(), "final": registered.transform}
     return {
         "errors_um": {name: percentiles(errors_um(step, ground, LARGE)) for name, step in steps.items()},
@@ -139,7 +139,7 @@ def run_large(work: Path, threads: int) -> dict:
 
 
 def write_large(slides: dict[str, Path]) -> None:
-    """Draw the pair of 100 mm2; takes 8 GB and some minutes."""
+    """Write the pair of 100 mm2, which takes 8 GB of memory and some minutes."""
     section = draw_section(LARGE_UM, LARGE_MPP)
     for name, pixels in (("he", stain_he(section.amounts)), ("partner", draw_partner(section, LARGE, LARGE_MPP))):
         slides[name].parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def write_large(slides: dict[str, Path]) -> None:
 
 
 def unmix_slide(data: Path) -> Section:
-    """The real slide as amounts of haematoxylin, with and without a marker, and of eosin."""
+    """The real slide as amounts of haematoxylin, without and with a marker, and of eosin."""
     path = data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs"
     info = inspect_slide(path, "skin")
     with open_slide(path) as slide:
@@ -158,13 +158,13 @@ def unmix_slide(data: Path) -> Section:
     amounts = density @ np.linalg.pinv(fit.stains).astype(np.float32) / fit.strong.astype(np.float32)
     blue, pink = np.moveaxis(amounts.clip(0, 1.5), -1, 0)
     side = 512
-    marker = smooth_noise(side, 12.0, np.random.default_rng(0)) > 0.43  # a third of the area, in patches of some nuclei
+    marker = smooth_noise(side, 12.0, np.random.default_rng(0)) > 0.43  # a third of the area, in patches
     marker = cv2.resize(marker.astype(np.uint8), pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
     return Section(np.dstack([blue * ~marker, blue * marker, pink]), info.mpp[0], np.zeros((0, 2)), np.zeros(0, bool))
 
 
 def identity() -> Transform:
-    """Both slides laid on each other, corner on corner."""
+    """The transform that puts the corners of both slides on each other."""
     return Transform(np.eye(2, 3))
 
 
@@ -190,7 +190,7 @@ def render_table() -> str:
 
 
 def both(um: list[float] | None) -> str:
-    """Median / 95th percentile as a cell has them."""
+    """Text of a cell with median / 95th percentile."""
     if um is None:
         return ""
     return " / ".join(f"{value:.1f}" if value < 100 else f"{value:,.0f}" for value in um)

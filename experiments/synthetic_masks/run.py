@@ -1,10 +1,10 @@
-"""Synthesised masks beside the published examples that they imitate.
+"""Synthesised masks compared with the published examples that they imitate.
 
     python -m experiments.synthetic_masks.run                 # measures what is not recorded
     python -m experiments.synthetic_masks.run --table         # prints the table
 
-Every seed is 600 masks of 256 px at 0.25 um/px, as the examples are, and the time that one core takes for 200 of them
-at 0.25 and at 0.5 um/px. Nuclei at the border and contour pixels do not count, as in the examples.
+A seed has 600 masks of 256 px at 0.25 um/px, like the examples, and the speed of one core for 200 of them at 0.25 and
+at 0.5 um/px. Nuclei at the border and contour pixels are left out, as in the examples.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, synthesise_
 from muse_pipeline.methods.unit.synthesis_settings import TissueSettings
 
 # The six 256-px example masks of UNITPathSSL's framework figure at 0.25 um/px, measured without contour pixels and
-# nuclei at the border: quantiles by measure, None where not measured; totals are least and most of the six.
+# nuclei at the border: quantiles by measure, None if not measured; totals are the smallest and largest of the six.
 REFERENCE = {
     "Epithelial": {
         "area_um2": (9.5, 16.8, 33.4, 45.8, 83.8),
@@ -51,7 +51,7 @@ def main() -> None:
     """Measure the seeds that are not recorded, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--table", action="store_true", help="print the table of the seeds that exist")
+    parser.add_argument("--table", action="store_true", help="print the table of the recorded seeds")
     args = parser.parse_args()
     if args.table:
         print(render_table(read_runs(RUNS)))
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def measure_seed(seed: int) -> dict:
-    """Statistics of the masks of a seed, and masks per second of one core's time."""
+    """Statistics of the masks of a seed, and the number of masks per second on one core."""
     tissue = TissueSettings()
     masks = [synthesise_mask(index, seed, REFERENCE_PX, REFERENCE_MPP, tissue) for index in range(MASKS)]
     within = {name: round(value, 3) for name, value in within_reference(masks, REFERENCE_MPP).items()}
@@ -72,9 +72,9 @@ def measure_seed(seed: int) -> dict:
 
 
 def within_reference(masks: Sequence[InstanceMask], mpp: float) -> dict[str, float]:
-    """Fractions of whole nuclei within the reference's 5 to 95 %, by kind and measure, and of masks in its ranges.
+    """Fractions of nuclei within the reference's p5 to p95, by kind and measure, and of masks within its ranges.
 
-    Masks drawn from the reference's own distribution have 0.9 of their nuclei there.
+    For masks sampled from the distribution of the reference, the fraction of nuclei is 0.9.
     """
     tables, totals = measure(masks, mpp)
     ranges = {
@@ -88,7 +88,7 @@ def within_reference(masks: Sequence[InstanceMask], mpp: float) -> dict[str, flo
 
 
 def time_masks(seed: int, mpp: float, tissue: TissueSettings) -> int:
-    """Masks of 256 px per second of processor time, of one thread."""
+    """Number of masks of 256 px per second of processor time of one thread."""
     started = time.thread_time()
     for index in range(TIMED):
         synthesise_mask(index, seed, 256, mpp, tissue)
@@ -96,7 +96,7 @@ def time_masks(seed: int, mpp: float, tissue: TissueSettings) -> int:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Medians, those of masks as means over seeds, and what lies within the published 5 to 95 %."""
+    """The table: published and synthesised medians, the latter as means over seeds, and fractions within p5 to p95."""
     rows = ["| median | published | synthesised | within p5 to p95 |", "|---|---|---|---|"]
     for kind, measures in REFERENCE.items():
         for name, published in measures.items():
@@ -117,12 +117,12 @@ def render_table(runs: list[dict]) -> str:
 
 
 def mean_within(runs: list[dict], name: str) -> float | None:
-    """The fraction within the published range, over seeds; None where no range was published."""
+    """Mean fraction over seeds within the published range; None if no range was published."""
     return float(np.mean([run["within"][name] for run in runs])) if name in runs[0]["within"] else None
 
 
 def render_row(title: str, published: str | tuple, found: np.ndarray, within: float | None) -> str:
-    """One row, of the quantiles of a measure."""
+    """A row of the table, from the quantiles of a measure."""
     middle = QUANTILES.index(50)
     if not isinstance(published, str):
         published = f"{published[middle]:g}"

@@ -1,11 +1,11 @@
-"""Whether a detector with few labels is better for a partner in the pretraining of its backbone.
+"""Whether pretraining the backbone with a partner improves a detector with few labels.
 
     python -m experiments.trident_detector.run --data DATA    # trains what is not recorded
     python -m experiments.trident_detector.run --table        # prints the table
 
-The backbones are those of trident_tissue.py, in the folder trident_tissue/ beside --work. Each is fine-tuned as a
-detector of `compact`'s kind on five labelled pictures of site A8 of BRCA-M2C, drawn by the seed, and scored on sites A7
-and AC. DATA is a folder with brca-m2c/.
+The backbones are those of the experiment trident_tissue, in the folder trident_tissue/ next to --work. Each is
+fine-tuned as a detector like `compact` on five labelled pictures of site A8 of BRCA-M2C, chosen by the seed, and scored
+on sites A7 and AC. DATA is a folder with brca-m2c/.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Counts of a fine-tuned detector in the pictures of the judged sites."""
+    """Patients, and counts of a fine-tuned detector, for the pictures of the scored sites."""
     data, work = args.data.resolve(), args.work.resolve()
     config = load_breast(data, *SETTINGS, f"seed={seed}")
     names = [path.stem for path in image_paths(config.sources[0])]
@@ -55,7 +55,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def render_table(recorded: list[dict]) -> str:
-    """Scores of each arm over the seeds, and the difference from two H&E views."""
+    """The table of mean scores over seeds, and of differences from two H&E views."""
     runs = by_arm_and_seed(recorded)
     rows = [
         f"| backbone before fine-tuning | runs | {' | '.join(SCORES)} "
@@ -75,7 +75,7 @@ def render_table(recorded: list[dict]) -> str:
 
 
 def compare(runs: dict, arm: str, seeds: list[int], score) -> dict:
-    """An arm against the baseline on the same patients, averaged over seeds."""
+    """Comparison of an arm with the baseline on the same patients, averaged over seeds."""
     patients = runs[arm, seeds[0]]["patients"]
     sums = (np.stack([runs[one, seed]["counts"] for seed in seeds], 1) for one in (BASELINE, arm))
     return compare_scores(*sums, patients, lambda counts: score(DetectionCounts(counts)).mean(-1))

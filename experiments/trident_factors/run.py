@@ -1,16 +1,16 @@
-"""What an H&E backbone learns from a partner: three factors of drawn pictures, read from its features.
+"""What an H&E backbone learns from a partner: three factors of synthetic pictures, predicted from its features.
 
     python -m experiments.trident_factors.run            # trains what is not recorded, a minute or two each
     python -m experiments.trident_factors.run --table    # prints the table
 
-A picture has three binary factors. A, the size of its nuclei, is plain in H&E and in the partner. B, whether there are
-few fibres or many, is plain in H&E and not in the partner. C is faint green dots in H&E, no stronger than the noise
-that each view receives, and the colour of the partner. A linear probe reads the factors from the image vectors of new
-pictures. A useful partner adds C without the loss of B.
+A picture has three binary factors. A, the size of its nuclei, is plain in H&E and in the partner. B, the number of
+fibres (few or many), is plain in H&E and absent from the partner. C shows as faint green dots in H&E, no stronger than
+the noise that each view receives, and as the colour of the partner. A linear probe predicts the factors from the image
+vectors of new pictures. A useful partner adds C without losing B.
 
-Weights and drawing were chosen on seeds 0 to 2, the number of steps on seeds 0, 3 and 4. The factors are far fewer than
-those of tissue: with weights of 1, 25 and 1 in 16 dimensions either B or C was missing. The runs called 500-steps-* are
-older: of 500 steps, with a warm-up of 0.05 of them.
+Weights and pictures were chosen on seeds 0 to 2, the number of steps on seeds 0, 3 and 4. The factors are far fewer
+than those of tissue: with loss weights of 1, 25 and 1 and 16 dimensions, either B or C was missing. The recorded runs
+of 500 steps are older, and had a warm-up of 0.05 of their steps.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ FACTORS = ("A", "B", "C")
 MARGIN_PX, N_NUCLEI, RADII_PX = 6, 4, (2, 4)
 N_FIBRES, FIBRE_PX, FIBRE_LEVELS = (2, 7), 14, 100
 TINT = (-0.5, 1.0, -0.5)  # green
-N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 7, 5, 34.0, 34.0  # largest noise of a view
+N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 7, 5, 34.0, 34.0  # the last is the largest noise of a view
 AUGMENTATION = Augmentation(stain_gain=0.1, stain_mix=0.02, shift=0.02, blur=0.0, noise=NOISE_LEVELS)
 WEIGHTS = {"hidden": 64, "width": 32, "invariance": 3.0, "variance": 50.0, "covariance": 1.0}
 STEPS = 1500
-ARMS = {  # branches, and what is done to the partners
+ARMS = {  # number of branches, and how partners are paired
     "siamese": (1, "none"),
     "two": (2, "paired"),
     "three": (3, "paired"),
@@ -73,7 +73,7 @@ def draw_pictures(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def draw_pair(a: bool, b: bool, c: bool, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A picture and its partner; where nuclei and marks lie is drawn."""
+    """A picture and its partner, with random positions of nuclei, fibres and dots."""
     he = np.full((SIDE_PX, SIDE_PX, 3), (225, 175, 205), float)
     partner = np.full_like(he, (205, 185, 160) if c else (235, 235, 240))
     for x, y in generator.integers(MARGIN_PX, SIDE_PX - MARGIN_PX, (N_FIBRES[int(b)], 2)).tolist():
@@ -90,14 +90,14 @@ def draw_pair(a: bool, b: bool, c: bool, generator: np.random.Generator) -> tupl
 
 
 def draw_fibre(picture: np.ndarray, x: int, y: int, degrees: float) -> None:
-    """A straight fibre."""
+    """Draw a straight fibre with its centre at ``x``, ``y``."""
     reach = FIBRE_PX / 2 * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
     ends = [tuple(np.round(np.array([x, y]) + sign * reach).astype(int).tolist()) for sign in (-1, 1)]
     cv2.line(picture, *ends, (225, 175 - FIBRE_LEVELS, 205 - FIBRE_LEVELS), 2)
 
 
 def make_config(branches: int, seed: int, steps: int, **alignment: float) -> TridentConfig:
-    """The settings of a run; its one source is drawn, and the path in it is not read."""
+    """The settings of a run; the path of its source is not used, as pictures are generated."""
     return TridentConfig(
         name="factors",
         backbone="muse_compact_16",
@@ -116,8 +116,8 @@ class FactorData(NamedTuple):
     """Pictures and partners (N, S, S, 3) uint8.
 
     Attributes:
-        he: pictures.
-        partners: of the same numbers; None without.
+        he: H&E pictures.
+        partners: partner of each picture; None if there are none.
     """
 
     he: Tensor
@@ -126,18 +126,18 @@ class FactorData(NamedTuple):
 
 
 class FactorBatches:
-    """Batches of crops, turned and mirrored; the partner has the pose of the first view, and neither noise nor colour.
+    """Batches of random crops; the partner has the pose of the first view, without noise or changes of colour.
 
     Args:
-        data: to draw from.
-        config: of the run.
+        data: pictures and partners.
+        config: settings of the run.
     """
 
     def __init__(self, data: FactorData, config: TridentConfig):
         self.data, self.config = data, config
 
     def __call__(self, number: int) -> PairBatch:
-        """The batch of ``number``."""
+        """The batch with this number."""
         generator = torch.Generator().manual_seed(seed_of_step(self.config.seed, number))
         chosen = torch.randint(len(self.data.he), (self.config.batch,), generator=generator)
         poses = [draw_poses(self.config.batch, generator) for _ in range(2)]
@@ -152,13 +152,13 @@ class FactorBatches:
 
 
 def draw_poses(n: int, generator: torch.Generator) -> Tensor:
-    """(n, 5): row and column of a crop, and whether it is flipped up, flipped left and transposed."""
+    """Poses (n, 5): row and column of a crop, and 1 if it is flipped vertically, horizontally and transposed."""
     corner = torch.randint(SIDE_PX - VIEW_PX + 1, (n, 2), generator=generator)
     return torch.cat([corner, torch.randint(2, (n, 3), generator=generator)], 1)
 
 
 def cut_crops(pictures: Tensor, poses: Tensor) -> Tensor:
-    """(n, 3, V, V) float of pictures (n, S, S, 3)."""
+    """Crops (n, 3, V, V) float of pictures (n, S, S, 3)."""
     top, left, flip_up, flip_left, transpose = poses[:, :, None, None].unbind(1)
     i, j = torch.meshgrid(*[torch.arange(VIEW_PX)] * 2, indexing="ij")
     row, column = torch.where(transpose > 0, j, i), torch.where(transpose > 0, i, j)
@@ -167,12 +167,12 @@ def cut_crops(pictures: Tensor, poses: Tensor) -> Tensor:
 
 
 class FactorStage(TridentStage):
-    """The method on drawn pictures.
+    """TriDeNT on synthetic pictures.
 
     Args:
-        config: see ``make_config``.
-        folder: of the run.
-        control: what is done to the partners, see ``ARMS``.
+        config: settings from ``make_config``.
+        folder: folder of the run.
+        control: how partners are paired, as in ``ARMS``.
     """
 
     def __init__(self, config: TridentConfig, folder: Path, control: str):
@@ -180,7 +180,7 @@ class FactorStage(TridentStage):
         self.control = control
 
     def read(self, log: Log) -> FactorData:
-        """Draw the pictures."""
+        """Generate the pictures and their partners."""
         he, partners, _ = map(torch.from_numpy, draw_pictures(N_PICTURES, self.config.seed))
         if self.control == "shuffled":
             partners = partners[torch.randperm(len(partners), generator=torch.Generator().manual_seed(0))]
@@ -189,27 +189,27 @@ class FactorStage(TridentStage):
         return FactorData(he, None if self.control == "none" else partners)
 
     def batches(self, data: FactorData, device: torch.device) -> FactorBatches:
-        """Pairs of crops."""
+        """Batches of crops of pictures and partners."""
         return FactorBatches(data, self.config)
 
     def describe(self, data: FactorData, log: Log) -> None:
-        """Nothing."""
+        """Write nothing."""
 
     def checkpoint(self, data: FactorData, method: Method) -> Checkpoint:
-        """The H&E backbone."""
+        """A checkpoint of only the H&E backbone."""
         return Checkpoint(method.trained().state_dict(), {}, {})
 
 
 @torch.no_grad()
 def read_features(backbone: Backbone, pictures: np.ndarray) -> np.ndarray:
-    """(n, D) image vectors."""
+    """Image vectors (n, D) of pictures."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
     parts = [backbone(backbone.prepare(part, torch.eye(3, 4))).image for part in pixels.split(200)]
     return torch.cat(parts).double().numpy()
 
 
 def probe_factors(backbone: Backbone, seed: int) -> dict[str, float]:
-    """Accuracy of a ridge classifier on new pictures, by factor; half of them train it."""
+    """Accuracy by factor of a ridge classifier that is fitted to one half of new pictures and scored on the other."""
     he, _, factors = draw_pictures(2 * N_PROBED, 1000 + seed)
     generator = np.random.default_rng(seed)
     he = (he + generator.normal(0, NOISE_LEVELS / 2, he.shape)).clip(0, 255).astype(np.uint8)
@@ -235,7 +235,7 @@ def run_arm(arm: str, seed: int, steps: int, folder: Path, **alignment: float) -
 
 
 def render_table(runs: list[dict]) -> str:
-    """Mean accuracy of each factor over seeds, and each seed, by arm and length of the runs."""
+    """The table of accuracies of each factor by arm and number of steps: the mean over seeds, and each seed."""
     runs = sorted(runs, key=lambda run: run["seed"])
     rows = ["| aligned | steps | seeds | A | B | C |", "|---|---|---|---|---|---|"]
     for steps in sorted({run["steps"] for run in runs}):
@@ -247,7 +247,7 @@ def render_table(runs: list[dict]) -> str:
 
 
 def render_cell(values: list[float]) -> str:
-    """Mean, and single values where they differ."""
+    """The mean, with the single values if they differ."""
     mean, single = f"{np.mean(values):.2f}", [f"{value:.2f}" for value in values]
     return f"{mean} ({', '.join(single)})" if set(single) != {mean} else mean
 

@@ -1,12 +1,12 @@
-"""A second stain as the partner of H&E that hardly shows a class of nuclei, from slides to features.
+"""A second stain as the partner of H&E in which a class of nuclei hardly shows, from slides to features.
 
     python -m experiments.trident_restain.run            # runs what is not recorded
     python -m experiments.trident_restain.run --table    # prints the table
 
-A third of the nuclei of a drawn section has a marker: brown in the second stain, which lies turned and moved on a glass
-of its own, and in H&E a trace more eosin. The workflow registers the partner, finds nuclei without labels and trains.
-The frozen features at the true nuclei of another section, of which there is H&E alone, are classified from the labels
-of five fields of the first, drawn five times: by the 20 nearest neighbours and by a linear layer.
+A third of the nuclei of a synthetic section has a marker: brown in the second stain, which is rotated and moved, and a
+trace more eosin in H&E. The workflow registers the partner, finds nuclei without labels and trains. The frozen features
+at the true nuclei of a different section, which has only H&E, are classified from the labels of five fields of the
+first section, by the 20 nearest neighbours and by a linear layer. The fields are chosen at random five times.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 from experiments.common.frozen_features import count_predictions, render_arms
 from experiments.common.runs import TOP, run_arms, runs_of
 
-sys.path.append(str(TOP / "tests/support"))  # where pairs are drawn
+sys.path.append(str(TOP / "tests/support"))  # for drawn_pair and slide_files
 
 from drawn_pair import Section, Warp, brown_nuclei, draw_partner, draw_section, stain_he
 from slide_files import write_pyramid
@@ -35,8 +35,8 @@ from muse_pipeline.tissue.stain import fit_macenko
 RUNS, SNAKEFILE = runs_of(__file__), TOP / "Snakefile"
 SIZE_UM, MPP, FIELD_PX = (1500.0, 1300.0), 0.5, 256
 WARP = Warp(degrees=25, scale=1.02, shift_um=(60, 35))
-TRACE = 0.2  # added to the amount of what eosin stains, which varies by about 0.08
-ARMS = {"three": 3, "three-plain": 3, "three-shapes": 3, "siamese": 1, "untrained": 0}  # branches
+TRACE = 0.2  # eosin added to nuclei with the marker; its amount elsewhere varies by about 0.08
+ARMS = {"three": 3, "three-plain": 3, "three-shapes": 3, "siamese": 1, "untrained": 0}  # number of branches
 TITLES = {
     "three": "two H&E views and the second stain (TriDeNT)",
     "three-plain": "likewise, a second stain without the marker",
@@ -44,7 +44,7 @@ TITLES = {
     "siamese": "two H&E views (Siamese)",
     "untrained": "random weights",
 }
-ALIGNMENT = {  # of nuclei alone: a batch has hundreds of them, and few views
+ALIGNMENT = {  # only nuclei are aligned, since a batch has hundreds of nuclei but few views
     "loss": "infonce",
     "temperature": 0.2,
     "image_weight": 0.0,
@@ -64,7 +64,7 @@ SETTINGS = {
 
 
 def run_arm(arm: str, seed: int, work: Path) -> dict:
-    """Run the workflow on one section, and classify the nuclei of another from the backbone's features."""
+    """Run the workflow on one section, and classify the nuclei of a second one from the backbone's features."""
     known, judged = (draw_section(SIZE_UM, MPP, seed=2 * seed + number) for number in range(2))
     checkpoint, agreement = None, {}
     if arm != "untrained":
@@ -79,7 +79,7 @@ def run_arm(arm: str, seed: int, work: Path) -> dict:
 
 
 def train_arm(arm: str, seed: int, section: Section, folder: Path) -> Path:
-    """Draw both slides, run the workflow as far as the backbone, and return its checkpoint."""
+    """Write both slides, run the workflow up to the backbone, and return its checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     stained = section
     if arm == "three-plain":
@@ -102,13 +102,13 @@ def train_arm(arm: str, seed: int, section: Section, folder: Path) -> Path:
 
 
 def stain_faintly(section: Section) -> np.ndarray:
-    """(h, w, 3) uint8: H&E with a trace more eosin in nuclei with the marker."""
+    """H&E picture (h, w, 3) uint8 with a trace more eosin in nuclei with the marker."""
     without, marked, ground = np.moveaxis(section.amounts, 2, 0)
     return stain_he(np.dstack([without, marked, ground + TRACE * marked]))
 
 
 def cut_fields(section: Section) -> list[LabelledImage]:
-    """Fields of the H&E picture that hold nuclei of both classes, each a patient of its own."""
+    """Fields of the H&E picture that contain nuclei of both classes; each counts as a separate patient."""
     pixels, xy, fields = stain_faintly(section), section.xy_um / MPP, []
     stain = fit_macenko(pixels.reshape(-1, 3))
     for top in range(0, pixels.shape[0] - FIELD_PX + 1, FIELD_PX):

@@ -5,8 +5,9 @@
 
 Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. `muse run --mode
 label-free` finds the nuclei of its pictures; the partner of a picture is a drawing of their outlines. The frozen
-features at the true nuclei of sites A7 and AC are classified from the labels of five pictures of A8, drawn five times:
-by the 20 nearest neighbours and by a linear layer. A stopped run goes on. DATA is a folder with brca-m2c/.
+features at the true nuclei of sites A7 and AC are classified from the labels of five pictures of A8, by the 20 nearest
+neighbours and by a linear layer. The pictures are chosen at random five times. A stopped run continues. DATA is a
+folder with brca-m2c/.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ TITLES = {
 
 
 def sites_but(sites: tuple[str, ...]) -> tuple[str, ...]:
-    """Words that leave out the pictures of every other site."""
+    """Parts of names by which the pictures of all other sites are excluded."""
     return tuple(f"TCGA-{site}-" for site in (*LEARNT, *JUDGED) if site not in sites)
 
 
 def find_nuclei(images: Path, results: Path) -> list[Path]:
-    """Tile the learnt pictures, find and measure their nuclei without labels; returns the folder of each."""
+    """Run the pictures of the training sites without labels, and return the folder of each picture's results."""
     paths = [path for path in list_pictures(images) if not any(word in path.name for word in sites_but(LEARNT))]
     if not (results / "report.html").is_file():
         options = ["--mpp", str(MPP), "--mode", "label-free", "--features", "all", "--no-viewer", "-o", results]
@@ -60,7 +61,7 @@ def find_nuclei(images: Path, results: Path) -> list[Path]:
 
 
 def make_sources(arm: str, slides: list[Path]) -> tuple[NucleusSource, ...]:
-    """The pictures of an arm, with their partners."""
+    """The sources of an arm: pictures, with their partners except for MUSE."""
     sources = []
     for slide in slides:
         source = {"store": slide / "image-500nm.zarr", "proposals": slide / "nuclei.parquet"}
@@ -72,7 +73,7 @@ def make_sources(arm: str, slides: list[Path]) -> tuple[NucleusSource, ...]:
 
 
 def make_stage(arm: str, seed: int, slides: list[Path], work: Path) -> MuseStage:
-    """The run of an arm."""
+    """The training stage of an arm."""
     sources = make_sources(arm, slides)
     common = {
         "name": arm,
@@ -113,7 +114,7 @@ def make_stage(arm: str, seed: int, slides: list[Path], work: Path) -> MuseStage
 
 
 def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
-    """Train an arm and classify the nuclei of the judged sites from its features."""
+    """Train an arm, and classify the nuclei of the scored sites from its features."""
     labels = breast_labels(data)
     checkpoint = None
     if arm != "untrained":
@@ -126,7 +127,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
 
 
 def read_sites(labels: LabelSource, sites: tuple[str, ...]) -> list[LabelledImage]:
-    """The labelled pictures of some sites; train and val, which are all there are."""
+    """The labelled pictures of some sites, from train and val."""
     kept = LabelSource(**{**vars(labels), "exclude": sites_but(sites)})
     return read_labelled_images([kept], CLASSES, MPP, n_rays=3)
 

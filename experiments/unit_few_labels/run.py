@@ -1,18 +1,18 @@
-"""Whether a detector with 2 or 8 labelled crops is better if UNIT trained its backbone before, without labels.
+"""Whether a detector with 2 or 8 labelled crops is better if UNIT pretrained its backbone without labels.
 
     python -m experiments.unit_few_labels.run --data DATA    # trains what is not recorded
     python -m experiments.unit_few_labels.run --table        # prints the tables
 
-Detectors of `compact`'s kind are fine-tuned with the same settings from random weights, from MUSE (`muse_proof.py`,
-without site A7, of the same seed), from UNIT's backbone and from UNIT's whole detector (`unit_real.py`; one run for all
-seeds); these runs are in the folders muse_proof/ and unit_real/ beside --work. Random weights are the control for
-pretraining, MUSE for pretraining without masks, UNIT's backbone for its instance head, UNIT's detector as it is for the
-labels.
+Detectors like `compact` are fine-tuned with the same settings from random weights, from MUSE (experiment muse_proof,
+without site A7, with the same seed), from UNIT's backbone and from UNIT's whole detector (experiment unit_real, one run
+for all seeds). Those runs are in the folders muse_proof/ and unit_real/ next to --work. Random weights are the control
+for pretraining, MUSE for the masks, UNIT's backbone for its instance head, and UNIT's detector without fine-tuning for
+the labels.
 
-`tnbc`: the seed shuffles the 7 patients of TNBC; the labelled crops are of the first three, and all crops of the other
-four are scored, at the threshold with the best AJI on the labelled crops. `a7`: the labelled pictures are of the sites
-A8 and AC of BRCA-M2C, and all of A7 are scored, at a threshold of 0.4. UNIT's run has read the pixels of A7, those
-of MUSE have not. DATA is a folder with tnbc-nuclei/ and brca-m2c/.
+`tnbc`: the seed shuffles the 7 patients of TNBC; labelled crops come from the first three, and all crops of the other
+four are scored, at the threshold with the best AJI on the labelled crops. `a7`: labelled pictures come from the sites
+A8 and AC of BRCA-M2C, and all pictures of A7 are scored, at a threshold of 0.4. UNIT was trained on the pixels of A7,
+MUSE was not. DATA is a folder with tnbc-nuclei/ and brca-m2c/.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))  # the class of UNIT's detecto
 ARMS = (
     "tnbc-0-unit-detector",
     *(f"tnbc-{n}-{start}" for n in N_LABELLED for start in STARTS),
-    *(f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"),  # of other classes
+    *(f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"),  # has one class
 )
 Crop = tuple[str, str, np.ndarray, np.ndarray]  # name, patient, pixels and instances
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Counts of a fine-tuned detector in the pictures of the patients that are scored."""
+    """Counts of a fine-tuned detector for the pictures of the scored patients."""
     data, work = args.data.resolve(), args.work.resolve()
     task, n, start = arm.split("-", 2)
     config = load_breast(data, *SETTINGS, STEPS, f"seed={seed}")
@@ -78,7 +78,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def find_start(start: str, seed: int, work: Path) -> Path | None:
-    """The checkpoint that a run starts from; that of UNIT's backbone is written without the instance head."""
+    """The checkpoint that a run starts from; for UNIT's backbone, it is written without the instance head."""
     if start == "random":
         return None
     if start == "muse":
@@ -93,7 +93,7 @@ def find_start(start: str, seed: int, work: Path) -> Path | None:
 
 
 def run_crops(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict:
-    """TNBC: per scored crop what ``crops.compare`` counts."""
+    """Fine-tune on ``n`` crops of TNBC, and return the counts of ``compare`` for each scored crop."""
     crops = {crop[0]: crop for crop in read_tnbc(data)}
     names = divide_crops({name: crop[1] for name, crop in crops.items()}, n, config.seed)
     labelled, judged = ([crops[name] for name in part] for part in names)
@@ -119,14 +119,14 @@ def run_crops(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict:
 
 
 def make_predictor(checkpoint: Path) -> NetworkPredictor:
-    """A detector that normalises the stains as it would be exported."""
+    """A detector that normalises stains as after its export."""
     scorer, _ = scorer_of(checkpoint)
     scorer.predictor.card = dataclasses.replace(scorer.predictor.card, colour=scorer.reference)
     return scorer.predictor
 
 
 def choose_threshold(predictor: NetworkPredictor, crops: Sequence[Crop]) -> float:
-    """Of ``THRESHOLDS`` the one with the best AJI."""
+    """The threshold, one of ``THRESHOLDS``, with the best AJI on ``crops``."""
 
     def areas(threshold: float) -> np.ndarray:
         find = network_finder(predictor, threshold)
@@ -139,9 +139,9 @@ def divide_crops(patients: dict[str, str], n: int, seed: int) -> tuple[list[str]
     """Names of ``n`` labelled crops of the first patients, and of all crops of the others.
 
     Args:
-        patients: of each crop.
-        n: with more, the same crops and further ones.
-        seed: of the order of patients and of their crops.
+        patients: patient of each crop, by name.
+        n: number of labelled crops; a larger number includes the crops of a smaller one.
+        seed: seed of the order of patients and of their crops.
     """
     random = np.random.default_rng(seed)
     first = random.permutation(sorted(set(patients.values())))[:N_PATIENTS].tolist()
@@ -150,7 +150,7 @@ def divide_crops(patients: dict[str, str], n: int, seed: int) -> tuple[list[str]
 
 
 def write_source(crops: Sequence[Crop], folder: Path) -> LabelSource:
-    """Write crops as pictures, instances and their class, as `format: instances` reads them."""
+    """Write crops as pictures, instances and classes, and return them as a source with ``format: instances``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, _, pixels, labels in crops:
         n_nuclei = len(np.unique(labels[labels > 0]))
@@ -159,7 +159,10 @@ def write_source(crops: Sequence[Crop], folder: Path) -> LabelSource:
 
 
 def run_breast(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict:
-    """BRCA-M2C: per picture of the site that is scored, hits, false and missed of any nucleus and of each class."""
+    """Fine-tune on ``n`` pictures of BRCA-M2C, and return the counts for each picture of the scored site.
+
+    Counts are true positives, false positives and false negatives for any class and for each class.
+    """
     names = [path.stem for path in image_paths(config.sources[0])]
     others = sorted(name for name in names if f"TCGA-{JUDGED}-" not in name)
     labelled = np.random.default_rng(config.seed).permutation(others)[:n].tolist()
@@ -184,12 +187,12 @@ def render_tables(runs: list[dict]) -> str:
 
 
 def render_table(task: str, runs: Sequence[dict], title: str, measures: dict[str, Callable], digits: str) -> str:
-    """Of one task, with 95 % intervals over patients."""
+    """The table of one task, with 95 % intervals over patients."""
     heads = [f"{name} | less random weights (95 %)" for name in measures]
     rows = [f"| {title}, labelled | start | runs | {' | '.join(heads)} |", "|---" * (3 + 2 * len(heads)) + "|"]
     for arm in [arm for arm in ARMS if arm.startswith(f"{task}-")]:
         _, n, start = arm.split("-", 2)
-        beside = f"{task}-{max(int(n), min(N_LABELLED))}-{BASELINE}"  # there are no random weights without labels
+        beside = f"{task}-{max(int(n), min(N_LABELLED))}-{BASELINE}"  # random weights need labels
         own, base = ({run["seed"]: run for run in runs if run["arm"] == one} for one in (arm, beside))
         seeds = sorted(own.keys() & base.keys())
         if not seeds:
@@ -205,7 +208,7 @@ def render_table(task: str, runs: Sequence[dict], title: str, measures: dict[str
 
 
 def compare_runs(before: Sequence[dict], after: Sequence[dict], measure: Callable) -> dict:
-    """Two arms with the same seeds: the mean over seeds of a measure of summed counts; patients are drawn."""
+    """Compare two arms with the same seeds by the mean over seeds of a measure; the bootstrap samples patients."""
     patients = sorted({patient for run in before for patient in run["patients"]})
     shape = np.shape(before[0]["counts"][0])
     sums = np.zeros((2, len(patients), len(before), *shape))
@@ -215,7 +218,7 @@ def compare_runs(before: Sequence[dict], after: Sequence[dict], measure: Callabl
                 sums[side, patients.index(patient), seed] += counts
 
     def mean_of_seeds(summed: np.ndarray) -> np.ndarray:
-        is_drawn = summed.any(axis=tuple(range(-len(shape), 0)))  # a seed scores some of the patients only
+        is_drawn = summed.any(axis=tuple(range(-len(shape), 0)))  # a seed scores only some of the patients
         with np.errstate(invalid="ignore"):
             return np.where(is_drawn, measure(summed), np.nan).mean(-1)
 

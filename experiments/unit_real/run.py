@@ -3,9 +3,9 @@
     python -m experiments.unit_real.run --data DATA           # trains and scores what is not recorded
     python -m experiments.unit_real.run --table               # prints the table
 
-`config/train/unit.yaml` trains on pixels of BRCA-M2C and CAMELYON16. It is scored on TNBC (Institut Curie, 35 crops
-of 7 patients) and NuCLS (10 crops, each taken for a patient), which it is neither trained on nor chosen by. All arms
-run as they are delivered: the threshold of the card, crops of 0.25 um/px, no truth. A stopped training continues.
+`config/train/unit.yaml` trains on pixels of BRCA-M2C and CAMELYON16. The detector is scored on TNBC (Institut Curie, 35
+crops of 7 patients) and NuCLS (10 crops, each counted as a patient), on which nothing was trained or chosen. All arms
+run on crops of 0.25 um/px with the threshold of their card. A stopped training continues.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from muse_pipeline.training.recipe import load_run
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-STRIDE_PX = 32  # of the reader
+STRIDE_PX = 32  # sides of the reader's pictures are multiples of this
 TRAINED = {
     "unit": "**UNIT** (`config/train/unit.yaml`)",
     "first": "its first stage alone",
@@ -65,7 +65,7 @@ TRAINED = {
     "painted-whole": "control, all steps of the reader on flat painted masks, no GAN",
 }
 THIRD = ["schedule.steps=500", "second.steps=500"]
-CHANGES = {  # of settings
+CHANGES = {  # settings that differ from config/train/unit.yaml
     "unit": [],
     "first": [],
     "snapped": [],
@@ -80,17 +80,17 @@ UNTRAINED = {
     "label_free": "built-in `label_free`",
 }
 ARMS = TRAINED | UNTRAINED
-ONE_THIRD = {arm for arm, title in TRAINED.items() if "third" in title}  # their table is that of TNBC
-REFERENCE = "label_free"  # of differences
+ONE_THIRD = {arm for arm, title in TRAINED.items() if "third" in title}  # shown only in the table of TNBC
+REFERENCE = "label_free"  # arm from which differences are taken
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
-    """Score an arm, which is trained where that is necessary."""
+    """Scores of an arm, after its training if it needs one."""
     return score(make_finder(arm, seed, args.data.resolve(), args.work), args.data)
 
 
 def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
-    """The finder of an arm; it is trained, or continues to be, where that is necessary."""
+    """The finder of an arm, after its training or the rest of a stopped training, if it needs one."""
     if arm == "colour":
         return find_by_colour
     if arm == "otsu":
@@ -100,7 +100,7 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
     _, config = load_run(TOP / "config/train/unit.yaml", data, [f"seed={seed}", *CHANGES[arm]])
     if arm in {"painted", "painted-whole"}:
         checkpoint = train_painted(config, runs / f"{arm}-{seed}")
-    elif arm in {"first", "snapped"}:  # of the whole run
+    elif arm in {"first", "snapped"}:  # stages of the whole run
         checkpoint = train_unit(config, runs / f"unit-{seed}", until="translation" if arm == "first" else "reader")
     else:
         checkpoint = train_unit(config, runs / f"{arm}-{seed}", until="reader")
@@ -115,7 +115,7 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
 
 
 def train_unit(config: UnitConfig, folder: Path, until: str) -> Path:
-    """The stages up to one, as `muse train` runs them; returns its checkpoint."""
+    """Run the stages up to ``until`` as `muse train` does, and return its checkpoint."""
     stages = UnitRecipe().stages(config, folder)
     names = [stage.name for stage in stages]
     for stage in stages[: names.index(until) + 1]:
@@ -124,10 +124,10 @@ def train_unit(config: UnitConfig, folder: Path, until: str) -> Path:
 
 
 class Painter(nn.Module):
-    """In place of the generator: masks in two flat colours of the tissue.
+    """A replacement for the generator, which paints masks in two flat colours of the tissue.
 
     Args:
-        palette: (2, 3) colours of nuclei and background, 0 to 255.
+        palette: colours (2, 3) of nuclei and background, 0 to 255.
     """
 
     noise_dim = 1
@@ -138,26 +138,26 @@ class Painter(nn.Module):
         self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, mask: Tensor, noise: Tensor, grain: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 3, H, W), 0 to 255."""
+        """Pictures (B, 3, H, W), 0 to 255, of masks (B, 3, H, W)."""
         return paint(mask, *self.palette) + self.unused
 
 
 class PaintedStage(UnitStage):
-    """The reader alone, on painted masks."""
+    """Training of only the reader, on painted masks."""
 
     def build(self, data: UnitData) -> UnitTraining:
-        """See ``UnitStage``."""
+        """The method of ``UnitStage`` with a ``Painter`` as generator."""
         method = super().build(data)
         method.generator = Painter(data.palette)
         return method
 
     def monitors(self, data: UnitData, method: UnitTraining) -> list[Monitor]:
-        """Without the alarm for collapse: nothing is translated."""
+        """The monitors without the alarm for collapsed translation, as nothing is translated."""
         return [one for one in super().monitors(data, method) if not isinstance(one, TranslationAlarm)]
 
 
 def train_painted(config: UnitConfig, folder: Path) -> Path:
-    """As long as the second stage; instance loss alone."""
+    """Train the reader on painted masks for the steps of the second stage, and return its checkpoint."""
     weights = LossWeights(picture_gan=0, mask_gan=0, cycle=0, instances=config.weights.instances)
     schedule = dataclasses.replace(config.schedule, **vars(config.second))
     settings = {**vars(config), "weights": weights, "schedule": schedule}
@@ -170,14 +170,14 @@ def _options() -> Options:
 
 
 def find_by_colour(pixels: np.ndarray) -> np.ndarray:
-    """The darkest of three clusters of colour."""
+    """Instances of the darkest of three clusters of colour, cut into nuclei."""
     clusters = ClusterSettings(features="colour", n_clusters=3, foreground="dark")
     mask = PseudoMasker(None, [pixels], MPP, find_stains(pixels), MaskSettings(clusters=clusters))
     return cut_mask(mask(pixels), haematoxylin(pixels, blend_stains(find_stains(pixels))), MPP)
 
 
 def mask_finder(checkpoint: Path, config: UnitConfig) -> Find:
-    """The fills of read masks, parted by their contours, in the colour that the detector is run in."""
+    """A finder of nuclei as the filled areas, separated by contours, of the masks that the reader predicts."""
     reader = build_reader(config).eval()
     trained = load_checkpoint(checkpoint)
     load_detector_weights(reader.detector(), trained, checkpoint)
@@ -199,7 +199,7 @@ def mask_finder(checkpoint: Path, config: UnitConfig) -> Find:
 
 
 def render_tables(runs: list[dict]) -> str:
-    """Scores of both sets, and differences from ``REFERENCE``, paired by patient, with 95 % intervals."""
+    """The tables of both sets: scores, and differences from ``REFERENCE`` with 95 % intervals, paired by patient."""
     return "\n\n".join(_render(name, runs) for name in ("TNBC", "NuCLS"))
 
 

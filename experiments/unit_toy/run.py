@@ -1,12 +1,12 @@
-"""Mask-tissue translation on drawn tissue whose nuclei are known and hidden from training.
+"""Mask-tissue translation on synthetic tissue, trained without its known nuclei.
 
     python -m experiments.unit_toy.run                        # trains and scores what is not recorded
     python -m experiments.unit_toy.run --table                # prints the table
 
-Tissue is drawn over synthesised masks of another seed: two stains, varying cytoplasm and chromatin, blur, noise. The
-first stage of `method: unit` trains without labels; its reader is scored on 32 further drawn pictures, by its
-instance head and by the masks that it reads. The controls lack one part each. A run takes some minutes on a core and
-continues where it was stopped.
+Tissue is rendered from synthesised masks of a different seed: two stains, varying cytoplasm and chromatin, blur, noise.
+The first stage of `method: unit` trains without labels. Its reader is scored on 32 further synthetic pictures, by its
+instance head and by the masks that it predicts. The controls lack one part each. A run takes some minutes on one core;
+a stopped run continues.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ MPP, RADIUS_UM = 0.5, 3.0
 TRAINED, TRAINED_PX, SCORED, SCORED_PX = 300, 160, 32, 128
 THRESHOLDS, DEFAULT = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6), 0.2
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.10, 0.75, 0.35])
-MIN_PX = 6  # of a component of a read mask
-PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, blur=0, noise=0)  # of one stain and one camera
+MIN_PX = 6  # smallest area of a component of a predicted mask
+PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, blur=0, noise=0)  # all pictures have the same stain
 ARMS = {
     "whole": "all parts",
     "no-guide": "without the instance guide",
@@ -60,10 +60,10 @@ ARMS = {
 
 
 class UntrainedGenerator(UnitStage):
-    """The generator keeps its random weights."""
+    """A stage whose generator keeps its random weights."""
 
     def build(self, data: UnitData) -> UnitTraining:
-        """See ``UnitStage``."""
+        """The method of ``UnitStage`` with a frozen generator."""
         method = super().build(data)
         method.generator.requires_grad_(False)
         return method
@@ -81,7 +81,7 @@ def run_arm(arm: str, seed: int, steps: int, runs: Path) -> dict:
 
 
 def arm_config(arm: str, seed: int, steps: int, tissue: Path) -> UnitConfig:
-    """The recipe of an arm: small networks and windows of 64 px."""
+    """The settings of an arm, with small networks and windows of 64 px."""
     weights = LossWeights()
     if arm == "no-guide":
         weights = dataclasses.replace(weights, instances=0.0)
@@ -114,7 +114,7 @@ def arm_config(arm: str, seed: int, steps: int, tissue: Path) -> UnitConfig:
 
 
 def draw_training_tissue(folder: Path) -> Path:
-    """Pictures whose masks are not kept; returns their folder."""
+    """Write the training pictures without their masks, and return ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(TRAINED):
         path = folder / f"{index:03}.png"
@@ -125,7 +125,7 @@ def draw_training_tissue(folder: Path) -> Path:
 
 
 def draw_tissue(mask: InstanceMask, rng: np.random.Generator) -> np.ndarray:
-    """(h, w, 3) uint8: nuclei of varying haematoxylin, more eosin around epithelium, texture, blur and noise."""
+    """Picture (h, w, 3) uint8 of nuclei with varying haematoxylin, more eosin around epithelium, texture and noise."""
     shape = mask.instances.shape
 
     def smooth(sigma: float) -> np.ndarray:
@@ -155,7 +155,7 @@ def load_reader(checkpoint: Path, config: UnitConfig) -> MaskReader:
 
 @torch.no_grad()
 def score(reader: MaskReader) -> dict[str, float]:
-    """Detection F1 in percent within 3 um: of the head at the best threshold and at the default one, and of masks."""
+    """Detection F1 in percent within 3 um, of the head at the best and the default threshold and of predicted masks."""
     masks = [synthesise_mask(index, 1002, SCORED_PX, MPP, TissueSettings()) for index in range(SCORED)]
     truth = [label_image_to_nuclei(mask.instances, (MPP, MPP), 32).xy for mask in masks]
     pictures = [draw_tissue(mask, np.random.default_rng((2, index))) for index, mask in enumerate(masks)]
@@ -179,7 +179,7 @@ def score(reader: MaskReader) -> dict[str, float]:
 
 
 def detection_f1(found: list[np.ndarray], truth: list[np.ndarray]) -> float:
-    """In percent, of positions (N, 2) px by picture, most certain first."""
+    """Detection F1 in percent of positions (N, 2) px for each picture, in order of descending certainty."""
     matched = sum(
         int((match_points(one * MPP, -np.arange(len(one), dtype=float), true * MPP, RADIUS_UM) >= 0).sum())
         for one, true in zip(found, truth, strict=True)
@@ -188,14 +188,14 @@ def detection_f1(found: list[np.ndarray], truth: list[np.ndarray]) -> float:
 
 
 def find_in_mask(mask: np.ndarray) -> np.ndarray:
-    """(N, 2) px centres of the fills of a read mask (3, h, w), -1 to 1, that contours part."""
+    """Centres (N, 2) px of the filled areas, separated by contours, of a predicted mask (3, h, w) from -1 to 1."""
     inside = (mask[1:].max(0) > -0.5) & (mask[0] < 0)
     _, _, facts, centres = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=4)
     return centres[1:][facts[1:, cv2.CC_STAT_AREA] >= MIN_PX] + 0.5
 
 
 def render_table(runs: list[dict]) -> str:
-    """Means over seeds, and differences from all parts, paired by seed."""
+    """The table of means over seeds, and of differences from the arm with all parts, paired by seed."""
     rows = [
         "| | seeds | instance head, best threshold | change | instance head at 0.2 | change | read masks |",
         "|---|---|---|---|---|---|---|",
@@ -207,7 +207,7 @@ def render_table(runs: list[dict]) -> str:
             continue
         cells = []
         for name in ("head", "head_at_default"):
-            is_untrained = arm == "no-guide"  # the head; its masks are compared with the head of the whole
+            is_untrained = arm == "no-guide"  # its masks are compared with the head of "whole"
             change = [
                 run["masks" if is_untrained else name] - whole[run["seed"]][name]
                 for run in of_arm
