@@ -118,6 +118,11 @@ class LabelSource:
         return self.format in LAYOUTS.names()
 
     @property
+    def can_have_classes(self) -> bool:
+        """False for masks of nuclei without points beside them, which state no classes."""
+        return self.format not in MASK_FORMATS or self.points is not None
+
+    @property
     def location(self) -> Path:
         """Folder of the pictures or slides."""
         return self.images or self.slides or self.labels

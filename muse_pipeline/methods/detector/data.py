@@ -103,8 +103,10 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     if detector is None:
         require_every_class(images, config.class_names, "training")
         require_outlines(images)
-    elif len(missing_classes(images, config.class_names)) == len(config.classes) and any(
-        len(image.nuclei) and not image.areas for image in images
+    elif (
+        len(missing_classes(images, config.class_names)) == len(config.classes)
+        and any(len(image.nuclei) and not image.areas for image in images)
+        and any(source.can_have_classes for source in config.sources)
     ):
         raise LabelError(
             f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from slide_files import write_pyramid
 
 from experiments.common.training import finetune
 from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.pictures import write_png
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.card import replace_outlines
 from muse_pipeline.inference.doubts import judge_appearance
@@ -202,6 +204,21 @@ def test_what_changed_is_measured(folder, tmp_path, same_classes):
 def test_labels_without_any_class_are_rejected(folder, tmp_path):
     with pytest.raises(LabelError, match=r"no nucleus of the training labels has a class \(Dark, Pale\); set classes"):
         run(continued(folder, 'sources.0.class_map={"1": null, "2": null}'), tmp_path)
+
+
+def test_masks_without_classes_train_outlines(folder, tmp_path):
+    """The start has the classes."""
+    mask = np.zeros((200, 200), np.uint8)
+    for x, y in grid_xy((200, 200), step_px=40, first_px=20):
+        cv2.circle(mask, (int(x), int(y)), 6, 255, -1)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    write_png(tmp_path / "images/P.png", draw_nuclei((200, 200), grid_xy((200, 200), step_px=40, first_px=20)))
+    write_png(tmp_path / "masks/P.png", mask)
+    words = f"images: {tmp_path / 'images'}, labels: {tmp_path / 'masks'}, format: masks, mpp: 0.5"
+    checkpoint, output = run(continued(folder, f"sources=[{{{words}}}]"), tmp_path / "run")
+    assert "classes without training labels: Dark, Pale" in output
+    assert all(torch.isfinite(value).all() for value in checkpoint.head.values())
 
 
 def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
