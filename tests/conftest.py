@@ -20,7 +20,7 @@ from slide_files import draw_gradient, write_pyramid
 # when it is imported, and what tests start has it too.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from inference_slides import TiledSlide, open_tiled, take_to_store
+from inference_slides import TiledSlide, open_tiled, take_half_to_store, take_to_store
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.demo.field import PERIOD_UM
@@ -37,12 +37,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files whose tests may take longest: one of them at the end would leave a process idle."""
+    """Begin with the files whose tests may take longest: one of them at the end would leave a process idle.
+
+    The others are sorted by their names read backwards, because files of one folder share what `once` makes, and of two
+    processes that need it at the same time one waits.
+    """
     longest = defaultdict(float)
     for item in items:
         for mark in item.iter_markers("timeout"):
             longest[item.path] = max(longest[item.path], mark.args[0] or math.inf)
-    items.sort(key=lambda item: -longest[item.path])
+    items.sort(key=lambda item: (-longest[item.path], item.nodeid.partition("::")[0][::-1]))
 
 
 def find_shared(name: str) -> Path:
@@ -99,27 +103,17 @@ def planned(once) -> Callable[[float, int], Tissue]:
 
 
 @pytest.fixture(scope="session")
-def drawn_once(once, planned) -> Callable[[str, float], Path]:
-    """Folder of a small slide drawn at an mpp and taken to its store: ``drawn_once("coarse", 0.5)``."""
-
-    def draw(name: str, mpp: float) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("muse_pipeline.demo.write.plan_tissue", planned)
-            return once(name, lambda folder: take_to_store(folder, mpp))
-
-    return draw
+def tiled_slide(once, planned) -> TiledSlide:
+    """A small slide drawn at 0.25 um and taken to its store; tests share it and write elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muse_pipeline.demo.write.plan_tissue", planned)
+        return open_tiled(once("tiled", lambda folder: take_to_store(folder, 0.25)))
 
 
 @pytest.fixture(scope="session")
-def tiled_slide(drawn_once) -> TiledSlide:
-    """A small drawn slide, taken to its store."""
-    return open_tiled(drawn_once("tiled", 0.25))
-
-
-@pytest.fixture(scope="session")
-def coarse_slide(drawn_once) -> Path:
-    """Folder of a small slide drawn at 0.5 um and taken to its store; tests share it and write elsewhere."""
-    return drawn_once("coarse", 0.5)
+def coarse_slide(once, tiled_slide) -> Path:
+    """Folder of the same slide at 0.5 um, taken to its store; tests share it and write elsewhere."""
+    return once("coarse", lambda folder: take_half_to_store(tiled_slide.folder, folder))
 
 
 @pytest.fixture(scope="module")

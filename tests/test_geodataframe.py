@@ -13,23 +13,30 @@ from qupath_check import check_geojson
 
 from muse_pipeline.core.errors import ArgumentError, GeoJSONError, NucleiError
 from muse_pipeline.geodataframe import read_nuclei, write_geojson
-from muse_pipeline.nuclei.parquet import ROW_GROUP
+from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath import write as geojson
 
 BOUNDS = {"x": 300, "y": 170, "width": 49_000, "height": 49_000}
 
 
-@pytest.fixture
-def table(tmp_path, monkeypatch):
-    monkeypatch.setitem(PROVENANCE, "slide_mpp", list(MPP))
-    monkeypatch.setitem(PROVENANCE, "bounds", BOUNDS)
-    return write_example(tmp_path / "nuclei.parquet", draw_nuclei(20_000))
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROVENANCE, "slide_mpp", list(MPP))
+        patch.setitem(PROVENANCE, "bounds", BOUNDS)
+        yield write_example(tmp_path_factory.mktemp("table") / "nuclei.parquet", draw_nuclei(20_000))
 
 
-@pytest.fixture
-def nuclei(table) -> geopandas.GeoDataFrame:
+@pytest.fixture(scope="module")
+def read(table) -> geopandas.GeoDataFrame:
     return read_nuclei(table)
+
+
+@pytest.fixture
+def nuclei(read) -> geopandas.GeoDataFrame:
+    """What was read of the table, for one test to change."""
+    return read.copy()
 
 
 def read_features(path) -> list[dict]:
@@ -67,7 +74,8 @@ def test_only_what_lies_in_a_box(table, nuclei):
 
 def test_an_embedding_is_an_array_each(tmp_path, monkeypatch):
     monkeypatch.setitem(PROVENANCE, "slide_mpp", list(MPP))
-    drawn = draw_nuclei(ROW_GROUP + 5)
+    monkeypatch.setattr(parquet, "ROW_GROUP", 1000)
+    drawn = draw_nuclei(1005)
     columns = {name: getattr(drawn, name) for name in ("rays", "label", "score", "prob")}
     embedding = np.random.default_rng(1).normal(size=(len(drawn), 6)).astype(np.float32)
     with_features = Nuclei(drawn.xy, drawn.frame, embedding=embedding, **columns)

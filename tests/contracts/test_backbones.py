@@ -13,7 +13,12 @@ with torch.device("meta"):  # no weights, or collecting the tests would fill gig
 OF_EVERY_KIND = {re.sub(r"_\d+$", "", name): name for name in sorted(OURS, reverse=True)}.values()  # the narrowest
 
 
-@pytest.fixture(scope="module", params=BACKBONES.names())
+# ViT-B has the code of ViT-S and four times its weights; those for windows of 512 px have the code of those for 224.
+AGAIN = re.compile("vit_b|r50_512|vit_s_16_512")
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] * bool(AGAIN.search(name))) for name in BACKBONES.names()]
+
+
+@pytest.fixture(scope="module", params=EVERY)
 def backbone(request):
     torch.manual_seed(0)
     return BACKBONES[request.param]().eval()

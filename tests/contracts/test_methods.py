@@ -85,7 +85,7 @@ def test_a_toy_learns(images, tmp_path, muse, monkeypatch):
 
 
 def test_a_gan_has_stages_turns_and_networks(images, tmp_path, muse):
-    train(muse, write_toy(tmp_path, "toy_gan", images), tmp_path / "run")
+    train(muse, write_toy(tmp_path, "toy_gan", images, steps=2), tmp_path / "run")
     stages = [tmp_path / "run" / "stages" / name for name in ("1-warm-up", "2-reader")]
     for stage in stages:
         kept = {"checkpoint.pt", "config.yaml", "provenance.json", "metrics.jsonl", "curves.png", "resume.pt"}

@@ -30,6 +30,17 @@ def test_half_precision_is_checked_against_torch(checkpoint, tmp_path, muse):
     require_checked(checkpoint, tmp_path / "model.onnx", muse, "fp16")
 
 
+@pytest.mark.slow
+def test_windows_of_any_sides_are_taken(checkpoint, tmp_path, muse):
+    assert muse("export", checkpoint, "--output", tmp_path / "model.onnx")[0] == 0
+    predictor = RegionPredictor(tmp_path / "model.onnx")
+    picture = draw_texture(draw_blobs(192, 9), MPP, 10)[None]
+    assert predictor.any_size
+    whole, part = (predictor(each, np.eye(3, 4, dtype=np.float32)) for each in (picture, picture[:, :, :160]))
+    assert part.shape == (1, 2, 48, 40)
+    np.testing.assert_allclose(part[..., :20], whole[..., :20], atol=0.02)
+
+
 def require_checked(checkpoint, output, muse, precision):
     status, out, _ = muse("export", checkpoint, "--output", output, "--precision", precision)
     assert (status, "checked against torch" in out) == (0, True)
@@ -39,15 +50,6 @@ def require_checked(checkpoint, output, muse, precision):
     assert ("calibration" in card.source) is (precision == "int8")
     kinds = [node.op_type for node in onnx.load(output).graph.node]
     assert (kinds.count("DequantizeLinear") > 10) is (precision == "int8")
-
-
-def test_windows_of_any_sides_are_taken(region_model):
-    predictor = RegionPredictor(region_model)
-    picture = draw_texture(draw_blobs(192, 9), MPP, 10)[None]
-    assert predictor.any_size
-    whole, part = (predictor(each, np.eye(3, 4, dtype=np.float32)) for each in (picture, picture[:, :, :160]))
-    assert part.shape == (1, 2, 48, 40)
-    np.testing.assert_allclose(part[..., :20], whole[..., :20], atol=0.02)
 
 
 def test_another_network_is_noticed(region_model, tmp_path):

@@ -15,13 +15,10 @@ def assert_no_defect(folder, n, start):
     assert n // 4 < rejected < n  # files that nothing spoils, or that nothing reads, would prove nothing
 
 
-def test_a_mutation_of_every_specimen(tmp_path):
-    assert_no_defect(tmp_path, len(SPECIMENS), 0)
-
-
 @pytest.mark.slow
 def test_hundreds_of_mutations(tmp_path):
-    assert_no_defect(tmp_path, 300 + len(SPECIMENS), len(SPECIMENS))
+    """The first ones are one of every specimen."""
+    assert_no_defect(tmp_path, 300 + 2 * len(SPECIMENS), 0)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,9 @@ def test_the_mean_is_of_the_outline_alone():
     assert mean_within(values, nuclei, 0.5) == pytest.approx([1, 0.5, 0], abs=0.05)
 
 
-@pytest.mark.parametrize(("model", "options"), [("compact", ["--quality"]), ("label_free", [])])
+@pytest.mark.parametrize(
+    ("model", "options"), [("compact", ["--quality"]), pytest.param("label_free", [], marks=pytest.mark.slow)]
+)
 def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
     """By eye a fifth of the nuclei of OS-2 are brown. Artefacts are not sought on a slide of this stain."""
     slide = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"

@@ -127,6 +127,9 @@ def test_classes_are_validated_in_the_organs_of_the_card_alone():
     assert find_doubts(one_class, "kidney") == {}
 
 
+QUICKLY = "--features", "none", "--no-viewer"
+
+
 @pytest.fixture(scope="module")
 def island(tiled_slide, tmp_path_factory):
     """A picture of the part of the drawn slide with the first of its islands of tissue, at 0.25 um."""
@@ -138,7 +141,7 @@ def island(tiled_slide, tmp_path_factory):
 
 @pytest.mark.parametrize(("mpp", "is_doubted"), [(0.25, False), (0.5, True)])
 def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(island, muse, tmp_path, mpp, is_doubted):
-    status, out, _ = muse("run", island, "--mpp", mpp, "-o", tmp_path)
+    status, out, _ = muse("run", island, "--mpp", mpp, "-o", tmp_path, *QUICKLY)
     assert status == 0
     doubt = f"{CHECK}, 0.5: the nuclei are too large for it (median area "
     warnings = json.loads((tmp_path / "demo/ledger/stitch.json").read_text()).get("warnings", [])
@@ -151,7 +154,7 @@ def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(island, 
     model = tmp_path / "small.onnx"
     reference = ClassReference(9, (5.0, 6.0, 7.0), (0.5, 0.9, 1.0))
     recard(find_model("compact"), model, {"nuclei": {"Epithelial": reference}})
-    status, out, _ = muse("run", island, "--mpp", 0.25, "--model", model, "-o", tmp_path / "results")
+    status, out, _ = muse("run", island, "--mpp", 0.25, "--model", model, "-o", tmp_path / "results", *QUICKLY)
     assert status == 0 and "nuclei of 1 slide; 1 slide left out of the counts of classes: doubtful classes" in out
     doubt = 'check the classes: nuclei of the class "Epithelial" are too large for it (median area '
     (warning,) = json.loads((tmp_path / "results/demo/ledger/stitch.json").read_text())["warnings"]
@@ -161,13 +164,20 @@ def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(island, 
     assert warning in html.unescape((tmp_path / "results/report.html").read_text())
 
 
-@pytest.mark.parametrize(("factor", "size"), [(0.5, "small"), (1.0, ""), (2.0, "large")])
+@pytest.mark.parametrize(
+    ("factor", "size"),
+    [
+        pytest.param(0.5, "small", marks=pytest.mark.slow),
+        pytest.param(1.0, "", marks=pytest.mark.slow),
+        (2.0, "large"),
+    ],
+)
 def test_real_crops_at_half_and_double_the_scale(shared_data, muse, tmp_path, factor, size):
     folder, mpp = ("brca-m2c", 0.5) if factor < 2 else ("tnbc-nuclei", 0.25)
     pictures = sorted((shared_data / folder / "images").iterdir())
     chosen = pictures[:30:10] if factor < 2 else [path for path in pictures if path.stem in {"04_1", "05_1", "08_3"}]
     assert len(chosen) == 3
-    assert muse("run", *chosen, "--mpp", mpp * factor, "-o", tmp_path)[0] == 0
+    assert muse("run", *chosen, "--mpp", mpp * factor, "-o", tmp_path, *QUICKLY)[0] == 0
     for path in chosen:
         warnings = json.loads((tmp_path / path.stem / "ledger/stitch.json").read_text()).get("warnings", [])
         assert [f"too {size} for it" in warning for warning in warnings] == [True] * bool(size), path

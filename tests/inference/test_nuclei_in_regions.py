@@ -141,7 +141,9 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
     assert mm2["Tumour"] == 0 < mm2["Stroma"]
 
 
+@pytest.mark.slow
 def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_model, muse, tmp_path):
+    """The steps have tests above, and tests/inference/test_epithelium.py runs `muse run` with regions."""
     tumour = np.zeros((160, 220), bool)  # 2 um a pixel
     tumour[40:130, 50:160] = True
     write_pyramid(tmp_path / "S.tif", draw_slide(tumour, seed=5), factors=(4,), mpp=SLIDE_MPP)

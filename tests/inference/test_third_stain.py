@@ -1,6 +1,7 @@
 """A third stain beside haematoxylin and DAB: its estimate, the check that it exists, and scores that do not change."""
 
 import csv
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ RED, EOSIN, MAGENTA, GREEN = (0.214, 0.851, 0.478), (0.072, 0.990, 0.105), (0.25
 AEC = (0.274, 0.680, 0.680)  # 8 degrees from DAB
 THIRDS = [RED, EOSIN, MAGENTA, GREEN]
 SIZE_UM, SLIDE_UM = (560, 400), (320, 240)
+drawn = cache(draw_levels)  # which no test changes
 
 
 def unit(vector):
@@ -28,7 +30,7 @@ def angle(one, other):
 
 @pytest.mark.parametrize("third", THIRDS)
 def test_the_estimate_is_the_stain_of_the_slide(third):
-    pixels, *_ = draw_levels(0.5, SIZE_UM, third)
+    pixels, *_ = drawn(0.5, SIZE_UM, third)
     found = find_third_stain(pixels.reshape(-1, 3))
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
     assert angle(found, third) < 7  # the purest pixels have haematoxylin of the ground in them
@@ -36,7 +38,7 @@ def test_the_estimate_is_the_stain_of_the_slide(third):
 
 @pytest.mark.parametrize("third", [None, AEC])
 def test_a_slide_without_a_distinct_third_stain_has_none(third):
-    assert find_third_stain(draw_levels(0.5, SIZE_UM, third)[0].reshape(-1, 3)) is None
+    assert find_third_stain(drawn(0.5, SIZE_UM, third)[0].reshape(-1, 3)) is None
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((0, 3), np.uint8), np.full((900, 3), 250, np.uint8)])
@@ -55,7 +57,7 @@ def test_haematoxylin_of_another_shade_is_no_third_stain(shared_data):
 
 @pytest.mark.parametrize("third", THIRDS)
 def test_dab_is_that_of_the_slide_without_the_third_stain(third):
-    pixels, centres, density = draw_levels(0.5, SIZE_UM, third)
+    pixels, centres, density = drawn(0.5, SIZE_UM, third)
     x, y = centres.astype(int).T
     around = [(y + dy, x + dx) for dx in (-2, 0, 2) for dy in (-2, 0, 2)]
     two, three = (np.mean([split_stains(pixels, each)[at][:, 1] for at in around], 0) for each in (None, unit(third)))
@@ -63,7 +65,7 @@ def test_dab_is_that_of_the_slide_without_the_third_stain(third):
 
 
 def test_pixels_without_the_third_stain_are_split_as_before():
-    pixels, *_ = draw_levels(0.5, SIZE_UM, None)
+    pixels, *_ = drawn(0.5, SIZE_UM, None)
     two, three = split_stains(pixels), split_stains(pixels, unit(RED))
     assert (two[..., 1] == three[..., 1]).mean() > 0.3
     assert np.abs(two - three).mean() < 0.01 * LN_10
@@ -74,7 +76,7 @@ def test_pixels_without_the_third_stain_are_split_as_before():
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slides")
     for name, third in (("two", None), ("three", RED)):
-        pixels = np.pad(draw_levels(0.5, SLIDE_UM, third)[0], ((100, 100), (100, 100), (0, 0)), constant_values=246)
+        pixels = np.pad(drawn(0.5, SLIDE_UM, third)[0], ((100, 100), (100, 100), (0, 0)), constant_values=246)
         write_pyramid(folder / f"{name}.tif", pixels, factors=(4,), mpp=0.5)
     return folder
 
@@ -85,7 +87,7 @@ def read_rows(output):
 
 
 def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_path):
-    *_, density = draw_levels(0.5, SLIDE_UM, RED)
+    *_, density = drawn(0.5, SLIDE_UM, RED)
     level = np.searchsorted((0.2, 0.4, 0.6), density)
     true = {"h_score": 100 * level.mean(), "percent_positive": 100 * (level > 0).mean()}
     slides, third = [folder / "two.tif", folder / "three.tif"], "--third-stain"

@@ -99,7 +99,8 @@ def test_lost_and_displaced_tissue_is_left_out_and_counted(section, he):
 @pytest.mark.parametrize(
     "what",
     [
-        "another slide",
+        # tests/cli/test_register.py has a partner that does not fit and is fast.
+        pytest.param("another slide", marks=pytest.mark.slow),
         pytest.param("no overlap", marks=pytest.mark.slow),
         pytest.param("half the um per pixel", marks=pytest.mark.slow),
     ],

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas
+from openslide import OpenSlide
+from slide_files import shrink, write_pyramid
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.types import SlideInfo
@@ -54,6 +57,21 @@ AREA_MM2 = 0.6
 def take_to_store(folder: Path, mpp: float, area_mm2: float = AREA_MM2) -> Path:
     """Draw a slide and run the steps up to `tile`; the folder that holds their files."""
     assert main(["demo-slide", str(folder), "--area-mm2", str(area_mm2), "--mpp", str(mpp)]) == 0
+    return tile_slide(folder, folder / "demo.svs")
+
+
+def take_half_to_store(fine: Path, folder: Path) -> Path:
+    """Write the slide of a folder, and its truth, with pixels twice as wide, and run the steps up to `tile`.
+
+    To draw the slide again takes ten times as long, since `demo-slide` averages pixels of 0.25 um too.
+    """
+    with OpenSlide(fine / "demo.svs") as slide:
+        pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
+        mpp = 2 * float(slide.properties["openslide.mpp-x"])
+    write_pyramid(folder / "demo.svs", shrink(pixels, 2), factors=(4, 16), mpp=mpp, compression="jpeg")
+    truth = pandas.read_csv(fine / "truth.csv")
+    truth[["x", "y"]] /= 2
+    truth.to_csv(folder / "truth.csv", index=False)
     return tile_slide(folder, folder / "demo.svs")
 
 

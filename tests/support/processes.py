@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 
 
 def run_in_two(function: Callable[[int], Any], folder: Path) -> list[Any]:
     """What ``function(rank)``, of a module's top level, gives in either process: tensors and plain values."""
-    spawn(_run, (function, folder), nprocs=2)
+    # A fork need not import torch again. After CUDA was used, a fork cannot compute.
+    may_fork = sys.platform == "linux" and not torch.cuda.is_available()
+    start_method = "fork" if may_fork and os.environ.get("MUSE_START_METHOD") != "spawn" else "spawn"
+    start_processes(_run, (function, folder), nprocs=2, start_method=start_method)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

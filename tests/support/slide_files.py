@@ -19,9 +19,11 @@ def draw_gradient(width: int, height: int) -> np.ndarray:
 
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
     """The mean of every ``factor`` x ``factor`` pixels; what does not fill a pixel is cut off, as scanners do."""
-    height, width = image.shape[0] // factor, image.shape[1] // factor
-    blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor, -1)
-    return blocks.mean((1, 3)).round().astype(np.uint8)
+    height, width = image.shape[0] // factor * factor, image.shape[1] // factor * factor
+    total = np.zeros((height // factor, width // factor, *image.shape[2:]), np.uint32)
+    for row, column in np.ndindex(factor, factor):
+        total += image[row:height:factor, column:width:factor]
+    return (total / factor**2).round().astype(np.uint8)
 
 
 def write_pyramid(
@@ -35,6 +37,8 @@ def write_pyramid(
 ) -> None:
     """A tiled TIFF with a level per factor: a page each, or sub-directories (``ome``)."""
     options = {"tile": (256, 256), "photometric": "rgb", "compression": compression}
+    if compression == "deflate":
+        options["compressionargs"] = {"level": 0}  # noise becomes no smaller
     resolution = {} if mpp is None or ome else {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
     sizes = {f"PhysicalSize{axis}": mpp for axis in "XY"} | {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
     with tifffile.TiffWriter(path, ome=ome) as tiff:

@@ -232,6 +232,7 @@ def test_a_check_of_a_slide_does_not_depend_on_what_runs_the_model(tmp_path, pyr
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_path):
     pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")

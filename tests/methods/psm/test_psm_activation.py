@@ -34,7 +34,10 @@ def test_the_difference_of_half_turns_falls():
     assert method.trained() is method.network
 
 
-@pytest.mark.parametrize(("name", "channels"), [("shallow_cnn", 32), ("muse_compact_16", 16), ("muse_r50_224", 256)])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("shallow_cnn", 32), ("muse_compact_16", 16), pytest.param("muse_r50_224", 256, marks=pytest.mark.slow)],
+)
 def test_any_backbone_with_a_stage_at_stride_four_can_be_looked_into(name, channels):
     torch.manual_seed(0)
     network = ActivationNetwork(name).eval()
