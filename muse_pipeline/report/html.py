@@ -1,4 +1,4 @@
-"""Pages from the templates in ``templates``, with all text escaped."""
+"""HTML pages made from the files in ``templates``, with all text escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from muse_pipeline.core.files import complete_file
 
 # sqrt(1.05 * 0.05) - 0.05, as the contrast of two luminances is (lighter + 0.05) / (darker + 0.05).
 EQUAL_CONTRAST = 0.179  # relative luminance of a colour on which black and white are equally legible
-_BUFFERED = 1000  # expressions of a template that are written at once
+_BUFFERED = 1000  # pieces of text from a template that are written together
 # Control characters, marks of writing direction and surrogates, which could disguise names.
 _TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -50,7 +50,7 @@ class _JoinLines(Extension):
 
 
 def css_color(color: Sequence[int] | str) -> str:
-    """``rgb(1 2 3)`` of a colour; strings are unchanged."""
+    """A colour in CSS, such as ``rgb(1 2 3)``; strings are returned unchanged."""
     return color if isinstance(color, str) else f"rgb({' '.join(str(int(channel)) for channel in color)})"
 
 
@@ -61,7 +61,7 @@ def ink_on(color: Sequence[int]) -> str:
 
 
 def density(n: int, mm2: float | None) -> str:
-    """Nuclei per mm2; a dash without an area."""
+    """Nuclei per mm2; a dash if the area is None or 0."""
     return text.density_text(n / mm2 if mm2 else None)
 
 
