@@ -129,7 +129,7 @@ def test_a_measurement_that_no_nucleus_has_stops_the_run_before_any_work(muse, m
     run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
     status, _, printed = muse(*run, "--measurements", "h_men")
     assert (status, (mixed / "results").exists()) == (2, False)
-    assert "measurements: the table of nuclei has no column 'h_men' of numbers; did you mean 'h_mean'?" in printed
+    assert "measurements: the table of nuclei has no numeric column 'h_men'; did you mean 'h_mean'?" in printed
     assert muse(*run, "--measurements", "texture_asm")[0] == 2 and not (mixed / "results").exists()
 
 
