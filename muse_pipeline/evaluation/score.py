@@ -54,18 +54,18 @@ class SlideScore:
         threshold: score threshold of the model, if its card has one.
         n_found: number of nuclei in the table with at least the minimum score.
         n_true: number of true nuclei that count: on the slide and in the region.
-        n_unknown: number of these without a class.
+        n_unknown: number of these true nuclei without a class.
         matches: matched nuclei.
-        calibration: counts of found nuclei by class probability, if their true class is known; None for a single class.
+        calibration: counts, by class probability, of found nuclei of known true class; None for a model of one class.
         panoptic: sums of PQ, or None if the truth has no outlines.
         jaccard: (2,) areas of AJI, or None if the truth has no outlines.
         region_mm2: area of the annotated region, or None if the whole slide counts.
         outside_region: number of true nuclei outside this region, which are ignored.
         outside_slide: (n, 2) positions of true nuclei outside the slide, which are ignored.
         checked_against_slide: True if the size of the slide was known.
-        true_in_tissue: number of true nuclei that count in the searched tissue; None if unknown.
+        true_in_tissue: number of true nuclei that count and lie in the searched tissue; None if unknown.
         roi: name of the file of the region in which nuclei were searched for; None for the whole slide.
-        found_far: number of judged found nuclei that lie farther than ``FAR_UM`` from every true nucleus.
+        found_far: number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus.
         names_classes: True if any nucleus of the truth, even an ignored one, has a class.
     """
 

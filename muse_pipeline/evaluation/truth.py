@@ -159,9 +159,7 @@ def _read_cells(path: Path) -> pd.DataFrame:
     (_, header), *rows = rows
     for line, row in rows:
         if len(row) < len(header) or any(row[len(header) :]):
-            raise LabelError(
-                f"{path}, line {line}: has {len(row)} cells where the header has {len(header)}; correct it"
-            )
+            raise LabelError(f"{path}, line {line}: has {len(row)} cells, but the header has {len(header)}; correct it")
     cells = {name: [row[i] for _, row in rows] for i, name in reversed([*enumerate(header)])}  # first of equal names
     for name in cells if separator == ";" else ():
         if split_unit(name)[0] in {"x", "y"}:

@@ -21,7 +21,7 @@ GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 GEOMETRIES = frozenset(
     {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
 )
-COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # what an item was in
+COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # where an item was found
 _LONGEST_HEAD = 1 << 16
 _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection".*"features"\s*:\s*\[)\s*', re.DOTALL)
 
@@ -36,7 +36,7 @@ def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
     """Open the text of a GeoJSON file of any name: plain, gzip, or a zip that contains one of these.
 
     Raises:
-        GeoJSONError: the file is missing, its compression is damaged, or the zip contains none or several.
+        GeoJSONError: the file is missing, its compression is damaged, or a zip has no or several GeoJSON files.
     """
     try:
         with ExitStack() as stack:
@@ -89,7 +89,7 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
     Each object is followed by its children.
 
     Args:
-        path: path of the file, plain, in gzip or the only GeoJSON file of a zip.
+        path: path of a GeoJSON file: plain, gzip, or a zip that contains only one such file.
 
     Raises:
         GeoJSONError: the file is missing, its compression is damaged, or it is not GeoJSON; with one feature per line,
@@ -130,7 +130,7 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
         parse: function that parses a document, or raises ValueError.
 
     Returns:
-        Each item, with what it was in: ``COLLECTION``, ``LIST`` or ``ALONE``.
+        Each item, with where it was found: ``COLLECTION``, ``LIST`` or ``ALONE``.
 
     Raises:
         GeoJSONError: the text is not JSON.

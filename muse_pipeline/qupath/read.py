@@ -58,7 +58,7 @@ class NucleusParts:
         return xy, rays
 
     def reject(self, wrong: np.ndarray, what: str) -> None:
-        """Raise ``what`` about the first part that is ``wrong`` (P,).
+        """Raise an error with the text ``what`` about the first part that is ``wrong`` (P,).
 
         Raises:
             LabelError: a part is wrong; the message gives the number of its object.
@@ -101,10 +101,10 @@ def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reject_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what: str) -> None:
-    """Raise ``what`` about the first object that is ``wrong`` (N,).
+    """Raise an error with the text ``what`` about the first object that is ``wrong`` (N,).
 
     Raises:
-        LabelError: there is such an object.
+        LabelError: an object is wrong; the message gives its number.
     """
     if wrong.any():
         raise LabelError(f"{path}, feature {number[wrong.argmax()]}: {what}")

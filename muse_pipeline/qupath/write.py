@@ -202,7 +202,7 @@ def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
     """Require that ``names`` are columns of floating-point numbers, and return each of them once.
 
     Raises:
-        GeoJSONError: one of them is not.
+        GeoJSONError: a name is not that of a numeric column.
     """
     known = [field.name for field in schema if pa.types.is_floating(field.type)]
     for name in names:

@@ -26,8 +26,8 @@ from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
-MUCH = 0.01  # the report warns from this fraction of nuclei left out because of artefacts
-BARE_MM2 = 0.05  # the report warns from this area of tissue without any nucleus
+MUCH = 0.01  # least fraction of nuclei left out because of artefacts of which the report warns
+BARE_MM2 = 0.05  # least area of tissue without any nucleus of which the report warns
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class SlideResult:
 
     @cached_property
     def provenance(self) -> Provenance | None:
-        """Provenance of its nuclei; None for a failed slide."""
+        """Provenance of the slide's nuclei; None for a failed slide."""
         return Provenance.from_dict(self.summary["provenance"]) if self.summary else None
 
     @property
@@ -94,22 +94,22 @@ class SlideResult:
 
     @property
     def appearance(self) -> str | None:
-        """Verdict on its likeness to the model's training pictures (``inference.doubts``); None for a failed slide."""
+        """Verdict on the slide's likeness to the model's training pictures; None for a failed slide."""
         return self.provenance.verdict.verdict if self.provenance else None
 
     @cached_property
     def doubts(self) -> dict[str, str]:
-        """Each kind of doubt about its numbers (``inference.doubts``), with the reason."""
+        """The reason for each kind of doubt about the slide's numbers (``inference.doubts``)."""
         return find_doubts(self.provenance, self.organ) if self.provenance else {}
 
     @property
     def left_out(self) -> str:
-        """A short reason why its nuclei are not in the totals; "" if they may be."""
+        """A short reason why totals leave out the slide's nuclei; "" if they do not."""
         return reason_left_out(self.doubts, OF_NUCLEI, self.included)
 
     @property
     def classes_left_out(self) -> str:
-        """A short reason why the counts of its classes are not in the totals; "" if they may be."""
+        """A short reason why totals leave out the slide's counts of classes; "" if they do not."""
         return reason_left_out(self.doubts, OF_CLASSES, self.included)
 
     @property
@@ -179,17 +179,17 @@ class SlideResult:
 
     @property
     def lacks_regions(self) -> str:
-        """The reason why there are no tissue regions although they were requested; "" if nothing is lacking."""
+        """The reason why requested tissue regions are missing; "" if none are."""
         return self.regions["reason"] if self.regions and self.regions["status"] != "ok" else ""
 
     @property
     def lacks_partner(self) -> str:
-        """The reason why the registration of its partner failed; "" if it did not."""
+        """The reason why the registration of the slide's partner failed; "" if it did not."""
         return self.partner["reason"] if self.partner and self.partner["status"] == FAILED else ""
 
     @property
     def model(self) -> NamedFile | None:
-        """The model that found its nuclei; None for a failed slide."""
+        """The model that found the slide's nuclei; None for a failed slide."""
         return self.provenance.model if self.provenance else None
 
     @property

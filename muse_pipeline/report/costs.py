@@ -10,7 +10,7 @@ from muse_pipeline.core.text import memory_text, time_text
 from muse_pipeline.report.cohort import SlideResult
 
 COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
-OTHER, WHOLE = "other", "all"  # rows that are no step: the rest, such as start and report, and the whole run
+OTHER, WHOLE = "other", "all"  # rows besides the steps: the rest of a run, such as its start, and the whole run
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def score(counts: Sequence[int]) -> dict[str, float | int | None]:
         return {"percent_positive": None, "h_score": None, "allred": None}
     weighted = sum(level * count for level, count in enumerate(counts))
     proportion = sum(n_positive / n > share for share in ALLRED_SHARES)
-    # Halves are rounded up; ``round`` would round them to the even number.
+    # Halves are rounded up; ``round`` would round them to even numbers.
     intensity = int(weighted / n_positive + 0.5) if n_positive else 0  # mean over positive cells
     return {
         "percent_positive": round(100 * n_positive / n, 2),
@@ -101,7 +101,7 @@ def score_values(found: dict[str, Sequence[int]] | None, area: str = "") -> dict
 
     Args:
         found: counts by compartment from ``count_intensities``; None if there are none.
-        area: name of a tissue region, appended to the names of the columns; "" for other areas.
+        area: name of a tissue region, appended to the names of the columns; "" for the slide or an annotation.
     """
     values: dict[str, float | int | None] = {}
     end = f"_in_{one_line(area)}" if area else ""

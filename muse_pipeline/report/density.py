@@ -78,8 +78,8 @@ def _positions(table: pa.Table) -> np.ndarray:
 
 
 CELL_UM = 64.0
-WHOLE = "whole image"  # caption of the only field of a slide that fits into it
-FIELD_CELLS = 4  # side of a field: 256 um, which is 512 px at 0.5 um/px
+WHOLE = "whole image"  # caption of the field of a slide that fits into a single field
+FIELD_CELLS = 4  # side of a field in cells: 256 um, which is 512 px at 0.5 um/px
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Field:
     """A square of tissue to be drawn.
 
     Attributes:
-        caption: reason for the choice.
+        caption: reason why the field was chosen.
         xy_um: top left corner, um from the corner of level 0.
         side_um: side of the square, um.
     """
@@ -121,7 +121,7 @@ def count_nuclei(
     slide_mpp: tuple[float, float],
     n_classes: int,
 ) -> DensityGrid:
-    """Count a stream of (xy in level-0 px, label) into the grid of a slide of ``size_px``."""
+    """Count nuclei, given in batches of (xy in level-0 px, label), on the grid of a slide of ``size_px``."""
     size_um = level0_to_work(np.array(size_px), slide_mpp, 1.0)
     columns, rows = np.maximum(np.ceil(size_um / CELL_UM).astype(int), FIELD_CELLS)
     counts = np.zeros((n_classes + 1) * rows * columns, np.int64)

@@ -31,7 +31,7 @@ def render(template: str, **data: Any) -> str:
 
 
 def write_html(path: Path, template: str, **data: Any) -> None:
-    """Write a template filled with ``data`` in parts, so that iterators in ``data`` need not fit into memory."""
+    """Write a template filled with ``data`` part by part; the items of iterators need not fit into memory."""
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(_stream(template, data))
 
@@ -71,7 +71,7 @@ def _inline(name: str) -> Markup:
 
 
 def _digest(code: str) -> str:
-    """The SHA-256 of a script, as in a content security policy."""
+    """The SHA-256 of a script in base64, as in a content security policy."""
     return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
 
 

@@ -68,7 +68,7 @@ class Notice(NamedTuple):
 
     Attributes:
         level: ``RED`` or ``AMBER``.
-        word: short text for a pill; "" if it is in the pill of the status.
+        word: short text for a pill; "" if the pill of the status already says it.
         sentence: full text of the warning.
     """
 
@@ -168,7 +168,9 @@ def _doubled(slides: Sequence[SlideResult]) -> list[str]:
     """A line for each slide with the same content and ROI as an earlier slide, which it names."""
     first: dict[tuple[str, Roi | None], str] = {}
     contents = [(slide.slide_id, (slide.info.fingerprint, slide.roi)) for slide in slides if slide.info]
-    return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
+    return [
+        f"  {name}: same as {first[content]}" for name, content in contents if first.setdefault(content, name) != name
+    ]
 
 
 def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:

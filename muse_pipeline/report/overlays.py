@@ -140,7 +140,7 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Tables: colour and opacity by density, in 255ths of the highest; a pale grey for each grey, white for glass.
+# Lookup tables: colour and opacity by density, in 255ths of the highest; a pale grey for each grey, white for glass.
 _HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
 _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
@@ -188,7 +188,7 @@ def draw_density(
 
 
 def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Grey ``picture`` (h, w, 3) uint8 with the heat colours of ``strength`` (h, w) blended in where ``inside``."""
+    """(h, w, 3) uint8: ``picture`` in pale grey, with the heat colours of ``strength`` (h, w) where ``inside``."""
     pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
     pale[~inside] = 255  # hides pen marks next to the tissue, since the store contains whole chunks
     level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
@@ -216,7 +216,7 @@ def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:
     """Draw the colour bar from ``left``, with ``beside_px`` left for the legend, and return the x of its end."""
     width = min(160, canvas.width - left - 190 - beside_px)
-    if width < 40:  # on a narrow slide the strip has room for the scale bar only
+    if width < 40:  # on a narrow slide the strip only has room for the scale bar
         return left
     middle = canvas.height - STRIP_PX // 2
     start = write_text(pen, (left, middle), "0", FAINT) + 8
@@ -231,7 +231,7 @@ def _round_up(value: float) -> float:
     return float(np.ceil(value / step) * step)
 
 
-ENLARGEMENT = 2  # of a field, so that outlines between the pixels of the store are crisp
+ENLARGEMENT = 2  # least enlargement of fields, so that outlines between pixels of the store are crisp
 LEAST_PX = 640  # a narrower field is enlarged more, so that caption and legend fit
 _MARGIN_UM = 20.0  # nuclei with centres up to this far outside a field are also drawn
 _SUBPIXEL_BITS = 4
@@ -296,7 +296,7 @@ def draw_outlines(
 
 
 def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
-    """The field's pixels on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
+    """The enlarged pixels of a field on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
     width, height = field_size_px(store, field)
     pixels = store.read(_corner_px(store, field), (width, height))
     enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))

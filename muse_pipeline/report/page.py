@@ -143,7 +143,7 @@ def _row(slide: SlideResult) -> dict[str, Any]:
 
 
 def _left_out(slide: SlideResult) -> str:
-    """The numbers of the slide that are not in totals, each with the reason."""
+    """What totals leave out of the slide, each with the reason."""
     reasons = {"all nuclei": slide.left_out, "counts of classes": slide.classes_left_out}
     return "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
 
@@ -302,7 +302,7 @@ _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/�
 
 
 def read_statistics(table: Path) -> dict[str, Any]:
-    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and its ``statistics.patients.tsv``.
+    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv``.
 
     Raises:
         ConfigError: a file is missing or damaged.

@@ -168,7 +168,7 @@ def _describe_regions(nuclei: Path, provenance: Provenance, classes: Sequence[Nu
 
 
 def _count_positive(provenance: Provenance) -> dict[str, Any] | None:
-    """Positive and negative nuclei of a slide of immunohistochemistry; None for other stains."""
+    """Counts of positive and negative nuclei in immunohistochemistry; None for other stains."""
     if provenance.positive_od is None:
         return None
     n, n_positive = provenance.n_nuclei, provenance.n_positive

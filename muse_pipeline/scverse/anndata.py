@@ -64,7 +64,7 @@ def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, st
     """Write a table of nuclei as AnnData.
 
     Args:
-        elements: file of elements to write to.
+        elements: HDF5 file or Zarr group to write to.
         table: table of the nuclei.
         more: further columns of ``obs``, each with its value for all nuclei.
     """

@@ -59,7 +59,7 @@ class Assay:
 
 
 def read_visium_hd(path: Path) -> Assay:
-    """Open the finest bins of Space Ranger's ``binned_outputs``, or the folder of one size of bins.
+    """Open the finest bins of Space Ranger's ``binned_outputs``, or the bins in the folder of one size.
 
     Raises:
         LabelError: a file is missing or cannot be read.

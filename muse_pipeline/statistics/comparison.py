@@ -24,7 +24,7 @@ SEED = 0
 class Difference:
     """Comparison of two groups by M measures.
 
-    The results of tests are (M,) each, and NaN for a measure of which a group has fewer than two values.
+    The results of tests are (M,) each, and NaN for a measure for which a group has fewer than two values.
 
     Attributes:
         n: (2, M) number of patients with a value.
@@ -104,7 +104,7 @@ def compare_groups(
     Args:
         values: (P, M) values of the patients, NaN if unknown.
         is_second: (P,) bool, True for patients of the second group.
-        n_permutations: number of random assignments to groups, which are the same for all measures.
+        n_permutations: number of random assignments to groups, shared by measures with values of the same patients.
         n_bootstraps: number of random samples of patients within each group.
     """
     random = np.random.default_rng(SEED)
@@ -157,7 +157,7 @@ def _bootstrap(
 
 
 def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """P (M,): fraction of assignments, including the observed one, with at least the observed difference."""
+    """(M,) p: fraction of assignments, including the observed one, with at least the observed difference."""
     total, n_second = values.sum(0), is_second.sum()
 
     def differences(labels: np.ndarray) -> np.ndarray:

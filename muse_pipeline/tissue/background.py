@@ -9,7 +9,7 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.tissue.overview import map_strips, strips
 from muse_pipeline.tissue.stain import DENSITY, MAX_RED_TO_GREEN, is_brown
 
-DEFAULT_GLASS = 243.0  # assumed for a picture that is all tissue
+DEFAULT_GLASS = 243.0  # level assumed for glass in a picture that is all tissue
 MIN_GLASS = 195  # least value of every channel in glass
 MAX_ROUGHNESS = 1.5  # deviation among neighbours at 8 um per pixel; glass has 0.3 to 1.2, the palest stroma 2 to 10
 # (largest difference between channels, least fraction of the picture): glass is nearly white, or it is tinted by the
@@ -95,30 +95,30 @@ def is_ink(density: np.ndarray) -> np.ndarray:
 
 
 def is_green(density: np.ndarray) -> np.ndarray:
-    """Green ink absorbs green least; haematoxylin and eosin absorb green most."""
+    """True for green ink, which absorbs green least; haematoxylin and eosin absorb green most."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (red > 0.25) & (green < 0.8 * red) & (green < 1.1 * blue)
 
 
 def is_blue(density: np.ndarray) -> np.ndarray:
-    """Blue ink absorbs far more red than green; haematoxylin absorbs about as much of both."""
+    """True for blue ink, which absorbs far more red than green; haematoxylin absorbs about as much of both."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (red > 0.25) & (red > 1.4 * green) & (blue < green)
 
 
 def is_red(density: np.ndarray) -> np.ndarray:
-    """Red ink absorbs green and blue about equally, and little red; eosin absorbs less blue than green."""
+    """True for red ink, which absorbs little red, and green and blue about equally; eosin absorbs less blue."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (green > 0.8) & (blue > 0.85 * green) & (red < 0.3 * green)
 
 
 def is_black(density: np.ndarray) -> np.ndarray:
-    """Black ink absorbs all colours strongly and about equally."""
+    """True for black ink, which absorbs all colours strongly and about equally."""
     return (lowest(density) > 0.9) & (spread(density) < 0.35 * highest(density))
 
 
 COARSE = 4  # pixels averaged along each side, since the scanner may colour single pixels
-PEN_PX = 7  # averaged pixels, about 14 um; narrower areas are nuclei of an unusual colour
+PEN_PX = 7  # width in averaged pixels, about 14 um; narrower areas are nuclei of an unusual colour
 FAINT_DENSITY = 0.06  # density of red: fainter edges of a pen cannot be mistaken for nuclei
 
 

@@ -27,12 +27,12 @@ NEAR_BLACK, NEAR_WHITE = 25, 250  # dirt is no brighter than this in any channel
 MIN_TISSUE = 0.25  # least fraction of tissue in a field whose detail is measured
 MIN_CONTRAST = 2.0  # grey levels; a field with less is empty, and its detail is noise
 FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # sigmas of two pairs of Gaussians; detail is the difference of a pair
-STAINED_DENSITY = 0.15  # least density of the channel that absorbs most
+STAINED_DENSITY = 0.15  # a pixel is stained if the channel that absorbs most exceeds this density
 CERTAIN_DENSITY = 0.3  # |OD|; the directions of paler colours are noise
 DARKEST = 90.0  # percentile; the tenth of pixels that absorbs most is taken for nuclei
 BLOCK_PX = 4  # side of averaged blocks, since the scanner may colour single pixels
 MIN_MEASURED_PIXELS = 500
-# The palest pixels (percentile) are glass if their density is low in blue, and compared with the median of the field.
+# The palest pixels (percentile) are glass if they are pale in blue, and pale compared with the median of the field.
 PALEST, MAX_TINT, GLASS_SHARE = 1.0, 0.6, 0.6
 
 
@@ -101,7 +101,7 @@ class AppearanceSample:
 
 
 def _without_tint(density: np.ndarray) -> np.ndarray:
-    """Densities (N, 3) of a field minus that of its glass, if the camera or the lamp made the glass yellow."""
+    """Densities (N, 3) of a field minus the density of its glass, if the camera or the lamp made the glass yellow."""
     total = density.sum(1)
     tint = np.median(density[total <= np.percentile(total, PALEST)], axis=0)
     is_yellow_glass = tint[1] < tint[2] < MAX_TINT and tint.sum() < GLASS_SHARE * np.median(total)
@@ -236,7 +236,7 @@ def measure_colour(
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:
-    """Read up to about 1 MP of tissue at about 0.5 um per pixel, in random fields of the slide; and list warnings."""
+    """Read up to about 1 MP of tissue at about 0.5 um per pixel in random fields of the slide; collect warnings."""
     level, factors = choose_overview_level(info, SAMPLE_UM)
     mpp = np.multiply(info.mpp, info.level_downsamples[level]) * factors
     fields = choose_fields(tissue, mpp)

@@ -63,7 +63,7 @@ def limit_tissue(found: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> Foun
 
 
 def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
-    """Number of true pixels of a (h, w) mask within ``size`` (w, h), in pixels; the last ones may count in part."""
+    """Number of true pixels of a (h, w) mask within ``size`` (w, h), in pixels; those at its edge may count in part."""
     across, down = (min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True))
     rows = mask[:, :-1].sum(1) + across * mask[:, -1]
     return float(rows[:-1].sum() + down * rows[-1])
@@ -234,7 +234,7 @@ def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
 
 
 def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False) -> np.ndarray:
-    """Drop components of fewer than ``min_pixels``, or an eighth of it at borders with ``keep_at_border``."""
+    """Drop components of fewer than ``min_pixels``, or an eighth of that at the border with ``keep_at_border``."""
     components = Components(mask, connectivity)
     area, at_border = np.zeros(components.n, int), np.zeros(components.n, bool)
     for strip, number in components:

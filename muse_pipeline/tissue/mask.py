@@ -65,7 +65,7 @@ class KeptArea:
         return kept
 
     def crop(self, low: np.ndarray, high: np.ndarray, beyond: int = 0) -> np.ndarray:
-        """The pixels (h, w) uint8 of the mask from (x, y) ``low`` to ``high``, with ``beyond`` outside it."""
+        """The pixels (h, w) uint8 of the mask from (x, y) ``low`` to ``high``, with the value ``beyond`` outside it."""
         left, top = np.maximum(low, 0)
         right, bottom = np.minimum(high, (self.width, len(self.bits)))
         bits = self.bits[top:bottom, left // 8 : -(-right // 8)]

@@ -13,7 +13,7 @@ from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.base import WHITE
 
 OVERVIEW_UM = 8.0
-BLOCK_PX = 2048  # 16 MB in the readers, and few JPEG tiles are decoded twice
+BLOCK_PX = 2048  # side of blocks: 16 MB in the readers, and few JPEG tiles are decoded twice
 LEAST_PX = 256  # blocks are not divided into smaller ones than this
 
 
@@ -91,7 +91,7 @@ def _cut(pixels: range, step: int) -> list[range]:
 
 
 def _halve(pixels: range, least: int) -> list[range]:
-    """Two halves, unless they would be shorter than ``least``."""
+    """Divide a range into two halves, unless they would be shorter than ``least``."""
     middle = (pixels.start + pixels.stop) // 2
     if len(pixels) < 2 * max(least, 1):
         return [pixels]

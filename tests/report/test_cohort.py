@@ -275,7 +275,7 @@ def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
     good = slides["good"]
     assert summarise_flags([good, replace(good, slide_id="again"), slides["with gaps"]])[:2] == [
         "1 slide with the same content as another slide; all are in the totals:",
-        "  again: as good",
+        "  again: same as good",
     ]
     cores = [
         replace(good, slide_id=name, summary={**good.summary, "provenance": {**good.summary["provenance"], "roi": roi}})
@@ -286,7 +286,7 @@ def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
     ]
     assert summarise_flags([good, *cores])[:2] == [
         "1 slide with the same content as another slide; all are in the totals:",
-        "  twin: as A-1",
+        "  twin: same as A-1",
     ]
 
 
