@@ -85,8 +85,8 @@ def read_truth(
         mpp: (x, y) um per level-0 pixel.
         offset_px: level-0 position of the origin of a GeoJSON file.
         size_px: (width, height) of level 0, which a label image must have; None if unknown.
-        class_map: for each class of the file, a class of the model, several accepted classes, or None if it is not
-            scored; without a map, the file must use the names of the model or synonyms.
+        class_map: a class of the model, several accepted classes, or None (not scored) for each class of the file;
+            without a map, the file must use the names of the model or synonyms.
 
     Raises:
         LabelError: the file is missing, broken, of an unknown format or of a different size from the slide, has a

@@ -69,7 +69,7 @@ def require_nucleus_size(
         parts: nuclei in pixels of ``mpp``.
         mpp: (x, y) um per pixel.
         region_class: class of areas that were annotated completely.
-        otherwise: what to do with any other outline, for the message.
+        otherwise: remedy for any other outline, for the message.
 
     Raises:
         LabelError: there is such an outline.

@@ -43,7 +43,7 @@ class SlideResult:
         status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps
             that ``reason`` describes); "failed" (with ``step`` and ``reason``).
         step: the step that failed, else "".
-        reason: why the status is not "ok"; "" if it is.
+        reason: reason for any status except "ok"; "" if the status is "ok".
         progress: records of the steps, one per step.
         patient: patient of the slide in the sheet; "" if none.
         split: part of the cohort in the sheet, such as "train"; "" if none.

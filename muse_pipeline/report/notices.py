@@ -68,7 +68,7 @@ class Notice(NamedTuple):
 
     Attributes:
         level: ``RED`` or ``AMBER``.
-        word: short text for a pill; "" if the pill of the status already says it.
+        word: short text for a pill; "" if the pill of the status is enough.
         sentence: full text of the warning.
     """
 

@@ -104,7 +104,7 @@ class ChunkWriter:
     """Sorts a stream of nuclei into squares of ``CHUNK_UM``, each a script file, with one batch or square in memory.
 
     Args:
-        folder: folder for the files ``COLUMN_ROW.js``, whose name tells the page which set of nuclei they are.
+        folder: folder for the files ``COLUMN_ROW.js``; its name identifies the set of nuclei on the page.
         info: the slide.
         n_rays: number of rays of every nucleus.
     """
