@@ -137,7 +137,7 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     assert "bootstrap over 2 patients, fewer than 6: too few to rely on (as in the sheet)" in out
     assert "not scored, not in the sheet: e" in out
     assert (
-        "1 slide scored within annotated regions (0.0025 mm2): outside them 2 found nuclei and 2 true set aside" in out
+        "1 slide scored within annotated regions (0.0025 mm2); outside them, 2 found nuclei and 2 true nuclei are set" in out
     )
     scores = read_json(cohort / "s.json")
     assert scores["slides"][0]["counts"][0] == [2, 0, 0]
@@ -174,7 +174,7 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
     (tmp_path / "t.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.geojson", "--json", tmp_path / "s.json")
     assert status == 0
-    assert "2 found nuclei and 0 true set aside" in out
+    assert "2 found nuclei and 0 true nuclei are set aside" in out
     scores = read_json(tmp_path / "s.json")
     assert scores["detection"]["f1"] == 100
     polygon = shapely.Polygon(circle)
