@@ -137,7 +137,8 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     assert "bootstrap over 2 patients, fewer than 6: too few to rely on (as in the sheet)" in out
     assert "not scored, not in the sheet: e" in out
     assert (
-        "1 slide scored within annotated regions (0.0025 mm2); outside them, 2 found nuclei and 2 true nuclei are set" in out
+        "1 slide scored within annotated regions (0.0025 mm2); outside them, 2 found nuclei and 2 true nuclei are set"
+        in out
     )
     scores = read_json(cohort / "s.json")
     assert scores["slides"][0]["counts"][0] == [2, 0, 0]
