@@ -97,7 +97,7 @@ def test_quality_subtracts_what_is_out_of_focus_and_nothing_else():
 def test_nuclei_must_have_the_measurements():
     require_measurements(["h_mean", "prob_A", "dab_od", "region_prob", "solidity"], "basic", ["A", "B"])
     for features, name in (("none", "h_mean"), ("basic", "texture_asm"), ("all", "prob_C"), ("all", "class")):
-        with pytest.raises(GeoJSONError, match=f"has no column '{name}' of numbers"):
+        with pytest.raises(GeoJSONError, match=f"has no numeric column '{name}'"):
             require_measurements([name], features, ["A", "B"])
 
 

@@ -11,10 +11,7 @@ REPEATS = 1000
 
 
 def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Area under the ROC curve of ``scores`` (N,), with ties counted half; NaN without positives or negatives.
-
-    It is NaN without both kinds.
-    """
+    """Area under the ROC curve of ``scores`` (N,), with ties counted half; NaN without positives or negatives."""
     from scipy.stats import rankdata
 
     is_positive = np.asarray(is_positive, bool)
@@ -44,9 +41,9 @@ def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequenc
 
 
 def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
-    """Bootstrap sums: as many groups as there are, drawn with replacement and with all their members.
+    """Sums over bootstrap samples of groups, each with as many groups as there are and all members of each group.
 
-    Scores computed from sums (F1, PQ, accuracy) are then computed once per draw.
+    Scores computed from sums (F1, PQ, accuracy) then need to be computed only once per draw.
 
     Args:
         values: (N, ...) counts of N slides or pictures.
@@ -72,7 +69,7 @@ def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float
     return float(low), float(high)
 
 
-MIN_PATIENTS = 6  # five patients agree by chance once in sixteen times, and their interval then excludes 0
+MIN_PATIENTS = 6  # five patients differ in one direction by chance once in 16 times; the interval then excludes 0
 
 
 def compare_scores(
@@ -82,14 +79,14 @@ def compare_scores(
     score: Callable[[np.ndarray], np.ndarray],
     repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """Scores of two networks, their difference (after minus before) with a 95 % interval over patients.
+    """Scores of two networks, and their difference (after minus before) with a 95 % interval over patients.
 
-    The same patients are drawn for both networks, so that differences between patients do not widen the interval.
+    The same patients are sampled for both networks, so that differences between patients do not widen the interval.
 
     Args:
-        before: (N, ...) counts of N patients.
-        after: (N, ...) counts of the same shape.
-        patients: (N,) names of the patients.
+        before: (N, ...) counts of the first network, in N pictures or slides.
+        after: (N, ...) counts of the second network.
+        patients: (N,) patient of each picture or slide.
         score: function from summed counts (..., *counts) to scores (...); higher is better.
         repeats: number of draws of the bootstrap.
     """

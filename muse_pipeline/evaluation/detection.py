@@ -1,4 +1,4 @@
-"""Detection and class F1 by the protocol of the point-detection papers: one-to-one within 3 um, counts summed."""
+"""F1 of detection and classes by the protocol of the point-detection papers: one-to-one within 3 um, counts summed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
 
     This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). It is computed for all predictions at
     once by deferred acceptance: every unmatched prediction proposes to its nearest point that has not rejected it, and
-    every point keeps the prediction of highest score. The result is the same, because all points rank predictions by
+    every point keeps the best-scored prediction. The result is the same, because all points rank predictions by
     score.
 
     Args:
         predicted_xy: (P, 2) predicted points.
         score: (P,) scores; for ties the lower index is first.
-        true_xy: (T, 2) true points, same unit.
-        radius: largest distance, same unit.
+        true_xy: (T, 2) true points, in the same unit.
+        radius: largest distance, in the same unit.
 
     Returns:
         (P,) index of the matched true point, or -1.
@@ -65,7 +65,7 @@ RADIUS_UM = 3.0
 
 @dataclass(frozen=True)
 class DetectionCounts:
-    """True positives, false positives and false negatives: row 0 for any class, rows 1.. for each class.
+    """True positives, false positives and false negatives: row 0 for any class, then a row for each class.
 
     Attributes:
         values: (..., C + 1, 3); leading axes are draws of the bootstrap.
@@ -119,8 +119,8 @@ class Matches:
     Attributes:
         predicted_label: (P,) class index, -1 unknown.
         true_label: (T,) class index, -1 unknown.
-        taken: (C + 1, P) index of the matched true nucleus, -1 for none: row 0 regardless of class, row 1 + c within
-            class c.
+        taken: (C + 1, P) index of the matched true nucleus, -1 if none: in row 0 regardless of class, in row 1 + c
+            among nuclei of class c.
         judged: (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive.
     """
 
@@ -131,7 +131,7 @@ class Matches:
 
     @property
     def counts(self) -> DetectionCounts:
-        """Detection counts; matches with nuclei of unknown class are left out of the counts of classes."""
+        """Detection counts; a prediction that matches a nucleus of unknown class is no false positive of its class."""
         rows = []
         of_unknown_class = (
             # The index -1 of an unmatched prediction selects the last nucleus, which the first condition discards.

@@ -1,4 +1,4 @@
-"""Comparison of outlines with true outlines: overlap, Dice, AJI and panoptic quality."""
+"""Comparison of detected outlines with true outlines: overlap, AJI and panoptic quality."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Overlaps:
     """Areas of P detected and T true outlines, and of the intersections of overlapping pairs.
 
     Attributes:
-        found: (E,) index of the found outline of each overlapping pair.
+        found: (E,) index of the detected outline of each overlapping pair.
         true: (E,) index of the true outline of each pair.
         shared: (E,) area of the intersection, in the unit of the areas.
-        found_area: (P,) areas of the found outlines.
+        found_area: (P,) areas of the detected outlines.
         true_area: (T,) areas of the true outlines.
     """
 
@@ -45,9 +45,9 @@ class Overlaps:
         return replace(self, found=self.found[pair], true=self.true[pair], shared=self.shared[pair])
 
     def match(self, above: float = 0.0) -> np.ndarray:
-        """Indices (M,) of the pairs of the one-to-one matching with the largest total IoU, using IoUs above ``above``.
+        """Indices (M,) of the pairs with IoU > ``above`` in the one-to-one matching with the largest total IoU.
 
-        With ``above`` at 0.5 or more, matches are unique unless found outlines overlap each other.
+        If ``above`` is at least 0.5, the matching is unique unless detected outlines overlap each other.
         """
         kept = np.flatnonzero(self.iou > above)
         # Outlines in different clusters do not compete, so each cluster is a small assignment problem.
@@ -75,7 +75,7 @@ class Overlaps:
 
 
 def overlap_polygons(found: np.ndarray, true: np.ndarray, mpp: tuple[float, float]) -> Overlaps:
-    """Overlaps of polygons (P,) and (T,) in pixels of ``mpp``, in um2, without painting them."""
+    """Overlaps in um2 of polygons (P,) and (T,) in pixels of ``mpp``, computed without rasterising them."""
     um2 = mpp[0] * mpp[1]
     pairs = shapely.STRtree(true).query(found, predicate="intersects")
     shared = shapely.area(shapely.intersection(found[pairs[0]], true[pairs[1]])) * um2
@@ -88,7 +88,7 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True)
 class PanopticCounts:
-    """Sums over slides: row 0 for any class (bPQ), rows 1.. for each class (mPQ is their mean).
+    """Sums over slides: row 0 for any class (bPQ), then a row for each class (mPQ is their mean).
 
     Attributes:
         values: (..., C + 1, 4) sum of IoU, true positives, false positives, false negatives; leading axes are draws of
@@ -133,8 +133,8 @@ def count_panoptic(
 ) -> PanopticCounts:
     """Sums for the PQ of one slide.
 
-    Classes are matched separately, as the definition requires. As for F1, detected outlines that match true nuclei of
-    unknown class are left out of the sums of classes.
+    Classes are matched separately, as the definition requires. As for F1, a detected outline that matches a true
+    nucleus of unknown class is not a false positive of its class.
 
     Args:
         overlaps: overlaps of P found and T true outlines.
@@ -162,10 +162,10 @@ def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.n
 
 
 def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
-    """Intersection and union areas, whose ratio, summed over slides, is the AJI.
+    """Areas of intersection and of union; the ratio of their sums over slides is the AJI.
 
-    Each true nucleus is paired with the found nucleus of largest IoU. Unmatched found nuclei that are ``judged`` (P,;
-    ``detection.Matches``) add their areas to the union.
+    Each true nucleus is paired with the found nucleus of largest IoU. Other found nuclei that are ``judged`` (P,), as
+    in ``detection.Matches``, add their areas to the union.
     """
     order = np.lexsort((-overlaps.found, overlaps.iou))  # for equal IoU the first found outline wins
     best = np.full(len(overlaps.true_area), -1)

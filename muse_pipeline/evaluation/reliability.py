@@ -38,7 +38,7 @@ class CalibrationCounts:
 
     @property
     def error(self) -> np.ndarray:
-        """(...) expected calibration error: mean distance of confidence and accuracy, weighted by bin size."""
+        """(...) expected calibration error: mean difference between confidence and accuracy, weighted by bin size."""
         return ratio(np.abs(self.values[..., 1] - self.values[..., 2]).sum(-1), self.n)
 
     @property
@@ -48,14 +48,14 @@ class CalibrationCounts:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """(...) share of nuclei whose likeliest class is correct."""
+        """(...) fraction of nuclei whose likeliest class is correct."""
         return ratio(self.values[..., 2].sum(-1), self.n)
 
     def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:
         """JSON-ready description, with the interval of the error over patients.
 
         Args:
-            by_slide: (S, N_BINS, 3) counts of the slides that add up to these.
+            by_slide: (S, N_BINS, 3) counts of each slide, whose sum is ``values``.
             patients: (S,) patient of each slide.
             repeats: number of draws of the bootstrap.
         """
@@ -81,7 +81,7 @@ class CalibrationCounts:
 
 
 def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCounts:
-    """Counts of nuclei with class probabilities (N, C) and true classes (N,), all known."""
+    """Count nuclei by bin, from their class probabilities (N, C) and their true classes (N,), all known."""
     values = np.zeros((N_BINS, 3))
     if len(prob):
         confidence = prob.max(1).astype(float)

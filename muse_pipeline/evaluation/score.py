@@ -21,7 +21,7 @@ from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask
 
-FAR_UM = 100.0  # in tissue, a nucleus has a neighbour within this distance
+FAR_UM = 100.0  # in tissue, nearly every nucleus has a neighbour within this distance
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Rules:
 
     Attributes:
         radius_um: largest distance of a match.
-        min_score: lowest score of detected nuclei that are used; None uses all in the table.
-        frame: "qupath" if GeoJSON counts from the corner of the scanner's bounds, else "openslide".
+        min_score: lowest score of detected nuclei that are used; None to use all in the table.
+        frame: "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, else "openslide".
         class_map: map of the classes of the truth, as in ``truth.read_truth``.
     """
 
@@ -52,20 +52,20 @@ class SlideScore:
         classes: class names of the model.
         mpp: (x, y) um per level-0 pixel.
         threshold: score threshold of the model, if its card has one.
-        n_found: number of nuclei in the table at the score cut.
-        n_true: number of counted true nuclei.
-        n_unknown: number of counted true nuclei without a class.
+        n_found: number of nuclei in the table with at least the minimum score.
+        n_true: number of true nuclei that count: on the slide and in the region.
+        n_unknown: number of these true nuclei without a class.
         matches: matched nuclei.
-        calibration: counts of found nuclei by class probability, if their true class is known; None for a single class.
+        calibration: counts, by class probability, of found nuclei of known true class; None for a model of one class.
         panoptic: sums of PQ, or None if the truth has no outlines.
         jaccard: (2,) areas of AJI, or None if the truth has no outlines.
         region_mm2: area of the annotated region, or None if the whole slide counts.
-        outside_region: number of true nuclei outside of it, which are ignored.
+        outside_region: number of true nuclei outside this region, which are ignored.
         outside_slide: (n, 2) positions of true nuclei outside the slide, which are ignored.
         checked_against_slide: True if the size of the slide was known.
-        true_in_tissue: number of counted true nuclei in the searched tissue; None if unknown.
-        roi: name of the file of the region to which the results are restricted, or None.
-        found_far: number of judged found nuclei that lie farther than ``FAR_UM`` from every true one.
+        true_in_tissue: number of true nuclei that count and lie in the searched tissue; None if unknown.
+        roi: name of the file of the region in which nuclei were searched for; None for the whole slide.
+        found_far: number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus.
         names_classes: True if any nucleus of the truth, even an ignored one, has a class.
     """
 
@@ -96,8 +96,8 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     """Read and score one slide.
 
     Raises:
-        LabelError: the truth cannot be read, names an unknown class, is a mask of another size than the slide, is
-            completely outside the slide or has x and y exchanged.
+        LabelError: the truth cannot be read, names an unknown class, is a mask of a different size from the slide,
+            is completely outside the slide or seems to have x and y exchanged.
         GeoJSONError: the truth or region is not GeoJSON.
         NucleiError: the table or its slide.json was not written by this package, or the table has a higher score cut
             than requested.
@@ -108,7 +108,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     if rules.min_score is not None and threshold is not None and rules.min_score < threshold:
         raise NucleiError(
             f"{pair.nuclei}: contains only nuclei with a score of {threshold:g} or more, above --score "
-            f"{rules.min_score:g}; raise it, or export the model with a lower threshold and detect again"
+            f"{rules.min_score:g}; raise --score, or export the model with a lower threshold and detect again"
         )
     truth = read_truth(pair.truth, classes, mpp, offset_px, size_px, rules.class_map)
     region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
@@ -129,7 +129,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     judged = _inside(region, found.xy)
     matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     if counted.accepted is not None:
-        # Matches may change the labels of true nuclei, so classes are matched once more.
+        # This may change the labels of true nuclei, so classes are matched once more.
         _choose_accepted(counted, matches)
         matches = match_nuclei(found, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
@@ -158,14 +158,14 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     )
 
 
-LEAST_TRUE, MOST = 5, 0.5  # number and share of true nuclei; up to a quarter lie within 3 um of a found one by chance
+LEAST_TRUE, MOST = 5, 0.5  # number and fraction of true nuclei; by chance up to a quarter lie near a found one
 
 
 def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
-    """Reject truth of which at least half, and twice as many as now, match detected nuclei with x and y exchanged.
+    """Reject truth if exchanging x and y makes half of it, and twice as many nuclei as before, match detected nuclei.
 
     Raises:
-        LabelError: x and y are exchanged.
+        LabelError: x and y seem to be exchanged.
     """
     true_xy = true_xy[np.isfinite(true_xy).all(1)]
     if not len(found_xy) or len(true_xy) < LEAST_TRUE:
@@ -177,13 +177,13 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
     )
     if exchanged >= MOST and exchanged > 2 * given:
         raise LabelError(
-            f"{path}: {given:.0%} of its nuclei match found ones as they are, and {exchanged:.0%} with x and y "
+            f"{path}: {given:.0%} of its nuclei match found ones as they are, but {exchanged:.0%} with x and y "
             "exchanged; exchange them"
         )
 
 
 def _choose_accepted(truth: Truth, matches: Matches) -> None:
-    """Give true nuclei with several accepted classes the class of the matched nucleus, if accepted, in place."""
+    """Label true nuclei with several accepted classes in place, by the class of the match if it is accepted."""
     taken = matches.taken[0]
     found = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
     right = found[truth.accepted[taken[found], matches.predicted_label[found]]]
@@ -191,7 +191,7 @@ def _choose_accepted(truth: Truth, matches: Matches) -> None:
 
 
 def _read_size(nuclei: Path) -> tuple[int, int] | None:
-    """The (width, height) of the slide in px; None without a ``slide.json`` beside the table."""
+    """The (width, height) of the slide in px; None without a ``slide.json`` next to the table."""
     info = SlideFiles(nuclei.parent).info
     try:
         return tuple(read_json(info)["size_px"]) if info.is_file() else None
@@ -209,7 +209,7 @@ def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
 def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> int | None:
     try:
         return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
-    except StoreError:  # only a warning depends on it
+    except StoreError:  # only a remark depends on it
         return None
 
 

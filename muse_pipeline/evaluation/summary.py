@@ -24,7 +24,7 @@ NOT_SCORED = {"without_truth": "no truth", "without_result": "no result", "beyon
 def summarise(
     scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS, site: str | None = None
 ) -> dict[str, Any]:
-    """Result of ``muse evaluate``.
+    """The result of ``muse evaluate``, as a dictionary for JSON.
 
     Args:
         scores: scores of the slides.
@@ -34,7 +34,7 @@ def summarise(
         site: regular expression that finds a slide's site in its name, for calibration by site.
 
     Raises:
-        ConfigError: the expression is invalid, or matches nothing in a name.
+        ConfigError: the expression is invalid, or does not match the name of a slide.
         NucleiError: the slides were not detected with the same classes.
     """
     classes = scores[0].classes
@@ -113,7 +113,7 @@ def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) 
 
 
 def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -> dict[str, Any] | None:
-    """Reliability of class probabilities, over all slides and by site; None without classes or pairs."""
+    """Reliability of class probabilities, over all slides and by site; None if no match has a known class."""
     counted = [score for score in scores if score.calibration is not None and score.calibration.n]
     if not counted:
         return None
@@ -191,7 +191,7 @@ NONE = "-"
 
 
 def render_summary(summary: dict[str, Any]) -> str:
-    """Tables of ``summary.summarise``'s dictionary, with remarks on the rules, and on nuclei and slides left out."""
+    """Render the result of ``summarise`` as tables, with remarks on doubts, and on nuclei and slides left out."""
     parts = [_heading(summary), _f1_table(summary)]
     tables = _confusion(summary), _calibration_table(summary), _outline_table(summary), _slide_table(summary)
     parts += [part for part in tables if part]
@@ -200,7 +200,7 @@ def render_summary(summary: dict[str, Any]) -> str:
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned: the first to the left, the others to the right."""
+    """Render a table with the first column aligned to the left and the rest to the right."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
@@ -334,9 +334,9 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
         area = sum(slide["region_mm2"] or 0 for slide in summary["slides"])
         yield (
             f"{count_noun(len(aside['slides_with_region']), 'slide')} scored within annotated regions "
-            f"({area:.3g} mm2): outside them "
+            f"({area:.3g} mm2); outside them, "
             f"{count_noun(aside['found_outside_region'], 'found nucleus', 'found nuclei')} and "
-            f"{aside['true_outside_region']:,} true set aside, neither right nor wrong"
+            f"{aside['true_outside_region']:,} true nuclei are set aside, neither right nor wrong"
         )
     for slide in summary["slides"]:
         yield from _doubts(slide)
@@ -345,7 +345,7 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
         whose = "no true nucleus that counts has a class" if named else "the truth names no classes"
         yield f"{whose}: only detection is scored"
     elif n := summary["n_true_of_unknown_class"]:
-        yield f"{count_noun(n, 'true nucleus has', 'true nuclei have')} no class: counted for detection alone"
+        yield f"{count_noun(n, 'true nucleus has', 'true nuclei have')} no class: counted only for detection"
     for slide in summary["slides"]:
         if outside := slide["true_outside_slide"]:
             x, y = outside[0]
@@ -354,19 +354,20 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
                 f"slide (first at x {x:.0f}, y {y:.0f}) and not counted: is the truth in level-0 pixels of this slide?"
             )
     if unchecked := [slide["slide_id"] for slide in summary["slides"] if not slide["checked_against_slide"]]:
-        yield f"no slide.json beside the nuclei, so truth outside the slide is not detected: {', '.join(unchecked)}"
+        yield f"no slide.json next to the nuclei, so truth outside the slide is not detected: {', '.join(unchecked)}"
     if len(summary["models"]) > 1:
-        yield f"the slides were not detected by one model: {', '.join(summary['models'])}"
+        yield f"the slides were not detected by a single model: {', '.join(summary['models'])}"
     for key, why in NOT_SCORED.items():
         if missing[key]:
             yield f"not scored, {why}: {', '.join(missing[key])}"
 
 
-FEW, HALF = 0.2, 0.5  # of nuclei: so few are found, or fewer lie in tissue, and more lie far from true ones
+# Fractions of nuclei: fewer than FEW are found; fewer than HALF lie in tissue, or more lie far from true nuclei.
+FEW, HALF = 0.2, 0.5
 
 
 def _doubts(slide: dict[str, Any]) -> Iterator[str]:
-    """Signs that the truth, not the model, is wrong: misplaced nuclei or parts without annotation."""
+    """Yield signs that the truth, not the model, is wrong: misplaced nuclei, or parts without annotation."""
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
     astray = in_tissue is not None and in_tissue < HALF * n_true
@@ -374,8 +375,8 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
         yield f"{slide['slide_id']}: the truth has no nucleus; is it the right file?"
     elif slide["roi"] and slide["region_mm2"] is None:
         yield (
-            f"{slide['slide_id']}: nuclei were detected only within {slide['roi']}: give that as --region, or true "
-            "nuclei outside it count as missed"
+            f"{slide['slide_id']}: nuclei were detected only within {slide['roi']}: give that as --region, otherwise "
+            "true nuclei outside it count as missed"
         )
     elif astray or hits < FEW * n_true:
         where, n = ("in the searched tissue", in_tissue) if astray else ("found", hits)
@@ -383,6 +384,6 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
     elif slide["region_mm2"] is None and hits > HALF * n_true and slide["found_far_from_true"] > HALF * (hits + false):
         yield (
             f"{slide['slide_id']}: {slide['found_far_from_true']:,} of {hits + false:,} found nuclei lie farther than "
-            f"{FAR_UM:g} um from every true one and count as false: if the truth is complete in a part of the slide "
-            "only, give that as --region"
+            f"{FAR_UM:g} um from every true nucleus and count as false: if the truth is complete only in a part of "
+            "the slide, give that as --region"
         )

@@ -53,7 +53,7 @@ class Truth:
         outlines: (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point.
         region: area in which the truth is complete, in level-0 px; None for the whole slide.
         accepted: (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has
-            several.
+            several classes.
     """
 
     nuclei: Nuclei
@@ -77,7 +77,7 @@ def read_truth(
 ) -> Truth:
     """Read the truth by suffix: a table of points, GeoJSON, or a label image of the slide at level 0.
 
-    For a model of one class, all classes of the truth are mapped to this class.
+    For a model of one class, all classes of the truth are mapped to this class unless ``class_map`` is given.
 
     Args:
         path: file of the truth.
@@ -85,12 +85,12 @@ def read_truth(
         mpp: (x, y) um per level-0 pixel.
         offset_px: level-0 position of the origin of a GeoJSON file.
         size_px: (width, height) of level 0, which a label image must have; None if unknown.
-        class_map: class of the model for each class of the file, or several accepted classes, or None for nuclei
-            without a scored class; without a map the names are those of the model or synonyms.
+        class_map: a class of the model, several accepted classes, or None (not scored) for each class of the file;
+            without a map, the file must use the names of the model or synonyms.
 
     Raises:
-        LabelError: the file is missing, broken, of an unknown format or of another size than the slide, has a class
-            that the model lacks, has an instance that is not a nucleus or has many nuclei twice.
+        LabelError: the file is missing, broken, of an unknown format or of a different size from the slide, has a
+            class that the model lacks, has an instance that is not a nucleus or contains many nuclei twice.
         GeoJSONError: the file is not GeoJSON.
     """
     if path.is_file() and not path.name.lower().endswith(SUFFIXES):
@@ -106,7 +106,7 @@ def read_truth(
 
 
 def read_points(path: Path, classes: Sequence[str], class_map: ClassMap | None = None) -> Truth:
-    """A CSV or TSV with columns x, y and class in any case; an empty class is unknown."""
+    """Read a CSV or TSV with the columns x, y and class, in any capitalisation; an empty class is unknown."""
     table = _name_columns(_read_cells(path), path)
     xy = table[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(xy).all():
@@ -138,7 +138,7 @@ def _classify(
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    """Cells of a table, stripped, by column; the index is the line on which a row ends.
+    """Read the cells of a table, stripped, by column; the index is the line on which a row ends.
 
     Semicolons may separate the cells, as in German tables.
     """
@@ -159,10 +159,8 @@ def _read_cells(path: Path) -> pd.DataFrame:
     (_, header), *rows = rows
     for line, row in rows:
         if len(row) < len(header) or any(row[len(header) :]):
-            raise LabelError(
-                f"{path}, line {line}: has {len(row)} cells where the header has {len(header)}; correct it"
-            )
-    cells = {name: [row[i] for _, row in rows] for i, name in reversed([*enumerate(header)])}  # the first of equals
+            raise LabelError(f"{path}, line {line}: has {len(row)} cells, but the header has {len(header)}; correct it")
+    cells = {name: [row[i] for _, row in rows] for i, name in reversed([*enumerate(header)])}  # first of equal names
     for name in cells if separator == ";" else ():
         if split_unit(name)[0] in {"x", "y"}:
             cells[name] = [decimal_point(cell, separator) for cell in cells[name]]
@@ -210,8 +208,8 @@ def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | 
     height, width = mask.shape
     if size_px is not None and (width, height) != tuple(size_px):
         raise LabelError(
-            f"{path}: is {width:,} x {height:,} px and level 0 of the slide {size_px[0]:,} x {size_px[1]:,} px; give a "
-            "mask of the whole slide at level 0, or outlines as GeoJSON"
+            f"{path}: is {width:,} x {height:,} px, but level 0 of the slide is {size_px[0]:,} x {size_px[1]:,} px; "
+            "give a mask of the whole slide at level 0, or outlines as GeoJSON"
         )
     require_nuclei(path, mask, mpp)
     outlines = label_image_to_polygons(mask)
@@ -219,12 +217,12 @@ def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | 
 
 
 def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
-    """The annotated region of a slide from a separate file: the areas of a GeoJSON, or a mask of the whole slide.
+    """Read the annotated region of a slide from a separate file: GeoJSON areas, or a mask of the whole slide.
 
-    Areas of the class "Ignore" are removed from the other areas.
+    Areas of the class "Ignore" are subtracted.
 
     Args:
-        path: GeoJSON, or a picture, whose pixels other than 0 are annotated.
+        path: path of GeoJSON, or of a picture, whose annotated pixels are not 0.
         size_px: (width, height) of level 0, which the picture covers at any resolution; None if unknown.
         offset_px: level-0 position of the origin of a GeoJSON file.
 
@@ -234,7 +232,7 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
     """
     if path.name.lower().endswith(MASKS):
         if size_px is None:
-            raise LabelError(f"{path}: its position is unknown without the slide.json beside the nuclei; restore it")
+            raise LabelError(f"{path}: its position is unknown without the slide.json next to the nuclei; restore it")
         mask = read_mask(path) != 0
         scale = np.array(size_px) / mask.shape[::-1]
         parts = label_image_to_polygons(mask)
@@ -260,7 +258,7 @@ class SlidePair:
         nuclei: table of the detected nuclei.
         truth: file of the true nuclei.
         region: file of the region where the truth is complete, if separate.
-        patient: group of the bootstrap.
+        patient: patient of the slide, the unit of the bootstrap.
     """
 
     slide_id: str
@@ -277,8 +275,8 @@ class Pairing:
     Attributes:
         pairs: one or more slides to score.
         grouping: description of what counts as a patient.
-        without_truth: slides with a result and no truth.
-        without_result: slides with a truth and no result.
+        without_truth: slides with a result but no truth.
+        without_result: slides with a truth but no result.
         beyond_sheet: slides with a result that are not in the sheet.
     """
 
@@ -310,13 +308,13 @@ def pair_folder(
     Args:
         results: folder that contains ``<slide>/nuclei.parquet``.
         truth: folder of ``<slide>.csv``, ``.tsv``, ``.geojson`` ...; not needed if the sheet has a column ``truth``.
-        sheet: table with ``slide_id`` and, if known, ``patient``, ``truth`` and ``region``; it chooses the slides.
+        sheet: table with ``slide_id`` and, if known, ``patient``, ``truth`` and ``region``; only its slides are scored.
         region: folder of ``<slide>.geojson`` or ``.png``.
         patient: regular expression searched in a slide's name; the match (its first group, if any) is the patient.
 
     Raises:
         NucleiError: there are no results.
-        LabelError: no slide has both, or a slide has two truths.
+        LabelError: no slide has both a result and a truth, or a folder is missing or has two files of a slide.
         SheetError: the sheet is broken.
         ConfigError: the expression is invalid, or does not match a name.
     """
@@ -344,10 +342,10 @@ def pair_folder(
 
 
 def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
-    """Rows by slide; the workflow's own sheet may be given, since other columns are ignored.
+    """Read the rows of a sheet by slide; the workflow's sheet can be used too, since other columns are ignored.
 
     Raises:
-        SheetError: the sheet cannot be read, has no column ``slide_id`` or contains a slide twice.
+        SheetError: the sheet cannot be read, is empty, lacks a ``slide_id`` or contains a slide twice.
     """
     header, records = read_table(path)
     if "slide_id" not in header:

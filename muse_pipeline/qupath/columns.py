@@ -1,4 +1,4 @@
-"""Columns of numbers and UUIDs as ASCII text, vectorised."""
+"""Numbers, coordinates and UUIDs as ASCII text, rendered for whole arrays at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 
 import numpy as np
 
-BLANK = 0
+BLANK = 0  # byte that pads texts to equal length, and is removed from the file
 
 
 def render_decimals(values: np.ndarray, decimals: int) -> np.ndarray:
@@ -34,7 +34,7 @@ def render_integers(values: np.ndarray, width: int) -> np.ndarray:
 def render_coordinates(rings: np.ndarray) -> np.ndarray:
     """Coordinates of GeoJSON polygons from rings (N, V, 2), to one decimal, as (N, 24 V) uint8.
 
-    Positions are above -999,999.9 and below 1e7, which exceeds any slide.
+    Values are limited to -999,999.9 to 9,999,999.9, which exceeds any slide.
     """
     tenths = np.rint(rings * 10).astype(np.int32)
     size = np.abs(tenths)
@@ -52,7 +52,7 @@ _HALF = 10_000
 
 
 def _high_words() -> np.ndarray:
-    """(2 * _HALF,) words of the upper halves: with four digits, then with a minus sign and three digits."""
+    """(2 * _HALF,) words for the upper digits: first four digits, then a minus sign and three digits."""
     text = np.full((2, _HALF, 4), ord("-"), np.uint8)
     text[0] = _without_zeros(render_integers(np.arange(_HALF), 4))
     text[1, :, 1:] = text[0, :, 1:]
@@ -60,7 +60,7 @@ def _high_words() -> np.ndarray:
 
 
 def _low_words() -> np.ndarray:
-    """(6 * _HALF,) words of the lower halves, for three ends, with and without an upper half before them."""
+    """(6 * _HALF,) words for the lower digits and three ends, after upper digits and without them."""
     text = np.zeros((3, 2, _HALF, 8), np.uint8)
     digits = render_integers(np.arange(_HALF), 4)
     text[:, 0, :, :3] = digits[:, :3]

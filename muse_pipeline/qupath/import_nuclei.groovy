@@ -4,11 +4,11 @@
  * The files are read line by line, one nucleus at a time: a million nuclei need about 2 GB of memory, where drag and drop
  * of the same file needs more than 7 GB. 322,719 nuclei took 27 s (QuPath 0.5.1 on two cores).
  *
- * In QuPath 0.4 to 0.7: Automate > Script editor, open this file, set the three lines below, Run.
+ * In QuPath 0.4 to 0.7: Automate > Script editor, open this file, set the three variables below, press Run.
  * Without a window, for every image: QuPath script --project P.qpproj --save --args RESULTS import_nuclei.groovy
  *
- * It reads nuclei.geojson.gz and needs no parts (nuclei.part-001.geojson.gz). These are for drag and drop, one at a time: of
- * several files that are dropped together QuPath imports only the first, and with no image open it shows a file as text.
+ * It reads nuclei.geojson.gz and needs no parts (nuclei.part-001.geojson.gz). Parts are for drag and drop, one at a time: QuPath
+ * imports only the first of several files that are dropped together, and if no image is open, it shows the file as text.
  *
  * The open image is changed but not saved: File > Save keeps the nuclei. The other images of a project are saved.
  *
@@ -33,8 +33,8 @@ import qupath.lib.io.GsonTools
 import qupath.lib.objects.PathObject
 import qupath.lib.objects.classes.PathClass
 
-def results = null          // folder with one folder per slide, as "/data/results"; null: you are asked for it
-def action = "add"          // what is not there yet; "remove" the nuclei of an earlier import; "replace" ALL detections
+def results = null          // folder with one folder per slide, such as "/data/results"; null to be asked for it
+def action = "add"          // nuclei that are not there yet; or "remove" those of an earlier import; or "replace" ALL detections
 def wholeProject = false    // true: every image of the project that has results
 
 try {
@@ -76,14 +76,14 @@ if (wholeProject) {
     importIntoOpenImage(getCurrentImageData().getServer().getMetadata().getName(), allResults, action)
 }
 
-/** Change the open image, which stays as the user's to save or not. */
+/** Change the open image, which is left to the user to save. */
 void importIntoOpenImage(String imageName, List allResults, String action) {
     def isChanged = importNuclei(getCurrentImageData(), imageName, allResults, action)
     if (isChanged && QuPathGUI.getInstance() != null)
         println(imageName + ": is open and not saved yet; File > Save keeps the change")
 }
 
-/** Change one image by the nuclei that belong to it, which replace those with these ids, as one change; whether anything changed. */
+/** Import the nuclei of one image as a single change, and remove those with the ids `replaced`; true if anything changed. */
 boolean importNuclei(imageData, String imageName, List allResults, String action, Set replaced = []) {
     def server = imageData.getServer()
     def results = resultsOf(imageName, server.getURIs(), allResults)
@@ -98,11 +98,11 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
     def size = [server.getWidth(), server.getHeight()]
     def expected = found.sidecar.size_px?.collect { it as int }
     if (expected && size != expected) {
-        println(imageName + ": has " + size.join(" x ") + " pixels, and " + found.file + " was made from a slide of "
+        println(imageName + ": has " + size.join(" x ") + " pixels, but " + found.file + " was made from a slide of "
             + expected.join(" x ") + "; nothing was imported")
         return false
     }
-    found.sidecar.provenance.card.classes.each { model ->  // before classes derived from them, whose color they would take
+    found.sidecar.provenance.card.classes.each { model ->  // before derived classes, which would give them their own color
         PathClass.fromString(model.name, ColorTools.packRGB(*model.color.collect { it as int }))
     }
     def progress = openProgress("Importing nuclei", imageName)
@@ -135,7 +135,7 @@ boolean importNuclei(imageData, String imageName, List allResults, String action
 /**
  * Report a change of many objects as one step for Ctrl+Z.
  *
- * QuPath 0.4 and 0.5 do not record events that name no object, as this one of the hierarchy; a second event names one.
+ * QuPath 0.4 and 0.5 do not record events that name no object, such as that of the hierarchy; a second event names one.
  */
 void fireChange(hierarchy, PathObject oneOfThem) {
     hierarchy.fireHierarchyChangedEvent(this)
@@ -143,7 +143,7 @@ void fireChange(hierarchy, PathObject oneOfThem) {
         hierarchy.fireObjectsChangedEvent(this, [oneOfThem])
 }
 
-/** The nuclei of one of our files: every line that is a feature, parsed by itself. */
+/** Read the nuclei of a file that `muse` wrote, in which every feature has its own line. */
 List<PathObject> readNuclei(File file, long expected, Closure progress) {
     def gson = GsonTools.getInstance()
     def nuclei = new ArrayList<PathObject>((int) expected)
@@ -163,7 +163,7 @@ List<PathObject> readNuclei(File file, long expected, Closure progress) {
     return nuclei
 }
 
-/** Every result in the folder, with what may name its image: the slide's file, that without its ending, the slide's id. */
+/** Every result in the folder, with the names its image may have: the slide's file, with and without its ending, and its id. */
 List findResults(File folder) {
     def found = []
     def candidates = [folder] + (folder.listFiles()?.findAll { it.isDirectory() }?.sort() ?: [])
@@ -179,7 +179,7 @@ List findResults(File folder) {
     return found
 }
 
-/** The results of the image's own file, or where there are none, those whose name it bears: one, if all is well. */
+/** The results of the image's own file or, if there are none, those with the image's name; normally one. */
 List resultsOf(String imageName, uris, List allResults) {
     def files = uris.findAll { it.getPath() }.collect { new File(it.getPath()) }
     def sameFile = allResults.findAll { result ->
@@ -189,7 +189,7 @@ List resultsOf(String imageName, uris, List allResults) {
     if (!sameFile.isEmpty())
         return sameFile
     def names = [imageName] + files.collect { it.getName() }
-    names += names.collect { it.split(" - ")[0] }  // image names may go on, as in "slide.scn - Series 0"
+    names += names.collect { it.split(" - ")[0] }  // image names may have a suffix, as in "slide.scn - Series 0"
     def known = (names + names.collect { withoutEnding(it) }).collect { it.toLowerCase() }
     def name = known.find { each -> allResults.any { each in it.names } }
     return allResults.findAll { name in it.names }
@@ -203,7 +203,7 @@ String whyNone(List results) {
     if (results.isEmpty())
         return "no results"
     def folders = results.collect { it.file.getParentFile().getName() }.join(", ")
-    return "the results " + folders + " have its name, and nothing was imported; choose the folder of the right one"
+    return "the results " + folders + " have its name, so nothing was imported; choose the folder of the right one"
 }
 
 String withoutEnding(String name) {
@@ -220,7 +220,7 @@ File askForFolder() {
     return ask.get()
 }
 
-/** A bar to be called with a fraction, and with -1 to close it; without a window it does nothing. */
+/** Open a progress bar; the closure sets it to a fraction, or closes it with -1. Without a window it does nothing. */
 Closure openProgress(String title, String imageName) {
     if (QuPathGUI.getInstance() == null)
         return { fraction -> }

@@ -1,4 +1,4 @@
-// Functions of the scripts in QuPath's menu.
+// Functions shared by the scripts in QuPath's menu.
 
 import java.util.concurrent.TimeUnit
 import java.util.prefs.Preferences
@@ -7,7 +7,7 @@ import javafx.scene.control.Alert
 import javafx.stage.FileChooser
 import qupath.lib.gui.QuPathGUI
 
-/** Run a task where it may wait: QuPath's window does not move while its own thread does. */
+/** Run a task in a thread of its own, since QuPath's window freezes while its thread waits. */
 void inBackground(Closure task) {
     if (QuPathGUI.getInstance() == null || !Platform.isFxApplicationThread()) {
         task()
@@ -22,7 +22,7 @@ void inBackground(Closure task) {
     }
 }
 
-/** Run a command to its end, with a bar; `fraction` returns how much of it is done, and -1 where that is not known. */
+/** Run a command to its end and show its progress; `fraction` returns how much is done, or -1 if that is not known. */
 void runMuse(List command, String title, String name, Closure fraction) {
     println(command.join(" "))
     def process = new ProcessBuilder(command).redirectErrorStream(true).start()
@@ -42,7 +42,7 @@ void runMuse(List command, String title, String name, Closure fraction) {
         throw new IOException("muse ended with status " + process.exitValue() + ": " + (lines.isEmpty() ? "" : lines.last()))
 }
 
-/** The path of `muse`: where this script was written, else where it was found before, else on the PATH; asked for once. */
+/** The path of the `muse` that wrote this script, else of one chosen before, else on the PATH; else the user chooses it once. */
 String findMuse() {
     def saved = Preferences.userRoot().node("muse")
     def onPath = (System.getenv("PATH") ?: "").split(File.pathSeparator).collectMany { folder ->
@@ -73,11 +73,11 @@ File askForMuse() {
 String slideOf(Collection uris) {
     def slides = uris.collect { locationOf(it, File.separator == "\\") }.findAll { it != null }.unique()
     if (slides.isEmpty())
-        throw new IllegalArgumentException("The image is no file and at no URL that muse reads; open the slide's own file")
+        throw new IllegalArgumentException("The image is neither a file nor at a URL that muse reads; open the slide's own file")
     return slides[0]
 }
 
-/** Path of the file of a URI, without QuPath's arguments; URLs as they are, null for others. */
+/** Path of the file that a URI names, without QuPath's arguments; URLs are unchanged, and other schemes give null. */
 String locationOf(URI uri, boolean isWindows) {
     if (uri.getScheme() in ["http", "https", "s3"])
         return uri.toString()
@@ -87,7 +87,7 @@ String locationOf(URI uri, boolean isWindows) {
     return isWindows ? path.replaceFirst("^/(?=[A-Za-z]:)", "").replace("/", "\\") : path
 }
 
-/** The um per pixel of an image. */
+/** The size of an image's pixels in um. */
 double pixelSize(server) {
     def mpp = server.getPixelCalibration().getAveragedPixelSizeMicrons() as double
     if (Double.isNaN(mpp))
@@ -95,7 +95,7 @@ double pixelSize(server) {
     return mpp
 }
 
-/** The folder of the results: in that of the project, else beside the slide, else in the user's. */
+/** The folder of results: in the project's folder, else in the slide's, or in the user's home if that is not writable. */
 File folderOfResults(project, Collection uris) {
     def home = new File(System.getProperty("user.home"))
     def beside = project != null ? project.getPath().toFile() : new File(slideOf(uris))
@@ -107,7 +107,7 @@ boolean isArea(object) {
     return object.isAnnotation() && object.getROI() != null && object.getROI().isArea()
 }
 
-/** Whether the class of an annotation is a word, with or without QuPath's *, or derived from it. */
+/** True if the class of an annotation is `word`, with or without QuPath's *, or derived from it. */
 boolean isCalled(annotation, String word) {
     def pathClass = annotation.getPathClass()
     return pathClass != null && pathClass.toString().split(":")[0].replace("*", "") == word

@@ -50,14 +50,14 @@ def children_of(feature: Any) -> list[Any]:
 
 
 def with_children(feature: Any) -> Iterator[Any]:
-    """A feature, followed by all those within it."""
+    """Yield a feature, then all features within it."""
     yield feature
     for child in children_of(feature):
         yield from with_children(child)
 
 
 def type_of_word(word: Any) -> str | None:
-    """Object type for a word in a file; None if QuPath does not define the word."""
+    """The object type that a word in a file means; None if QuPath does not define the word."""
     return _TYPE_OF_WORD.get(word) if isinstance(word, str) else None
 
 
@@ -71,7 +71,7 @@ def read_object_type(feature: Mapping[str, Any]) -> str:
 
 
 def read_class_name(classification: Any) -> str | None:
-    """The name of a classification: a string, or an object with ``name`` or a list of ``names``."""
+    """The name in a classification, which is a string or an object with ``name`` or ``names``; None if it has none."""
     if isinstance(classification, dict):
         names = classification.get("names")
         several = ": ".join(map(str, names)) if isinstance(names, list) else names
@@ -102,7 +102,7 @@ def why_left_out(
         unwanted: types that are not used.
     """
     bounds, dimensions = shapely.bounds(shapes), shapely.get_dimensions(shapes)
-    # QuPath's empty ROI: without positions in 0.4 and 0.5, an outline of one position in 0.6 and 0.7
+    # An empty ROI has no positions in QuPath 0.4 and 0.5, and is an outline of a single position in 0.6 and 0.7.
     is_empty = shapely.is_empty(shapes) | ((dimensions == 2) & (bounds[:, :2] == bounds[:, 2:]).all(1))
     reasons = np.where(dimensions == 1, "line", "").astype(object)
     reasons[is_empty] = "empty object"
@@ -121,7 +121,7 @@ def _is_on_first_plane(geometry: Any) -> bool:
 
 
 def list_counts(counts: Mapping[str, int]) -> str:
-    """Counts by noun in the singular, as "1 line, 3 detections and 2 points"; "no objects" without any."""
+    """Counts by singular noun as text, such as "1 line, 3 detections and 2 points"; "no objects" if all are 0."""
     named = [f"{n:,} {noun if n == 1 else _PLURALS.get(noun, f'{noun}s')}" for noun, n in counts.items() if n]
     return " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]])) or "no objects"
 
@@ -129,7 +129,7 @@ def list_counts(counts: Mapping[str, int]) -> str:
 def shape_to_geojson(shape: BaseGeometry) -> dict[str, Any]:
     """A shape as a GeoJSON geometry; a multipolygon of one part as a polygon.
 
-    QuPath 0.4 and 0.5 reject a whole file for one multipolygon of one part.
+    QuPath 0.4 and 0.5 reject a file that contains a multipolygon of one part.
     """
     if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:
         shape = shape.geoms[0]

@@ -21,22 +21,22 @@ GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 GEOMETRIES = frozenset(
     {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
 )
-COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # containers of an item
+COLLECTION, LIST, ALONE = "FeatureCollection", "list", "document"  # where an item was found
 _LONGEST_HEAD = 1 << 16
 _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection".*"features"\s*:\s*\[)\s*', re.DOTALL)
 
 
 def is_geometry(item: Any) -> bool:
-    """True for an object with the type of a geometry."""
+    """True if ``item`` is an object whose type is that of a geometry."""
     return isinstance(item, dict) and isinstance(kind := item.get("type"), str) and kind in GEOMETRIES
 
 
 @contextmanager
 def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
-    """Open the text of a GeoJSON file: plain, gzip, or a zip with one of these, with any name.
+    """Open the text of a GeoJSON file of any name: plain, gzip, or a zip that contains one of these.
 
     Raises:
-        GeoJSONError: the file is missing, its compression is damaged, or the zip contains none or several.
+        GeoJSONError: the file is missing, its compression is damaged, or a zip has no or several GeoJSON files.
     """
     try:
         with ExitStack() as stack:
@@ -84,16 +84,16 @@ def _only_geojson(archive: zipfile.ZipFile, path: Path | str) -> str:
 
 
 def iterate_features(path: Path | str) -> Iterator[Any]:
-    """The members of a FeatureCollection or bare array, a single Feature, or a bare geometry, all unchecked.
+    """Yield the members of a FeatureCollection or bare array, a single Feature, or a bare geometry, all unchecked.
 
-    The children of an object follow it.
+    Each object is followed by its children.
 
     Args:
-        path: path of the file, plain, in gzip or the only GeoJSON file of a zip.
+        path: path of a GeoJSON file: plain, gzip, or a zip that contains only one such file.
 
     Raises:
-        GeoJSONError: the file is missing, its compression is damaged, or it is not GeoJSON; the message has the
-            number, from 1, of the feature where reading ended.
+        GeoJSONError: the file is missing, its compression is damaged, or it is not GeoJSON; with one feature per line,
+            the message gives the number, from 1, of the broken feature.
     """
     with open_geojson(path) as file:
         for item, container in iterate_items(file, path):
@@ -101,7 +101,7 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
                 is_geometry(item) or (isinstance(item, dict) and item.get("type") == "Feature")
             ):
                 raise GeoJSONError(
-                    f"{path}: neither a FeatureCollection nor a list of features, a Feature or a geometry"
+                    f"{path}: neither a FeatureCollection nor a list of features, nor a Feature or geometry"
                 )
             yield from with_children(item)
 
@@ -122,7 +122,7 @@ def loads(text: bytes) -> Any:
 
 
 def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any] = loads) -> Iterator[tuple[Any, str]]:
-    """The members of a FeatureCollection or of a bare array, else the whole document.
+    """Yield the members of a FeatureCollection or of a bare array, else the whole document.
 
     Args:
         file: file of UTF-8 text.
@@ -130,7 +130,7 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
         parse: function that parses a document, or raises ValueError.
 
     Returns:
-        Each item, with ``COLLECTION``, ``LIST`` or ``ALONE``.
+        Each item, with where it was found: ``COLLECTION``, ``LIST`` or ``ALONE``.
 
     Raises:
         GeoJSONError: the text is not JSON.
@@ -143,9 +143,9 @@ def iterate_items(file: BinaryIO, path: Path | str, parse: Callable[[bytes], Any
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """Read the text before the first feature, up to ``[``; True if every feature has its own line.
+    """Read the text up to the ``[`` before the first feature; True if features seem to have a line each.
 
-    For other files, the first lines and False.
+    For other files, returns the first lines and False.
     """
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):
@@ -189,7 +189,7 @@ def _iterate_lines(
         try:
             feature = parse(text.removesuffix(b","))
         except ValueError as error:
-            try:  # lines and features may differ from here on: parse the rest as one document
+            try:  # features may not have a line each from here on: parse the rest as one document
                 rest = parse(head + text + b"\n" + file.read())
             except ValueError:
                 raise GeoJSONError(f"{path}: feature {number}: not JSON ({error})") from error

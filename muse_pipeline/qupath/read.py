@@ -29,12 +29,12 @@ _COLLECTIONS = [kind for kind in shapely.GeometryType if kind > _POLYGON]
 
 @dataclass(frozen=True, eq=False)
 class NucleusParts:
-    """Points and polygons, each one nucleus.
+    """Points and polygons, each of which is one nucleus.
 
     Attributes:
         path: path of the file.
         geometry: (P,) points, and valid polygons with an area.
-        owner: (P,) int index of the object that each is a part of.
+        owner: (P,) int index of the object to which each part belongs.
         number: (P,) int number of that object in the file, from 1.
     """
 
@@ -58,16 +58,16 @@ class NucleusParts:
         return xy, rays
 
     def reject(self, wrong: np.ndarray, what: str) -> None:
-        """Raise ``what`` about the first part that is ``wrong`` (P,).
+        """Raise an error with the text ``what`` about the first part that is ``wrong`` (P,).
 
         Raises:
-            LabelError: there is such a part; the message has its number.
+            LabelError: a part is wrong; the message gives the number of its object.
         """
         reject_objects(wrong, self.number, self.path, what)
 
 
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
-    """The points and polygons of geometries (N,), also of multi-geometries; lines in collections are left out.
+    """The points and polygons in geometries (N,), including multi-geometries; lines in collections are left out.
 
     If lines of a polygon cross, the largest area that they bound is the nucleus.
 
@@ -77,7 +77,7 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
         path: path of the file.
 
     Raises:
-        LabelError: a polygon has no area; its number is given.
+        LabelError: a polygon has no area; the message gives the number of its object.
     """
     parts, owner = flatten(geometry)
     is_nucleus = np.isin(shapely.get_type_id(parts), (_POINT, _POLYGON))
@@ -92,7 +92,7 @@ def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> N
 
 
 def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points, lines, polygons (P,) in geometries (N,), also in nested collections, and the geometry (P,) of each."""
+    """Points, lines and polygons (P,) in geometries (N,) and nested collections, and the index (P,) of the geometry."""
     parts, owner = shapely.get_parts(geometry, return_index=True)
     while np.isin(shapely.get_type_id(parts), _COLLECTIONS).any():
         parts, within = shapely.get_parts(parts, return_index=True)
@@ -101,10 +101,10 @@ def flatten(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reject_objects(wrong: np.ndarray, number: np.ndarray, path: Path | str, what: str) -> None:
-    """Raise ``what`` about the first object that is ``wrong`` (N,).
+    """Raise an error with the text ``what`` about the first object that is ``wrong`` (N,).
 
     Raises:
-        LabelError: there is such an object.
+        LabelError: an object is wrong; the message gives its number.
     """
     if wrong.any():
         raise LabelError(f"{path}, feature {number[wrong.argmax()]}: {what}")
@@ -150,10 +150,10 @@ class GeoJSONObjects:
         return split_parts(self.geometry, self.number, self.path)
 
     def labels(self, classes: Sequence[str]) -> np.ndarray:
-        """(N,) int32 indices into ``classes``, synonyms included; -1 for an object without classification.
+        """(N,) int32 indices into ``classes``, by name or synonym; -1 for an object without classification.
 
         Raises:
-            LabelError: a class name is not one of them.
+            LabelError: an object has a class that is not among ``classes``.
         """
         label_of = {None: -1}
         for name, number in zip(self.class_name, self.number, strict=True):
@@ -178,14 +178,14 @@ class GeoJSONObjects:
 
 
 def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: bool = True) -> GeoJSONObjects:
-    """Read GeoJSON of QuPath, other tools or this package; the nucleus of a cell is used.
+    """Read GeoJSON from QuPath, other tools or this package; of a cell, only the nucleus is read.
 
-    Lines, TMA cores, empty objects and those on further planes of a stack are left out with a warning.
+    Lines, TMA cores, empty objects and objects on planes above 0 of a stack are left out with a warning.
 
     Args:
         path: path ending in ``.geojson``, ``.json``, either with ``.gz``, or a ``.zip`` of one such file.
         offset_px: offset added to every position: ``coords.qupath_offset_px(info.bounds)`` for files in QuPath's frame.
-        tiles: True to read tiles, the form of nuclei in some programs; QuPath's own tiles are superpixels.
+        tiles: True to read tiles, as which some programs write nuclei; QuPath's own tiles are superpixels.
 
     Raises:
         GeoJSONError: the file is not GeoJSON, an outline cannot be built, or all objects were left out.
@@ -211,7 +211,7 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: b
 def _report_left_out(path: Path | str, counts: Counter[str], has_others: bool) -> None:
     if counts and not has_others:
         raise GeoJSONError(
-            f"{path}: holds neither points nor polygons (found: {list_counts(counts)}); draw nuclei or regions so"
+            f"{path}: holds neither points nor polygons (found: {list_counts(counts)}); draw polygons or points"
         )
     if counts:
         warnings.warn(f"{path}: left out {list_counts(counts)}", LeftOutWarning, stacklevel=3)
@@ -223,7 +223,7 @@ def to_feature(item: Any) -> dict[str, Any]:
         return {}
     if is_geometry(item):
         return {"geometry": item}
-    nucleus = item.get("nucleusGeometry")  # QuPath's cells have it besides the geometry of their border
+    nucleus = item.get("nucleusGeometry")  # a QuPath cell has it in addition to the geometry of its border
     return {**item, "geometry": nucleus} if nucleus else item
 
 

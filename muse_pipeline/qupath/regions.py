@@ -44,7 +44,7 @@ from muse_pipeline.tissue.tma import Core
 
 
 def are_called(objects: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
-    """(N,) bool: objects of one of these classes, and annotations of one of these names, as for ``is_called``."""
+    """(N,) bool: True for objects whose class, or annotations whose name, is one of ``words`` (``is_called``)."""
     named = np.where(objects.object_type == "annotation", objects.name, None)
     return np.array([is_called(words, *pair) for pair in zip(objects.class_name, named, strict=True)], bool)
 
@@ -63,13 +63,13 @@ def split_regions(objects: GeoJSONObjects) -> tuple[GeoJSONObjects, BaseGeometry
 def require_nucleus_size(
     parts: NucleusParts, mpp: tuple[float, float], region_class: str = REGION, otherwise: str = "delete it"
 ) -> None:
-    """Reject outlines that are larger than any nucleus, which were probably meant as areas.
+    """Reject outlines that are larger than any nucleus, and were probably meant as areas.
 
     Args:
         parts: nuclei in pixels of ``mpp``.
         mpp: (x, y) um per pixel.
         region_class: class of areas that were annotated completely.
-        otherwise: remedy for an outline of another area, for the message.
+        otherwise: remedy for any other outline, for the message.
 
     Raises:
         LabelError: there is such an outline.
@@ -82,14 +82,14 @@ def require_nucleus_size(
 
 
 def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
-    """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None without any."""
+    """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None if there are none."""
     parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(geometry)))  # a collection may contain multipolygons
     parts = parts[shapely.area(parts) > 0]
     return shapely.union_all(parts) if len(parts) else None
 
 
 def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
-    """Remove lines that lead out of an area and back; unchanged if its lines cross and bound several areas."""
+    """Remove lines that lead out of an area and back; unchanged if its outline crosses itself and bounds several."""
     repaired = None if shape.is_valid else union_of_areas(np.array([shape]))
     falls_apart = shapely.get_num_geometries(repaired) > shapely.get_num_geometries(shape)
     return shape if repaired is None or falls_apart else repaired
@@ -101,19 +101,19 @@ _MISSING_CORE = "missing TMA core"
 
 
 def take_out_ignored(shapes: np.ndarray, is_ignored: np.ndarray) -> np.ndarray:
-    """Remove shapes (N,) of the class "Ignore", and subtract their areas from the others."""
+    """Remove shapes (N,) of the class "Ignore", and subtract their areas from the remaining shapes."""
     kept = shapes[~is_ignored]
     return shapely.difference(kept, shapely.union_all(shapes[is_ignored])) if is_ignored.any() else kept
 
 
 def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
-    """Read the areas of a GeoJSON file in QuPath's frame.
+    """Read the region of interest in a GeoJSON file in QuPath's frame.
 
     Returns:
         Polygon or multipolygon in absolute level-0 px.
 
     Raises:
-        GeoJSONError: as in ``read_areas``; or the area is outside the slide.
+        GeoJSONError: as in ``read_areas``, or the region is outside the slide.
     """
     roi = translate(read_areas(path, info), *qupath_offset_px(info.bounds))
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
@@ -124,17 +124,17 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
 
 
 def describe_roi(path: Path, roi: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
-    """Description of the region of interest for results: its file's name and SHA-256, its mm2 on the slide."""
+    """Describe the region of interest for results: its file's name and SHA-256, and its mm2 on the slide."""
     on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
     area_mm2 = round(on_slide.area * info.mpp[0] * info.mpp[1] / 1e6, 6)
     return {"name": path.name, "sha256": sha256_of(path), "area_mm2": area_mm2}
 
 
 def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> list[RoiArea]:
-    """The areas of the region of interest one by one, including TMA cores, on the slide and in absolute level-0 px.
+    """The areas of the region of interest, including TMA cores, clipped to the slide, in absolute level-0 px.
 
-    Areas outside the slide are left out. Areas without a name are named by their class, or by their number in the file:
-    "ROI 2".
+    Areas outside the slide are left out. Areas without a name are named by their class or, as in "ROI 2", by their
+    number among the areas in the file, of which those of the class "Ignore" do not count.
 
     Args:
         path: path of the file.
@@ -156,17 +156,17 @@ def read_annotations(path: Path | str, roi: BaseGeometry, info: SlideInfo) -> li
 
 
 def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
-    """The union of all annotated areas and TMA cores of a GeoJSON file, in the px of the file.
+    """The union of all annotated areas and TMA cores of a GeoJSON file, in the file's pixels.
 
     Areas of the class "Ignore" are subtracted. Missing cores, other objects, lines, points, empty ROIs and
-    annotations on further planes of a stack are left out, the last four with a warning.
+    annotations on planes above 0 of a stack are left out, the last four with a warning.
 
     Args:
         path: path of the file, plain, in gzip or zip.
-        info: slide of the file, to warn of areas outside it if others are inside; None for any slide.
+        info: the slide, to warn of areas outside it if some are inside; None to skip this check.
 
     Raises:
-        GeoJSONError: the file is not GeoJSON, or holds no valid area.
+        GeoJSONError: the file is not GeoJSON, an area is not valid, or no area is left.
     """
     areas, others = _read_shapes(path, (ANNOTATION, CORE))
     if all(area.is_ignored for area in areas):
@@ -190,7 +190,7 @@ def read_areas(path: Path | str, info: SlideInfo | None = None) -> BaseGeometry:
 
 
 def _is_on(area: RoiArea, info: SlideInfo) -> bool:
-    """True if a part of an area, in the px of its file, is on the slide."""
+    """True if a part of an area, in its file's pixels, is on the slide."""
     return (translate(area.shape, *qupath_offset_px(info.bounds)) & shapely.box(0, 0, *info.size_px)).area > 0
 
 
@@ -200,7 +200,7 @@ def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea], Counter[str]]:
-    """The areas of a file, in the px of the file, and the numbers of other objects by kind.
+    """The areas of a file, in the file's pixels, and the numbers of other objects by kind.
 
     Args:
         path: path of the file.
@@ -225,7 +225,7 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
 
 
 def _members(item: Any) -> Iterator[Any]:
-    """The features of a collection within a list or another collection; other items unchanged."""
+    """Yield the features in nested lists and collections; any other item is yielded unchanged."""
     members = item.get("features") if isinstance(item, dict) else item if isinstance(item, list) else None
     for member in [] if members is None else members:
         yield from _members(member)
@@ -245,7 +245,7 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
 
 
 def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
-    """A geometry with its rings closed."""
+    """A copy of a geometry in which all rings are closed."""
     if geometry.get("type") not in {"Polygon", "MultiPolygon"}:
         return geometry
     polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
@@ -266,7 +266,7 @@ def _build_area(feature: dict[str, Any], object_type: str, kinds: Collection[str
 
 
 def _warn_of_left_out(path: Path | str, others: Counter[str]) -> None:
-    """Warn of objects that a user may have meant as areas: all but those of other types and missing cores."""
+    """Warn of objects that a user may have meant as areas: all except other object types and missing cores."""
     if meant := {noun: n for noun, n in others.items() if noun not in {*TYPE_NAMES.values(), _MISSING_CORE}}:
         warnings.warn(f"{path}: left out {list_counts(meant)}", LeftOutWarning, stacklevel=3)
 
@@ -325,7 +325,7 @@ def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
 
 
 def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:
-    """The cores in a file of ``write_cores``, in absolute level-0 px, and the names of missing ones.
+    """The cores in a file from ``write_cores``, in absolute level-0 px, and the names of missing cores.
 
     Raises:
         GeoJSONError: the file cannot be read.
@@ -359,7 +359,7 @@ def write_class_areas(path: Path | str, areas: Sequence[ClassArea], info: SlideI
         path: path that ends in ``.geojson`` or ``.geojson.gz``.
         areas: areas to write, rounded to 0.1 px.
         info: the slide.
-        made_by: checksum of the model, or another word; equal areas with equal ``made_by`` have equal ids.
+        made_by: checksum of the model, or any other text; equal areas with equal ``made_by`` have equal ids.
     """
     x, y = qupath_offset_px(info.bounds)
     namespace = _make_id(info, made_by)

@@ -1,15 +1,15 @@
 /*
  * Find the nuclei of the open image with `muse run`, and import them.
  *
- * In QuPath 0.4 to 0.7: Automate > User scripts > muse > Run muse. It asks nothing.
+ * In QuPath 0.4 to 0.7: Automate > User scripts > muse > Run muse. It asks no questions.
  *
- * Selected annotations are the region of interest; without a selection it is the whole image. Annotations of a class other than
- * Ignore*, Region* and Tissue are tissue regions, and every nucleus gets its region. The um per pixel are those of QuPath's Image tab.
- * Results are in the folder "muse-results" of the project, or beside the image. Nuclei of an earlier run are replaced by the new ones.
+ * Selected annotations are the region of interest; if none is selected, it is the whole image. Annotations of a class other than
+ * Ignore*, Region* and Tissue are tissue regions, and every nucleus gets its region. The pixel size is that in QuPath's Image tab.
+ * Results are in "muse-results" in the folder of the project, or of the image. Nuclei of an earlier run are replaced.
  */
 import static qupath.lib.gui.scripting.QPEx.*
 
-def options = []  // further options of `muse run`, as ["--model", "/models/mine.onnx"]
+def options = []  // further options of `muse run`, such as ["--model", "/models/mine.onnx"]
 
 if (getCurrentImageData() == null)
     throw new IllegalArgumentException("No image is open; open one")
@@ -40,7 +40,7 @@ List runCommand(String muse, String slide, double mpp, File roi, File regions, F
     return command + (roi ? ["--roi", roi.getPath()] : []) + (regions ? ["--regions", regions.getPath()] : [])
 }
 
-/** Write areas where `muse run` reads them. */
+/** Write areas to a file for `muse run`. */
 File writeAreas(Collection areas, File folder, String name) {
     def file = new File(new File(folder, "qupath"), name)
     file.getParentFile().mkdirs()
@@ -48,7 +48,7 @@ File writeAreas(Collection areas, File folder, String name) {
     return file
 }
 
-/** The number of steps, of about 7, that have ended since a time in ms. */
+/** The number of steps that ended after a time in ms, at most 7. */
 int finishedSteps(File folder, long since) {
     def ledgers = (folder.listFiles() ?: []).collectMany { (new File(it, "ledger").listFiles() ?: []) as List }
     return Math.min(ledgers.count { it.lastModified() >= since }, 7) as int

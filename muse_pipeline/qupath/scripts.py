@@ -38,8 +38,8 @@ def write_scripts(folder: Path, muse: Path, config: Path) -> list[Path]:
 
     Args:
         folder: folder to write to.
-        muse: path of the command.
-        config: settings of the training.
+        muse: path of the command ``muse``.
+        config: path of the settings for training.
     """
     values = {"@MUSE@": _quote(muse), "@CONFIG@": _quote(config)}
     written = []
@@ -54,7 +54,7 @@ def write_scripts(folder: Path, muse: Path, config: Path) -> list[Path]:
 
 
 def join_parts(main: str, functions: str, importer: str) -> str:
-    """Join three parts to a script: its own text, functions, and functions of the import script; imports come first."""
+    """Join a script with the shared functions and those of the import script; all imports come first."""
     parts = [main, functions, importer[importer.index(_FUNCTIONS) :]]
     imports = dict.fromkeys(re.findall(r"^import .*$", "\n".join([main, functions, importer]), re.MULTILINE))
     head, *rest = (re.sub(r"^import .*\n", "", part, flags=re.MULTILINE).strip() for part in parts)
@@ -63,11 +63,11 @@ def join_parts(main: str, functions: str, importer: str) -> str:
 
 
 def _quote(path: Path) -> str:
-    """A path as a string of Groovy."""
-    # In double quotes Groovy replaces $name by a variable.
+    """A path as a string literal in Groovy."""
+    # In double quotes, Groovy replaces $name by the value of a variable.
     return json.dumps(str(path)).replace("$", "\\$")
 
 
 def find_command() -> Path:
-    """The path of ``muse`` beside the running Python."""
+    """The path of ``muse`` in the folder of the running Python."""
     return Path(sys.executable).with_name("muse.exe" if sys.platform == "win32" else "muse")

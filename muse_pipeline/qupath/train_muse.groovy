@@ -2,8 +2,8 @@
  * Train a model on the regions that you corrected, with `muse finetune`.
  *
  * In QuPath 0.4 to 0.7: draw annotations of the class Region*, correct all nuclei in them, then Automate > User scripts > muse >
- * Train muse. It exports every image of the project that has such a region, or the open image without a project, and asks nothing.
- * The run and the model are in the folder "muse-results/training" of the project, or beside the image.
+ * Train muse. It exports every image of the project that has such a region, or without a project the open image. It asks no questions.
+ * The run and the model are in "muse-results/training" in the folder of the project, or of the image.
  */
 import static qupath.lib.gui.scripting.QPEx.*
 
@@ -54,7 +54,7 @@ List trainCommand(String muse, String config, File folder, File run, int slides)
     return [muse, "finetune", config, "--data", folder.getPath(), "--output", run.getPath(), "--set", "name=corrected", about]
 }
 
-/** Different names of slides: that of the file without its ending, and a number if several files have it. */
+/** Unique names of slides: the name of the file without its ending, and a number if several files have the same. */
 List slideIds(List slides) {
     def stems = slides.collect { withoutEnding(it.split("[/\\\\]").last()).replaceAll("[^A-Za-z0-9._-]", "_") }
     return stems.withIndex().collect { stem, index ->
@@ -63,7 +63,7 @@ List slideIds(List slides) {
     }
 }
 
-/** A folder that does not exist: run-1, or the next number. */
+/** A folder that does not exist yet: run-1, run-2 and so on. */
 File newFolder(File folder, String name) {
     def number = 1
     while (new File(folder, name + "-" + number).exists())

@@ -64,7 +64,7 @@ class FeatureFile:
             partial = stack.enter_context(complete_file(self._path))
             self._file = stack.enter_context(partial.open("wb"))
             self._file.write(encode(_HEAD, self._suffix))
-            # The first batch follows a line break, all others the whole separator.
+            # The first batch follows a line break, each later batch the whole separator.
             self._before = encode(SEPARATOR[1:], self._suffix)
             # ``_end`` runs before the file is closed.
             stack.push(self._end)
@@ -86,7 +86,7 @@ class FeatureFile:
 
 
 def encode(text: bytes, suffix: str) -> bytes:
-    """The text as stored in a file with that suffix: unchanged, or as a gzip member without name and time."""
+    """The text as stored in a file with ``suffix``: unchanged, or as a gzip member without name and time."""
     if suffix == ".geojson":
         return text
     return imagecodecs.gzip_encode(text, _GZIP_LEVEL)
@@ -97,7 +97,7 @@ def split_name(path: Path) -> tuple[str, str]:
     for suffix in (".geojson.gz", ".geojson"):
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix), suffix
-    raise GeoJSONError(f"{path}: QuPath opens .geojson and .geojson.gz; choose such a name")
+    raise GeoJSONError(f"{path}: QuPath opens only .geojson and .geojson.gz; choose such a name")
 
 
 BATCH = 8_192
@@ -112,7 +112,7 @@ def write_geojson(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the nuclei of a slide for QuPath, and a sidecar ``<name>.provenance.json`` beside them.
+    """Write the nuclei of a slide for QuPath, and a sidecar ``<name>.provenance.json``.
 
     Args:
         nuclei_path: path of ``nuclei.parquet``.
@@ -122,14 +122,14 @@ def write_geojson(
         max_features: number of nuclei above which ``<name>.part-001.geojson.gz`` and so on are written as well, each
             with at most this number.
         threads: number of threads that render and compress; it does not change the bytes.
-        measurements: columns of numbers that are added to the measurements in QuPath.
+        measurements: further numeric columns to write as measurements in QuPath.
 
     Returns:
         The sidecar's content.
 
     Raises:
-        GeoJSONError: the output's name or an option cannot be used, or there is no such column.
-        NucleiError: the table is not by this package, or of another slide.
+        GeoJSONError: the output's name or an option is not valid, or a measurement is not a numeric column.
+        NucleiError: the table was not written by this package, or belongs to a different slide.
     """
     output = Path(output)
     provenance = _read_provenance(nuclei_path, info)
@@ -173,11 +173,11 @@ def write_cells(
         output: path that ends in ``.geojson.gz`` or ``.geojson``.
         frame: origin of positions, "qupath" or "openslide", as in ``coords.qupath_offset_px``.
         threads: number of threads that render and compress; it does not change the bytes.
-        measurements: columns of numbers that are added to the measurements in QuPath.
+        measurements: further numeric columns to write as measurements in QuPath.
 
     Raises:
-        GeoJSONError: the output's name or an option cannot be used, or there is no such column.
-        NucleiError: the table is not by this package, or of another slide, or has no cells.
+        GeoJSONError: the output's name or an option is not valid, or a measurement is not a numeric column.
+        NucleiError: the table was not written by this package, or belongs to a different slide, or has no cells.
     """
     provenance = _read_provenance(nuclei_path, info)
     with open_nuclei(nuclei_path) as file:
@@ -189,27 +189,27 @@ def write_cells(
 
 
 def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
-    """Columns of a table of nuclei that are written for QuPath, including further measurements.
+    """Columns of a table of nuclei that are written for QuPath, including ``measurements``.
 
     Raises:
-        GeoJSONError: there is no such column of numbers.
+        GeoJSONError: one of ``measurements`` is not a numeric column.
     """
     columns = [*COLUMNS, *(name for name in (*OPTIONAL, POSITIVE) if name in schema.names)]
     return columns + [name for name in require_numbers(schema, measurements) if name not in columns]
 
 
 def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
-    """Check that names are columns of floating-point numbers; return each once.
+    """Require that ``names`` are columns of floating-point numbers, and return each of them once.
 
     Raises:
-        GeoJSONError: one of them is not.
+        GeoJSONError: a name is not that of a numeric column.
     """
     known = [field.name for field in schema if pa.types.is_floating(field.type)]
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"its columns of numbers are {', '.join(known)}"
-            raise GeoJSONError(f"measurements: the table of nuclei has no column '{name}' of numbers; {hint}")
+            hint = f"did you mean '{near[0]}'?" if near else f"its numeric columns are {', '.join(known)}"
+            raise GeoJSONError(f"measurements: the table of nuclei has no numeric column '{name}'; {hint}")
     return list(dict.fromkeys(names))
 
 
@@ -243,11 +243,11 @@ def _write_files(
     max_features: int | None,
     threads: int,
 ) -> list[Path]:
-    """Write the whole file and the parts beside it; returns the paths of the parts."""
+    """Write the whole file and its parts, and return the paths of the parts."""
     if max_features is not None and max_features < 1:
         raise GeoJSONError(f"parts of at most {max_features} nuclei hold none; give 1 or more")
     stem, suffix = split_name(output)
-    # A part has whole batches, which are rendered and compressed once for it and the whole file.
+    # A part consists of whole batches, which are rendered and compressed once for both the part and the whole file.
     n_batches = -(-(max_features or BATCH) // BATCH)
     batch_size = (max_features or BATCH) // n_batches  # parts may have slightly fewer nuclei than ``max_features``
     n_parts = -(-n_nuclei // (n_batches * batch_size)) if max_features else 0
@@ -263,7 +263,7 @@ def _write_files(
                 for batch in islice(batches, n_batches):
                     whole.write(batch)
                     part.write(batch)
-        for batch in batches:  # the remaining ones; without parts, all
+        for batch in batches:  # if there are no parts, all batches
             whole.write(batch)
     return parts
 
@@ -283,16 +283,16 @@ OPTIONAL = {  # for tables with these columns
     UNLIKE_REGION: ("Unlike region", UNLIKE_REGION, 1),  # 1 for a class that does not occur in the region
     QUALITY: ("In artefact", QUALITY, 1),  # 1 where totals leave a nucleus out
 }
-CHOSEN_DIGITS = 4  # digits of columns that the user chose
+CHOSEN_DIGITS = 4  # digits after the point, for columns that the user chose
 INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and their brightness relative to the class
 _CENTROID_DIGITS = 12
-_AT_ONCE = 2_048  # nuclei of some 1,400 bytes each, for the cache of a core
+_AT_ONCE = 2_048  # nuclei rendered together, of some 1,400 bytes each, to fit into the cache of a core
 
 
 class FeatureRenderer:
     """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
 
-    If the table has ``POSITIVE``, classes are derived from those of the model: "Epithelial: Positive".
+    If the table has ``POSITIVE``, classes are derived from those of the model, such as "Epithelial: Positive".
 
     Args:
         classes: classes by label; other labels are written without classification.
@@ -307,7 +307,7 @@ class FeatureRenderer:
         self._derived = np.array([text for one in classes for text in _derive(one)] + [b""])
 
     def render(self, table: pa.Table) -> bytes:
-        """The features of one batch, one or more, in its order."""
+        """The features of a batch of at least one nucleus, in its order."""
         ids = uuid5(self._namespace, _centroid_names(to_numpy(table["x"]), to_numpy(table["y"])))
         batches = [slice(first, first + _AT_ONCE) for first in range(0, len(table), _AT_ONCE)]
         first, *others = (self._render_batch(table[batch], ids[batch]) for batch in batches)
@@ -327,7 +327,7 @@ class FeatureRenderer:
         ]
         text = bytearray(n * sum(part.shape[1] for part in parts))
         np.concatenate(parts, axis=1, out=np.frombuffer(text, np.uint8).reshape(n, -1))
-        # Texts of different lengths are filled up with zeros (``columns.BLANK``), which JSON cannot contain.
+        # Texts of different lengths are padded with zeros (``columns.BLANK``), which JSON cannot contain.
         return text.translate(None, b"\0")
 
     def _render_outlines(self, table: pa.Table) -> list[np.ndarray]:
@@ -336,7 +336,7 @@ class FeatureRenderer:
         return [outlines, _constant(b'},"properties":{"objectType":"detection"', len(table))]
 
     def _render_rings(self, groups: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:
-        """Rings (M, V, 2) of the rows (M,) of a batch of ``n``, in groups."""
+        """Render rings given as groups of rows (M,) in a batch of ``n`` and their rings (M, V, 2)."""
         texts = [(rows, render_coordinates(rings - self._offset_px)) for rows, rings in groups]
         if len(texts) == 1:
             return texts[0][1]
@@ -372,7 +372,7 @@ class CellRenderer(FeatureRenderer):
         ]
 
     def _cell_rings(self, table: pa.Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Outlines of cells, in groups as by ``wkb_to_rings``; the few that are not simple are repaired."""
+        """Outlines of cells, in groups as from ``wkb_to_rings``; the few that are not simple are repaired."""
         xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
         rings = rays_to_rings(xy, lists_to_numpy(table[CELL_RAYS]), self._info.mpp)
         rounded = np.round(rings, 1)
@@ -383,7 +383,7 @@ class CellRenderer(FeatureRenderer):
 
 
 def nucleus_ids(run: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The ids (N,) S36 in QuPath of nuclei of a run (``Provenance.run_name``) at these positions, in level-0 px."""
+    """The ids in QuPath, (N,) S36, of a run's nuclei (``Provenance.run_name``) at these positions in level-0 px."""
     return uuid5(uuid.uuid5(NAMESPACE, run), _centroid_names(x, y)).view("S36").ravel()
 
 
@@ -400,7 +400,7 @@ def _classification(key: str, name: str | list[str], color: Sequence[int]) -> by
 
 
 def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Names (N, L) of absolute positions, to 0.01 px; equal ones in a batch get a running number."""
+    """Names (N, L) of absolute positions, to 0.01 px, with a running number for equal positions in a batch."""
     hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
     key = hundredths[0] << 32 | hundredths[1]
     order = np.argsort(key, kind="stable")
@@ -420,7 +420,7 @@ def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
 
 
 def _render_measurements(table: pa.Table) -> list[np.ndarray]:
-    """Render the measurements without values that are not finite, because QuPath 0.4 fails on NaN."""
+    """Render the finite measurements; QuPath 0.4 fails on NaN."""
     parts, is_first = [], np.ones(len(table), bool)
     for name, column, decimals in measurements_of(table.column_names):
         values = to_numpy(table[column])
@@ -448,7 +448,7 @@ IMPORT_SCRIPT = "import_nuclei.groovy"
 
 
 def copy_import_script(folder: Path | str) -> Path:
-    """Copy the import script into ``folder``, from where QuPath opens it; returns its path."""
+    """Copy the import script for QuPath into ``folder``, and return its path."""
     target = Path(folder) / IMPORT_SCRIPT
     with as_file(files("muse_pipeline.qupath") / IMPORT_SCRIPT) as source, complete_file(target) as partial:
         shutil.copyfile(source, partial)

@@ -1,4 +1,4 @@
-"""Pictures of a page, and thumbnails in the rows of its table."""
+"""Pictures of the report, embedded or linked, and thumbnails for the rows of its table."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from urllib.parse import quote
 
 from PIL import Image
 
-EMBEDDED_SLIDES = 30  # about 1 MB each; pages of larger cohorts would be slow to send and to open
-THUMBNAIL_PX = 112  # shown at half the size, for screens of two pixels per point
+EMBEDDED_SLIDES = 30  # most slides whose pictures are embedded, about 1 MB each; a larger page would be slow to open
+THUMBNAIL_PX = 112  # shown at half this size, to be sharp on screens with two pixels per CSS pixel
 _QUALITY = 78
 
 
-UNREADABLE = OSError, ValueError, SyntaxError  # Pillow's exceptions for files that are not pictures
+UNREADABLE = OSError, ValueError, SyntaxError  # raised by Pillow for files that are not pictures
 
 
 class Album:
-    """Prepares pictures for a page, linked to their files.
+    """Prepares pictures for a page and links to their files.
 
     Args:
         page: path of the page; links are relative to its folder.
@@ -31,7 +31,10 @@ class Album:
         self.folder, self.embedded = page.parent, embedded
 
     def figure(self, file: Path, caption: str, longest_px: int) -> dict[str, Any] | None:
-        """A picture with its caption, at most ``longest_px`` wide or high; None if the file is not a picture."""
+        """Describe a picture for ``templates/slide_card.html``; None if the file is not a picture.
+
+        An embedded picture is reduced to at most ``longest_px`` in width and height.
+        """
         try:
             with Image.open(file) as picture:
                 width, height = picture.size
@@ -47,7 +50,7 @@ class Album:
 
 
 def make_thumbnail(file: Path) -> str | None:
-    """A small picture for a row of a table, as a data address; None if the file is not a picture."""
+    """A small picture for a row of a table, as a data URL; None if the file is not a picture."""
     try:
         with Image.open(file) as picture:
             return _as_jpeg(picture.convert("RGB"), THUMBNAIL_PX)

@@ -1,4 +1,4 @@
-"""Outcomes of the slides of a sheet."""
+"""Outcomes of the slides in a sheet."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
-STATUSES = ("failed", "partial", "empty", "ok")  # in the order of the page
-MUCH = 0.01  # fraction of nuclei left out because of artefacts, above which the report warns
-BARE_MM2 = 0.05  # area of tissue; without a nucleus in it the report warns
+STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
+MUCH = 0.01  # least fraction of nuclei left out because of artefacts of which the report warns
+BARE_MM2 = 0.05  # least area of tissue without any nucleus of which the report warns
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 
@@ -40,21 +40,21 @@ class SlideResult:
         slide_id: name of the slide in the sheet.
         path: path of the slide's file in the sheet.
         folder: folder of its results.
-        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with gaps as in
-            ``reason``); "failed" (with ``step`` and ``reason``).
+        status: "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps
+            that ``reason`` describes); "failed" (with ``step`` and ``reason``).
         step: the step that failed, else "".
-        reason: a sentence; "" without problems.
+        reason: reason for any status except "ok"; "" if the status is "ok".
         progress: records of the steps, one per step.
-        patient: patient of the slide in the sheet; "" without one.
-        split: part of the cohort in the sheet; "" without one.
-        group: group by which the report compares the slide; "" without one.
-        own: cells of the user's columns in the sheet, by name.
-        info: content of ``slide.json``; None if ``inspect`` did not finish.
-        tissue_mm2: area of tissue without the artefacts that are left out; None if ``tissue`` did not finish.
+        patient: patient of the slide in the sheet; "" if none.
+        split: part of the cohort in the sheet, such as "train"; "" if none.
+        group: group in which the report shows the slide; "" if none.
+        own: cells of the columns that the user added to the sheet, by column.
+        info: content of ``slide.json``; None if ``inspect`` did not finish or the file cannot be read.
+        tissue_mm2: area of tissue, less the artefacts that are left out; None if there is no readable mask.
         summary: content of ``summary.json``; None for a failed slide, so that older results are not used.
         warnings: warnings of the steps.
-        partner: outcome of the registration of its partner (partner.json); None without a partner.
-        organ: organ in the sheet; "" without one.
+        partner: outcome of the registration of its partner (partner.json); None if there is none.
+        organ: organ in the sheet; "" if none.
         included: kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals.
     """
 
@@ -84,44 +84,44 @@ class SlideResult:
 
     @cached_property
     def provenance(self) -> Provenance | None:
-        """Provenance of its nuclei; None for a failed slide."""
+        """Provenance of the slide's nuclei; None for a failed slide."""
         return Provenance.from_dict(self.summary["provenance"]) if self.summary else None
 
     @property
     def n_nuclei(self) -> int | None:
-        """Number of nuclei; None for a failed slide."""
+        """Number of nuclei, without those left out in artefacts; None for a failed slide."""
         return self.summary["n_nuclei"] if self.summary else None
 
     @property
     def appearance(self) -> str | None:
-        """Comparison with the model's training pictures (``inference.doubts``); None if it failed."""
+        """Verdict on the slide's likeness to the model's training pictures; None for a failed slide."""
         return self.provenance.verdict.verdict if self.provenance else None
 
     @cached_property
     def doubts(self) -> dict[str, str]:
-        """Each kind of doubt about its numbers (``inference.doubts``), with the reason."""
+        """The reason for each kind of doubt about the slide's numbers (``inference.doubts``)."""
         return find_doubts(self.provenance, self.organ) if self.provenance else {}
 
     @property
     def left_out(self) -> str:
-        """The reason in a few words why its nuclei are not in the totals; "" if they are."""
+        """A short reason why totals leave out the slide's nuclei; "" if they do not."""
         return reason_left_out(self.doubts, OF_NUCLEI, self.included)
 
     @property
     def classes_left_out(self) -> str:
-        """The reason in a few words why the counts of its classes are not in the totals; "" if they may be."""
+        """A short reason why totals leave out the slide's counts of classes; "" if they do not."""
         return reason_left_out(self.doubts, OF_CLASSES, self.included)
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Number of nuclei by class; none for immunohistochemistry, where classes are meaningless, or if left out."""
+        """Number of nuclei by class; empty if left out, or for immunohistochemistry, where classes are meaningless."""
         if not self.summary or self.positive is not None or self.classes_left_out:
             return {}
         return {each["name"]: each["n_nuclei"] for each in self.summary["classes"]}
 
     @property
     def tissue_doubt(self) -> str:
-        """The reason why a finished slide may have more tissue or nuclei than were found; "" without such a reason."""
+        """A reason to suspect that a finished slide has more tissue or nuclei than were found; "" if there is none."""
         if not self.summary:
             return ""
         of_mask = next((one.removeprefix(TISSUE_DOUBT) for one in self.warnings if one.startswith(TISSUE_DOUBT)), "")
@@ -131,17 +131,17 @@ class SlideResult:
 
     @property
     def positive(self) -> dict[str, Any] | None:
-        """Positive and negative nuclei (``summary.json``) of immunohistochemistry; None otherwise."""
+        """Counts of positive and negative nuclei in immunohistochemistry (``summary.json``); None for other stains."""
         return self.summary["immunohistochemistry"] if self.summary else None
 
     @property
     def intensities(self) -> dict[str, Any] | None:
-        """Numbers of cells by intensity (``report.counts``) of immunohistochemistry; None otherwise."""
+        """Numbers of cells by intensity in immunohistochemistry (``report.counts``); None for other stains."""
         return self.summary.get("intensities") if self.summary else None
 
     @property
     def roi(self) -> Roi | None:
-        """File and mm2 of the region of interest; None without one."""
+        """File and area of the region of interest; None if there is none."""
         return self.provenance.roi if self.provenance else None
 
     @property
@@ -179,22 +179,22 @@ class SlideResult:
 
     @property
     def lacks_regions(self) -> str:
-        """The reason why there are no tissue regions although they were requested; "" if there are."""
+        """The reason why requested tissue regions are missing; "" if none are."""
         return self.regions["reason"] if self.regions and self.regions["status"] != "ok" else ""
 
     @property
     def lacks_partner(self) -> str:
-        """The reason why its partner was not registered; "" if it was, or if there is none."""
+        """The reason why the registration of the slide's partner failed; "" if it did not."""
         return self.partner["reason"] if self.partner and self.partner["status"] == FAILED else ""
 
     @property
     def model(self) -> NamedFile | None:
-        """The model that found its nuclei; None for a failed slide."""
+        """The model that found the slide's nuclei; None for a failed slide."""
         return self.provenance.model if self.provenance else None
 
     @property
     def nuclei_per_mm2(self) -> float | None:
-        """Nuclei per mm2 of tissue; None without tissue."""
+        """Nuclei per mm2 of tissue; None for a failed slide or one without tissue."""
         return self.n_nuclei / self.tissue_mm2 if self.summary and self.tissue_mm2 else None
 
     @property
@@ -211,19 +211,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a resolved sheet.
 
     Raises:
-        SheetError: the file is missing or not a list of rows with a ``slide_id`` each.
+        SheetError: the file is not a readable list of rows, each with a valid ``slide_id``.
     """
     try:
         rows = read_json(path)
     except (OSError, ValueError) as error:
-        raise SheetError(f"{path}: not readable as JSON ({error}); `muse sheet --check` writes one") from error
+        raise SheetError(f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
-        raise SheetError(f"{path}: expected a list of rows with a slide_id each; `muse sheet --check` writes one")
+        raise SheetError(f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet --check`")
     return rows
 
 
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
-    """The cells of a column of the user's sheet, by slide, without empty cells.
+    """The cells that are not empty in a column of the user's sheet, by slide.
 
     Raises:
         SheetError: the sheet cannot be read, or lacks ``slide_id`` or the column.
@@ -232,7 +232,7 @@ def read_groups(sheet: Path, column: str) -> dict[str, str]:
 
 
 def _is_row(row: dict[str, Any]) -> bool:
-    """True if a row names a folder within the results, and its shards are a number or nothing."""
+    """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or missing."""
     name, n_shards = row.get("slide_id"), row.get("shards")
     is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
     return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
@@ -245,7 +245,7 @@ def gather_cohort(
     groups: Mapping[str, str] | None = None,
     included: Sequence[str] = (),
 ) -> list[SlideResult]:
-    """Evaluate every slide of the resolved sheet, in its order; missing or outdated summaries are written.
+    """Judge every slide of the resolved sheet, in its order, and write missing or outdated summaries.
 
     Args:
         results: folder with a folder per slide.
@@ -261,7 +261,7 @@ def gather_cohort(
 def judge_slide(
     results: Path, row: dict[str, Any], no_model: str = "", group: str = "", included: Sequence[str] = ()
 ) -> SlideResult:
-    """The outcome of the slide of one ``row``; "ok" only if every check passes."""
+    """The outcome of the slide in ``row``; "ok" only if every check passes."""
     folder = results / str(row["slide_id"])
     files = SlideFiles(folder)
     progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
@@ -345,13 +345,13 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
 
 
 def describe_model(slides: Sequence[SlideResult]) -> str:
-    """Describe the model of these slides, by name and checksum, and the number of slides."""
+    """Describe the model of these slides by name and checksum, and count the slides."""
     model = slides[0].model
     return f"{model.name} ({model.sha256[:8]}), {count_noun(len(slides), 'slide')}"
 
 
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
-    """Names of all classes of the cohort, in the order of the cards."""
+    """Names of all classes of the cohort, in the order of the models' cards."""
     return list(dict.fromkeys(each["name"] for slide in slides if slide.summary for each in slide.summary["classes"]))
 
 
@@ -374,28 +374,28 @@ def _gather_warnings(files: SlideFiles, info: SlideInfo | None, tissue_done: boo
 
 
 def _join_reasons(warnings: list[str], provenance: Provenance, organ: str) -> list[str]:
-    """The warnings, flags and doubts, each once, since ledgers of a stopped run may lack some."""
+    """The warnings, and flags and doubts from the provenance, since ledgers of an interrupted run may lack these."""
     verdict = provenance.verdict
     doubts = {} if verdict.verdict == OTHER_STAIN else find_doubts(provenance, organ)
     return list(dict.fromkeys([*warnings, *verdict.sentences(), *doubts.values()]))
 
 
 def _missing(path: Path) -> str:
-    return f"{path.name} is missing although its step ended well; run the workflow again"
+    return f"{path.name} is missing although its step succeeded; run the workflow again"
 
 
 def _find_stale(
     files: SlideFiles, info: SlideInfo | None, tissue: TissueMask, provenance: Provenance, path: str
 ) -> str:
-    """The reason why finished results belong to other inputs; "" if they do not."""
+    """The reason why finished results were made from different inputs; "" if they were not."""
     if info is None:
         return _missing(files.info)
     if provenance.fingerprint != info.fingerprint:
-        return "its nuclei were found in another version of the slide's file; run the workflow again"
+        return "its nuclei were found in a different version of the slide's file; run the workflow again"
     if provenance.slide_mpp != info.mpp:
-        return "its nuclei were found at another mpp of the slide; run the workflow again"
+        return "its nuclei were found at a different mpp of the slide; run the workflow again"
     if provenance.tissue_sha256 not in {None, tissue.sha256}:
-        return "its nuclei were found in another tissue or region of interest; run the workflow again"
+        return "its nuclei were found in a different tissue mask or region of interest; run the workflow again"
     if path and Path(path).resolve() != Path(info.path).resolve():
         return f"its results belong to {info.path}, not to the sheet's {path}; run the workflow again"
     return ""

@@ -10,7 +10,7 @@ from muse_pipeline.core.text import memory_text, time_text
 from muse_pipeline.report.cohort import SlideResult
 
 COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
-OTHER, WHOLE = "other", "all"  # sums: start, model and report; the whole run
+OTHER, WHOLE = "other", "all"  # rows besides the steps: the rest of a run, such as its start, and the whole run
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Cost:
         step: name of the step, or of a sum.
         seconds: wall-clock time; shards that ran at the same time are added up.
         processor_seconds: processor time of all threads.
-        tissue_mm2: area of the tissue of the slides in which the step ran.
-        peak_memory_mib: largest memory of any slide; None for sums that are not a step.
+        tissue_mm2: area of tissue of the slides on which the step ran.
+        peak_memory_mib: highest peak memory on any slide; None for the row ``OTHER``.
     """
 
     step: str
@@ -41,7 +41,7 @@ class Cost:
 
 
 def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
-    """The costs of the steps that ran, in their order, over the slides in which they ran, and their sum ``WHOLE``."""
+    """The costs of the steps that ran, summed over their slides, and their total ``WHOLE``; empty if none ran."""
     ran = [(record, slide) for slide in slides for record in slide.progress if record.seconds is not None]
     steps = order_steps({record.step for record, _ in ran})
     costs = [_add_up(step, [one for one in ran if one[0].step == step]) for step in steps]
@@ -50,7 +50,7 @@ def step_costs(slides: Sequence[SlideResult]) -> list[Cost]:
 
 def _add_up(name: str, ran: Sequence[tuple[StepRecord, SlideResult]]) -> Cost:
     seconds, used = (sum(getattr(one, what) or 0 for one, _ in ran) for what in ("seconds", "processor_seconds"))
-    # Each slide counts once, for any number of steps.
+    # The area of a slide counts once, however many of its steps are added up.
     tissue_mm2 = sum({id(slide): slide.processed_mm2 for _, slide in ran}.values())
     return Cost(name, seconds, used, tissue_mm2, max(one.peak_memory_mib or 0 for one, _ in ran))
 

@@ -1,4 +1,4 @@
-"""Numbers of a slide and of parts of it: nuclei in annotations and regions, and scores of immunohistochemistry.
+"""Numbers for a slide and parts of it: nuclei in annotations and regions, and scores of immunohistochemistry.
 
 Nuclei are counted in each annotation, in each tissue region and along its border, for ``summary.json`` and tables.
 
@@ -39,16 +39,16 @@ from muse_pipeline.report.density import stream_positions
 from muse_pipeline.tissue.mask import RoiAnnotation
 
 COMPARTMENTS = {"nucleus": DAB_OD, **{each.name.split("_")[0]: each.name for each in DAB_OF_CELL}}
-ALLRED_SHARES = (0, 0.01, 0.1, 1 / 3, 2 / 3)  # shares of positive nuclei above which proportion scores 1 to 5 begin
+ALLRED_SHARES = (0, 0.01, 0.1, 1 / 3, 2 / 3)  # fractions of positive cells above which the proportion score is 1 to 5
 SIDES = ("inside", "outside")
 
 
 def count_intensities(nuclei: Path, provenance: Provenance, annotations: Sequence[RoiAnnotation]) -> dict[str, Any]:
-    """Numbers of cells that are 0, 1+, 2+ and 3+ by compartment: of the slide, of annotations and of tissue regions.
+    """Count cells of intensity 0, 1+, 2+ and 3+ by compartment in the slide, its annotations and its tissue regions.
 
     Args:
         nuclei: path of the table.
-        provenance: provenance of the table, of immunohistochemistry.
+        provenance: provenance of the table; the stain is immunohistochemistry.
         annotations: annotations of the region of interest.
     """
     with open_nuclei(nuclei) as file:
@@ -77,17 +77,17 @@ def count_intensities(nuclei: Path, provenance: Provenance, annotations: Sequenc
 
 
 def score(counts: Sequence[int]) -> dict[str, float | int | None]:
-    """Percentage of positive cells, H-score (0 to 300) and Allred score (0 to 8); None without cells.
+    """Percentage of positive cells, H-score (0 to 300) and Allred score (0 to 8); None if there are no cells.
 
     Args:
-        counts: numbers of cells that are 0, 1+, 2+ and 3+.
+        counts: numbers of cells of intensity 0, 1+, 2+ and 3+.
     """
     n, n_positive = sum(counts), sum(counts[1:])
     if not n:
         return {"percent_positive": None, "h_score": None, "allred": None}
     weighted = sum(level * count for level, count in enumerate(counts))
     proportion = sum(n_positive / n > share for share in ALLRED_SHARES)
-    # Halves are rounded up; ``round`` would round them to the even number.
+    # Halves are rounded up; ``round`` would round them to even numbers.
     intensity = int(weighted / n_positive + 0.5) if n_positive else 0  # mean over positive cells
     return {
         "percent_positive": round(100 * n_positive / n, 2),
@@ -101,7 +101,7 @@ def score_values(found: dict[str, Sequence[int]] | None, area: str = "") -> dict
 
     Args:
         found: counts by compartment from ``count_intensities``; None if there are none.
-        area: name of a tissue region, at the end of the names of the columns.
+        area: name of a tissue region, appended to the names of the columns; "" for the slide or an annotation.
     """
     values: dict[str, float | int | None] = {}
     end = f"_in_{one_line(area)}" if area else ""
@@ -114,7 +114,7 @@ def score_values(found: dict[str, Sequence[int]] | None, area: str = "") -> dict
 
 
 def count_in_regions(nuclei: Path, regions: Regions, classes: Sequence[NucleusClass]) -> dict[str, Any]:
-    """Area and nuclei of every region and of the bands along the border, for ``summary.json``.
+    """Count the nuclei in every region and in the bands along the border, for ``summary.json``.
 
     Args:
         nuclei: path of the table.
@@ -165,7 +165,7 @@ def _nuclei(n: np.ndarray, classes: Sequence[NucleusClass]) -> dict[str, Any]:
 
 
 def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | None]:
-    """Columns of ``cohort.tsv`` for one slide; none without regions."""
+    """The columns of ``cohort.tsv`` about regions, for one slide; empty without regions."""
     if regions is None:
         return {}
     values: dict[str, float | str | None] = {"regions": regions["status"]}
@@ -188,20 +188,20 @@ def _rows(regions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def per_mm2(n: int | None, mm2: float | None) -> float | None:
-    """Nuclei per mm2, as in tables; None without a number or an area."""
+    """Nuclei per mm2, rounded for tables; None if the number or the area is missing or the area is 0."""
     return round(n / mm2, 1) if n is not None and mm2 else None
 
 
 def count_in_annotations(
     nuclei: Path, annotations: Sequence[RoiAnnotation], classes: Sequence[NucleusClass], with_positive: bool
 ) -> list[dict[str, Any]]:
-    """Name, areas and nuclei of each annotation, for ``summary.json``; a nucleus counts in every annotation around it.
+    """Name, areas and nuclei of each annotation, for ``summary.json``; a nucleus counts in each that contains it.
 
     Args:
         nuclei: path of the table.
         annotations: annotations of the slide.
         classes: classes of the model.
-        with_positive: True for a table with the column ``positive``; the number of positive nuclei is added then.
+        with_positive: True to add the number of positive nuclei, from the column ``positive`` of the table.
     """
     if not annotations:
         return []

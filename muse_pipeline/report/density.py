@@ -1,4 +1,4 @@
-"""Positions and features in ``nuclei.parquet``: nuclei counted on a coarse grid, and the three fields to show."""
+"""Positions and features from ``nuclei.parquet``, nuclei counted on a coarse grid, and the fields to show."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> I
 
     Args:
         path: path of the table.
-        columns: names of columns of numbers.
-        counted_only: True to leave out nuclei that are not in totals.
+        columns: names of numeric columns.
+        counted_only: True for only the nuclei that are in totals.
     """
     names = ["x", "y", *columns]
     for table in iterate_counted(path, names) if counted_only else iterate_rows(path, ROW_GROUP, names):
@@ -60,10 +60,10 @@ def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
 def read_outlines(
     path: Path, low_xy: np.ndarray, high_xy: np.ndarray, column: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Nuclei whose centres lie in a rectangle of level-0 px; only row groups that touch it are read.
+    """Read the nuclei whose centres lie in a rectangle in level-0 px, from only the row groups that touch it.
 
     Returns:
-        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int, (n,) bool: True for nuclei
+        geometry (n,) of shapely polygons in level-0 px, xy (n, 2), ``column`` (n,) int, and (n,) bool, True for nuclei
         that totals leave out.
     """
     provenance = read_provenance(path)
@@ -78,8 +78,8 @@ def _positions(table: pa.Table) -> np.ndarray:
 
 
 CELL_UM = 64.0
-WHOLE = "whole image"  # caption of slides that fit into one field
-FIELD_CELLS = 4  # a field is 256 um wide: 512 px at 0.5 um/px
+WHOLE = "whole image"  # caption of the field of a slide that fits into a single field
+FIELD_CELLS = 4  # side of a field in cells: 256 um, which is 512 px at 0.5 um/px
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Field:
     """A square of tissue to be drawn.
 
     Attributes:
-        caption: reason for the choice.
+        caption: reason why the field was chosen.
         xy_um: top left corner, um from the corner of level 0.
         side_um: side of the square, um.
     """
@@ -121,7 +121,7 @@ def count_nuclei(
     slide_mpp: tuple[float, float],
     n_classes: int,
 ) -> DensityGrid:
-    """Count a stream of (xy in level-0 px, label) into the grid of a slide of ``size_px``."""
+    """Count nuclei, given in batches of (xy in level-0 px, label), on the grid of a slide of ``size_px``."""
     size_um = level0_to_work(np.array(size_px), slide_mpp, 1.0)
     columns, rows = np.maximum(np.ceil(size_um / CELL_UM).astype(int), FIELD_CELLS)
     counts = np.zeros((n_classes + 1) * rows * columns, np.int64)
@@ -134,13 +134,13 @@ def count_nuclei(
 
 
 def choose_fields(grid: DensityGrid) -> list[Field]:
-    """Up to three fields that do not overlap: of highest density, most mixed classes and median density.
+    """Up to three fields that do not overlap: of highest density, of most mixed classes and of typical density.
 
-    The choice depends on the counts only; of equal fields the topmost, then the leftmost, is chosen.
+    The choice depends only on the counts; among equal fields the topmost, then the leftmost, is chosen.
     """
     counts = _sum_fields(grid.counts)
     width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)
-    counts = counts[:, :height, :width]  # fields are entirely on the slide
+    counts = counts[:, :height, :width]  # only fields that are entirely on the slide
     total = counts.sum(0)
     if not total.any():
         return []
@@ -149,7 +149,7 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
     median, upper = np.percentile(total[total > 0], [50, 75])
     wishes = {
         "densest": total,
-        # Of equally mixed fields the denser one is chosen.
+        # Among equally mixed fields the densest is chosen.
         "most mixed": np.where(total >= upper, _entropy(counts) + 1e-6 * total / total.max(), 0),
         "typical density": 1 / (1 + np.abs(total - median)),
     }
@@ -166,13 +166,13 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
 
 
 def _sum_fields(counts: np.ndarray) -> np.ndarray:
-    """Sums over every square of ``FIELD_CELLS`` cells, by the corner of the square."""
+    """The sum over every square of ``FIELD_CELLS`` by ``FIELD_CELLS`` cells, at its top left cell."""
     table = np.pad(counts.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
     n = FIELD_CELLS
     return table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]
 
 
 def _entropy(counts: np.ndarray) -> np.ndarray:
-    """Shannon entropy of the classes, rounded so that ties are the same on every machine."""
+    """Shannon entropy of the classes in each field, rounded so that ties are the same on every machine."""
     share = counts / np.maximum(counts.sum(0), 1)
     return np.round(-(share * np.log(np.where(share > 0, share, 1))).sum(0), 6)

@@ -1,4 +1,4 @@
-"""Pages from the templates in ``templates``, with all text escaped."""
+"""HTML pages made from the files in ``templates``, with all text escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from muse_pipeline.core.files import complete_file
 
 # sqrt(1.05 * 0.05) - 0.05, as the contrast of two luminances is (lighter + 0.05) / (darker + 0.05).
 EQUAL_CONTRAST = 0.179  # relative luminance of a colour on which black and white are equally legible
-_BUFFERED = 1000  # expressions of a template that are written at once
+_BUFFERED = 1000  # parts of a template that are written together
 # Control characters, marks of writing direction and surrogates, which could disguise names.
 _TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -31,7 +31,7 @@ def render(template: str, **data: Any) -> str:
 
 
 def write_html(path: Path, template: str, **data: Any) -> None:
-    """Write a template filled with ``data`` in parts, so that iterators in ``data`` need not fit into memory."""
+    """Write a template filled with ``data`` part by part; the items of iterators need not fit into memory."""
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(_stream(template, data))
 
@@ -50,7 +50,7 @@ class _JoinLines(Extension):
 
 
 def css_color(color: Sequence[int] | str) -> str:
-    """``rgb(1 2 3)`` of a colour; strings are unchanged."""
+    """A colour in CSS, such as ``rgb(1 2 3)``; strings are returned unchanged."""
     return color if isinstance(color, str) else f"rgb({' '.join(str(int(channel)) for channel in color)})"
 
 
@@ -61,7 +61,7 @@ def ink_on(color: Sequence[int]) -> str:
 
 
 def density(n: int, mm2: float | None) -> str:
-    """Nuclei per mm2; a dash without an area."""
+    """Nuclei per mm2; a dash if the area is None or 0."""
     return text.density_text(n / mm2 if mm2 else None)
 
 
@@ -71,7 +71,7 @@ def _inline(name: str) -> Markup:
 
 
 def _digest(code: str) -> str:
-    """The SHA-256 of a script, as in a content security policy."""
+    """The SHA-256 of a script in base64, as in a content security policy."""
     return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
 
 

@@ -1,4 +1,4 @@
-"""Facts of a model's card in plain words, for the page and the terminal."""
+"""Facts from a model's card and about a pretraining run, for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from muse_pipeline.report.album import Album
 
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
-    """Terms of the card with their values, one line per item of a list; missing values are left out.
+    """The facts in a card by name, each as a text or a list of lines; missing ones are left out.
 
     Args:
         card: content of the card as in JSON.
@@ -38,7 +38,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
 def _window(card: Mapping[str, Any]) -> str | None:
     if "input_px" not in card:
         return None
-    return f"{card['input_px']:,} px, of which {card['halo_px']} px on every side belong to its neighbours"
+    return f"{card['input_px']:,} px, of which {card['halo_px']} px on every side belong to neighbouring windows"
 
 
 def _outlines(card: Mapping[str, Any]) -> str | None:
@@ -57,7 +57,7 @@ def _number(value: Any) -> str | None:
     return f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
 
 
-PAGES = {  # captions by file of the run's folder
+PAGES = {  # captions of files in the run's folder
     "views.png": "Views in training",
     "curves.png": "Training curves",
     "cohort.yaml": "Settings and slides",
@@ -82,7 +82,7 @@ def pretraining_facts(folder: Path, album: Album) -> dict[str, Any]:
 
 
 def _is_newer(file: Path, than: Path) -> bool:
-    """True if the file exists and is not older than its source."""
+    """True if both files exist and ``file`` is not older than ``than``."""
     try:
         return file.stat().st_mtime_ns >= than.stat().st_mtime_ns
     except OSError:

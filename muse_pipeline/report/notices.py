@@ -1,4 +1,4 @@
-"""Warnings about a slide for the reader of its numbers."""
+"""Warnings about slides, for the page and the last lines of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.slides.pictures import SEVERAL
 
-LEVELS = RED, AMBER = "red", "amber"  # there are no numbers, or they are wrong; they may be
+LEVELS = RED, AMBER = "red", "amber"  # red: numbers are missing or wrong; amber: they may be wrong
 
 
 class Kind(NamedTuple):
@@ -21,7 +21,7 @@ class Kind(NamedTuple):
     Attributes:
         level: ``RED`` or ``AMBER``.
         word: short text for a pill.
-        slides: description of the affected slides, which follows their number in the last lines of a run.
+        slides: text that follows the number of affected slides in the last lines of a run.
         sentence: sentence on the page; "{}" is replaced by the reason.
     """
 
@@ -52,8 +52,8 @@ KINDS = {
     "picture": Kind(
         AMBER, "check picture", "whose file has several pictures; check before use that the right one was read"
     ),
-    "artefacts": Kind(AMBER, "artefacts", "with nuclei in artefacts that are in no total"),
-    "regions": Kind(AMBER, "no regions", "without tissue regions, whose model failed", "no tissue regions: {}"),
+    "artefacts": Kind(AMBER, "artefacts", "with nuclei in artefacts, which no total includes"),
+    "regions": Kind(AMBER, "no regions", "without tissue regions, because their model failed", "no tissue regions: {}"),
     "partner": Kind(
         AMBER,
         "no partner",
@@ -68,7 +68,7 @@ class Notice(NamedTuple):
 
     Attributes:
         level: ``RED`` or ``AMBER``.
-        word: short text for a pill; "" if it is in the pill of the status.
+        word: short text for a pill; "" if the pill of the status is enough.
         sentence: full text of the warning.
     """
 
@@ -82,7 +82,7 @@ class ShownSlide(NamedTuple):
 
     Attributes:
         anchor: anchor of its card.
-        rank: rank in the order of the page.
+        rank: rank by status and warnings in the order of the page; slides can have the same rank.
         slide: outcome of the slide.
         notices: all warnings about it, the red ones first.
     """
@@ -146,12 +146,12 @@ def _notices(slide: SlideResult) -> Iterator[Notice]:
 
 
 def summarise_flags(slides: Sequence[SlideResult], n_shown: int = 10) -> list[str]:
-    """Lines about slides whose results need a check; none if there are none."""
+    """Lines about slides whose results need a check, with at most ``n_shown`` names for each reason."""
     lines: dict[str, list[str]] = {kind.slides: [] for kind in KINDS.values()}
     for slide in slides:
         for kind, reason in find_reasons(slide).items():
             lines[KINDS[kind].slides].append(f"  {slide.slide_id}: {reason}")
-    lines["with the same content as another; all are in the totals"] = _doubled(counted(slides))
+    lines["with the same content as another slide; all are in the totals"] = _doubled(counted(slides))
     unknown = [f"  {slide.slide_id}" for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
     lines["whose likeness to the model's training pictures is not known"] = unknown
     return [line for what, found in lines.items() for line in _listed(what, found, n_shown)]
@@ -165,14 +165,16 @@ def summarise_failures(slides: Sequence[SlideResult], n_shown: int = 10) -> list
 
 
 def _doubled(slides: Sequence[SlideResult]) -> list[str]:
-    """Each slide with the content and ROI of an earlier slide, and the name of the earlier one."""
+    """A line for each slide with the same content and ROI as an earlier slide, which it names."""
     first: dict[tuple[str, Roi | None], str] = {}
     contents = [(slide.slide_id, (slide.info.fingerprint, slide.roi)) for slide in slides if slide.info]
-    return [f"  {name}: as {first[content]}" for name, content in contents if first.setdefault(content, name) != name]
+    return [
+        f"  {name}: same as {first[content]}" for name, content in contents if first.setdefault(content, name) != name
+    ]
 
 
 def _listed(what: str, slides: list[str], n_shown: int) -> list[str]:
-    """Describe the number of slides by ``what``, and the first of them; nothing for no slides."""
+    """A heading with the number of slides, and the first lines of ``slides``; empty without slides."""
     more = f"  and {len(slides) - n_shown} more; cohort.tsv names them"
     heading = f"{count_noun(len(slides), 'slide')} {what}:"
     return [heading, *slides[:n_shown], *([more] if len(slides) > n_shown else [])] if slides else []

@@ -48,7 +48,7 @@ class LegendEntry:
 
 
 def nice_length(longest: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is no longer than ``longest``."""
+    """The largest number up to ``longest`` that is 1, 2 or 5 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(longest))
     return float(max(step * power for step in _NICE if step * power <= longest * (1 + 1e-9)))
 
@@ -56,7 +56,7 @@ def nice_length(longest: float) -> float:
 def add_strip(
     picture: np.ndarray, um_per_px: float, inside: bool = False
 ) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
-    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip of ``STRIP_PX``, with a scale bar at its left.
+    """Put ``picture`` (h, w, 3) uint8 on a canvas with a strip, ``STRIP_PX`` high, and a scale bar at its left.
 
     Args:
         picture: picture of the tissue.
@@ -82,7 +82,7 @@ def add_strip(
 
 
 def add_caption(canvas: Image.Image, text: str) -> None:
-    """Write ``text`` on a pale field in the top left corner."""
+    """Write ``text`` on a pale box in the top left corner."""
     pen = ImageDraw.Draw(canvas)
     end = 24 + int(np.ceil(pen.textlength(_printable(text), font=_font())))
     _whiten(canvas, (0, 0, min(end, canvas.width), CAPTION_PX))
@@ -96,7 +96,7 @@ def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
 
 
 def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int) -> None:
-    """Write swatches and texts from ``left``; entries beyond ``right`` are left out, with a note."""
+    """Draw swatches and texts from ``left`` to at most ``right``; "+2" replaces two entries that do not fit."""
     for i, entry in enumerate(entries):
         end = left + 22 + pen.textlength(_printable(entry.text), font=_font())
         if end > right - (40 if i + 1 < len(entries) else 0):
@@ -107,7 +107,7 @@ def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequen
 
 
 def write_text(pen: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, color: tuple[int, int, int] = INK) -> int:
-    """Write ``text`` from its left middle; returns the x of its end."""
+    """Write ``text`` with the middle of its left edge at ``xy``, and return the x of its right end."""
     pen.text(xy, _printable(text), fill=color, font=_font(), anchor="lm")
     return int(np.ceil(xy[0] + pen.textlength(_printable(text), font=_font())))
 
@@ -123,15 +123,15 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _printable(text: str) -> str:
-    return text.encode("ascii", "replace").decode()  # Pillow's font has no other characters
+    return text.encode("ascii", "replace").decode()  # Pillow's font lacks other characters
 
 
 LONG_SIDE_PX = 900
-BLEND_ROWS = 32  # rows at a time; floats of the whole picture would need tens of MB
+BLEND_ROWS = 32  # rows blended at a time, since floats of the whole picture would need tens of MB
 _OUTLINE = (74, 84, 98)
 _LEGEND_PX = 100  # width of an entry of the legend
 _GLASS_GREY = 236
-# Pale yellow over orange to deep violet: darkness increases with density, also for colour-blind readers.
+# From pale yellow through orange to deep violet: darkness increases with density, so hue need not be recognised.
 _RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
 
 
@@ -140,7 +140,7 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Colour and opacity by density, in 255ths of the highest; pale grey of the tissue by its grey, white for glass.
+# Lookup tables: colour and opacity by density, in 255ths of the highest; a pale grey for each grey, white for glass.
 _HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
 _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
@@ -159,9 +159,9 @@ def draw_density(
     Args:
         grid: nuclei counted over the whole slide; there may be none.
         mask: (h, w) bool tissue mask that covers the whole slide.
-        backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size; used one by one.
+        backdrop: red, green and blue, each (h, w) uint8, of a picture of the whole slide at any size.
         path: path of the PNG.
-        areas: areas to outline in their colours, in level-0 px; their nuclei are not in ``grid``.
+        areas: areas to outline in their colours, in level-0 px.
         slide_mpp: (x, y) um per level-0 px.
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
@@ -188,9 +188,9 @@ def draw_density(
 
 
 def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Blend the heat colours of ``strength`` (h, w) into ``picture`` (h, w, 3) uint8 where ``inside`` tissue."""
+    """(h, w, 3) uint8: ``picture`` in pale grey, with the heat colours of ``strength`` (h, w) where ``inside``."""
     pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
-    pale[~inside] = 255  # hides parts of pen marks, which the whole chunks of the store contain
+    pale[~inside] = 255  # hides pen marks next to the tissue, since the store contains whole chunks
     level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
     opacity = (_OPACITY[level] * inside)[..., None]
     pale = pale[..., None].astype(np.float32)
@@ -201,22 +201,22 @@ def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float
     """Nuclei per mm2, smoothed over about one cell, at every px of a picture of ``size``."""
     smooth = cv2.GaussianBlur(grid.per_mm2, (0, 0), 0.8, borderType=cv2.BORDER_REPLICATE)
     scale = um_per_px / CELL_UM
-    shift = 0.5 * scale - 0.5  # centres of px onto centres of cells
+    shift = 0.5 * scale - 0.5  # maps centres of pixels to centres of cells
     to_cells = np.array([[scale, 0, shift], [0, scale, shift]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(smooth, to_cells, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _resample_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) float32 of a bool mask at another ``size``, linear; rows are resampled first to save memory."""
+    """A bool mask resampled linearly to ``size``, as (h, w) float32; its width is reduced first to save memory."""
     narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
     return cv2.resize(narrow, size)
 
 
 def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:
-    """Draw the colour bar from ``left``, and leave ``beside_px`` for the text after it; returns the x of its end."""
+    """Draw the colour bar from ``left``, with ``beside_px`` left for the legend, and return the x of its end."""
     width = min(160, canvas.width - left - 190 - beside_px)
-    if width < 40:  # on a narrow slide the strip has room for the scale bar only
+    if width < 40:  # on a narrow slide the strip only has room for the scale bar
         return left
     middle = canvas.height - STRIP_PX // 2
     start = write_text(pen, (left, middle), "0", FAINT) + 8
@@ -226,14 +226,14 @@ def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, to
 
 
 def _round_up(value: float) -> float:
-    """The next number with two significant digits."""
+    """Round up to two significant digits, or to an integer below 10."""
     step = 10.0 ** max(0, np.floor(np.log10(value)) - 1)
     return float(np.ceil(value / step) * step)
 
 
-ENLARGEMENT = 2  # for crisp outlines between the pixels of the store
-LEAST_PX = 640  # a smaller image is enlarged more, so that caption and legend fit
-_MARGIN_UM = 20.0  # nuclei with centres this far outside are also drawn
+ENLARGEMENT = 2  # least enlargement of fields, so that outlines between pixels of the store are crisp
+LEAST_PX = 640  # a narrower field is enlarged more, so that caption and legend fit
+_MARGIN_UM = 20.0  # nuclei with centres up to this far outside a field are also drawn
 _SUBPIXEL_BITS = 4
 
 
@@ -247,7 +247,7 @@ def draw_field(
     column: str = "label",
     caption: str | None = None,
 ) -> dict[str, int]:
-    """Write a PNG of the part of a field on the slide, with scale bar, legend and caption.
+    """Write a PNG of a field with its nuclei, scale bar, legend and caption, as far as the field is on the slide.
 
     Args:
         store: store of the slide.
@@ -259,7 +259,7 @@ def draw_field(
         caption: description of the field, by default the reason for its choice.
 
     Returns:
-        The number of nuclei centred in it by class name, without those in artefacts that are left out.
+        The number of nuclei centred in the field by class name, without nuclei that totals leave out.
     """
     pixels, enlargement = _read_pixels(store, field)
     low, high = _level0_corners(store, field, 0.0)
@@ -281,7 +281,7 @@ def draw_field(
 def draw_outlines(
     pixels: np.ndarray, rings: list[np.ndarray], label: np.ndarray, classes: Sequence[NucleusClass]
 ) -> None:
-    """Draw closed rings, (n, 2) positions in px of ``pixels``, into ``pixels`` (h, w, 3) uint8."""
+    """Draw closed rings, (n, 2) in px of ``pixels``, into ``pixels`` (h, w, 3) uint8, in the colours of the labels."""
     scale = 1 << _SUBPIXEL_BITS
     fixed = [np.round(xy_to_xy_index(ring) * scale).astype(np.int32) for ring in rings]
     style = {"isClosed": True, "lineType": cv2.LINE_AA, "shift": _SUBPIXEL_BITS}
@@ -291,12 +291,12 @@ def draw_outlines(
     for i in np.unique(label):
         color = classes[i].color if 0 <= i < len(classes) else BLACK
         of_class = [fixed[k] for k in np.flatnonzero(label == i)]
-        for _ in range(2):  # twice, since lines between two pixels are pale
+        for _ in range(2):  # twice, since an antialiased line between two pixels is pale
             cv2.polylines(pixels, of_class, color=color, thickness=1, **style)
 
 
 def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
-    """The field's pixels on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
+    """The enlarged pixels of a field on the slide, (h, w, 3) uint8, and the factor by which they are enlarged."""
     width, height = field_size_px(store, field)
     pixels = store.read(_corner_px(store, field), (width, height))
     enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))
@@ -305,7 +305,7 @@ def _read_pixels(store: Store, field: Field) -> tuple[np.ndarray, int]:
 
 
 def field_size_px(store: Store, field: Field) -> tuple[int, int]:
-    """(width, height) of a field in work pixels: less than its side if the slide ends before it does."""
+    """(width, height) of a field in work pixels, smaller if part of the field is beyond the slide."""
     side = round(field.side_um / store.mpp)
     width, height = (min(side, size - at) for size, at in zip(store.size_px, _corner_px(store, field), strict=True))
     return width, height
@@ -335,9 +335,9 @@ def _to_picture(
 
 
 def find_proposals(folder: Path, info: SlideInfo) -> Path | None:
-    """The proposals in a slide's ``folder`` that were found in this slide; None without such proposals.
+    """The path of the proposals in a slide's ``folder``; None if there are none that were found in this slide.
 
-    A run without proposals keeps those of earlier runs, which may be of another file of the slide's name.
+    A run without proposals keeps those of earlier runs, which may belong to a different slide of the same name.
     """
     path = SlideFiles(folder).proposals
     return path if path.is_file() and read_provenance(path).fingerprint == info.fingerprint else None
@@ -354,7 +354,7 @@ def describe_proposals(path: Path | None) -> dict[str, Any] | None:
 def draw_proposals(
     path: Path | None, store: Store, info: SlideInfo, fields: list[Field], picture: Path
 ) -> tuple[Field, int] | None:
-    """Write the PNG of the proposals at ``path`` in the first of ``fields``, or in their densest one if it is empty.
+    """Write a PNG of the proposals at ``path`` in the first of ``fields``; without fields, where proposals are densest.
 
     Returns:
         The field and the number of proposals centred in it; None if there is nothing to draw.

@@ -1,5 +1,5 @@
-// Filters the table of slides, sorts any table, and opens slides of a large cohort. Without this script a page of a small
-// cohort is complete, in its first order.
+// Filters the table of slides, sorts any table, and opens slides of a large cohort. Without this script the page of a
+// small cohort is still complete, in its initial order.
 function makeSortable(table) {
   const body = table.tBodies[0];
   const valueOf = (row, column) => {
@@ -24,7 +24,7 @@ function makeSortable(table) {
 }
 document.querySelectorAll("table.sortable").forEach(makeSortable);
 
-// The cards of a large cohort are text until their slide is opened.
+// In a large cohort, each card is text in the script element `cards` until its slide is opened.
 const cards = document.getElementById("cards");
 function openSlide() {
   const anchor = location.hash.slice(1);
@@ -40,8 +40,8 @@ function openSlide() {
 window.addEventListener("hashchange", openSlide);
 openSlide();
 
-// Shows the slides, in the table and below it, whose names or groups contain the text, that are of the kind chosen, and whose
-// value in the column chosen lies between two numbers; of a large cohort the first of them, until all are asked for.
+// Filters the rows of the table and the cards below it: by a text in the name or group, by a kind, and by lower and upper limits
+// of the value in a chosen column. In a large cohort only the first matches are shown until "Show all" is pressed.
 for (const scroll of document.querySelectorAll(".slides")) {
   const table = scroll.querySelector("table");
   const rows = [...table.tBodies[0].rows];

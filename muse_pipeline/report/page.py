@@ -1,4 +1,4 @@
-"""The report of a cohort: ``cohort.tsv``, and ``report.html``, a page that needs neither network nor script."""
+"""The report of a cohort: the tables ``cohort.tsv`` and ``roi.tsv``, and ``report.html``, which needs no network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _OF_ANNOTATION = (
 
 
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
-    """Write the table; a missing value is an empty cell, and the columns depend on classes and regions only."""
+    """Write ``cohort.tsv``: a row for every slide and core of a microarray, with empty cells for missing values."""
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
     columns += dict.fromkeys(name for slide in slides for name in _ihc_values(slide) if name not in columns)
@@ -68,7 +68,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
 
 
 def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
-    """A row for every core of a tissue microarray, missing ones last."""
+    """Yield a row for every core of a tissue microarray, missing cores last."""
     found = (slide.summary or {}).get("tma")
     if found is None:
         return
@@ -84,7 +84,7 @@ def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
 
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
-    """Write a row for every annotation of a region of interest; without annotations, an older table is removed."""
+    """Write a row for every annotation and core of the slides; if there are none, remove an older table."""
     rows = []
     for slide in (slide for slide in slides if slide.summary):
         parts = slide.summary["annotations"]
@@ -143,13 +143,13 @@ def _row(slide: SlideResult) -> dict[str, Any]:
 
 
 def _left_out(slide: SlideResult) -> str:
-    """The numbers of the slide that are not in totals, each with the reason."""
+    """The parts of the slide's numbers that totals leave out, each with the reason."""
     reasons = {"all nuclei": slide.left_out, "counts of classes": slide.classes_left_out}
     return "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
 
 
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
-    """mm2 by kind of artefact, and the nuclei that totals leave out; none if not requested."""
+    """mm2 by kind of artefact, and the nuclei that totals leave out; empty if not searched for."""
     if slide.artefacts_mm2 is None:
         return {}
     areas = {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
@@ -157,7 +157,7 @@ def _artefact_values(slide: SlideResult) -> dict[str, float]:
 
 
 def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:
-    """Scores of immunohistochemistry, of the slide and of its tissue regions; none for other stains."""
+    """Immunohistochemistry scores of the slide and of its tissue regions; empty for other stains."""
     found = slide.intensities or {}
     values = score_values(found.get("slide"))
     for region, counts in found.get("regions", {}).items():
@@ -185,7 +185,7 @@ def _annotation(slide: SlideResult, each: dict[str, Any], counts: dict[str, Any]
 
 
 def _class_columns(slides: Sequence[SlideResult]) -> list[str]:
-    """Number, percentage and density of every class."""
+    """Names of the columns for number, percentage and density of every class."""
     names = list(map(one_line, class_names(slides)))
     return [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in names]
 
@@ -203,7 +203,7 @@ def _percent(n: int | None, total: int | None) -> float | None:
     return round(100 * n / total, 2) if n is not None and total else None
 
 
-OPEN_SLIDES = 100  # for more slides the table shows this many rows at once, and cards on demand
+OPEN_SLIDES = 100  # with more slides, the table first shows this many rows, and cards open on demand
 
 
 def write_report(
@@ -215,22 +215,22 @@ def write_report(
     statistics: Path | None = None,
     no_model: str = "",
 ) -> list[str]:
-    """Write page, tables and the import script for QuPath; returns lines that summarise the cohort.
+    """Write the page, the tables and the import script for QuPath, and return lines that summarise the cohort.
 
     Args:
         slides: outcomes of all slides, from ``gather_cohort``.
         results: folder with a folder per slide.
         page: path of report.html.
-        table: path of cohort.tsv; roi.tsv is written beside it.
+        table: path of cohort.tsv; roi.tsv is written next to it.
         pretraining: folder of the cohort's pretraining run, if any.
-        statistics: path of statistics.tsv of ``muse statistics``.
-        no_model: reason why slides were not detected, if there was no model.
+        statistics: path of statistics.tsv, written by ``muse statistics``, if any.
+        no_model: reason why there was no model for detection; "" if there was one.
     """
     write_table(slides, table)
     write_roi_table(slides, table.with_name("roi.tsv"))
     write_page(slides, page, pretraining, statistics)
     copy_import_script(results / "qupath")
-    failures = [] if no_model else summarise_failures(slides)  # all slides have the same reason
+    failures = [] if no_model else summarise_failures(slides)  # without a model all slides fail for the same reason
     total = [describe_total(slides)] if len(classified(slides)) < sum(bool(slide.summary) for slide in slides) else []
     return [f"{summarise_cohort(slides)}; see {page}", *total, *failures, *summarise_flags(slides)]
 
@@ -240,9 +240,8 @@ def write_page(
 ) -> None:
     """Write the page: what needs attention, the cohort, groups of patients, a table, plots, every slide, costs, models.
 
-    Slides are given in the order of the sheet and shown by ``notices.rank_slides``, the failed ones first. The pictures
-    of up to ``EMBEDDED_SLIDES`` slides are embedded in the page; the page of a larger cohort links to the files beside
-    it.
+    Slides are given in the order of the sheet and shown in that of ``notices.rank_slides``, failed slides first. For up
+    to ``EMBEDDED_SLIDES`` slides the page contains the pictures; in a larger cohort it links to their files.
     """
     from muse_pipeline.report.html import write_html  # loads jinja2
 
@@ -281,7 +280,7 @@ def write_page(
 def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
     """Nuclei, mm2 of tissue and classes per model, since numbers of different models may not be comparable.
 
-    The name of a single model is "".
+    If there is only one model, its name is "".
     """
     models = by_model(slides)
     return [
@@ -295,15 +294,15 @@ def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
     ]
 
 
-SHOWN = 15  # measures of a pair of groups; the others are collapsed
-MOST_DOTS = 100  # dots of a group; larger groups are drawn as this many percentiles
-FOUND = 0.05  # false discovery rate
+SHOWN = 15  # most measures shown for a pair of groups; the rest are collapsed
+MOST_DOTS = 100  # most dots of a group; larger groups are drawn as this many percentiles
+FOUND = 0.05  # false discovery rate below which a measure differs
 MOST_EFFECT = 4  # upper limit of the axis of effects
 _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/µm"}
 
 
 def read_statistics(table: Path) -> dict[str, Any]:
-    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv`` beside it.
+    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv``.
 
     Raises:
         ConfigError: a file is missing or damaged.
@@ -349,7 +348,7 @@ def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[
 
 
 def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Two groups: the number of measures that differ, and all measures by ascending p."""
+    """Two groups: the number of measures that differ, and all measures by ascending q, then p."""
     n_patients = [max(each["n_patients"][side] for each in measures) for side in (0, 1)]
     n_tested = sum(each["p"] is not None for each in measures)
     least = _least_p(*n_patients)
@@ -368,7 +367,7 @@ def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[st
 
 
 def _least_p(n_first: int, n_second: int) -> float:
-    """The lowest possible p of a permutation test; groups of equal size can be exchanged."""
+    """The lowest possible p of a permutation test; swapping groups of equal size gives the same difference."""
     return (2 if n_first == n_second else 1) / math.comb(n_first + n_second, n_first)
 
 

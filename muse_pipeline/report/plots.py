@@ -1,4 +1,4 @@
-"""Figures of all slides side by side: densities, class mix, features and regions; outliers are labelled.
+"""Plots that compare all slides: densities, class mix, features and regions; outliers are labelled.
 
 The template draws them as inline SVG. Dots without links share one path, so that plots of thousands of slides are
 small.
@@ -25,17 +25,17 @@ LEAST_OF_GROUP = 6  # no outliers are named in smaller groups
 FAR = 3.5  # modified z-score (Iglewicz & Hoaglin 1993) above which a slide is an outlier
 ORIENTATION = "shape_orientation"  # an angle, whose median is meaningless
 MOST_NAMED = 6  # most outliers named below a plot
-MOST_LINKED = 200  # most slides whose dots are links with names
+MOST_LINKED = 200  # with more slides, only the dots of outliers are links
 
 _LEFT, _RIGHT, _ROW, _AXIS = 10, 370, 34, 24
 _MIX_WIDTH, _MIX_HEIGHT = 1150, 130
-MOST_COLUMNS = 50  # most columns of the class mix that still have names
-_NAME_LETTERS, _LETTER = 18, 7  # longest name, and the width of a letter
+MOST_COLUMNS = 50  # most columns of the class mix that are named
+_NAME_LETTERS, _LETTER = 18, 7  # most letters of a name, and the width of a letter
 _DEVIATION = 0.6745  # median absolute deviation of a normal distribution of variance 1
 
 
 def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
-    """The content of ``templates/plots.html`` by model; None without a model of ``LEAST_SLIDES`` slides or more."""
+    """The content of ``templates/plots.html`` by model; None if no model has ``LEAST_SLIDES`` slides."""
     added = {id(slide) for slide in counted(entry.slide for entry in entries)}
     entries = [entry for entry in entries if id(entry.slide) in added]
     models = by_model(entry.slide for entry in entries)
@@ -60,7 +60,7 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
 
 
 def group_color(groups: Sequence[str], group: str) -> str:
-    """The colour of a group among sorted ``groups``; grey without a group, the first colour without any groups."""
+    """The colour of a group in sorted ``groups``; grey for a slide without one, the first colour if none has one."""
     if group in groups:
         return COLOR_BLIND_SAFE[groups.index(group) % len(COLOR_BLIND_SAFE)]
     return "#777777" if groups else COLOR_BLIND_SAFE[0]
@@ -134,10 +134,10 @@ def _features(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]
 
 
 def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
-    """(S,) the modified z-score of each slide within its group; 0 if the group has too few, or all are equal.
+    """(S,) modified z-score of each slide within its group; 0 if the group is too small or most values are equal.
 
     Args:
-        values: (S,) values, NaN for a slide without one.
+        values: (S,) values; NaN if missing.
         group: (S,) name of each slide's group.
     """
     score, group = np.zeros(len(values)), np.asarray(group, str)
@@ -151,7 +151,7 @@ def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
 
 
 def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], groups: Sequence[str]) -> dict[str, Any]:
-    """A row of dots for every group above an axis, with the outliers."""
+    """A plot with a row of dots for every group above a common axis, and its outliers."""
     of_slide = [entry.slide.group for entry in entries]
     names = [name for name in (*groups, "") if name in of_slide]
     ticks = _ticks(float(np.nanmin(values)), float(np.nanmax(values)))
@@ -159,7 +159,7 @@ def _strip_plot(title: str, values: np.ndarray, entries: Sequence[ShownSlide], g
     def to_x(value: np.ndarray) -> list[float]:
         return np.round(_LEFT + (_RIGHT - _LEFT) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1).tolist()
 
-    # the height within a row differs, so that dots of equal values do not cover each other
+    # Heights within a row differ, so that dots of equal values do not cover each other.
     x, y = to_x(values), 7 + (_ROW - 14) * (np.arange(len(values)) * 0.618034 % 1)
     score = abs(find_outliers(values, of_slide))
     far = [i for i in np.argsort(-score, kind="stable").tolist() if score[i] > FAR]
@@ -206,11 +206,11 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """A column for every slide, divided by class; slides of a group are adjacent, by fraction of the first class.
+    """A column for every slide, divided by class; columns are sorted by group, then by fraction of the first class.
 
     Args:
         entries: slides of a model.
-        counts: (S, C) nuclei by class, NaN for a slide without counts.
+        counts: (S, C) nuclei by class; NaN if missing.
         groups: names of the groups.
     """
     slides = [entry.slide for entry in entries]
@@ -222,7 +222,7 @@ def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequen
     edges = np.cumsum(np.hstack([np.zeros((len(slides), 1)), shares]), 1)[order] * _MIX_HEIGHT
     classes = add_up(slide.summary for slide in slides)
     bands = [(each["color"], _band(edges, k, width)) for k, each in enumerate(classes)]
-    for group in groups:  # the colour of a group below its columns
+    for group in groups:  # a bar in the colour of the group below its columns
         own = (k for k, i in enumerate(order) if slides[i].group == group)
         path = "".join(f"M{k * width:.2f} {_MIX_HEIGHT + 3}h{width:.2f}v7h-{width:.2f}z" for k in own)
         bands.append((group_color(groups, group), path))
@@ -237,10 +237,10 @@ def _class_mix(entries: Sequence[ShownSlide], counts: np.ndarray, groups: Sequen
 
 
 def _column_names(names: Sequence[str], width: float, top: int) -> dict[str, Any]:
-    """The names of slides below their columns, rotated if too wide, and their lower end; none for many slides."""
+    """The names of slides below their columns, rotated if too wide, and their lower end; no names for many slides."""
     if len(names) > MOST_COLUMNS:
         return {"names": [], "turned": False, "height": top}
-    # Both ends of a long name, so that names that differ in their last letters remain distinct.
+    # Both ends of long names are kept, so that names that differ only at the end remain distinct.
     shown = [name if len(name) <= _NAME_LETTERS else f"{name[:8]}…{name[9 - _NAME_LETTERS :]}" for name in names]
     longest = math.ceil(_LETTER * max(map(len, shown), default=0))
     turned = longest > width

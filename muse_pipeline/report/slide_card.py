@@ -54,8 +54,8 @@ def describe_use(slide: SlideResult) -> str:
     words = {notice.word for notice in find_notices(slide)}
     of_all = (
         (not slide.summary, "No number of this slide may be used."),
-        ("doubtful scale" in words, "No number may be used before the size of a pixel is corrected or confirmed."),
-        (not slide.n_nuclei, "No nucleus was found; look at the picture of the tissue before you use that."),
+        ("doubtful scale" in words, "No number may be used before the pixel size is corrected or confirmed."),
+        (not slide.n_nuclei, "No nucleus was found; look at the picture of the tissue before you rely on that."),
         (
             slide.positive,
             "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",
@@ -68,7 +68,7 @@ def describe_use(slide: SlideResult) -> str:
     numbers = "Counts and outlines" if is_whole else "Densities and percentages, but no counts,"
     unsure = (
         ("unlike training" in words or slide.appearance == NOT_KNOWN, "the overlays are right"),
-        ("check mpp" in words, "the size of a pixel is right"),
+        ("check mpp" in words, "the pixel size is right"),
         ("check tissue" in words, "the tissue was found"),
         ("check picture" in words, "the right picture of the file was read"),
     )
@@ -133,7 +133,7 @@ def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | Non
 
 
 def _fields(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | None]:
-    """Pictures of the nuclei in parts of the slide."""
+    """Pictures of the nuclei in the chosen fields."""
     for field in slide.summary["fields"] if slide.summary else ():
         yield album.figure(slide.folder / field["picture"], _field_caption(field, slide.info), _OVERLAY_PX)
 
@@ -173,12 +173,12 @@ def _files(slide: SlideResult, album: Album) -> dict[str, Any]:
 def _provenance_text(provenance: Provenance) -> str:
     """A slide's provenance as YAML, without the card of the model, which the page shows once."""
     values = {key: value for key, value in provenance.to_dict().items() if key != "card"}
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the one in C is much faster on thousands of slides
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the C version is much faster on thousands of slides
     return yaml.dump(values, Dumper=dumper, default_flow_style=None, allow_unicode=True, width=100)
 
 
 def add_up(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The classes of many slides with their nuclei added up."""
+    """The classes in ``summaries``, with the nuclei of all slides added up."""
     total: dict[str, dict[str, Any]] = {}
     for summary in summaries:
         for each in summary["classes"]:

@@ -53,7 +53,7 @@ OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # fields of a summary th
 
 
 def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
-    """Write and return the summary of the finished slide in ``folder``; existing files of the same nuclei are kept.
+    """Write and return the summary of the finished slide in ``folder``; files made from the same nuclei are kept.
 
     With several ``threads`` the density is drawn at the same time as the overlays.
 
@@ -85,7 +85,7 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
 
 
 def _read_known(folder: Path) -> dict[str, Any] | None:
-    """An earlier summary, if all its pictures exist."""
+    """An earlier summary; None if it is damaged or one of its pictures is missing."""
     try:
         known = read_json(SlideFiles(folder).summary)
         pictures = ["density.png", *(field["picture"] for field in known["fields"])]
@@ -106,7 +106,7 @@ def _describe(
     proposals: Path | None,
     threads: int,
 ) -> dict[str, Any]:
-    """The summary; results that need pixels are copied from ``seen``, an earlier one, if the store was removed."""
+    """The summary; results that need pixels are copied from ``seen``, an earlier summary, if the store was removed."""
     cv2.setNumThreads(1)
     classes = provenance.classes
     files = SlideFiles(folder)
@@ -155,20 +155,20 @@ def _describe(
 
 def _read_artefacts(folder: Path, info: SlideInfo) -> list[ClassArea]:
     """Areas of artefacts of the slide in ``folder``."""
-    with suppress(GeoJSONError):  # there is no such file
+    with suppress(GeoJSONError):  # the file is missing
         return read_class_areas(SlideFiles(folder).artefacts, info)
     return []
 
 
 def _describe_regions(nuclei: Path, provenance: Provenance, classes: Sequence[NucleusClass]) -> dict[str, Any]:
-    """Nuclei by region, if regions were requested."""
+    """The entry ``regions`` of the summary; empty if regions were not requested."""
     if provenance.regions is None:
         return {}
     return {"regions": count_in_regions(nuclei, provenance.regions, classes)}
 
 
 def _count_positive(provenance: Provenance) -> dict[str, Any] | None:
-    """Positive and negative nuclei of a slide of immunohistochemistry; None for other stains."""
+    """Counts of positive and negative nuclei in immunohistochemistry; None for other stains."""
     if provenance.positive_od is None:
         return None
     n, n_positive = provenance.n_nuclei, provenance.n_positive
@@ -198,7 +198,7 @@ class Marks:
 def _choose_marks(
     nuclei: Path, info: SlideInfo, classes: Sequence[NucleusClass], grid: DensityGrid, ihc: dict[str, Any] | None
 ) -> Marks:
-    """The model's classes; for immunohistochemistry, positive and negative."""
+    """The model's classes; for immunohistochemistry, positive and negative nuclei."""
     if ihc is None:
         return Marks("label", classes, grid)
     return Marks(POSITIVE, stains.CLASSES, count_nuclei(stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, 2))
@@ -254,7 +254,7 @@ def _entry(picture: str, caption: str, field: Field, n_nuclei: int, store: Store
 
 
 def _read_backdrop(store: Store) -> Iterator[np.ndarray]:
-    """The whole slide, colour by colour, from the smallest pyramid level large enough for the density picture."""
+    """Yield the colour planes of the slide, from the smallest pyramid level large enough for the density picture."""
     levels = [store.at(store.mpp * factor) for factor in PYRAMID]
     enough = [level for level in levels if max(level.size_px) >= LONG_SIDE_PX]
     level = enough[-1] if enough else levels[0]

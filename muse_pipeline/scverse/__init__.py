@@ -1,1 +1,1 @@
-"""Files of the scverse, AnnData and SpatialData, written with only h5py and zarr."""
+"""Files for the scverse libraries AnnData and SpatialData, written with only h5py and zarr."""

@@ -2,7 +2,7 @@
 
 AnnData is written batch by batch in bounded memory. SpatialData's coordinate system "global" is in um. Its image links
 the arrays of the slide's store instead of copying them, so both folders must be moved together. SpatialData only reads
-images of OME-Zarr version "0.5-dev-spatialdata"; otherwise their metadata is that of the store.
+images of OME-Zarr version "0.5-dev-spatialdata"; apart from that, their metadata is the same as in the store.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def write_anndata(nuclei: Path, output: Path, patient: str | None, embeddings: P
         nuclei: path of ``nuclei.parquet``.
         output: path of ``nuclei.h5ad``.
         patient: patient of the slide; None derives it from the slide's name.
-        embeddings: file of the nuclei's embeddings, by ``muse embed``.
+        embeddings: file of the nuclei's embeddings, written by ``muse embed``.
 
     Raises:
         MissingPackageError: h5py is not installed.
-        NucleiError: the table is not by this package, or the embeddings belong to other nuclei.
+        NucleiError: the table was not written by this package, or the embeddings belong to other nuclei.
     """
     table = NucleiTable.open(nuclei, patient, embeddings)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
@@ -64,9 +64,9 @@ def write_elements(elements: Elements, table: NucleiTable, more: Mapping[str, st
     """Write a table of nuclei as AnnData.
 
     Args:
-        elements: file of elements to write to.
+        elements: HDF5 file or Zarr group to write to.
         table: table of the nuclei.
-        more: further columns of ``obs`` that have one value for all nuclei.
+        more: further columns of ``obs``, each with its value for all nuclei.
     """
     begin_anndata(elements)
     write_nuclei_elements(elements, table, more)
@@ -130,7 +130,7 @@ def _values_of(batch: Batch) -> dict[str, np.ndarray]:
 
 
 def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> Array:
-    """Make a column of ``obs`` with these categories, for ``n`` codes, which are -1 for no category."""
+    """Make a column of ``obs`` with the categories ``names``, and return its array of ``n`` codes."""
     elements.group(f"obs/{name}", {**_encoding("categorical", "0.2.0"), "ordered": False})
     elements.strings(f"obs/{name}/categories", names)
     # A signed type, because -1 is the code for no category.
@@ -138,7 +138,7 @@ def categorical(elements: Elements, name: str, names: Sequence[str], n: int) -> 
 
 
 def frame(elements: Elements, path: str, columns: Sequence[str] | Mapping[str, Any]) -> None:
-    """Make a data frame with these columns and an index; the caller writes both."""
+    """Make a data frame with these columns and an index, which the caller has to write."""
     attributes = {"_index": "_index", "column-order": list(columns)}
     elements.group(path, {**_encoding("dataframe", "0.2.0"), **attributes})
 
@@ -168,16 +168,16 @@ def write_spatialdata(
         store: store of the slide's image; its position relative to ``output`` must not change.
         output: path of ``slide.spatialdata.zarr``.
         patient: patient of the slide; None derives it from the slide's name.
-        embeddings: file of the nuclei's embeddings, by ``muse embed``.
+        embeddings: file of the nuclei's embeddings, written by ``muse embed``.
 
     Raises:
-        NucleiError: the table is not by this package, or the embeddings belong to other nuclei.
+        NucleiError: the table was not written by this package, or the embeddings belong to other nuclei.
         StoreError: the store does not exist.
     """
     import zarr  # imported here, because loading takes longer than writing an AnnData file
 
     table, image = NucleiTable.open(nuclei, patient, embeddings), open_store(store)
-    # The size of zarr's own thread pool follows the machine, not the job.
+    # By default, zarr's thread pool has a size that suits the machine, not the job.
     with complete_file(output) as partial, zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
         root = zarr.create_group(partial, zarr_format=3)
         root.attrs["spatialdata_attrs"] = {"version": "0.2"}
@@ -192,7 +192,7 @@ def write_spatialdata(
 
 
 def _to_global(axes: tuple[str, ...], scale: list[float]) -> dict[str, Any]:
-    space = {"type": "space", "unit": "unit"}  # the only unit in files of the library
+    space = {"type": "space", "unit": "unit"}  # the only unit in files that SpatialData writes
     described = [{"name": name, **({"type": "channel"} if name == "c" else space)} for name in axes]
     frames = {"input": "".join(axes), "output": "global"}
     systems = {side: {"name": name, "axes": described} for side, name in frames.items()}
@@ -220,7 +220,7 @@ def _link_image(group: zarr.Group, folder: Path, store: Path, output: Path, mpp:
 
 
 def _write_outlines(table: NucleiTable, path: Path) -> None:
-    """Outlines in level-0 px as GeoParquet, indexed by the ids of the nuclei."""
+    """Write outlines in level-0 px as GeoParquet, indexed by the ids of the nuclei."""
     with open_nuclei(table.path) as file:
         geo = file.metadata.metadata[b"geo"]
     # geopandas reads the index from pandas' metadata.
@@ -235,7 +235,7 @@ def _write_outlines(table: NucleiTable, path: Path) -> None:
 
 
 def _write_table(group: zarr.Group, table: NucleiTable) -> None:
-    """Write the table, which annotates the outlines or, without nuclei, no element."""
+    """Write the table, which annotates the outlines; without nuclei, it annotates no element."""
     elements = ZarrElements(group)
     write_elements(elements, table, {REGION_KEY: OUTLINES})
     ids = elements.ids(f"obs/{INSTANCE_KEY}", table.n_nuclei)

@@ -1,6 +1,6 @@
 """Counts of genes per nucleus, from Visium HD bins or Xenium transcripts, as AnnData.
 
-A position belongs to the nucleus whose outline holds it, else to the nearest outline within a distance. Formats: 10x
+A position belongs to the nucleus whose outline contains it, else to the nearest outline within a distance. Formats: 10x
 Genomics' Space Ranger ``binned_outputs`` and Xenium Onboard Analysis' ``transcripts.parquet``.
 """
 
@@ -27,13 +27,13 @@ from muse_pipeline.scverse.anndata import begin_anndata, write_nuclei_elements, 
 from muse_pipeline.scverse.elements import NucleiTable, open_hdf5, require_h5py
 from muse_pipeline.tissue.mask import TissueMask
 
-XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, where experiment.xenium does not state it
+XENIUM_UM_PER_PX = 0.2125  # of the morphology picture, if experiment.xenium does not state it
 GENE = "feature_name"
-CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # begin their names
+CONTROLS = "NegControl", "BLANK", "UnassignedCodeword", "DeprecatedCodeword", "Intergenic"  # prefixes of their names
 LEAST_QUALITY = 20.0  # Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
-LEAST_ON_TISSUE = 0.5  # share of the positions
-MOST_SCALE = 1.1  # of lengths on the slide to those of the assay, which has the same tissue
+LEAST_ON_TISSUE = 0.5  # least fraction of positions in the tissue
+MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
 
 
 Spots = tuple[np.ndarray, sparse.csr_matrix]  # positions (N, 2), um from the corner of the picture, and counts (N, G)
@@ -47,8 +47,8 @@ class Assay:
         path: file or folder of the assay.
         genes: names of the G genes.
         gene_ids: identifiers of the genes.
-        um_per_px: um per pixel of the picture that its positions belong to.
-        batches: function that reads the spots.
+        um_per_px: um per pixel of the picture in which its positions are given.
+        batches: function that yields the spots in batches.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Assay:
 
 
 def read_visium_hd(path: Path) -> Assay:
-    """Open the finest bins of Space Ranger's ``binned_outputs``, or the folder of one size of bins.
+    """Open the finest bins of Space Ranger's ``binned_outputs``, or the bins in the folder of one size.
 
     Raises:
         LabelError: a file is missing or cannot be read.
@@ -82,7 +82,7 @@ def read_visium_hd(path: Path) -> Assay:
         scale = read_json(folder / "spatial/scalefactors_json.json")["microns_per_pixel"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise LabelError(
-            f"{folder}: is no folder of Visium HD bins ({one_line(error)}); give Space Ranger's `binned_outputs`"
+            f"{folder}: is not a folder of Visium HD bins ({one_line(error)}); give Space Ranger's `binned_outputs`"
         ) from error
     if len(lost := np.flatnonzero(~np.isfinite(xy_px).all(1))):
         raise LabelError(f"{positions_file}: has no position of bin '{barcodes[lost[0]]}'; give the files of one run")
@@ -100,7 +100,7 @@ def read_xenium(path: Path) -> Assay:
     """Open Xenium's ``transcripts.parquet``; negative controls and transcripts below Q20 are left out.
 
     Raises:
-        LabelError: the file is missing or is another table.
+        LabelError: the file is missing or is not a table of transcripts.
     """
     experiment = path.parent / "experiment.xenium"
     try:
@@ -111,7 +111,7 @@ def read_xenium(path: Path) -> Assay:
         facts = read_json(experiment) if experiment.is_file() else {}
         scale = facts.get("pixel_size", XENIUM_UM_PER_PX)
     except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
-        raise LabelError(f"{path}: is no table of transcripts ({one_line(error)}); give transcripts.parquet") from error
+        raise LabelError(f"{path}: no table of transcripts ({one_line(error)}); give transcripts.parquet") from error
     for name, kind in list(kinds.items())[1:]:
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             raise LabelError(f"{path}: column {name} has {kind}, not numbers; give Xenium's transcripts.parquet")
@@ -141,7 +141,7 @@ def _require_scale(um_per_px: object, where: Path | str) -> float:
 
 
 def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
-    """The gene of each transcript (N,) as a number, and the names; older versions of Xenium write bytes."""
+    """The index (N,) of each transcript's gene, and the genes' names, which older versions of Xenium write as bytes."""
     encoded = batch[GENE].cast(pa.string()).dictionary_encode()
     if encoded.null_count:
         raise ValueError(f"a transcript has no {GENE}")
@@ -156,16 +156,16 @@ def count_in_nuclei(
     Args:
         nuclei: path of ``nuclei.parquet``.
         info: the slide.
-        tissue: its tissue.
+        tissue: tissue of the slide.
         assay: the assay.
         transform: map from the slide to the assay's picture, as ``read_given`` reads it; None if they are the same.
-        expand_um: greatest distance from a nucleus of what is counted to it.
+        expand_um: largest distance from a nucleus at which positions outside all nuclei still belong to it.
 
     Returns:
-        Counts (N, G) of the nuclei, and the shares of all counts and of all positions that are in nuclei.
+        Counts (N, G) of the nuclei, and the fractions of all counts and of all positions that belong to nuclei.
 
     Raises:
-        LabelError: the assay is empty, has another scale than the slide, or lies outside of its tissue.
+        LabelError: the assay is empty, has a different scale from the slide, or lies outside its tissue.
         RegistrationError: the transform cannot be read.
     """
     to_px = _find_map(info, assay, transform)
@@ -190,8 +190,8 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
     scale = given.scale if given else um_per_px / np.mean(info.mpp)
     if not 1 / MOST_SCALE < scale < MOST_SCALE:
         raise LabelError(
-            f"{transform or assay.path}: the tissue has {scale:.3g} times the size that it has on the slide; correct "
-            f"the um per px of the slide ({np.mean(info.mpp):.4g}) or of the assay ({um_per_px:.4g}), or --transform"
+            f"{transform or assay.path}: the tissue is {scale:.3g} times as large as on the slide; correct the um "
+            f"per px of the slide ({np.mean(info.mpp):.4g}) or of the assay ({um_per_px:.4g}), or --transform"
         )
     return lambda um: given.straighten(um) / info.mpp if given else um / um_per_px
 
@@ -199,7 +199,7 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
 def _require_on_tissue(
     info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[int, float]:
-    """The numbers of positions and counts; most positions must lie in the tissue, or some if it is within a ROI."""
+    """Require that most positions, or some with a ROI, lie in tissue; return the numbers of positions and counts."""
     n_all = n_inside = n_counts = 0
     for xy_um, counts in assay.batches():
         n_all += len(xy_um)
@@ -209,14 +209,14 @@ def _require_on_tissue(
         raise LabelError(f"{assay.path}: has no counts, or all are of controls or below Q{LEAST_QUALITY:.0f}")
     if n_inside <= (LEAST_ON_TISSUE * n_all if tissue.roi is None else 0):
         raise LabelError(
-            f"{assay.path}: {n_all - n_inside:,} of {n_all:,} positions lie outside of the slide's tissue; give the "
+            f"{assay.path}: {n_all - n_inside:,} of {n_all:,} positions lie outside the slide's tissue; give the "
             "slide of this assay, or --transform"
         )
     return n_all, n_counts
 
 
 def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the positions (N, 2) that belong to an outline, and of these outlines."""
+    """Indices of the positions (N, 2) that belong to an outline, and indices of these outlines."""
     points = shapely.points(xy)
     spot, outline = tree.query(points, "intersects")
     # A position in two overlapping outlines counts once.
@@ -230,7 +230,7 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach_px: float) -> tuple[np.
 
 
 def write_bins(nuclei: Path, assay: Assay, counts: sparse.csr_matrix, output: Path) -> None:
-    """Write counts as AnnData: ``X`` has the counts, ``obs`` the nuclei, ``var`` the genes, ``obsm`` also features.
+    """Write counts as AnnData: ``X`` has the counts, ``obs`` the nuclei, ``var`` the genes; features are in ``obsm``.
 
     Args:
         nuclei: path of ``nuclei.parquet``.

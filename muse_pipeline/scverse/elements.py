@@ -1,4 +1,4 @@
-"""The elements of AnnData in HDF5 and Zarr (groups and arrays that name their encoding), and columns for them.
+"""The elements of AnnData in HDF5 and Zarr (groups and arrays that name their encoding), and the columns of nuclei.
 
 https://anndata.readthedocs.io/en/stable/fileformat-prose.html
 """
@@ -72,7 +72,7 @@ def require_h5py() -> ModuleType:
 
 
 def keys_of(names: Sequence[str]) -> dict[str, str]:
-    """Key of each name in a file: letters, digits and "_.-", as SpatialData requires, and unique regardless of case."""
+    """A key for each name in a file: letters, digits and "_.-", as SpatialData requires, unique regardless of case."""
     keys: dict[str, str] = {}
     for name in names:
         key, taken = re.sub(r"[^\w.-]+", "_", name), {known.lower() for known in keys.values()}
@@ -193,7 +193,7 @@ class NucleiTable:
         provenance: provenance of the table.
         features: columns of ``X``.
         categories: names, by code, for each categorical column of ``obs``.
-        numbers: names of the other columns of ``obs``.
+        numbers: names of the numeric columns of ``obs``.
         embedding_dim: number of columns of ``obsm["X_embedding"]``.
         n_nuclei: number of rows.
         embeddings: file ``embeddings-<model>.parquet`` of the same nuclei; None to use the table's own column, if any.
@@ -250,7 +250,7 @@ class NucleiTable:
         return np.asarray(self.provenance.slide_mpp, float)
 
     def batches(self, geometry: bool = False) -> Iterator[Batch]:
-        """Yield all nuclei, one chunk of the arrays at a time.
+        """Yield all nuclei in batches, each of which fills one chunk of the arrays.
 
         Raises:
             NucleiError: the embeddings belong to other nuclei.
@@ -303,12 +303,12 @@ class Batch:
         return np.stack([to_numpy(self.rows[feature.name]) for feature in self.table.features], 1)
 
     def codes(self, name: str) -> np.ndarray:
-        """(N,) int8 codes of a categorical column, -1 for none."""
+        """(N,) int8 codes of a categorical column; -1 for no category."""
         names = pa.array(self.table.categories[name], pa.string())
         return pc.fill_null(pc.index_in(self.rows[name].cast(pa.string()), names), -1).to_numpy().astype(np.int8)
 
     def numbers(self, name: str) -> np.ndarray:
-        """(N,) values of another column of ``obs``."""
+        """(N,) values of a numeric column of ``obs``."""
         return to_numpy(self.rows[name])
 
     @property

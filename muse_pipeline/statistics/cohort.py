@@ -1,7 +1,7 @@
-"""Tables of a cohort: its nuclei, its slides (``cohort.h5ad``), and its groups compared (``statistics.tsv``).
+"""Tables of a cohort: its nuclei, its slides (``cohort.h5ad``), and the comparison of its groups (``statistics.tsv``).
 
-``cohort.h5ad`` has a row per slide and the measures by which groups are compared, patient by patient; the values of
-the patients are listed in ``statistics.patients.tsv``.
+``cohort.h5ad`` has a row per slide, with the measures by which groups are compared. Their means per patient, which the
+tests use, are in ``statistics.patients.tsv``.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Measure(NamedTuple):
 
 
 def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[list[Measure], np.ndarray]:
-    """Every measure that any slide has, and their values (S, M); NaN if a slide lacks one.
+    """Every measure that any slide has, and the values (S, M) of the slides; NaN if a slide lacks a measure.
 
-    Each thread reads a slide; a million nuclei take 300 MB.
+    Each thread reads one slide at a time; a million nuclei take 300 MB.
     """
     found = list(map_in_order(lambda slide: measure_slide(results / slide), slides, threads))
     measures = list(dict.fromkeys(measure for each in found for measure in each))
@@ -77,11 +77,11 @@ def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[
 
 
 def measure_slide(folder: Path) -> dict[Measure, float]:
-    """Densities per mm2 of tissue, percentages of the classes, medians of the features, mixing, infiltration.
+    """Measure densities per mm2 of tissue, percentages of classes, medians of features, mixing and infiltration.
 
-    The mixing of A with B is the mean share of B among the nuclei within 50 um of nuclei of A; nuclei of A nearer than
-    that to the edge of the tissue have neighbours on one side only and are left out. Infiltration is the density of a
-    class in a region, or in a band along the border of regions.
+    The mixing of A with B is the mean fraction of B among the nuclei within 50 um of a nucleus of A; nuclei of A nearer
+    than that to the edge of the tissue are left out, since they lack neighbours on one side. Infiltration is the
+    density of a class in a region, or in a band along the border of regions.
 
     Args:
         folder: results of the slide.
@@ -109,7 +109,8 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
         found |= _mixing(columns, classes)
     if provenance.regions and provenance.regions.bands is not None:
         everywhere = _read_columns(path, ["label", REGION, BORDER], partial(iterate_rows, batch_size=ROW_GROUP))
-        found |= _infiltration(everywhere, provenance.regions, classes)  # regions contain areas that totals lack
+        # All nuclei count here, since the areas of regions include artefacts.
+        found |= _infiltration(everywhere, provenance.regions, classes)
     return found
 
 
@@ -122,13 +123,13 @@ def _read_area(path: Path) -> float:
         with np.load(path) as arrays:
             return float(arrays["area_mm2"])
     except (OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{path}: is no tissue mask; run `muse tissue` again") from error
+        raise StoreError(f"{path}: is not a tissue mask; run `muse tissue` again") from error
 
 
 def _read_columns(
     path: Path, names: Sequence[str], iterate: Callable[..., Iterator[pa.Table]]
 ) -> dict[str, np.ndarray]:
-    """The columns among ``names`` that a table has, (N,) each, of the nuclei from ``iterate``; regions as names."""
+    """Those columns of ``names`` that a table has, (N,) each, for the nuclei from ``iterate``; regions by name."""
     with open_nuclei(path) as file:
         known = sorted(set(names) & set(file.schema_arrow.names))
     parts = {name: [np.zeros(0)] for name in known}
@@ -136,7 +137,7 @@ def _read_columns(
         for name in known:
             column = table[name]
             parts[name].append(column.cast(pa.string()).to_numpy() if name == REGION else to_numpy(column))
-    # The empty first part serves tables without rows alone; it would change the type of the others.
+    # The empty first part is only for tables without rows; it would change the type of other columns.
     return {name: np.concatenate(each[1:] or each) for name, each in parts.items()}
 
 
@@ -175,19 +176,19 @@ def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: 
     return found
 
 
-LEFT_OUT = {"slide_id", "mpp", "shards"}  # of the sheet: the index, a number, and what changes no result
+LEFT_OUT = {"slide_id", "mpp", "shards"}  # columns of the sheet: the index, a number, and one that changes no result
 OF_TABLE = ("status", "appearance", "left_out")  # columns of cohort.tsv
 PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
 def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int = 1) -> int:
-    """Write the slides that have nuclei; returns their number.
+    """Write ``cohort.h5ad`` with the slides that have nuclei, and return their number.
 
     Args:
-        results: folder of the results; ``OF_TABLE`` of its cohort.tsv, if there is one, become columns.
+        results: folder of the results; if it has a cohort.tsv, ``OF_TABLE`` are taken from it.
         rows: rows of the sheet, by the names of its columns.
         output: path of ``cohort.h5ad``.
-        threads: number of slides that are read at the same time; it changes no result.
+        threads: number of slides that are read at the same time; it does not change the result.
 
     Raises:
         MissingPackageError: h5py is not installed.
@@ -212,7 +213,7 @@ def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path,
 
 
 def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of cohort.tsv by slide; none without the file."""
+    """The rows of cohort.tsv by slide; empty without the file."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
@@ -220,9 +221,9 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: Mapping[str, Mapping[str, str]]) -> None:
-    """Write the columns of the sheet that have a value, the patient from the sheet or the name, and ``OF_TABLE``.
+    """Write the columns of the sheet with any value, the patient from the sheet or slide's name, and ``OF_TABLE``.
 
-    Columns of the user's own have their names in cohort.tsv.
+    Columns that the user added to the sheet are named as in cohort.tsv.
     """
     taken = {name for known in table.values() for name in known}
     rows = []
@@ -234,7 +235,7 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: M
     filled = {name for row in rows for name, value in row.items() if value is not None}
     own = list(dict.fromkeys(name for row in rows for name in row if name not in sheet.COLUMNS))
     kept = [name for name in (*sheet.COLUMNS, *own) if name in filled - LEFT_OUT]
-    column_of = {name: name.replace("/", "_") for name in kept}  # as in HDF5
+    column_of = {name: name.replace("/", "_") for name in kept}  # "/" separates groups in HDF5
     frame(elements, "obs", [*column_of.values(), *(["mpp"] if "mpp" in filled else [])])
     elements.strings("obs/_index", [row["slide_id"] for row in rows])
     for name, column in column_of.items():
@@ -262,7 +263,7 @@ def patients_of(results: Path | str) -> dict[str, str]:
 
 
 def read_cohort(results: Path | str) -> pads.Dataset:
-    """The nuclei of all slides of a run as one Arrow dataset, which reads nothing yet.
+    """The nuclei of all slides of a run as one Arrow dataset; only the schemas of the tables are read now.
 
     Args:
         results: the folder of the results.
@@ -295,25 +296,25 @@ COLUMNS = (
 def compare_cohort(
     results: Path, sheet: Path, group: str, patient: str, output: Path, included: Sequence[str] = (), threads: int = 1
 ) -> list[str]:
-    """Compare the groups of a results folder and write a row per measure and pair of groups.
+    """Compare the groups of a results folder, and write a row per measure and pair of groups.
 
-    Beside it, ``statistics.patients.tsv`` has a row per patient with the group and the means of the slides.
+    ``statistics.patients.tsv`` in the same folder has a row per patient, with the group and the means of the slides.
 
     Args:
         results: folder of the results.
         sheet: table with a row per slide.
         group: column of the groups; slides with an empty cell are left out.
-        patient: column of the patients; if a cell is empty, or there is no column "patient", the patient is the one in
-            the slide's name.
+        patient: column of the patients; if a cell is empty, or there is no column "patient", the patient is that in the
+            sheet of the run, else that in the slide's name.
         output: path of ``statistics.tsv``.
         included: kinds of doubt (``inference.doubts``) that do not exclude a slide or its counts of classes.
-        threads: number of slides that are read at the same time; it changes no result.
+        threads: number of slides that are read at the same time; it does not change the result.
 
     Returns:
         Sentences about the comparison.
 
     Raises:
-        ConfigError: the groups cannot be compared.
+        ConfigError: the groups cannot be compared, as in ``read_groups`` and ``require_groups``.
         NucleiError: a table of nuclei is missing or damaged.
         SheetError: the sheet lacks one of the columns.
     """
@@ -335,8 +336,8 @@ def compare_cohort(
     header = ["patient", "group", "n_slides", *(measure.name for measure in measures)]
     _write(output.with_suffix(f".patients{output.suffix}"), header, rows)
     lines = [
-        f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, with the mean of its "
-        "slides",
+        f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, represented by "
+        "the mean of its slides",
         *filter(None, (left_out, describe_left_out(without_classes, " of the measures of classes"))),
     ]
     if n_without := len(patients_of(results)) - len(without):
@@ -350,7 +351,7 @@ def compare_cohort(
 
 
 def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], ...]:
-    """Group, patient and organ ("" without one) of the slides that have results and a group.
+    """The group, patient and organ ("" if unknown) of each slide that has results and a group.
 
     Raises:
         ConfigError: none of the slides has a group.

@@ -16,22 +16,24 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
 
 N_PERMUTATIONS, N_BOOTSTRAPS = 9_999, 2_000
-AT_ONCE = 500  # permutations that are held in memory
+AT_ONCE = 500  # permutations or bootstrap samples held in memory together
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Comparison of two groups by M measures, (M,) each; NaN if a group has fewer than two values.
+    """Comparison of two groups by M measures.
+
+    The results of tests are (M,) each, and NaN for a measure for which a group has fewer than two values.
 
     Attributes:
         n: (2, M) number of patients with a value.
         mean: (2, M) mean of each group.
-        effect: Hedges' g: (second - first mean) / pooled standard deviation.
+        effect: Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups.
         low: lower end of the 95 % bootstrap interval of the effect.
         high: upper end of the interval.
         p: two-sided p of the permutation test of the difference of means.
-        q: p after Benjamini and Hochberg's control of the false discovery rate over the measures.
+        q: p adjusted over the measures by Benjamini and Hochberg's control of the false discovery rate.
     """
 
     n: np.ndarray
@@ -44,7 +46,7 @@ class Difference:
 
 
 def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Means (P, M) by patient of values (S, M) of slides, ignoring NaN; also returns the patients."""
+    """Means (P, M) per patient of the values (S, M) of slides, ignoring NaN, and the names of the patients."""
     names, index = np.unique(patients, return_inverse=True)
     known = np.isfinite(values)
     sums, counts = np.zeros((2, len(names), values.shape[1]))
@@ -60,7 +62,7 @@ def require_groups(
     """The group of every patient; ``left_out`` describes the excluded slides in messages.
 
     Raises:
-        ConfigError: a patient is in two groups, there is one group, or a group has one patient.
+        ConfigError: a patient is in two groups, there are fewer than two groups, or a group has one patient.
     """
     group_of: dict[str, str] = {}
     for slide, group in group_of_slide.items():
@@ -73,7 +75,7 @@ def require_groups(
     without = f" ({left_out}; include_doubtful keeps them)" if left_out else ""
     if len(names) < 2:
         found = f"{count_noun(len(names), 'group')}{''.join(f' ({name})' for name in names)}"
-        raise ConfigError(f"found {found}; give slides of two or more{without}")
+        raise ConfigError(f"found {found}; give slides of at least two groups{without}")
     for name in names:
         if list(group_of.values()).count(name) < 2:
             raise ConfigError(
@@ -84,7 +86,7 @@ def require_groups(
 
 
 def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, str, Difference]]:
-    """Compare every pair of groups by values (P, M) of patients in ``groups``."""
+    """Yield every pair of groups with its comparison by the values (P, M) of patients, whose groups are ``groups``."""
     label = np.array(groups)
     for first, second in combinations(sorted(set(groups)), 2):
         chosen = (label == first) | (label == second)
@@ -102,7 +104,7 @@ def compare_groups(
     Args:
         values: (P, M) values of the patients, NaN if unknown.
         is_second: (P,) bool, True for patients of the second group.
-        n_permutations: number of random assignments to groups, which are the same for all measures.
+        n_permutations: number of random assignments to groups, shared by measures with values of the same patients.
         n_bootstraps: number of random samples of patients within each group.
     """
     random = np.random.default_rng(SEED)
@@ -142,27 +144,27 @@ def _bootstrap(
         size = min(AT_ONCE, n_bootstraps - start)
         weights = np.zeros((size, 2, labels.shape[1]))
         for group, members in enumerate(map(np.flatnonzero, labels)):
-            # The sums only need the number of times that each patient is drawn with replacement.
+            # The sums only need the number of times that each patient is sampled.
             weights[:, group, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size)
         effects.append(_describe(weights, sums)[2])
     found = np.concatenate(effects)
     found[~np.isfinite(found)] = np.nan
     unknown = np.isnan(found).all(0)
-    # An arbitrary number, because ``nanpercentile`` warns about columns that are all NaN.
+    # An arbitrary number, since ``nanpercentile`` warns about columns that are all NaN.
     found[:, unknown] = 0
     low, high = np.nanpercentile(found, [2.5, 97.5], axis=0)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
 
 
 def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """P (M,): fraction of assignments, including the observed one, with at least the observed difference."""
+    """(M,) p: fraction of assignments, including the observed one, with at least the observed difference."""
     total, n_second = values.sum(0), is_second.sum()
 
     def differences(labels: np.ndarray) -> np.ndarray:
         second = labels.astype(float) @ values
         return np.abs(second / n_second - (total - second) / (len(values) - n_second))
 
-    # The difference of an equally extreme assignment may vary in the last bits, because its sums have another order.
+    # Equal differences may vary in their last bits, because the values are summed in a different order.
     least = differences(is_second[None])[0] * (1 - 1e-9)
     n_as_large = np.ones(values.shape[1])
     for start in range(0, n, AT_ONCE):

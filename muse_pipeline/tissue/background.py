@@ -9,13 +9,13 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.tissue.overview import map_strips, strips
 from muse_pipeline.tissue.stain import DENSITY, MAX_RED_TO_GREEN, is_brown
 
-DEFAULT_GLASS = 243.0  # for a picture that is all tissue
-MIN_GLASS = 195  # lowest value of every channel
-MAX_ROUGHNESS = 1.5  # grey levels among neighbours at 8 um per pixel; glass has 0.3 to 1.2, the palest stroma 2 to 10
-# (largest difference between channels, least fraction of the picture): glass is nearly white, or tinted by the scanner,
-# which is only accepted if it covers much of the picture
+DEFAULT_GLASS = 243.0  # level assumed for glass in a picture that is all tissue
+MIN_GLASS = 195  # least value of every channel in glass
+MAX_ROUGHNESS = 1.5  # deviation among neighbours at 8 um per pixel; glass has 0.3 to 1.2, the palest stroma 2 to 10
+# (largest difference between channels, least fraction of the picture): glass is nearly white, or it is tinted by the
+# scanner; tinted glass is only accepted if it covers much of the picture.
 KINDS = ((10, 0.02), (35, 0.2))
-FREQUENT = 0.1  # least fraction of the candidates within +-1 grey level
+FREQUENT = 0.1  # a level is frequent if this fraction of the candidates is within +-1 of it
 
 
 def estimate_glass(pixels: np.ndarray) -> np.ndarray:
@@ -42,8 +42,8 @@ def count_levels(
 ) -> np.ndarray:
     """(3, 256) counts of each level in each channel of (h, w, 3) uint8 pixels.
 
-    Only pixels count that are ``candidates`` (h, w) bool, whose channels differ by no more than ``max_tint``, and whose
-    green lies between the two ``greens``.
+    Counts only pixels that are ``candidates`` (h, w) bool, whose channels differ by at most ``max_tint``, and whose
+    green is in the inclusive range ``greens``.
     """
     counts = np.zeros((3, 256), int)
     for strip in strips(len(pixels)):
@@ -68,7 +68,7 @@ def measure_roughness(grey: np.ndarray) -> np.ndarray:
 
 
 def absorbed(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
-    """Optical density (natural log) of (h, w, 3) uint8 beyond ``glass``, float32, not below 0."""
+    """Optical density (natural log) of (h, w, 3) uint8 relative to ``glass``, float32, at least 0."""
     steps = np.arange(1, 257, dtype=np.float32)
     tables = np.maximum(np.log((np.asarray(glass)[:, None] + 1) / steps), 0).astype(np.float32)
     return np.stack([table[pixels[..., i]] for i, table in enumerate(tables)], -1)
@@ -90,40 +90,40 @@ def spread(pixels: np.ndarray) -> np.ndarray:
 
 
 def is_ink(density: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels whose (h, w, 3) ``density`` beyond glass (``absorbed``) has the colour of an ink."""
+    """(h, w) bool: pixels whose (h, w, 3) ``density`` relative to glass (``absorbed``) has the colour of an ink."""
     return is_green(density) | is_blue(density) | is_red(density) | is_black(density)
 
 
 def is_green(density: np.ndarray) -> np.ndarray:
-    """Green ink absorbs green least; both stains absorb green most."""
+    """True for green ink, which absorbs green least; haematoxylin and eosin absorb green most."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (red > 0.25) & (green < 0.8 * red) & (green < 1.1 * blue)
 
 
 def is_blue(density: np.ndarray) -> np.ndarray:
-    """Blue ink absorbs red far more than green; haematoxylin about as much."""
+    """True for blue ink, which absorbs far more red than green; haematoxylin absorbs about as much of both."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (red > 0.25) & (red > 1.4 * green) & (blue < green)
 
 
 def is_red(density: np.ndarray) -> np.ndarray:
-    """Red ink absorbs green and blue alike, and little red; eosin absorbs less blue."""
+    """True for red ink, which absorbs little red, and green and blue about equally; eosin absorbs less blue."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (green > 0.8) & (blue > 0.85 * green) & (red < 0.3 * green)
 
 
 def is_black(density: np.ndarray) -> np.ndarray:
-    """Black ink absorbs all colours alike, and strongly."""
+    """True for black ink, which absorbs all colours strongly and about equally."""
     return (lowest(density) > 0.9) & (spread(density) < 0.35 * highest(density))
 
 
 COARSE = 4  # pixels averaged along each side, since the scanner may colour single pixels
-PEN_PX = 7  # averaged pixels, about 14 um; narrower areas are nuclei of an unusual colour
+PEN_PX = 7  # width in averaged pixels, about 14 um; narrower areas are nuclei of an unusual colour
 FAINT_DENSITY = 0.06  # density of red: fainter edges of a pen cannot be mistaken for nuclei
 
 
 def clear_foreign_colours(haematoxylin: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """``haematoxylin`` (h, w) float32, zero where (h, w, 3) uint8 ``pixels`` at about 0.5 um are ink or brown."""
+    """``haematoxylin`` (h, w) float32, zero where (h, w, 3) uint8 ``pixels`` at about 0.5 um/px are ink or brown."""
     height, width = haematoxylin.shape
     foreign = find_foreign_colours(pixels)
     if not foreign.any():
@@ -139,7 +139,7 @@ def find_foreign_colours(pixels: np.ndarray) -> np.ndarray:
 
 
 def find_ink(density: np.ndarray) -> np.ndarray:
-    """(h', w') bool: felt pen in coarse ``density`` (h', w', 3), with faint edges and ink that shines through."""
+    """(h', w') bool: felt pen in coarse ``density`` (h', w', 3), including faint edges and ink that shines through."""
     red, green, _ = np.moveaxis(density, -1, 0)
     bluish = (red > FAINT_DENSITY) & (red > MAX_RED_TO_GREEN * green)
     stroke = np.ones((PEN_PX, PEN_PX), np.uint8)

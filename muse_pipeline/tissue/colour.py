@@ -1,6 +1,6 @@
 """Appearance of a slide in a dozen numbers, for comparison with the pictures that a model was trained on.
 
-All are measured over fields of tissue at about 0.5 um per pixel, in the same way on slides (``colour.json``) and on
+They are measured over fields of tissue at about 0.5 um per pixel, in the same way on slides (``colour.json``) and on
 training pictures (the model's card, ``inference.doubts``).
 """
 
@@ -23,21 +23,21 @@ from muse_pipeline.tissue.third_stain import find_third_stain
 
 SAMPLE_UM = 0.5  # resolution of the models' input; coarser pixels mix nuclei with their surroundings
 FIELD_UM = 128.0
-NEAR_BLACK, NEAR_WHITE = 25, 250  # limits of the brightest channel (dirt) and of the darkest one (holes)
-MIN_TISSUE = 0.25  # least fraction of a field to measure its detail
-MIN_CONTRAST = 2.0  # grey levels; below it a field is empty, and its detail is noise
-FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # pairs of Gaussians whose difference is the detail
-STAINED_DENSITY = 0.15  # density of the channel that absorbs most
+NEAR_BLACK, NEAR_WHITE = 25, 250  # dirt is no brighter than this in any channel, a hole no darker in any
+MIN_TISSUE = 0.25  # least fraction of tissue in a field whose detail is measured
+MIN_CONTRAST = 2.0  # grey levels; a field with less is empty, and its detail is noise
+FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # sigmas of two pairs of Gaussians; detail is the difference of a pair
+STAINED_DENSITY = 0.15  # a pixel is stained if the channel that absorbs most exceeds this density
 CERTAIN_DENSITY = 0.3  # |OD|; the directions of paler colours are noise
-DARKEST = 90.0  # percentile; the tenth that absorbs most is nuclei
+DARKEST = 90.0  # percentile; the tenth of pixels that absorbs most is taken for nuclei
 BLOCK_PX = 4  # side of averaged blocks, since the scanner may colour single pixels
 MIN_MEASURED_PIXELS = 500
-# The palest pixels (percentile) are glass below a density of blue, and a fraction of the median density of the field.
+# The palest pixels (percentile) are glass if they are pale in blue, and pale compared with the median of the field.
 PALEST, MAX_TINT, GLASS_SHARE = 1.0, 0.6, 0.6
 
 
 def usable_pixels(pixels: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels of (h, w, 3) uint8 that are neither dirt nor hole."""
+    """(h, w) bool: pixels of (h, w, 3) uint8 that are neither dirt nor holes."""
     return (highest(pixels) > NEAR_BLACK) & (lowest(pixels) < NEAR_WHITE)
 
 
@@ -68,7 +68,7 @@ class AppearanceSample:
 
     @property
     def pixels(self) -> np.ndarray:
-        """(N, 3) uint8 pixels of all fields that count."""
+        """(N, 3) uint8: the usable tissue pixels of all fields."""
         return np.concatenate(self._pixels)
 
     def measure(self, fit: MacenkoFit | None) -> dict[str, float]:
@@ -101,7 +101,7 @@ class AppearanceSample:
 
 
 def _without_tint(density: np.ndarray) -> np.ndarray:
-    """Densities (N, 3) of a field minus those of its glass, if camera or lamp made the glass yellow."""
+    """Densities (N, 3) of a field minus the density of its glass, if the camera or the lamp made the glass yellow."""
     total = density.sum(1)
     tint = np.median(density[total <= np.percentile(total, PALEST)], axis=0)
     is_yellow_glass = tint[1] < tint[2] < MAX_TINT and tint.sum() < GLASS_SHARE * np.median(total)
@@ -109,7 +109,7 @@ def _without_tint(density: np.ndarray) -> np.ndarray:
 
 
 def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
-    """The measures of a picture (h, w, 3) uint8 that is all tissue, as for a slide's sample."""
+    """The measures of a picture (h, w, 3) uint8 that is all tissue, made as for slides."""
     factor = max(round(SAMPLE_UM / mpp), 1)
     if factor > 1:
         size = max(pixels.shape[1] // factor, 1), max(pixels.shape[0] // factor, 1)
@@ -121,7 +121,7 @@ def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
 
 
 def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
-    """Divide a picture (h, w, 3) into fields of 128 um; a remainder below half a field, right or below, is left out."""
+    """Cut a picture (h, w, 3) into fields of 128 um; less than half a field at the right or bottom is left out."""
     side = round(FIELD_UM / mpp)
     height, width = pixels.shape[:2]
     for top in range(0, max(height - side // 2, 1), side):
@@ -130,7 +130,7 @@ def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
 
 
 def _colours(density: np.ndarray) -> dict[str, float]:
-    """Colours of the stained pixels: ratios of the channels' densities over all of them and over the darkest tenth."""
+    """Log ratios and sums of the channels' densities in stained pixels and their darkest tenth, and foreign colours."""
     stained = density[highest(density) > STAINED_DENSITY]
     if len(stained) < MIN_MEASURED_PIXELS:
         return {}
@@ -148,7 +148,7 @@ def _colours(density: np.ndarray) -> dict[str, float]:
 
 
 def _detail(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[float, float]:
-    """Standard deviations, in grey levels, of the detail of 0.25 to 0.5 um and of 1 to 4 um."""
+    """Standard deviations, in grey levels, of detail between 0.25 and 0.5 um and between 1 and 4 um."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     blurred = (cv2.GaussianBlur(grey, (0, 0), sigma / mpp) for sigma in (*FINE_UM, *COARSE_UM))
     finest, fine, middle, coarse = blurred
@@ -166,7 +166,7 @@ class SlideColour:
     Attributes:
         macenko: the stains, or None if they cannot be estimated.
         appearance: measures by name (``tissue.colour``); None in older files.
-        dark_background: True if the slide is fluorescence and not bright-field.
+        dark_background: True if the slide is a fluorescence image instead of bright-field.
         n_pixels: number of measured tissue pixels.
         mpp: um per pixel of the measured pixels.
         warnings: sentences for the report.
@@ -214,8 +214,8 @@ def measure_colour(
         slide: the slide.
         info: header of the slide.
         tissue: mask of the tissue.
-        dark_background: result for the overview (``find.is_fluorescence``).
-        warnings: warnings of the search for its tissue, which come first.
+        dark_background: result of ``find.is_fluorescence`` for the overview.
+        warnings: warnings from the search for tissue, which come first in the result.
         third_stain: True to look for a stain besides haematoxylin and DAB.
     """
     sample, unread = sample_tissue(slide, info, tissue)
@@ -236,7 +236,7 @@ def measure_colour(
 
 
 def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:
-    """Up to about 1 MP of tissue, at about 0.5 um per pixel, in fields drawn at random over the slide; and warnings."""
+    """Read up to about 1 MP of tissue at about 0.5 um per pixel in random fields of the slide; collect warnings."""
     level, factors = choose_overview_level(info, SAMPLE_UM)
     mpp = np.multiply(info.mpp, info.level_downsamples[level]) * factors
     fields = choose_fields(tissue, mpp)
@@ -251,7 +251,7 @@ def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[Ap
 
 
 def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
-    """Corners (N, 2), in um, of fields of 128 um that touch tissue; a random subset if all exceed 1 MP."""
+    """Corners (N, 2), in um, of fields of 128 um that touch tissue; a random subset if tissue exceeds 1 MP."""
     fields = _touched_fields(tissue)
     n_pixels = int(tissue.mask.sum()) * np.prod(tissue.mask_mpp) / np.prod(mpp)
     n_fields = int(np.ceil(len(fields) * min(1.0, MAX_PIXELS / max(n_pixels, 1))))
@@ -284,7 +284,7 @@ def _read_field(
     x, y = (round(float(at)) for at in first * downsample)
     pixels = slide.read_region((x, y), level, (int(n[0] * factors[0]), int(n[1] * factors[1])))
     pixels = cv2.resize(pixels, (int(n[0]), int(n[1])), interpolation=cv2.INTER_AREA)
-    # The coarse level of the mask may lack some of the last pixels of a finer level.
+    # The mask, from a coarser level, may end a few pixels before a finer level does.
     column, row = (
         ((first[i] + (np.arange(n[i]) + 0.5) * factors[i]) * level_mpp[i] / tissue.mask_mpp[i])
         .astype(int)

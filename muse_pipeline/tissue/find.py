@@ -51,7 +51,7 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
 
 
 def limit_tissue(found: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> FoundTissue:
-    """The tissue within ``roi``, absolute level-0 px, of that which was found on the whole slide."""
+    """Limit the tissue found on the whole slide to ``roi``, in absolute level-0 px."""
     whole = found.tissue
     on_slide = roi.intersection(shapely.box(0, 0, *info.size_px))
     inside = roi_coverage(on_slide, whole.mask.shape, whole.mask_mpp / np.array(info.mpp)) * whole.mask
@@ -63,7 +63,7 @@ def limit_tissue(found: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> Foun
 
 
 def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
-    """Number of pixels of a (h, w) mask on a slide of ``size`` (w, h) such pixels; the last ones may count in part."""
+    """Number of true pixels of a (h, w) mask within ``size`` (w, h), in pixels; those at its edge may count in part."""
     across, down = (min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True))
     rows = mask[:, :-1].sum(1) + across * mask[:, -1]
     return float(rows[:-1].sum() + down * rows[-1])
@@ -72,7 +72,7 @@ def _count_on_slide(mask: np.ndarray, size: np.ndarray) -> float:
 def find_mask(
     pixels: np.ndarray, mpp: np.ndarray, unread: np.ndarray | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Tissue in (h, w, 3) uint8 at about 8 um per pixel: (h, w) bool, and warnings.
+    """Find tissue in (h, w, 3) uint8 at about 8 um per pixel: the mask, (h, w) bool, and warnings.
 
     Pixels that are ``unread`` (h, w) count as tissue, so that `tile` reports them as lost.
     """
@@ -94,7 +94,7 @@ def find_mask(
 
 
 def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen: np.ndarray) -> str:
-    """Reason to suspect that ``mask`` lacks tissue; "" if it covers some of the dark area, or if that area is small."""
+    """A reason to suspect that ``mask`` lacks tissue; "" if it covers enough, or if little of the slide is dark."""
     if pen.mean() > MOST:
         return f"{pen.mean():.0%} of the slide has the colour of a pen; are its colours right?"
     if mask.mean() > LITTLE:
@@ -120,7 +120,7 @@ def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray)
 
 
 def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> RoiAnnotation:
-    """Measure an area of the ROI, whose shape lies on the slide, in absolute level-0 px."""
+    """Measure an area of the ROI and the tissue in it; its shape, in absolute level-0 px, is within the slide."""
     mask_px = tissue.mask_mpp / np.array(info.mpp)
     strips_of_it = _cover_strips(area.shape, tissue.mask.shape, mask_px)
     covered = sum(float((part * tissue.mask[strip]).sum(dtype=float)) for strip, part in strips_of_it)
@@ -132,7 +132,7 @@ def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> Ro
 def _cover_strips(
     roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray
 ) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
-    """Indices into the mask within the bounds of ``roi``, some rows at a time, with their ``roi_coverage``."""
+    """Yield indices into the mask within the bounds of ``roi``, some rows at a time, with their ``roi_coverage``."""
     if roi.is_empty:
         return
     left, top, right, bottom = roi.bounds
@@ -178,14 +178,14 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
 
 FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
 CERTAIN = 0.09  # a region of faint colour counts if a part of it is this strong
-BLACK = 70  # darker than any stain: outside the scan, or fluorescence
+BLACK = 70  # darker pixels are no stain: they are outside the scan, or fluorescence
 
 
 def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
     """(h, w) bool: the stained pixels of (h, w, 3) uint8 ``pixels``, relative to the colour (3,) of ``glass``.
 
-    Dust, shadows, bubbles and the edges of cover slips are grey: they absorb all colours alike. Both stains, brown and
-    blue chromogens included, do not.
+    Dust, shadows, bubbles and the edges of cover slips are grey: they absorb all colours alike. Stains, including
+    brown and blue chromogens, do not.
     """
     faint, strong = (np.empty(pixels.shape[:2], bool) for _ in range(2))
     for strip in strips(len(pixels)):
@@ -220,11 +220,11 @@ def is_fluorescence(pixels: np.ndarray) -> bool:
 JOIN_UM = 16.0  # width of closed gaps: cracks and thin walls of fat
 MIN_COMPONENT_UM2 = 5_000.0  # 70 x 70 um, some 50 nuclei
 MIN_HOLE_UM2 = 30_000.0  # a large fat cell is 8,000, a small vessel 20,000
-MIN_COMPONENT_SHARE = 0.02  # least fraction of a small picture
+MIN_COMPONENT_SHARE = 0.02  # in a small picture, tissue needs only this fraction of it
 
 
 def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
-    """Join nearly touching areas, drop specks and fill holes of (h, w) bool; areas in um2."""
+    """Join nearly touching areas of a mask (h, w) bool, drop specks and fill holes."""
     pixel_um2 = float(np.prod(mpp))
     least_um2 = min(MIN_COMPONENT_UM2, MIN_COMPONENT_SHARE * mask.size * pixel_um2)
     mask = _close(mask, np.maximum(np.round(JOIN_UM / np.asarray(mpp)), 1).astype(int))
@@ -234,7 +234,7 @@ def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
 
 
 def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False) -> np.ndarray:
-    """(h, w) bool without its components of fewer than ``min_pixels``."""
+    """Drop components of fewer than ``min_pixels``, or an eighth of that at the border with ``keep_at_border``."""
     components = Components(mask, connectivity)
     area, at_border = np.zeros(components.n, int), np.zeros(components.n, bool)
     for strip, number in components:
@@ -271,7 +271,7 @@ class Components:
         self.n, self._numbers = self._join_strips()
 
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Strips of rows and, (rows, w) int32, the number of the component of each pixel in them."""
+        """Yield each strip of rows with the component of each of its pixels, (rows, w) int32."""
         for strip, numbers in zip(strips(len(self._pixels)), self._numbers, strict=True):
             yield strip, numbers[self._label(strip)]
 
@@ -303,7 +303,7 @@ class Components:
         return int(number.max()) + 1, [np.append(number[:1], number[a:b]) for a, b in pairwise(starts)]
 
     def _pairs(self, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """(2, k): the labels that touch between two rows (w,), one above the other."""
+        """(2, k): pairs of labels that touch each other in two adjacent rows (w,)."""
         pairs = [(upper, lower)]
         if self._connectivity == 8:
             pairs += [(upper[1:], lower[:-1]), (upper[:-1], lower[1:])]
@@ -312,7 +312,7 @@ class Components:
 
 
 def number_components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(n,) int32 numbers, from 0 in the order of their first nodes, of the components of a graph of ``n`` nodes.
+    """(n,) int32: the component of each node of a graph, numbered from 0 in the order of the components' first nodes.
 
     Edges join ``one`` (k,) to ``other`` (k,). Every node points to a lower one of its component until all of them point
     to the lowest. (SciPy has this, but loading it takes longer than finding the tissue of a small slide.)

@@ -27,7 +27,7 @@ class KeptArea:
     """The area where nuclei are kept: a bit mask that is looked up for every nucleus.
 
     Attributes:
-        bits: (h, ceil(w / 8)) uint8, a bit for each pixel, the leftmost the highest.
+        bits: (h, ceil(w / 8)) uint8, a bit for each pixel, the highest bit leftmost.
         width: width of the mask in pixels.
         mask_mpp: (2,) float64, exact um per mask pixel in x and y.
         roi: polygon or multipolygon in absolute level-0 px, or None.
@@ -51,8 +51,8 @@ class KeptArea:
         """Check which positions (N, 2), in absolute level-0 px, are in the area.
 
         Returns:
-            (N,) bool: True within 16 um of tissue, and exactly inside the ROI if there is one. The last pixels of the
-            mask also stand for one more beyond them, since a slide's smaller levels are truncated to whole pixels.
+            (N,) bool: True within 16 um of tissue and, if there is a ROI, exactly inside it. The mask counts as one
+            pixel wider and higher than it is, since a slide's smaller levels are truncated to whole pixels.
         """
         xy = np.asarray(xy_level0, float).reshape(-1, 2)
         column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
@@ -65,7 +65,7 @@ class KeptArea:
         return kept
 
     def crop(self, low: np.ndarray, high: np.ndarray, beyond: int = 0) -> np.ndarray:
-        """The pixels (h, w) uint8 of the mask from (x, y) ``low`` to ``high``; ``beyond`` outside the slide."""
+        """The pixels (h, w) uint8 of the mask from (x, y) ``low`` to ``high``, with the value ``beyond`` outside it."""
         left, top = np.maximum(low, 0)
         right, bottom = np.minimum(high, (self.width, len(self.bits)))
         bits = self.bits[top:bottom, left // 8 : -(-right // 8)]
@@ -107,14 +107,14 @@ class TissueMask:
     """Tissue of one slide.
 
     Attributes:
-        mask: (h, w) bool over the whole of level 0, its corner at level 0's; within the ROI, if there is one.
+        mask: (h, w) bool over the whole of level 0, from its top left corner; False outside the ROI, if any.
         mask_mpp: (2,) float64, exact um per mask pixel in x and y.
         roi: polygon or multipolygon in absolute level-0 px, or None.
         area_mm2: area of the tissue within the ROI.
-        roi_file: origin of the ROI by ``qupath.regions.describe_roi``, or None.
+        roi_file: origin of the ROI, from ``qupath.regions.describe_roi``, or None.
         fingerprint: the slide's checksum; None in older files.
         slide_mpp: um per level-0 pixel, x and y, used for the slide; None in older files.
-        annotations: the areas of the ROI one by one.
+        annotations: the areas of the ROI with their measurements.
     """
 
     mask: np.ndarray
@@ -165,10 +165,10 @@ class TissueMask:
 
     @classmethod
     def load(cls, path: Path | str, info: SlideInfo | None = None) -> TissueMask:
-        """Read ``tissue.npz``, and require that it belongs to the slide of ``info``.
+        """Read ``tissue.npz`` and, with ``info``, require that it belongs to that slide.
 
         Raises:
-            StoreError: the file is missing or not a tissue mask, or belongs to another slide or another mpp.
+            StoreError: the file is missing or not a tissue mask, or belongs to a different slide or mpp.
         """
         try:
             with np.load(path) as arrays:
@@ -192,7 +192,7 @@ class TissueMask:
 
     def _require_of(self, info: SlideInfo, path: Path | str) -> None:
         if self.fingerprint not in {None, info.fingerprint}:
-            raise StoreError(f"{path}: is of a slide other than '{info.slide_id}'; run `muse tissue` of that one")
+            raise StoreError(f"{path}: is of a slide other than '{info.slide_id}'; run `muse tissue` for that slide")
         if self.slide_mpp not in {None, tuple(info.mpp)}:
             raise StoreError(
                 f"{path}: made for {list(self.slide_mpp)} um/px of slide '{info.slide_id}', which now has "
@@ -207,7 +207,7 @@ class TissueMask:
         """
         kinds = self.mask.dtype == bool, self.mask.ndim == 2, self.mask.size > 0, self.mask_mpp.shape == (2,)
         if not all(kinds) or not all(0 < side < np.inf for side in (*self.mask_mpp, self.area_mm2 + 1)):
-            raise ValueError("an array is of another kind")
+            raise ValueError("an array has the wrong type, shape or values")
 
 
 def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarray:

@@ -19,7 +19,7 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview, strips
 
 PICTURE_PX = 1500
-MAX_REREAD_PX = 50_000_000  # pixels that take about a second to read
+MAX_REREAD_PX = 50_000_000  # number of pixels that takes about a second to read
 TISSUE_RGB, ROI_RGB = (0, 150, 60), (230, 120, 0)
 
 
@@ -49,7 +49,7 @@ def _union_of_strip(mask: np.ndarray, top: int) -> BaseGeometry:
 
 
 def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overview:
-    """A picture of about 1,500 px: the ``overview`` itself, or a more detailed one of a small slide that has it."""
+    """A picture of about 1,500 px: the ``overview``, or if a small slide has more detail, a finer overview."""
     target_um = float(np.multiply(info.size_px, info.mpp).max()) / PICTURE_PX
     level, _ = choose_overview_level(info, target_um)
     small = np.prod(info.level_sizes_px[level]) < MAX_REREAD_PX

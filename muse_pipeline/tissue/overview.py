@@ -13,8 +13,8 @@ from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.base import WHITE
 
 OVERVIEW_UM = 8.0
-BLOCK_PX = 2048  # 16 MB in the readers, and few JPEG tiles are decoded twice
-LEAST_PX = 256  # smallest side of blocks after divisions
+BLOCK_PX = 2048  # side of blocks: 16 MB in the readers, and few JPEG tiles are decoded twice
+LEAST_PX = 256  # blocks are not divided into smaller ones than this
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Overview:
     Attributes:
         pixels: (h, w, 3) uint8 over the whole of level 0.
         mpp: (2,) float64, exact um per pixel in x and y.
-        unread: (h, w) bool: area that could not be decoded at any level, white in ``pixels``; None if all of it could.
+        unread: (h, w) bool: area that could not be decoded at any level, white in ``pixels``; None if there is none.
         warnings: warnings about the unreadable area.
     """
 
@@ -35,9 +35,9 @@ class Overview:
 
 
 def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM) -> Overview:
-    """Read the level nearest above ``target_um`` and average whole blocks of its pixels.
+    """Read the coarsest level that is fine enough for ``target_um``, and average whole blocks of its pixels.
 
-    Areas that cannot be decoded there are read from finer levels: levels are stored apart, and damage is mostly local.
+    Areas that cannot be decoded there are read from finer levels, which are stored separately; damage is mostly local.
 
     Raises:
         SlideError: nothing of the slide can be decoded.
@@ -48,7 +48,7 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
     n_damaged, failure = 0, None
     sides = {at: np.multiply(factors, info.level_downsamples[level]) / d for at, d in enumerate(info.level_downsamples)}
     waiting = _blocks(level, range(width), range(height), sides[level])
-    while waiting:  # a block that fails is read again in quarters, the smallest at the next finer level
+    while waiting:  # a block that fails is read in quarters, and the smallest from the next finer level
         at, columns, rows = waiting.pop()
         here = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
         try:
@@ -81,7 +81,7 @@ def _finer_level(info: SlideInfo, level: int) -> int | None:
 
 
 def _blocks(level: int, columns: range, rows: range, sides: np.ndarray) -> list[tuple[int, range, range]]:
-    """The level with each block of ``columns`` and ``rows``, at most ``BLOCK_PX`` level pixels wide, the last first."""
+    """Divide ``columns`` and ``rows`` into blocks of up to ``BLOCK_PX`` pixels of ``level``, the last block first."""
     steps = [max(int(BLOCK_PX // side), 1) for side in sides]
     return [(level, across, down) for down in _cut(rows, steps[1]) for across in _cut(columns, steps[0])][::-1]
 
@@ -91,7 +91,7 @@ def _cut(pixels: range, step: int) -> list[range]:
 
 
 def _halve(pixels: range, least: int) -> list[range]:
-    """Two halves, unless they would be shorter than ``least``."""
+    """Divide a range into two halves, unless they would be shorter than ``least``."""
     middle = (pixels.start + pixels.stop) // 2
     if len(pixels) < 2 * max(least, 1):
         return [pixels]
@@ -99,7 +99,7 @@ def _halve(pixels: range, least: int) -> list[range]:
 
 
 def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple[int, int]]:
-    """The coarsest level as fine as ``target_um``, and the number of its pixels (x, y) in one of that width."""
+    """The coarsest level fine enough for ``target_um``, and how many of its pixels (x, y) make one of that size."""
     fine = [
         level for level, d in enumerate(info.level_downsamples) if max(np.multiply(info.mpp, d)) <= target_um * 1.25
     ]
@@ -110,13 +110,13 @@ def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple
 
 
 def _read_block(slide: Slide, info: SlideInfo, level: int, sides: np.ndarray, block: tuple[range, range]) -> np.ndarray:
-    """The overview's pixels in ``block`` = (columns, rows); the last ones average the rest of the level.
+    """The overview's pixels in ``block`` = (columns, rows); the last pixels average the rest of the level.
 
     Args:
         slide: open slide.
         info: header of the slide.
         level: level to read.
-        sides: (x, y) of a pixel of the overview in pixels of the level.
+        sides: (x, y) size of a pixel of the overview, in pixels of the level.
         block: (columns, rows) of the overview.
     """
     first = [round(pixels.start * side) for pixels, side in zip(block, sides, strict=True)]
@@ -137,7 +137,7 @@ def strips(height: int, rows: int = ROWS) -> Iterator[slice]:
 
 
 def map_strips(function: Callable[[np.ndarray], np.ndarray], image: np.ndarray, halo: int = 0) -> np.ndarray:
-    """``function`` of an (h, w, ...) ``image``; its result in a row depends on ``halo`` rows on either side."""
+    """Apply ``function`` to an (h, w, ...) ``image`` in strips; its result in a row depends on ``halo`` rows around."""
     result = None
     for strip in strips(len(image)):
         first = max(strip.start - halo, 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-BROWN_DENSITY = 0.25  # of the blue channel; paler brown is haze
+BROWN_DENSITY = 0.25  # density of blue; paler brown is haze
 MAX_BLUE_TO_GREEN = 1.2  # above: bile, haemosiderin or a fringe of colour; eosin has 0.5 to 0.85
 
 # Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution", Anal Quant Cytol Histol 2001:
@@ -17,12 +17,12 @@ TEXTBOOK.setflags(write=False)
 ROUNDED_TEXTBOOK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))  # trained models depend on these values
 
 _DENSITY = -np.log((np.arange(256) + 1) / 256)
-DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # a float32 logarithm differs in the last digit
+DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)  # float32 logarithms, which differ in the last digit
 DENSITY.setflags(write=False)
 
 
 def optical_density(pixels: np.ndarray) -> np.ndarray:
-    """-ln((pixel + 1) / 256) of uint8 pixels of any shape, float64; ``DENSITY[pixels]`` is the same in float32."""
+    """-ln((pixel + 1) / 256) of uint8 pixels of any shape, float64; ``DENSITY[pixels]`` is the float32 version."""
     return _DENSITY[pixels]
 
 
@@ -31,14 +31,14 @@ def weigh_density(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
     Args:
         pixels: (h, w, 3) uint8.
-        weights: (3,) factors, such as a column of the pseudo-inverse of two stains, which gives the amount of one.
+        weights: (3,) factors, such as a column of the pseudo-inverse of two stains, for the amount of one.
     """
     shares = cv2.LUT(np.ascontiguousarray(pixels), (_DENSITY[:, None] * weights).astype(np.float32)[None])
     return cv2.transform(shares, np.ones((1, 3), np.float32))
 
 
 def is_brown(density: np.ndarray) -> np.ndarray:
-    """(...) bool: optical densities (..., 3) that absorb blue most, unlike haematoxylin and eosin."""
+    """(...) bool: True where optical densities (..., 3) are highest in blue, unlike those of haematoxylin and eosin."""
     red, green, blue = np.moveaxis(density, -1, 0)
     return (blue > BROWN_DENSITY) & (blue > MAX_BLUE_TO_GREEN * green) & (blue > red)
 
@@ -70,8 +70,8 @@ class MacenkoFit:
 def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:
     """Estimate the stains of (N, 3) uint8 RGB pixels.
 
-    The plane of the stains is that of the two largest singular vectors of the optical densities, through the origin
-    as in the paper; its extreme directions, at the 1st and 99th percentile of angle, are the stains.
+    The plane of the stains is spanned by the two largest singular vectors of the optical densities, through the origin
+    as in Macenko's paper; the extreme directions in it, at the 1st and 99th percentile of angle, are the stains.
 
     Returns:
         The fit, or None if it would be implausible: fewer than ``min_pixels`` stained pixels, less than 12 degrees

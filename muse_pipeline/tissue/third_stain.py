@@ -1,9 +1,9 @@
 """A third stain besides haematoxylin and DAB, such as a red chromogen: its direction, and the check that it exists.
 
 Densities of two stains lie in one plane, whatever the shade of haematoxylin; those of three stains do not. The pixels
-at the largest angle to the plane of haematoxylin and DAB are the purest of the third stain, as those at the extreme
-angles within a plane are in Macenko's method for two ("A method for normalizing histology slides for quantitative
-analysis", ISBI 2009).
+at the largest angle to the plane of haematoxylin and DAB are the purest of the third stain, just as in Macenko's method
+for two stains the pixels at the extreme angles within the plane are the purest ("A method for normalizing histology
+slides for quantitative analysis", ISBI 2009).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from muse_pipeline.tissue.stain import ANGLE_PERCENTILE, MAX_DENSITY, TEXTBOOK, 
 DAB = np.array([0.268, 0.570, 0.776])  # OD of r, g, b by Ruifrok; also QuPath's default for "Brightfield (H-DAB)"
 CERTAIN_DENSITY = 0.5  # |OD|; the directions of paler pixels are noise
 MIN_RESIDUAL_DEGREES = 6.0  # angle of 1 % of the pixels to the best plane; two stains have 3 to 5
-MIN_ANGLE_DEGREES = 12.0  # to the plane of haematoxylin and DAB; half of it amplifies noise in DAB tenfold
-MIN_FROM_BLUE_DEGREES = 20.0  # to Ruifrok's haematoxylin; slides' own have up to 14, red and green stains 26 or more
+MIN_ANGLE_DEGREES = 12.0  # angle to the plane of haematoxylin and DAB; half of it amplifies noise in DAB tenfold
+MIN_FROM_BLUE_DEGREES = 20.0  # angle to Ruifrok's haematoxylin: that of slides has up to 14, red and green stains 26
 PURE = 0.8  # fraction of the extreme angle; pixels beyond it are pure
 
 
@@ -37,7 +37,7 @@ def find_third_stain(pixels: np.ndarray) -> tuple[float, ...] | None:
         stain = density[angle / end >= PURE].sum(0)
         stain /= np.linalg.norm(stain)
         if np.degrees(np.arccos(stain @ blue)) >= MIN_FROM_BLUE_DEGREES:
-            return tuple(stain.round(6).tolist())  # results do not depend on the order of summation
+            return tuple(stain.round(6).tolist())  # rounded, so the order of summation has no effect
     return None
 
 
@@ -47,5 +47,5 @@ def _angles(density: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
 
 def _ends(angle: np.ndarray) -> np.ndarray:
-    """Percentiles (2,) between which 98 % of the angles are."""
+    """Percentiles (2,) between which 98 % of the angles lie."""
     return np.percentile(angle, [ANGLE_PERCENTILE, 100 - ANGLE_PERCENTILE])

@@ -11,19 +11,19 @@ from muse_pipeline.core.errors import SlideError
 
 WORK_UM = 16.0  # um per pixel of the mask in which cores are sought
 MOST_UM = 2000.0  # largest radius of a core
-LEAST_COVER = 0.1  # smallest share of tissue in the disc of a core that is present
+LEAST_COVER = 0.1  # least fraction of tissue in the disc of a core that is present
 LEAST_CORES = 4
-COMPACT = 0.6  # smallest share that a compact piece of tissue has of the circle around it
-TURN = 0.45  # tangent of the largest angle between the grid and the slide
+COMPACT = 0.6  # a compact piece of tissue fills more than this fraction of the circle around it
+TURN = 0.45  # tangent of the largest angle between the axes of the grid and of the slide
 NEAR = 0.35  # largest distance of a core from its place in the grid, relative to the distance between cores
 
 
 @dataclass(frozen=True)
 class Core:
-    """A core, or a place of the grid without one.
+    """A core, or a position of the grid without one.
 
     Attributes:
-        name: letter of the row and number of the column, as "B-7".
+        name: letter of the row and number of the column, such as "B-7".
         centre_um: (x, y) from the corner of level 0.
         is_missing: True if there is next to no tissue.
     """
@@ -74,16 +74,16 @@ _SEEDS = 8
 
 def _no_grid(n: int) -> SlideError:
     return SlideError(
-        f"the tissue is no grid of round cores of one size ({n} cores of that kind found); draw the grid in "
-        "QuPath (TMA > TMA dearrayer), export it and give it as roi, or leave tma out"
+        f"the tissue is not a grid of round cores of one size (cores found: {n}); draw the grid in "
+        "QuPath (TMA > TMA dearrayer), export it and give it as `roi`, or leave out `tma`"
     )
 
 
 def _find_radius(tissue: np.ndarray) -> float:
     """The radius of the cores, in pixels.
 
-    It is the median of the circles around compact pieces of tissue: tears and holes leave the circle around a core as
-    it is, and loose pieces are not compact. Where all cores touch, it is the largest circle within the tissue.
+    It is the median radius of the circles around compact pieces of tissue: tears and holes do not change the circle
+    around a core, and loose pieces are not compact. If the cores touch, it is that of the largest circle within tissue.
     """
     solid = cv2.morphologyEx((tissue > 0.5).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     outlines, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -107,7 +107,7 @@ def _disc(radius: float) -> np.ndarray:
 
 
 def _find_peaks(cover: np.ndarray, radius: float) -> np.ndarray:
-    """(N, 2) float64 pixels (x, y) where a disc covers more tissue than around it, one per core."""
+    """(N, 2) float64 pixels (x, y) where a disc covers more tissue than anywhere near, one per core."""
     smooth = cv2.GaussianBlur(cover, (0, 0), radius / 4)
     window = (_disc(1.5 * radius) > 0).astype(np.uint8)
     peaks = (smooth == cv2.dilate(smooth, window)) & (cover > 2 * LEAST_COVER)
@@ -116,12 +116,12 @@ def _find_peaks(cover: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _fit_grid(found: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Column and row (N, 2) of each position, ``_NOWHERE`` for others; origin (2,) and steps (2, 2) of the grid."""
+    """Column and row (N, 2) of each position, ``_NOWHERE`` if off the grid; the grid's origin (2,) and steps (2, 2)."""
     index = np.full(found.shape, _NOWHERE)
     steps = np.array([_step(found, radius, axis) for axis in (0, 1)])
     if len(found) < LEAST_CORES or not np.isfinite(steps).all():
         return index, np.zeros(2), steps
-    for seed in np.argsort(-cover, kind="stable")[:_SEEDS]:  # the grid of debris beside the others stays small
+    for seed in np.argsort(-cover, kind="stable")[:_SEEDS]:  # a grid that starts from debris stays small
         grown = _grow_grid(found, steps, int(seed))
         if (grown > _NOWHERE).all(1).sum() > (index > _NOWHERE).all(1).sum():
             index = grown
@@ -135,7 +135,7 @@ def _fit_grid(found: np.ndarray, cover: np.ndarray, radius: float) -> tuple[np.n
 
 
 def _trim(line: np.ndarray, cover: np.ndarray) -> None:
-    """Take out, in index, the first and last rows or columns ``line`` (N,) that have debris alone."""
+    """Set the first and last rows or columns in ``line`` (N,) to ``_NOWHERE`` while they contain only debris."""
     for pick in (np.min, np.max):
         used = line > _NOWHERE
         while used.any() and cover[on := line == pick(line[used])].max() < 0.5:
@@ -144,7 +144,7 @@ def _trim(line: np.ndarray, cover: np.ndarray) -> None:
 
 
 def _step(found: np.ndarray, radius: float, axis: int) -> np.ndarray:
-    """(2,) from a core to the next one to the right (``axis`` 0) or below, the median of all; NaN without any."""
+    """Median vector (2,) from a core to the next core to the right (``axis`` 0) or below (1); NaN if there are none."""
     apart = found[None] - found[:, None]
     ahead, aside = apart[..., axis], abs(apart[..., 1 - axis])
     is_ahead = (ahead > 1.5 * radius) & (aside < TURN * ahead)
@@ -158,10 +158,10 @@ def _step(found: np.ndarray, radius: float, axis: int) -> np.ndarray:
 
 
 def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
-    """Column and row (N, 2) of the positions that are reached from a first one in steps of the grid."""
+    """Column and row (N, 2) of the positions reached from ``seed`` in steps of the grid; ``_NOWHERE`` for the rest."""
     index = np.full(found.shape, _NOWHERE)
     index[seed], waiting = 0, [seed]
-    moves = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2)])  # over one that is missing
+    moves = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2)])  # or across a missing core
     reach = NEAR * np.linalg.norm(steps, axis=1).min()
     taken = {(0, 0)}
     while waiting:
@@ -179,7 +179,7 @@ def _grow_grid(found: np.ndarray, steps: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _share_within(cores: list[Core], radius_um: float, tissue: np.ndarray) -> float:
-    """Share of the tissue that lies in the cores."""
+    """Fraction of the tissue that lies in the cores."""
     inside = np.zeros(tissue.shape, np.uint8)
     for core in cores:
         x, y = (round(each / WORK_UM - 0.5) for each in core.centre_um)

@@ -32,9 +32,9 @@ GRID_UM = 64.0
 SCORE_LEVELS = 200  # levels of stored scores
 SCORE_BINS = 20  # bins of the overview and steps of the slider
 NO_CLASS = 255
-N_SAMPLE = 60_000  # nuclei drawn as dots in views of the whole slide
+N_SAMPLE = 60_000  # about this many nuclei are shown as dots in views of the whole slide
 N_GALLERY = 12  # nuclei of each kind and class
-_RAY_UM = 0.01  # step of rays until their chunk is written
+_RAY_UM = 0.01  # step of rays in the temporary files
 _KNUTH = np.uint64(2654435761)  # multiplicative hashing: a random but fixed order of rows
 
 
@@ -45,7 +45,7 @@ class Batch:
     Attributes:
         row: (n,) row number in the table.
         xy: (n, 2) positions, absolute level-0 px.
-        label: (n,) uint8 label, ``NO_CLASS`` without one.
+        label: (n,) uint8 label; ``NO_CLASS`` if there is none.
         score: (n,) float score.
         sureness: (n,) float probability of the class; the score for a model of one class.
         rays: (n, R) rays, um.
@@ -62,18 +62,18 @@ class Batch:
 
     @property
     def score_level(self) -> np.ndarray:
-        """(n,) uint8: the score in ``SCORE_LEVELS``."""
+        """(n,) uint8: the score as one of ``SCORE_LEVELS`` levels."""
         # In float32 the lowest score of a level may be slightly less, but must not fall into the level below.
         return (self.score * SCORE_LEVELS + 1e-4).astype(int).clip(0, SCORE_LEVELS - 1).astype(np.uint8)
 
     @property
     def rank(self) -> np.ndarray:
-        """(n,) uint32: a random number that depends on the row only."""
+        """(n,) uint32: a random number that depends only on the row."""
         return ((self.row.astype(np.uint64) * _KNUTH) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
 def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
-    """The nuclei of a table in batches; ``by_stain`` labels them negative (0) and positive (1)."""
+    """Yield the nuclei of a table in batches; ``by_stain`` labels them negative (0) and positive (1)."""
     column = POSITIVE if by_stain else "label"
     with open_nuclei(path) as file:
         names = [name for name in file.schema_arrow.names if name.startswith("prob_")]
@@ -101,10 +101,10 @@ def _sureness(table: pa.Table, probabilities: Sequence[str], label: np.ndarray) 
 
 
 class ChunkWriter:
-    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, a script file each; memory is for one batch or square.
+    """Sorts a stream of nuclei into squares of ``CHUNK_UM``, each a script file, with one batch or square in memory.
 
     Args:
-        folder: folder for ``COLUMN_ROW.js``; the page distinguishes sets of nuclei by its name.
+        folder: folder for the files ``COLUMN_ROW.js``; its name identifies the set of nuclei on the page.
         info: the slide.
         n_rays: number of rays of every nucleus.
     """
@@ -135,7 +135,7 @@ class ChunkWriter:
                 file.write(records[members].tobytes())
 
     def finish(self) -> dict[str, Any]:
-        """Turn the files into scripts; returns the facts that the page needs to read them."""
+        """Turn the files into scripts, and return what the page needs to read them."""
         for column, row in self._counts:
             waiting = self._waiting(column, row)
             records = np.frombuffer(waiting.read_bytes(), self._record)
@@ -153,7 +153,7 @@ class ChunkWriter:
 
 
 def _columns(records: np.ndarray) -> tuple[float, bytes]:
-    """The um per step of the rays, and all columns; rays take a byte each, relative to the longest of the chunk."""
+    """The um per step of the rays, and all columns; rays take a byte each, relative to the longest ray in the chunk."""
     longest = max(int(records["rays"].max(initial=0)), 1)
     rays = np.round(records["rays"] * (255 / longest)).astype(np.uint8)
     names = ("row", "x", "y", "label", "score", "sureness")
@@ -168,7 +168,7 @@ class Overview:
         info: the slide.
         n_classes: number of known classes.
         n_nuclei: number of nuclei in the table.
-        histogram: (C + 1, SCORE_BINS) nuclei in totals by class, the last plane those without one, and score.
+        histogram: (C + 1, SCORE_BINS) nuclei in totals by class and score; the last row is for nuclei without a class.
     """
 
     info: SlideInfo
@@ -205,7 +205,7 @@ class Overview:
         self._sample.append(dots)
 
     def write(self, path: Path) -> dict[str, Any]:
-        """Write the grid and the sample as a script; returns the facts that the page needs to read them."""
+        """Write the grid and the sample as a script, and return what the page needs to read them."""
         cells = np.array(sorted(self._cells), "<u4")
         counts = np.stack([self._cells[cell] for cell in cells.tolist()]) if len(cells) else np.zeros(0, np.uint8)
         dots = np.concatenate(self._sample) if self._sample else np.zeros(0, [("x", "<u2")])
@@ -223,7 +223,7 @@ class Overview:
 
 
 class Gallery:
-    """The surest nuclei, the least sure, and some at random, for every class."""
+    """Collects for every class the surest nuclei, the least sure nuclei, and some random nuclei."""
 
     def __init__(self, n_classes: int):
         self._best: dict[tuple[int, str], np.ndarray] = {}
@@ -241,7 +241,7 @@ class Gallery:
                 self._best[label, kind] = both[np.lexsort((both[:, 1], both[:, 0]))[:N_GALLERY]]
 
     def entries(self) -> list[dict[str, Any]]:
-        """Class, kind, and for every nucleus its row, position in absolute level-0 px and sureness."""
+        """Class, kind and nuclei of each group: row, position in absolute level-0 px and sureness of each nucleus."""
         return [
             {
                 "label": label,

@@ -1,6 +1,6 @@
 """The folder ``viewer`` of a slide: ``index.html``, its scripts, the tiles of the image and the nuclei.
 
-The image is a pyramid of JPEG tiles made from a store, with glass where nothing was stored.
+The image is a pyramid of JPEG tiles made from a store, with the colour of glass where nothing was stored.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Block:
 def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
     """Write ``LEVEL/COLUMN_ROW.jpg`` for every tile with stored pixels; level k is reduced ``2**k`` times.
 
-    Memory is bounded by a block of four tiles per thread, and for levels reduced 64 times and more, which are read from
-    the store's smallest level, by the size of a glass slide.
+    Each thread holds a block of four tiles in memory. Levels that are reduced 64 times or more are read from the
+    store's smallest level, so there the memory may be that of the whole slide at this level.
 
     Returns:
-        Size and um per pixel of level 0, side of a tile, colour of the glass, and for every level the tiles that exist
-        as "COLUMN_ROW".
+        Size and um per pixel of level 0, side of a tile, colour of the glass, and for every level the names
+        "COLUMN_ROW" of the tiles that exist.
     """
     n_levels, glass = count_levels(store.size_px), read_glass(store)
     plate = np.broadcast_to(glass, (2 * TILE_PX, 2 * TILE_PX, 3)).copy()
@@ -95,7 +95,7 @@ def read_glass(store: Store) -> np.ndarray:
 
 
 def count_levels(size_px: tuple[int, int]) -> int:
-    """Levels down to the first that is a single tile."""
+    """The number of levels; the last is the first that fits into a single tile."""
     n_tiles = -(-max(size_px) // TILE_PX)
     return (n_tiles - 1).bit_length() + 1
 
@@ -107,9 +107,9 @@ def _blocks(store: Store) -> Iterator[Block]:
 
 
 def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass: np.ndarray) -> list[tuple[int, str]]:
-    """Write the tiles of a block and the one above them; returns (level, name) of those that have stored pixels.
+    """Write the tiles of a block that have stored pixels, and the tile above them; return (level, name) of each.
 
-    ``glass`` (2 * TILE_PX, 2 * TILE_PX, 3) has the colour for pixels that were not stored, which read as white.
+    ``glass`` (2 * TILE_PX, 2 * TILE_PX, 3) replaces pixels that were not stored, which are read as white.
     """
     level_store = store.at(store.mpp * 2**block.level)
     corner = 2 * TILE_PX * block.column, 2 * TILE_PX * block.row
@@ -152,10 +152,10 @@ SIMPLER_UM = 2.0  # tolerance of simplified outlines of areas
 
 
 def write_viewer(folder: Path, threads: int = 1) -> Path:
-    """Write the viewer of the finished slide in ``folder``; one of the same nuclei is kept.
+    """Write the viewer of the finished slide in ``folder``, unless it already has an up-to-date one.
 
-    Pixels come from the image store. If it was removed already, an earlier viewer of these nuclei is kept; without one
-    the nuclei are shown on white.
+    Pixels come from the image store. If that was removed, an earlier viewer of the same nuclei is kept; if there is
+    none, the nuclei are shown on white.
 
     Returns:
         The path of ``index.html``.
@@ -188,7 +188,7 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
 
 
 def _is_current(viewer: Path, made_from: dict[str, Any], has_store: bool) -> bool:
-    """True if a viewer can be kept; one with an image that cannot be remade is kept unless its nuclei were replaced."""
+    """True if a viewer can be kept; if its image cannot be made again, only different nuclei make it outdated."""
     known = find_json(viewer / "made_from.json")
     if not known or known["made_from"]["format"] != FORMAT:
         return False
@@ -247,7 +247,7 @@ def _write_proposals(path: Path, info: SlideInfo, folder: Path) -> dict[str, Any
 
 
 def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
-    """Areas that can be drawn over the image: tissue, region of interest, tissue regions and artefacts by class."""
+    """Yield areas to draw over the image: tissue, region of interest, tissue regions and artefacts by class."""
     if files.mask.is_file():
         tissue = TissueMask.load(files.mask, info)
         yield _layer(TISSUE, "#555555", trace_outline(tissue, info), info)

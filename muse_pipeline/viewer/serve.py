@@ -1,4 +1,4 @@
-"""A server of results for browsers on this machine."""
+"""A web server for results, which only answers browsers on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ResultsHandler(SimpleHTTPRequestHandler):
     """Answers requests for files of one folder, if they were meant for this machine."""
 
     def do_GET(self) -> None:
-        """Send a file; a page from elsewhere whose name resolves to this machine (DNS rebinding) gets nothing."""
+        """Send a file, but not to a page from elsewhere whose host name resolves to this machine (DNS rebinding)."""
         host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         if host not in {ADDRESS, "localhost"}:
             self.send_error(HTTPStatus.FORBIDDEN, "this server only answers this machine")
@@ -41,7 +41,7 @@ def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
     """Create a server of ``folder`` on 127.0.0.1; port 0 means any free port. ``serve_forever`` runs the server.
 
     Raises:
-        OutputError: the port is taken.
+        OutputError: the port cannot be used.
     """
     try:
         return ThreadingHTTPServer((ADDRESS, port), partial(ResultsHandler, directory=str(folder)))
@@ -50,7 +50,7 @@ def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def find_pages(results: Path) -> list[str]:
-    """The pages of a folder, relative to it: report and viewers, or the viewer of one slide, made if absent.
+    """The pages of a folder, relative to it: report and viewers; for the folder of a slide its viewer, made if missing.
 
     Raises:
         NucleiError: there are no pages.

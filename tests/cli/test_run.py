@@ -77,7 +77,7 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     second = second.removesuffix(" (2 of 3)")
     assert second.startswith("b: inspect: ") and "is not a slide" in second
     assert summary.startswith("3 slides: 2 ok, 1 failed; see ")
-    doubled = ["1 slide with the same content as another; all are in the totals:", "  C: as a"]
+    doubled = ["1 slide with the same content as another slide; all are in the totals:", "  C: same as a"]
     assert failures == ["1 slide failed:", f"  {second}", *doubled]
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
     with (mixed / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
@@ -129,7 +129,7 @@ def test_a_measurement_that_no_nucleus_has_stops_the_run_before_any_work(muse, m
     run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
     status, _, printed = muse(*run, "--measurements", "h_men")
     assert (status, (mixed / "results").exists()) == (2, False)
-    assert "measurements: the table of nuclei has no column 'h_men' of numbers; did you mean 'h_mean'?" in printed
+    assert "measurements: the table of nuclei has no numeric column 'h_men'; did you mean 'h_mean'?" in printed
     assert muse(*run, "--measurements", "texture_asm")[0] == 2 and not (mixed / "results").exists()
 
 

@@ -137,7 +137,8 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     assert "bootstrap over 2 patients, fewer than 6: too few to rely on (as in the sheet)" in out
     assert "not scored, not in the sheet: e" in out
     assert (
-        "1 slide scored within annotated regions (0.0025 mm2): outside them 2 found nuclei and 2 true set aside" in out
+        "1 slide scored within annotated regions (0.0025 mm2); outside them, 2 found nuclei and 2 true nuclei are set"
+        in out
     )
     scores = read_json(cohort / "s.json")
     assert scores["slides"][0]["counts"][0] == [2, 0, 0]
@@ -174,7 +175,7 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
     (tmp_path / "t.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.geojson", "--json", tmp_path / "s.json")
     assert status == 0
-    assert "2 found nuclei and 0 true set aside" in out
+    assert "2 found nuclei and 0 true nuclei are set aside" in out
     scores = read_json(tmp_path / "s.json")
     assert scores["detection"]["f1"] == 100
     polygon = shapely.Polygon(circle)
@@ -234,7 +235,7 @@ def test_a_mask_must_be_of_the_slides_size(muse, tmp_path):
     cv2.imwrite(str(tmp_path / "t.png"), mask[::2, ::2])
     status, out, errors = muse("evaluate", path, "--truth", tmp_path / "t.png")
     assert (status, out) == (2, "")
-    assert "t.png: is 250 x 225 px and level 0 of the slide 500 x 450 px; give a mask of the whole slide" in errors
+    assert "t.png: is 250 x 225 px, but level 0 of the slide is 500 x 450 px; give a mask of the whole slide" in errors
 
 
 def test_a_truth_without_classes_is_scored_for_detection_alone(muse, tmp_path):
@@ -242,7 +243,7 @@ def test_a_truth_without_classes_is_scored_for_detection_alone(muse, tmp_path):
     (tmp_path / "t.csv").write_text("x,y,class\n100,100,\n")
     _, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json")
     assert "the truth names no classes" in out
-    assert "no slide.json beside the nuclei" in out
+    assert "no slide.json next to the nuclei" in out
     assert read_json(tmp_path / "s.json")["by_class"] is None
 
 
@@ -393,12 +394,12 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in xy[:20]))
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out, errors.count("\n")) == (2, "", 1)
-    assert "t.csv: 0% of its nuclei match found ones as they are, and 100% with x and y exchanged" in errors
+    assert "t.csv: 0% of its nuclei match found ones as they are, but 100% with x and y exchanged" in errors
     few = [*xy[:6, ::-1], *((x, x) for x in xy[6:8, 0])]  # two of eight lie on found nuclei by chance
     path = write_result(tmp_path, "b", np.concatenate([xy, few[6:]]), [0] * 42)
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in few))
     status, out, errors = muse("evaluate", path, "--truth", truth)
-    assert (status, out) == (2, "") and "t.csv: 25% of its nuclei match found ones as they are, and 100%" in errors
+    assert (status, out) == (2, "") and "t.csv: 25% of its nuclei match found ones as they are, but 100%" in errors
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in (*xy[:2], *xy[2:6, ::-1])))
     assert muse("evaluate", path, "--truth", truth)[0] == 0  # both orders fit a part
 

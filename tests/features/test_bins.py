@@ -121,9 +121,9 @@ def test_what_lies_beside_a_nucleus_counts_for_the_nearest(slide, tmp_path, muse
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("another folder", "is no folder of Visium HD bins ([Errno 2] No such file or directory: "),
+        ("another folder", "is not a folder of Visium HD bins ([Errno 2] No such file or directory: "),
         ("another run", "has no position of bin 's_002um_00000-1'"),
-        ("another slide", "positions lie outside of the slide's tissue"),
+        ("another slide", "positions lie outside the slide's tissue"),
         ("no transform", "give its alignment with --transform"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):
         ("fine", "microns_per_pixel is 'fine', not a positive number"),
         (
             0.5,
-            "the tissue has 2 times the size that it has on the slide; correct the um per px of the slide (0.25) or of",
+            "the tissue is 2 times as large as on the slide; correct the um per px of the slide (0.25) or of",
         ),
     ],
 )
@@ -177,7 +177,7 @@ def test_the_scale_of_the_bins_is_checked(slide, tmp_path, muse, value, message)
             "a transcript has no feature_name",
         ),
         (lambda table: table.drop(columns="x_location"), "x_location"),
-        (lambda table: table.assign(x_location=table["x_location"] - 5000), "lie outside of the slide's tissue"),
+        (lambda table: table.assign(x_location=table["x_location"] - 5000), "lie outside the slide's tissue"),
     ],
 )
 def test_a_table_of_transcripts_is_checked(slide, tmp_path, muse, change, message):
@@ -193,7 +193,7 @@ def test_a_table_of_transcripts_is_checked(slide, tmp_path, muse, change, messag
     ("text", "message"),
     [
         ("1.2,0,nan\n0,1.2,3\n0,0,1", "the matrix contains nan"),
-        ("2.4,0,0\n0,2.4,0\n0,0,1", "the tissue has 2.04 times the size that it has on the slide"),
+        ("2.4,0,0\n0,2.4,0\n0,0,1", "the tissue is 2.04 times as large as on the slide"),
     ],
 )
 def test_an_alignment_is_checked(slide, tmp_path, muse, text, message):

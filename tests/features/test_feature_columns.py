@@ -108,7 +108,7 @@ def test_chosen_columns_are_measurements_in_qupath(table_file, table, tiled_slid
         assert feature["properties"]["measurements"]["h_mean"] == pytest.approx(value, abs=1e-4)
     assert "h_mean" in json.loads((tmp_path / "nuclei.provenance.json").read_text())["measurements"]
     assert main([*words, "--measurements", "h_maen"]) == 2
-    assert "no column 'h_maen' of numbers; did you mean 'h_mean'?" in capsys.readouterr().err
+    assert "no numeric column 'h_maen'; did you mean 'h_mean'?" in capsys.readouterr().err
 
 
 def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, capsys):

@@ -238,7 +238,7 @@ def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, 
     row = read_row(results)
     assert (row["status"], row["regions"]) == ("ok", "failed")
     assert int(row["nuclei"]) > 500
-    assert "without tissue regions, whose model failed" in capsys.readouterr().out
+    assert "without tissue regions, because their model failed" in capsys.readouterr().out
     assert "no tissue regions: " in (results / "report.html").read_text()
 
 

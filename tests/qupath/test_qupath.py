@@ -100,8 +100,8 @@ def test_qupath_distinguishes_slides_of_one_name_and_rejects_another_size(tmp_pa
     cases = {
         ("a", "results"): "100 nuclei added",
         ("b", "results"): "200 nuclei added",
-        ("c", "results"): "the results a, b have its name, and nothing was imported",
-        ("d", "alone"): "has 900 x 900 pixels, and ",
+        ("c", "results"): "the results a, b have its name, so nothing was imported",
+        ("d", "alone"): "has 900 x 900 pixels, but ",
     }
     for (case, results), output in cases.items():
         image = tmp_path / case / "slide-1.png"

@@ -128,14 +128,14 @@ def test_nuclei_of_another_version_of_the_slide_are_rejected(slide_folder):
     write_json(slide_folder / "slide.json", {**info, "fingerprint": "another"})
     slide = judge_slide(slide_folder.parent, row("one"))
     assert slide.status == "failed"
-    assert "another version" in slide.reason
+    assert "a different version" in slide.reason
 
 
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        ({"slide_mpp": [1.0, 1.0]}, "were found at another mpp of the slide; run the workflow again"),
-        ({"tissue_sha256": "another"}, "another tissue or region of interest; run the workflow again"),
+        ({"slide_mpp": [1.0, 1.0]}, "were found at a different mpp of the slide; run the workflow again"),
+        ({"tissue_sha256": "another"}, "a different tissue mask or region of interest; run the workflow again"),
     ],
 )
 def test_nuclei_of_before_an_interrupted_change_are_rejected(slide_folder, output, reason):
@@ -274,8 +274,8 @@ def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides,
 def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
     good = slides["good"]
     assert summarise_flags([good, replace(good, slide_id="again"), slides["with gaps"]])[:2] == [
-        "1 slide with the same content as another; all are in the totals:",
-        "  again: as good",
+        "1 slide with the same content as another slide; all are in the totals:",
+        "  again: same as good",
     ]
     cores = [
         replace(good, slide_id=name, summary={**good.summary, "provenance": {**good.summary["provenance"], "roi": roi}})
@@ -285,8 +285,8 @@ def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
         )
     ]
     assert summarise_flags([good, *cores])[:2] == [
-        "1 slide with the same content as another; all are in the totals:",
-        "  twin: as A-1",
+        "1 slide with the same content as another slide; all are in the totals:",
+        "  twin: same as A-1",
     ]
 
 
@@ -317,7 +317,7 @@ def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
     write_page(both, tmp_path / "report.html")
     attention, _, rest = (tmp_path / "report.html").read_text(encoding="utf-8").partition("</section>")
     head = rest.partition("All slides")[0]
-    output = "different models, whose numbers may not compare: compact (01234567), 1 slide; compact (fedcba98), 1 slide"
+    output = "whose numbers may not be comparable: compact (01234567), 1 slide; compact (fedcba98), 1 slide"
     assert output in attention
     assert head.count('<div class="classes">') == 2
     assert head.index("compact (01234567), 1 slide") < head.index("compact (fedcba98), 1 slide")

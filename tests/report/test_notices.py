@@ -255,13 +255,13 @@ def test_a_partner_is_shown_with_its_residuals_and_a_failed_one_with_its_reason(
 
 def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
     classes = "; classes only on tissue of the kind that the model was trained on."
-    unconfirmed = "No number may be used before the size of a pixel is corrected or confirmed."
+    unconfirmed = "No number may be used before the pixel size is corrected or confirmed."
     assert {name: describe_use(slide) for name, slide in slides.items()} == {
         "plain": f"Counts and outlines may be used{classes}",
         "pen": f"Counts and outlines may be used if the tissue was found{classes}",
-        "bare": "No nucleus was found; look at the picture of the tissue before you use that.",
+        "bare": "No nucleus was found; look at the picture of the tissue before you rely on that.",
         "pale": f"Counts and outlines may be used if the overlays are right{classes}",
-        "given": f"Counts and outlines may be used if the size of a pixel is right{classes}",
+        "given": f"Counts and outlines may be used if the pixel size is right{classes}",
         "small": unconfirmed,
         "small and given": unconfirmed,
         "brown": "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",

@@ -37,4 +37,4 @@ def test_a_run_that_has_not_ended_is_reported_with_its_log(folder):
     (folder / "checkpoint.pt").unlink()
     assert "It has not ended" in facts_of(folder) and "logs/pretrain.log" in facts_of(folder)
     (folder / "logs" / "pretrain.log").unlink()
-    assert "fix them, or list them in `pretrain.exclude`" in facts_of(folder)
+    assert "fix the slide, or list it in `pretrain.exclude`" in facts_of(folder)

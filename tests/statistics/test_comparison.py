@@ -179,5 +179,5 @@ def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write
         write_doubtful(name, 900, nuclear_size="too large")
     words = ["--group", "label", "-o", str(results / "statistics.tsv")]
     assert main(["statistics", str(results), "--sheet", str(results / "slides.tsv"), *words]) == 2
-    message = "found 1 group (a); give slides of two or more (3 slides left out: doubtful scale; include_doubtful keeps"
+    message = "give slides of at least two groups (3 slides left out: doubtful scale; include_doubtful keeps"
     assert message in capsys.readouterr().err

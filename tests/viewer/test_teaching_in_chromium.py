@@ -152,7 +152,7 @@ def test_corrections_end_where_the_scan_does(open_tab, finished, tmp_path):
     free = tab.page.evaluate(FREE_AT_THE_EDGE)
     click_at(tab, (free, 3))
     click_at(tab, (-30, -30))
-    assert "beside the slide" in tab.page.inner_text("#notice")
+    assert "outside the slide" in tab.page.inner_text("#notice")
     assert tab.page.inner_text("#touched") == "0 marked, 1 added, 0 areas checked"
     tab.page.keyboard.press("c")
     checked = downloaded(tab)["features"][0]

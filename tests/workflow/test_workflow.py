@@ -145,7 +145,7 @@ def test_the_end_names_what_failed_and_why(first_run):
     assert bare.returncode == 1
     assert (first, heading) == ("3 slides: 2 ok, 1 failed; see results/report.html", "1 slide failed:")
     assert failure.startswith("  broken: inspect: ") and WHY_BROKEN in failure
-    assert doubled == "1 slide with the same content as another; all are in the totals:"
+    assert doubled == "1 slide with the same content as another slide; all are in the totals:"
     assert last == "Something failed; every other slide is done. Details: results/report.html"
 
 

@@ -1,4 +1,4 @@
-/* The panel: what is shown, and the keyboard. */
+/* The panel, which chooses what is shown, and the keys. */
 "use strict";
 
 (() => {
@@ -6,7 +6,7 @@
   const counts = [];
   let scaleBar, scaleText, position, modeLine, slider, sliderText;
 
-  /* An element: attributes by name, functions as listeners, text as text. */
+  /* Make an element; attributes that are functions become listeners, and children are elements or text. */
   muse.el = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
@@ -151,7 +151,7 @@
         await navigator.clipboard.writeText(link);
         copied.value = "copied";
       } catch {
-        window.prompt("Address of this view", link);
+        window.prompt("Link to this view", link);
       }
     };
     panel.append(muse.section("Position",
@@ -175,7 +175,7 @@
     const submit = (event) => {
       event.preventDefault();
       const numbers = input.value.split(/[\s,;]+/).map(Number);
-      if (numbers.length !== 2 || !numbers.every(Number.isFinite)) return muse.tell("Give two numbers, as in 12000, 8500.");
+      if (numbers.length !== 2 || !numbers.every(Number.isFinite)) return muse.tell("Give two numbers, such as 12000, 8500.");
       muse.goTo(...muse.fromQuPath(...numbers), Math.min(0.5, 1 / muse.view().scale));
     };
     return el("form", { className: "row", submit }, el("label", { htmlFor: "goto" }, "Go to"), input);
@@ -199,7 +199,7 @@
 
   let telling = 0;
 
-  /* A sentence over the image for a few seconds. */
+  /* Show a sentence over the image for a few seconds. */
   muse.tell = (sentence) => {
     const notice = document.getElementById("notice");
     notice.textContent = sentence;
@@ -250,7 +250,7 @@
     const isText = event.target.matches("input[type=text], textarea, select");
     if (isText || event.ctrlKey || event.metaKey || event.altKey) return;
     const isImage = event.target.closest("#image");
-    if (isImage && ["+", "=", "-", "0"].includes(event.key)) return; // OpenSeadragon's
+    if (isImage && ["+", "=", "-", "0"].includes(event.key)) return; // OpenSeadragon handles these
     const box = /^[1-9]$/.test(event.key) && document.querySelector(`input[data-label="${event.key - 1}"]`);
     if (box) box.click();
     else if (muse.keys.has(event.key.toLowerCase())) {

@@ -1,18 +1,18 @@
 /* The canvas over the image: areas, nuclei as dots, heat map or outlines, and corrections.
 
-   A frame that only pans or zooms moves a buffer that reaches beyond the view. Another buffer is drawn meanwhile, in
-   slices of a few milliseconds, so that no frame waits for all nuclei. */
+   While the view only moves or zooms, the front buffer, which is larger than the view, is moved with it. Meanwhile a second
+   buffer is drawn in slices of a few milliseconds, so that no frame waits for all nuclei. */
 "use strict";
 
 (() => {
-  const MARGIN = 0.2; // of the view, on each side of the buffer
+  const MARGIN = 0.2; // fraction of the view by which the buffer is larger on each side
   const SLICE_MS = 8;
-  const GROUP = 60; // outlines in one stroke
-  const OUTLINES_FROM = 0.55; // screen px per um: a nucleus of 8 um is 4 px wide
+  const GROUP = 60; // outlines drawn by one stroke of the pen
+  const OUTLINES_FROM = 0.55; // screen px per um at which outlines are drawn: a nucleus of 8 um is 4 px wide
   const HEAT_FROM = 0.1;
-  const MOST_IN_VIEW = 60; // chunks; farther out the sample is drawn instead
-  const REACH_UM = 20; // from the centre of a nucleus to its outline, at most
-  const PROPOSALS = "Proposals"; // their layer
+  const MOST_IN_VIEW = 60; // most chunks in view; farther out, a sample of the nuclei is drawn instead
+  const REACH_UM = 20; // largest distance from the centre of a nucleus to its outline
+  const PROPOSALS = "Proposals"; // name of their layer
   const PROPOSED = "#000000";
   const HALO = "rgb(255 255 255 / 55%)";
   const RAMP = [[255, 240, 178], [254, 196, 96], [240, 120, 62], [200, 52, 84], [128, 20, 108], [62, 10, 92]];
@@ -52,7 +52,7 @@
     if (!isExact && !job) {
       clearTimeout(settle);
       if (isStale || !covers(front.view, view)) begin(view);
-      else settle = setTimeout(() => begin(muse.view()), 60); // sharp again once it rests
+      else settle = setTimeout(() => begin(muse.view()), 60); // drawn again once the view rests
     }
   };
 
@@ -60,7 +60,7 @@
 
   const marginOf = (view) => [Math.round(view.width * MARGIN), Math.round(view.height * MARGIN)]; // screen px
 
-  /* Whether a buffer made for `made` can stand for `view` while it moves. */
+  /* True if a buffer drawn for the view `made` can be shown for `view` while that moves. */
   function covers(made, view) {
     if (!made || made.mode !== modeAt(view)) return false;
     const zoom = view.scale / made.scale;
@@ -124,7 +124,7 @@
 
   muse.proposalsLayer = { name: PROPOSALS, color: PROPOSED };
 
-  /* Whether everything that belongs to the view is drawn. */
+  /* True if everything in the view is drawn. */
   muse.isDrawn = () => {
     const view = muse.view();
     return Boolean(muse.overview) && !job && !isStale && front.view && sameView(front.view, view) && !muse.isLoading();
@@ -202,7 +202,7 @@
     frame.pen.setLineDash([]);
   }
 
-  /* Numbers of the nuclei of a chunk that are shown and within the buffer, by class. */
+  /* Indices, by class, of the nuclei in a chunk that are shown and near the buffer. */
   function sortByClass(chunk, frame) {
     const least = leastScore();
     const { classes } = muse.shown;
@@ -215,14 +215,14 @@
     return members;
   }
 
-  /* Whether a nucleus may be seen in the buffer. */
+  /* True if a part of a nucleus may be in the buffer. */
   function isNear(chunk, i, frame) {
     const x = chunk.left + chunk.x[i];
     const y = chunk.top + chunk.y[i];
     return x >= frame.left - REACH_UM && x <= frame.right + REACH_UM && y >= frame.top - REACH_UM && y <= frame.bottom + REACH_UM;
   }
 
-  const leastScore = () => muse.shown.bin * 10; // 200 levels of a score, 20 steps of the slider
+  const leastScore = () => muse.shown.bin * 10; // scores have 200 levels, the slider has 20 steps
 
   function* drawOutlines(frame, chunk, members, color) {
     const { pen, scale, ratio } = frame;
@@ -253,7 +253,7 @@
         pen.closePath();
       }
       if (radius > 5 * ratio) {
-        pen.strokeStyle = HALO; // parts the line from dark chromatin
+        pen.strokeStyle = HALO; // separates the line from dark chromatin
         pen.lineWidth = width + 2 * ratio;
         pen.stroke();
       }
@@ -296,7 +296,7 @@
     pen.drawImage(heat, x(0), y(0), columns * side * scale, rows * side * scale);
   }
 
-  /* Density of the shown nuclei, a pixel for each cell; the darkest is the 99th percentile over all nuclei. */
+  /* Density of the shown nuclei, one pixel per cell; the darkest colour is the 99th percentile of the cells with all nuclei. */
   function paintHeat() {
     const { columns, rows, cell_um: side } = muse.slide.overview;
     const { cells, counts } = muse.overview;

@@ -1,9 +1,9 @@
-/* The gallery: of a class the surest nuclei, the least sure, and some at random, as pictures that lead there. */
+/* The gallery: pictures of the surest, the least sure and some random nuclei of a class; a click goes to the nucleus. */
 "use strict";
 
 (() => {
   const SIDE_UM = 20;
-  const SIDE_PX = 104; // of a canvas; it is shown smaller
+  const SIDE_PX = 104; // side of a canvas, which is shown smaller
   const MOST_TILES = 40;
   const { el } = muse;
   const tiles = new Map();

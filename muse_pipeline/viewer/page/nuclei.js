@@ -1,29 +1,29 @@
 /* Nuclei in memory. Chunks are scripts that call `muse.receive`; they are loaded when they come into view.
-   Positions are um from the corner of level 0 everywhere but where a name says otherwise. */
+   Positions are in um from the corner of level 0, unless a name says otherwise. */
 "use strict";
 const muse = {};
 
 (() => {
-  const MOST_CHUNKS = 800; // kept; about 150 kB each
+  const MOST_CHUNKS = 800; // most chunks in memory, about 150 kB each
   const MOST_LOADING = 6;
   const NO_CLASS = 255;
-  const chunks = new Map(); // by name, the least recently used first
+  const chunks = new Map(); // by name, least recently used first
   const loading = new Set();
-  const needed = new Set(); // by `loadAll`, whatever is in view
+  const needed = new Set(); // chunks that `loadAll` waits for, even if they are not in view
   let wanted = [];
 
   function decode(text) {
-    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text); // of browsers since 2025, and much faster
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text); // in browsers since 2025; much faster
     const binary = atob(text);
     const bytes = new Uint8Array(binary.length);
     for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
     return bytes;
   }
 
-  /* What is known of a set of nuclei: those of the slide, or proposals. */
+  /* Facts about a set of nuclei: the nuclei of the slide, or its proposals. */
   const setOf = (set) => (set === "proposals" ? muse.slide.proposals : muse.slide.chunks);
 
-  /* One chunk as columns; called by its script. Its name is that of its file: SET/COLUMN_ROW. */
+  /* Receive a chunk as columns, from its script. Its name is that of the file: SET/COLUMN_ROW. */
   muse.receive = (name, rayScale, text) => {
     const [set, cell] = name.split("/");
     const [column, row] = cell.split("_").map(Number);
@@ -51,7 +51,7 @@ const muse = {};
     if (chunks.size > MOST_CHUNKS) chunks.delete(chunks.keys().next().value);
   };
 
-  /* The grid of counts and a sample of all nuclei; they come when the page is there already. */
+  /* Receive the grid of counts and a sample of all nuclei, after the page has started. */
   muse.receiveOverview = (cells, counts, sample) => {
     const bytes = decode(sample).buffer;
     const n = muse.slide.overview.n_sample;
@@ -67,7 +67,7 @@ const muse = {};
     muse.changed();
   };
 
-  /* Names of the chunks that hold centres in a box, the nearest to its middle first. */
+  /* Names of the chunks that touch a box, nearest to its middle first. */
   muse.chunksIn = (left, top, right, bottom, set = "nuclei") => {
     const { side_um: side, index } = setOf(set);
     const found = [];
@@ -82,7 +82,7 @@ const muse = {};
     return found.sort((a, b) => a[0] - b[0]).map(([, name]) => name);
   };
 
-  /* The chunk, or undefined until it is loaded. */
+  /* The chunk with this name; undefined until it is loaded. */
   muse.chunk = (name) => {
     const chunk = chunks.get(name);
     if (chunk) {
@@ -92,7 +92,7 @@ const muse = {};
     return chunk;
   };
 
-  /* Load the chunks with these names before all others; those of an earlier call that have not begun are dropped. */
+  /* Load the chunks with these names next; those of earlier calls that are not being loaded yet are dropped. */
   muse.want = (names) => {
     wanted = [...new Set([...needed, ...names])].filter((name) => !chunks.has(name) && !loading.has(name));
     loadNext();
@@ -116,7 +116,7 @@ const muse = {};
 
   muse.isLoading = () => loading.size + wanted.length > 0;
 
-  /* All chunks with these names, loaded. */
+  /* Load all chunks with these names, and return them. */
   muse.loadAll = (names) =>
     new Promise((resolve) => {
       const check = () => {
@@ -134,10 +134,10 @@ const muse = {};
   muse.events = new EventTarget();
   muse.changed = () => muse.events.dispatchEvent(new Event("change"));
 
-  /* What is shown. The last class stands for nuclei without one. */
+  /* What is shown. The last entry of `classes` is for nuclei without a class. */
   muse.shown = { classes: [], bin: 0, mode: "auto", opacity: 1, imageOpacity: 1, nuclei: true, colors: "safe", layers: new Set() };
 
-  /* The class of a nucleus as it is shown, after corrections; -1 for one that is marked as none. */
+  /* The class of a nucleus after corrections; -1 if it is marked as not a nucleus. */
   muse.classOf = (chunk, i) => {
     const mark = muse.marks && muse.marks.size ? muse.marks.get(chunk.rows[i]) : undefined;
     if (mark) return mark.label;
@@ -163,7 +163,7 @@ const muse = {};
     return ring;
   };
 
-  /* The nucleus whose outline contains a position, else the nearest within 3 um; null if there is none among loaded chunks. */
+  /* The loaded nucleus with the nearest centre, if its outline contains a position or its centre is within 3 um; else null. */
   muse.pick = (x, y) => {
     const reach = 20;
     let best = null;

@@ -1,4 +1,4 @@
-/* The page begins. */
+/* Start the parts of the page. */
 "use strict";
 muse.startViewer();
 muse.startControls();

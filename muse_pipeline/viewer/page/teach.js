@@ -1,11 +1,11 @@
-/* Corrections: nuclei of another class, missed ones and areas that were checked, kept in this browser, downloaded for
-   QuPath and for `muse finetune`. What was done is a list of steps; everything else follows from it. */
+/* Corrections: changed classes, added nuclei and checked areas. This browser keeps them as a list of steps, from which all
+   else is derived; the download is for QuPath and `muse finetune`. */
 "use strict";
 
 (() => {
   const NONE = -1;
-  const GROW_UM = 1.5; // beyond its outline, of the area around a marked nucleus alone
-  const POINT_UM = 5; // half the side of that area around an added nucleus
+  const GROW_UM = 1.5; // the area around a single marked nucleus extends this far beyond its outline
+  const POINT_UM = 5; // half the side of the area around an added nucleus
   const { el } = muse;
   let steps = [];
   let target = 0;
@@ -16,10 +16,10 @@
   let added = [];
   let areas = [];
 
-  /* The left, top, right and bottom in um of what QuPath shows. */
+  /* The left, top, right and bottom, in um, of the part that QuPath shows. */
   const scanned = () => muse.slide.scanned_px.map((px, i) => px * muse.slide.mpp[i % 2]);
 
-  /* Viewers of all folders and studies share the browser's storage: JSON ends the name of a slide. */
+  /* Viewers in all folders may share the browser's storage. JSON delimits the slide's name, so no key begins with another. */
   const prefix = () => `muse ${JSON.stringify([muse.slide.slide_id, muse.slide.fingerprint])} `;
   const key = () => prefix() + muse.slide.checksum;
 
@@ -34,7 +34,7 @@
     const tools = el("div", { id: "tools", hidden: true },
       el("p", { className: "note" }, "Click a nucleus to give it this class; click where one was missed to add it:"),
       targets,
-      el("p", { className: "note" }, "Every nucleus in an area that is marked as checked is taken to be right. Shift and drag for an area."),
+      el("p", { className: "note" }, "Mark an area as checked if every nucleus in it is right. Hold Shift and drag to mark an area."),
       el("p", { className: "buttons" }, button("check-view", "This view is checked", checkView, "Key C")));
     const actions = el("p", { className: "buttons" },
       button("undo", "Undo", undo, "Key U"),
@@ -129,7 +129,7 @@
       stale.hidden = true;
     };
     stale.hidden = false;
-    stale.replaceChildren("This browser keeps corrections of an earlier result of this slide, or of one in another folder. They do not fit these nuclei. ",
+    stale.replaceChildren("This browser has corrections of an earlier result of this slide, or of a result in another folder. They do not fit these nuclei. ",
       el("button", { type: "button", id: "forget", click: forget }, "Forget them"));
   }
 
@@ -168,7 +168,7 @@
     } else if (target === NONE) {
       muse.tell("There is no nucleus here.");
     } else if (!isInside(corners(scanned()), x, y)) {
-      muse.tell("This is beside the slide.");
+      muse.tell("This is outside the slide.");
     } else {
       act({ kind: "add", x: hundredth(x), y: hundredth(y), label: target });
     }
@@ -184,7 +184,7 @@
       return;
     }
     const [left, top, right, bottom] = scanned().map((edge, i) => (i < 2 ? Math.max : Math.min)(edge, box[i]));
-    if (right - left < 5 || bottom - top < 5) return muse.tell("The area is too small, or beside the slide.");
+    if (right - left < 5 || bottom - top < 5) return muse.tell("The area is too small, or outside the slide.");
     act({ kind: "area", box: [left, top, right, bottom].map(hundredth) });
   }
 
@@ -269,7 +269,7 @@
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
   }
 
-  /* Corrections as QuPath exports them: regions that were checked, and every nucleus in them. */
+  /* Corrections as QuPath would export them: checked regions, and every nucleus in them. */
   muse.corrections = async () => {
     const rings = regionRings();
     const features = rings.map(regionFeature);
@@ -295,7 +295,7 @@
     return { type: "FeatureCollection", features };
   };
 
-  /* The areas, and around every mark and added nucleus outside of them one of its own. */
+  /* The checked areas, and an area of its own for every marked or added nucleus outside them. */
   function regionRings() {
     const boxes = areas.map(corners);
     const isCovered = ({ x, y }) => boxes.some((ring) => isInside(ring, x, y));
@@ -328,7 +328,7 @@
     return inside;
   }
 
-  /* Outlines end where QuPath's image does. */
+  /* Positions in QuPath, limited to its image. */
   const qupathPosition = (x, y) => {
     const [left, top, right, bottom] = scanned();
     const within = muse.toQuPath(Math.min(Math.max(x, left), right), Math.min(Math.max(y, top), bottom));
@@ -341,7 +341,7 @@
     return { type: "Polygon", coordinates: [[...positions, positions[0]]] };
   }
 
-  /* A region names the result that it was drawn on; QuPath keeps metadata when it exports the region again. */
+  /* The metadata identify the result that a region was drawn on; QuPath keeps them when it exports the region again. */
   function regionFeature(ring) {
     const metadata = { "muse slide": muse.slide.fingerprint, "muse nuclei": muse.slide.checksum };
     const properties = { objectType: "annotation", classification: { name: "Region*", color: [180, 180, 180] }, metadata };

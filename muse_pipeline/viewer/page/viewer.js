@@ -1,8 +1,8 @@
-/* The image: OpenSeadragon over a pyramid of JPEG tiles, where the view is, and links to it. */
+/* The image, shown by OpenSeadragon from a pyramid of JPEG tiles; the position of the view, and links to it. */
 "use strict";
 
 (() => {
-  const OWN_KEYS = ["KeyR", "KeyF"]; // OpenSeadragon's own would turn and mirror the slide
+  const OWN_KEYS = ["KeyR", "KeyF"]; // OpenSeadragon would rotate and mirror the slide
   let osd, image, imageUm;
 
   muse.startViewer = () => {
@@ -59,13 +59,13 @@
     window.addEventListener("hashchange", goToLink);
   };
 
-  /* White instead of an image whose store was removed. */
+  /* A white image, for a slide whose store was removed. */
   function blankImage(slide) {
     const mpp = 0.5;
     return { mpp, glass: [255, 255, 255], tile_px: 1024, size_px: slide.size_px.map((n, i) => Math.ceil((n * slide.mpp[i]) / mpp)), tiles: [[]] };
   }
 
-  /* What is in view: its corner in um, screen px per um, width and height in screen px. */
+  /* The view: its corner in um, screen px per um, width and height in screen px. */
   muse.view = () => {
     const { viewport } = osd;
     const size = viewport.getContainerSize();
@@ -86,7 +86,7 @@
     noteLink();
   };
 
-  /* A ring around a position in um; there is one at a time. */
+  /* Show a ring around a position in um, in place of an earlier ring. */
   muse.ring = (x, y) => {
     const element = document.getElementById("ring") || Object.assign(document.createElement("div"), { id: "ring" });
     osd.removeOverlay(element);
@@ -97,13 +97,13 @@
   muse.zoomBy = (factor) => osd.viewport.zoomBy(factor);
   muse.setImageOpacity = (opacity) => osd.world.getItemCount() && osd.world.getItemAt(0).setOpacity(opacity);
 
-  /* Whether all tiles and nuclei of the view are drawn. */
+  /* True if all tiles and nuclei of the view are drawn. */
   muse.isReady = () => Boolean(muse.isOpen && osd.world.getItemAt(0).getFullyLoaded() && muse.isDrawn());
 
   muse.toQuPath = (x, y) => [x / muse.slide.mpp[0] - muse.slide.offset_px[0], y / muse.slide.mpp[1] - muse.slide.offset_px[1]];
   muse.fromQuPath = (x, y) => [(x + muse.slide.offset_px[0]) * muse.slide.mpp[0], (y + muse.slide.offset_px[1]) * muse.slide.mpp[1]];
 
-  /* The position on the slide, in um, of a position in the view. */
+  /* Position on the slide, in um, from a position in the view. */
   muse.toSlide = (position) => {
     const view = muse.view();
     return [view.left + position.x / view.scale, view.top + position.y / view.scale];
@@ -114,7 +114,7 @@
     return [view.left + view.width / view.scale / 2, view.top + view.height / view.scale / 2];
   };
 
-  /* The address of this view: its middle in QuPath pixels, and um per screen px. */
+  /* The address of this view, with its middle in QuPath pixels and um per screen px. */
   muse.link = () => {
     const [x, y] = muse.toQuPath(...muse.middle());
     return `${location.href.split("#")[0]}#at=${x.toFixed(1)},${y.toFixed(1)},${(1 / muse.view().scale).toPrecision(4)}`;
