@@ -102,7 +102,7 @@ def test_a_folder_names_what_it_cannot_score(muse, cohort):
     assert "not scored, no result: d\n" in out
     assert (
         "bootstrap over 2 patients, fewer than 6: too few to rely on "
-        "(each slide counts as a patient, as no patients are known)"
+        "(each slide counts as a patient, since no patients are given)"
     ) in out
     scores = read_json(cohort / "s.json")
     assert scores["not_scored"] == {"without_truth": ["c"], "without_result": ["d"], "beyond_sheet": []}
@@ -349,7 +349,7 @@ def test_patients_by_rule(cohort):
     rows = {names[0]: {"patient": "p"}, names[1]: {"patient": ""}}
     assert find_patients(names, rows, None) == (
         {names[0]: "p", names[1]: names[1]},
-        "as in the sheet; 1 of 2 slides lack one and count as a patient each",
+        "as in the sheet; 1 of 2 slides have none and each count as a patient",
     )
 
 
