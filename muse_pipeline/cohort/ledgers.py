@@ -30,7 +30,7 @@ class StepRecord:
     Attributes:
         step: name of the step.
         status: "ok", "failed" or "missing".
-        reason: a sentence that says why the step failed or is missing; "" if it is ok.
+        reason: sentence that explains why the step failed or is missing; "" if it is ok.
         seconds: wall-clock time, summed over shards; None if nothing was recorded.
         processor_seconds: processor time of all threads, summed over shards; None if nothing was recorded.
         peak_memory_mib: largest peak memory of any shard; None if nothing was recorded.

@@ -1,6 +1,6 @@
 """Errors that the user can fix.
 
-A message says what was found, where, and what to do. The command line prints it and exits with status 2; any other
+A message states what was found, where, and what to do. The command line prints it and exits with status 2; any other
 exception is a bug and keeps its traceback.
 """
 

@@ -77,7 +77,7 @@ def _make_way(path: Path, partial: Path) -> None:
 
 
 def require_own_folder(path: Path, is_ours: bool = False) -> None:
-    """Refuse to replace a folder that this package did not create.
+    """Check that a folder may be replaced: this package created it, or it is empty.
 
     Args:
         path: folder, which need not exist.

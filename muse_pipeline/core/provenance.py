@@ -78,7 +78,7 @@ class ClassSizes:
 
 @dataclass(frozen=True)
 class FeatureRecord:
-    """How the features of the nuclei were measured.
+    """Set of features of the nuclei, with the image and the stains used to measure them.
 
     Attributes:
         set: name of the set of features.
@@ -207,7 +207,7 @@ class Provenance:
         regions: tissue regions.
         quality: artefacts in the tissue.
         morphology: description of each cluster of shapes.
-        features: how the features of the nuclei were measured.
+        features: features of the nuclei, and the image and stains with which they were measured.
         n_repaired_outlines: number of outlines that were repaired.
         nuclear_size: size of the nuclei.
         class_sizes: size of the nuclei by class.
