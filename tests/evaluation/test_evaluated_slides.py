@@ -323,7 +323,7 @@ def test_mistakes_are_one_sentence(muse, cohort):
         (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet distinguishes slides of a folder",
         (table, "--truth", truth, "--patient", "."): "--patient distinguishes slides of a folder",
         (table, "--truth", unknown): "unknown.csv, line 2: class 'Blue'",
-        (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, while results are scored from nuclei.parquet",
+        (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, but results are scored from nuclei.parquet",
         (cohort / "results",): "give --truth FOLDER, or --sheet",
         (cohort / "results", "--truth", truth): "no such folder",
         (cohort / "truth", "--truth", cohort / "truth"): "holds no <slide>/nuclei.parquet",
