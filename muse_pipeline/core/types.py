@@ -43,8 +43,8 @@ class NucleusClass:
     """A class of nuclei.
 
     Attributes:
-        name: name of the class in QuPath.
-        color: (red, green, blue), each from 0 to 255.
+        name: name in QuPath.
+        color: (red, green, blue), 0 to 255.
     """
 
     name: str
