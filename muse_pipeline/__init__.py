@@ -1,6 +1,6 @@
 """From a cohort of H&E whole-slide images to nucleus polygons and classes for QuPath.
 
-The public names below are loaded on first use, so that importing the package is instant and never loads torch.
+The public names below are imported on first use, so that importing the package is fast and never imports torch.
 """
 
 import importlib

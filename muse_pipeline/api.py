@@ -1,7 +1,7 @@
 """The Python API: from a slide or an image to tissue and nuclei as GeoDataFrames.
 
-The functions call the same code as the steps of the pipeline, so the nuclei are the same. All positions are absolute
-level-0 px (x to the right, y down, (0, 0) the corner of the first pixel); level 0 of an array is the array itself.
+The functions run the same code as the steps of the pipeline, so the nuclei are the same. All positions are in absolute
+level-0 px (x to the right, y down, origin at the corner of the first pixel); level 0 of an array is the array itself.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ SEAM_REACH_UM = 4 * SLACK_UM + REACH_UM  # windows further from a box than this 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Tissue(TissueMask):
-    """The tissue of a slide and its stains; ``TissueMask`` has ``mask``, ``mask_mpp``, ``roi`` and ``area_mm2``.
+    """The tissue of a slide and its stains, in addition to the attributes of ``TissueMask``, such as ``area_mm2``.
 
     Attributes:
-        info: the slide.
+        info: header of the slide.
         colour: the stains, measured over the tissue.
     """
 
@@ -61,14 +61,14 @@ class Tissue(TissueMask):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings about the stains, in words."""
+        """Warnings about the stains."""
         return self.colour.warnings
 
     def __repr__(self) -> str:
         return f"<Tissue of '{self.info.slide_id}', {self.area_mm2:.4g} mm2>"
 
     def to_geodataframe(self) -> geopandas.GeoDataFrame:
-        """The tissue's outline: a row per polygon, ``geometry`` in absolute level-0 px without a CRS, ``area_mm2``."""
+        """The tissue's outline, one row per polygon: ``area_mm2``, and ``geometry`` in absolute level-0 px (no CRS)."""
         parts = shapely.get_parts(trace_outline(self, self.info))
         area_mm2 = shapely.area(parts) * np.prod(self.info.mpp) / 1e6
         outline = geopandas.GeoDataFrame({"area_mm2": area_mm2}, geometry=parts)
@@ -81,7 +81,7 @@ def find_tissue(
 ) -> Tissue:
     """Find the tissue of a slide and measure its stains, as `muse tissue` does.
 
-    A slide without tissue has an empty mask.
+    The mask is empty if there is no tissue.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
@@ -90,10 +90,10 @@ def find_tissue(
         mpp: um per pixel of an array.
 
     Raises:
-        ArgumentError: the image or the region cannot be used.
-        GeoJSONError: the file of the region cannot be used.
-        MppError: an array has no ``mpp``.
-        SlideError: nothing of the slide can be decoded.
+        ArgumentError: ``image`` or ``roi`` cannot be used.
+        GeoJSONError: the file ``roi`` cannot be used.
+        MppError: ``image`` is an array, and ``mpp`` is missing.
+        SlideError: no part of the slide can be decoded.
 
     Warns:
         MuseWarning: there is no tissue, pen marks were left out, or the stains cannot be estimated.
@@ -114,35 +114,35 @@ def find_nuclei(
     provider: str = "cpu",
     threads: int | None = None,
 ) -> geopandas.GeoDataFrame:
-    """Find the nuclei of a slide, of a box of it, or of an array, as `muse run` does.
+    """Find the nuclei in a slide, in a box of it, or in an array, as `muse run` does.
 
-    A box gives the rows of the whole slide with x and y in it, its right and lower edge excluded: the windows of
-    the slide are run, with the slide's tissue and stains. (Only the column ``cluster``, of models of one class,
-    depends on the searched area.) Temporary files take about 12 MB per mm2 of tissue, in ``$TMPDIR``.
+    A box gives the same rows as the whole slide would have there, since the slide's windows, tissue and stains are
+    used; only ``cluster``, a column of models of one class, depends on the searched area. The right and lower edge of
+    the box are excluded. Temporary files in ``$TMPDIR`` take about 12 MB per mm2 of tissue.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
         box: (x, y, width, height) in absolute level-0 px.
         mpp: um per pixel of an array.
         tissue: tissue of the slide from ``find_tissue``, which is called if this is None.
-        model: name of a built-in model, or an ONNX file with a card.
+        model: name of a built-in model, or path of an ONNX file with a card.
         provider: cpu, cuda, tensorrt, openvino, torch, torch-cpu, or "auto": cuda if it starts here, else cpu.
-        threads: number of cores to use, all that this process may use if None; it changes no result.
+        threads: number of cores to use, which does not change the result; None for all that this process may use.
 
     Returns:
         A row per nucleus: ``x, y`` (absolute level-0 px), ``class`` (categorical), ``score``, ``prob_<class>``, area,
         axes and other measurements in um, ``geometry`` (the outline in absolute level-0 px, no CRS);
-        docs/guide/outputs.md has all columns. ``attrs`` has ``slide_id``, ``mpp``, ``model`` and ``provenance``.
+        docs/guide/outputs.md lists all columns. ``attrs`` has ``slide_id``, ``mpp``, ``model`` and ``provenance``.
 
     Raises:
-        ArgumentError: the image, the box, the tissue or the number of threads cannot be used.
-        MppError: an array has no ``mpp``, or the pixels are too coarse for the model.
+        ArgumentError: ``image``, ``box``, ``tissue`` or ``threads`` cannot be used.
+        MppError: ``image`` is an array and ``mpp`` is missing, or the pixels are too coarse for the model.
         ModelError: there is no such model.
         ProviderError: the provider is not installed or does not start.
         SlideError: more than 1 % of the tissue cannot be decoded.
 
     Warns:
-        MuseWarning: the slide is unlike the training pictures of the model, or part of it was lost.
+        MuseWarning: the slide is unlike the model's training pictures, or some nuclei may be wrong or missing.
     """
     slide, messages = to_slide(image, mpp)
     _require_box(box, slide.info)
@@ -179,7 +179,7 @@ def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = No
 def _run_steps(
     slide: SlideImage, tissue: Tissue, predictor: Predictor, box: Box | None, threads: int, folder: Path
 ) -> Path:
-    """Run `muse tile`, `detect` and `stitch`; returns ``nuclei.parquet``, which also has nuclei beyond the box."""
+    """Run `muse tile`, `detect` and `stitch`, and return ``nuclei.parquet``, which also has nuclei outside the box."""
     card, info = predictor.card, slide.info
     files, shard = SlideFiles(folder), folder / "1-of-1.parquet"
     near, seen = None, None
@@ -187,7 +187,7 @@ def _run_steps(
         grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
         low, high = (level0_to_work(corner, info.mpp, card.mpp) for corner in box_corners(box))
         near = low - SEAM_REACH_UM / card.mpp, high + SEAM_REACH_UM / card.mpp
-        # Pixels are needed as far as the halos of these windows reach.
+        # The pixels in the halos of these windows are needed too.
         seen = grid.field_of_view(*near)
     write_store(slide, info, tissue, files.store(card.mpp), mpp=card.mpp, threads=threads, within=seen)
     try:
@@ -201,14 +201,14 @@ def _run_steps(
 
 
 def _read_roi(roi: BaseGeometry | Path | str, info: SlideInfo) -> tuple[BaseGeometry, dict | None]:
-    """The area in absolute level-0 px, and the description of its file, if it is from a file."""
+    """The area in absolute level-0 px, and a description of the file if it comes from one."""
     if isinstance(roi, str | Path):
         area = read_roi(roi, info)
         return area, describe_roi(Path(roi), area, info)
     if shapely.get_type_id(roi) not in (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON):
         raise ArgumentError(f"roi is {type(roi).__name__}; give a polygon or multipolygon, or a GeoJSON file")
     if not roi.is_valid or not roi.intersects(shapely.box(0, 0, *info.size_px)):
-        raise ArgumentError(f"roi is not valid or lies outside slide '{info.slide_id}'; it is in absolute level-0 px")
+        raise ArgumentError(f"roi is invalid or lies outside slide '{info.slide_id}'; give it in absolute level-0 px")
     return roi, None
 
 
@@ -232,14 +232,14 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
 
 
 def _list_problems(nuclei: geopandas.GeoDataFrame, of_slide: Sequence[str]) -> Iterator[str]:
-    """Warnings about the nuclei that follow from their provenance, without those of the slide."""
+    """Warnings that follow from the nuclei's provenance, except those that are in ``of_slide`` already."""
     provenance = Provenance.from_dict(nuclei.attrs["provenance"])
     yield from provenance.verdict.sentences()
     yield from (doubt for kind, doubt in find_doubts(provenance).items() if kind != "stain" and doubt not in of_slide)
     if provenance.corrupt_fraction:
         yield f"{provenance.corrupt_fraction:.2%} of the tissue cannot be decoded; nothing was found there"
     if full := len(provenance.full_windows):
-        yield f"{full} windows hold more nuclei than the model can report; some are missing"
+        yield f"{full} windows contain more nuclei than the model can report; some nuclei are missing"
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Nuclei as a GeoDataFrame: read from ``nuclei.parquet``, and written as GeoJSON for QuPath.
 
-A row is a nucleus and ``geometry`` its outline in absolute level-0 px, without a CRS. The other columns are those of
-the file without ``label``, the code of the categorical ``class``, and ``rays``, from which outlines are drawn.
+Each row is a nucleus; ``geometry`` is its outline in absolute level-0 px, without a CRS. The other columns are those of
+the file, except ``label``, which becomes the categorical ``class``, and ``rays``, from which outlines are computed.
 ``attrs`` has ``slide_id``, ``mpp`` (x, y) in um per level-0 px, ``model`` and the file's whole ``provenance``.
 """
 
@@ -44,14 +44,14 @@ def read_nuclei(path: Path | str, box: Box | None = None) -> geopandas.GeoDataFr
 
     Args:
         path: path of the file.
-        box: (x, y, width, height) in absolute level-0 px; only the nuclei whose x and y lie in it are read.
+        box: (x, y, width, height) in absolute level-0 px, to read only the nuclei whose x and y lie in it.
 
     Returns:
-        A row per nucleus, with the columns in the description of the module.
+        A row per nucleus, with the columns that the docstring of this module describes.
 
     Raises:
         NucleiError: the file is missing, damaged, or not a table of nuclei.
-        ArgumentError: the box has no area.
+        ArgumentError: the box is not four finite numbers, or has no area.
     """
     provenance = read_provenance(path)
     low, high = (-np.inf, np.inf) if box is None else box_corners(box)
@@ -62,7 +62,7 @@ def read_nuclei(path: Path | str, box: Box | None = None) -> geopandas.GeoDataFr
 
 
 def box_corners(box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """The corners (2,) of a box (x, y, width, height).
+    """The upper left and lower right corners (2,) of a box (x, y, width, height).
 
     Raises:
         ArgumentError: the box is not four finite numbers, or has no area.
@@ -99,14 +99,14 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
     """Write nuclei as detections for QuPath: outline, class and measurements, as `muse run` does.
 
     Args:
-        nuclei: nuclei of one slide, from ``find_nuclei`` or ``read_nuclei``; rows may be left out, classes and outlines
-            changed. Classes that the model does not have are grey.
+        nuclei: nuclei of one slide, from ``find_nuclei`` or ``read_nuclei``; rows may be removed, and classes and
+            outlines changed. Classes that the model does not have are grey.
         output: path that ends in ``.geojson.gz``, or in ``.geojson`` for an uncompressed file.
-        frame: "qupath" counts from the corner of the scanner's bounds, "openslide" from the corner of level 0.
+        frame: "qupath" to count from the corner of the scanner's bounds, "openslide" from the corner of level 0.
 
     Raises:
         ArgumentError: a column or the provenance in ``attrs`` is missing, or an outline is not a simple polygon.
-        GeoJSONError: the output's name or the frame cannot be used.
+        GeoJSONError: ``output`` has a different ending, or the frame is unknown.
         OutputError: the file cannot be written.
     """
     output = Path(output)
@@ -123,10 +123,10 @@ def write_geojson(nuclei: geopandas.GeoDataFrame, output: Path | str, frame: str
 def _require_provenance(nuclei: geopandas.GeoDataFrame) -> Provenance:
     if missing := {*COLUMNS, "class"} - {"label", *nuclei.columns}:
         raise ArgumentError(
-            f"nuclei: column {', '.join(sorted(missing))} is missing; give a table with all columns of find_nuclei"
+            f"nuclei: column {', '.join(sorted(missing))} is missing; give a table with all columns from find_nuclei"
         )
     if "provenance" not in nuclei.attrs:
-        raise ArgumentError("nuclei.attrs has no 'provenance'; copy .attrs of the result of find_nuclei")
+        raise ArgumentError("nuclei.attrs has no 'provenance'; copy .attrs from the result of find_nuclei")
     return Provenance.from_dict(nuclei.attrs["provenance"])
 
 
@@ -138,10 +138,10 @@ def _all_classes(nuclei: geopandas.GeoDataFrame, of_model: Sequence[NucleusClass
 
 
 def _flag_artefacts(nuclei: geopandas.GeoDataFrame, provenance: Provenance) -> geopandas.GeoDataFrame:
-    """The nuclei with 1 instead of ``quality`` where totals leave them out, else 0, as in the files of a run."""
+    """The nuclei with ``quality`` replaced by 1 for those that totals leave out, else 0, as in a run's GeoJSON."""
     if QUALITY not in nuclei:
         return nuclei
-    if provenance.quality is None:  # a column of the user's own
+    if provenance.quality is None:  # the user has added the column
         return nuclei.drop(columns=QUALITY)
     kinds = pa.table({QUALITY: pa.array(nuclei[QUALITY].astype("string"), pa.string())})
     return nuclei.assign(**{QUALITY: left_out(kinds, provenance).astype(float)})

@@ -1,7 +1,7 @@
 """The path of a slide, from its file to nuclei, GeoJSON for QuPath and pictures.
 
-``run_slide`` is the whole path. It has three parts, which are the jobs of the workflow: ``make_image``, ``detect`` and
-``make_nuclei``. Each is made of the functions of ``steps.py``.
+``run_slide`` is the whole path. Its three parts, ``make_image``, ``detect`` and ``make_nuclei``, are also the jobs of
+the workflow. Each part calls functions of ``steps.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.settings import RunSettings
 
-Begin = Callable[[str], None]  # called with the name of every step before it starts
+Begin = Callable[[str], None]  # a function called with the name of every step before the step starts
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Models:
 
     Attributes:
         predictor: the detection model.
-        regions: model of tissue regions, for slides whose row has no file of drawn ones; or None.
-        embedder: network that gives every nucleus a vector of features, or None.
+        regions: region model for slides whose row has no file of drawn regions; or None.
+        embedder: network that computes a vector of features for every nucleus; or None.
     """
 
     predictor: Predictor
@@ -47,10 +47,10 @@ class Models:
 def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSettings, begin: Begin = str) -> None:
     """Run all steps of a slide, each with its ledger.
 
-    If a region model fails, the slide has no regions but has its nuclei; ``regions.json`` states the reason.
+    If the region model fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
 
     Args:
-        row: the slide.
+        row: the slide's row in the sheet.
         files: result files of the slide.
         models: networks of the run.
         settings: settings of the run.
@@ -70,7 +70,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
     areas = row.regions and Path(row.regions)
     if models.regions is not None and not areas:
         areas = files.folder
-        # The step ends first and records the failure in its ledger, before that is suppressed.
+        # ``_step`` exits first, so the failure is in its ledger before ``suppress`` discards it.
         with suppress(Exception), _step(files, "regions", begin) as warnings:
             regions(files.store(mpp), lambda: models.regions, files.info, files.colour, areas, threads, warnings)
     names = shard_names(row.shards or settings.shards)
@@ -84,7 +84,7 @@ def run_slide(row: SheetRow, files: SlideFiles, models: Models, settings: RunSet
 
 
 def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
-    """Write outputs of a finished slide; those of one step, which have one ledger, when its last one is due."""
+    """Write outputs of a finished slide in order; those that share a step and its ledger with the last of them."""
     return_large_arrays()
     last = {output.step: position for position, output in enumerate(outputs)}
     for step in sorted(last, key=last.__getitem__):
@@ -100,8 +100,8 @@ def make_image(
     """Run the steps from a slide's file to its image at ``mpp``.
 
     Args:
-        slide: the slide, or the folder of its copy.
-        row: the slide's row of the sheet.
+        slide: path of the slide, or folder of its copy.
+        row: the slide's row in the sheet.
         files: result files of the slide.
         mpp: um per pixel of the image.
         settings: settings of the run.
@@ -112,7 +112,7 @@ def make_image(
     source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
     _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
-        import muse_pipeline.store.write  # noqa: F401 - the process that `inspect` starts has its libraries too
+        import muse_pipeline.store.write  # noqa: F401 - so that a process forked by `inspect` has its libraries too
 
         inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):
@@ -131,9 +131,10 @@ def make_nuclei(
     Args:
         shards: files of all shards of the slide.
         slide: the slide.
-        regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
+        regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
+            nucleus; or None.
         begin: function called with the name of every step before it starts.
-        draw: False to leave out the outputs that show proposals, which another job writes then.
+        draw: False to leave out the outputs that show proposals, if a separate job writes them.
     """
     files, settings = slide.files, slide.settings
     _forget_steps(files, "stitch", *(output.step for output in list_outputs() if draw or not output.shows_proposals))
@@ -147,7 +148,7 @@ def make_nuclei(
 
 
 def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | None:
-    """The image in which the nuclei in ``shards`` were found, with what is to be measured; None if nothing is."""
+    """The image in which the nuclei in ``shards`` were found, and what to measure in it; None if there is nothing."""
     from muse_pipeline.inference.card import ModelCard
     from muse_pipeline.inference.shards import read_shard_facts
 
@@ -168,7 +169,7 @@ def _step(files: SlideFiles, step: str, begin: Begin, ledger: str | None = None)
 
 
 def _forget_steps(files: SlideFiles, *steps: str) -> None:
-    """Remove the ledgers of an earlier run, so that steps that are not reached have none."""
+    """Remove the ledgers that an earlier run wrote, so that steps that this run does not reach have none."""
     for step in steps:
-        with suppress(OSError):  # a disk that cannot be written is reported by the first step
+        with suppress(OSError):  # the first step reports a disk that cannot be written
             files.ledger(step).unlink(missing_ok=True)

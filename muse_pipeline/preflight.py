@@ -1,4 +1,4 @@
-"""Checks of slides before the run, and their sum for a cohort: problems, duplicates, scanners and sizes to fetch."""
+"""Check slides before a run, and summarise a cohort's problems, duplicates, scanners and bytes to fetch."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from muse_pipeline.tissue.colour import SlideColour, measure_colour
 from muse_pipeline.tissue.find import find_tissue, is_fluorescence
 
 N_TILES, N_TILES_AFTER_A_BAD_ONE = 12, 64
-MANY_CORRUPT = 2  # of the sampled tiles; a single one may be the only one of the slide
-MAX_ROWS = 40  # of the table of slides: longer ones are for the JSON file
+MANY_CORRUPT = 2  # number of sampled tiles that cannot be decoded; a single one may be the slide's only such tile
+MAX_ROWS = 40  # number of rows up to which the table of slides is printed; the JSON file always has it
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class SlideCheck:
     Attributes:
         slide_id: name of the slide.
         path: file of the slide.
-        problem: reason that the slide cannot run, in one sentence; "" if it can.
+        problem: sentence that explains why the slide cannot run; "" if it can.
         warnings: sentences about peculiarities that do not stop a run.
-        vendor: maker of the scanner, as in ``SlideInfo``; this and the following are None if the check stopped earlier.
+        vendor: maker of the scanner, as in ``SlideInfo``; None, like those below, if the check stopped earlier.
         mpp: (x, y) um per level-0 pixel.
-        mpp_source: source of the mpp.
+        mpp_source: description of where ``mpp`` comes from.
         fingerprint: checksum of the content.
         file_bytes: size of the slide's file.
-        fetch_bytes: size of a slide at a URL; such slides are not fetched.
+        fetch_bytes: size of a slide at a URL, which is not fetched for the check.
         tissue_mm2: area of tissue, within the ROI if there is one.
-        roi: file of the ROI; None without one.
+        roi: file of the ROI; None if there is none.
     """
 
     slide_id: str
@@ -76,14 +76,14 @@ def check_slides(
     threads: int = 1,
     limits: Limits = LIMITS,
 ) -> Iterator[tuple[int, SlideCheck]]:
-    """Check slides, each in a separate process; yields their index in ``rows`` and the result as they finish.
+    """Check slides, each in a separate process, and yield the index in ``rows`` and the result of each as it finishes.
 
     Args:
         rows: the slides.
         card: card of the model that will run on them.
         max_corrupt: fraction of the tissue that may be unreadable.
         threads: number of slides checked at the same time.
-        limits: time and memory of a check.
+        limits: limits on the time and memory of a check.
     """
     rows = list(rows)
     calls = [(row.path, row, card, max_corrupt) for row in rows]
@@ -100,7 +100,7 @@ def read_check(path: Path) -> SlideCheck:
     """Read a check that was written as JSON.
 
     Raises:
-        SlideError: the file is missing or of another version.
+        SlideError: the file is missing, or a different version of the package wrote it.
     """
     try:
         values = read_json(path)
@@ -125,7 +125,7 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
             roi = read_roi(Path(row.roi), info) if row.roi else None
         warnings += [str(one.message) for one in left_out]
         with open_slide(row.path, info.reader) as slide:
-            reader = AreaReader(slide, info, card.mpp)  # first: a slide too coarse for the model needs no tissue
+            reader = AreaReader(slide, info, card.mpp)  # first, since it rejects a slide too coarse for the model
             warnings += warn_enlarged(info, card.mpp)
             found = find_tissue(slide, info, roi)
             colour = measure_colour(slide, info, found.tissue, is_fluorescence(found.overview.pixels), found.warnings)
@@ -146,12 +146,14 @@ def _compare(colour: SlideColour, card: ModelCard) -> list[str]:
         for reason in verdict.sentences()
     ]
     if verdict.verdict == OTHER_STAIN:
-        unlike.append("of another stain: its nuclei will be in no total of the report")
+        unlike.append("has a different stain: the totals of the report will leave out its nuclei")
     return unlike
 
 
 def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> list[str]:
-    """Decode random ones of ``chunks`` (rows, columns) bool, the same at every call; returns a warning of corrupt ones.
+    """Decode a random sample of ``chunks`` (rows, columns) bool, and return a warning if some are corrupt.
+
+    The sample is the same in every call.
 
     Raises:
         SlideError: too many tiles cannot be decoded.
@@ -159,7 +161,7 @@ def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> l
     positions = np.random.default_rng(0).permutation(np.argwhere(chunks))[:N_TILES_AFTER_A_BAD_ONE]
     n_tried, failures = 0, []
     for chunk in (Chunk(row, column) for row, column in positions.tolist()):
-        # A few good tiles suffice; after a bad one more are read, to estimate the share of bad ones.
+        # A few good tiles suffice; after a bad one, more are read to estimate the fraction of bad ones.
         if n_tried >= N_TILES and not failures:
             break
         n_tried += 1
@@ -177,7 +179,7 @@ def _try_chunks(reader: AreaReader, chunks: np.ndarray, max_corrupt: float) -> l
 
 
 def sum_up(checks: Sequence[SlideCheck]) -> dict[str, Any]:
-    """The cohort in one JSON-ready dictionary."""
+    """The checks of a cohort and a summary of them, as a JSON-ready dictionary."""
     runnable = [check for check in checks if not check.problem]
     elsewhere = [check for check in runnable if check.fetch_bytes is not None]
     return {
@@ -192,7 +194,7 @@ def sum_up(checks: Sequence[SlideCheck]) -> dict[str, Any]:
 
 
 def find_duplicates(checks: Sequence[SlideCheck]) -> list[list[str]]:
-    """Names of slides with the same content and ROI; at URLs, with the same file name and size."""
+    """Groups of slide_ids with the same content and ROI; slides at URLs are compared by file name and size."""
     here = {(Path(check.path).name, check.file_bytes): check.fingerprint for check in checks if check.fingerprint}
     same = defaultdict(list)
     for check in checks:
@@ -211,14 +213,14 @@ def count_scanners(checks: Sequence[SlideCheck]) -> list[dict[str, Any]]:
 
 
 def render_preflight(cohort: dict[str, Any]) -> str:
-    """``sum_up`` as text, worst first."""
+    """The result of ``sum_up`` as text, with the problems first."""
     slides, elsewhere = cohort["slides"], cohort["elsewhere"]
     problems = [f"cannot run  {slide['slide_id']}: {slide['problem']}" for slide in slides if slide["problem"]]
     remarks = [f"the same slide  {', '.join(names)}" for names in cohort["duplicates"]]
     remarks += [f"note  {slide['slide_id']}: {warning}" for slide in slides for warning in slide["warnings"]]
     n_bytes = elsewhere["fetch_bytes"]
     size = f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.1f} GB"
-    fetched = f"at URLs  {elsewhere['slides']} of them, all found, {size} to fetch; not opened, and not in what follows"
+    fetched = f"at URLs  {elsewhere['slides']} of them, all found, {size} to fetch; not opened, and not counted below"
     n_opened = cohort["n_slides"] - cohort["n_problems"] - elsewhere["slides"]
     total = f"{n_opened} can run: {cohort['tissue_mm2']:,.1f} mm2 of tissue"
     parts = problems, remarks, _slides(cohort), _scanners(cohort), [fetched] * bool(elsewhere["slides"]), [total]

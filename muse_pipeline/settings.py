@@ -1,8 +1,8 @@
 """The settings of a run, each described once.
 
 The schema of the config, ``config/config.yaml``, the table in ``config/README.md`` and the options of the verbs are
-made from them (``docs/make_settings.py``). The settings of an output are described in its module. No numerical package
-is imported here, because Snakemake and the parser of the command line load this module.
+generated from them (``docs/make_settings.py``). The settings of an output are described in its module. No numerical
+package is imported here, because Snakemake and the command-line parser import this module.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COHORT = (
         "results",
         _TEXT,
         "folder of the results, with a folder per slide",
-        'None of `{}<>*?"` may be in its path',
+        'Its path must not contain any of `{}<>*?"`',
     ),
 )
 MODEL = (
@@ -37,8 +37,8 @@ MODEL = (
         "mode",
         "supervised",
         {"enum": list(MODEL_OF_MODE)},
-        "`label-free` takes a model that is trained without labels and has one class, Nucleus",
-        "A `model` that is named must have one class then",
+        "`label-free` runs a model that was trained without labels and has one class, Nucleus",
+        "If a `model` is given too, it must have one class",
         job="detect",
     ),
     Setting(
@@ -64,15 +64,15 @@ MODEL = (
             },
             **{"if": {"not": {"required": ["run"]}}, "then": {"required": ["name"]}},
         },
-        "a run that pretrains a backbone on the slides first, without labels",
+        "a run that first pretrains a backbone on the slides, without labels",
         "A path ending in `.yaml`, or `{run: PATH, ...}`, or the run's settings themselves ([below](#pretraining))",
     ),
     Setting(
         "train_data",
         None,
         {"type": ["string", "null"]},
-        "folder of the paths in the files of these runs; `null` is the folder of each file",
-        "For settings that stand in the config, `null` is the folder that Snakemake is started in",
+        "folder to which paths in the files of these runs are relative; `null` is the folder of each file",
+        "For a run given as settings in the config, `null` is the folder in which Snakemake is started",
     ),
     Setting(
         "provider",
@@ -81,7 +81,7 @@ MODEL = (
         "what runs the model; `auto` is `cuda` if it starts on this machine, else `cpu`",
         "`cuda` and `tensorrt` need the extra `gpu`, `openvino` the extra `openvino`, `torch` (PyTorch on the "
         "accelerator that it finds) and `torch-cpu` the extra `train`. A provider that does not start is rejected at "
-        "once where the jobs run on this machine; there is no silent fallback. `auto` is chosen once, by the machine "
+        "once if the jobs run on this machine; there is no silent fallback. `auto` is resolved once, on the machine "
         "that plans the run, and results record the choice. Nuclei found on a GPU differ in the last digits",
         job="detect",
     ),
@@ -91,7 +91,7 @@ NUCLEI = (
         "proposals",
         None,
         {"type": ["object", "null"], "required": ["method"], "properties": {"method": _TEXT}},
-        "nuclei found without labels beside those of the model, as `{method: haematoxylin}`",
+        "nuclei found without labels, in addition to the model's, such as `{method: haematoxylin}`",
         "Written to `proposals.parquet` and `proposals.geojson.gz`; "
         "[docs/guide/label-free.md](../docs/guide/label-free.md) has the methods and their settings",
     ),
@@ -99,16 +99,16 @@ NUCLEI = (
         "regions",
         None,
         {"type": ["string", "null"], "minLength": 1},
-        "a region model (`epithelium`, or `.onnx`), or the run that trains one (`.yaml`): the tissue region of every "
-        "nucleus",
-        "Writes `regions.geojson` too ([docs/guide/regions.md](../docs/guide/regions.md)). A training or a model that "
-        "fails costs regions alone, and the run ends with an error",
+        "a region model (`epithelium`, or `.onnx`), or a run that trains one (`.yaml`), to find the tissue region of "
+        "every nucleus",
+        "Writes `regions.geojson` too ([docs/guide/regions.md](../docs/guide/regions.md)). If training or the model "
+        "fails, only regions are missing, and the run ends with an error",
     ),
     Setting(
         "features",
         "basic",
         {"enum": list(FEATURE_SETS)},
-        "numbers of every nucleus: `basic` has shape and stains, `all` has texture and neighbours too",
+        "measurements of every nucleus: `basic` has shape and stains, `all` also texture and neighbours",
         "See [docs/guide/features.md](../docs/guide/features.md)",
         job="nuclei",
     ),
@@ -116,7 +116,7 @@ NUCLEI = (
         "third_stain",
         False,
         {"type": "boolean"},
-        "find a stain beside haematoxylin and DAB, such as a red chromogen, and keep it out of what is measured as DAB",
+        "find a stain in addition to haematoxylin and DAB, such as a red chromogen, and do not measure it as DAB",
         "See [docs/guide/ihc.md](../docs/guide/ihc.md#a-third-stain)",
         job="image",
     ),
@@ -129,7 +129,7 @@ COHORT_FILES = (
             **{"type": ["object", "null"], "additionalProperties": False},
             **{"properties": {"group": _TEXT, "patient": _TEXT}, "required": ["group"]},
         },
-        "groups of patients to compare, as `{group: label, patient: patient}`, columns of the sheet",
+        "columns of the sheet with the groups to compare and the patients, such as `{group: label, patient: patient}`",
         "Writes `statistics.tsv` and a section of the report "
         "([docs/guide/features.md](../docs/guide/features.md#groups-of-patients))",
         job="report",
@@ -138,14 +138,14 @@ COHORT_FILES = (
         "include_doubtful",
         [],
         {"type": "array", "items": {"enum": list(DOUBTS)}},
-        "kinds of doubt whose numbers stay in totals and statistics: `stain`, `scale`, `classes`, `organ`",
+        "doubts despite which numbers stay in totals and statistics: `stain`, `scale`, `classes`, `organ`",
         "See [docs/guide/confidence.md](../docs/guide/confidence.md#what-totals-leave-out)",
         job="report",
     ),
 )
 IMAGES = (
-    Setting("mpp", 0.5, _MPP, "um per pixel of the image that the model reads; must be that of the model", job="image"),
-    Setting("extra_mpps", [], {"type": "array", "items": _MPP}, "um per pixel of further images, as `[0.25]`"),
+    Setting("mpp", 0.5, _MPP, "um per pixel of the image that the model reads; must be the model's", job="image"),
+    Setting("extra_mpps", [], {"type": "array", "items": _MPP}, "um per pixel of further images, such as `[0.25]`"),
     Setting(
         "pretrain_store",
         {"codec": "zstd"},
@@ -153,16 +153,16 @@ IMAGES = (
             **{"type": "object", "additionalProperties": False},
             "properties": {"codec": {"enum": ["zstd", "jpeg"], "default": "zstd"}},
         },
-        "`{codec: jpeg}` compresses the image that only pretraining reads with loss",
-        "Its quality is 90 ([size](../docs/guide/store.md#for-pretraining)); an image that detection or `extra_mpps` "
-        "need stays lossless and is rejected here",
+        "`{codec: jpeg}` compresses an image that only pretraining reads, with loss",
+        "The JPEG quality is 90 ([size](../docs/guide/store.md#for-pretraining)). An image that detection or "
+        "`extra_mpps` also need must be lossless, and `jpeg` is rejected for it",
     ),
-    Setting("keep_stores", True, {"type": "boolean"}, "keep images and shards when nothing needs them any more"),
+    Setting("keep_stores", True, {"type": "boolean"}, "keep images and shards after the last step that needs them"),
     Setting(
         "max_corrupt",
         0.01,
         {"type": "number", "minimum": 0, "maximum": 1},
-        "fraction of a slide's tissue that may be unreadable; with more the slide is rejected",
+        "fraction of a slide's tissue that may be unreadable; a slide with more is rejected",
         job="image",
         metavar="F",
     ),
@@ -170,9 +170,9 @@ IMAGES = (
         "shards",
         1,
         {"type": "integer", "minimum": 1},
-        "number of shards of a slide's detection, one job each; it changes no result",
-        "For several GPUs or nodes to share a slide (`profiles/slurm-gpu`), or the cores of this machine to share a "
-        "large one; with `profiles/slurm` a slide is one job, which runs them one after another and asks for more time",
+        "number of shards into which a slide's detection is divided, one job each; it does not change results",
+        "Lets several GPUs or nodes share a slide (`profiles/slurm-gpu`), or the cores of this machine a large slide; "
+        "with `profiles/slurm` a slide is one job, which runs its shards in turn and requests more time",
         job="detect",
         metavar="N",
     ),
@@ -180,25 +180,25 @@ IMAGES = (
 
 
 def list_groups() -> list[tuple[Setting, ...]]:
-    """All settings, in the groups of ``config/config.yaml``."""
+    """All settings, grouped as in ``config/config.yaml``."""
     outputs = tuple(setting for output in list_outputs() for setting in output.all_settings())
     return [COHORT, MODEL, NUCLEI, outputs, COHORT_FILES, IMAGES]
 
 
 def list_settings(*jobs: str) -> dict[str, Setting]:
-    """All settings by name, or those that jobs of the workflow read."""
+    """All settings by name, or only those that one of ``jobs`` of the workflow reads."""
     return {each.name: each for group in list_groups() for each in group if not jobs or each.job in jobs}
 
 
 class RunSettings(Mapping[str, Any]):
-    """Settings of a run, by name or as attributes; those that are not given have their defaults.
+    """Settings of a run, by name or as attributes; settings that are not given have their defaults.
 
     Args:
         values: settings by name.
-        threads: number of threads of the steps that use several; it changes no result.
+        threads: number of threads for steps that use several; it does not change results.
 
     Raises:
-        ConfigError: there is no such setting, or two settings contradict.
+        ConfigError: there is no such setting, or two settings contradict each other.
 
     Example:
         >>> settings = RunSettings({"csv": True})
@@ -218,7 +218,7 @@ class RunSettings(Mapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         try:
-            # An object that is unpickled has no ``_values`` yet, and ``self._values`` would call this method again.
+            # While an object is unpickled it has no ``_values``, and ``self._values`` would call this method again.
             return self.__dict__["_values"][name]
         except KeyError:
             raise AttributeError(name) from None
@@ -234,10 +234,10 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config, completed with everything that follows from other settings.
 
     Args:
-        config: settings that are valid by the schema, with its defaults.
+        config: settings that satisfy the schema, with its defaults filled in.
 
     Raises:
-        ConfigError: two settings contradict.
+        ConfigError: two settings contradict each other.
     """
     settings = _at_home(dict(config))
     for name in ("shards", "max_features"):  # 1.0e+5 is a whole number in the schema, but not on a command line
@@ -253,7 +253,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         settings |= output.complete(settings)
         if output.needs_image and not settings["keep_stores"]:
             raise ConfigError(
-                f"config: {output.name} links to the images, which keep_stores: false deletes; set it to true"
+                f"config: {output.name} links to the images, which keep_stores: false deletes; set keep_stores to true"
             )
     if settings["pretrain"]:
         settings["proposals"] = settings["proposals"] or {"method": "haematoxylin"}
@@ -280,7 +280,7 @@ def require_available(settings: Mapping[str, Any]) -> None:
 
 
 def _at_home(value: Any) -> Any:
-    """A setting with ~ expanded to the user's home, as in a shell; also in nested settings and lists."""
+    """Expand ~ to the user's home, as a shell does, in a setting and in all settings and lists inside it."""
     if isinstance(value, dict):
         return {name: _at_home(each) for name, each in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""The steps of a slide: one function each, from files to files, called by the verb of its name.
+"""The steps of a slide: one function each, from files to files, called by the verb of the same name.
 
-A step imports its libraries when it is called, because loading those of all steps takes longer than a step on a
-small slide.
+A step imports its libraries when it is called, because importing the libraries of all steps takes longer than a step on
+a small slide.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def inspect(
 ) -> None:
     """Print the properties of a slide, and write them to ``output``.
 
-    The slide is opened in a process of its own, so that a file that crashes or hangs its reader is rejected here.
+    The slide is opened in a separate process, so that a file that crashes or hangs its reader is rejected here.
 
     Args:
-        slide: a slide, an image or a folder of ``fetch``.
+        slide: a slide, an image or a folder written by ``fetch``.
         slide_id: name of the slide in the cohort.
-        mpp: um per level-0 pixel; overrides the value in the file.
+        mpp: um per level-0 pixel, instead of the value in the file.
         source: expected URL of a fetched slide.
         output: path of slide.json.
     """
@@ -66,7 +66,7 @@ def inspect(
     print(info_text(info))
 
 
-# Tissue of the whole file of the last slide with a ROI: the next slide is often another core of the same file.
+# Tissue in the whole file of the last slide that had a ROI; the next slide is often a different core of that file.
 _last_with_roi: dict[tuple[str, tuple[float, float], str], FoundTissue] = {}
 
 
@@ -82,7 +82,7 @@ def tissue(
 ) -> None:
     """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its stains.
 
-    Writes the mask, the picture of the outline, the outline for QuPath, and the stains; with a ``third_stain`` if set.
+    Writes the mask, a picture of the outline, the outline for QuPath, and the stains: a third one if ``third_stain``.
     """
     from dataclasses import replace
 
@@ -113,7 +113,7 @@ def tissue(
         dark_background = is_fluorescence(search.overview.pixels)
         traced = trace_outline(found, known)
         write_picture(picture, read_thumbnail(opened, known, search.overview), traced, found.roi, known)
-        del search  # without a ROI, the overview makes room for the pixels that the stains are measured in
+        del search  # without a ROI, this frees the overview before stains are measured in other pixels
         stains = measure_colour(opened, known, found, dark_background, warnings, third_stain)
     write_outline(outline, traced, known)
     write_json(colour, stains.to_dict())
@@ -130,9 +130,9 @@ def tile(
     max_corrupt: float = 0.01,
     codec: str = "zstd",
 ) -> list[str]:
-    """Write the tissue of a slide as an image store at ``mpp``; returns warnings.
+    """Write the tissue of a slide to an image store at ``mpp``, and return warnings.
 
-    At most ``max_corrupt`` of the tissue may be undecodable.
+    The fraction of the tissue that cannot be decoded may be at most ``max_corrupt``.
     """
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.slides.base import open_slide
@@ -145,7 +145,7 @@ def tile(
     known = read_info(info)
     with open_slide(slide, known.reader) as opened:
         require_unchanged(opened, known)
-        # The mask is as large as the slide, and write_store releases it early: no variable here may hold it.
+        # The mask of a large slide is large, and write_store frees it early, so no variable here may refer to it.
         write_store(
             opened,
             known,
@@ -170,8 +170,8 @@ def regions(
 ) -> None:
     """Map the tissue regions of a slide into the folder ``output``, and print their areas.
 
-    If it fails, the folder has a ``regions.json`` that states the reason, and no other file of regions; ``warnings``
-    has those about the model in either case.
+    If this fails, ``regions.json`` states the reason, and the folder has no other file of regions. Warnings about the
+    model are appended to ``warnings``, even if mapping fails later.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.model import precision_warnings
@@ -196,7 +196,7 @@ def regions(
 
 
 def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: Path, threads: int = 1) -> list[str]:
-    """Find the nuclei of one shard of a store, ``1-of-1`` for all of it; returns warnings."""
+    """Find the nuclei in one shard of a store (``1-of-1`` is the whole store), and return warnings."""
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
     from muse_pipeline.inference.model import name_model, precision_warnings
@@ -216,15 +216,15 @@ def detect(store: Path, predictor: Predictor, colour: Path, shard: str, output: 
 
 @dataclass(frozen=True)
 class Pixels:
-    """The image of a slide, and what is measured in it of every nucleus.
+    """The image of a slide, and what is measured in it for every nucleus.
 
     Attributes:
-        store: the image that the nuclei were found in.
+        store: image in which the nuclei were found.
         colour: path of the slide's stains.
         features: set of features to measure.
-        artefacts: GeoJSON to write the artefacts in the image to, whose nuclei are flagged; None to find none.
-        subtract: the artefacts whose nuclei and areas are left out of totals.
-        expand_um: distance by which nuclei grow to cells; None for nuclei alone.
+        artefacts: path of the GeoJSON for artefacts, whose nuclei are flagged; None to search for no artefacts.
+        subtract: kinds of artefacts whose nuclei and areas are left out of totals.
+        expand_um: distance by which nuclei are expanded to cells; None to measure no cells.
     """
 
     store: Path
@@ -245,17 +245,18 @@ def stitch(
     pixels: Pixels | None = None,
     intensities: Sequence[float] = INTENSITIES_OD,
 ) -> list[str]:
-    """Join all shards of a slide into one table of nuclei; returns warnings.
+    """Join all shards of a slide into one table of nuclei, and return warnings.
 
     Args:
         shards: files of all shards of the slide.
         info: path of slide.json.
         mask: path of tissue.npz.
         output: path of the table.
-        threads: number of threads that draw outlines.
-        regions: folder of ``muse regions``, or a GeoJSON of areas with classes; adds the region of every nucleus.
-        pixels: image of the slide with what is measured in it; None for outlines alone.
-        intensities: optical densities of DAB from which nuclei are 1+, 2+ and 3+.
+        threads: number of threads that compute outlines.
+        regions: folder written by ``muse regions``, or a GeoJSON of areas with classes, to add the region of every
+            nucleus; or None.
+        pixels: image of the slide and what to measure in it; None to use only the outlines.
+        intensities: lowest optical densities of DAB for nuclei that are 1+, 2+ and 3+.
     """
     import pyarrow as pa
 
@@ -266,7 +267,7 @@ def stitch(
     from muse_pipeline.tissue.mask import TissueMask
 
     return_large_arrays()
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is freed
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps freed memory
     known = read_info(info)
     image = _open_image(pixels.store, known) if pixels else None
     found = TissueMask.load(mask, known)
@@ -274,7 +275,7 @@ def stitch(
     if flagged:
         flagged.write_outlines(pixels.artefacts, known)
     kept = found.kept
-    del found  # it takes eight times as much
+    del found  # it takes eight times as much memory as ``kept``
     areas = load_regions(regions, known, kept) if regions else None
     settings = _feature_settings(pixels, image) if pixels and pixels.features != "none" else None
     sources = ColumnSources(areas, settings, flagged, intensities)
@@ -283,11 +284,11 @@ def stitch(
     failed = f"no tissue regions: {areas.reason}" if isinstance(areas, FailedRegions) else None
     n_without = provenance.features.n_without_pixels if provenance.features else 0
     unmeasured = (
-        f"{count_noun(n_without, 'nucleus holds', 'nuclei hold')} no pixel centre: stains and texture are empty"
+        f"{count_noun(n_without, 'nucleus contains', 'nuclei contain')} no pixel centre: stains and texture are empty"
         if n_without
         else None
     )
-    unsought = "no artefacts were sought: the slide is of another stain" if flagged and not flagged.kinds else None
+    unsought = "no artefacts were sought: the slide has a different stain" if flagged and not flagged.kinds else None
     soft = flagged.soft if flagged else None
     return [warning for warning in (*doubts, failed, unmeasured, unsought, soft) if warning]
 
@@ -307,10 +308,10 @@ def _find_artefacts(
 
 
 def _open_image(store: Path, info: SlideInfo) -> Store:
-    """The image of a slide, in which pixels are measured.
+    """Open the image of a slide to measure pixels in it.
 
     Raises:
-        StoreError: the image is of another slide, or lossily compressed.
+        StoreError: the image belongs to a different slide, or is lossily compressed.
     """
     from muse_pipeline.core.errors import StoreError
     from muse_pipeline.store.store import open_store
@@ -331,10 +332,10 @@ def _feature_settings(pixels: Pixels, image: Store) -> FeatureSettings:
 
 
 def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> None:
-    """Raise an error with the command that writes the image of a slide for a network, if there is no such image.
+    """Check that a slide has the image that a network reads.
 
     Raises:
-        StoreError: there is no such image.
+        StoreError: there is no such image; the message contains the command that writes it.
     """
     from shlex import join
 
@@ -351,7 +352,7 @@ def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> No
 
 
 def image_mpp(folder: Path) -> float:
-    """Pixel size, in um, of the image of a finished slide; that of the finest if there are several."""
+    """Pixel size in um of a finished slide's lossless image, or of the finest if there are several."""
     from muse_pipeline.core.errors import StoreError
     from muse_pipeline.store.store import open_store
     from muse_pipeline.store.zarr_files import LOSSLESS
@@ -359,7 +360,7 @@ def image_mpp(folder: Path) -> float:
     images = map(open_store, folder.glob("image-*.zarr"))
     mpps = [image.mpp for image in images if image.codec == LOSSLESS]
     if not mpps:
-        raise StoreError(f"{folder}: has no image of a slide; give results of a run that keeps its stores")
+        raise StoreError(f"{folder}: has no lossless image; give the results of a run with keep_stores: true")
     return min(mpps)
 
 
@@ -370,14 +371,14 @@ def embed(
     threads: int = 1,
     foreign: tuple[Path, Nuclei] | None = None,
 ) -> Path:
-    """Write the features of a network for the nuclei of a finished slide; returns the file.
+    """Write a network's features for the nuclei of a finished slide, and return the path of the file.
 
     Args:
-        folder: results of the slide, with its image.
+        folder: results of the slide, including its image.
         embedder: the network.
         features: True to measure shape, stains, texture and neighbours too.
-        threads: number of windows run at the same time; it changes no result.
-        foreign: file of another program and its nuclei (frame: level0); None for ``nuclei.parquet``.
+        threads: number of windows run at the same time; it does not change results.
+        foreign: another program's file and the nuclei in it (frame: level0); None to use ``nuclei.parquet``.
     """
     from muse_pipeline.core.coords import level0_to_work
     from muse_pipeline.core.process import print_load, show_progress
@@ -416,7 +417,7 @@ def embed(
 def _known_nuclei(
     files: SlideFiles, slide_id: str, foreign: tuple[Path, Nuclei] | None
 ) -> tuple[Nuclei, list[str], str, NamedFile]:
-    """Nuclei of a slide (frame: level0), names of their classes, and the slide and model that make up their ids."""
+    """Nuclei of a slide (frame: level0), their class names, and the slide_id and model from which ids are made."""
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance

@@ -79,7 +79,7 @@ def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
 
 def test_quality_needs_an_image_in_which_focus_can_be_judged():
     assert complete(quality=True, mpp=0.25)["quality"]
-    with pytest.raises(ConfigError, match=r"focus is judged at 0\.5 um/px, and 0\.3 um/px does not divide it"):
+    with pytest.raises(ConfigError, match=r"focus is judged at 0\.5 um/px, but 0\.3 um/px does not divide it"):
         complete(quality=True, mpp=0.3)
 
 
@@ -88,9 +88,9 @@ def test_quality_subtracts_what_is_out_of_focus_and_nothing_else():
         assert complete(quality=setting)["quality"] == {"subtract": ["blurred"]}
     assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
     assert subtracted({"quality": True}) == SUBTRACTED and subtracted({"quality": False}) is None
-    with pytest.raises(ConfigError, match=r"'ink' is shown and cannot be subtracted, because it takes more"):
+    with pytest.raises(ConfigError, match=r"'ink' is shown, but cannot be subtracted, because in some"):
         complete(quality={"subtract": ["blurred", "ink"]})
-    with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose of blurred"):
+    with pytest.raises(ConfigError, match=r"there is no artefact 'dust' to subtract; choose blurred"):
         complete(quality={"subtract": ["dust"]})
 
 

@@ -2,11 +2,11 @@
 
     muse adapt SLIDES -o RUN       slides, images, folders of slides and sheets, as for `muse run`
     muse adapt RESULTS -o RUN      the folder that `muse run` wrote
-    muse adapt CONFIG -o RUN       a config with `method: adapt`, as config/train/adapt.yaml
+    muse adapt CONFIG -o RUN       a config with `method: adapt`, such as config/train/adapt.yaml
 
-Finds the nuclei of slides first, with results in RUN/slides. Slides of the split "test" are held back, and those of
-another stain are left out. Writes checkpoint.pt and adapted.onnx, the detector, into RUN. The same command continues a
-run that was stopped. See docs/guide/pretraining.md.
+First finds the nuclei of the slides, with results in RUN/slides. Slides of the split "test" are held back, and slides
+with a different stain are left out. Writes the detector into RUN, as checkpoint.pt and adapted.onnx. The same command
+continues a run that was stopped. See docs/guide/pretraining.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the nuclei of slides and write the config, unless one is given; train."""
+    """Find the nuclei of the slides and write a config, unless a config is given, and train."""
     import os
 
     from muse_pipeline.core.errors import ConfigError
@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> None:
         return train.run(args)
     if launcher := find_launcher()[0]:
         raise ConfigError(
-            f"{launcher} starts several processes, but a single one finds the nuclei of slides; run without it, "
-            f"or give a config as `muse adapt` writes it ({args.output / 'slides.yaml'})"
+            f"{launcher} starts several processes, but only a single process can find the nuclei of slides; run "
+            f"without it, or give the config that `muse adapt` writes ({args.output / 'slides.yaml'})"
         )
     args.config = args.output / "slides.yaml"
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices start once the files exist
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # processes for other devices are started when the files exist
         changes = [_from_here(change) for change in args.set]
         _write_config(args.slides, args.config, changes, threads)
     # The written config already contains the changes.
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _from_here(change: str) -> str:
-    """A setting as in ``--set``, with the path of a checkpoint from the working directory.
+    """A change as for ``--set``; if it sets ``checkpoint``, the path is made absolute.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -100,7 +100,7 @@ def _write_config(slides: list[Path | str], config: Path, changes: list[str], th
     verdicts = {name: read_provenance(path).verdict.verdict for name, path in results.tables().items()}
     rows = [row for row in known if verdicts.get(row.slide_id, OTHER_STAIN) != OTHER_STAIN]
     if len(rows) < len(known):
-        print(f"left out, without nuclei or of another stain: {len(known) - len(rows)} of {len(known)} slides")
+        print(f"left out, as they have no nuclei or a different stain: {len(known) - len(rows)} of {len(known)} slides")
     planned = plan_cohort_run(
         find_workflow() / "config/train/adapt.yaml", Cohort(rows, results.folder), changes=changes
     )

@@ -1,11 +1,11 @@
-"""Write a slide's nuclei, or the slides of a cohort, as AnnData, for scanpy and squidpy.
+"""Write a slide's nuclei, or the slides of a cohort, as AnnData for scanpy and squidpy.
 
     muse anndata results/slide/nuclei.parquet -o results/slide/nuclei.h5ad
     muse anndata results --sheet slides.tsv -o results/cohort.h5ad
 
-For a slide, X has the features, obs the class, its probabilities and the slide, obsm the positions in um ("spatial")
-and in level-0 px. For a cohort, X has a row of numbers per slide (densities, percentages of the classes, medians of the
-features, mixing, infiltration), and obs the columns of the sheet. Needs the extra `anndata` (h5py).
+For a slide, X has the features, obs has the class, its probabilities and the slide, and obsm has the positions in um
+("spatial") and in level-0 px. For a cohort, X has a row of numbers per slide (densities, percentages of the classes,
+medians of the features, mixing, infiltration), and obs has the columns of the sheet. Needs the extra `anndata` (h5py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patient", help="patient of the slide (default: from the name of the slide)")
     parser.add_argument("--embeddings", type=Path, metavar="PARQUET", help="vectors of the nuclei, from `muse embed`")
     parser.add_argument(
-        "--sheet", type=Path, metavar="TSV", help="sheet of the cohort (default: sheet.json of the results)"
+        "--sheet", type=Path, metavar="TSV", help="sheet of the cohort (default: sheet.json in the results)"
     )
     add_threads_argument(parser, "slides of a cohort that are read at the same time")
     add_output_argument(parser, "H5AD")

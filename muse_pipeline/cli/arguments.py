@@ -1,4 +1,4 @@
-"""Arguments shared by several verbs, number types that are checked before any work begins, and printed output."""
+"""Arguments that several verbs share, types of numbers that are checked by the parser, and printed output."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LEAST_COLUMNS = 60  # narrower text is unreadable
 
 
 def text_columns() -> int:
-    """Width of printed text: that of the terminal, or 100 without a terminal."""
+    """Width of printed text in columns: the terminal's, or 100 if there is no terminal."""
     return max(get_terminal_size((100, 24)).columns, LEAST_COLUMNS)
 
 
 def _number_type(limits: Between, kind: type[int] | type[float] = float) -> Callable[[str], float]:
-    """The type of an argument that is a number within ``limits``."""
+    """The ``type`` of an argument that must be a number within ``limits``."""
 
     def parse(text: str) -> float:
         try:
@@ -55,7 +55,7 @@ def path_or_url(text: str) -> Path | str:
 def add_output_argument(
     parser: argparse.ArgumentParser, metavar: str, what: str | None = None, required: bool = True
 ) -> None:
-    """Add ``--output`` to a verb with one main output."""
+    """Add ``--output`` to a verb that has one main output."""
     parser.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
 
 
@@ -76,12 +76,12 @@ def add_doubts_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
-    """Add the options of settings of a run, for ``read_settings``."""
+    """Add an option for each of these settings of a run; ``read_settings`` returns their values."""
     for setting in settings:
         _add_option(parser, setting)
         for name, schema in setting.parts.items():
             kind = {"nargs": "*"} if schema["type"] == "array" else {"type": _any_number}
-            what = f"{setting.option} with other {schema['description']}"
+            what = f"{setting.option} with different {schema['description']}"
             parser.add_argument(f"--{name.replace('_', '-')}", **kind, metavar=setting.metavar, help=what)
 
 
@@ -106,7 +106,7 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Values of the settings whose options ``add_setting_arguments`` added, by name."""
+    """Values, by name, of the settings for which ``add_setting_arguments`` added options."""
     values = {}
     for setting in settings:
         parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}
@@ -117,7 +117,7 @@ def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict
 def add_shard_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--shard`` to a verb whose shards `muse stitch` joins."""
     parser.add_argument(
-        "--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, as 1-of-4 (default: %(default)s)"
+        "--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4 (default: %(default)s)"
     )
 
 
@@ -130,12 +130,12 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
         help="processor threads of each process (default: OMP_NUM_THREADS, else all cores that this process may use)",
     )
     parser.add_argument(
-        "--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="device that trains (default: %(default)s)"
+        "--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="training device (default: %(default)s)"
     )
 
 
 def share_of_cores(threads: int | None, processes: int = 1) -> int:
-    """Number of threads of each process: as set by --threads or OpenMP, else an equal share of the cores."""
+    """Number of threads for each process: as set by --threads or OMP_NUM_THREADS, else an equal share of the cores."""
     of_openmp = os.environ.get("OMP_NUM_THREADS", "")
     return threads or (int(of_openmp) if of_openmp.isdecimal() else 0) or max(1, count_cores() // processes)
 
@@ -151,7 +151,7 @@ def add_provider_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add ``--data``, the folder of the config's paths, and ``--set``, changes of the config as in ``example``."""
+    """Add ``--data``, the folder to which the config's paths are relative, and ``--set``, changes to the config."""
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder to which the config's paths are relative")
     parser.add_argument(
         "--set",
@@ -159,23 +159,23 @@ def add_config_arguments(parser: argparse.ArgumentParser, example: str) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help=f"change settings of the config, as in {example}",
+        help=f"change settings of the config, such as {example}",
     )
 
 
 def _any_number(text: str) -> float:
-    """A number; its range is checked with the settings."""
+    """Parse a number, whose range is checked later, with the settings."""
     try:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from error
 
 
-_NUMBERS = {"integer": at_least_one, "number": fraction}  # types of settings by their type in JSON
+_NUMBERS = {"integer": at_least_one, "number": fraction}  # types of arguments by the JSON type of the setting
 
 
 class TrainingOutput:
-    """Prints the reports of a training run, on a terminal above a progress bar."""
+    """Prints the messages of a training run, with a progress bar below them on a terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -187,7 +187,7 @@ class TrainingOutput:
         tqdm.write(line, file=sys.stderr)
 
     def progress(self, done: int, steps: int, losses: dict[str, float]) -> None:
-        """Show the progress of a training run, as ``training.run.Options`` calls it."""
+        """Show the progress of a training run; see ``progress`` in ``training.run.Options``."""
         from tqdm import tqdm
 
         words = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
@@ -198,7 +198,7 @@ class TrainingOutput:
             self._bar = tqdm(total=steps, unit=" steps")
         self._bar.set_postfix_str(words)
         self._bar.update(done - self._bar.n)
-        if done == steps:  # another stage may follow
+        if done == steps:  # a further stage needs a new bar
             self._bar.close()
             self._bar = None
 
@@ -207,30 +207,30 @@ STANDARD_OUTPUT = Path("-")
 
 
 def add_json_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--json`` to a verb; ``what`` describes the content."""
+    """Add ``--json`` to a verb; ``what`` describes the content of the file."""
     parser.add_argument(
         "--json",
         nargs="?",
         type=json_file,
         const=STANDARD_OUTPUT,
         metavar="FILE",
-        help=f"{what} as JSON, in FILE; without FILE printed in place of the text",
+        help=f"{what} as JSON, in FILE; without FILE, printed instead of the text",
     )
 
 
 def json_file(text: str) -> Path:
     """The path of a JSON file; other names are rejected, so that a slide given after ``--json`` is not overwritten."""
     if not text.lower().endswith(".json") and text != str(STANDARD_OUTPUT):
-        raise argparse.ArgumentTypeError(f"'{text}' does not end in .json; name such a file, or give --json last")
+        raise argparse.ArgumentTypeError(f"'{text}' does not end in .json; give a JSON file, or put --json last")
     return Path(text)
 
 
 def show_result(text: str, found: Any, file: Path | None) -> None:
-    """Print the result as ``text``, and write it to the ``file`` of ``--json``; or print it as JSON only."""
+    """Print the result as ``text``, and write it to ``file`` if given; for ``--json`` without FILE, print only JSON."""
     if file == STANDARD_OUTPUT:
         print(json_text(found), end="", flush=True)
         return
-    print(text, flush=True)  # so that in a log the text precedes errors
+    print(text, flush=True)  # flushed, so that the text precedes errors in a log
     if file:
         write_json(file, found)
 

@@ -4,7 +4,7 @@
     muse bins results/slide --xenium outs/transcripts.parquet --transform he_imagealignment.csv
 
 Writes `bins.h5ad` (AnnData): X has the counts of each nucleus, obs its class and probabilities, obsm its position and
-features. Positions outside of nuclei count for the nearest one within --expand-um. Needs the extra `anndata` (h5py).
+features. Positions outside nuclei count for the nearest nucleus within --expand-um. Needs the extra `anndata` (h5py).
 """
 
 import argparse
@@ -24,21 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--transform",
         type=Path,
         metavar="FILE",
-        help="map from the slide to the assay's picture: transform.json of `muse register`, landmarks, or a matrix, as "
-        "of Xenium Explorer (default: they are the same picture)",
+        help="map from the slide to the assay's picture: transform.json from `muse register`, landmarks, or a matrix, "
+        "such as Xenium Explorer's (default: they are the same picture)",
     )
     parser.add_argument(
         "--expand-um",
         type=float,
         default=EXPAND_UM,
         metavar="UM",
-        help="count positions up to this distance from a nucleus; 0: only those inside (default: %(default)g)",
+        help="count positions up to this distance from a nucleus; 0: only positions inside (default: %(default)g)",
     )
     add_output_argument(parser, "H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Count, write the file, print the share of the counts."""
+    """Count the genes in the nuclei, write the file, and print the fraction of the counts in nuclei."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.errors import ArgumentError
     from muse_pipeline.scverse.bins import count_in_nuclei, read_visium_hd, read_xenium, write_bins
@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.tissue.mask import TissueMask
 
     if not 0 <= args.expand_um <= 50:
-        raise ArgumentError(f"--expand-um {args.expand_um:g}: a cell reaches 0 to 50 um beyond its nucleus")
+        raise ArgumentError(f"--expand-um {args.expand_um:g}: give a distance from 0 to 50 um")
     if args.xenium and not args.transform:
         raise ArgumentError(
-            "--xenium: positions are in the frame of Xenium's own picture; give its alignment with --transform"
+            "--xenium: positions are in the frame of Xenium's own picture; give its alignment as --transform"
         )
     files = SlideFiles(args.slide)
     info, output = read_info(files.info), args.output or files.bins

@@ -1,11 +1,11 @@
 """Show or edit a model card.
 
-    muse card compact                                      its classes, data, figures and limits; --json: all of it
+    muse card compact                       show classes, training data, figures and limits; --json: the whole card
     muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
     muse card compact.onnx --temperature 1.3 --limits "Trained on breast only." -o compact.onnx
     muse card mine.onnx --organ kidney --organ bladder -o mine.onnx
 
-The graph is unchanged. `muse export` already adds the appearance of the training pictures of a run to the card.
+The network does not change. `muse export` has already added the appearance of a run's training pictures to its card.
 """
 
 from __future__ import annotations
@@ -42,34 +42,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of training pictures and their um per pixel; may be given several times",
     )
     parser.add_argument(
-        "--temperature", type=positive, metavar="T", help="divisor of the classes' logits, which calibrates them"
+        "--temperature", type=positive, metavar="T", help="number by which class logits are divided to calibrate them"
     )
     outlines = parser.add_mutually_exclusive_group()
     outlines.add_argument(
         "--snap-um",
         type=not_negative,
         metavar="UM",
-        help="move outlines by at most this distance to the nearest edge, in place of --refine; 0: do not move them",
+        help="move outlines by at most this distance to the nearest edge, instead of --refine; 0: do not move them",
     )
     outlines.add_argument(
         "--refine",
         action="store_true",
         default=None,
-        help="the built-in network refines outlines, in place of --snap-um",
+        help="refine outlines with the built-in network, instead of --snap-um",
     )
-    parser.add_argument("--limits", metavar="TEXT", help="meaning of the classes, and limits of their use")
+    parser.add_argument("--limits", metavar="TEXT", help="meaning of the classes, and limits of the model's use")
     parser.add_argument(
         "--organ",
         action="append",
         dest="organs",
         metavar="NAME",
-        help="an organ in which its classes were validated; may be given several times",
+        help="an organ in which the model's classes were validated; may be given several times",
     )
-    add_output_argument(parser, "ONNX", "may be the model's own file", required=False)
+    add_output_argument(parser, "ONNX", "file to write, which may be the model's own", required=False)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure the pictures, write the card and print it."""
+    """Print the card, or change it and print what may have changed."""
     from dataclasses import asdict
 
     from muse_pipeline.core.errors import ConfigError
@@ -103,12 +103,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _changeable(card: ModelCard | RegionCard) -> Iterator[str]:
-    """The settings that can be changed in a detector's card, as strings; empty for a region model."""
+    """Text about each setting that can be changed in a detector's card; nothing for a region model."""
     from muse_pipeline.inference.card import ModelCard
 
     if isinstance(card, ModelCard):
         yield f"temperature {card.temperature:g}"
-        moved = f"outlines moved by at most {card.snap_um:g} um" if card.snap_um else "outlines as the model draws them"
+        moved = f"outlines moved by at most {card.snap_um:g} um" if card.snap_um else "outlines as the model found them"
         yield "outlines refined" if card.refine else moved
 
 

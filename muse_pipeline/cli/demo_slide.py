@@ -1,7 +1,7 @@
-"""Draw a slide with known nuclei: tissue islands, glands, stroma, a fold and a pen mark.
+"""Write a synthetic slide with known nuclei: tissue islands, glands, stroma, a fold and a pen mark.
 
-Writes demo.svs (an Aperio-like pyramid), truth.csv and truth.parquet (every nucleus), slides.tsv and config.yaml, for
-`snakemake --configfile OUT_DIR/config.yaml`. The same seed gives the same tissue at every mpp.
+Writes demo.svs (an Aperio-like pyramid), truth.csv and truth.parquet (every nucleus), and slides.tsv and config.yaml
+for `snakemake --configfile OUT_DIR/config.yaml`. The same seed gives the same tissue at every mpp.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mpp", type=positive, default=0.25, metavar="M", help="um per level-0 pixel (default 0.25)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the tissue (default 0)")
     parser.add_argument(
-        "--partner", action="store_true", help="also write ihc.svs: the tissue with brown lymphocytes, rotated"
+        "--partner", action="store_true", help="also write ihc.svs: the same tissue with brown lymphocytes, rotated"
     )
-    add_threads_argument(parser, "blocks painted at a time")
+    add_threads_argument(parser, "blocks painted at the same time")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw the slide."""
+    """Write the slide and its truth."""
     from muse_pipeline.demo.write import write_demo
 
     n_nuclei = write_demo(args.folder, args.area_mm2, args.mpp, args.seed, args.threads, partner=args.partner)
-    print(f"{args.folder / 'demo.svs'}: drawn, not scanned; {n_nuclei:,} nuclei in {args.folder / 'truth.csv'}")
+    print(f"{args.folder / 'demo.svs'}: synthetic; its {n_nuclei:,} nuclei are in {args.folder / 'truth.csv'}")

@@ -1,7 +1,7 @@
 """Find the nuclei of one shard of a slide with an ONNX model.
 
-Reads the store that `muse tile` wrote, in fixed windows; writes a shard for `muse stitch`. The result does not depend
-on the number of shards or threads.
+Reads the store that `muse tile` wrote, in fixed windows, and writes a shard for `muse stitch`. The result does not
+depend on the number of shards or threads.
 """
 
 import argparse

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print every finding."""
+    """Print the findings about every package and device."""
     from dataclasses import asdict
 
     from muse_pipeline import __version__

@@ -1,12 +1,12 @@
-"""Compute the features of a network for the nuclei of a slide, found by any model.
+"""Compute a network's features for the nuclei of a slide, whichever model found them.
 
     muse embed results/S --model compact                                       the features of a detector
     muse embed results/S --checkpoint run/checkpoint.pt --model muse.onnx      exports first, which needs torch
-    muse embed results/T --model muse.onnx                                     needs no torch
+    muse embed results/T --model muse.onnx                                     does not need torch
 
-Reads the nuclei and the image of a finished slide and writes `embeddings-<model>.parquet` beside them: id in QuPath,
-position and a vector of 16-bit floats per nucleus. Nuclei of another program are given by --nuclei: outlines or points
-as GeoJSON, points as CSV in level-0 pixels, or a label image.
+Reads the nuclei and the image of a finished slide, and writes `embeddings-<model>.parquet` next to them: the id in
+QuPath, the position, and a vector of 16-bit floats of every nucleus. With --nuclei, it reads the nuclei from another
+program's file instead: outlines or points as GeoJSON, points as CSV in level-0 pixels, or a label image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from muse_pipeline.cli.arguments import add_ledger_argument, add_provider_argument, add_threads_argument
 
-WRITES = frozenset({"ledger", "model"})  # the model is written with --checkpoint
+WRITES = frozenset({"ledger", "model"})  # the model is written if --checkpoint is given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="write the model first, from a checkpoint of `muse train`, a released MUSE file, or `compact`",
+        help="first export the model from this: a checkpoint of `muse train`, a released MUSE file, or `compact`",
     )
-    parser.add_argument("--nuclei", type=Path, metavar="FILE", help="nuclei of another program, in place of the run's")
+    parser.add_argument("--nuclei", type=Path, metavar="FILE", help="another program's nuclei, instead of the run's")
     parser.add_argument("--features", action="store_true", help="also measure shape, stains, texture and neighbours")
     add_threads_argument(parser, "windows run at the same time")
     add_provider_argument(parser)
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export the checkpoint if given, compute the features."""
+    """Export the checkpoint if one is given, and compute the features."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.model import choose_provider, find_model

@@ -1,11 +1,11 @@
-"""Score detected nuclei against true ones: detection, classes and outlines, of one slide or a cohort.
+"""Score the detection, classes and outlines of nuclei against true nuclei, for one slide or a cohort.
 
     muse evaluate results/a/nuclei.parquet --truth a.csv
     muse evaluate results --truth truths                     truths/<slide>.csv, .tsv, .geojson, .png ...
     muse evaluate results --sheet slides.tsv                 columns slide_id, truth; patient and region if known
 
-Truth is a table of points (x, y in level-0 pixels, class), GeoJSON points or polygons, or an instance mask of the whole
-slide. Nuclei are matched one to one within 3 um by descending score, as in the point-detection papers; counts are
+The truth is a table of points (x, y in level-0 pixels, class), GeoJSON points or polygons, or an instance mask of the
+whole slide. Nuclei are matched one to one within 3 um by descending score, as in papers on point detection; counts are
 summed over slides. See docs/guide/evaluation.md.
 """
 
@@ -27,15 +27,15 @@ from muse_pipeline.settings import list_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse evaluate``."""
     parser.add_argument(
-        "nuclei", type=Path, metavar="RESULT", help="nuclei.parquet, the folder of a slide or of all slides"
+        "nuclei", type=Path, metavar="RESULT", help="nuclei.parquet, the folder of a slide, or that of all slides"
     )
     parser.add_argument("--truth", type=Path, metavar="PATH", help="true nuclei, or a folder of <slide>.<suffix>")
     parser.add_argument("--sheet", type=Path, metavar="TSV", help="table of slides: slide_id, patient, truth, region")
     parser.add_argument(
         "--region", type=Path, metavar="PATH", help="area with complete truth: GeoJSON, mask picture, or a folder"
     )
-    parser.add_argument("--patient", metavar="PATTERN", help="regular expression of the patient in a slide's name")
-    parser.add_argument("--site", metavar="PATTERN", help="regular expression of the site, for calibration by site")
+    parser.add_argument("--patient", metavar="PATTERN", help="regular expression for the patient in a slide's name")
+    parser.add_argument("--site", metavar="PATTERN", help="regular expression for the site, for calibration by site")
     parser.add_argument(
         "--radius-um", type=positive, default=3.0, help="largest distance of a match (default: %(default)g)"
     )
@@ -44,12 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-map",
         nargs="+",
         metavar="WORD=CLASS",
-        help="class of the model for every class of the truth: Tumour=Epithelial; Immune=Lymphocyte,Stroma: either is "
-        "right; Debris=null: its class does not count",
+        help="the model's class for each class of the truth, such as Tumour=Epithelial; Immune=Lymphocyte,Stroma if "
+        "either is right; Debris=null if the class does not count",
     )
     add_setting_arguments(parser, [list_settings()["frame"]])
     parser.add_argument(
-        "--repeats", type=at_least_one, default=1000, help="draws of the bootstrap (default: %(default)s)"
+        "--repeats", type=at_least_one, default=1000, help="number of bootstrap samples (default: %(default)s)"
     )
     add_json_argument(parser, "all scores and counts")
     parser.add_argument("--reliability", type=Path, metavar="PNG", help="also draw a reliability diagram")
@@ -62,18 +62,18 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.evaluation.summary import render_summary, summarise
 
     if args.reliability:
-        import_module("matplotlib")  # a missing package is reported before the work
+        import_module("matplotlib")  # so that a missing package is reported first
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame, _class_map(args.class_map))
     scores = [score_slide(pair, rules) for pair in pairing.pairs]
     if not any(score.n_true or score.outside_region or len(score.outside_slide) for score in scores):
         raise LabelError(
-            f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all objects, not the "
-            "annotated region alone, or give another file"
+            f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all objects, not only the "
+            "annotated region, or give a different file"
         )
     if args.region and (whole := [score.slide_id for score in scores if score.region_mm2 is None]):
         raise LabelError(
-            f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add one of that name, or "
+            f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add a region with that name, or "
             "score fully annotated slides separately, without --region"
         )
     summary = summarise(scores, pairing, rules, args.repeats, args.site)
@@ -88,7 +88,7 @@ def _draw(summary: dict, output: Path) -> None:
 
     calibration = summary["calibration"]
     if calibration is None:
-        raise ConfigError("--reliability: no match has a true class, or the model has one class; leave it out")
+        raise ConfigError("--reliability: no match has a true class, or the model has only one class; leave it out")
     draw_reliability({"all": calibration, **(calibration["by_site"] or {})}, output)
 
 
@@ -99,7 +99,7 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
         return None
     pairs = [word.rpartition("=") for word in words]
     if wrong := [word for word, (name, _, _) in zip(words, pairs, strict=True) if not name]:
-        raise ConfigError(f"--class-map {wrong[0]}: give WORD=CLASS, as in Tumour=Epithelial")
+        raise ConfigError(f"--class-map {wrong[0]}: give WORD=CLASS, such as Tumour=Epithelial")
     return {name: None if classes in {"", "null"} else classes.split(",") for name, _, classes in pairs}
 
 
@@ -118,13 +118,13 @@ def _pair(args: argparse.Namespace):
         return pair_folder(args.nuclei, args.truth, args.sheet, args.region, args.patient)
     if args.nuclei.name.lower().endswith(GEOJSON_SUFFIXES):
         raise NucleiError(
-            f"{args.nuclei}: is GeoJSON, while results are scored from nuclei.parquet; give that, which lies beside it "
-            "in the slide's folder of results, or the folder of all results"
+            f"{args.nuclei}: is GeoJSON, but results are scored from nuclei.parquet; give that file, which is in the "
+            "slide's folder of results, or give the folder of all results"
         )
     for option in ("sheet", "patient"):
         if getattr(args, option) is not None:
             raise ConfigError(
-                f"--{option} distinguishes slides of a folder, and {args.nuclei} is one table; leave it out"
+                f"--{option} distinguishes slides of a folder, but {args.nuclei} is one table; leave it out"
             )
     if args.truth is None:
         raise ConfigError(f"give --truth FILE, the true nuclei of {args.nuclei}")

@@ -1,8 +1,8 @@
-"""Write a checkpoint as one ONNX file with its model card inside, and check it against torch.
+"""Write a checkpoint as one ONNX file that contains its model card, and compare it with torch.
 
-The agreement is measured down to the nuclei, or to the map of a region model, on the pictures that the training run
-kept beside its checkpoint or on those of `--check-images FOLDER`; the figures are printed, and nothing is written if
-the two differ too much.
+The nuclei, or the maps of a region model, are compared on the pictures that the training run wrote next to its
+checkpoint, or on the pictures of `--check-images FOLDER`. The differences are printed, and nothing is written if they
+are too large.
 """
 
 import argparse
@@ -27,21 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="pictures at the model's mpp for the ranges of int8, in place of those beside the checkpoint",
+        help="pictures at the model's mpp for the ranges of int8, instead of those next to the checkpoint",
     )
     parser.add_argument("--name", help="name of the model (default: that in the training config)")
-    settings = parser.add_argument_group("in place of the training config's `export` settings")
+    settings = parser.add_argument_group("instead of the training config's `export` settings")
     settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
     settings.add_argument("--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window")
     settings.add_argument("--precision", choices=MODEL_PRECISIONS, help="precision of weights and activations")
     settings.add_argument(
-        "--embedding", action="store_true", default=None, help="also return the dense map's vector at every nucleus"
+        "--embedding", action="store_true", default=None, help="also return the feature vector of every nucleus"
     )
     settings.add_argument(
         "--any-window",
         action="store_true",
         default=None,
-        help="export a network with aligned corners for another size of window than in training",
+        help="export a network with aligned corners for windows of a different size than in training",
     )
 
 
@@ -76,4 +76,4 @@ def run(args: argparse.Namespace) -> None:
             parity = check(checkpoint, partial, pictures)
             print(f"checked against torch on {pictures}: {parity}")
         else:
-            print("not checked against torch: no pictures lie beside the checkpoint; give --check-images FOLDER")
+            print("not checked against torch: there are no pictures next to the checkpoint; give --check-images FOLDER")

@@ -1,10 +1,10 @@
-"""Copy a slide from its URL, for the steps that read it.
+"""Download a slide from its URL, for the steps that read it.
 
 muse fetch https://host/slide.svs --output copy          or s3://bucket/slide.svs, or other protocols of fsspec
 muse fetch slides.tsv --slide-id S1 --output copy        the slide of one row of a sheet
 
-Writes a folder that contains the slide; `muse inspect`, `tissue` and `tile` accept it as the slide. The credentials of
-a URL (user:password@, a signed query) are neither written nor printed. Needs the extra `remote`.
+Writes a folder that contains the slide; `muse inspect`, `tissue` and `tile` accept the folder as the slide. Credentials
+in a URL (user:password@, a signed query) are neither written nor printed. Needs the extra `remote`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse fetch``."""
-    parser.add_argument("url", metavar="URL", help="URL of the slide, or a sheet with its row")
-    parser.add_argument("--slide-id", metavar="ID", help="row of the sheet")
-    add_threads_argument(parser, "blocks downloaded at a time")
+    parser.add_argument("url", metavar="URL", help="URL of the slide, or a sheet that contains it")
+    parser.add_argument("--slide-id", metavar="ID", help="slide_id of the slide in the sheet")
+    add_threads_argument(parser, "blocks downloaded at the same time")
     add_output_argument(parser, "FOLDER", "the copy")
     add_ledger_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the URL, copy the slide."""
+    """Find the URL and download the slide."""
     from muse_pipeline.steps import fetch
 
     fetch(find_url(args.url, args.slide_id), args.output, args.threads)
 
 
 def find_url(text: str, slide_id: str | None):
-    """The URL itself, or the URL in a row of a sheet.
+    """The URL in ``text``, or, if ``text`` is a sheet, the URL in the row of ``slide_id``.
 
     Raises:
-        SheetError, SlideError: there is no such row, or it has nothing to fetch.
+        SheetError: the sheet has no such row, or the row is invalid.
+        SlideError: ``text`` is a path without a ``slide_id``, or the row's slide is a local file.
     """
     from muse_pipeline.cohort.sheet import read_row
     from muse_pipeline.core.errors import SlideError
@@ -43,7 +44,7 @@ def find_url(text: str, slide_id: str | None):
     if is_url(text):
         return SlideUrl(text)
     if slide_id is None:
-        raise SlideError(f"{text}: is not a URL; give one, or a sheet with --slide-id")
+        raise SlideError(f"{text}: is not a URL; give a URL, or a sheet and --slide-id")
     path = read_row(text, slide_id).path
     if not is_url(path):
         raise SlideError(f"{path}: is a local file, so there is nothing to fetch for '{slide_id}'")

@@ -1,4 +1,4 @@
-"""Write a slide's nuclei as GeoJSON for QuPath, with a sidecar about their provenance."""
+"""Write a slide's nuclei as GeoJSON for QuPath, and their provenance as JSON next to it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Read a slide's header, find its tissue and write its image: `inspect`, `tissue` and `tile` in one process.
 
-The job `image` of the workflow.
+This is the job `image` of the workflow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse image``."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
     parser.add_argument("--slide-id", required=True, metavar="ID", help="name in the cohort")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the file")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the file's")
     parser.add_argument("--source", metavar="URL", help="URL from which SLIDE must have been fetched")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
     parser.add_argument("--image-mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the image")

@@ -1,6 +1,6 @@
-"""Import a released MUSE checkpoint as a backbone to fine-tune from.
+"""Import a released MUSE checkpoint as a backbone to fine-tune.
 
-The backbone is recognised by the names and shapes of its tensors, and its training window (224 or 512) by the end of
+The backbone is identified by the names and shapes of its tensors, and its training window (224 or 512) by the end of
 the file's name or by its table of positions.
 """
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-pickle",
         action="store_true",
-        help="read a file with more than tensors, which can run any code; only for files from a source that you trust",
+        help="read a file that contains more than tensors and can run any code; only for files that you trust",
     )
 
 

@@ -1,10 +1,10 @@
-"""Import a third-party network, an ONNX file, as a model that finds nuclei.
+"""Import a third-party network from an ONNX file as a model that finds nuclei.
 
     muse import-model stardist.onnx --kind stardist --mpp 0.5 --scaling percentile --input-px 512 -o model.onnx
     muse import-model hover.onnx --kind hover --mpp 0.25 --scaling none --logits --input-px 512 -o model.onnx
 
 The network must be of kind stardist (probability, rays), hover (nucleus, horizontal and vertical position), distance
-(classes, distance) or boundary (classes and boundary). Its graph is unchanged; the card is added.
+(classes, distance) or boundary (classes and boundary). Its graph is copied without changes, and a card is added.
 """
 
 import argparse
@@ -24,20 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=SCALINGS,
         required=True,
         help="scaling of the pixels: 0 to 255 (none), 0 to 1 (unit), -1 to 1 (symmetric), with ImageNet's mean and "
-        "deviation (imagenet), or each channel of a window with its percentiles 1 and 99.8 at 0 and 1 (percentile)",
+        "deviation (imagenet), or percentiles 1 and 99.8 of each channel of a window to 0 and 1 (percentile)",
     )
     parser.add_argument(
-        "--classes", nargs="+", default=["Nucleus"], metavar="NAME", help="classes in their order, without background"
+        "--classes", nargs="+", default=["Nucleus"], metavar="NAME", help="classes in order, without background"
     )
     parser.add_argument(
         "--outputs",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="names of the outputs in the order of the kind, then classes (default: by name or order)",
+        help="names of the outputs in the order of the kind, then classes (default: identified by name or order)",
     )
     parser.add_argument(
-        "--logits", action="store_true", help="apply softmax to the maps of probabilities, or sigmoid to a single one"
+        "--logits", action="store_true", help="apply softmax to the probability maps, or sigmoid to a single map"
     )
     parser.add_argument(
         "--input-px", type=at_least_one, metavar="N", help="side of a window, if the network takes windows of any size"
@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="border of a window's maps that belongs to its neighbours (default: %(default)g)",
     )
     parser.add_argument(
-        "--threshold", type=fraction, default=0.5, help="least probability of a nucleus (default: %(default)g)"
+        "--threshold", type=fraction, default=0.5, help="lowest probability of a nucleus (default: %(default)g)"
     )
-    parser.add_argument("--name", help="name of the model (default: that of the file to write)")
+    parser.add_argument("--name", help="name of the model (default: that of the output file)")
     parser.add_argument("--licence", default="not given", metavar="TEXT", help="licence of the weights")
     parser.add_argument("--training-data", default="not given", metavar="TEXT", help="training data of the network")
     add_output_argument(parser, "ONNX")

@@ -1,8 +1,8 @@
 """Show the properties of a slide: size, mpp and its source, levels, bounds, fingerprint, warnings.
 
-With --output it also writes slide.json, which every later step reads. If the file has no mpp, give it with --mpp.
-The slide is opened in a separate process: a slide that crashes or hangs its reader is rejected before any other step
-reads it.
+With --output, it also writes slide.json, which every later step reads. If the file has no mpp, give it with --mpp. The
+slide is opened in a separate process, so that a slide that crashes or hangs its reader is rejected before any other
+step reads it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from muse_pipeline.cli.arguments import add_ledger_argument, add_output_argument
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse inspect``."""
     parser.add_argument(
-        "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder of `muse fetch`"
+        "slide", type=Path, metavar="SLIDE", help="a slide or a plain image, or a folder written by `muse fetch`"
     )
     parser.add_argument("--slide-id", metavar="ID", help="name in the cohort (default: the name of the file)")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the file")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the file's")
     parser.add_argument("--source", metavar="URL", help="URL from which SLIDE must have been fetched")
     add_output_argument(parser, "JSON", "also write slide.json here", required=False)
     add_ledger_argument(parser)

@@ -1,4 +1,4 @@
-"""Dispatch ``muse VERB``: parse, run, and report a user's mistake with exit status 2."""
+"""Entry point of ``muse VERB``: parse the arguments, run the verb, and exit with status 2 after a user's mistake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.environment import write_any_text
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
 
-# Verbs as in `muse --help`, in the order of their use; each has a module in this folder, unless MODULES names another.
+# Verbs as in `muse --help`, in the order of their use; each has its own module in this folder, except those in MODULES.
 GROUPS = {
     "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
@@ -31,10 +31,11 @@ MORE = {  # only in `muse help all`
     "more about models": "pretrain-config import-checkpoint import-model psm synthesize card proposer",
     "tools": "qupath-script demo-slide",
 }
-MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # modules of verbs that share one
+MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # verb: module that it shares with other verbs
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
-WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})  # defaults of verbs
+# Arguments that are files to write, for verbs without WRITES of their own.
+WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # extra `train`
 
@@ -43,12 +44,12 @@ class Parser(argparse.ArgumentParser):
     """A parser that reports a mistake in the command line as a short message."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the error and the command for help."""
+        """Print the error and the command that shows help, and exit."""
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Report unknown options before missing ones, because the missing option may be misspelt."""
-        if self._subparsers is not None:  # the sub-parsers check
+        """Report unknown options before missing options, because an unknown one may be a misspelt missing one."""
+        if self._subparsers is not None:  # the sub-parsers report unknown options
             return super().parse_known_args(args, namespace)
         for word in takewhile(lambda word: word != "--", args or ()):
             name = word.partition("=")[0]
@@ -64,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         return [name for action in self._actions for name in action.option_strings]
 
     def reject(self, word: str, known: Iterable[str]) -> NoReturn:
-        """Report the unknown ``word`` and the nearest known one."""
+        """Report the unknown ``word`` and the nearest of the ``known`` words, and exit."""
         from difflib import get_close_matches
 
         if near := get_close_matches(word, known):
@@ -74,7 +75,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; return the exit status, 0, or 2 for a mistake that the user can fix."""
+    """Run one verb, and return the exit status: 0, or 2 for a mistake that the user can fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
     write_any_text()
     try:
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
         return 130
-    except OSError as error:  # raised by the first use of any path
+    except OSError as error:  # the first use of any path may raise these
         if error.errno == errno.ENAMETOOLONG:
             what = f"{Path(error.filename).name}: a name in this path is too long; shorten it"
         elif isinstance(error, PermissionError) and error.filename:
@@ -102,14 +103,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_verb(arguments: list[str]) -> int:
-    """Parse and run one verb and write its ledger; errors are raised as exceptions.
+    """Parse and run one verb, write its ledger, and return the exit status; errors are raised.
 
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
     _require_working_folder()
     if hasattr(args, "ledger") or args.verb in {"run", "image", *OF_THE_WORKFLOW}:
-        # Matrices are small, and starting NumPy's threads takes 40 ms.
+        # These verbs use only small matrices, and starting NumPy's threads takes 40 ms.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
     with record_step(getattr(args, "ledger", None), args.verb, _folders(args)) as args.warnings:
@@ -125,7 +126,7 @@ def run_verb(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line; an invalid one ends the process with a message, a request for help with the help."""
+    """Parse the command line; exit with a message if it is invalid, or with the help if it asks for help."""
     groups = GROUPS
     if arguments[:1] == ["help"]:
         topic = arguments[1:]
@@ -140,7 +141,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _require_working_folder() -> None:
-    """Raise an error if the working folder was deleted, to which no path can be relative.
+    """Check that the working folder, to which paths are relative, exists.
 
     Raises:
         OutputError: the working folder was deleted.
@@ -152,17 +153,17 @@ def _require_working_folder() -> None:
 
 
 def _require_inputs_kept(args: argparse.Namespace) -> None:
-    """Raise an error if a file would overwrite an input or another output.
+    """Check that no output would overwrite an input or another output.
 
     Raises:
-        OutputError: two of the arguments are the same file.
+        OutputError: an output is the same file as an input or another output.
     """
     written: set[Path] = set()
     named = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
     read = {path.resolve() for name in named.keys() - args.writes for path in named[name] if isinstance(path, Path)}
     for name in sorted(named.keys() & args.writes):
         for path in named[name]:
-            if not isinstance(path, Path) or path.is_dir():  # folders are not overwritten
+            if not isinstance(path, Path) or path.is_dir():  # a folder is not overwritten
                 continue
             if path.resolve() in read | written:
                 raise OutputError(f"--{name} {path}: is also another file of this command; give it a different name")
@@ -170,13 +171,13 @@ def _require_inputs_kept(args: argparse.Namespace) -> None:
 
 
 def _folders(args: argparse.Namespace) -> list[Path]:
-    """The folders of the files in the command, in reverse order, because outputs come after inputs."""
+    """The folders of the files in the command, outputs first: in reverse order, because outputs come after inputs."""
     files = [value for value in vars(args).values() if isinstance(value, Path)]
     return [*(path.parent for path in reversed(files)), Path()]
 
 
 def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> argparse.ArgumentParser:
-    """The parser; if ``arguments`` begin with a verb, only its module is loaded, otherwise those of ``groups``."""
+    """The parser; if ``arguments`` begin with a verb, only its module is imported, otherwise those of ``groups``."""
     from muse_pipeline import __version__
 
     parser = Parser(prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,7 +190,7 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
         text = getattr(module, "DESCRIPTIONS", {}).get(verb) or module.__doc__ or _read_docstring(module.__file__)
         summaries[verb] = text.strip().splitlines()[0]
         subparser = subparsers.add_parser(verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-        if chosen:  # the list of verbs needs no options, which take longer to load
+        if chosen:  # the list of all verbs needs no options, which would take long to load
             module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, writes=getattr(module, "WRITES", WRITES))
     parser.description = _list_verbs(summaries, groups)
@@ -198,19 +199,19 @@ def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> ar
 
 def import_verb(verb: str) -> ModuleType:
     """Import the module of a verb."""
-    # Verbs import other modules in ``run``, so that help and errors about arguments appear at once.
+    # Verbs import most modules in ``run``, so that help and errors about arguments appear at once.
     return importlib.import_module(f"muse_pipeline.cli.{MODULES.get(verb, verb).replace('-', '_')}")
 
 
 def _read_docstring(file: str) -> str:
-    """The docstring of a module, which ``PYTHONOPTIMIZE=2`` does not load."""
+    """The docstring of a module, read from its file because ``PYTHONOPTIMIZE=2`` removes it from the module."""
     import ast
 
     return ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
 
 
 def _list_verbs(summaries: Mapping[str, str], groups: Mapping[str, str]) -> str:
-    """Description of ``muse`` and its verbs, by group; argparse supports one list only."""
+    """Description of ``muse`` and its verbs by group; argparse itself can only print a single list."""
     wrapper = TextWrapper(text_columns() - 2, subsequent_indent=" " * 23)
     lines = ["From H&E whole-slide images to nuclei in QuPath."]
     for group, verbs in groups.items():
@@ -218,7 +219,7 @@ def _list_verbs(summaries: Mapping[str, str], groups: Mapping[str, str]) -> str:
         for verb in verbs.split():
             wrapper.initial_indent = f"    {verb:19}"
             lines += wrapper.wrap(summaries.get(verb, ""))
-    lines += ["", "`muse help VERB` has the details of a verb, `muse help all` lists every verb."]
+    lines += ["", "`muse help VERB` describes a verb, `muse help all` lists every verb."]
     return "\n".join(lines)
 
 

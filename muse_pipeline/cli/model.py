@@ -1,7 +1,7 @@
-"""Describe a model: a built-in one by its name, an .onnx file, or a training run that makes one.
+"""Describe a model: a built-in model by its name, an .onnx file, or a training run that makes a model.
 
-Prints the model's name, mpp and classes; `--resolved` writes what the workflow needs before it starts: the file and
-its checksum, or all files that the training run reads, and the provider; `auto` is resolved here, once per run.
+Prints the model's name, mpp and classes. `--resolved` writes what the workflow needs before it starts: the model's file
+and checksum, or all files that the training run reads, and the provider, for which `auto` is resolved here.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe_file(model: str, provider: str) -> dict:
-    """Facts about a built-in model or an .onnx file; ``model`` is a name that is valid on every machine."""
+    """Facts about a built-in model or an .onnx file; the entry "model" is a name that is valid on every machine."""
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.inference.card import REGIONS, RegionCard
     from muse_pipeline.inference.model import BUILT_IN, find_model, name_model, read_card

@@ -1,6 +1,6 @@
-"""Join a slide's shards and write the outputs of its nuclei: `stitch`, `geojson`, `overlay` and others in one process.
+"""Join a slide's shards and write outputs from its nuclei: `stitch`, `geojson`, `overlay` and others in one process.
 
-The job `nuclei` of the workflow.
+This is the job `nuclei` of the workflow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from muse_pipeline.settings import list_settings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse nuclei``."""
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
-    parser.add_argument("--no-pictures", action="store_true", help="leave out pictures of proposals, for `overlay`")
+    parser.add_argument("--no-pictures", action="store_true", help="leave out what shows proposals, for `overlay`")
     parser.add_argument("--regions", type=Path, metavar="PATH", help="see `muse stitch`")
     add_setting_arguments(parser, list_settings("nuclei").values())
     add_threads_argument(parser)

@@ -1,7 +1,7 @@
 """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for the report.
 
-`muse report` draws missing pictures; as a separate step this runs for many slides at once, and before their image
-stores are removed.
+`muse report` draws missing pictures too, but as a separate step this can run for many slides at the same time, and
+before their image stores are removed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw the pictures, write the summary."""
+    """Draw the pictures and write the summary."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.outputs.base import FinishedSlide

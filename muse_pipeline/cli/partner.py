@@ -1,6 +1,6 @@
 """Register a slide's partner as `muse register` does, and write it as a store in the slide's frame.
 
-The job `partner` of the workflow. A partner that cannot be used is recorded in partner.json and is not an error.
+This is the job `partner` of the workflow. A partner that cannot be used is recorded in partner.json; it is no error.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mpp", type=positive, default=0.5, metavar="UM", help="um per pixel of the store")
     add_threads_argument(parser)
     parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
+        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
     )
-    add_output_argument(parser, "ZARR", "store in a folder of its own, RESULTS/<slide_id>/partner")
+    add_output_argument(parser, "ZARR", "store to write, in the folder RESULTS/<slide_id>/partner")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Register the partner, write its store, record the result."""
+    """Register the partner, write its store, and record the result."""
     from muse_pipeline.registration.partner import open_pair_of_files, write_partner_store
     from muse_pipeline.registration.record import (
         RECORD,

@@ -1,6 +1,6 @@
-"""Check every slide before the run: unreadable files, duplicates, scanners, sizes to fetch.
+"""Check every slide before a run: unreadable files, duplicates, scanners, bytes to fetch.
 
-    muse preflight slides.tsv --threads 4     a sheet, a folder, slides themselves, or their URLs
+    muse preflight slides.tsv --threads 4     a sheet, a folder, slides, or URLs of slides
     snakemake preflight --cores 4             the same for the workflow's sheet and model
 
 Opens each slide in a separate process, finds its tissue and reads some tiles. A slide at a URL is not fetched; only its
@@ -28,16 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse preflight``."""
     parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
     parser.add_argument(
-        "--mpp", type=positive, metavar="UM", help="um per pixel of slides or a folder; overrides that of the files"
+        "--mpp", type=positive, metavar="UM", help="um per level-0 pixel of slides or a folder, instead of the files'"
     )
-    parser.add_argument("--model", default="compact", help="model of the detection (default: %(default)s)")
+    parser.add_argument("--model", default="compact", help="model that will find the nuclei (default: %(default)s)")
     parser.add_argument(
         "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
     )
     add_threads_argument(parser, "slides checked at the same time")
-    parser.add_argument("--records", type=Path, metavar="RESULTS", help="summarise RESULTS/<slide_id>/preflight.json")
+    parser.add_argument(
+        "--records", type=Path, metavar="RESULTS", help="summarise the checks in RESULTS/<slide_id>/preflight.json"
+    )
     parser.add_argument("--record", type=Path, metavar="JSON", help="write the check of one slide, without a summary")
-    parser.add_argument("--slide-id", metavar="ID", help="with --record: name in the cohort, or row of a sheet")
+    parser.add_argument("--slide-id", metavar="ID", help="with --record: name in the cohort, or in the sheet")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
     add_json_argument(parser, "everything")
 

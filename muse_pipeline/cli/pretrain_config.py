@@ -1,10 +1,10 @@
-"""Write the config of a pretraining run on the slides of a cohort, for `muse pretrain`.
+"""Write the config for pretraining on the slides of a cohort with `muse pretrain`.
 
     muse pretrain-config config/train/muse_pretrain_slides.yaml --sheet slides.tsv --results results -o run.yaml
 
-Its sources are those of the given config, if it has any, and the sheet's slides: for each the store at the finest mpp
-of the views, with its proposals. Slides with the `split` "test" are held back. The workflow does this for its setting
-`pretrain`.
+Its sources are those of the given config, if it has any, and the sheet's slides: for each slide the store at the finest
+mpp of the views, with the slide's proposals. Slides with the `split` "test" are held back. The workflow does this for
+its setting `pretrain`.
 """
 
 import argparse
@@ -44,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("YAML", "FOLDER"),
-        help="training config whose validation patients are held back too, and the folder of its paths",
+        help="training config whose validation patients are held back too, and the folder for its relative paths",
     )
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="also write the plan of the run as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Choose the slides, write the config."""
+    """Choose the slides and write the config."""
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.core.files import write_json
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     held_splits = None if args.held_splits is None else tuple(args.held_splits)
     cohort = Cohort(read_sheet(args.sheet), args.results, tuple(args.exclude), held_splits)
     planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
-    config, facts = planned.config, planned.facts()  # errors come before anything is written
+    config, facts = planned.config, planned.facts()  # may raise an error, so it precedes all writing
     write_settings(args.output, settings_of(config))
     if args.resolved:
         write_json(args.resolved, facts)

@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse propose``."""
     parser.add_argument("store", type=Path, help="image store")
     parser.add_argument("--method", default="haematoxylin", help="name of a proposer (default: %(default)s)")
-    parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, as in '{min_distance_um: 4}'")
+    parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'")
     parser.add_argument(
         "--colour", type=Path, required=True, metavar="JSON", help="stain statistics from `muse tissue`"
     )
-    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
     add_shard_argument(parser)
     add_threads_argument(parser, "windows run at the same time")
     add_output_argument(parser, "PARQUET")
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Propose for one shard."""
+    """Propose the nuclei of one shard."""
     import cv2
 
     from muse_pipeline.core.config import parse_yaml

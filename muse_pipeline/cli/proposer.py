@@ -1,7 +1,7 @@
-"""Show the settings of a proposer of nuclei without labels.
+"""Show the settings of a proposer, which finds nuclei without labels.
 
-Prints its settings, with defaults for those not given. The workflow calls it before it reads a slide, so that mistakes
-are found early.
+Prints all its settings, with defaults for those that are not given. The workflow calls this before it reads a slide, so
+that mistakes are found early.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse proposer``."""
     parser.add_argument("method", help="name of a proposer")
-    parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, as in '{min_distance_um: 4}'")
+    parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'")
     parser.add_argument("--resolved", type=Path, metavar="JSON", help="write the description as JSON")
 
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         settings = asdict(read_settings(args.method, parse_yaml(args.settings, "--settings")))
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         text = ", ".join(f"{name} {value}" for name, value in settings.items())
-    except ModuleNotFoundError as error:  # jobs of a workflow may have another environment
+    except ModuleNotFoundError as error:  # the jobs of a workflow may run in a different environment
         settings, text = None, f"not checked, as the package '{error.name}' is not installed here"
     if args.resolved:
         write_json(args.resolved, {"method": args.method, "settings": settings})

@@ -1,6 +1,7 @@
-"""Write scripts for QuPath's menu: one finds the nuclei of the open image, one trains on corrected regions.
+"""Write two scripts for QuPath's menu: to find the nuclei of the open image, and to train on corrected regions.
 
-Without --output they are written for every QuPath of this user; QuPath shows them in Automate > User scripts > muse.
+Without --output, they are written for every QuPath version of this user. QuPath lists them in Automate > User scripts >
+muse.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse qupath-script``."""
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder of the scripts in QuPath's menu")
-    parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="settings of the training (default: my_labels.yaml)"
-    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder for the scripts of QuPath's menu")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="training config (default: my_labels.yaml)")
 
 
 def run(args: argparse.Namespace) -> None:

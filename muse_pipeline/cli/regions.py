@@ -2,8 +2,8 @@
 
     muse regions results/S1/image-500nm.zarr --model tumour.onnx -o results/S1
 
-Reads the smaller levels of the store that `muse tile` wrote, and slide.json and colour.json beside it. Writes
-regions.geojson (annotations for QuPath), regions.png, regions.zarr and regions.json into the folder. If it fails,
+Reads the smaller levels of the store that `muse tile` wrote, and slide.json and colour.json next to it. Writes
+regions.geojson (annotations for QuPath), regions.png, regions.zarr and regions.json into the folder. If this fails,
 regions.json states why, so that the slide's nuclei can be written without regions.
 """
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse regions``."""
-    parser.add_argument("store", type=Path, help="image store whose um/px divides that of the model")
+    parser.add_argument("store", type=Path, help="image store; the model's um/px must be a multiple of its um/px")
     parser.add_argument("--model", required=True, metavar="ONNX", help="region model")
     parser.add_argument("--training", type=Path, metavar="JSON", help="outcome of the workflow's training of the model")
-    parser.add_argument("--info", type=Path, metavar="JSON", help="slide.json (default: beside the store)")
-    parser.add_argument("--colour", type=Path, metavar="JSON", help="colour.json (default: beside the store)")
+    parser.add_argument("--info", type=Path, metavar="JSON", help="slide.json (default: next to the store)")
+    parser.add_argument("--colour", type=Path, metavar="JSON", help="colour.json (default: next to the store)")
     add_threads_argument(parser, "windows run at the same time")
     add_provider_argument(parser)
-    add_output_argument(parser, "FOLDER", "where the files go")
+    add_output_argument(parser, "FOLDER", "folder for the files")
     add_ledger_argument(parser)
 
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _load_predictor(args: argparse.Namespace) -> RegionPredictor:
-    """The model; its training, if the workflow makes it, has not failed."""
+    """Load the region model, unless the workflow trains it and its training failed."""
     from muse_pipeline.core.errors import ModelError
     from muse_pipeline.core.files import read_json
     from muse_pipeline.inference.model import choose_provider, find_region_model

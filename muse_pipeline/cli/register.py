@@ -1,7 +1,7 @@
-"""Register a second picture of the same tissue to its H&E slide, and check it tile by tile.
+"""Register a second picture of the same tissue to its H&E slide, and check the result tile by tile.
 
-The partner may be rotated, mirrored, slightly bent, stained differently, and cover only a part of the slide. Writes
-transform.json, checkerboard.png and residuals.tsv; nothing is written for a partner that does not fit.
+The partner may be rotated, mirrored, slightly bent or stained differently, and may cover only a part of the slide.
+Writes transform.json, checkerboard.png and residuals.tsv, but nothing for a partner that does not fit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         type=Path,
         metavar="FILE",
-        help="initial transform in place of a search: landmarks (.csv), a matrix, or a transform.json",
+        help="initial transform, instead of a search: landmarks (.csv), a matrix, or a transform.json",
     )
     parser.add_argument(
         "--frame",
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Register the partner, print a summary."""
+    """Register the partner and print a summary."""
     from muse_pipeline.registration.partner import open_pair_of_files
     from muse_pipeline.registration.record import summary_text, write_registration
     from muse_pipeline.registration.register import LIMIT_UM, register_partner

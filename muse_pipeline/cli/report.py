@@ -1,6 +1,6 @@
-"""Report on a cohort: report.html, cohort.tsv, roi.tsv of regions of interest, and pictures of every slide.
+"""Report on a cohort: report.html, cohort.tsv, roi.tsv for regions of interest, and pictures of every slide.
 
-    muse report results      reads results/sheet.json of a run, and writes the files beside it
+    muse report results      reads a run's results/sheet.json, and writes the files next to it
     muse report results --sheet slides.tsv --group label      compares slides by that column of your sheet
 
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed.
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretraining", type=Path, metavar="FOLDER", help="folder of a pretraining run to show")
     parser.add_argument("--group", metavar="COLUMN", help="column of --sheet by which the plots compare slides")
     parser.add_argument("--sheet", type=Path, metavar="TSV", help="your sheet of slides, for --group")
-    parser.add_argument("--statistics", type=Path, metavar="TSV", help="table of `muse statistics`")
+    parser.add_argument("--statistics", type=Path, metavar="TSV", help="table from `muse statistics`")
     parser.add_argument("--no-model", default="", metavar="WHY", help="reason why there is no model")
     add_doubts_argument(parser)
     add_output_argument(parser, "HTML", "the page (default: RESULTS/report.html)", required=False)
@@ -29,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the report, print a summary."""
+    """Write the report and print a summary."""
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.core.errors import SheetError
     from muse_pipeline.report.cohort import gather_cohort, read_groups, read_rows
     from muse_pipeline.report.page import write_report
 
     if bool(args.group) != bool(args.sheet):
-        raise SheetError("--group and --sheet belong together; give the column and your sheet of slides")
+        raise SheetError("--group and --sheet belong together; give both the column and your sheet of slides")
 
     files = CohortFiles(args.results)
     page, table = args.output or files.report, args.table or files.table
@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def find_sheet(results: Path) -> Path:
-    """The sheet that a run wrote into its results folder.
+    """Path of the resolved sheet that a run wrote into its output folder.
 
     Raises:
-        SheetError: there is no sheet.
+        SheetError: the folder has no resolved sheet.
     """
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.core.errors import SheetError

@@ -1,10 +1,10 @@
-"""Find the nuclei of slides or images, all steps at once, without Snakemake.
+"""Find the nuclei of slides or images: all steps in one command, without Snakemake.
 
     muse run slide.svs -o results          also several slides, folders of slides, and sheets (TSV, CSV)
 
-Writes the same files with the same bytes as the workflow, one folder per slide. Prints a line per slide; the output of
-the steps is in OUT/<slide>/logs. A slide that is finished with the same settings is skipped. A failed slide is reported
-and the others continue; the exit status is then 2. Slides of earlier runs into the same folder stay in its report.
+Writes one folder per slide, with the same files and bytes as the workflow. Prints a line per slide; the output of the
+steps is in OUT/<slide>/logs. Slides that are finished with the same settings are skipped. If a slide fails, the others
+are still run, and the exit status is 2. Slides of earlier runs into the same folder stay in its report.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def run_settings() -> list[Setting]:
-    """The settings of a run that are options of the verb."""
+    """The settings that are options of ``muse run``."""
     known = list_settings()
     outputs = [setting for output in list_outputs() for setting in output.all_settings()]
     names = ("mode", "model", "provider", "features", "third_stain", "max_corrupt", "shards")
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="slides, images, URLs, folders or sheets"
     )
     add_output_argument(parser, "OUT", "folder of the results")
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel; overrides that of the files")
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per level-0 pixel, instead of the files'")
     parser.add_argument("--roi", type=Path, metavar="GEOJSON", help="analyse only these areas, drawn in QuPath")
     parser.add_argument(
         "--regions",
@@ -59,14 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=at_least_one,
         metavar="N",
-        help="number of cores, which changes no result (default: all that this process may use)",
+        help="number of cores, which does not change results (default: all that this process may use)",
     )
     parser.add_argument("--profile", action="store_true", help="also print the time of every step")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find the slides and the model, run the unfinished slides, and list the failed ones."""
-    # The time of a run includes the imports.
+    """Find the slides and the model, run the unfinished slides, and raise an error that lists failed ones."""
+    # The time of a run includes these imports.
     started = time.monotonic()
     from muse_pipeline.cli.run_slides import describe_costs, plan_run, run_slides
     from muse_pipeline.cohort.collect import find_rows
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     if args.mode == "label-free" and len(card.classes) > 1:
         names = ", ".join(one.name for one in card.classes)
         raise ConfigError(
-            f"--mode label-free has nuclei of one class, and --model {args.model} has {names}; give one of the two"
+            f"--mode label-free is for models of one class, but --model {args.model} has {names}; give only one of them"
         )
     model_of_regions = find_region_model(args.regions, provider) if args.regions and not drawn else None
     of_run = {"output": str(args.output), "mpp": card.mpp, "regions": model_of_regions and str(model_of_regions)}
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     classes = [one.name for one in card.classes]
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
     print(f"model: {name_model(path)} ({card.precision}), provider {provider}")
-    output = Path(settings.output)  # ~ is expanded there
+    output = Path(settings.output)  # in which ~ is expanded
     _require_to_last(rows, output)
     models = Models(
         predictor,
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:
-    """Reject a file without areas of any slide, before results of an earlier run are removed."""
+    """Raise an error if the file has no areas on any of the slides, before results of an earlier run are removed."""
     import warnings
 
     from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning, MuseError
@@ -137,7 +137,7 @@ def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], An
     from muse_pipeline.slides.isolation import call_isolated
     from muse_pipeline.slides.remote import is_url
 
-    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` warns, slide by slide
+    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` repeats them per slide
         try:
             read_areas(path)
         except GeoJSONError as error:
@@ -149,13 +149,13 @@ def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], An
                 return
             except GeoJSONError as error:
                 beside = error
-            except MuseError:  # reported when the slide's turn comes
+            except MuseError:  # reported when the slide is run
                 return
     raise GeoJSONError(f"{option} {beside}")
 
 
 def _require_to_last(rows: list[SheetRow], output: Path) -> None:
-    """Raise an error if a file would be removed before it is read, such as an earlier run's outline as --roi."""
+    """Check that no input is a file that this run removes first, such as an earlier run's outline given as --roi."""
     from muse_pipeline.core.errors import ConfigError
     from muse_pipeline.outputs.removal import replaced_results
     from muse_pipeline.slides.remote import is_url
@@ -171,4 +171,4 @@ def _require_to_last(rows: list[SheetRow], output: Path) -> None:
     replaced = {path.resolve() for home in homes for path in replaced_results(home)} if among_results else set()
     for path in among_results:
         if path.resolve() in replaced:
-            raise ConfigError(f"{path}: is a result of an earlier run, which this one replaces; give a copy of it")
+            raise ConfigError(f"{path}: is a result of an earlier run that this run replaces; give a copy of the file")

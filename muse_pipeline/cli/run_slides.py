@@ -1,4 +1,4 @@
-"""Slides run one after the other into a folder of results, for `muse run`."""
+"""Run slides one after another into a folder of results, for `muse run`."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class SlidesPlan:
     """A run of slides.
 
     Attributes:
-        output: folder of the results, laid out as the workflow's.
+        output: folder of the results, with the same layout as the workflow's.
         models: networks of the run, each with one session for all slides.
         settings: settings of the run.
-        jobs: the workflow's jobs with the same results for a slide, each with its dependencies.
+        jobs: plan of the equivalent jobs of the workflow, from which the settings are recorded.
     """
 
     output: Path
@@ -52,17 +52,17 @@ class SlidesPlan:
     jobs: Plan
 
     def slide(self, row: SheetRow) -> FinishedSlide:
-        """The finished slide from which outputs are written."""
+        """The slide as outputs need it."""
         files = SlideFiles(self.output / row.slide_id)
         return FinishedSlide(files, self.settings, row.patient, self.models.embedder, self.settings.threads)
 
     def shards_of(self, row: SheetRow) -> int:
-        """Number of shards of the slide's detection."""
+        """Number of shards into which the slide's detection is divided."""
         return row.shards or self.settings.shards
 
 
 def plan_run(rows: list[SheetRow], models: Models, settings: RunSettings) -> SlidesPlan:
-    """The plan of a run of these slides."""
+    """The plan for running these slides."""
     predictor = models.predictor
     model = {"name": predictor.card.name, "sha256": predictor.sha256, "provider": predictor.provider}
     cells = {row.slide_id: {**row.cells(), "shards": row.shards or settings.shards} for row in rows}
@@ -80,12 +80,12 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
         plan: settings of the run.
 
     Returns:
-        the ids of the slides that failed, those of slides with nuclei whose region model failed, and the rows of the
-        slides that were not skipped.
+        The slide_ids of slides that failed, the slide_ids of slides that have nuclei but whose region model failed, and
+        the rows of the slides that were not skipped.
 
     Raises:
-        OutputError: the output folder cannot be written to, or has another slide's results under the same name.
-        SheetError: the records of earlier runs about their slides cannot be read.
+        OutputError: the output folder cannot be written to, or has a different slide's results under the same name.
+        SheetError: the sheet.json of earlier runs cannot be read.
     """
     sheet = plan.output / "sheet.json"
     earlier = read_earlier_rows(sheet)
@@ -102,7 +102,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     for line in [*describe_changes(whole), *describe_changes(outputs, "outputs, but not the nuclei,")]:
         print(line)
     runs = {row.slide_id: {**row.cells(), "shards": plan.shards_of(row)} for row in rows}
-    for name in kept:  # their ledgers have the earlier number
+    for name in kept:  # the ledgers of kept slides have the earlier number of shards
         runs[name]["shards"] = earlier.get(name, {}).get("shards")
     sheet_changed = {name: _filled(earlier.get(name, {})) for name in runs} != {
         name: _filled(runs[name]) for name in runs
@@ -119,7 +119,7 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
     )
     cohort = plan.output / "cohort.h5ad"
     if plan.settings.anndata and any(row["slide_id"] not in stopped for row in runs.values()):
-        from muse_pipeline.statistics.cohort import write_cohort  # loads pandas
+        from muse_pipeline.statistics.cohort import write_cohort  # imports pandas, which takes time
 
         n_slides = write_cohort(plan.output, read_rows(sheet), cohort, plan.settings.threads)
         print(f"{cohort}: {count_noun(n_slides, 'slide')}")
@@ -131,14 +131,14 @@ def run_slides(rows: list[SheetRow], plan: SlidesPlan) -> tuple[list[str], list[
 
 
 def _filled(row: dict[str, Any]) -> dict[str, Any]:
-    """The non-empty cells of a row, without the number of shards, which changes no result."""
+    """The non-empty cells of a row, except the number of shards, which does not change results."""
     return {name: cell for name, cell in row.items() if cell is not None and name != "shards"}
 
 
 def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
-    """A phrase for every setting by which a slide's finished results differ from this run; None if there are none.
+    """A phrase for every changed setting, by its name; None if the slide has no readable nuclei from an earlier run.
 
-    Missing outputs are not a difference: they are added.
+    Outputs that this run requests in addition do not count, since they are added.
     """
     files = SlideFiles(plan.output / row.slide_id)
     if not files.nuclei.is_file():
@@ -153,7 +153,7 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
         return None
     before = provenance.versions["muse-pipeline"]
     if changes.keys() == {"slide files"} and _has_content(row, provenance.fingerprint):
-        changes = {}  # a copied file has another date
+        changes = {}  # the file was copied, which changed its date
     if before != __version__:
         changes["muse-pipeline"] = f"muse-pipeline {before} -> {__version__}"
     switches = {output.switch.name for output in list_outputs() if output.switch and not output.by_stitch}
@@ -162,12 +162,12 @@ def find_changes(row: SheetRow, plan: SlidesPlan) -> dict[str, str] | None:
 
 
 def _settings_of_table() -> set[str]:
-    """Names of the settings of outputs that affect columns of the nuclei."""
+    """Names of those settings of outputs that affect columns of the nuclei."""
     return {name for output in list_outputs() for name in output.of_table}
 
 
 def _has_content(row: SheetRow, fingerprint: str) -> bool:
-    """True if a slide's file still has the content from which results were made."""
+    """True if a slide's file still has the content from which the results were made."""
     try:
         return fingerprint_file(row.path) == fingerprint
     except (OSError, SlideError):  # reported when the slide is run
@@ -175,13 +175,13 @@ def _has_content(row: SheetRow, fingerprint: str) -> bool:
 
 
 def _only_of_outputs(changes: dict[str, str] | None) -> bool:
-    """True if changes do not affect nuclei, so that only outputs are written again."""
+    """True if the changes do not affect nuclei, so that only outputs need to be written again."""
     of_outputs = {each.name for output in list_outputs() for each in output.settings} - _settings_of_table()
     return changes is not None and changes.keys() <= of_outputs
 
 
 def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[Output]:
-    """The requested outputs of a finished slide that are missing, or were written with other settings."""
+    """The requested outputs of a finished slide that are missing or were written with different settings."""
     slide = plan.slide(row)
     records = plan.jobs.job_settings(row.slide_id)
     changed = {job: read_changes(slide.files.record(job), now) for job, now in records.items()}
@@ -198,14 +198,14 @@ def _outdated_outputs(row: SheetRow, plan: SlidesPlan) -> list[Output]:
 
 
 def _has_all_steps(row: SheetRow, plan: SlidesPlan) -> bool:
-    """True if all steps up to a slide's nuclei succeeded, with any number of shards and other outputs."""
+    """True if all steps up to a slide's nuclei succeeded, whatever the number of shards and the outputs."""
     result = judge_slide(plan.output, {**row.cells(), "shards": None})
     of_outputs = {output.step for output in list_outputs() if not output.by_stitch}
     return result.status != "failed" or result.step in of_outputs
 
 
 def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: set[str]) -> set[str]:
-    """Run the slides that are not ``kept``, complete the others, print a line for each; returns the ids that failed."""
+    """Run slides that are not ``kept``, complete the others, and print a line for each; return the failed slide_ids."""
     from tqdm import tqdm
 
     stopped: set[str] = set()
@@ -228,7 +228,7 @@ def _run_each(rows: list[SheetRow], plan: SlidesPlan, kept: set[str]) -> set[str
 
 
 def describe_costs(rows: list[SheetRow], plan: SlidesPlan, seconds: float, processor_seconds: float) -> Iterator[str]:
-    """Describe the time per step of a run of these slides that took ``seconds`` in total."""
+    """Yield lines about the time of each step in a run of these slides that took ``seconds`` in total."""
     return cost_lines([_judge(row, plan) for row in rows], seconds, processor_seconds)
 
 
@@ -242,7 +242,7 @@ def _count_nuclei(row: SheetRow, plan: SlidesPlan) -> str:
 
 
 def _describe_end(row: SheetRow, plan: SlidesPlan, seconds: float) -> str:
-    """The result of a slide in words: its nuclei and time, or the step that failed and the reason."""
+    """Text about a slide's result: its nuclei and the time, or the step that failed and the reason."""
     result = _judge(row, plan)
     if result.status == "failed":
         return f"{result.step}: {result.reason}"
@@ -251,7 +251,7 @@ def _describe_end(row: SheetRow, plan: SlidesPlan, seconds: float) -> str:
 
 
 def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> None:
-    """Check that results to be replaced are of the same slide: several slides may have one name."""
+    """Check that the results to be replaced belong to the same slide, since several slides may have the same name."""
     if isinstance(now, SlideUrl) or not SlideFiles(folder).nuclei.is_file():
         return
     try:
@@ -259,21 +259,21 @@ def _require_no_other_slide(folder: Path, before: str, now: str | SlideUrl) -> N
     except (OSError, SlideError):  # reported when the slide is run
         return
     if is_other:
-        raise OutputError(f"{folder}: holds the results of {before}, another slide of that name; give another --output")
+        raise OutputError(f"{folder}: has the results of {before}, another slide of that name; give another --output")
 
 
 def read_earlier_rows(sheet: Path) -> dict[str, dict[str, Any]]:
-    """The rows of slides whose folders are still beside ``sheet``, by slide_id; none if no run has written it.
+    """The rows of the resolved ``sheet``, by slide_id, whose folders still exist; empty if there is no ``sheet``.
 
     Raises:
-        SheetError: the file is not a resolved sheet.
+        SheetError: ``sheet`` is not a resolved sheet.
     """
     rows = read_rows(sheet) if sheet.exists() else []
     return {row["slide_id"]: row for row in rows if (sheet.parent / row["slide_id"]).is_dir()}
 
 
 def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
-    """Run one slide, with the output of its steps in its log; returns the reason of a failure, or ""."""
+    """Run one slide, with the output of its steps in its log, and return the reason if it failed, else ""."""
     files = plan.slide(row).files
 
     def run(begin: Begin) -> None:
@@ -281,7 +281,7 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
         try:
             run_slide(row, files, plan.models, plan.settings, begin)
         finally:
-            if files.nuclei.exists():  # the next run keeps nuclei even if an output failed
+            if files.nuclei.exists():  # so that the next run keeps the nuclei even if an output failed
                 _record_settings(files, _settings_of_run(row, plan))
 
     try:
@@ -291,17 +291,17 @@ def run_logged(row: SheetRow, plan: SlidesPlan, bar) -> str:
 
 
 def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> str:
-    """Write outputs of a finished slide again, with the output in its log; returns the reason of a failure, or ""."""
+    """Write the ``outdated`` outputs of a finished slide, with a log, and return the reason if that failed, else ""."""
     slide, settings = plan.slide(row), plan.jobs.job_settings(row.slide_id)
     settings["nuclei"]["shards"] = read_json(slide.files.record("nuclei"))["shards"]
     requested = {"stitch", *(output.step for output in list_outputs(plan.settings))}
     for step in {output.step for output in list_outputs()} - requested:
-        remove(slide.files.ledger(step))  # failed outputs would stay in the report
+        remove(slide.files.ledger(step))  # otherwise failed outputs would stay in the report
     if not outdated:
         return ""
 
     def run(begin: Begin) -> None:
-        for output in outdated:  # if the run ends midway, results have the recorded settings or are missing
+        for output in outdated:  # so that every result has the recorded settings or is missing, even if the run stops
             if output.is_written(slide):
                 remove_output(slide.files, output, plan.jobs.model["name"])
             if output.job != "nuclei":
@@ -316,7 +316,7 @@ def add_logged(row: SheetRow, plan: SlidesPlan, bar, outdated: list[Output]) -> 
 
 
 def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any]]:
-    """The settings of every job with the same results for a slide."""
+    """The settings to record for a slide, by the equivalent job of the workflow, except jobs that wrote no results."""
     settings = plan.jobs.job_settings(row.slide_id)
     slide, models = plan.slide(row), plan.models
     files, written = slide.files, [output for output in list_outputs(plan.settings) if output.is_written(slide)]
@@ -328,7 +328,7 @@ def _settings_of_run(row: SheetRow, plan: SlidesPlan) -> dict[str, dict[str, Any
 
 
 def _record_settings(files: SlideFiles, settings: dict[str, dict[str, Any]]) -> None:
-    """Record the settings of jobs for later runs, including those of the workflow."""
+    """Record the settings of jobs, which later runs, including the workflow's, compare with theirs."""
     for job, values in settings.items():
         write_if_changed(files.record(job), json.dumps(values, sort_keys=True, ensure_ascii=False))
 
@@ -345,7 +345,7 @@ def _log_steps(row: SheetRow, log_file: Path, bar, run: Callable[[Begin], None])
             run(begin)
     except MuseError as error:
         return f"{steps[-1]}: {error}"
-    except Exception as error:  # a defect of this package
+    except Exception as error:  # a bug in this package
         with log_file.open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         return f"{steps[-1]}: unexpected {type(error).__name__}: {one_line(error)}; see {log_file}"

@@ -1,9 +1,9 @@
-"""Write a sheet from a folder of slides, or check one.
+"""Write a sheet from a folder of slides, or check a sheet.
 
 muse sheet FOLDER --output slides.tsv           one row per slide under FOLDER
-muse sheet FOLDER --output slides.tsv --add     append the slides that the sheet lacks, and keep its rows as they are
+muse sheet FOLDER --output slides.tsv --add     append slides that are not in the sheet yet, and keep its other rows
 muse sheet FOLDER --output cores.tsv --tma      one row per core of tissue microarrays, each with its ROI
-muse sheet --check slides.tsv                   list every mistake, each with its row
+muse sheet --check slides.tsv                   list all mistakes with their rows
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse sheet``."""
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of slides")
-    add_output_argument(parser, "TSV", "where to write the sheet (TSV, or CSV by its suffix)", required=False)
-    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide; overrides the files")
+    add_output_argument(parser, "TSV", "sheet to write (TSV, or CSV if it ends in .csv)", required=False)
+    parser.add_argument("--mpp", type=positive, metavar="UM", help="um per pixel of every slide, not the files'")
     parser.add_argument("--add", action="store_true", help="append slides that are not in the sheet yet")
-    parser.add_argument("--tma", action="store_true", help="slides are tissue microarrays: find their cores")
+    parser.add_argument("--tma", action="store_true", help="find the cores of slides that are tissue microarrays")
     parser.add_argument(
-        "--core-map", type=Path, metavar="TSV", help="with --tma: columns `core` (as B-7) and others, as `patient`"
+        "--core-map", type=Path, metavar="TSV", help="with --tma: table with `core` (B-7) and columns such as `patient`"
     )
     parser.add_argument("--check", type=Path, metavar="TSV", help="check this sheet instead of writing one")
-    parser.add_argument("--resolved", type=Path, metavar="JSON", help="with --check: the rows, with absolute paths")
+    parser.add_argument(
+        "--resolved", type=Path, metavar="JSON", help="with --check: write the rows, with absolute paths"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def make_sheet(args: argparse.Namespace) -> None:
-    """Write the sheet of a folder or of its cores, or add its slides to an existing sheet."""
+    """Write a sheet of the slides in a folder or of their cores, or add the slides to an existing sheet."""
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
     from muse_pipeline.core.text import count_noun
 
@@ -74,11 +76,16 @@ def make_sheet(args: argparse.Namespace) -> None:
 
 
 def find_core_rows(slide: SheetRow, sheet: Path, known: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
-    """A row for every core of a slide, with its ``known`` cells; its region of interest is written beside the sheet.
+    """A row for every core of a slide; the core's region of interest is written to a folder next to the sheet.
+
+    Args:
+        slide: row of the slide.
+        sheet: path of the sheet to which the rows will be written.
+        known: further cells of a row by column, by the core's name; empty if there is no core map.
 
     Raises:
         SlideError: the slide cannot be read, or its tissue is not a grid of cores.
-        SheetError: none of its cores is known.
+        SheetError: a core map is given, but has none of the slide's cores.
     """
     from dataclasses import replace
 
@@ -117,14 +124,14 @@ def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
 
     known = read_cells(path, key="core")
     if not known:
-        raise SheetError(f"{path}: has no core in it; add a row per core, with its name, as B-7, in the column 'core'")
+        raise SheetError(f"{path}: has no core in it; add a row per core, with its name in column 'core', such as B-7")
     if taken := {"slide_id", "path", "roi", "mpp"} & {name for row in known.values() for name in row}:
-        raise SheetError(f"{path}: the sheet has a column '{min(taken)}' of its own; rename that of the map")
+        raise SheetError(f"{path}: the sheet has its own column '{min(taken)}'; rename the column of the map")
     return known
 
 
 def _compare_with_map(slide: SheetRow, names: list[str], known: Mapping[str, object]) -> None:
-    """Warn of names that only the slide or only the map has; raise an error if they have no name in common."""
+    """Warn of cores that only the slide or only the map has; raise an error if they have no core in common."""
     from warnings import warn
 
     from muse_pipeline.core.errors import LeftOutWarning, SheetError

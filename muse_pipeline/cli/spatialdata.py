@@ -2,8 +2,8 @@
 
     cd results/slide; muse spatialdata nuclei.parquet --store image-500nm.zarr -o slide.spatialdata.zarr
 
-The image is linked to the store, not copied; keep the relative location of the two folders. The coordinate system
-"global" is in um.
+The image is a link to the store, not a copy, so the two folders must keep their relative location. The coordinate
+system "global" is in um.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     muse statistics results --sheet slides.tsv --group label -o results/statistics.tsv
 
-Writes a row per measure and pair of groups: means, effect size with its 95 % interval, p of a permutation test and q
-after control of the false discovery rate. The patient is the unit: slides of one patient are averaged first.
+Writes a row per measure and pair of groups: means, effect size with its 95 % interval, p of a permutation test, and q,
+which controls the false discovery rate. The unit is the patient: slides of the same patient are averaged first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compare the groups, write the table, print."""
+    """Compare the groups, write the table, and print a summary."""
     from muse_pipeline.statistics.cohort import compare_cohort
 
     how = args.group, args.patient, args.output, args.include_doubtful, args.threads

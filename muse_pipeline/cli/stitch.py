@@ -1,7 +1,7 @@
 """Join the shards of a slide into one table of nuclei.
 
-Resolves the seams between windows, keeps nuclei in tissue (and in the ROI, if there is one), draws the outlines and
-measures them. With --regions every nucleus also has its tissue region and its distance to the border, with --features
+Resolves the seams between windows, keeps nuclei in tissue (and in the ROI, if there is one), and computes and measures
+their outlines. --regions adds every nucleus's tissue region and its distance to the border; --features adds
 measurements of its shape, stains, texture and neighbours.
 """
 
@@ -17,13 +17,13 @@ from muse_pipeline.core.types import FEATURE_SETS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse stitch``."""
     parser.add_argument("shards", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
-    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
-    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="mask of `muse tissue`")
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
+    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz from `muse tissue`")
     parser.add_argument(
         "--regions",
         type=Path,
         metavar="PATH",
-        help="folder of `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
+        help="folder written by `muse regions`, or a GeoJSON of areas with classes: adds the region of every nucleus",
     )
     parser.add_argument(
         "--features", choices=FEATURE_SETS, default="none", help="see `muse run`; needs --store (default: %(default)s)"
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--artefacts",
         type=Path,
         metavar="GEOJSON",
-        help="find artefacts, write them here and flag nuclei; needs --store",
+        help="find artefacts, write them to this file, and flag nuclei in them; needs --store",
     )
     parser.add_argument("--colour", type=Path, metavar="JSON", help="stains from `muse tissue`; needed with --store")
     add_threads_argument(parser)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError("--features and --artefacts need pixels; give --store and --colour too")
         pixels = Pixels(args.store, args.colour, args.features, args.artefacts)
     args.warnings += stitch(args.shards, args.info, args.tissue, args.output, args.threads, args.regions, pixels)
-    if args.output.suffix == ".parquet":  # the CSV of an earlier table
+    if args.output.suffix == ".parquet":  # remove the CSV of an earlier table
         args.output.with_suffix(".csv.gz").unlink(missing_ok=True)
     if args.csv:
         write_csv(args.output, args.csv)

@@ -1,11 +1,12 @@
-"""Synthesise instance masks of nuclei in glands and stroma, and tissue for them.
+"""Synthesise instance masks of nuclei in glands and stroma, and pictures of tissue to match them.
 
     muse synthesize masks -o masks --n 1000 --mpp 0.5
     muse synthesize pictures --generator runs/unit/checkpoint.pt -o rendered --n 200
 
-The folder contains instances/ (16-bit PNG, one number per nucleus), points/ (their classes), masks.json (settings and
-statistics) and page.png (examples). With --fit, sizes, eccentricities and density are those of detected nuclei.
-Pictures add images/, rendered by the generator of a run with `method: unit`: a source of labels for `muse finetune`.
+The folder contains instances/ (16-bit PNG, one number per nucleus), points/ (classes of the nuclei), masks.json
+(settings and statistics) and page.png (examples). --fit adapts sizes, eccentricities and density to detected nuclei. A
+folder of pictures also contains images/, rendered by the generator of a run with `method: unit`, and is a source of
+labels for `muse finetune`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse synthesize``."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     masks = kinds.add_parser("masks", help="instance masks of glands and stroma", description=write_masks.__doc__)
-    add_output_argument(masks, "FOLDER", "folder to write; masks that were made there before are replaced")
+    add_output_argument(masks, "FOLDER", "folder to write; masks from an earlier call are replaced")
     masks.add_argument("--n", type=at_least_one, default=1000, metavar="N", help="number (default: %(default)s)")
     masks.add_argument("--seed", type=zero_or_more, default=0, metavar="S", help="seed (default: %(default)s)")
     masks.add_argument("--mpp", type=positive, default=0.5, metavar="M", help="um per pixel (default: %(default)s)")
@@ -31,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="nuclei.parquet or proposals.parquet to fit sizes, eccentricities and density to",
+        help="nuclei.parquet or proposals.parquet, to which sizes, eccentricities and density are fitted",
     )
-    add_threads_argument(masks, "number of masks drawn at a time")
+    add_threads_argument(masks, "number of masks made at the same time")
     masks.set_defaults(synthesize=write_masks)
     pictures = kinds.add_parser("pictures", help="rendered tissue with labels", description=write_pictures.__doc__)
-    add_output_argument(pictures, "FOLDER", "folder to write; pictures that were made there before are replaced")
+    add_output_argument(pictures, "FOLDER", "folder to write; pictures from an earlier call are replaced")
     pictures.add_argument(
         "--generator", type=Path, required=True, metavar="FILE", help="checkpoint of a run with `method: unit`"
     )
@@ -83,7 +84,7 @@ def write_masks(args: argparse.Namespace) -> None:
             progress=progress,
         )
     _, _, nuclei, _, _ = facts["statistics"]["nuclei"]
-    print(f"{args.output}: {count_noun(args.n, 'mask')}, {nuclei:g} nuclei in the median one; see {folder.PAGE}")
+    print(f"{args.output}: {count_noun(args.n, 'mask')}, a median of {nuclei:g} nuclei each; see {folder.PAGE}")
 
 
 def write_pictures(args: argparse.Namespace) -> None:

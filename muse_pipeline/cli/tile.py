@@ -1,6 +1,7 @@
 """Write a slide's tissue as a sparse OME-Zarr image at one mpp.
 
-Glass is left out, undecodable areas are white and listed; the store appears under its name when it is complete.
+Glass is left out. Areas that cannot be decoded are white, and are listed in the store. The store appears under its name
+when it is complete.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from muse_pipeline.cli.arguments import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse tile``."""
     parser.add_argument("slide", type=Path, metavar="SLIDE")
-    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json of `muse inspect`")
-    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz of `muse tissue`")
+    parser.add_argument("--info", type=Path, required=True, metavar="JSON", help="slide.json from `muse inspect`")
+    parser.add_argument("--tissue", type=Path, required=True, metavar="NPZ", help="tissue.npz from `muse tissue`")
     parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image (default 0.5)")
     add_threads_argument(parser)
     parser.add_argument(
-        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="share of the tissue that may be undecodable"
+        "--max-corrupt", type=fraction, default=0.01, metavar="F", help="fraction of the tissue that may be undecodable"
     )
     parser.add_argument(
         "--codec",
@@ -33,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="zstd",
         help="zstd is lossless; jpeg is smaller, for pretraining only (default: %(default)s)",
     )
-    add_output_argument(parser, "ZARR", "image-500nm.zarr for 0.5 um/px")
+    add_output_argument(parser, "ZARR", "store to write, such as image-500nm.zarr for 0.5 um/px")
     add_ledger_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read the slide, write the store."""
+    """Read the slide and write the store."""
     from muse_pipeline.steps import tile
 
     given = args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec

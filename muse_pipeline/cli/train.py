@@ -1,8 +1,8 @@
-"""Train a model as a config describes; its `method` is adapt, detector, mil, muse, psm, trident or unit.
+"""Train a model as a config describes, by the `method` adapt, detector, mil, muse, psm, trident or unit.
 
-Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png; a
-method of several stages has a folder for each under stages/, and psm ends with <name>.onnx. The same command continues
-a run that was stopped. `muse finetune`, `muse pretrain` and `muse psm` do the same for configs that name no method.
+Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png. A
+method with several stages has a folder for each under stages/, and psm also writes <name>.onnx. The same command
+continues a run that was stopped. `muse finetune`, `muse pretrain` and `muse psm` are for configs without a method.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from muse_pipeline.cli.arguments import (
     zero_or_more,
 )
 
-# Descriptions of the verbs of one method, by verb; a config without a method has the method in METHODS.
+# Descriptions of the verbs that are for a single method, by verb. METHODS has the method that each verb uses for a
+# config without a method.
 DESCRIPTIONS = {
     "finetune": """Train a nucleus detector on labelled images, as a config describes.
 
@@ -32,8 +33,8 @@ was stopped; a run that collapses ends with an error. See docs/guide/pretraining
 """,
     "psm": """Train a nucleus detector on tissue without labels, as a config describes (PSM), and export it.
 
-Like `muse train` with `method: psm`. Each stage has a folder of its own under stages/; finished stages are kept, and
-the same command continues a run that was stopped. At the end <name>.onnx is in the run folder. See
+Like `muse train` with `method: psm`. Each stage has its own folder under stages/. The same command continues a run that
+was stopped, and keeps finished stages. At the end, <name>.onnx is written into the run folder. See
 docs/guide/label-free.md.
 """,
 }
@@ -41,37 +42,37 @@ METHODS = {"adapt": "adapt", "finetune": "detector", "pretrain": "muse", "psm": 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``muse train`` and of the verbs of one method."""
-    parser.add_argument("config", type=Path, help="config of the run (YAML), as in config/train/")
+    """Arguments of ``muse train`` and of the verbs that are for a single method."""
+    parser.add_argument("config", type=Path, help="config of the run (YAML), such as those in config/train/")
     add_run_arguments(parser)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every verb that trains, without its config."""
+    """Arguments of every verb that trains, except its config."""
     add_output_argument(parser, "FOLDER", "folder of the run")
     parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
     add_compute_arguments(parser)
     parser.add_argument(
         "--loaders",
         type=zero_or_more,
-        help="threads that prepare batches (default: as many as --threads with a GPU, else 0)",
+        help="number of threads that prepare batches (default: that of --threads with a GPU, else 0)",
     )
     parser.add_argument(
         "--devices",
         type=at_least_one,
         default=1,
-        help="GPUs, or processes on a CPU, of each node; each processes `batch` windows (default: %(default)s)",
+        help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows (default: %(default)s)",
     )
     parser.add_argument(
         "--nodes",
         type=at_least_one,
         default=1,
-        help="machines on which srun or torchrun starts this command (default: %(default)s)",
+        help="number of machines on which srun or torchrun starts this command (default: %(default)s)",
     )
     parser.add_argument(
         "--start-over",
         action="store_true",
-        help="discard a run with other settings, data or weights in the folder, which is otherwise an error",
+        help="discard a run in the folder that has different settings, data or weights, instead of raising an error",
     )
     add_config_arguments(parser, "detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
 

@@ -1,9 +1,9 @@
-"""Show results in the browser: a local server (127.0.0.1) that runs until it is interrupted.
+"""Show results in the browser, from a local server (127.0.0.1) that runs until it is interrupted.
 
     muse view results            the report of a run, with the viewer of every slide
-    muse view results/S          the viewer of one slide, written if it is not there yet
+    muse view results/S          the viewer of one slide, which is written if it does not exist
 
-The pages can also be opened by double click, without a server.
+The pages can also be opened by a double click, without a server.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ MOST_LISTED = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse view``."""
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="output folder of a run, or of one slide of it")
+    parser.add_argument(
+        "results", type=Path, metavar="RESULTS", help="output folder of a run, or a slide's folder in it"
+    )
     parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any free port (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the addresses of the pages and serve the pages."""
+    """Print the addresses of the pages, and serve the pages."""
     from contextlib import suppress
 
     from muse_pipeline.viewer.serve import ADDRESS, find_pages, start_server
@@ -34,6 +36,6 @@ def run(args: argparse.Namespace) -> None:
             print(f"http://{ADDRESS}:{server.server_port}/{page}")
         if len(pages) > MOST_LISTED:
             print(f"and {len(pages) - MOST_LISTED} more")
-        print("Ctrl+C ends", flush=True)
+        print("press Ctrl+C to stop", flush=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever()

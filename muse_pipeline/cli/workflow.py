@@ -2,8 +2,8 @@
 
     muse workflow study --slides /path/to/slides     then: cd study && snakemake preflight && snakemake
 
-The Snakefile includes the workflow that is installed with this package, so that no repository is needed; after an
-update of the package the study runs the new version. Files that exist are not overwritten.
+The Snakefile includes the workflow that is installed with this package, so no repository is needed, and after an update
+of the package the study runs the new version. Existing files are not overwritten.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``muse workflow``."""
     parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="DIR", help="folder of the study")
-    parser.add_argument("--slides", type=Path, metavar="FOLDER", help="also write the sheet of the slides in a folder")
+    parser.add_argument("--slides", type=Path, metavar="FOLDER", help="also write a sheet of the slides in this folder")
 
 
 def run(args: argparse.Namespace) -> None:

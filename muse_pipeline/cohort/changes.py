@@ -1,4 +1,4 @@
-"""Differences between the settings of a run and those of the finished results in its folder."""
+"""Differences between the settings of a run and those with which the results in its folder were made."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PHRASES = {
 
 
 def describe_changes(changes: Mapping[str, Sequence[str]], replaced: str = "the finished results") -> list[str]:
-    """Lines that name each change and its slides, for slides whose results are replaced; none if there are none.
+    """Lines of text about the results that a run replaces: every change with its slides; empty if nothing is replaced.
 
     Args:
-        changes: changes of every slide whose results are replaced, by slide_id.
-        replaced: the results that are replaced, in words.
+        changes: changes for every slide whose results are replaced, by slide_id.
+        replaced: phrase for the results that are replaced.
     """
     slides_of: dict[str, list[str]] = {}
     for slide_id, found in changes.items():
@@ -41,16 +41,16 @@ def describe_changes(changes: Mapping[str, Sequence[str]], replaced: str = "the 
 
 
 def read_changes(record: Path, now: Mapping[str, Any]) -> dict[str, str] | None:
-    """The changes that a run makes to the results of one job; None if their settings are unknown.
+    """The settings of one job that differ from those with which its results were made; None if those are unknown.
 
     Args:
         record: path of the JSON file with the settings that the job was run with.
         now: settings of the job in this run.
 
     Returns:
-        A phrase for every setting with another value, by its name, such as "csv false -> true".
+        A phrase for every setting whose value differs, by the setting's name, such as "csv false -> true".
     """
-    if not isinstance(before := find_json(record), dict):  # the job was killed, or another program wrote them
+    if not isinstance(before := find_json(record), dict):  # no job has finished, or another program wrote the results
         return None
     return {
         name: PHRASES.get(name) or f"{name} {_word(before.get(name))} -> {_word(value)}"
@@ -69,7 +69,7 @@ def _is_same_file(before: Any, now: str) -> bool:
 
 
 def version_of_file(path: str | None) -> str:
-    """The name of a file with the beginning of its checksum; "none" without a file."""
+    """The name of a file, with the beginning of its checksum if it exists; "none" if no path is given."""
     if not path or not Path(path).is_file():
         return Path(path).name if path else "none"
     return name_version(Path(path).name, _checksum(path, Path(path).stat().st_mtime_ns))
@@ -77,10 +77,10 @@ def version_of_file(path: str | None) -> str:
 
 @cache
 def _checksum(path: str, time_ns: int) -> str:
-    """SHA-256 of a file, cached by the time at which it was written."""
+    """SHA-256 of a file, cached until the file is written again."""
     return sha256_of(path)
 
 
 def name_version(name: str, sha256: str | None) -> str:
-    """The name of a model or a file with the beginning of its checksum."""
+    """The name of a model or file with the beginning of its checksum, or with a note if it has none yet."""
     return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"

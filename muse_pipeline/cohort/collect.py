@@ -1,4 +1,4 @@
-"""Rows of a cohort from slides, folders and sheets, and a sheet from a folder: one row per slide."""
+"""Collect the slides of a cohort from files, URLs, folders and sheets, and write them to a sheet, one row per slide."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ _SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM (0020,0
 def find_rows(
     paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
 ) -> list[SheetRow]:
-    """The rows of slides, URLs, folders of slides and sheets, in the given order; a repeated slide has one row.
+    """The rows of slides, URLs, folders of slides and sheets, in the given order; a slide given twice has one row.
 
     Args:
         paths: paths or URLs.
-        mpp: um per pixel of slides that are not in a sheet, as in ``SheetRow``.
+        mpp: um per level-0 pixel of slides that are given directly or in folders.
         roi: path of a GeoJSON that limits the analysis, for slides that are given directly.
         regions: path of a GeoJSON of tissue areas with classes, for slides that are given directly.
 
     Raises:
-        ConfigError: another argument does not apply to one of the paths.
-        SheetError: two slides have one slide_id, or as in ``collect_slides``, ``read_sheet`` and ``name_slides``.
+        ConfigError: ``mpp`` is given for a sheet, or ``roi`` or ``regions`` for a sheet or a folder.
+        SheetError: two slides have the same slide_id, or as in ``collect_slides``, ``read_sheet`` and ``name_slides``.
     """
     paths = list(dict.fromkeys(paths))
     is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}
@@ -88,25 +88,25 @@ def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
         other = found.setdefault(folder_key(row.slide_id), row)
         if other.path != row.path:
             raise SheetError(
-                f"slide_id '{row.slide_id}' belongs to {other.path} and {row.path}; give each its own in a sheet "
-                "(`muse sheet` writes one of a folder)"
+                f"slide_id '{row.slide_id}' belongs to {other.path} and {row.path}; give each slide its own in a "
+                "sheet (`muse sheet` writes a sheet from a folder)"
             )
     return list(found.values())
 
 
 def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRow]:
-    """Every slide under ``folder``, in the order of its path.
+    """A row for every slide under ``folder``, sorted by path.
 
-    Hidden folders and result folders (those with a slide.json) are skipped. A DICOM series is one row. Pictures
-    without an mpp of their own, PNG, JPEG and JPEG 2000, are included only if ``mpp`` is given.
+    Hidden files and folders, and result folders (those with a slide.json), are skipped. A DICOM series has one row.
+    PNG, JPEG and JPEG 2000 files, which state no mpp, are included only if ``mpp`` is given.
 
     Raises:
         SheetError: the folder is missing or contains no slide, or a path is not UTF-8.
 
     Warns:
-        LeftOutWarning: files that are neither slides nor text are left out.
+        LeftOutWarning: some files are neither slides nor of a kind in ``NOT_SLIDES``.
     """
-    folder = Path(folder).resolve()  # the links inside it are kept: a MIRAX slide needs the folder beside its link
+    folder = Path(folder).resolve()  # links inside it are not resolved: a MIRAX slide needs the folder next to its link
     if not folder.is_dir():
         raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
     suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
@@ -138,7 +138,7 @@ def name_slides(
     """A row for each of ``files``, paths or URLs, all with the same ``mpp``, ``roi`` and ``regions``.
 
     Raises:
-        SheetError: a URL is not that of a slide, or a path is not text.
+        SheetError: a URL is not a slide's, or a path is not UTF-8.
     """
     locations = [_parse_location(file) for file in files]
     _require_unicode(location for location in locations if isinstance(location, Path))
@@ -150,7 +150,7 @@ def name_slides(
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
-    """Write the columns that are in use; paths under the sheet's own folder become relative to it.
+    """Write a sheet with the columns that the rows use; paths under the sheet's own folder become relative to it.
 
     Raises:
         SheetError: the file already exists.
@@ -170,9 +170,9 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
 
 
 def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
-    """Append the slides that a sheet lacks to its text; returns their rows.
+    """Append the rows of slides that are not in the sheet yet, and return them.
 
-    A slide gets a number if another slide in the sheet has its name.
+    A slide whose name is taken gets a suffix, as in ``name-2``.
 
     Raises:
         SheetError: the sheet cannot be read, or lacks a column that the rows need.
@@ -214,7 +214,7 @@ def _text_of(lines: Iterable[Sequence[Any]], path: Path, end: str = "\n") -> byt
 
 
 def _identity(path: Path) -> Path | tuple[Path, bytes | Path]:
-    """A value that is equal for paths of one slide: for a link and its target, and for the files of a DICOM series."""
+    """A value that is equal for all paths of a slide: a link and its target, or the files of a DICOM series."""
     if path.suffix.lower() == ".dcm" and path.is_file():
         return path.parent.resolve(), _series_uid(path)
     return path.resolve()
@@ -236,7 +236,7 @@ def _parse_location(file: Path | str) -> Path | SlideUrl:
 
 
 def _path_within(home: str, location: Path | SlideUrl) -> Path:
-    """A relative path that distinguishes slides: for a URL, its host, folders and file."""
+    """The path relative to ``home``, from which a unique name is made; for a URL, its host, folders and file name."""
     if isinstance(location, Path):
         return location.relative_to(home)
     parts = urlsplit(location)
@@ -258,9 +258,9 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _one_per_series(files: Sequence[Path]) -> list[Path]:
-    """The largest file of every DICOM series, which holds level 0, and all other files; OpenSlide opens any of them.
+    """All files, but only the largest of each DICOM series, which contains level 0.
 
-    A link without a target is kept, and reported by the check of the sheet.
+    OpenSlide opens a series by any of its files. A link without a target is kept; the check of the sheet reports it.
     """
     series, alone = defaultdict(list), []
     for path in files:
@@ -279,7 +279,7 @@ def _series_uid(path: Path) -> bytes | Path:
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """Unique slide_ids: the file's name, if necessary with its folders, its suffix, and a number."""
+    """Unique slide_ids: the names of the files, with their folders, suffixes or numbers added where names are equal."""
     ways: tuple[Callable[[Path], str], ...] = (
         _stem,
         lambda path: "_".join([*path.parts[:-1], _stem(path)]),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from muse_pipeline.core.text import slug
 
-# Files of a table of nuclei or proposals; other files in the folder, such as a QuPath project, are the user's.
+# Endings of the files of a table of nuclei or proposals; other files, such as a QuPath project, are the user's.
 TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
-# Names of files and folders beside the folders of the slides.
+# Names of files and folders next to the folders of the slides.
 BESIDE_SLIDES = frozenset(
     {
         "cohort.tsv",
@@ -33,7 +33,7 @@ BESIDE_SLIDES = frozenset(
         "qupath",
     }
 )
-OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # made from the nuclei of every slide
+OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # files made from the nuclei of all slides
 
 
 def store_name(mpp: float) -> str:
@@ -47,7 +47,7 @@ def shard_names(n_shards: int) -> list[str]:
 
 
 class _Path:
-    """Path of a file or folder in the ``folder`` of results."""
+    """Attribute that returns the path of a file or folder in ``folder``."""
 
     def __init__(self, name: str):
         self._name = name
@@ -58,7 +58,7 @@ class _Path:
 
 @dataclass(frozen=True)
 class SlideFiles:
-    """The files of one slide's results.
+    """Paths of the results of one slide.
 
     Attributes:
         folder: folder of the slide's results, RESULTS/<slide_id>.
@@ -66,12 +66,12 @@ class SlideFiles:
 
     folder: Path
 
-    fetched = _Path("fetched")  # folder of the copy of a slide at a URL, which is removed when its images are written
+    fetched = _Path("fetched")  # folder of the downloaded slide, which is removed when its images have been written
     info = _Path("slide.json")  # header of the slide
     mask = _Path("tissue.npz")  # the tissue mask
     picture = _Path("tissue.png")  # picture of the tissue's outline on the slide
     outline = _Path("tissue.geojson")  # outline of the tissue for QuPath
-    colour = _Path("colour.json")  # stains of the slide
+    colour = _Path("colour.json")  # stain vectors of the slide
     nuclei = _Path("nuclei.parquet")  # the table of nuclei
     csv = _Path("nuclei.csv.gz")  # the table as CSV
     geojson = _Path("nuclei.geojson.gz")  # the nuclei for QuPath
@@ -81,43 +81,43 @@ class SlideFiles:
     density = _Path("density.png")  # picture of the density of the nuclei
     viewer = _Path("viewer/index.html")  # the page that shows the slide and its nuclei
     anndata = _Path("nuclei.h5ad")  # the nuclei as AnnData
-    bins = _Path("bins.h5ad")  # counts of genes in the nuclei, by `muse bins`
-    regions = _Path("regions.json")  # record of the tissue regions, or of why there are none
+    bins = _Path("bins.h5ad")  # gene counts of the nuclei, written by `muse bins`
+    regions = _Path("regions.json")  # record of the tissue regions, or the reason why there are none
     region_outlines = _Path("regions.geojson")  # tissue regions for QuPath
     region_picture = _Path("regions.png")  # picture of the tissue regions
-    region_map = _Path("regions.zarr")  # probabilities of the classes of tissue
+    region_map = _Path("regions.zarr")  # probabilities of the tissue classes
     artefacts = _Path("artefacts.geojson")  # areas of artefacts, for QuPath
     tma = _Path("tma.geojson")  # cores of a tissue microarray, for QuPath
     partner = _Path("partner")  # the folder of the registered partner: its transform, pictures and stores
 
     def store(self, mpp: float) -> Path:
-        """The image at ``mpp``."""
+        """Path of the store at ``mpp``."""
         return self.folder / store_name(mpp)
 
     def shard(self, name: str) -> Path:
-        """The nuclei of one shard of the windows."""
+        """Path of the nuclei in one shard of the windows."""
         return self.folder / f"shards/{name}.parquet"
 
     def embeddings(self, model: str, nuclei: str = "") -> Path:
-        """The features of a model for the nuclei, or for those in the file ``nuclei`` of another program."""
+        """Path of a model's features for the nuclei, or for those in another program's file called ``nuclei``."""
         return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
 
     def record(self, job: str) -> Path:
-        """The settings that a job was run with."""
+        """Path of the settings that a job was run with."""
         return self.folder / f"logs/settings/{job}.json"
 
     def ledger(self, step: str) -> Path:
-        """Ledger of a step."""
+        """Path of the ledger of a step."""
         return self.folder / f"ledger/{step}.json"
 
     def log(self, name: str) -> Path:
-        """Log of the steps."""
+        """Path of a log, such as that of a step."""
         return self.folder / f"logs/{name}.log"
 
 
 @dataclass(frozen=True)
 class CohortFiles:
-    """The files of the results of a cohort.
+    """Paths of the results of a cohort.
 
     Attributes:
         folder: output folder of the run.
@@ -131,21 +131,21 @@ class CohortFiles:
     anndata = _Path("cohort.h5ad")  # the slides as AnnData
 
     def slide(self, slide_id: str) -> SlideFiles:
-        """The results of one slide."""
+        """Paths of the results of one slide."""
         return SlideFiles(self.folder / slide_id)
 
     def tables(self) -> dict[str, Path]:
-        """The table of nuclei of every slide that has one, by slide_id."""
+        """Paths of the existing tables of nuclei, by slide_id."""
         return {path.parent.name: path for path in sorted(self.folder.glob("*/nuclei.parquet"))}
 
 
 def remove_cohort_files(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
-    """Remove files of the cohort that are older than their sources, or whose sources are missing.
+    """Remove the files in ``OF_COHORT`` that are older than one of their sources, or that lack one.
 
     Args:
         results: output folder of the run.
-        slides: slides whose nuclei are compared with the files.
-        unrequested: names of the files that the run does not write; they are compared with the sheet too.
+        slides: slides whose tables of nuclei are the sources.
+        unrequested: names of files that the run does not write; for these the resolved sheet is a source too.
     """
     tables = [SlideFiles(results / slide).nuclei for slide in slides]
     for path in (results / name for name in OF_COHORT):

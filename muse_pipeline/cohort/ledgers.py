@@ -17,9 +17,9 @@ from muse_pipeline.core.errors import LeftOutWarning, MuseError, OutputError
 from muse_pipeline.core.files import find_full_disk, find_json, write_json
 from muse_pipeline.core.text import one_line
 
-# Steps that may be missing: optional ones, and those whose work the report does. So may steps of other outputs.
+# Steps that are not reported as missing: they are optional, or the report does their work.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
-KILLED = "killed (out of memory or time?); see its log, run again"
+KILLED = "killed (out of memory or time?); see its log and run again"
 STEPS = ("fetch", "inspect", "tissue", "tile", "regions", "propose", "detect", "stitch", "geojson", "overlay")
 
 
@@ -30,11 +30,11 @@ class StepRecord:
     Attributes:
         step: name of the step.
         status: "ok", "failed" or "missing".
-        reason: one sentence if the step did not end well.
+        reason: sentence that explains why the step failed or is missing; "" if it is ok.
         seconds: wall-clock time, summed over shards; None if nothing was recorded.
         processor_seconds: processor time of all threads, summed over shards; None if nothing was recorded.
-        peak_memory_mib: largest memory of any shard.
-        warnings: warnings of the step, each once.
+        peak_memory_mib: largest peak memory of any shard; None if nothing was recorded.
+        warnings: warnings of the step without duplicates.
     """
 
     step: str
@@ -47,10 +47,14 @@ class StepRecord:
 
 
 def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
-    """The records of all ``STEPS`` of the slide whose results are in ``folder``, in their order, and of its outputs.
+    """The records of a slide's steps and outputs, in the order of ``order_steps``.
 
-    A missing record has a reason: an earlier step failed, there was ``no_model``, or the step was never started or
-    killed from outside.
+    A step that has no ledger and is not in ``OPTIONAL`` has the status "missing".
+
+    Args:
+        folder: folder of the slide's results.
+        n_shards: number of shards of the run; ledgers of runs with a different number are ignored.
+        no_model: reason why ``detect`` is missing if there is no model.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
     records: list[StepRecord] = []
@@ -64,14 +68,14 @@ def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "")
 
 
 def order_steps(steps: Collection[str]) -> list[str]:
-    """The steps in the order in which they run: ``STEPS``, then those of other outputs by name."""
+    """The steps in the order in which they run: those in ``STEPS``, then all others by name."""
     return [*(step for step in STEPS if step in steps), *sorted(set(steps) - set(STEPS))]
 
 
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
     """The step that explains why a slide is not finished: a recorded failure before a missing step.
 
-    ``overlay`` never counts, since the report draws missing pictures, nor ``regions``, which nuclei do not need.
+    ``overlay`` never counts, since the report draws missing pictures; nor does ``regions``, which nuclei do not need.
     """
     broken = [record for record in records if record.status != "ok" and record.step not in {"overlay", "regions"}]
     return min(broken, key=lambda record: record.status != "failed", default=None)
@@ -81,7 +85,7 @@ def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]
     for path in sorted(ledger.glob("*.json")):
         shard = re.search(r"of-(\d+)\.json$", path.name)
         if shard and n_shards and int(shard[1]) != n_shards:
-            continue  # left from a run with another number of shards
+            continue  # left over from a run with a different number of shards
         entry = find_json(path)
         if not isinstance(entry, dict):
             # Snakemake leaves an empty file for a killed step.
@@ -124,14 +128,13 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> Iterator[list[str]]:
     """Write the outcome of a step, its time and its peak memory to ``path`` when the block ends or fails.
 
-    Warnings that the block appends to the list that it receives are written as ``warnings``, and so is every
-    ``LeftOutWarning``, which is printed too. While the block runs the entry is empty, and it stays empty if the process
-    is killed.
+    The block receives a list; texts that it appends are written as ``warnings``, and so is every ``LeftOutWarning``,
+    which is also printed. The entry is empty while the block runs, and stays empty if the process is killed.
 
     Args:
         path: path of the entry; None to write none.
         step: name of the step.
-        folders: folders that the block writes to, to find a full disk.
+        folders: folders that the block writes to; if it fails, their disks are tested for free space.
 
     Raises:
         OutputError: a disk is full.
@@ -167,7 +170,7 @@ def record_step(path: Path | None, step: str, folders: Sequence[Path] = ()) -> I
 
 
 def _begin_entry(path: Path) -> None:
-    """Leave an empty entry in place of an older one."""
+    """Create an empty entry, in place of an older one if there is one."""
     with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -178,7 +181,7 @@ def _write_quietly_after_failure(path: Path, entry: dict[str, Any]) -> None:
     try:
         write_json(path, entry)
     except OSError:
-        if entry["status"] == "ok":  # after a failure the first error is reported
+        if entry["status"] == "ok":  # otherwise the error of the step itself is reported
             raise
 
 

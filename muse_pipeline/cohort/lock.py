@@ -1,4 +1,4 @@
-"""A lock on a folder of results: one run at a time, of the workflow or of ``muse run``."""
+"""A lock on a folder of results, so that only one run writes to it, be it of the workflow or of ``muse run``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
 
     Args:
         folder: folder of the results, which is created if it does not exist.
-        program: name of the program, which other runs print.
+        program: name of the program, which other runs show in their error message.
 
     Raises:
-        OutputError: another run holds the folder, or it cannot be written to.
+        OutputError: another run has locked the folder, or the lock cannot be written.
     """
     with _open_lock(folder / NAME) as file:
         try:
@@ -33,7 +33,7 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise OutputError(_describe(folder, file)) from error
         except OSError as error:
-            print(f"{folder}: this disk has no locks ({error.strerror}); start no other run there meanwhile")
+            print(f"{folder}: this disk has no locks ({error.strerror}); start no other run there until this one ends")
         since = datetime.now().astimezone().isoformat(" ", "minutes")
         with suppress(OSError):  # a full disk, which the next write reports
             file.truncate(0)
@@ -42,7 +42,7 @@ def lock_results(folder: Path, program: str) -> Iterator[None]:
 
 
 def find_other_run(folder: Path) -> str | None:
-    """A sentence about the run that holds a folder of results; None if there is none."""
+    """A sentence about the run that has locked a folder of results; None if there is none."""
     with suppress(FileNotFoundError), (folder / NAME).open("rb") as file:
         try:
             lock_file(file, shared=True)
@@ -64,4 +64,4 @@ def _open_lock(path: Path) -> IO[bytes]:
 def _describe(folder: Path, file: IO[bytes]) -> str:
     file.seek(0)
     holder = file.read().decode() or "another run"
-    return f"{folder}: {holder} writes its results there; wait for its end, stop it, or choose another output folder"
+    return f"{folder}: {holder} is writing results there; wait until it ends, stop it, or choose another output folder"

@@ -1,4 +1,4 @@
-"""Outcomes of the jobs of a workflow, by the ledgers of their steps, and removal of results of failed slides."""
+"""Read the outcomes of the workflow's jobs from the ledgers, and remove results of failed slides."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from muse_pipeline.core.files import find_json, remove
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import count_noun
 
-NO_REASON = "was killed or could not write (is there no memory, time or disk left?)"
+NO_REASON = "was killed or could not write (out of memory, time or disk space?)"
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """The number of nuclei in a slide's summary, and the number that it leaves out, in words."""
+    """Text with the number of nuclei in a slide's summary, and the number left out because they are in artefacts."""
     n = Provenance.from_dict(summary["provenance"]).n_left_out
     flagged = f", {n:,} more in artefacts" if n else ""
     return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{flagged}"
 
 
 def read_entry(ledger: Path) -> dict[str, Any]:
-    """The entry of a step; {} if it has not begun, is under way or was killed."""
+    """The entry of a step; {} if the step has not started, is running or was killed."""
     return find_json(ledger) or {}
 
 
@@ -33,25 +33,25 @@ def read_entries(ledgers: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def find_failure(entries: Iterable[dict[str, Any]]) -> tuple[str, str] | None:
-    """Step and reason of the first entry that is not ok, if there is one."""
+    """The step and the reason of the first entry that is not ok; None if all are."""
     return next(((entry["step"], entry["reason"]) for entry in entries if entry["status"] != "ok"), None)
 
 
 def failed_steps(folder: Path) -> set[str]:
-    """The ledgers in a slide's ``folder`` of steps that failed or were killed, by name."""
+    """Names of the ledgers, in a slide's ``folder``, of steps that failed or were killed."""
     return {path.stem for path in folder.glob("ledger/*.json") if _status(path) not in {"ok", "interrupted"}}
 
 
 def remove_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
-    """Remove stale nuclei and proposals of a failed slide; the failed steps decide which.
+    """Remove the old nuclei or proposals that the failed steps of a slide should have replaced.
 
-    A file of a failed slide could be mistaken for a result, and Snakemake would consider the slide done. The copy of a
-    slide is removed too, since the original may be corrected.
+    They could be mistaken for results, and Snakemake would consider the slide done. The downloaded copy of a slide is
+    removed too, so that the next run fetches a corrected original.
 
     Args:
         folder: folder of the slide.
         store: name of the store that nuclei are found in.
-        outputs: patterns of the files that are made from nuclei.
+        outputs: glob patterns of the files that are made from nuclei.
     """
     shutil.rmtree(folder / "fetched", ignore_errors=True)
     steps = failed_steps(folder)
@@ -67,9 +67,9 @@ def remove_failed(folder: Path, store: str, outputs: Iterable[str]) -> None:
 def remove_unrequested_steps(
     folder: Path, stores: Collection[Path], steps: Iterable[str] = (), has_proposals: bool = False
 ) -> None:
-    """Remove the ledgers of steps that are no longer requested: their failures would stay in the report.
+    """Remove the ledgers of steps that are no longer requested, whose failures would stay in the report.
 
-    Proposals that ended well are kept even if a run does not request them.
+    Ledgers of proposals are kept if the steps succeeded.
 
     Args:
         folder: folder of the slide.
@@ -88,5 +88,5 @@ def remove_unrequested_steps(
 
 
 def _status(ledger: Path) -> str:
-    """Status of a step; "killed" if its entry is empty."""
+    """Status of a step; "killed" if its entry is empty or missing."""
     return read_entry(ledger).get("status", "killed")

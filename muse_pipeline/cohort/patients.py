@@ -20,7 +20,7 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
         folder: folder of the file, for the message.
 
     Raises:
-        LabelError: the rule does not suit the name.
+        LabelError: the name does not match the regular expression.
     """
     if isinstance(rule, int):
         return name[:rule]
@@ -28,21 +28,21 @@ def patient_in_name(name: str, rule: str | int | None = None, folder: Path | Non
         return find_in_name(name, _TCGA_PATIENT) or name
     found = find_in_name(name, rule)
     if found is None:
-        raise LabelError(f"{folder}: '{name}' does not match the patient rule '{rule}'; correct either")
+        raise LabelError(f"{folder}: '{name}' does not match the patient rule '{rule}'; correct the rule or the name")
     return found
 
 
 def find_in_name(name: str, pattern: str) -> str | None:
-    """Match of a regular expression in a name: its first group if it has one, else the whole match; None if none."""
+    """First group of a regular expression's match in a name (the whole match if it has no group); None if no match."""
     found = re.search(pattern, name)
     return None if found is None else found[1 if found.re.groups else 0]
 
 
 def require_patient_rule(rule: str | int | None, folder: Path) -> None:
-    """Check the patient rule of names at ``folder``, as in ``patient_in_name``.
+    """Check a rule for ``patient_in_name``; ``folder`` is named in the message.
 
     Raises:
-        LabelError: the rule is invalid.
+        LabelError: the rule is a number below 1 or not a valid regular expression.
     """
     if isinstance(rule, int) and rule < 1:
         raise LabelError(f"{folder}: patient {rule} is not a number of leading characters; give 1 or more")
@@ -59,10 +59,12 @@ def _is_pattern(text: str) -> bool:
 
 
 def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: str | None) -> tuple[dict[str, str], str]:
-    """Patient of each slide, and its source in words: the expression, else the sheet, else the slide itself.
+    """The patient of each slide, and a description of where patients come from.
+
+    They come from ``pattern`` if it is given, else from the sheet; a slide that has none there is its own patient.
 
     Raises:
-        ConfigError: the expression is invalid, or does not match a name.
+        ConfigError: ``pattern`` is not a valid regular expression, or does not match a name.
     """
     if pattern is not None:
         return {
@@ -70,14 +72,14 @@ def find_patients(names: list[str], rows: dict[str, dict[str, str]], pattern: st
         }, f"the match of --patient '{pattern}' in each slide's name"
     patients = {name: rows.get(name, {}).get("patient", "") for name in names}
     if not any(patients.values()):
-        return {name: name for name in names}, "each slide counts as a patient, as no patients are known"
+        return {name: name for name in names}, "each slide counts as a patient, since no patients are given"
     nameless = sum(not patient for patient in patients.values())
-    own = f"; {nameless} of {len(names)} slides lack one and count as a patient each" if nameless else ""
+    own = f"; {nameless} of {len(names)} slides have none and each count as a patient" if nameless else ""
     return {name: patient or name for name, patient in patients.items()}, f"as in the sheet{own}"
 
 
 def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
-    """Match of ``pattern``, the value of ``option``, in a name: its first group if it has one.
+    """First group of the match of ``pattern``, the value of ``option``, in a name; the whole match if it has no group.
 
     Raises:
         ConfigError: the expression is invalid or does not match.

@@ -1,7 +1,7 @@
-"""Inputs and parameters of the jobs of a slide, from the sheet and the config, for the rules of the workflow.
+"""Inputs and parameters of a slide's jobs, which the rules of the workflow get from the sheet and the config.
 
-A row of the sheet enters the rules cell by cell as parameters, and the sheet is not an input of any rule: so editing
-one row reruns one slide.
+Each cell of a row is a parameter of the rules that need it, but the sheet is not an input of any rule, so editing one
+row reruns only its slide.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ THREADS = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """The cohort of one run of the workflow; methods take the slide_id of a slide.
+    """The slides and settings of one run of the workflow; its methods take a slide_id as ``slide``.
 
     Attributes:
         config: the completed config.
-        rows: rows of the resolved sheet, each with its number of ``shards``.
+        rows: rows of the resolved sheet by slide_id, each with its number of ``shards``.
         model: description of the model by `muse model`.
-        pretraining: settings of a pretraining run that the model starts from, or {}.
+        pretraining: settings of the pretraining run that the model starts from, or {}.
         is_trained: True if the model is trained by this run.
-        settings: the settings of a run, by name.
+        settings: definitions of the workflow's settings, by name.
     """
 
     config: Mapping[str, Any]
@@ -77,36 +77,36 @@ class Plan:
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def argument(self, slide: str) -> str:
-        """The path by which a step opens the slide: that of the slide, or of its copy."""
+        """The path that a step opens: the slide's own, or the folder of its copy if it is at a URL."""
         path = self.row(slide)["path"]
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
     def argument_and_source(self, slide: str) -> list[str]:
-        """``argument``, and the URL of a fetched slide, so that another URL in the row reruns the slide."""
+        """``argument``, and for a fetched slide ``--source`` with its URL, so that a changed URL reruns the slide."""
         source = ["--source", self.row(slide)["path"]] if self.is_remote(slide) else []
         return [self.argument(slide), *source]
 
     def input(self, slide: str) -> list[str]:
-        """The slide's file, or its copy, as an input."""
+        """The slide's file, or its copy, as an input of a rule."""
         return [self.argument(slide)] if self.is_remote(slide) else self.file(slide, "path")
 
     def file(self, slide: str, column: str) -> list[str]:
-        """The file in the slide's cell in ``column`` as an input, if there is one.
+        """The file in the slide's cell in ``column`` as an input of a rule, if there is one.
 
-        Two kinds are parameters only: names that Snakemake reads as patterns, and files dated in the future, since no
-        result could be newer.
+        Paths that Snakemake would read as patterns are left out, as are files dated in the future, since no result
+        could be newer.
         """
         path = self.row(slide).get(column)
         return [path] if path and not re.search("[{}<>]", path) and not _is_dated_ahead(path) else []
 
     def state(self, slide: str, column: str) -> str:
-        """A checksum of size and time of the file in the slide's cell, and of the files that belong to it."""
+        """``state_of_files`` of the file in the slide's cell in ``column`` and, for MIRAX, of its pixel files."""
         path = Path(self.row(slide).get(column) or "")
         pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
         return state_of_files([path, *pixels])
 
     def regions(self, slide: str) -> list[str]:
-        """The tissue regions of the slide as an input: those of the sheet, else those of the config's region model."""
+        """The slide's tissue regions as an input of a rule: from the sheet, else from the config's region model."""
         if self.row(slide).get("regions") or not self.config.get("regions"):
             return self.file(slide, "regions")
         return [f"{self.folder(slide)}/regions.json"]
@@ -117,16 +117,16 @@ class Plan:
         return option("--regions", self.row(slide).get("regions") or mapped)
 
     def options(self, job: str) -> list[str]:
-        """The settings of a job as options of its command; those with default values are left out."""
+        """The settings of a job as options of its command; settings with default values are left out."""
         read = [each for each in self.settings.values() if each.job == job]
         return [word for each in read for word in each.arguments(self.config[each.name])]
 
     def embeddings_file(self, slide: str) -> str:
-        """File of the model's features of the slide's nuclei."""
+        """Path of the model's features for the slide's nuclei."""
         return str(SlideFiles(Path(self.folder(slide))).embeddings(self.model["name"]))
 
     def embeddings(self, slide: str) -> list[str]:
-        """``embeddings_file`` as an input, if the config asks for it."""
+        """``embeddings_file`` as an input of a rule, if the config asks for it."""
         return [self.embeddings_file(slide)] if self.config.get("embedding") else []
 
     def embeddings_option(self, slide: str) -> list[Any]:
@@ -134,21 +134,21 @@ class Plan:
         return option("--embeddings", *(self.embeddings(slide) or [None]))
 
     def threads(self, slide: str) -> int:
-        """Number of threads of a job of the slide; small files are read sooner than several threads start."""
+        """Number of threads for a job of the slide; 1 for a small file, which is read before more threads can start."""
         path = Path(self.row(slide)["path"])
         is_small = path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
         return 1 if is_small else THREADS
 
     def shards(self, slide: str, folder: str = "shards") -> list[str]:
-        """The files of the slide's shards, of nuclei or of ``proposals``."""
+        """Paths of the slide's shards in ``folder``, that of nuclei or of proposals."""
         return [f"{self.folder(slide)}/{folder}/{name}.parquet" for name in shard_names(self.row(slide)["shards"])]
 
     def every_shard(self, slides: Iterable[str], folder: str = "shards") -> list[str]:
-        """The shards of ``slides``, which the Snakefile requests where stores are kept."""
+        """Paths of the shards of all ``slides``."""
         return [path for slide in slides for path in self.shards(slide, folder)]
 
     def files(self, *names: str, slides: Iterable[str] | None = None) -> list[str]:
-        """The files called ``names`` of every slide, or of ``slides``."""
+        """Paths of the files called ``names`` of all slides, or of ``slides``."""
         return [f"{self.folder(slide)}/{name}" for slide in (self.rows if slides is None else slides) for name in names]
 
     def image_settings(self, slide: str) -> dict[str, Any]:
@@ -161,11 +161,11 @@ class Plan:
             "roi": version_of_file(row.get("roi")),
             "image mpp": self.config["mpp"],
             "max_corrupt": self.config["max_corrupt"],
-            "third_stain": self.config["third_stain"] or None,  # None as in records of versions without it
+            "third_stain": self.config["third_stain"] or None,  # None, as in records of versions without this setting
         }
 
     def detection_settings(self, slide: str) -> dict[str, Any]:
-        """All settings of the model that finds the nuclei."""
+        """All settings that detection depends on, apart from those of the image."""
         return {
             "model": name_version(self.model["name"], self.model.get("sha256")),
             "provider": self.model["provider"],
@@ -180,8 +180,8 @@ class Plan:
     def nuclei_settings(self, slide: str) -> dict[str, Any]:
         """All settings that a slide's nuclei and its pictures depend on, those of earlier jobs included.
 
-        A killed run with other settings leaves old nuclei beside missing shards, and Snakemake does not recreate the
-        inputs of a file that is up to date.
+        A killed run with changed settings leaves old nuclei but no shards, and Snakemake does not recreate the inputs
+        of a file that is up to date.
         """
         drawn = self.row(slide).get("regions")
         return {
@@ -222,20 +222,20 @@ class Plan:
 
 
 def option(flag: str, value: Any) -> list[Any]:
-    """A flag with its value as arguments of a command, or nothing without a value."""
+    """A flag with its value as arguments of a command; empty if the value is None."""
     return [] if value is None else [flag, value]
 
 
 def without_patterns(paths: Iterable[str]) -> list[str]:
-    """The paths that Snakemake does not expand as patterns; others are parameters, or part of a config."""
+    """The paths without characters that Snakemake expands as patterns; the others cannot be inputs of a rule."""
     return [path for path in paths if not re.search("[{}<>*?]", path)]
 
 
 def state_of_files(paths: Iterable[str | Path]) -> str:
-    """A checksum of sizes and times of the files that exist.
+    """A checksum of the sizes and times of those files that exist.
 
-    An input that is replaced by a copy with an older date, as by `cp -p` and `rsync -a`, has changed too, but Snakemake
-    only checks for newer ones.
+    An input replaced by a file with an older date, as by `cp -p` or `rsync -a`, has changed too, but Snakemake only
+    looks for newer inputs.
     """
     found = [path.stat() for path in map(Path, paths) if path.is_file()]
     return hashlib.sha256(repr([(one.st_size, int(one.st_mtime)) for one in found]).encode()).hexdigest()

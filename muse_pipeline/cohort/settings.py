@@ -35,7 +35,7 @@ def require_plain_output(settings: Mapping[str, Any]) -> None:
 
 
 def require_columns(settings: Mapping[str, Any]) -> None:
-    """Check the columns in ``statistics`` before anything runs; without "patient", patients come from slide names.
+    """Check that the sheet has the columns named in ``statistics``; only "patient" may be missing.
 
     Raises:
         ConfigError: the sheet cannot be read, or lacks one of the columns.
@@ -48,14 +48,14 @@ def require_columns(settings: Mapping[str, Any]) -> None:
 
 
 def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> None:
-    """Reject texts of a command line that Snakemake, which parses them as YAML, would cut or not read as text.
+    """Reject texts typed after ``--config`` that Snakemake, which parses them as YAML, cuts or does not read as text.
 
     Args:
         settings: the config.
         typed: values after ``--config`` as they were typed, by setting.
 
     Raises:
-        ConfigError: a text is cut, as before a #, or would be true, false or null in a config file.
+        ConfigError: a text was cut, for example at a #, or would be true, false or null in a config file.
     """
     for name, text in typed.items():
         if not isinstance(value := settings.get(name), str):
@@ -67,7 +67,7 @@ def require_as_typed(settings: Mapping[str, Any], typed: Mapping[str, str]) -> N
 
 
 def explain_schema_error(wrong: Any, typed: Mapping[str, str]) -> str:
-    """Message of a ``jsonschema.ValidationError``, with the nearest known name of an unknown setting.
+    """Message for a ``jsonschema.ValidationError``, which for an unknown setting suggests the nearest known name.
 
     Args:
         wrong: the error.
@@ -120,12 +120,12 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         model: description of the model by `muse model`.
 
     Raises:
-        ConfigError: the model maps regions, works at another mpp, or the mode has one class and the model several.
+        ConfigError: the model maps regions, works at a different mpp, or has several classes in mode label-free.
     """
     if model.get("kind") == "regions":
         raise ConfigError(
-            f"config: model: '{model['name']}' maps regions and finds no nuclei; give it as `regions` and choose "
-            "another `model`"
+            f"config: model: '{model['name']}' maps regions, not nuclei; give it as `regions` and choose another "
+            "`model`"
         )
     if abs(model["mpp"] / settings["mpp"] - 1) > 1e-6:
         raise ConfigError(
@@ -134,35 +134,35 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
         )
     if settings["mode"] == "label-free" and len(model["classes"]) > 1:
         raise ConfigError(
-            f"config: mode label-free is for models of one class, and model '{model['name']}' has "
+            f"config: mode label-free is for models of one class, but model '{model['name']}' has "
             f"{', '.join(model['classes'])}; leave one of the two settings out"
         )
 
 
 def name_codecs(settings: Mapping[str, Any], pretrain_mpp: float) -> dict[str, str]:
-    """Map the name of the store of pretraining to the codec in ``pretrain_store``.
+    """The codec in ``pretrain_store``, by the name of the store that pretraining reads.
 
     Args:
         settings: the config.
         pretrain_mpp: um per pixel that pretraining reads.
 
     Raises:
-        ConfigError: a lossy codec is requested, and other steps read the same store.
+        ConfigError: the codec is lossy, but other steps read the same store.
     """
     codec, store = settings["pretrain_store"]["codec"], store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
         raise ConfigError(
-            f"config: pretrain_store: codec {codec} loses detail, and {store} is also the store of `mpp` or of one of "
+            f"config: pretrain_store: codec {codec} loses detail, but {store} is also the store of `mpp` or of one of "
             "`extra_mpps`; set `codec: zstd`, or pretrain at another mpp"
         )
     return {store: codec}
 
 
 def name_stores(mpps: Iterable[float]) -> dict[str, float]:
-    """Map the name of each store to its mpp.
+    """The mpp of each store, by the store's name.
 
     Raises:
-        ConfigError: two of the mpps would have the same store.
+        ConfigError: two of the mpps would have the same store name.
     """
     named: dict[str, float] = {}
     for mpp in mpps:
@@ -175,7 +175,7 @@ def name_stores(mpps: Iterable[float]) -> dict[str, float]:
 
 
 def training_file(settings: Mapping[str, Any]) -> str | None:
-    """The file of the training run that the config names as its model, or None."""
+    """The file of the training run that the config gives as its model; None if it gives no training run."""
     model = settings["model"]
     if isinstance(model, str) and not model.endswith((".yaml", ".yml")):
         return None
@@ -183,19 +183,19 @@ def training_file(settings: Mapping[str, Any]) -> str | None:
 
 
 def training_data(settings: Mapping[str, Any]) -> list[str]:
-    """``--data`` and the folder of a run's relative paths; empty where that is the folder of the run's file."""
+    """``--data`` with the folder to which a run's paths are relative; empty if that is the folder of the run's file."""
     data = settings["train_data"] or (None if isinstance(settings["model"], str) else ".")
     return [] if data is None else ["--data", data]
 
 
 def region_run(settings: Mapping[str, Any]) -> str | None:
-    """The file of the training run that the config names as its region model, or None."""
+    """The file of the training run that the config gives as its region model; None if it gives no training run."""
     regions = settings["regions"]
     return regions if regions and regions.endswith((".yaml", ".yml")) else None
 
 
 def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
-    """Changes, as for ``--set``, that add the workflow's sheet and results to ``slide_labels`` of a region run."""
+    """Changes, as for ``--set``, that add the workflow's sheet and results to a region run's ``slide_labels``."""
     text = read_text(Path(settings["regions"]))
     values = parse_yaml(text or "", settings["regions"])
     if not isinstance(values, dict) or "slide_labels" not in values:
@@ -214,14 +214,14 @@ def require_region_model(model: Mapping[str, Any]) -> None:
     """
     if model.get("kind") != "regions":
         raise ConfigError(
-            f"config: regions: '{model['name']}' finds nuclei and maps no regions; give a training run of method mil"
+            f"config: regions: '{model['name']}' finds nuclei, not regions; give a training run of method mil"
         )
 
 
 def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
-    """The file of a run, which is given as its file or as its settings.
+    """The file of a run; a run that is given as settings is first written to ``folder``.
 
-    Settings are written to a file in ``folder``; their paths are relative to the working directory.
+    Paths in the settings are relative to the working directory.
 
     Raises:
         OutputError: the file cannot be written.
@@ -244,13 +244,13 @@ def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
 
 
 def _from_here(checkpoint: Any) -> Any:
-    """Absolute path of a checkpoint; names of built-in models and other values are unchanged."""
+    """Make the path of a checkpoint absolute; names of built-in models and other values are returned unchanged."""
     has_suffix = isinstance(checkpoint, str) and Path(checkpoint).suffix
     return str(Path(checkpoint).resolve()) if has_suffix else checkpoint
 
 
 def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Settings in the form of ``--set``: a.b=1 is setting b of a."""
+    """Settings in the form of ``--set``, in which a.b=1 is setting b of a."""
     for name, value in settings.items():
         if isinstance(value, dict) and value:
             yield from as_changes(value, f"{prefix}{name}.")
@@ -259,7 +259,7 @@ def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _as_number(value: Any) -> Any:
-    """Convert numbers and booleans from text, as which Snakemake reads values in braces, `--config a='{b: 1}'`."""
+    """Convert texts to numbers and booleans; Snakemake reads all values in braces, `--config a='{b: 1}'`, as text."""
     if isinstance(value, list):
         return [_as_number(one) for one in value]
     if not isinstance(value, str):
@@ -277,7 +277,7 @@ def read_text(path: Path) -> str | None:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Write a file of the plan; a file with the same content keeps its time, so that nothing reruns for it.
+    """Write a file unless it has this content already, so that its time does not change and cause a rerun.
 
     Raises:
         OutputError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Read and check the sheet of slides (TSV or CSV, a row for each slide), and write one from a folder."""
+"""Read and check sheets of slides (TSV or CSV, one row per slide)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
-NEWER = ("regions", "partner", "partner_transform", "organ")  # columns that `sheet.json` has only where they are filled
+NEWER = ("regions", "partner", "partner_transform", "organ")  # in a row of `sheet.json` only if they are filled
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
@@ -41,20 +41,20 @@ class SheetRow:
     """A slide of the cohort.
 
     Attributes:
-        slide_id: name, unique in the sheet also on file systems that ignore case.
+        slide_id: name of the slide; no two in a sheet may differ only in case.
         path: absolute path of the slide, or its URL (a ``SlideUrl``).
-        mpp: um per level-0 pixel, overriding the file; or None.
+        mpp: um per level-0 pixel; None to use the value in the file.
         patient: patient of the slide.
         roi: absolute path of a GeoJSON that limits the analysis; or None.
         split: part of the cohort: train, val or any other name.
-        shards: number of jobs of its detection; None for the config's.
+        shards: number of jobs into which detection is divided; None to use the number in the config.
         regions: absolute path of a GeoJSON of tissue areas with classes; or None.
         partner: absolute path of a second picture of the same tissue; or None.
         partner_transform: absolute path of landmarks, a matrix or a transform.json that registration starts from; or
             None.
-        label: class of the slide, to train region models; or None.
-        organ: organ of the tissue, for which the classes of a model are validated or not; or None.
-        own: cells of the columns that the user has added, by name; None for empty cells.
+        label: class of the slide, for training region models; or None.
+        organ: organ of the tissue, which decides whether a model's classes are validated for the slide; or None.
+        own: cells of columns that the user has added, by the column's name; an empty cell is None.
     """
 
     slide_id: str
@@ -72,16 +72,13 @@ class SheetRow:
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary of all columns, including the user's own; those of ``NEWER`` only if filled.
-
-        The label is left out.
-        """
+        """A JSON-ready dictionary of all columns, including the user's own, except ``label`` and empty ``NEWER``."""
         left_out = {"label", *(name for name in NEWER if getattr(self, name) is None)}
         return {name: value for name, value in self.cells().items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> SheetRow:
-        """The row of a dictionary from ``to_dict`` or ``cells``."""
+        """Make a row from a dictionary that ``to_dict`` or ``cells`` returned."""
         known = {name: value for name, value in row.items() if name in COLUMNS}
         return cls(**known, own={name: value for name, value in row.items() if name not in COLUMNS})
 
@@ -95,7 +92,7 @@ COLUMNS = tuple(each.name for each in fields(SheetRow) if each.name != "own")
 
 
 def is_sheet(path: Path) -> bool:
-    """True if a file is a sheet of slides: by its name, or because its first line names the column of slides."""
+    """True if a file is a sheet of slides: it ends in .tsv or .csv, or its first line contains ``slide_id``."""
     if path.suffix.lower() in {".tsv", ".csv"}:
         return True
     line = _first_line(path)
@@ -103,10 +100,10 @@ def is_sheet(path: Path) -> bool:
 
 
 def require_utf8(path: Path) -> None:
-    """Reject text of two bytes per character, as Excel and PowerShell may write it.
+    """Reject text in UTF-16, as Excel and PowerShell may write it.
 
     Raises:
-        SheetError: the file seems to be such text.
+        SheetError: the file appears to be in UTF-16.
     """
     line = _first_line(path)
     if line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) or any(REQUIRED[0].encode(encoding) in line for encoding in _UTF16):
@@ -117,7 +114,7 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
     """Read and check a sheet; relative paths in it are relative to its folder.
 
     Raises:
-        SheetError: the sheet has problems; all are listed, each with its row as in a spreadsheet (the header is row 1).
+        SheetError: the sheet has problems; the message lists all with their row numbers (the header is row 1).
     """
     path = Path(path)
     header, records = read_table(path)
@@ -139,10 +136,10 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
 
 
 def read_row(path: Path | str, slide_id: str) -> SheetRow:
-    """One row of a sheet; files in other rows are not checked.
+    """Read and check the row of one slide; the other rows of the sheet are not checked.
 
     Raises:
-        SheetError: the row is missing or invalid.
+        SheetError: the slide has no row, or its row is invalid.
     """
     path = Path(path)
     header, records = read_table(path)
@@ -172,10 +169,10 @@ def id_problem(slide_id: str) -> str | None:
 
 
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every row that is not blank with its number; all cells stripped.
+    """The header, and the row numbers and cells of all rows that are not blank; cells are stripped.
 
-    A word for a missing value (``is_missing``) is an empty cell, with a warning. Patients whose names differ in case
-    alone are warned of. If semicolons separate the columns, as in German tables, ``mpp`` may have a decimal comma.
+    A word for a missing value (``is_missing``) becomes an empty cell, with a warning. A warning also names patients
+    that differ only in case. In tables with semicolons, as in German, ``mpp`` may have a decimal comma.
     """
     require_utf8(path)
     separator = find_separator(path)
@@ -201,16 +198,16 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def find_separator(path: Path) -> str:
-    """The separator of a sheet's columns, which is the most frequent one in its first line."""
+    """The separator of a sheet's columns: the most frequent of tab, comma and semicolon in its first line."""
     line, usual = _first_line(path).decode(errors="replace"), "," if path.suffix.lower() == ".csv" else "\t"
     return max((usual, "\t", ";", ","), key=line.count)
 
 
 def is_missing(column: str, cell: str) -> bool:
-    """True for a word that R, pandas and Excel write for a missing value, and further ones in two columns.
+    """True for words that R, pandas and Excel write for a missing value, and for a few more in two columns.
 
-    The dash and the question mark are missing patients and labels. "None", "unknown" and "missing" are missing patients
-    in any case, and names of labels.
+    A dash or a question mark is a missing patient or label. "None", "unknown" and "missing", in upper or lower case,
+    are missing patients, but valid labels.
     """
     if cell in {"-", "?"}:
         return column in {"patient", "label"}
@@ -231,21 +228,21 @@ def _empty_missing(path: Path, header: list[str], records: list[tuple[int, list[
 
 
 def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> None:
-    """Warn of patients whose names differ in case alone."""
+    """Warn of patients whose names differ only in case."""
     spellings: dict[str, dict[str, None]] = {}
     for _, cells in records:
         patient = dict(zip(header, cells, strict=False)).get("patient", "")
         spellings.setdefault(patient.casefold(), {})[patient] = None
     if alike := [" and ".join(f"'{_show(name)}'" for name in names) for names in spellings.values() if len(names) > 1]:
-        message = f"{path}: patients whose names differ in case alone count as different ones: {some_of(alike)}"
+        message = f"{path}: patients whose names differ only in case count as different patients: {some_of(alike)}"
         warnings.warn(message, LeftOutWarning, stacklevel=3)
 
 
 def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, dict[str, str]]:
-    """The cells of every row by column, of a sheet that may have columns of the user's own; ``key`` names the rows.
+    """The cells of every row by column, by the row's cell in the column ``key``; the sheet may have any other columns.
 
     Raises:
-        SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or has a column or a row twice.
+        SheetError: the sheet cannot be read, lacks ``key`` or one of the ``columns``, or repeats a column or a key.
     """
     header, records = read_table(path)
     for name in (key, *columns):
@@ -262,7 +259,7 @@ def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, di
 def _values_by_row(
     header: list[str], records: list[tuple[int, list[str]]], column: str = "slide_id"
 ) -> Iterator[tuple[int, dict[str, str], list[str]]]:
-    """Number of every row, its cells by column, and its problems in comparison with the other rows."""
+    """Yield each row's number, its cells by column, and its problems: more cells than the header, or a repeated key."""
     seen: dict[str, int] = {}
     for number, cells in records:
         values = dict(zip(header, cells, strict=False))
@@ -289,7 +286,7 @@ def _doubled_columns(header: list[str]) -> Iterator[str]:
 
 
 def _near_column(name: str, header: list[str]) -> str | None:
-    """The column that ``name``, an unknown one, may be a misspelling of; None if the header has that one too."""
+    """The column that the unknown ``name`` may be a misspelling of; None if there is none or the header has it too."""
     near = [] if name in COLUMNS else get_close_matches(name.casefold(), COLUMNS, n=1, cutoff=0.7)
     return near[0] if near and near[0] not in header else None
 
@@ -303,7 +300,7 @@ def _warn_of_misspelt(path: Path, header: list[str]) -> None:
 
 
 def _first_line(path: Path) -> bytes:
-    """The first line, at most 1,000 bytes; none if the file cannot be read, which a later reader reports."""
+    """The first line, at most 1,000 bytes; empty if the file cannot be read, which is reported by later readers."""
     with suppress(OSError), path.open("rb") as file:
         return file.readline(1000)
     return b""
@@ -320,7 +317,7 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
     if values.get("partner_transform") and not values.get("partner"):
         yield "partner_transform is given without a partner"
     if values.get("partner") and values["partner"] == values.get("path"):
-        yield "partner is the slide itself; name the other picture of its tissue"
+        yield "partner is the slide itself; give a different picture of the same tissue"
     if cell := values.get("mpp"):
         if mpp := _parse_mpp(cell):
             try:
@@ -328,7 +325,7 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
             except MppError as error:
                 yield str(error)
         else:
-            yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, as in 0.25"
+            yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, such as 0.25"
     if (cell := values.get("shards")) and not _parse_shards(cell):
         yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
 
@@ -350,22 +347,22 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
 
 
 def absolute_path(cell: str, folder: Path) -> Path:
-    """The path in a cell of a sheet in ``folder``, of Windows too.
+    """The absolute path for a cell of a sheet in ``folder``; it may be a path of Windows.
 
-    Links are kept: a MIRAX slide needs the folder beside its link.
+    Links are not resolved, since a MIRAX slide needs the folder next to its link.
     """
     if "\\" in cell and not (folder / cell).exists():
         cell = cell.replace("\\", "/")
-    with suppress(RuntimeError):  # the home of an unknown user
+    with suppress(RuntimeError):  # ~ with an unknown user
         return (folder / Path(cell).expanduser()).absolute()
     return (folder / cell).absolute()
 
 
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
-    """The reason why ``cell`` cannot be read; None if it can, or if that depends on its server."""
+    """The reason why the file or URL in ``cell`` is unusable; None if there is none or only a server can tell."""
     if not is_url(cell):
         return _file_problem(absolute_path(cell, folder))
-    return url_problem(cell) if column == "path" else "is a URL; only slides are fetched, copy it here"
+    return url_problem(cell) if column == "path" else "is a URL, but only slides are fetched; copy the file here"
 
 
 def _file_problem(path: Path) -> str | None:
@@ -379,7 +376,7 @@ def _file_problem(path: Path) -> str | None:
 
 
 def _show(cell: str) -> str:
-    """A cell for a message: short, and without the credentials of a URL in any column."""
+    """A cell as it is shown in messages: shortened, and without the credentials of a URL."""
     text = SlideUrl(cell) if is_url(cell) else cell
     return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -394,7 +391,7 @@ def _parse_shards(cell: str) -> int | None:
 
 
 def folder_key(slide_id: str) -> str:
-    """A key that is equal for names that any file system considers the same folder."""
+    """A key that is equal for names that some file systems consider to be the same folder."""
     return unicodedata.normalize("NFC", slide_id).casefold()
 
 

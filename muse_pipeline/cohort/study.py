@@ -1,4 +1,4 @@
-"""A study in a folder of its own, which runs the workflow that is installed with the package."""
+"""A folder for a study, which runs the workflow that is installed with the package."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def find_workflow() -> Path:
 
 
 def write_study(folder: Path) -> list[Path]:
-    """Write what a study needs into ``folder``: a Snakefile that includes the installed one, config and profiles.
+    """Write a Snakefile that includes the installed one, a config and profiles into ``folder``.
 
     Returns:
         The files that were written.
 
     Raises:
-        OutputError: one of the files exists, and nothing was written; or one cannot be written.
+        OutputError: one of the files exists, so nothing was written, or a file cannot be written.
     """
     workflow = find_workflow()
     parts = (path for part in ("config", "profiles") for path in sorted(workflow.glob(f"{part}/**/*")))
@@ -45,7 +45,7 @@ def write_study(folder: Path) -> list[Path]:
     texts = {path.relative_to(workflow): path.read_text(encoding="utf-8") for path in copied}
     texts = {folder / name: text for name, text in {Path("Snakefile"): SNAKEFILE, **texts}.items()}
     if existing := [str(path.relative_to(folder)) for path in texts if path.exists()]:
-        raise OutputError(f"{folder}: has {some_of(existing)} already, and nothing was written; give another folder")
+        raise OutputError(f"{folder}: already has {some_of(existing)}, so nothing was written; give another folder")
     for path, text in texts.items():
         with complete_file(path) as partial:
             partial.write_text(text, encoding="utf-8")

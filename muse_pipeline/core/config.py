@@ -1,4 +1,4 @@
-"""Convert YAML settings to frozen dataclasses; an error about an unknown key suggests the nearest known one."""
+"""Convert YAML settings to frozen dataclasses; the error for an unknown key suggests the nearest known key."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Between:
     is_open: bool = False
 
     def require(self, value: float, where: str) -> None:
-        """Reject a number outside the limits, or not finite; ``where`` names the setting.
+        """Check a number; ``where`` names the setting in the message.
 
         Raises:
-            ConfigError: the message gives the limits.
+            ConfigError: the number is outside the limits or not finite.
         """
         is_above = value > self.least if self.is_open else value >= self.least
         if not (math.isfinite(value) and is_above and value <= self.most):
@@ -59,10 +59,10 @@ class OneOf:
     choices: tuple[str, ...]
 
     def require(self, value: str, where: str) -> None:
-        """Reject other values; ``where`` names the setting.
+        """Check a value; ``where`` names the setting in the message.
 
         Raises:
-            ConfigError: the message lists the choices.
+            ConfigError: the value is not one of the choices.
         """
         if value not in self.choices:
             *others, last = self.choices
@@ -123,7 +123,7 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
 
 
 def _apply(change: str, values: Any) -> None:
-    """Apply a change ``a.b=value`` to nested dictionaries and lists; unknown settings are found at parsing."""
+    """Apply a change ``a.b=value`` to nested dictionaries and lists; ``parse_config`` rejects unknown settings."""
     import yaml
 
     key, equals, text = change.partition("=")
@@ -134,13 +134,13 @@ def _apply(change: str, values: Any) -> None:
         for name in outer:
             values = values[int(name)] if isinstance(values, list) else values.setdefault(name, {})
         value = yaml.safe_load(text)
-        is_plain = isinstance(value, str) and text[:1] not in {"'", '"'}  # a # does not begin a comment then
+        is_plain = isinstance(value, str) and text[:1] not in {"'", '"'}  # text without quotes may contain a #
         values[int(last) if isinstance(values, list) else last] = text if is_plain else value
     except IndexError as error:
         raise ConfigError(f"change '{change}': the list has no such entry; the first one is 0") from error
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"change '{change}': not usable ({one_line(error)}); write key=value, as in schedule.steps=100"
+            f"change '{change}': not usable ({one_line(error)}); write key=value, such as schedule.steps=100"
         ) from error
 
 
@@ -191,7 +191,7 @@ def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
     Args:
         settings: parsed settings.
         data: folder to which paths are relative.
-        weights: makes paths annotated as ``Weights`` absolute.
+        weights: function that makes a path annotated as ``Weights`` absolute.
     """
     hints = _read_hints(type(settings))
 

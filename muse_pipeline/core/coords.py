@@ -1,11 +1,11 @@
-"""Conventions of coordinates, and all conversions between frames.
+"""Coordinate conventions, and all conversions between frames.
 
-Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Positions are ``(x, y)``, arrays
-``(row, column)``. Three frames: **level0** (absolute level-0 pixels as the reader counts them), **work** (the lattice
-of a store, one mpp in both directions) and **window** (a crop of work). Only the functions of this module
-with ``index`` in their names shift by half a pixel.
+Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Positions are ``(x, y)``, but arrays are
+indexed ``[row, column]``. There are three frames: **level0** (absolute level-0 pixels as the reader counts them),
+**work** (the pixels of a store, with the same mpp in both directions) and **window** (a crop of work). Only the
+functions with ``index`` in their names shift by half a pixel.
 
-GeoJSON counts level-0 pixels from another origin, ``qupath_offset_px``: writers subtract it, readers add it.
+GeoJSON counts level-0 pixels from a different origin, ``qupath_offset_px``: writers subtract it, readers add it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.types import GEOJSON_FRAMES, Bounds
 
-CELL_PX = 4  # side of a cell of a network's dense maps, in window pixels
+CELL_PX = 4  # side of a cell in a network's dense maps, in window pixels
 
 
 def level0_to_work(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:
@@ -34,7 +34,7 @@ def window_to_work(xy: np.ndarray, origin_xy: np.ndarray) -> np.ndarray:
 
 
 def work_size_px(size_px: tuple[int, int], slide_mpp: tuple[float, float], work_mpp: float) -> tuple[int, int]:
-    """(width, height) of the work lattice that covers a slide of ``size_px``; its last pixel may be partial."""
+    """(width, height) in work pixels that covers a slide of ``size_px``; the last column and row may be partial."""
     # Rounding errors of the product must not add a row or a column.
     width, height = np.ceil(level0_to_work(np.array(size_px), slide_mpp, work_mpp) - 1e-6).astype(int)
     return int(width), int(height)
@@ -60,7 +60,7 @@ def qupath_offset_px(bounds: Bounds | None, frame: str = "qupath") -> tuple[int,
 
     Args:
         bounds: rectangle declared by the scanner.
-        frame: "qupath" counts from the corner of the bounds, "openslide" from the corner of level 0.
+        frame: "qupath" to count from the corner of the bounds, "openslide" to count from the corner of level 0.
 
     Raises:
         GeoJSONError: the frame is unknown.

@@ -25,7 +25,7 @@ class Finding:
     Attributes:
         topic: name of the package or device.
         usable: True if it can be used here.
-        found: versions and amounts, or the missing package and the command that installs it.
+        found: versions or amounts; if it cannot be used, what is wrong and what to do.
     """
 
     topic: str
@@ -34,7 +34,7 @@ class Finding:
 
 
 def examine_environment() -> list[Finding]:
-    """All findings, in a fixed order."""
+    """Findings about all packages and devices, in a fixed order."""
     return [
         Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         _find_openslide(),
@@ -62,12 +62,12 @@ def examine_environment() -> list[Finding]:
 
 
 def find_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions by name, of installed distributions."""
+    """Versions by name of those distributions that are installed."""
     return {name: version for name in names if (version := _version(name))}
 
 
 def count_cores() -> int:
-    """Number of cores that this process may use, by its affinity and the quota of its container (cgroup)."""
+    """Number of cores that this process may use, given its affinity and the quota of its container (cgroup)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _read_text("/sys/fs/cgroup/cpu.max").split()  # "200000 100000", or "max 100000"
     if not quota:  # cgroup version 1, where -1 means no quota
@@ -84,9 +84,9 @@ def has_vnni() -> bool:
 
 
 def forget_peak_memory() -> None:
-    """Reset the peak memory of this process (Linux; elsewhere it grows from step to step)."""
+    """Reset the peak memory of this process (Linux only; elsewhere the peak is that of all steps so far)."""
     with suppress(OSError):
-        # The 5 resets the peak of the resident memory alone (proc(5)).
+        # Writing 5 resets only the peak of the resident memory (proc(5)).
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
@@ -94,7 +94,7 @@ def peak_memory_mib() -> int:
     """Largest resident memory of this process so far (Linux: since its last reset)."""
     import re
 
-    # Where the kernel states it: ``ru_maxrss`` starts from the peak of the process that started this one.
+    # The kernel's figure is better than ``ru_maxrss``, which starts from the peak of the parent process.
     status = Path("/proc/self/status")
     if status.exists() and (stated := re.search(rb"^VmHWM:\s*(\d+) kB", status.read_bytes(), re.MULTILINE)):
         return round(int(stated[1]) / (1 << 10))
@@ -110,7 +110,7 @@ def peak_memory_mib() -> int:
 
 
 def limit_memory(n_bytes: int) -> None:
-    """Limit the memory of this process to its present use and so many bytes more (Linux only)."""
+    """Limit the memory of this process to what it uses now plus ``n_bytes`` (Linux only)."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -119,10 +119,10 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def choose_start_method() -> str:
-    """The method to start a process: "fork" if this one is known to have a single thread, "spawn" otherwise.
+    """The start method for child processes: "fork" if this process is known to have a single thread, else "spawn".
 
-    A fork of a process with threads, for example of OpenCV, could wait forever for a thread that it does not have. With
-    the environment variable MUSE_START_METHOD=spawn no process is forked.
+    A fork of a process with several threads, for example OpenCV's, could wait forever for a thread that does not exist
+    in the fork. The environment variable MUSE_START_METHOD=spawn prevents forks.
     """
     try:
         n_threads = len(list(Path("/proc/self/task").iterdir()))
@@ -137,7 +137,7 @@ def lock_file(file: IO[bytes], shared: bool = False) -> None:
 
     Args:
         file: a file that is not opened elsewhere in this process.
-        shared: True for a lock that several processes may hold, where the system has such locks.
+        shared: True for a lock that several processes may hold at the same time; ignored on Windows.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -145,7 +145,7 @@ def lock_file(file: IO[bytes], shared: bool = False) -> None:
     """
     try:
         import fcntl
-    except ImportError:  # Windows, where a byte that is locked cannot be read: one far behind the end of the file
+    except ImportError:  # Windows; a locked byte cannot be read there, so lock one far beyond the end of the file
         import msvcrt
 
         file.seek(1 << 30)
@@ -154,16 +154,16 @@ def lock_file(file: IO[bytes], shared: bool = False) -> None:
         except PermissionError as error:
             raise BlockingIOError(*error.args) from error
         return
-    # lockf, not flock, which a forked process would keep
+    # Not flock, whose lock would also be held by forks of this process.
     fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 @cache
 def reserve_gpu() -> None:
-    """Restrict this process to one NVIDIA GPU, before it uses any: one that no other process of this user has reserved.
+    """Restrict this process, before it uses a GPU, to one NVIDIA GPU that no other process of this user has reserved.
 
     The reservation ends with the process. If all GPUs are reserved, one of them is shared. A GPU that the driver has
-    lost is not listed, so that the next process runs on another.
+    lost is not listed, so that the next process runs on a different one.
     """
     import subprocess
     import tempfile
@@ -173,7 +173,7 @@ def reserve_gpu() -> None:
     else:
         try:
             names = [line for line in _ask_nvidia_smi("uuid", check=False) if line.startswith("GPU-")]
-        except (OSError, subprocess.SubprocessError):  # no driver of NVIDIA, or one that does not answer
+        except (OSError, subprocess.SubprocessError):  # there is no NVIDIA driver, or it does not answer
             return
     if len(names) < 2:
         return
@@ -203,7 +203,7 @@ def read_at(file: int, n_bytes: int, offset: int) -> bytes:
 def write_at(file: int, content: bytes, offset: int) -> None:
     """Write all of ``content`` at an offset of a file, given its descriptor; safe to call from several threads."""
     n_written = 0
-    while n_written < len(content):  # a full disk takes what fits without an error, and fails at the next write
+    while n_written < len(content):  # on a full disk, what fits is written without an error; the next write fails
         rest, start = content[n_written:], offset + n_written
         if hasattr(os, "pwrite"):
             n_written += os.pwrite(file, rest, start)
@@ -213,35 +213,35 @@ def write_at(file: int, content: bytes, offset: int) -> None:
             n_written += os.write(file, rest)
 
 
-_POSITION = Lock()  # the position of an open file, which all threads share
+_POSITION = Lock()  # guards the position of an open file, which all threads share
 
 
 def link_folder(link: Path, target: str, folder: Path) -> None:
-    """Link ``link`` to a folder; where symbolic links are not allowed, its files are linked or copied.
+    """Make a symbolic link to a folder or, if that is not allowed, a folder with links to its files or copies of them.
 
     Args:
         link: path of the link.
-        target: content of the link, perhaps relative to its later location.
-        folder: the folder.
+        target: path that the link contains, which may be relative to the link's later location.
+        folder: path of the folder now.
     """
     try:
         link.symlink_to(target, target_is_directory=True)
-    except (OSError, NotImplementedError):  # Windows without the right to make links
+    except (OSError, NotImplementedError):  # the user may not make links on Windows
         try:
             shutil.copytree(folder, link, copy_function=os.link)
-        except (OSError, shutil.Error):  # another disk
+        except (OSError, shutil.Error):  # the folder is on a different disk
             shutil.copytree(folder, link, dirs_exist_ok=True)
 
 
 def write_any_text() -> None:
-    """Let standard output and error accept any text, in UTF-8, or with escapes in a terminal without UTF-8."""
+    """Make standard output and error accept any text: in UTF-8, or with escapes in a terminal without UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if "utf" not in (getattr(stream, "encoding", None) or "utf").lower() and hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
 
 
 def all_processor_seconds() -> float:
-    """Processor time of this process so far, with that of its child processes that have ended."""
+    """Processor time used so far by this process and by its child processes that have ended."""
     return sum(os.times()[:4])
 
 
@@ -254,7 +254,7 @@ def _find_openslide() -> Finding:
     topic = "reader openslide"
     try:
         import openslide
-    except (ImportError, OSError) as error:  # wheel without library, or the other way round
+    except (ImportError, OSError) as error:  # only one of the package and the library is installed
         return Finding(topic, False, f"cannot be loaded ({error}); pip install openslide-python openslide-bin")
     return Finding(topic, True, f"openslide-python {openslide.__version__}, library {openslide.__library_version__}")
 
@@ -263,7 +263,7 @@ def _find_runtimes() -> Iterator[Finding]:
     topic = "model runtime"
     installed = find_versions(("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"))
     if len(installed) > 1:
-        yield Finding(topic, False, f"{' and '.join(installed)} exclude each other; uninstall all, install one")
+        yield Finding(topic, False, f"{' and '.join(installed)} exclude each other; uninstall all and install one")
         return
     try:
         import onnxruntime
@@ -286,7 +286,7 @@ def _find_gpus() -> Finding:
 
 
 def _ask_nvidia_smi(fields: str, check: bool) -> list[str]:
-    """A line with these fields for every GPU; with ``check``, a failure of the program is raised."""
+    """Lines of these fields, one per GPU; with ``check``, an error is raised if nvidia-smi fails."""
     import subprocess
 
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
@@ -304,7 +304,7 @@ def _find_memory() -> Finding:
 
 def _find_memory_limit() -> Finding:
     has_limit = Path("/proc/self/statm").exists()
-    found = "processes that open slides are limited" if has_limit else "none on this system for damaged slides"
+    found = "applies to processes that open slides" if has_limit else "none on this system for damaged slides"
     return Finding("memory limit", has_limit, found)
 
 

@@ -1,6 +1,6 @@
-"""Errors that the user can fix, each with one clear message.
+"""Errors that the user can fix.
 
-A message contains what was found, where, and what to do. The command line prints it and exits with status 2; any other
+A message states what was found, where, and what to do. The command line prints it and exits with status 2; any other
 exception is a bug and keeps its traceback.
 """
 
@@ -14,15 +14,15 @@ class SlideError(MuseError, OSError):
 
 
 class HangingReadError(MuseError, TimeoutError):
-    """Reading a slide hangs. Not a ``SlideError``, since that may concern a single damaged region."""
+    """Reading a slide hangs. It is not a ``SlideError``, which may concern only one damaged region of a slide."""
 
 
 class MppError(MuseError, ValueError):
-    """The size of a pixel is missing, implausible or unsuitable."""
+    """A pixel size is missing, implausible or unsuitable."""
 
 
 class SheetError(MuseError, ValueError):
-    """The sheet of slides breaks its rules; all broken rows are listed."""
+    """A sheet of slides, or one of its rows, is missing or invalid."""
 
 
 class ConfigError(MuseError, ValueError):
@@ -34,7 +34,7 @@ class StoreError(MuseError, OSError):
 
 
 class ModelError(MuseError, ValueError):
-    """A model file has no card, cannot be run, or its card does not suit the slide or the machine."""
+    """A model file has no card, cannot be run, or does not suit the slide or the machine."""
 
 
 class ProviderError(MuseError, RuntimeError):
@@ -42,11 +42,11 @@ class ProviderError(MuseError, RuntimeError):
 
 
 class MissingPackageError(MuseError, ImportError):
-    """A step needs a package of an extra that is not installed."""
+    """A step needs a package from an extra that is not installed."""
 
 
 class FrameError(MuseError, ValueError):
-    """Positions of one frame were used where another is expected."""
+    """Positions are in a different frame than the one expected."""
 
 
 class RegistrationError(MuseError, ValueError):
@@ -58,7 +58,7 @@ class LabelError(MuseError, ValueError):
 
 
 class GeoJSONError(MuseError, ValueError):
-    """A GeoJSON file breaks the rules of its reader."""
+    """A GeoJSON file is invalid, or contains something that its reader does not accept."""
 
 
 class OutputError(MuseError, OSError):

@@ -18,16 +18,16 @@ from typing import Any
 from muse_pipeline.core.errors import MuseError, OutputError
 
 DAY_S = 86_400
-# EEXIST: a file where a folder should be. EFBIG: larger than files may be there.
+# EEXIST: there is a file where a folder should be. EFBIG: the file is larger than the disk or a quota allows.
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EFBIG}
 
 
 @contextmanager
 def complete_file(path: Path | str) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it to ``path`` if the block succeeds, else remove it.
+    """Yield a temporary path to write to; rename it to ``path`` if the block succeeds, else remove it.
 
-    Works for files and folders (an existing folder of that name is replaced by a folder, but never by a file).
-    Temporary files of killed processes for the same path are removed after a day.
+    Both files and folders can be written; an existing folder is replaced by a folder, but never by a file. Temporary
+    files that killed processes left for the same path are removed after a day.
 
     Raises:
         OutputError: the folder cannot be written to or the disk is full.
@@ -41,7 +41,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
                 with suppress(FileNotFoundError):  # another process has renamed or removed it
                     if time.time() - abandoned.stat().st_mtime > DAY_S:
                         remove(abandoned)
-            # Beside the target, since files can only be renamed within one disk.
+            # Next to the target, since files can only be renamed within one disk.
             folder = TemporaryDirectory(".partial", hidden, path.parent, ignore_cleanup_errors=True)
             partial = Path(stack.enter_context(folder)) / path.name
             yield partial
@@ -49,7 +49,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
             partial.replace(path)
         except MuseError:
             raise
-        except (OSError, RuntimeError) as error:  # the latter is raised by torch
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError
             if disk := find_full_disk(error, [path.parent]):
                 raise OutputError(f"{path}: cannot be written {disk}") from error
             if not _concerns_output(error, path.absolute(), hidden):
@@ -58,7 +58,7 @@ def complete_file(path: Path | str) -> Iterator[Path]:
 
 
 def _concerns_output(error: OSError | RuntimeError, path: Path, hidden: str) -> bool:
-    """True if an error is about the absolute ``path`` that is written, not about one that is read meanwhile."""
+    """True if an error concerns writing to the absolute ``path``, not a file that the block reads."""
     if not isinstance(error, OSError) or error.filename is None:
         return getattr(error, "errno", None) in _NOT_WRITABLE
     name = Path(str(error.filename)).absolute()  # the temporary path is absolute since Python 3.12
@@ -66,7 +66,7 @@ def _concerns_output(error: OSError | RuntimeError, path: Path, hidden: str) -> 
 
 
 def _make_way(path: Path, partial: Path) -> None:
-    """Move an older folder aside; removing it in place would leave it incomplete for a while, or for good if killed."""
+    """Move an existing folder aside; removing it in place would leave a part of it if the process were killed."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OutputError(f"{path}: is a device or a pipe; give the name of a file")
     if not path.is_dir() or path.is_symlink():
@@ -77,14 +77,14 @@ def _make_way(path: Path, partial: Path) -> None:
 
 
 def require_own_folder(path: Path, is_ours: bool = False) -> None:
-    """Raise an error if a folder that this package did not create would be replaced.
+    """Check that a folder may be replaced: this package created it, or it is empty.
 
     Args:
         path: folder, which need not exist.
-        is_ours: the folder may be replaced.
+        is_ours: True if this package created the folder.
 
     Raises:
-        OutputError: the folder has other contents.
+        OutputError: the folder is not empty, and ``is_ours`` is False.
     """
     if path.is_dir() and any(path.iterdir()) and not is_ours:
         raise OutputError(f"{path}: is a folder that this command did not create; choose another one")
@@ -107,7 +107,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 def cache_name(path: Path, how: str) -> str:
-    """Name of a cache file for ``path``; it changes when the file is rewritten."""
+    """Name of the cache file for ``path`` as processed by ``how``; it changes when ``path`` is rewritten."""
     import hashlib
 
     found = path.stat()
@@ -118,7 +118,7 @@ def write_json(path: Path | str, values: Any) -> None:
     """Write readable JSON with sorted keys, complete or not at all.
 
     Raises:
-        ValueError: a number is not finite, which JSON does not have.
+        ValueError: a number is not finite, so that JSON cannot represent it.
     """
     text = json_text(values)
     with complete_file(path) as partial:
@@ -131,7 +131,7 @@ def json_text(values: Any) -> str:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file that a step of this package wrote.
+    """Read a JSON file.
 
     Raises:
         OSError, ValueError: the file cannot be read or is not valid JSON.
@@ -143,7 +143,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def find_json(path: Path | str) -> Any:
-    """The content of a JSON file; None if there is none that can be read, as of a process that was killed."""
+    """The content of a JSON file; None if it is missing or invalid, for example because its writer was killed."""
     try:
         return read_json(path)
     except (OSError, ValueError):
@@ -151,18 +151,18 @@ def find_json(path: Path | str) -> Any:
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-PLENTY_BYTES = 1 << 30  # free: more than was removed of an unfinished output
+PLENTY_BYTES = 1 << 30  # a disk with more free space was not full, even if an unfinished output has been removed
 
 
 def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> str | None:
-    """The full disk that caused ``error``, as the end of a message; None if there was another cause.
+    """The end of a message about the full disk that caused ``error``; None if the cause is different.
 
-    A failed write does not name its disk, and errors of torch and tifffile do not even contain the reason. Therefore
-    the disks are tested before the unfinished output is removed.
+    The error of a failed write does not name the disk, and errors of torch and tifffile do not even state the reason.
+    Therefore this tests the disks, and must be called before the unfinished output is removed.
 
     Args:
         error: the exception.
-        folders: one or more folders that were written to; the folder of temporary files is also tested.
+        folders: one or more folders that were written to; the folder for temporary files is also tested.
     """
     number = getattr(error, "errno", None) or next(filter(None, map(_write_error, folders)), None)
     if number not in FULL:
@@ -174,7 +174,7 @@ def find_full_disk(error: OSError | RuntimeError, folders: Sequence[Path]) -> st
     fullest = min(disks, key=_free_bytes)
     if number == errno.EDQUOT:
         where = f"your quota on {disks[0]} is exceeded, in bytes or in files"
-    elif _free_bytes(fullest) > PLENTY_BYTES:  # that of a log
+    elif _free_bytes(fullest) > PLENTY_BYTES:  # the full disk is a different one, for example that of a log
         where = "a disk that it writes or logs to is full"
     else:
         where = f"{fullest} has {_free_bytes(fullest) / 1e6:,.1f} MB free"
@@ -186,7 +186,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _write_error(folder: Path) -> int | None:
-    """Error number of a disk that does not accept a few more bytes."""
+    """Error number of writing a few bytes to the disk of ``folder`` if the disk is full; else None."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))

@@ -1,4 +1,4 @@
-"""List, read and resize pictures, and write PNG with an error if the disk is full."""
+"""List, read, write and resize pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from muse_pipeline.core.errors import LabelError
 
-PNG = {"format": "PNG", "compress_type": 3}  # Pillow with run lengths: twice as fast, smaller files
+PNG = {"format": "PNG", "compress_type": 3}  # for Pillow: run-length encoding is twice as fast, and files are smaller
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
 
@@ -23,7 +23,7 @@ def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndar
 
     Args:
         path: picture file.
-        remedy: advice about a damaged file, as the end of the message.
+        remedy: advice for the end of the message if the file is damaged.
 
     Raises:
         LabelError: the file is missing or damaged.
@@ -35,12 +35,12 @@ def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndar
 
 
 def read_grey(path: Path) -> np.ndarray | None:
-    """(h, w) uint8 of a plain picture, as a mask; None if the file is missing or damaged."""
+    """Read a plain picture, such as a mask, as (h, w) uint8; None if the file is missing or damaged."""
     return _decode(path, cv2.IMREAD_GRAYSCALE)
 
 
 def _decode(path: Path, kind: int) -> np.ndarray | None:
-    """The pixels as they are stored; ``cv2.imread`` turns them by EXIF, and on Windows fails at many names of files."""
+    """The pixels as stored; ``cv2.imread`` would rotate them by EXIF, and fail for many file names on Windows."""
     try:
         return cv2.imdecode(np.fromfile(path, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
     except (OSError, cv2.error):
@@ -51,14 +51,14 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write (h, w, 3) uint8 RGB, or (h, w) uint8 or uint16.
 
     Raises:
-        OSError: the file cannot be written, which ``cv2.imwrite`` does not report.
+        OSError: the file cannot be written (``cv2.imwrite`` would not raise an error).
     """
     pixels = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def resize_picture(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Pixels (h, w, 3) of a picture, enlarged by ``factor``; the same array if ``factor`` is 1."""
+    """Scale a picture (h, w, 3) by ``factor``; the same array is returned if ``factor`` is 1."""
     if abs(factor - 1) < 1e-6:
         return pixels
     size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]

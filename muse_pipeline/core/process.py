@@ -23,10 +23,10 @@ def map_in_order(
     ahead: int = 1,
     make_pool: Callable[[int], Any] = ThreadPoolExecutor,
 ) -> Iterator[R]:
-    """``map`` on ``threads`` threads, results in order, at most ``threads`` + ``ahead`` items in progress.
+    """``map`` on ``threads`` threads, with results in order and at most ``threads`` + ``ahead`` items in progress.
 
-    With ``ahead`` above 1 the threads remain busy while the caller uses a result for the time of several items.
-    ``make_pool`` returns a context manager with the ``submit`` of an executor.
+    A larger ``ahead`` keeps the threads busy while the caller spends a long time on one result. ``make_pool`` returns a
+    context manager with a method ``submit`` like an executor's.
     """
     with make_pool(threads) as pool:
         waiting: deque = deque()
@@ -38,15 +38,15 @@ def map_in_order(
             yield waiting.popleft().result()
 
 
-LARGE = 4 << 20  # bytes; masks of large slides exceed it, blocks of pixels do not
+LARGE = 4 << 20  # bytes; masks of large slides are larger, blocks of pixels smaller
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's <malloc.h>
 
 
 def return_large_arrays() -> None:
-    """Return large arrays to the system when they are freed, for the rest of this process.
+    """Make this process return large arrays to the system as soon as they are freed.
 
-    By default glibc keeps freed arrays of up to 32 MB for later use; a step that frees a few masks of a slide would
-    hold all of them until it ends. No effect with other C libraries.
+    By default glibc keeps freed arrays of up to 32 MB for later use, so that a step would hold the memory of all freed
+    masks of a slide until it ends. With other C libraries this has no effect.
     """
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
@@ -56,7 +56,7 @@ def return_large_arrays() -> None:
 
 @contextmanager
 def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Provide a function of (done, total) that shows progress."""
+    """Yield a function of (done, total) that shows progress."""
     from tqdm import tqdm
 
     with tqdm(unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -70,9 +70,9 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def print_load(work: str, threads: int) -> Iterator[None]:
-    """Print, at the end of the block, the time that ``work`` (a part of a run) took and the load of its threads.
+    """Print, at the end of the block, the time that ``work`` (a part of a run) took and how busy its threads were.
 
-    Nothing is printed for a block of less than a second, since starting the threads takes much of that time.
+    Nothing is printed for a block of less than a second, most of which may be spent on starting the threads.
     """
     started, used = time.monotonic(), time.process_time()
     yield

@@ -18,7 +18,7 @@ DARK = "dark background: not bright-field"
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A model or a file that the nuclei depend on."""
+    """Name and checksum of a model or file that the nuclei depend on."""
 
     name: str
     sha256: str
@@ -26,7 +26,7 @@ class NamedFile:
 
 @dataclass(frozen=True)
 class Roi(NamedFile):
-    """File of the region of interest, and the area that it covers on the slide."""
+    """File with the region of interest, and the area that it covers on the slide."""
 
     area_mm2: Number
 
@@ -37,7 +37,7 @@ class Verdict:
 
     Attributes:
         verdict: "ok", "flagged", "other stain" or "not known".
-        reasons: the reasons in words; none for "ok".
+        reasons: sentences that give the reasons; empty for "ok".
     """
 
     verdict: str
@@ -49,7 +49,7 @@ class Verdict:
         return self.verdict == OTHER_STAIN and DARK not in self.reasons
 
     def sentences(self) -> list[str]:
-        """Warnings for the ledger: the reasons of a flagged slide, else none."""
+        """Warnings for the ledger: the reasons if the verdict is "flagged" or "other stain"; else empty."""
         return list(self.reasons) if self.verdict in DOUBTFUL else []
 
 
@@ -58,9 +58,9 @@ class SizeRecord:
     """Size of the nuclei of a slide, and the warning that follows from it.
 
     Attributes:
-        median_area_um2: median area; None without nuclei.
-        mean_class_probability: mean probability of their classes; None without nuclei or for a model of one class.
-        doubt: warning in words; "" if the size is plausible.
+        median_area_um2: median area; None if there are no nuclei.
+        mean_class_probability: mean probability of their classes; None if there are no nuclei or only one class.
+        doubt: warning; "" if the size is plausible.
     """
 
     median_area_um2: Number | None
@@ -70,7 +70,7 @@ class SizeRecord:
 
 @dataclass(frozen=True)
 class ClassSizes:
-    """Size of the nuclei of each class, and the warning that follows from it; "" if there is none."""
+    """Size of the nuclei by class, and the warning that follows from it ("" if there is none)."""
 
     by_class: dict[str, dict[str, Any]]
     doubt: str
@@ -78,14 +78,14 @@ class ClassSizes:
 
 @dataclass(frozen=True)
 class FeatureRecord:
-    """Features of the nuclei.
+    """Set of features of the nuclei, with the image and the stains used to measure them.
 
     Attributes:
         set: name of the set of features.
         mpp: um per pixel of the image in which they were measured.
         stains: source and vectors of the stains.
-        n_without_pixels: number of nuclei without a pixel centre inside; None if it was not counted.
-        expand_um: distance by which nuclei grow to cells; None without cells.
+        n_without_pixels: number of nuclei that contain no pixel centre; None if they were not counted.
+        expand_um: distance by which nuclei are expanded to cells; None if there are no cells.
     """
 
     set: str
@@ -97,14 +97,14 @@ class FeatureRecord:
 
 @dataclass(frozen=True)
 class Quality:
-    """Artefacts of the tissue.
+    """Artefacts in the tissue.
 
     Attributes:
         mpp: um per pixel at which focus was judged.
-        cell_um: side of the cells of the map.
-        model_sha256: checksum of the model of the other kinds.
-        area_mm2: area of tissue by kind; empty if no artefacts were searched for.
-        asked: kinds that the user wanted to leave out of totals.
+        cell_um: side of the cells in the map of artefacts.
+        model_sha256: checksum of the model that finds all kinds except blurred tissue.
+        area_mm2: area of tissue by kind of artefact; empty if no artefacts were searched for.
+        asked: kinds that the user asked to leave out of totals.
         subtract: kinds that totals leave out.
         n_nuclei: number of nuclei that totals leave out.
         n_by_class: number of these nuclei by class.
@@ -122,7 +122,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class RegionArea:
-    """Area of the tissue regions of one class; ``is_inside`` is True if their nuclei lie inside the border."""
+    """Area of the tissue regions of one class; ``is_inside`` is True if the class counts as inside the border."""
 
     name: str
     color: tuple[int, int, int]
@@ -132,7 +132,7 @@ class RegionArea:
 
 @dataclass(frozen=True)
 class Band:
-    """Areas within ``um`` of the border of the tissue regions, on either side."""
+    """Areas within ``um`` of the border of the tissue regions, on each side of it."""
 
     um: int
     inside_mm2: Number
@@ -150,12 +150,12 @@ class Regions:
     Attributes:
         source: "model" or "drawn".
         status: "ok" or "failed".
-        reason: reason of a failure, else "".
-        model: model of the regions; None for drawn ones or after a failure.
-        file: file of drawn regions; None for those of a model.
-        classes: area of each class; None after a failure, like the rest.
-        bands: areas along the border.
-        border_mm: length of the border.
+        reason: reason for a failure, else "".
+        model: model that mapped the regions; None if they were drawn or after a failure.
+        file: file with drawn regions; None if a model mapped them.
+        classes: area of each class; None after a failure.
+        bands: areas along the border; None after a failure.
+        border_mm: length of the border; None after a failure.
     """
 
     source: str
@@ -169,48 +169,48 @@ class Regions:
 
     @property
     def origin(self) -> NamedFile | None:
-        """The model or the file of the regions; None after a failure."""
+        """The file or the model from which the regions come; None after a failure."""
         return self.file or self.model
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Origin of the nuclei of a slide, or of its proposals: slide, model, settings, versions and doubts.
+    """Origin of the nuclei or proposals of a slide: slide, model, settings, versions and doubts.
 
-    Fields that are None by default are not in every file.
+    A file omits fields with the default None if they are None.
 
     Attributes:
         slide_id: name of the slide in the sheet.
         fingerprint: a cheap checksum of the content of the slide's file.
         slide_mpp: (x, y) size of a level-0 pixel in um.
-        mpp_source: source of the mpp, in words.
-        reader: name of the reader of the slide.
-        bounds: the scanner's non-empty rectangle, or None.
+        mpp_source: description of where ``slide_mpp`` comes from.
+        reader: name of the reader that opened the slide.
+        bounds: non-empty rectangle declared by the scanner, or None.
         model: model that found the nuclei.
         card: content of the model's card.
         provider: provider that ran the model.
-        colour: (3, 4) map that normalises colours for the model; None for proposers without one.
+        colour: (3, 4) map that normalises colours for the model; None if a proposer uses none.
         n_windows: number of windows.
         full_windows: indices of windows with more nuclei than the model can return.
         corrupt_fraction: fraction of the tissue that cannot be decoded.
         versions: versions of packages by name.
-        tissue_sha256: checksum of the tissue in which nuclei were kept.
+        tissue_sha256: checksum of the tissue to which nuclei were restricted.
         refiner_sha256: checksum of the network that refined the outlines.
         appearance: comparison of the slide with the model's training pictures.
         positive_od: lowest optical density of a positive nucleus in immunohistochemistry.
         intensities_od: lowest optical densities of nuclei that are 1+, 2+ and 3+ in immunohistochemistry.
-        third_stain: unit vector of the stain besides haematoxylin and DAB in immunohistochemistry.
-        proposer: settings of the proposer of proposals.
+        third_stain: unit vector of the stain in addition to haematoxylin and DAB in immunohistochemistry.
+        proposer: settings of the proposer that found the proposals.
         warnings: warnings of the proposer's guard.
         guarded_windows: number of windows that were excluded from detection, by reason.
         roi: region of interest.
         regions: tissue regions.
-        quality: artefacts.
+        quality: artefacts in the tissue.
         morphology: description of each cluster of shapes.
-        features: features of the nuclei.
+        features: features of the nuclei, and the image and stains with which they were measured.
         n_repaired_outlines: number of outlines that were repaired.
         nuclear_size: size of the nuclei.
-        class_sizes: size of the nuclei of each class.
+        class_sizes: size of the nuclei by class.
         n_nuclei: number of nuclei in totals; None until the table is complete.
         n_by_class: number of these nuclei by class.
         n_positive: number of positive nuclei in immunohistochemistry.
@@ -253,7 +253,7 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: Any) -> Provenance:
-        """Inverse of ``to_dict``; later versions may write more fields.
+        """Inverse of ``to_dict``; unknown fields, as later versions may write, are ignored.
 
         Raises:
             NucleiError: a field is missing or of the wrong type.
@@ -282,12 +282,12 @@ class Provenance:
 
     @property
     def model_mpp(self) -> float:
-        """Resolution in um per pixel at which the model runs."""
+        """Pixel size in um at which the model runs."""
         return self.card["mpp"]
 
     @property
     def window_px(self) -> tuple[int, int]:
-        """Side of the model's windows, and of their halo, in pixels at ``model_mpp``."""
+        """Side of the model's windows and width of their halo, in pixels at ``model_mpp``."""
         return self.card["input_px"], self.card["halo_px"]
 
     @property
@@ -307,22 +307,22 @@ class Provenance:
 
     @property
     def verdict(self) -> Verdict:
-        """Result of the comparison with the model's training pictures; "not known" without one."""
+        """Result of the comparison with the model's training pictures; "not known" if there was none."""
         return self.appearance or Verdict(NOT_KNOWN)
 
     @property
     def size_doubt(self) -> str:
-        """Warning that follows from the size of the nuclei; "" without one."""
+        """Warning that follows from the size of the nuclei; "" if there is none."""
         return self.nuclear_size.doubt if self.nuclear_size else ""
 
     @property
     def class_doubt(self) -> str:
-        """Warning that follows from the size of the nuclei of each class; "" without one."""
+        """Warning that follows from the size of the nuclei by class; "" if there is none."""
         return self.class_sizes.doubt if self.class_sizes else ""
 
     @property
     def n_left_out(self) -> int:
-        """Number of nuclei that totals leave out, in addition to ``n_nuclei``."""
+        """Number of nuclei that totals leave out, and ``n_nuclei`` therefore does not include."""
         return self.quality.n_nuclei or 0 if self.quality else 0
 
     @property
@@ -337,7 +337,7 @@ def run_name(slide_id: str, sha256: str) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses as dictionaries and tuples as lists; fields with the default None are omitted if they are None."""
+    """Convert dataclasses to dictionaries and tuples to lists; fields whose value and default are None are omitted."""
     if is_dataclass(value):
         found = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
         return {name: to_json(one) for name, (one, default) in found.items() if one is not None or default is not None}

@@ -1,4 +1,4 @@
-"""Plug-ins by name: a new reader, backbone, method or metric is one new file beside the others."""
+"""Plug-ins by name: a new reader, backbone, method or metric is one new file next to the existing ones."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Plug-ins of one kind, by name.
 
-    The modules of ``package`` are imported at the first look-up. A module with the name of a plug-in is imported alone,
-    so that a plug-in does not need the packages of others; a plug-in with missing packages fails only when it is
-    requested.
+    Modules of ``package`` are imported when a plug-in is first looked up. If a module has the name of the plug-in, only
+    that module is imported, so that a plug-in does not need the packages that others need. A plug-in whose packages are
+    missing fails only when it is requested.
 
     Args:
-        kind: noun for messages.
-        package: package of the modules.
-        entry: module that registers the plug-in, if plug-ins are packages.
-        group: group of entry points for plug-ins of other packages; "" without one.
+        kind: noun for a plug-in, used in messages.
+        package: package that contains the modules.
+        entry: name of the module that registers the plug-in, if each plug-in is a package; else "".
+        group: group of entry points through which other packages add plug-ins; "" if they cannot.
     """
 
     def __init__(self, kind: str, package: str, entry: str = "", group: str = ""):
@@ -43,7 +43,7 @@ class Registry(Generic[T]):
         return enter
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Sorted names of all plug-ins."""
         self._load()
         return sorted(self._entries)
 
@@ -59,7 +59,7 @@ class Registry(Generic[T]):
         if name not in self._entries:
             self._load()
         if name not in self._entries:
-            # If no plug-in at all could be imported, a missing package is the reason, not the name.
+            # If no plug-in could be imported, the cause is a missing package, not a wrong name.
             if lacking := self._lacking.get(name, None if self._entries else next(iter(self._lacking.values()), None)):
                 raise lacking
             near = get_close_matches(name, self._entries, n=1)
@@ -84,5 +84,5 @@ class Registry(Generic[T]):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name not in (f"{self.package}.{module}", name):  # otherwise there is no such module
+            if error.name not in (f"{self.package}.{module}", name):  # the module exists, but needs a missing package
                 self._lacking[module] = error

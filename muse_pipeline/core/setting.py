@@ -1,4 +1,4 @@
-"""The settings of a run: each is described once; config, schema, documentation and options derive from it."""
+"""Definition of a run's setting, from which config, schema, documentation and command-line option are generated."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 class Setting:
     """A setting of a run.
 
-    Its part of the JSON schema, its line in ``config/config.yaml``, its row in ``config/README.md`` and its option on
-    the command line are made from it.
+    Its part of the JSON schema, its line in ``config/config.yaml``, its row in ``config/README.md`` and its
+    command-line option are generated from it.
 
     Attributes:
         name: name in a config; the option has hyphens in place of underscores.
         default: value if a config does not contain the setting.
         schema: JSON schema of the values.
-        text: short description, without a capital at its start.
+        text: short description that starts in lower case.
         details: further sentences of the description, in Markdown.
-        job: job of the workflow that reruns if the setting changes; "" for settings of the plan.
+        job: job of the workflow that reruns if the setting changes; "" if none depends on it directly.
         metavar: placeholder of the option's value.
 
     Example:
@@ -42,22 +42,22 @@ class Setting:
 
     @property
     def types(self) -> list[str]:
-        """Types of the values in JSON; none for a setting with a list of choices."""
+        """JSON types of the values; empty if the schema states no type, as for a list of choices."""
         types = self.schema.get("type", [])
         return [types] if isinstance(types, str) else list(types)
 
     @property
     def option(self) -> str:
-        """Option of the command line, such as ``--max-features``; ``--no-viewer`` for a flag that is on by default."""
+        """Command-line option, such as ``--max-features``, or ``--no-viewer`` for a flag that is on by default."""
         return f"--{'no-' if self.default is True else ''}{self.name.replace('_', '-')}"
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """Schemas of the settings within a setting that is a flag or an object; each is an option of its own."""
+        """Schemas of the parts of a setting that may be true, false or an object; each part has its own option."""
         return self.schema.get("properties", {}) if "boolean" in self.types else {}
 
     def arguments(self, value: Any) -> list[str]:
-        """Arguments of a command for a value of the setting; none for the default."""
+        """Command-line arguments for a value of the setting; empty for the default."""
         if value == self.default:
             return []
         if isinstance(value, bool):
@@ -85,7 +85,7 @@ def _words(value: Any) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """A string without the backticks of Markdown."""
+    """``text`` without backticks."""
     return text.replace("`", "")
 
 

@@ -7,51 +7,51 @@ from collections.abc import Sequence
 
 
 def one_line(value: object) -> str:
-    """An error or other value as a string without line breaks."""
+    """The string of an error or another value, on one line."""
     return " ".join(str(value).split())
 
 
 def count_noun(n: int, one: str, many: str | None = None) -> str:
-    """A number with its noun: "1 slide", "1,200 slides"; ``many`` is an irregular plural."""
+    """A number with its noun, as in "1 slide" and "1,200 slides"; ``many`` is an irregular plural."""
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
 def join_sentences(*texts: str) -> str:
-    """Sentences as one string, each with a full stop; empty ones are omitted."""
+    """Join texts with spaces, and end all but the last with a full stop; empty texts are omitted."""
     given = [text.strip() for text in texts if text.strip()]
     return " ".join([*(text if text.endswith(".") else f"{text}." for text in given[:-1]), *given[-1:]])
 
 
 def some_of(names: Sequence[str], n: int = 5) -> str:
-    """The first ``n`` names, and the number of others."""
+    """The first ``n`` names, and how many more there are."""
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def count_text(n: int | None) -> str:
-    """12,345, or a dash for None."""
+    """A count, such as 12,345; a dash for None."""
     return "–" if n is None else f"{n:,}"
 
 
 def area_text(mm2: float | None) -> str:
-    """An area in mm2, with at least two significant digits, or one below 0.01 mm2."""
+    """An area in mm2: 12.3, 1.23 or, below 0.01 mm2, one significant digit; a dash for None."""
     if mm2 is None:
         return "–"
     return f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}" if mm2 >= 0.01 or not mm2 else f"{mm2:.1g}"
 
 
 def percent_text(n: int, total: int) -> str:
-    """A fraction in percent, with a decimal below 10 %."""
+    """The percentage of ``n`` in ``total``, with a decimal below 10 %."""
     percent = 100 * n / total
     return f"{percent:.1f} %" if 0 < percent < 9.95 else f"{percent:.0f} %"
 
 
 def density_text(per_mm2: float | None) -> str:
-    """Nuclei per mm2."""
+    """Nuclei per mm2 as a whole number; a dash for None."""
     return "–" if per_mm2 is None else f"{per_mm2:,.0f}"
 
 
 def time_text(seconds: float | None) -> str:
-    """3.2 s, 4 min 10 s or 2 h 5 min."""
+    """A duration, such as 3.2 s, 4 min 10 s or 2 h 5 min; a dash for None."""
     if seconds is None:
         return "–"
     if seconds < 60:
@@ -61,15 +61,15 @@ def time_text(seconds: float | None) -> str:
 
 
 def memory_text(mib: int | None) -> str:
-    """Memory in MiB or GiB."""
+    """An amount of memory in MiB or GiB; a dash for None."""
     return "–" if mib is None else f"{mib} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
 
 
 def slug(name: str) -> str:
-    """``name`` in a form that is valid in the name of a file or folder."""
+    """``name`` with characters replaced so that it is valid in the name of a file or folder."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
 def decimal_point(cell: str, separator: str | None) -> str:
-    """A number with a decimal point; tables with semicolons, as in German, may have decimal commas."""
+    """Replace a decimal comma by a point if ``separator`` is a semicolon, as in German tables."""
     return cell.replace(",", ".", 1) if separator == ";" and "." not in cell else cell

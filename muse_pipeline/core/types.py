@@ -1,4 +1,4 @@
-"""Types that all packages share: frames and slides."""
+"""Types and lists of choices that several subpackages share."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # devices for training
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")  # for inference
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # types of weights and activations of exported models
 ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
-NETWORKS = ("stardist", "hover", "distance", "boundary")  # third-party networks (see ``inference.maps``)
-SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # scalings of their input
+NETWORKS = ("stardist", "hover", "distance", "boundary")  # kinds of third-party networks (see ``inference.maps``)
+SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # how the input of these networks is scaled
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
-DOUBTS = ("stain", "scale", "classes", "organ")  # exclude numbers from totals (see ``inference.doubts``)
+DOUBTS = ("stain", "scale", "classes", "organ")  # doubts about a slide's numbers (see ``inference.doubts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
 SUBTRACTED = ("blurred",)  # artefacts that totals leave out by default
-INTENSITIES_OD = (0.2, 0.4, 0.6)  # DAB (base 10) from which cells are 1+, 2+ and 3+: QuPath's defaults
+INTENSITIES_OD = (0.2, 0.4, 0.6)  # lowest optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
 MODEL_OF_MODE = {"supervised": "compact", "label-free": "label_free"}  # built-in models by `mode`
 REGION_MODELS = ("epithelium",)  # for users; the output ``artefacts`` has its own model
 
@@ -67,7 +67,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """Header of a slide: the content of ``slide.json``.
+    """Header of a slide, the content of ``slide.json``.
 
     Attributes:
         slide_id: name of the slide in the sheet, unique in its cohort.
@@ -76,10 +76,10 @@ class SlideInfo:
         vendor: maker of the scanner as reported by the reader, else "unknown".
         size_px: (width, height) of level 0.
         mpp: (x, y) size of a level-0 pixel in um.
-        mpp_source: source of the mpp, in words.
+        mpp_source: description of where ``mpp`` comes from.
         level_sizes_px: (width, height) of every level, level 0 first.
-        level_downsamples: level-0 pixels per pixel, (x, y) for every level.
-        bounds: the scanner's non-empty rectangle, or None.
+        level_downsamples: (x, y) of level-0 pixels per pixel for every level.
+        bounds: non-empty rectangle declared by the scanner, or None.
         fingerprint: a cheap checksum of the file's content.
         warnings: sentences for the report.
     """
@@ -106,7 +106,7 @@ class SlideInfo:
         """Inverse of ``to_dict``.
 
         Raises:
-            ConfigError: a value is missing or has another type.
+            ConfigError: a value is missing or has the wrong type, or the lists of levels are empty or differ in length.
         """
         info = parse_config(values, cls, "slide")
         if not info.level_sizes_px or len(info.level_sizes_px) != len(info.level_downsamples):
@@ -115,7 +115,7 @@ class SlideInfo:
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom, in level-0 pixels, of the area in QuPath: the scanner's bounds, else level 0."""
+        """Left, top, right and bottom, in level-0 pixels, of what QuPath shows: the scanner's bounds, else level 0."""
         if self.bounds is None:
             return (0, 0, *self.size_px)
         right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height
@@ -129,7 +129,7 @@ class SlideInfo:
 
 @runtime_checkable
 class Slide(Protocol):
-    """An open slide. Readers are plug-ins in ``slides/``, one file each; safe to read from several threads."""
+    """An open slide, which several threads may read; each reader is a plug-in, one file in ``slides/``."""
 
     path: Path
 

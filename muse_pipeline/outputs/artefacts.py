@@ -33,9 +33,9 @@ class Artefacts(Output):
             },
             "required": ["subtract"],
         },
-        "find areas out of focus, folds, air bubbles and ink, and leave nuclei out of focus out of the totals",
-        "Writes `artefacts.geojson` and the column `quality` of every nucleus. `true` is short for "
-        "`{subtract: [blurred]}`, and `{subtract: []}` leaves nothing out "
+        "find areas out of focus, folds, air bubbles and ink, and exclude nuclei that are out of focus from the totals",
+        "Writes `artefacts.geojson`, and the column `quality` for every nucleus. `true` is short for "
+        "`{subtract: [blurred]}`; `{subtract: []}` leaves nothing out "
         "([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
         metavar="KIND",
     )
@@ -49,10 +49,10 @@ class Artefacts(Output):
 
 
 def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The artefacts that totals leave out; None if a run with these settings finds none.
+    """The kinds of artefacts that totals leave out; None if a run with these settings does not search for artefacts.
 
     Raises:
-        ConfigError: one of them cannot be left out.
+        ConfigError: ``settings`` name a kind that totals cannot leave out.
     """
     quality = settings["quality"]
     if not quality:
@@ -61,19 +61,19 @@ def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def choose_subtracted(kinds: Iterable[str]) -> tuple[str, ...]:
-    """The artefacts whose nuclei and areas totals leave out, from the kinds that a user names; "blur" is "blurred".
+    """Check the kinds of artefacts that totals shall leave out, and return them; "blur" is short for "blurred".
 
     Raises:
-        ConfigError: there is no such kind, or it would remove nuclei of clean tissue and cannot be subtracted.
+        ConfigError: a kind does not exist, or cannot be left out because it would remove nuclei of clean tissue.
     """
     chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in kinds))
     for kind in chosen:
         if kind not in ARTEFACTS:
-            raise ConfigError(f"quality: there is no artefact '{kind}' to subtract; choose of {', '.join(SUBTRACTED)}")
+            raise ConfigError(f"quality: there is no artefact '{kind}' to subtract; choose {' or '.join(SUBTRACTED)}")
         if kind not in SUBTRACTED:
             raise ConfigError(
-                f"quality: '{kind}' is shown and cannot be subtracted, because it takes more than 0.5 % of the nuclei "
-                f"of some clean tissue with it; choose of {', '.join(SUBTRACTED)}"
+                f"quality: '{kind}' is shown, but cannot be subtracted, because in some clean tissue that would remove "
+                f"more than 0.5 % of the nuclei; choose {' or '.join(SUBTRACTED)}"
             )
     return chosen
 
@@ -82,10 +82,10 @@ def require_quality_mpp(mpp: float) -> None:
     """Reject images in which focus cannot be judged.
 
     Raises:
-        ConfigError: the pixels are coarser than 0.5 um/px, or no whole number of them is as large.
+        ConfigError: 0.5 um, the pixel size at which focus is judged, is not a multiple of ``mpp``.
     """
     if round(0.5 / mpp) < 1 or abs(0.5 / mpp - round(0.5 / mpp)) > 1e-6:
         raise ConfigError(
-            f"quality: focus is judged at 0.5 um/px, and {mpp:g} um/px does not divide it; leave quality out, or take "
+            f"quality: focus is judged at 0.5 um/px, but {mpp:g} um/px does not divide it; leave quality out, or take "
             "a model for 0.5 or 0.25 um/px"
         )

@@ -1,7 +1,7 @@
 """The interface of an output, and the outputs by name.
 
-A new output is one module beside the others, or in a separate package with an entry point in the group
-``muse_pipeline.outputs``. Its settings then are settings of a run: in a config, in ``config/README.md`` and on the
+A new output is one module next to the others, or is in a separate package with an entry point in the group
+``muse_pipeline.outputs``. Its settings become settings of a run: in a config, in ``config/README.md`` and on the
 command line.
 """
 
@@ -25,14 +25,14 @@ OUTPUTS: Registry[type[Output]] = Registry("output", "muse_pipeline.outputs", gr
 
 @dataclass(frozen=True)
 class FinishedSlide:
-    """A slide with finished nuclei, as outputs read it.
+    """A slide with finished nuclei, from which outputs are written.
 
     Attributes:
         files: results of the slide.
         settings: settings of the run, by name.
-        patient: patient of the slide; None takes the one in the slide's name.
-        embedder: network that gives every nucleus a vector of features; None if no output needs it.
-        threads: number of threads; it changes no result.
+        patient: patient of the slide; None to derive it from the slide's name.
+        embedder: network that computes a vector of features for every nucleus; None if no output needs it.
+        threads: number of threads; it does not change results.
     """
 
     files: SlideFiles
@@ -43,14 +43,14 @@ class FinishedSlide:
 
     @cached_property
     def store(self) -> Path:
-        """The image in which the nuclei were found."""
+        """Path of the image in which the nuclei were found."""
         from muse_pipeline.nuclei.parquet import read_provenance
 
         return self.files.store(read_provenance(self.files.nuclei).model_mpp)
 
     @property
     def embeddings(self) -> Path | None:
-        """The file of the nuclei's embeddings, if the run writes one."""
+        """Path of the nuclei's embeddings; None if the run writes none."""
         return self.files.embeddings(self.embedder.card.name) if self.embedder else None
 
 
@@ -59,21 +59,21 @@ class Output:
 
     Attributes:
         name: name by which the output is registered.
-        files: names of the files in the folder of the slide, which are there when it is written; folders end with "/".
-        patterns: patterns of further files.
+        files: names of files in the slide's folder that exist once the output is written; folders end with "/".
+        patterns: glob patterns of further files, which may be missing.
         switch: setting that requests the output; None if every run writes it.
         settings: other settings of the output.
-        also_reads: names of settings of other outputs that its files depend on.
-        rank: position among the outputs; those with a smaller number are written first.
-        step: step whose ledger records the output; its name by default.
-        job: job of the workflow that writes it and reads its settings.
-        by_stitch: True if it is written while the nuclei are joined, because a column of them depends on it.
-        of_table: names of its settings that columns of the nuclei depend on.
-        shows_proposals: True if it shows the nuclei that are found without labels too.
+        also_reads: names of settings of other outputs on which its files depend.
+        rank: position among the outputs, which are written in ascending order of their ranks.
+        step: step whose ledger records the output; by default the output's name.
+        job: job of the workflow that writes the output and depends on its settings.
+        by_stitch: True if `stitch` writes it, because a column of the nuclei depends on it.
+        of_table: names of its settings on which columns of the nuclei depend.
+        shows_proposals: True if it also shows nuclei that were found without labels.
         features: set of features that it needs; "" if it needs none.
-        needs_image: True if it needs the image of the slide after the run too.
-        package: package that it needs besides the required ones; "" if it needs none.
-        extra: extra of muse-pipeline that installs the package.
+        needs_image: True if it needs the image of the slide even after the run.
+        package: package that it needs in addition to those that every installation has; "" if it needs none.
+        extra: extra of muse-pipeline that installs ``package``.
     """
 
     files: ClassVar[tuple[str, ...]] = ()
@@ -107,7 +107,7 @@ class Output:
         return self.switch is None or bool(settings.get(self.switch.name, self.switch.default))
 
     def complete(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Settings that follow from those of a run that requests the output.
+        """Changes to the settings of a run that requests the output, such as values that it implies.
 
         Raises:
             ConfigError: the output cannot be written with these settings.
@@ -115,11 +115,11 @@ class Output:
         return {}
 
     def file_names(self, model: str) -> tuple[str, ...]:
-        """Names of the files of a run with the model called ``model``."""
+        """Names of the files that a run with the model called ``model`` writes."""
         return self.files
 
     def removed_patterns(self) -> tuple[str, ...]:
-        """Patterns of the files that are removed when the nuclei change."""
+        """Glob patterns of the files that are removed when the nuclei change."""
         return (*(name.rstrip("/") for name in self.files), *self.patterns)
 
     def is_written(self, slide: FinishedSlide) -> bool:
@@ -127,12 +127,12 @@ class Output:
         return all((slide.files.folder / name).exists() for name in self.files)
 
     def write(self, slide: FinishedSlide) -> Sequence[str] | None:
-        """Write the files; returns warnings about the slide, if there are any."""
+        """Write the files, and return warnings about the slide, if there are any."""
         raise NotImplementedError
 
 
 def list_outputs(settings: Mapping[str, Any] | None = None, job: str | None = None) -> list[Output]:
-    """All outputs in the order in which they are written; those that ``settings`` request, those of one job."""
+    """Outputs, in the order in which they are written, that ``settings`` request and ``job`` writes; all by default."""
     outputs = sorted(map(_create, OUTPUTS.names()), key=lambda output: (output.rank, output.name))
     return [
         output
@@ -147,5 +147,5 @@ def _create(name: str) -> Output:
 
 
 def file_patterns(outputs: Iterable[Output] | None = None) -> list[str]:
-    """Patterns of the files that are removed with the nuclei they were made from, of some outputs or of all."""
+    """Glob patterns of the files of ``outputs``, or of all outputs, that are removed when the nuclei change."""
     return [pattern for output in outputs or list_outputs() for pattern in output.removed_patterns()]

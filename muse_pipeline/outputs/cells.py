@@ -28,9 +28,9 @@ class Cells(Output):
             "properties": {"expand_um": {"type": "number", "description": f"um to grow by (default: {EXPAND_UM})"}},
             "required": ["expand_um"],
         },
-        "grow nuclei to cells, and write `cells.geojson.gz` for QuPath too",
-        "`true` is short for `{expand_um: 5}`, the um by which a nucleus grows where neither a neighbour nor the edge "
-        "of the tissue is in its way ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
+        "expand nuclei to cells, and also write `cells.geojson.gz` for QuPath",
+        "`true` is short for `{expand_um: 5}`, the distance in um by which a nucleus is expanded unless a neighbour or "
+        "the edge of the tissue is closer ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
         metavar="UM",
     )
     also_reads = ("frame", "measurements")

@@ -13,7 +13,7 @@ class Csv(Output):
     """``nuclei.csv.gz``."""
 
     files = ("nuclei.csv.gz",)
-    switch = Setting("csv", False, {"type": "boolean"}, "write `nuclei.csv.gz` too, the nuclei as a table")
+    switch = Setting("csv", False, {"type": "boolean"}, "also write `nuclei.csv.gz`, the nuclei as a table")
     rank = 10
 
     @override

@@ -1,4 +1,4 @@
-"""The nuclei as annotations for a picture archive (PACS): DICOM Microscopy Bulk Simple Annotations."""
+"""The nuclei as annotations for a picture archive (PACS), in DICOM's Microscopy Bulk Simple Annotations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MAKER, SERIES_NUMBER = "MUSE pipeline", 9001
-# Of patient and study; they may be empty but not missing, which not every converter heeds.
+# Attributes of the patient and the study that may be empty but not missing; some converters leave them out.
 MAY_BE_EMPTY = [
     "PatientID",
     "PatientName",
@@ -35,7 +35,7 @@ MAY_BE_EMPTY = [
 class Dicom(Output):
     """``nuclei.dcm``: a group per class, outlines in pixels of the slide's finest level, areas as measurements.
 
-    The annotations name the slide by its DICOM identifiers, so that a viewer shows them on it.
+    The annotations refer to the slide by its DICOM identifiers, so that a viewer shows them on the slide.
     """
 
     files = ("nuclei.dcm",)
@@ -43,7 +43,7 @@ class Dicom(Output):
         "dicom",
         False,
         {"type": "boolean"},
-        "write `nuclei.dcm` too, DICOM annotations of DICOM slides for a PACS",
+        "also write `nuclei.dcm`, DICOM annotations of a DICOM slide for a PACS",
         "See [docs/guide/outputs.md](../docs/guide/outputs.md#dicom-annotations)",
     )
     rank = 70
@@ -64,14 +64,14 @@ class Dicom(Output):
 
 
 def find_source(path: Path, width_px: int) -> Dataset:
-    """The header of the DICOM file with a slide's finest level; the slide's files lie in one folder.
+    """The header of the DICOM file that contains a slide's level 0.
 
     Args:
-        path: any file of the slide.
+        path: any file of the slide; all its files must be in the same folder.
         width_px: width of level 0.
 
     Raises:
-        OutputError: the slide is not DICOM, or has no such level.
+        OutputError: the slide is not DICOM, or the folder has no file with its level 0.
     """
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
@@ -80,24 +80,24 @@ def find_source(path: Path, width_px: int) -> Dataset:
         series = dcmread(path, stop_before_pixels=True).SeriesInstanceUID
     except (InvalidDicomError, OSError, AttributeError) as error:
         raise OutputError(
-            f"{path}: `dicom` annotates DICOM slides, which this is not; convert it, as with wsidicomizer, or leave "
-            "`dicom` out"
+            f"{path}: `dicom` is for DICOM slides, but this file is not DICOM; convert it, for example with "
+            "wsidicomizer, or leave `dicom` out"
         ) from error
     for file in sorted(path.parent.glob("*.dcm")):
         header = dcmread(file, stop_before_pixels=True)
         is_level_0 = header.get("TotalPixelMatrixColumns") == width_px
         if is_level_0 and header.get("SeriesInstanceUID") == series and "VOLUME" in header.ImageType:
             return header
-    raise OutputError(f"{path}: no file of its series is {width_px:,} px wide; copy the whole series here")
+    raise OutputError(f"{path}: no file of its series is {width_px:,} px wide; copy the whole series to this folder")
 
 
 def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> Dataset:
-    """Annotations of a slide's nuclei; the same nuclei give the same bytes.
+    """Annotations of a slide's nuclei; the same nuclei always give the same bytes.
 
     Args:
-        nuclei: nuclei as ``read_nuclei`` gives them, in absolute level-0 px.
+        nuclei: nuclei as ``read_nuclei`` returns them, in absolute level-0 px.
         source: header of the slide's level 0.
-        checksum: checksum of the nuclei, from which the identifiers are made.
+        checksum: checksum of the nuclei, from which the DICOM identifiers are derived.
     """
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.ann import MicroscopyBulkSimpleAnnotations
@@ -131,7 +131,7 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
         device_serial_number="0",
         content_description="Nuclei",
     )
-    for moment in ("Date", "Time"):  # the library takes those of the call
+    for moment in ("Date", "Time"):  # highdicom writes the current date and time, which would change the bytes
         value = source.get(f"Content{moment}", annotations[f"Content{moment}"].value)
         for kind in ("Content", "InstanceCreation"):
             setattr(annotations, f"{kind}{moment}", value)
@@ -143,7 +143,7 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
 def _make_group(
     number: int, name: str, nuclei: geopandas.GeoDataFrame, algorithm: AlgorithmIdentificationSequence, uid: str
 ) -> AnnotationGroup:
-    """The annotations of one class."""
+    """The annotations of the nuclei of one class."""
     import numpy as np
     from highdicom.ann import AnnotationGroup, Measurements
     from pydicom.sr.codedict import codes

@@ -1,4 +1,4 @@
-"""Display of a slide: its summary for the report, with its pictures, and its page in a browser."""
+"""The summary and pictures of a slide for the report, and its viewer for the browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Summary(Output):
             "intensities",
             list(INTENSITIES_OD),
             {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
-            "optical densities of DAB from which nuclei and cells are 1+, 2+ and 3+ in immunohistochemistry",
+            "lowest optical densities of DAB for nuclei and cells that are 1+, 2+ and 3+ in immunohistochemistry",
             "See [docs/guide/ihc.md](../docs/guide/ihc.md#scores)",
             metavar="OD",
         ),
@@ -47,7 +47,7 @@ class Summary(Output):
             limits = []
         if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2] < math.inf:
             raise ConfigError(
-                f"intensities: 1+, 2+ and 3+ begin at three ascending optical densities above 0, not at "
+                f"intensities: 1+, 2+ and 3+ begin at three ascending optical densities above 0, but the setting is "
                 f"{', '.join(map(str, given)) or 'none'}; the default is {', '.join(map(str, INTENSITIES_OD))}"
             )
         return {"intensities": limits}

@@ -20,7 +20,7 @@ class Embedding(Output):
         "embedding",
         False,
         {"type": "boolean"},
-        "write `embeddings-<model>.parquet` too, a vector of the model's features for every nucleus",
+        "also write `embeddings-<model>.parquet`, a vector of the model's features for every nucleus",
         "See [docs/guide/features.md](../docs/guide/features.md#features-of-a-network)",
     )
     rank = 60

@@ -16,13 +16,13 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
     """Check the setting ``measurements`` before anything runs.
 
     Args:
-        names: names of columns.
+        names: the setting's columns.
         features: set of features that the run measures.
         classes: names of the classes of the model.
-        cells: setting of that name; None if nuclei are not grown to cells.
+        cells: the setting ``cells``; None if nuclei are not expanded to cells.
 
     Raises:
-        GeoJSONError: no table of nuclei of such a run has one of the columns, as a column of numbers.
+        GeoJSONError: one of ``names`` is not a column of numbers in any table of nuclei that such a run writes.
     """
     if not names:
         return
@@ -32,13 +32,13 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
 
     known = (*features_of(features, classes), *((*CELL, *DAB_OF_CELL) if cells else ()))
     measured = [feature.name for feature in known]
-    optional = OptionalColumns(positive_od=0, regions=(), features=measured)  # that a slide may have
+    optional = OptionalColumns(positive_od=0, regions=(), features=measured)  # all columns that a slide may have
     require_numbers(nuclei_schema(classes, 1, optional), names)
 
 
 @OUTPUTS.register("geojson")
 class GeoJson(Output):
-    """``nuclei.geojson.gz`` with its provenance beside it."""
+    """``nuclei.geojson.gz``, and its provenance in a file next to it."""
 
     files = ("nuclei.geojson.gz", "nuclei.provenance.json")
     patterns = ("nuclei.part-[0-9][0-9][0-9].geojson.gz",)
@@ -48,21 +48,21 @@ class GeoJson(Output):
             "qupath",
             {"enum": list(GEOJSON_FRAMES)},
             "origin of positions in GeoJSON: the corner of the scanner's bounds, as in QuPath, or that of level 0",
-            "`qupath` or `openslide`; they differ where the scanner declares bounds",
+            "`qupath` or `openslide`; they differ if the scanner declares bounds",
         ),
         Setting(
             "max_features",
             None,
             {"type": ["integer", "null"], "minimum": 1},
-            "write parts of at most so many nuclei too, to be dropped onto QuPath one at a time",
-            "They are called `nuclei.part-001.geojson.gz` and so on",
+            "also write parts with at most this many nuclei each, to be dropped onto QuPath one at a time",
+            "The parts are called `nuclei.part-001.geojson.gz` and so on",
             metavar="N",
         ),
         Setting(
             "measurements",
             [],
             {"type": "array", "items": {"type": "string", "minLength": 1}},
-            "columns of `nuclei.parquet` that nuclei have in QuPath too, as `[h_mean, shape_circularity]`",
+            "columns of `nuclei.parquet` to add to the nuclei in QuPath, such as `[h_mean, shape_circularity]`",
             metavar="COLUMN",
         ),
     )
@@ -95,7 +95,7 @@ class Tma(Output):
         False,
         {"type": "boolean"},
         "find the cores of a tissue microarray and count nuclei in each; write `tma.geojson` for QuPath",
-        "A core has a row in `cohort.tsv`, `roi.tsv` and the report ([docs/guide/tma.md](../docs/guide/tma.md))",
+        "Each core has a row in `cohort.tsv`, `roi.tsv` and the report ([docs/guide/tma.md](../docs/guide/tma.md))",
     )
     rank = 35
 

@@ -1,4 +1,4 @@
-"""Files of an earlier run that a new one removes, so that none is mistaken for one of the new nuclei."""
+"""Remove the files of an earlier run, so that none is mistaken for a result of the new run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
 if TYPE_CHECKING:
     from muse_pipeline.cohort.plan import Plan
 
-# Stores and shards are not listed: each records the slide that it was made from. Records of settings go with files.
+# Stores and shards are not listed, since each records the slide from which it was made. Records of the settings with
+# which the files were made are removed too.
 OF_SLIDE = (
     *("slide.json", "tissue.npz", "tissue.png", "tissue.geojson", "colour.json"),
     *(f"{table}.{kind}" for table in ("nuclei", "proposals") for kind in TABLE_FILES),
@@ -28,7 +29,7 @@ OF_SLIDE = (
 
 
 def replaced_results(folder: Path) -> Iterator[Path]:
-    """Files of an earlier run in a slide's folder that a new run removes before it starts."""
+    """Paths of the files of an earlier run in a slide's folder that a new run removes before it starts."""
     outputs = list_outputs()
     ledgers = {f"ledger/{output.step}.json" for output in outputs}
     records = {f"logs/settings/{output.job}.json" for output in outputs}
@@ -36,7 +37,7 @@ def replaced_results(folder: Path) -> Iterator[Path]:
 
 
 def remove_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Remove what was made from earlier nuclei of a slide, when a run with ``settings`` has joined the new ones."""
+    """Remove the outputs made from a slide's earlier nuclei, once `stitch` has replaced these in a new run."""
     written = [output for output in list_outputs(settings) if output.by_stitch]
     outdated = file_patterns(output for output in list_outputs() if output not in written)
     for path in [path for pattern in outdated for path in folder.glob(pattern)]:
@@ -44,7 +45,7 @@ def remove_outputs(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def remove_unrequested(plan: Plan, slide: str) -> None:
-    """Remove outputs that a run does not write, and that have cells of an earlier sheet in them, as another patient."""
+    """Remove outputs that a run does not write if they contain outdated cells of the sheet, such as an old patient."""
     files = SlideFiles(Path(plan.folder(slide)))
     for output in list_outputs():
         record = files.record(output.job)
@@ -56,13 +57,13 @@ def remove_unrequested(plan: Plan, slide: str) -> None:
 
 
 def remove_output(files: SlideFiles, output: Output, model: str) -> None:
-    """Remove the files of one output of a run with the model called ``model``."""
+    """Remove the files of one output that a run with the model called ``model`` wrote."""
     for name in output.file_names(model):
         remove(files.folder / name)
 
 
 def remove_results(folder: Path) -> None:
-    """Remove the results of an earlier run, so that none is mistaken for one of this run.
+    """Remove the results of an earlier run from a slide's folder, before a new run starts.
 
     Raises:
         OutputError: a file cannot be removed.

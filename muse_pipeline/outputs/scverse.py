@@ -14,12 +14,12 @@ class AnnData(Output):
 
     job = "anndata"
     files = ("nuclei.h5ad",)
-    patterns = ("bins.h5ad",)  # of `muse bins`
+    patterns = ("bins.h5ad",)  # written by `muse bins`
     switch = Setting(
         "anndata",
         False,
         {"type": "boolean"},
-        "write `nuclei.h5ad` of every slide and `cohort.h5ad` of the cohort too, for scanpy",
+        "also write AnnData for scanpy: `nuclei.h5ad` for every slide, and `cohort.h5ad` for the cohort",
         "Implies `features: all` and needs the extra `anndata` "
         "([docs/guide/features.md](../docs/guide/features.md#anndata-and-spatialdata))",
     )
@@ -44,7 +44,7 @@ class SpatialData(Output):
         "spatialdata",
         False,
         {"type": "boolean"},
-        "write `slide.spatialdata.zarr` too: outlines, nuclei and a link to the image, for SpatialData",
+        "also write `slide.spatialdata.zarr` for SpatialData: outlines, nuclei and a link to the image",
         "Implies `features: all` and needs `keep_stores`",
     )
     rank = 80

@@ -51,7 +51,10 @@ def test_a_step_under_way_has_an_empty_entry(tmp_path):
     with record_step(path, "tile"):
         assert path.read_text() == ""
         (tile,) = (record for record in read_progress(tmp_path) if record.step == "tile")
-        assert (tile.status, tile.reason) == ("failed", "was killed (out of memory or time?); see its log, run again")
+        assert (tile.status, tile.reason) == (
+            "failed",
+            "was killed (out of memory or time?); see its log and run again",
+        )
 
 
 def test_what_is_left_out_is_printed_and_noted_once(tmp_path, capsys):

@@ -32,9 +32,7 @@ def other(tmp_path):
 
 
 def test_a_second_run_is_rejected_until_the_first_is_killed(tmp_path, other):
-    named = (
-        rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) writes its results there; wait for its end"
-    )
+    named = rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) is writing results there; wait until"
     for _ in range(2):  # no attempt lifts the lock
         with pytest.raises(OutputError, match=named), lock_results(tmp_path, "muse run"):
             pass

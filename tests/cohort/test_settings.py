@@ -36,7 +36,7 @@ def test_an_output_that_is_a_pattern_is_rejected():
     [
         ({"mpp": 0.25, "classes": ["a"]}, "supervised", "works at 0.25 um/px; set `mpp: 0.25`"),
         ({"mpp": 0.5, "classes": ["a", "b"]}, "label-free", "mode label-free is for models of one class"),
-        ({"mpp": 2, "classes": ["a", "b"], "kind": "regions"}, "supervised", "'m' maps regions and finds no nuclei"),
+        ({"mpp": 2, "classes": ["a", "b"], "kind": "regions"}, "supervised", "'m' maps regions, not nuclei"),
         ({"mpp": 0.5, "classes": ["a", "b"]}, "supervised", None),
         ({"mpp": 0.5, "classes": ["a"]}, "label-free", None),
     ],
@@ -70,7 +70,7 @@ def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_pat
 
 def test_a_region_run_must_map_regions():
     settings.require_region_model({"name": "m", "kind": "regions"})
-    with pytest.raises(ConfigError, match="'m' finds nuclei and maps no regions; give a training run of method mil"):
+    with pytest.raises(ConfigError, match="'m' finds nuclei, not regions; give a training run of method mil"):
         settings.require_region_model({"name": "m"})
 
 
@@ -84,7 +84,7 @@ def test_only_an_image_for_pretraining_alone_may_be_lossy():
     lossy = complete(pretrain_store={"codec": "jpeg"}, extra_mpps=[1.0])
     assert settings.name_codecs(lossy, 0.25) == {"image-250nm.zarr": "jpeg"}
     for mpp in (0.5, 1.0):
-        with pytest.raises(ConfigError, match=r"codec jpeg loses detail, and image-\d+nm\.zarr is also the store of"):
+        with pytest.raises(ConfigError, match=r"codec jpeg loses detail, but image-\d+nm\.zarr is also the store of"):
             settings.name_codecs(lossy, mpp)
         assert settings.name_codecs(complete(), mpp)[f"image-{round(1000 * mpp)}nm.zarr"] == "zstd"
 

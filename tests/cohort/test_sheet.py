@@ -86,16 +86,16 @@ def test_everything_wrong_at_once_each_with_its_row(folder):
     path = write(folder / "slides.tsv", "\n".join(["slide_id\tpath\tmpp\tshards", *rows]))
     assert problems(path) == [
         "12 problems:",
-        "row 3: mpp '0,25' is not a positive number of um per pixel, as in 0.25",
+        "row 3: mpp '0,25' is not a positive number of um per pixel, such as 0.25",
         "row 3: shards '0' is not a whole number from 1 to 10,000",
         "row 3: slide_id 'A' names the same folder as that of row 2",
         "row 4: slide_id 'c/d' contains /, which is not allowed in folders and shells",
         f"row 4: path 'nowhere.svs': no such file ({folder / 'nowhere.svs'})",
-        "row 4: mpp '-1' is not a positive number of um per pixel, as in 0.25",
+        "row 4: mpp '-1' is not a positive number of um per pixel, such as 0.25",
         "row 4: shards '2.5' is not a whole number from 1 to 10,000",
         "row 5: slide_id '' is empty",
         f"row 5: path '.': is a folder, not a file ({folder})",
-        "row 5: mpp 'inf' is not a positive number of um per pixel, as in 0.25",
+        "row 5: mpp 'inf' is not a positive number of um per pixel, such as 0.25",
         "row 6: path is empty",
         "row 6: 6 cells where the header has 4",
     ]
@@ -431,5 +431,5 @@ def test_words_for_an_unknown_patient_are_empty_cells_and_some_are_labels(folder
 def test_patients_that_differ_in_case_alone_are_warned_of(folder):
     rows = "".join(f"s{n}\ta.svs\t{word}\n" for n, word in enumerate(("p1", "P1", "p2", "p1", "", "")))
     path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\n{rows}")
-    with pytest.warns(LeftOutWarning, match=r"differ in case alone count as different ones: 'p1' and 'P1'$"):
+    with pytest.warns(LeftOutWarning, match=r"differ only in case count as different patients: 'p1' and 'P1'$"):
         assert [row.patient for row in read_sheet(path)][:2] == ["p1", "P1"]

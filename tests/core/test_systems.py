@@ -91,7 +91,7 @@ def test_a_lock_of_windows_keeps_other_runs_out(tmp_path, monkeypatch):
     with lock_results(tmp_path, "snakemake"):
         assert held == {((tmp_path / ".lock").stat().st_ino, 1 << 30)}
         assert "snakemake (process " in find_other_run(tmp_path)
-        with pytest.raises(OutputError, match="writes its results there"), lock_results(tmp_path, "muse run"):
+        with pytest.raises(OutputError, match="is writing results there"), lock_results(tmp_path, "muse run"):
             pass
 
 

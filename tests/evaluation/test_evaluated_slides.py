@@ -102,7 +102,7 @@ def test_a_folder_names_what_it_cannot_score(muse, cohort):
     assert "not scored, no result: d\n" in out
     assert (
         "bootstrap over 2 patients, fewer than 6: too few to rely on "
-        "(each slide counts as a patient, as no patients are known)"
+        "(each slide counts as a patient, since no patients are given)"
     ) in out
     scores = read_json(cohort / "s.json")
     assert scores["not_scored"] == {"without_truth": ["c"], "without_result": ["d"], "beyond_sheet": []}
@@ -324,7 +324,7 @@ def test_mistakes_are_one_sentence(muse, cohort):
         (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet distinguishes slides of a folder",
         (table, "--truth", truth, "--patient", "."): "--patient distinguishes slides of a folder",
         (table, "--truth", unknown): "unknown.csv, line 2: class 'Blue'",
-        (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, while results are scored from nuclei.parquet",
+        (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, but results are scored from nuclei.parquet",
         (cohort / "results",): "give --truth FOLDER, or --sheet",
         (cohort / "results", "--truth", truth): "no such folder",
         (cohort / "truth", "--truth", cohort / "truth"): "holds no <slide>/nuclei.parquet",
@@ -350,7 +350,7 @@ def test_patients_by_rule(cohort):
     rows = {names[0]: {"patient": "p"}, names[1]: {"patient": ""}}
     assert find_patients(names, rows, None) == (
         {names[0]: "p", names[1]: names[1]},
-        "as in the sheet; 1 of 2 slides lack one and count as a patient each",
+        "as in the sheet; 1 of 2 slides have none and each count as a patient",
     )
 
 

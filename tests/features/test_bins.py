@@ -124,7 +124,7 @@ def test_what_lies_beside_a_nucleus_counts_for_the_nearest(slide, tmp_path, muse
         ("another folder", "is not a folder of Visium HD bins ([Errno 2] No such file or directory: "),
         ("another run", "has no position of bin 's_002um_00000-1'"),
         ("another slide", "positions lie outside the slide's tissue"),
-        ("no transform", "give its alignment with --transform"),
+        ("no transform", "give its alignment as --transform"),
     ],
 )
 def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):

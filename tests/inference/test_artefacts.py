@@ -304,7 +304,7 @@ def test_areas_end_with_what_the_scanner_declares(tmp_path):
 
 @pytest.mark.parametrize("mpp", [1.0, 0.3])
 def test_images_in_which_focus_cannot_be_judged_are_rejected(mpp):
-    with pytest.raises(ConfigError, match=f"focus is judged at 0.5 um/px, and {mpp:g} um/px does not divide it"):
+    with pytest.raises(ConfigError, match=f"focus is judged at 0.5 um/px, but {mpp:g} um/px does not divide it"):
         require_quality_mpp(mpp)
 
 

@@ -71,7 +71,7 @@ def test_a_slide_that_is_not_dicom_is_rejected(slide, tmp_path):
     info = json.loads(slide.files.info.read_text())
     (tmp_path / "slide.svs").write_bytes(b"II*\0" + bytes(400))
     slide.files.info.write_text(json.dumps({**info, "path": str(tmp_path / "slide.svs")}))
-    with pytest.raises(OutputError, match="annotates DICOM slides, which this is not"):
+    with pytest.raises(OutputError, match="is for DICOM slides, but this file is not DICOM"):
         Dicom("dicom").write(slide)
 
 

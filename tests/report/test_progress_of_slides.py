@@ -45,7 +45,7 @@ def test_the_empty_file_that_snakemake_leaves_of_a_killed_step_is_no_broken_reco
         write_ledger(tmp_path, step)
     (tmp_path / "ledger/tile-image-500nm.zarr.json").touch()
     problem = first_problem(read_progress(tmp_path))
-    assert (problem.step, problem.reason) == ("tile", "was killed (out of memory or time?); see its log, run again")
+    assert (problem.step, problem.reason) == ("tile", "was killed (out of memory or time?); see its log and run again")
 
 
 def test_one_failed_shard_fails_the_step_and_shards_of_another_cut_do_not_count(tmp_path):

@@ -101,7 +101,7 @@ def test_a_url_in_a_wrong_position_reveals_nothing_either(tmp_path, text):
 def test_a_region_of_interest_is_not_fetched(tmp_path):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("slide_id\tpath\troi\nA\ts3://b/a.svs\ts3://b/a.geojson\n")
-    with pytest.raises(SheetError, match="only slides are fetched"):
+    with pytest.raises(SheetError, match="but only slides are fetched"):
         read_sheet(sheet)
 
 

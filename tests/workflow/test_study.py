@@ -41,7 +41,7 @@ def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
 def test_a_file_that_exists_is_kept_and_nothing_is_written(tmp_path):
     (tmp_path / "config").mkdir()
     (tmp_path / "config/config.yaml").write_text("mine: 1\n")
-    with pytest.raises(OutputError, match=r"has config/config\.yaml already, and nothing was written"):
+    with pytest.raises(OutputError, match=r"already has config/config\.yaml, so nothing was written"):
         write_study(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.yaml"]
     assert (tmp_path / "config/config.yaml").read_text() == "mine: 1\n"
