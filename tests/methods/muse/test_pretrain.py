@@ -510,7 +510,7 @@ WRONG = {
     nothing_to_learn: "nothing would be learnt",
     no_picture: "holds no picture",
     no_detector: "did you mean 'label_free'",
-    no_mpp: "has no size of a pixel",
+    no_mpp: "its pixel size is unknown",
 }
 
 
