@@ -30,29 +30,25 @@ class LabelSource:
         labels: folder of label files, whose names begin with the stem of their picture or the id of their slide; for an
             open dataset, its folder with the pictures.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
-            classes as in QuPath), "instances" (PNG, TIFF or NPY in which each nucleus has its own number, pictures
-            only), "masks" (the same files in black and white) or "areas" (GeoJSON, or masks of class numbers, around
-            nuclei that ``detector`` finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
-            (``docs/guide/open-data.md``).
+            classes as in QuPath), "instances" (PNG, TIFF or NPY, a number per nucleus; pictures only), "masks" (the
+            same in black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector`` finds);
+            or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma" (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.
-        mpp: um per pixel, required only if the files of the pictures or slides do not contain it. It must agree with
-            files that do.
-        diameter_um: median diameter of the nuclei in every picture, from which the um per pixel of "instances" is
-            computed if ``mpp`` is unknown.
+        mpp: um per pixel; required if the files of pictures or slides lack it, else optional and equal to theirs.
+        diameter_um: median diameter of the nuclei in every picture, instead of ``mpp``, for "instances" of unknown
+            pixel size.
         class_map: class name of the model for each word in the label files, or null for a class that is not used; for
-            "areas" also a list of possible classes. A word that is not in the map is an error. By default the words are
-            the class names.
+            "areas" also a list of possible classes. A missing word is an error. By default the words are the class
+            names.
         region_class: class or name of the annotations around the annotated area (QuPath's "Region*" is "Region").
         regions: folder of GeoJSON files with these annotations, if the files in ``labels`` do not contain them.
         outside: "refuse": nuclei outside all regions are an error; "leave out": they are counted but not used.
         ignore: classes or names of GeoJSON annotations that are not nuclei.
         allow_empty: accept label files and regions without a nucleus.
         points: folder of "x y class" text files that give the classes of "instances" and "masks".
-        split: text file that lists the pictures or slides to use, or a value of the sheet's split column; by default
-            all are used.
-        exclude: strings, such as the code of a patient or site; pictures or slides with one of them in their name are
-            left out.
+        split: text file listing the pictures or slides to use, or a value of the sheet's split column; by default all.
+        exclude: strings, as of a patient or site; pictures or slides whose name contains one of them are left out.
         results: output folder of the run whose nuclei were corrected in the viewer; corrections of older nuclei are
             rejected.
         grow_outlines: grow outlines on the haematoxylin for nuclei labelled as points; otherwise points train only
@@ -63,7 +59,7 @@ class LabelSource:
         weight: relative frequency at which the source's pictures are sampled.
         patient: rule that finds the patient in a picture's name: a number of leading characters, or a regular
             expression whose first group (if none, the whole match) is the patient. By default the first 12 characters
-            of TCGA names, else the whole name; for an open dataset, the patient that the dataset gives.
+            of TCGA names, else the whole name; for an open dataset, the dataset's patient.
         licence: licence of the labels and pictures, for the card of the model.
     """
 

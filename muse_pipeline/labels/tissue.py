@@ -40,19 +40,19 @@ class TissueSource:
     """A source of tissue labels: one of ``folders``, ``images`` and ``slides``.
 
     Attributes:
-        folders: folder that contains one folder of pictures per class, with the name of the class.
+        folders: folder with one folder of pictures per class, named after the class.
         images: folder of pictures, whose labels are in ``table``.
         table: TSV or CSV with the columns ``image``, ``label`` and optionally ``patient``.
         slides: sheet of slides; the areas drawn on them are in ``areas``.
-        areas: folder of GeoJSON files from QuPath, ``<slide_id>.geojson``, with areas that have a class; all other
-            tissue is unknown.
-        masks: folder of PNG masks with the names of the pictures: the class index of every pixel, or 255 if it is
-            unknown. Masks are only used for scores, never for training.
+        areas: folder of GeoJSON from QuPath, ``<slide_id>.geojson``, with areas of the classes; all other tissue is
+            unknown.
+        masks: folder of PNG masks with the names of the pictures: class index of every pixel, 255 if unknown. Used only
+            for scores, never for training.
         mpp: um per pixel of the pictures.
         class_map: class name of the model for each word in the labels; a word that is not in it must be a class name.
-        exclude: strings; pictures or slides with one of them in their name are left out.
-        patient: rule that finds the patient in a name, as in ``sources.LabelSource``; a patient given in the table or
-            sheet has precedence.
+        exclude: strings; pictures or slides whose name contains one of them are left out.
+        patient: rule for the patient in a name, as in ``sources.LabelSource``; a patient in the table or sheet has
+            precedence.
     """
 
     folders: Path | None = None

@@ -61,7 +61,7 @@ def name_problem(path: Path) -> str:
 
 
 def file_format(path: Path) -> str | None:
-    """ "TIFF", "DICOM", "CZI", "PNG", "JPEG" or "JPEG 2000", from the first bytes; None if unknown."""
+    """The format by the first bytes: TIFF, DICOM, CZI, PNG, JPEG or JPEG 2000; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):

@@ -147,7 +147,7 @@ def test_a_class_without_nuclei_and_a_patient_on_both_sides_are_named(config):
         read_detector_data(dataclasses.replace(config, validation=(source,)))
     with pytest.raises(ConfigError, match="training images have no labelled nucleus of Pale"):
         read_detector_data(dataclasses.replace(config, sources=(dataclasses.replace(source, exclude=("P2",)),)))
-    with pytest.raises(LabelError, match="training and in validation: P0"):
+    with pytest.raises(LabelError, match="both training and validation: P0"):
         read_detector_data(dataclasses.replace(config, validation=config.sources))
 
 

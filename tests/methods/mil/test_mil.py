@@ -335,7 +335,7 @@ TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
         (same_picture_twice, [], "are the same picture with the labels"),
         (shared_patient, [], "patients in both training and validation: training-1;"),
         (tiny_picture, [], "is 64 x 20 px at 2 um/px, smaller than a window of 64 px"),
-        (other_mask_size, ["validation.0.masks=masks"], "is 64 x 32 px and its picture 64 x 64 px"),
+        (other_mask_size, ["validation.0.masks=masks"], "is 64 x 32 px, but its picture is 64 x 64 px"),
         (damaged_mask, ["validation.0.masks=masks"], "has no readable mask for Tumour/validation-"),
         (unknown_class, [], "label 'Necrosis' is not a class of the model (Stroma, Tumour)"),
         (label_for_no_image, [TABLE], "labels 'nowhere', but there is no such picture in"),
