@@ -76,7 +76,7 @@ class Augmentation:
     """Strength of the random variation of windows.
 
     Attributes:
-        scale: limit of the magnification, which is log-uniform between 1 / scale and scale.
+        scale: magnification, log-uniform between 1 / scale and scale.
         free_rotation: fraction of windows rotated by an arbitrary angle; the others are rotated by quarter turns.
         stain_gain: standard deviation of the log of the strength of each stain.
         stain_mix: standard deviation of noise added to every entry of the colour matrix.

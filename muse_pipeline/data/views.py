@@ -40,7 +40,7 @@ class ViewSettings:
         mpp: (finest, coarsest) um per pixel of views, sampled uniformly for each view.
         min_matches: nuclei that both global views should contain; otherwise both are sampled again.
         max_matches: largest number of nuclei compared in a pair of views, sampled from those in both.
-        draws: largest number of times that the two global views are sampled.
+        draws: largest number of tries for the two global views.
     """
 
     global_px: Annotated[int, Between(1, MAX_SIDE_PX)] = 224

@@ -35,20 +35,20 @@ class LabelSource:
             or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma" (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.
-        mpp: um per pixel; required if the files of pictures or slides lack it, else optional and equal to theirs.
+        mpp: um per pixel; required if pictures or slides lack it, otherwise it must agree with theirs.
         diameter_um: median diameter of the nuclei in every picture, instead of ``mpp``, for "instances" of unknown
             pixel size.
         class_map: class name of the model for each word in the label files, or null for a class that is not used; for
-            "areas" also a list of possible classes. A missing word is an error. By default the words are the class
+            "areas" also a list of possible classes. Missing words are errors. By default the words are the class
             names.
         region_class: class or name of the annotations around the annotated area (QuPath's "Region*" is "Region").
-        regions: folder of GeoJSON files with these annotations, if the files in ``labels`` do not contain them.
+        regions: folder of GeoJSON files with these annotations, if the files in ``labels`` lack them.
         outside: "refuse": nuclei outside all regions are an error; "leave out": they are counted but not used.
         ignore: classes or names of GeoJSON annotations that are not nuclei.
         allow_empty: accept label files and regions without a nucleus.
-        points: folder of "x y class" text files that give the classes of "instances" and "masks".
+        points: folder of "x y class" text files with the classes of "instances" and "masks".
         split: text file listing the pictures or slides to use, or a value of the sheet's split column; by default all.
-        exclude: strings, as of a patient or site; pictures or slides whose name contains one of them are left out.
+        exclude: strings, such as patients or sites; pictures or slides whose name contains one of them are left out.
         results: output folder of the run whose nuclei were corrected in the viewer; corrections of older nuclei are
             rejected.
         grow_outlines: grow outlines on the haematoxylin for nuclei labelled as points; otherwise points train only
@@ -56,7 +56,7 @@ class LabelSource:
         margin_um: width of a border inside every area, um, in which nuclei are not labelled.
         purity: expected fraction of the nuclei in an area that have its class or one of its classes.
         detector: model that finds the nuclei in areas: an .onnx file, or the name of a built-in model.
-        weight: relative frequency at which the source's pictures are sampled.
+        weight: relative frequency at which pictures are sampled.
         patient: rule that finds the patient in a picture's name: a number of leading characters, or a regular
             expression whose first group (if none, the whole match) is the patient. By default the first 12 characters
             of TCGA names, else the whole name; for an open dataset, the dataset's patient.

@@ -37,19 +37,19 @@ KINDS = ("folders", "images", "slides")
 
 @dataclass(frozen=True)
 class TissueSource:
-    """A source of tissue labels: one of ``folders``, ``images`` and ``slides``.
+    """Source of tissue labels: one of ``folders``, ``images`` and ``slides``.
 
     Attributes:
         folders: folder with one folder of pictures per class, named after the class.
         images: folder of pictures, whose labels are in ``table``.
         table: TSV or CSV with the columns ``image``, ``label`` and optionally ``patient``.
         slides: sheet of slides; the areas drawn on them are in ``areas``.
-        areas: folder of GeoJSON from QuPath, ``<slide_id>.geojson``, with areas of the classes; all other tissue is
+        areas: folder of GeoJSON from QuPath, ``<slide_id>.geojson``, with areas of classes; all other tissue is
             unknown.
         masks: folder of PNG masks with the names of the pictures: class index of every pixel, 255 if unknown. Used only
             for scores, never for training.
         mpp: um per pixel of the pictures.
-        class_map: class name of the model for each word in the labels; a word that is not in it must be a class name.
+        class_map: class name of the model for each word in the labels; all other words must be class names.
         exclude: strings; pictures or slides whose name contains one of them are left out.
         patient: rule for the patient in a name, as in ``sources.LabelSource``; a patient in the table or sheet has
             precedence.
