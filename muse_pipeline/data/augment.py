@@ -186,7 +186,7 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
 
 
 def part_way(colour: Tensor, share: Tensor) -> Tensor:
-    """Interpolate from the identity (``share`` (B,) of 0) to the maps ``colour`` (B, 3, 4) (``share`` of 1)."""
+    """Interpolate, by ``share`` (B,), between the identity (0) and the maps ``colour`` (B, 3, 4) (1)."""
     share = share.to(colour)[:, None, None]
     return torch.lerp(torch.eye(3, 4).to(colour), colour, share)
 

@@ -159,7 +159,7 @@ class NucleusIndex:
         cell_px: side of a cell.
         n_columns: number of cells per row.
         xy: (N, 2) float32 image px.
-        occupied: (C,) int64 numbers, row by row, of the cells that contain nuclei, ascending.
+        occupied: (C,) int64 ascending numbers of the cells that contain nuclei, counted row by row.
         start: (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell.
         cumulated: (C,) running sum of the weights of the occupied cells; None if all weights are 1.
     """
@@ -196,7 +196,7 @@ class NucleusIndex:
         return index, inside[order]
 
     def with_weights(self, weight: np.ndarray) -> NucleusIndex:
-        """The index with each cell weighted by the mean ``weight`` of its nuclei; (N,), in the order of ``xy``."""
+        """The index with each cell weighted by the mean over its nuclei of ``weight`` (N,), in the order of ``xy``."""
         mean = np.add.reduceat(weight, self.start[:-1]) / np.diff(self.start)
         return dataclasses.replace(self, cumulated=mean.cumsum())
 

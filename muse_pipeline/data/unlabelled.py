@@ -180,7 +180,7 @@ MIN_TISSUE = 0.5  # least share of tissue in a window of a slide
 
 
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
-    """Cut crops (h, w, 3) uint8, by names unique in a run: windows from a store, or a picture as a whole.
+    """Cut an image into crops (h, w, 3) uint8 by names unique in a run: windows of a store, or a whole picture.
 
     Args:
         image: a picture or a store.

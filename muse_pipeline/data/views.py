@@ -2,7 +2,7 @@
 
 A view is cut from its image in whole pixels, resized to the view's side, mirrored and rotated by quarter turns.
 Positions are measured from pixel edges, x in [0, R], so that mirroring turns x into R - x. Two views share a nucleus if
-both contain the position that has its number in the image's index; no positions are matched by distance.
+both contain the position with its number in the image's index; positions are not matched by distance.
 """
 
 from __future__ import annotations

@@ -113,9 +113,9 @@ class LabelledWindows:
 
 
 def _depth(image: LabelledImage) -> np.ndarray:
-    """(h, w) int16: distance in px from the border of the region, at least 1; the picture's border does not count.
+    """(h, w) int16: in the region, the distance to its border in px, at least 1; the picture's border does not count.
 
-    The value is 0 outside annotations, ``OTHERS`` in regions whose nuclei are in other images, and ``CLASSES_ONLY`` in
+    Elsewhere, it is 0 outside annotations, ``OTHERS`` in regions whose nuclei are in other images, and ``CLASSES_ONLY`` in
     class areas.
     """
     if image.areas:
@@ -402,6 +402,6 @@ class RegionWindows:
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
-    """The target plus one, with an unknown margin, so that unknown is 0 as in ``read_cells``."""
+    """The target plus one, with a margin, so that unknown pixels are 0, as beyond a picture in ``read_cells``."""
     known = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
     return torch.from_numpy(np.pad(known, margin)).to(device)

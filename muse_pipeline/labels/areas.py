@@ -109,13 +109,13 @@ def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> 
 
 
 class AreaLabeller:
-    """Labels the nuclei that a detector finds with the classes of the areas that contain them.
+    """Finds nuclei with a detector, and labels each with the classes of the area that contains it.
 
     Args:
         source: source of the format "areas".
         classes: names of the model's classes.
         mpp: um per pixel of the model.
-        n_rays: number of rays per nucleus, all unknown.
+        n_rays: number of rays per nucleus, all NaN.
 
     Raises:
         ModelError: the detector does not exist.

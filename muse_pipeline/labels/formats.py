@@ -22,7 +22,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, remove_spikes, require_nucleus_size
 
-SAME_UM, FEW_COPIES = 0.5, 0.01  # nuclei in one square of this side are duplicates; accepted share of them
+SAME_UM, FEW_COPIES = 0.5, 0.01  # nuclei in one square of this side count as duplicates; accepted share
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ class Annotations:
         nuclei: nuclei with rays (N, R) in um, NaN for points.
         numbers: (N,) int, number of the line, feature or instance of each nucleus.
         unit: what ``numbers`` count: "line", "feature" or "instance".
-        regions: (M,) shapely polygons around the annotated areas, in the frame of the nuclei; none if not given.
-        made_in_viewer: True for corrections of a slide's nuclei made in the viewer, where regions may be empty.
+        regions: (M,) shapely polygons around the annotated areas, in the frame of the nuclei; empty if there are none.
+        made_in_viewer: True if the file was made in the viewer; regions without nuclei are then accepted.
     """
 
     path: Path
@@ -128,7 +128,7 @@ def class_set(word: str, source: LabelSource, classes: tuple[str, ...], where: s
     Without a class map, the word must be a class name or a synonym (``nuclei.class_names``).
 
     Raises:
-        LabelError: the word is not in the class map (without one, not the name of a class), or is mapped to something
+        LabelError: the word is not in the class map or, without a map, is no class name; or it is mapped to something
             that is not a class of the model.
     """
     if not source.class_map:
@@ -292,7 +292,7 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
         Annotations with classes unknown.
 
     Raises:
-        LabelError: the file cannot be read, is not a mask or has a different size, or several nuclei have one number.
+        LabelError: the file cannot be read, is not a mask or has a different size, or several nuclei share a number.
     """
     mask = read_label_image(path, "number them, or use `format: masks` if they do not touch")
     require_nuclei(path, mask, (mpp, mpp))

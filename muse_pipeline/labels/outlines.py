@@ -14,7 +14,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, MacenkoFit
 
 MAX_RADIUS_UM = 12.0
-BLUR_UM, OTSU_SHARE = 0.35, 0.8  # with these, outlines grown from NuCLS centroids exceed its masks by 2 % (median)
+BLUR_UM, OTSU_SHARE = 0.35, 0.8  # outlines grown from NuCLS centroids are then 2 % larger than the masks (median)
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
@@ -64,7 +64,7 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
     seeds[rows, columns] = np.arange(1, len(xy) + 1)
     near = ndimage.distance_transform_edt(seeds == 0)
     dark |= near <= 1.0 / mpp
-    # The landscape combines darkness and distance, so regions meet at pale lines or, without these, halfway.
+    # The landscape combines darkness and distance, so regions meet at pale lines or, if there are none, halfway.
     landscape = near * mpp / 4 - amount
     return _open_each(watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp)), mpp)
 
@@ -96,7 +96,7 @@ INWARD = 4.0  # factor on this cost if outlines shrink, because the rim of a pal
 CLEAR = 0.75  # least mean edge along an outline, in units of the nucleus' own edge
 TRUST = 0.2  # added to the mean edge of the path that starts from the given outline, to prefer it to circles
 CROWDED = 1.0  # cost of each um by which a ray exceeds ``PAST_HALF_WAY``
-PAST_HALF_WAY = 1.1  # free length of a ray, times the way halfway to a neighbour; above 1, as neighbours differ in size
+PAST_HALF_WAY = 1.1  # largest length without this cost, in half distances to a neighbour; neighbours differ in size
 FAINTEST = 0.12  # lower limit of a nucleus' own edge; the darkest nuclei have a darkness of about 1
 JUMP, BEND = 4, 0.02  # largest difference between neighbouring rays, in samples, and the cost per sample
 NEIGHBOURS = 8
@@ -107,8 +107,8 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
     """Move outlines to edges from dark to light near the given outline or near a circle, whichever edge is clearer.
 
     Dynamic programming over rays finds the closed path around a centre that best combines steep edges, in units of the
-    nucleus' own edge, with a small squared relative distance from the initial outline. It follows the rim of a pale
-    nucleus, because the rim is an edge in all directions, unlike the dark grains inside.
+    nucleus' own edge (the median over its rays' steepest edges), with a small squared relative distance from the
+    initial outline. In a pale nucleus, it follows the rim, which is an edge in all directions, unlike grains inside.
 
     Args:
         amount: (h, w) darkness; about 1 in the darkest nuclei.

@@ -19,7 +19,7 @@ from muse_pipeline.qupath.objects import IGNORED, REGION
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
 FORMATS = ("row column class", "x y class", "geojson", "instances", "masks", "areas")  # in addition to open datasets
-BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # settings that an open dataset does not have
+BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # settings that an open dataset must not have
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class LabelSource:
         labels: folder of label files, whose names begin with the stem of their picture or the id of their slide; for an
             open dataset, its folder with the pictures.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
-            classes as in QuPath), "instances" (PNG, TIFF or NPY, a number per nucleus; pictures only), "masks" (the
-            same in black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector`` finds);
-            or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma" (``docs/guide/open-data.md``).
+            classes as in QuPath), "instances" (PNG, TIFF or NPY with a number per nucleus; pictures only), "masks"
+            (the same in black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector``
+            finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
+            (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.
         mpp: um per pixel; required if pictures or slides lack it, otherwise it must agree with theirs.
@@ -60,7 +61,7 @@ class LabelSource:
         patient: rule that finds the patient in a picture's name: a number of leading characters, or a regular
             expression whose first group (if none, the whole match) is the patient. By default the first 12 characters
             of TCGA names, else the whole name; for an open dataset, the dataset's patient.
-        licence: licence of the labels and pictures, for the card of the model.
+        licence: licence of the labels and pictures, for the model card.
     """
 
     labels: Path

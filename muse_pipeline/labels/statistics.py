@@ -45,7 +45,7 @@ class LabelSummary:
         self.warnings = (*_doubts_about_scale(images), *_what_was_left_out(images))
 
     def text(self) -> str:
-        """A table of the first ``LISTED`` patients, the remaining ones in one row and the total; areas and warnings."""
+        """A table with a row per patient (those after ``LISTED`` share one) and a total, then areas and warnings."""
         of_patient = defaultdict(list)
         for index, image in enumerate(self.images):
             of_patient[image.patient].append(index)
@@ -99,7 +99,7 @@ def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
 
 
 def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """A warning for each source whose mpp makes nuclei implausibly small or large."""
+    """Yield a warning for each source whose mpp makes nuclei implausibly small or large."""
     by_source = defaultdict(list)
     for image in images:
         by_source[image.source, image.stated_mpp, image.grow_outlines].append(image.nuclei.rays)

@@ -276,7 +276,7 @@ def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_cl
     """Read the mask (h, w) uint8 of a picture.
 
     Raises:
-        LabelError: the mask is missing, is not as large as the picture, or has a value that is no class index.
+        LabelError: the mask is missing, is not as large as the picture, or has a value that is not a class index.
     """
     named = folder / f"{found.name}.png", folder / f"{found.path.stem}.png"
     path = next(filter(Path.is_file, named), named[0])

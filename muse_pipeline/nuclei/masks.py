@@ -183,7 +183,7 @@ MAX_PIXELS = 2_000_000_000  # 45,000 px per side, 8 GB with 32-bit numbers
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
 
 
-SPECK_PX = 20  # smaller areas, apart from the nucleus of their number, are remnants of drawing
+SPECK_PX = 20  # smaller areas that share the number of a nucleus are remnants of drawing
 
 
 def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:
@@ -222,7 +222,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
         mpp: (x, y) um per pixel.
 
     Raises:
-        LabelError: a number covers more than any nucleus, or several areas that together span more.
+        LabelError: a number covers more than any nucleus, or marks several areas that together span more.
     """
     row, left, right, number = _runs(mask)
     order = np.argsort(number, kind="stable")

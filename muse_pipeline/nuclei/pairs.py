@@ -185,7 +185,7 @@ def _extent(rays: np.ndarray, way: np.ndarray) -> np.ndarray:
 
 
 def _precedes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(P,) bool: True if positions (P, 2) come before others, row by row."""
+    """(P,) bool: True where positions ``one`` (P, 2) come before positions ``other`` (P, 2), row by row."""
     return (one[:, 1] < other[:, 1]) | ((one[:, 1] == other[:, 1]) & (one[:, 0] < other[:, 0]))
 
 

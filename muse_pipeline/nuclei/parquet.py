@@ -92,9 +92,9 @@ class NucleiWriter:
         optional: columns in addition to those of every table.
 
     Attributes:
-        provenance: metadata, which ``complete`` may fill in until the block ends. Then ``n_nuclei`` and ``n_by_class``
-            are added for the nuclei included in totals and, under "quality", for those left out; with ``positive_od``
-            also ``n_positive``.
+        provenance: metadata, which ``complete`` may fill in until the block ends. The writer then adds ``n_nuclei`` and
+            ``n_by_class`` of the nuclei included in totals, the same under "quality" for those left out, and, with
+            ``positive_od``, ``n_positive``.
     """
 
     def __init__(

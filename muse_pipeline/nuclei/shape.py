@@ -42,7 +42,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
 
 
 def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray], area: np.ndarray) -> np.ndarray:
-    """Areas (N,) of the convex hulls of rings; only rings that are not convex, which few are, are passed to GEOS."""
+    """Areas (N,) of the convex hulls of rings; few rings are not convex, and only these are passed to GEOS."""
     turn = edges[0] * _following(edges[1]) - _following(edges[0]) * edges[1]
     dented = np.flatnonzero((turn < 0).any(axis=1) & (turn > 0).any(axis=1))
     hull_area = area.copy()

@@ -167,7 +167,7 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
     """Level-0 pixels per pixel, (x, y) for every level.
 
-    A level that is 250 pixels wide when level 0 has 1,001 is 4 times smaller, with a pixel cut off; with a downsample
+    If level 0 is 1,001 pixels wide, a level of 250 pixels is 4 times smaller, with a pixel cut off; with a downsample
     of 4.004, positions would drift towards the far edge. So if the sizes agree with a whole factor up to rounding, this
     factor is used, the same for both axes if possible.
     """

@@ -77,7 +77,7 @@ class DirectTiles:
         self._lock = Lock()
 
     def read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int], referee: Read) -> np.ndarray | None:
-        """Read pixels of a level, as ``SlideReader.read_level``.
+        """Read pixels of a level, as in ``SlideReader.read_level``.
 
         Args:
             xy_px: (x, y) of the top left pixel, possibly outside the level.

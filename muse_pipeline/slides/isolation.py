@@ -1,4 +1,4 @@
-"""Calls that may crash, hang or exhaust memory on damaged files: on threads with a time limit, or in processes."""
+"""Calls that may crash, hang or exhaust memory on damaged files, made on timed threads or in other processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from muse_pipeline.core.process import map_in_order
 T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
-N_WAITS = 60  # parts of the limit; while the process is suspended, at most one of them is lost
+N_WAITS = 60  # waits that make up the limit; while the process is suspended, at most one of them is lost
 
 
 class Call(Future):
@@ -82,7 +82,7 @@ def current_call() -> Call | None:
 
 
 class TimedThreads:
-    """A pool of threads for calls that may hang: neither closing it nor the end of the program waits for those.
+    """A pool of threads for calls that may hang: neither closing it nor the end of the program waits for them.
 
     Args:
         n: number of threads.

@@ -135,7 +135,7 @@ def _read_downsamples(
 
 
 def _mpp_candidates(values: Mapping[str, str]):
-    if values.get("openslide.vendor") != "generic-tiff":  # there, OpenSlide only repeats the resolution tags
+    if values.get("openslide.vendor") != "generic-tiff":  # for these, OpenSlide only repeats the resolution tags
         yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
     description = values.get("tiff.ImageDescription", "")
     yield mpp_from_ome_xml(description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height")))

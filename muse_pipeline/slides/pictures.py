@@ -39,7 +39,7 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
-    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # written one by one, perhaps colours
+    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # pages written one by one: colours?
         tiff.is_shaped = False
         del tiff.series  # tifffile then finds a new series, with the pages as its planes
     ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
@@ -105,7 +105,7 @@ def are_colours(pixels: np.ndarray) -> bool:
 
 
 def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
-    """What OpenSlide mistakes in a TIFF file in which it finds levels of these sizes; "" if nothing."""
+    """What OpenSlide mistakes for what in a TIFF file in which it finds levels of these sizes; "" if nothing."""
     import tifffile
 
     try:

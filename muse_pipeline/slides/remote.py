@@ -87,7 +87,7 @@ def _require_sound(parts: SplitResult) -> SplitResult:
     """Reject a password that contains a slash, because the part after the slash would be shown as the path.
 
     Raises:
-        ValueError: the port is not a number, as the part of such a password before the slash.
+        ValueError: the port is not a number, as in a URL with such a password.
     """
     _ = parts.port
     return parts
