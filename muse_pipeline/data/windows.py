@@ -115,8 +115,8 @@ class LabelledWindows:
 def _depth(image: LabelledImage) -> np.ndarray:
     """(h, w) int16: in the region, the distance to its border in px, at least 1; the picture's border does not count.
 
-    Elsewhere, it is 0 outside annotations, ``OTHERS`` in regions whose nuclei are in other images, and ``CLASSES_ONLY`` in
-    class areas.
+    The value is 0 outside annotations and ``OTHERS`` in regions whose nuclei are in other images; in class areas, it is
+    ``CLASSES_ONLY`` instead of a distance.
     """
     if image.areas:
         others = np.where(image.unannotated, 0, OTHERS)
