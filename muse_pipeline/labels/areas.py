@@ -236,7 +236,7 @@ class AreaLabeller:
         classes = class_set(word, self.source, self.classes, where)
         if len(classes) == len(self.classes) > 1:
             raise LabelError(
-                f"{where}: class_map maps '{word}' to every class of the model, which tells nothing about its nuclei; "
+                f"{where}: class_map maps '{word}' to every class of the model, which labels none of its nuclei; "
                 "name fewer classes, or null"
             )
         return classes

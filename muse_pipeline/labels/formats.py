@@ -33,7 +33,7 @@ class Annotations:
         path: path of the file.
         nuclei: nuclei with rays (N, R) in um, NaN for points.
         numbers: (N,) int, number of the line, feature or instance of each nucleus.
-        unit: what ``numbers`` count: "line", "feature" or "instance".
+        unit: meaning of ``numbers``: "line", "feature" or "instance".
         regions: (M,) shapely polygons around the annotated areas, in the frame of the nuclei; empty if there are none.
         made_in_viewer: True if the file was made in the viewer; regions without nuclei are then accepted.
     """

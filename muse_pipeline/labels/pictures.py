@@ -76,7 +76,7 @@ class LabelledImage:
         n_left_out: number of nuclei of the label file that were left out because they are outside all regions; 0 in all
             but the first image of a slide.
         areas: class areas whose nuclei a detector found; empty if people labelled the nuclei. With areas, only the
-            expected class shares, in ``nuclei.prob``, are labels; positions are not.
+            expected class shares, in ``prob`` of ``nuclei``, are labels; positions are not.
     """
 
     name: str
@@ -275,7 +275,7 @@ def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this sour
     Args:
         path: path of the picture.
         mpp: um per pixel in the file or the config, if given.
-        stated: what the user should correct if ``mpp`` is implausible, for the message.
+        stated: description of the value to correct if ``mpp`` is implausible, for the message.
 
     Raises:
         LabelError: the mpp is unknown, or implausible for a picture of nuclei.

@@ -150,7 +150,7 @@ def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) ->
     """Require that every word of ``exclude`` occurs in a name, because a misspelt word would exclude nothing.
 
     Args:
-        location_of: for each word, the location of the source that excludes it.
+        location_of: location of the source that excludes each word.
         names: names of all pictures and slides of a run.
 
     Raises:

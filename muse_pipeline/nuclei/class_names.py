@@ -66,7 +66,7 @@ def map_class(
 
     Args:
         word: class name in the file.
-        class_map: for each word a class of the model, several possible classes, or None.
+        class_map: class of the model, several possible classes, or None, for each word.
         classes: classes of the model.
         where: beginning of the error message.
 

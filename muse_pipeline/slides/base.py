@@ -37,7 +37,7 @@ class OtherFormatError(UnsuitedError):
 
 
 class NearlyReadError(UnsuitedError):
-    """The reader supports this kind of file but fails on this one; the user is told its error."""
+    """The reader supports this kind of file but fails on this one; its error is reported to the user."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which picture of a TIFF file is the slide, among thumbnails, labels and planes, and what its samples mean."""
+"""The choice of the slide among the pictures of a TIFF file (thumbnails, labels, planes), and its colours."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def are_colours(pixels: np.ndarray) -> bool:
 
 
 def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
-    """What OpenSlide mistakes for what in a TIFF file in which it finds levels of these sizes; "" if nothing."""
+    """The mistake, such as "a label for a level", that OpenSlide makes in a TIFF with levels of these sizes; or ""."""
     import tifffile
 
     try:

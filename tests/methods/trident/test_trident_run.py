@@ -170,7 +170,7 @@ def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path
     write_png(wrong / f"{first.stem}.png", cv2.resize(read_rgb(first), (100, 80)))
     refused(muse, tmp_path, source, f"{first.stem}.png: is 100 x 80 px, but its H&E picture")
     write_png(wrong / f"{first.stem}.png", np.zeros((80, 100), np.uint8))
-    refused(muse, tmp_path, {**pictures, "partner": {"nuclei": str(wrong)}}, "is 100 x 80 px and its picture")
+    refused(muse, tmp_path, {**pictures, "partner": {"nuclei": str(wrong)}}, "is 100 x 80 px, but its picture")
 
 
 def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
