@@ -1,6 +1,6 @@
-"""Random windows of labelled images, batched on the training device, and the seeds and streams of batches of a run.
+"""Random variation of windows on the training device, and the seeds and streams of batches of a run.
 
-Geometry moves pixels, centres and rays by one affine map per window. Colour is varied in optical density along the
+Pixels, centres and rays are moved by one affine map per window. Colour is varied in optical density along the
 reference stains, because sites differ mainly in stain.
 """
 
@@ -28,12 +28,12 @@ MIN_BLUR_RADIUS_PX = 3
 class Prefetched:
     """Batches that threads prepare in advance; a batch depends only on its number.
 
-    The end of a ``with`` block cancels batches that are prepared but not used.
+    The end of a ``with`` block cancels batches that have not been started.
 
     Args:
-        batches: number -> batch, called from several threads.
+        batches: function of the number that returns the batch, called from several threads.
         stride: difference between successive numbers in this process.
-        threads: number of threads; with 0 every batch is made on request.
+        threads: number of threads; if 0, every batch is made on request.
     """
 
     def __init__(self, batches: Callable[[int], Any], stride: int, threads: int):
@@ -61,13 +61,13 @@ class Prefetched:
             self._pool.shutdown(cancel_futures=True)
 
 
-MAX_SEED = 1 << 40  # the seeds of all steps then fit into 64 bits
+MAX_SEED = 1 << 40  # so that the seeds of all steps fit into 64 bits
 Seed = Annotated[int, Between(0, MAX_SEED)]
-SEED_STRIDE = 1_000_003  # streams of two seeds are disjoint for a million batches
+SEED_STRIDE = 1_000_003  # the streams of two seeds share no batch in the first million steps
 
 
 def seed_of_step(seed: int, step: int) -> int:
-    """Seed (int) of ``step`` in the run of ``seed``."""
+    """Seed of ``step`` in a run that has ``seed``."""
     return seed * SEED_STRIDE + step
 
 
@@ -76,14 +76,13 @@ class Augmentation:
     """Strength of the random variation of windows.
 
     Attributes:
-        scale: magnification drawn log-uniformly between 1 / scale and scale.
-        free_rotation: fraction of windows rotated by an arbitrary angle; the others by quarter turns, without
-            interpolation.
+        scale: magnification, log-uniform between 1 / scale and scale.
+        free_rotation: fraction of windows rotated by an arbitrary angle; the others are rotated by quarter turns.
         stain_gain: standard deviation of the log of the strength of each stain.
         stain_mix: standard deviation of noise added to every entry of the colour matrix.
         shift: standard deviation of noise added to every optical density.
-        partial_colour: lowest normalisation strength; each window's strength is drawn between this and 1, because stain
-            fits on crops are inexact.
+        partial_colour: lowest normalisation strength; each window has a random strength between this and 1, because
+            stain fits on crops are inexact.
         blur: fraction of windows blurred.
         blur_um: largest sigma of the blur, um.
         noise: largest standard deviation of pixel noise, in grey levels.
@@ -105,7 +104,7 @@ class WeakView(NamedTuple):
 
     Attributes:
         pixels: (B, 3, H, W) float, 0 to 255.
-        colour: (B, 3, 4) map at the mean of the normalisation strengths between ``partial_colour`` and 1.
+        colour: (B, 3, 4) map in optical density, with the mean normalisation strength of (1 + ``partial_colour``) / 2.
     """
 
     pixels: Tensor
@@ -122,11 +121,11 @@ class LabelledBatch(NamedTuple):
         pixels: (B, 3, H, W) float, 0 to 255.
         colour: (B, 3, 4) map in optical density.
         xy: (B, M, 2) window px; padding lies at -1e6.
-        label: (B, M) class index, -1 unknown.
-        rays: (B, M, R) um, NaN unknown.
+        label: (B, M) class index, -1 if unknown.
+        rays: (B, M, R) um, NaN if unknown.
         region: (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
-            annotations, ``OTHERS`` in other regions, ``CLASSES_ONLY`` in class areas; None if all windows are annotated
-            completely.
+            annotations, ``OTHERS`` in regions whose nuclei are in other images, ``CLASSES_ONLY`` in class areas; None
+            if all windows are annotated completely.
         shares: (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei. None without areas.
         weak: windows for a teacher, if the method has one.
     """
@@ -142,7 +141,7 @@ class LabelledBatch(NamedTuple):
 
 
 def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """(n, 2, 2) maps from picture to window: scale, turn and mirror."""
+    """(n, 2, 2) random maps from picture to window, which scale, rotate and mirror."""
     uniform = torch.rand(4, n, generator=generator)
     scale = augmentation.scale ** (2 * uniform[0] - 1)
     quarter = (4 * uniform[1]).floor() * (math.pi / 2)
@@ -157,8 +156,8 @@ def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int)
 
     Args:
         pictures: (B, 3, h, w) float, 0 to 255.
-        centre: (B, 2) picture px.
-        back: (B, 2, 2) window -> picture, the inverse of ``random_linear``.
+        centre: (B, 2) centres of the windows, in picture px.
+        back: (B, 2, 2) maps from window to picture, the inverse of ``random_linear``.
         size_px: side of a window.
     """
     height, width = pictures.shape[-2:]
@@ -166,7 +165,7 @@ def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (S, S, 2)
     source = torch.einsum("bij,hwj->bhwi", back, grid) + centre[:, None, None]
     source = 2 * source / source.new_tensor([width, height]) - 1
-    # ``grid_sample`` pads with zeros, so white is mapped to 0 before and back after.
+    # ``grid_sample`` pads with zeros, so white is mapped to 0 before the call and back after it.
     return functional.grid_sample(pictures - WHITE, source, padding_mode="zeros", align_corners=False) + WHITE
 
 
@@ -187,7 +186,7 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
 
 
 def part_way(colour: Tensor, share: Tensor) -> Tensor:
-    """Interpolate between the identity (``share`` 0) and maps ``colour`` (B, 3, 4) (``share`` 1); ``share`` is (B,)."""
+    """Interpolate, by ``share`` (B,), between the identity (0) and the maps ``colour`` (B, 3, 4) (1)."""
     share = share.to(colour)[:, None, None]
     return torch.lerp(torch.eye(3, 4).to(colour), colour, share)
 
@@ -220,7 +219,7 @@ def vary_appearance(
         stains: (2, 3) reference stains.
         mpp: um per pixel.
         augmentation: strength of the variation.
-        generator: source of every random number.
+        generator: source of all random numbers.
 
     Returns:
         The varied pixels and colour.
@@ -237,13 +236,13 @@ def vary_sharpness(pixels: Tensor, mpp: float, augmentation: Augmentation, gener
     # Avoids division by a sigma of 0.
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
-        # The radius is that of the largest sigma, so that the kernels of all windows form one tensor.
+        # The radius suits the largest possible sigma, so that the kernels of all windows form one tensor.
         radius = _blur_radius(augmentation.blur_um / mpp, min(pixels.shape[2:]))
         blurred = _blur(pixels[chosen], sigma[chosen], radius)
         pixels = pixels.clone()
         pixels[chosen] = blurred
     level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise
-    if pixels.device.type != "cpu":  # drawn on the device, with the same seed but from a separate generator
+    if pixels.device.type != "cpu":  # noise is made on the device, by a generator seeded from this one
         seed = int(torch.randint(2**62, (), generator=generator))
         generator = torch.Generator(pixels.device).manual_seed(seed)
     noise = torch.randn(pixels.shape, generator=generator, device=pixels.device).to(pixels)
@@ -259,7 +258,7 @@ def vary_view_sharpness(
 ) -> np.ndarray:
     """Randomly blur a view (R, R, 3) uint8 and add noise, with the distributions of ``vary_sharpness``.
 
-    The noise is read from a table at a random offset, because drawing normal numbers takes longer than reading pixels.
+    The noise is read from a table at a random offset, because normal numbers take longer to make than pixels to read.
     """
     if generator.random() < augmentation.blur:
         sigma = generator.random() * augmentation.blur_um / mpp + 1e-3
@@ -273,18 +272,18 @@ def vary_view_sharpness(
 
 @lru_cache
 def _noise_table(n: int) -> np.ndarray:
-    """int8 normal numbers of deviation ``NOISE_STD``; ``n`` are read from one of ``N_OFFSETS`` offsets."""
+    """int8 normal numbers with standard deviation ``NOISE_STD``, enough for ``n`` of them from any offset."""
     normal = np.random.default_rng(0).standard_normal(N_OFFSETS + n, np.float32)
     return (NOISE_STD * normal).round().clip(-127, 127).astype(np.int8)
 
 
 def _blur_radius(sigma_px: float, side_px: int) -> int:
-    """Cut-off of Gaussians of up to ``sigma_px``, in px: three sigmas, or less for small windows."""
+    """Radius, in px, at which Gaussians of up to ``sigma_px`` are cut off: three sigmas, or less in small windows."""
     return min(max(MIN_BLUR_RADIUS_PX, int(3 * sigma_px)), side_px - 1)
 
 
 def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur each window (B, 3, H, W) with its ``sigma`` (B,) px; Gaussians are cut off after ``radius`` px."""
+    """Blur each window (B, 3, H, W) with its own ``sigma`` (B,) in px; Gaussians are cut off after ``radius`` px."""
     offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(pixels)  # (B, 2 radius + 1)

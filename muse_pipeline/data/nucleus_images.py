@@ -1,4 +1,4 @@
-"""Images with known nucleus positions, the sources of a pretraining config: stores of slides, or pictures."""
+"""Images with known positions of nuclei, and their sources in a pretraining config: stores of slides, or pictures."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class NucleusSource:
     Attributes:
         store: image store of a slide, from ``muse tile``.
         proposals: ``proposals.parquet`` or ``nuclei.parquet`` of the same slide.
-        colour: ``colour.json`` of the slide; by default the one beside the store.
-        regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map beside the store. Only used
+        colour: ``colour.json`` of the slide; by default the one next to the store.
+        regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map next to the store. Only used
             with ``region_weights``.
-        patient_name: patient of the slide; by default derived from its id as for labels.
+        patient_name: patient of the slide; by default derived from its id, as for labels.
         images: folder of pictures; ``detector`` finds their nuclei.
         mpp: um per pixel of the pictures, if their files do not state it.
         detector: name of a built-in model, or path of a model, that finds nuclei in ``images``.
         labelled: labelled pictures or slides, of which only positions of nuclei are used.
         exclude: strings; ``images`` whose name contains one of them are left out.
         patient: rule for the patient in a picture's name, as in ``LabelSource``.
-        weight: relative frequency at which images are drawn.
+        weight: relative frequency at which images are sampled.
     """
 
     store: Path | None = None
@@ -55,21 +55,21 @@ class NucleusSource:
         given = [name for name in ("store", "images", "labelled") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ConfigError(
-                "a source of pretraining names one of `store`, `images` and `labelled`, not "
+                "a pretraining source must have exactly one of `store`, `images` and `labelled`, but has "
                 f"{' and '.join(f'`{name}`' for name in given) or 'none'}"
             )
         if self.store is not None and self.proposals is None:
             raise ConfigError(
-                f"{self.store}: `proposals` is missing; find its nuclei with `muse propose` and name them"
+                f"{self.store}: `proposals` is missing; find the nuclei with `muse propose` and name its file"
             )
         for name in ("exclude", "mpp", *(["patient"] if self.labelled else [])):
             if self.images is None and getattr(self, name) not in (None, ()):
                 raise ConfigError(
-                    f"{self.location}: `{name}` is a setting of `images`; take it out of this source, or give it below "
-                    "`labelled`"
+                    f"{self.location}: `{name}` is a setting of `images`; remove it from this source, or move it "
+                    "into `labelled`"
                 )
         if self.labelled is not None and self.labelled.weight != 1:
-            raise ConfigError(f"{self.location}: `weight` is given below `labelled`; give it beside `labelled`")
+            raise ConfigError(f"{self.location}: `weight` is set inside `labelled`; set it next to `labelled`")
         require_patient_rule(self.patient, self.location)
 
     @property
@@ -88,8 +88,7 @@ class NucleusSource:
 class NucleusImage:
     """An image with positions of nuclei; pixels and positions are read on demand.
 
-    Subclasses have ``nuclei``, a ``NucleusIndex``, and ``read``, which returns pixels as in
-    ``data.unlabelled.Image``.
+    Subclasses have ``nuclei``, a ``NucleusIndex``, and ``read``, which returns pixels as in ``data.unlabelled.Image``.
 
     Attributes:
         name: name of the picture, or id of the slide.
@@ -97,7 +96,7 @@ class NucleusImage:
         mpp: um per pixel.
         size_px: (width, height).
         stain: stains fitted to the picture or the slide's tissue; None if the fit failed.
-        weight: relative frequency at which it is drawn.
+        weight: relative frequency at which it is sampled.
     """
 
     name: str
@@ -127,11 +126,11 @@ class NucleusPicture(NucleusImage):
 
 @dataclass(frozen=True, eq=False)
 class NucleusSlide(NucleusImage):
-    """A slide's store, whose files are opened for each read, with the folder of its index.
+    """A slide's store and the index of its nuclei; their files are opened for each read.
 
     Attributes:
-        store: the open store, without pixels.
-        folder: folder that ``NucleusIndex.save`` wrote.
+        store: the store; no pixels are held in memory.
+        folder: folder of the index, written by ``NucleusIndex.save``.
     """
 
     store: Store
@@ -139,7 +138,7 @@ class NucleusSlide(NucleusImage):
 
     @property
     def nuclei(self) -> NucleusIndex:
-        """Positions of nuclei, memory-mapped at each access so that a cohort needs little memory."""
+        """The index, memory-mapped at each access so that a cohort needs little memory."""
         return NucleusIndex.open(self.folder, self.size_px, self.mpp)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -158,9 +157,9 @@ class NucleusIndex:
 
     Attributes:
         cell_px: side of a cell.
-        n_columns: cells per row.
+        n_columns: number of cells per row.
         xy: (N, 2) float32 image px.
-        occupied: (C,) int64 numbers, row by row, of the cells that contain nuclei, ascending.
+        occupied: (C,) int64 ascending numbers of the cells that contain nuclei, counted row by row.
         start: (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell.
         cumulated: (C,) running sum of the weights of the occupied cells; None if all weights are 1.
     """
@@ -179,38 +178,38 @@ class NucleusIndex:
 
     @classmethod
     def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> NucleusIndex:
-        """Index (N, 2) positions in an image of ``size_px`` = (width, height), without those outside it."""
+        """Index positions (N, 2) in an image of ``size_px`` = (width, height); those outside it are left out."""
         return cls.build_ordered(xy, size_px, mpp)[0]
 
     @classmethod
     def build_ordered(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
-        """Return the index, as ``build`` does, and for each entry (M,) the number of its position in ``xy``."""
+        """Return the index, as ``build`` does, and the number (M,) in ``xy`` of each position in the index."""
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
         inside = np.flatnonzero(((xy >= 0) & (xy < size_px)).all(1))
         xy = xy[inside].astype(np.float32)
         cell_px, n_columns = _cells(size_px, mpp)
         column, row = np.floor(xy / cell_px).astype(np.int64).T
         number = row * n_columns + column.clip(max=n_columns - 1)  # rounding may exceed the last column
-        order = np.lexsort((xy[:, 0], xy[:, 1], number))  # the order of equal positions is arbitrary
+        order = np.lexsort((xy[:, 0], xy[:, 1], number))  # equal positions keep their order
         occupied, first = np.unique(number[order], return_index=True)
         index = cls(cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64))
         return index, inside[order]
 
     def with_weights(self, weight: np.ndarray) -> NucleusIndex:
-        """The index with cells weighted by the mean ``weight`` (N,), in the order of ``xy``, of their nuclei."""
+        """The index with each cell weighted by the mean over its nuclei of ``weight`` (N,), in the order of ``xy``."""
         mean = np.add.reduceat(weight, self.start[:-1]) / np.diff(self.start)
         return dataclasses.replace(self, cumulated=mean.cumsum())
 
     @classmethod
     def open(cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True) -> NucleusIndex:
-        """Open an index that ``save`` wrote; ``mapped`` keeps its files open instead of reading them."""
+        """Open an index that ``save`` wrote, memory-mapped or, without ``mapped``, read into memory."""
         how = "r" if mapped else None
         arrays = [np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES]
         weights = folder / WEIGHTS
         return cls(*_cells(size_px, mpp), *arrays, np.load(weights, mmap_mode=how) if weights.is_file() else None)
 
     def save(self, folder: Path) -> None:
-        """Write the files into a folder atomically.
+        """Write the index to a new folder, atomically.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -220,14 +219,14 @@ class NucleusIndex:
             self.write(partial)
 
     def write(self, folder: Path) -> None:
-        """Write the files into an existing folder."""
+        """Write the files of the index into an existing folder."""
         for name in FILES:
             np.save(folder / f"{name}.npy", getattr(self, name))
         if self.cumulated is not None:
             np.save(folder / WEIGHTS, self.cumulated)
 
     def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers (M,) and positions (M, 2) float64 of the nuclei in a half-open box of the image, in px."""
+        """Numbers (M,) in ``xy``, and positions (M, 2) float64, of the nuclei in a half-open box in image px."""
         first, last = (max(0, int(side // self.cell_px)) for side in (left, right))
         last = min(last, self.n_columns - 1)
         rows = np.arange(max(0, int(top // self.cell_px)), int(bottom // self.cell_px) + 1) * self.n_columns
@@ -239,7 +238,7 @@ class NucleusIndex:
         return numbers[kept], xy[kept]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Draw the position (2,) of a nucleus: a cell by its weight, then one of its nuclei."""
+        """Sample the position (2,) of a nucleus: a cell by its weight, then one of its nuclei."""
         if self.cumulated is None:
             cell = generator.integers(len(self.occupied))
         else:

@@ -1,7 +1,7 @@
 """Partners of H&E images: data of the same tissue that are only needed in training.
 
-A partner is a picture (another stain, drawn nuclei) in the pixels of its H&E image. It may cover part of the image, or
-be absent.
+A partner is a picture aligned pixel by pixel with its H&E image: a different stain, or outlines of nuclei. It may cover
+only part of the image, or be missing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PartnerSource:
             registration failed.
         images: partners of pictures: a folder of pictures with the same names and sizes. Pictures without a file
             have no partner.
-        nuclei: outlines that are drawn as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
+        nuclei: outlines, rendered as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
             in level-0 px. For a folder of pictures: a folder of label images or GeoJSON with the pictures' names.
     """
 
@@ -72,7 +72,7 @@ class PairedSource(NucleusSource):
     """A source of H&E tissue, a slide's ``store`` or a folder of ``images``, that may have a partner.
 
     Attributes:
-        partner: partner of the images; without one, only H&E views are trained. Other settings: ``NucleusSource``.
+        partner: partner of the images; if none, training uses only H&E views. Other settings: ``NucleusSource``.
     """
 
     partner: PartnerSource | None = None
@@ -91,7 +91,7 @@ class PairedSource(NucleusSource):
 
 
 class PicturePartner:
-    """A partner that is a picture in the pixels of its H&E image."""
+    """A partner that is a picture aligned pixel by pixel with its H&E image."""
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``; white where there is no partner."""
@@ -107,7 +107,7 @@ class PartnerStore(PicturePartner):
     """The store of a registered partner.
 
     Attributes:
-        store: the open store; no pixel is kept.
+        store: the store; no pixels are held in memory.
     """
 
     store: Store
@@ -125,7 +125,7 @@ class PartnerPicture(Picture, PicturePartner):
     """The partner of an H&E picture; both are mirrored beyond their borders."""
 
 
-N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # rays of a drawn outline; radius drawn for a point; longest ray
+N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # rays of an outline; radius shown for a point; longest ray
 INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; outlines separate touching nuclei
 SUBPIXEL_BITS = 4
 RAYS = "rays.npy"
@@ -133,7 +133,7 @@ RAYS = "rays.npy"
 
 @dataclass(frozen=True, eq=False)
 class DrawnNuclei(PicturePartner):
-    """Outlines of nuclei, drawn as a picture window by window.
+    """Outlines of nuclei, rendered as a picture window by window.
 
     Attributes:
         folder: folder that ``save`` wrote.
@@ -155,7 +155,7 @@ class DrawnNuclei(PicturePartner):
             np.save(partial / RAYS, np.nan_to_num(rays[order], nan=POINT_UM).clip(max=REACH_UM).astype(np.float32))
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 as in ``PicturePartner.read``, drawn from the outlines."""
+        """(h, w, 3) uint8 as in ``PicturePartner.read``, rendered from the outlines."""
         canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
         index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
         numbers, centres = index.inside(
@@ -176,11 +176,11 @@ def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Pi
     Args:
         source: settings of the partner.
         image: the H&E image.
-        folder: folder for outlines in a format that is fast to read.
+        folder: folder in which outlines are kept in a format that is fast to read.
 
     Raises:
-        GeoJSONError, LabelError, NucleiError, StoreError: a file is missing or damaged or belongs to another image.
-        MppError: a store has another mpp.
+        GeoJSONError, LabelError, NucleiError, StoreError: a file is missing, damaged or belongs to a different image.
+        MppError: the mpp of a store is not that of the image.
     """
     if source.store is not None:
         return _open_store(source.store, image)
@@ -195,13 +195,13 @@ def _open_store(path: Path, image: NucleusSlide) -> PartnerStore | None:
     store = open_store(path)
     if abs(store.mpp / image.mpp - 1) > MPP_TOLERANCE:
         raise MppError(
-            f"{path}: is at {store.mpp:g} um/px and the H&E store {image.store.path} at {image.mpp:g}; write the "
+            f"{path}: is at {store.mpp:g} um/px, but the H&E store {image.store.path} is at {image.mpp:g}; write the "
             "partner with `muse register` at the H&E store's mpp"
         )
     if store.size_px != image.size_px:
         raise StoreError(
-            f"{path}: is {_size(store.size_px)} px and the H&E store {image.store.path} {_size(image.size_px)} px, so "
-            "it is not in the H&E slide's frame; write it with `muse register`"
+            f"{path}: is {_size(store.size_px)} px, but the H&E store {image.store.path} is {_size(image.size_px)} px, "
+            "so it is not in the H&E slide's frame; write it with `muse register`"
         )
     mask, side = store.tissue
     rows, columns = np.nonzero(mask)
@@ -223,8 +223,8 @@ def _open_picture(folder: Path, image: NucleusImage) -> PartnerPicture | None:
     pixels = read_rgb(path)
     if pixels.shape[1::-1] != image.size_px:
         raise LabelError(
-            f"{path}: is {_size(pixels.shape[1::-1])} px and its H&E picture {_size(image.size_px)} px; give partners "
-            "of the pictures' size"
+            f"{path}: is {_size(pixels.shape[1::-1])} px, but its H&E picture is {_size(image.size_px)} px; give a "
+            "partner of the same size"
         )
     return PartnerPicture(pixels)
 
@@ -250,7 +250,7 @@ def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNucl
 
 
 def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (N, 2) in image px, rays (N, R) in um."""
+    """Read outlines as centres (N, 2) in image px and rays (N, R) in um."""
     if path.suffix == ".parquet":
         if read_provenance(path).fingerprint != image.store.fingerprint:
             raise NucleiError(f"{path}: contains nuclei of a slide other than {image.store.path}; correct one")
@@ -273,7 +273,7 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
 
 
 def _file_of(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
-    """The file of a picture's partner, ``stem`` with one of ``suffixes``, or None."""
+    """The file of a picture's partner, which is ``stem`` with one of ``suffixes``; None if there is none."""
     if not folder.is_dir():
         raise LabelError(f"{folder}: no such folder of partners; correct `partner` in the config")
     return next((path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None)
@@ -310,13 +310,13 @@ class PairBatch(NamedTuple):
 
 
 class PairBatches:
-    """Adds partners to batches of views; a batch depends only on its number.
+    """Batches of views with their partners; a batch depends only on its number.
 
-    A partner is cut, scaled, mirrored and turned like the first global view; its colours are not varied.
+    A partner is cut, scaled, mirrored and rotated like the first global view; its colours are not varied.
 
     Args:
         views: batches of views of the H&E images.
-        images: images that ``views`` draws from.
+        images: images from which ``views`` samples.
         partners: partner of each image, or None.
     """
 

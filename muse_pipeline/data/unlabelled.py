@@ -36,7 +36,7 @@ class UnlabelledSource:
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.store is None):
-            raise ConfigError("a source of unlabelled tissue names neither `images` nor `store`, or both; give one")
+            raise ConfigError("a source of unlabelled tissue must have either `images` or `store`; give one of them")
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:
@@ -45,7 +45,7 @@ def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Ima
     Raises:
         ConfigError: there is no source, or a folder is missing or empty.
         LabelError: a picture cannot be read, or its mpp is unknown.
-        MppError: a store has another mpp.
+        MppError: the mpp of a store is not ``mpp``.
         StoreError: a store is missing or damaged.
     """
     images = [image for source in sources for image in _open(source, mpp)]
@@ -58,17 +58,17 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
     if source.store is not None:
         store = open_store(source.store)
         if abs(store.mpp / mpp - 1) > 1e-3:
-            raise MppError(f"{store.path}: is at {store.mpp:g} um/px and the config has {mpp:g}; correct `mpp`")
+            raise MppError(f"{store.path}: is at {store.mpp:g} um/px, but the config has {mpp:g}; correct `mpp`")
         return [store]
     read = (read_picture(path, source.mpp) for path in picture_files(source.images))
     return [Picture(resize_picture(pixels, picture_mpp / mpp)) for pixels, picture_mpp in read]
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """List the pictures of a source.
+    """List the pictures in the folder of a source.
 
     Raises:
-        ConfigError: the folder is missing or empty.
+        ConfigError: the folder is missing or has no pictures.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder of pictures; correct `images` in the config")
@@ -78,7 +78,7 @@ def picture_files(folder: Path) -> list[Path]:
     return paths
 
 
-MASK_PX = 16  # pixel size of a picture's tissue mask, from which window centres are drawn
+MASK_PX = 16  # side of a pixel of a picture's tissue mask, in px of the picture
 
 
 class Image(Protocol):
@@ -120,12 +120,12 @@ class Picture:
 
 
 class WindowSampler:
-    """Windows centred on tissue and, as far as possible, inside their image.
+    """Samples windows that are centred on tissue and, as far as possible, inside their image.
 
-    Images are drawn in proportion to their tissue area, and positions uniformly over the tissue of an image.
+    Images are sampled in proportion to their tissue area, and positions uniformly over the tissue of an image.
 
     Args:
-        images: pictures and stores at one mpp.
+        images: pictures and stores, all at the same mpp.
         window_px: side of a window.
 
     Raises:
@@ -137,11 +137,11 @@ class WindowSampler:
         self._cells = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (one.tissue for one in images)]
         area = np.array([len(cells) * side**2 for cells, _, side in self._cells], float)
         if not area.sum():
-            raise StoreError("no image has tissue to draw windows from; name slides or pictures that contain tissue")
+            raise StoreError("no image has tissue to sample windows from; name slides or pictures that contain tissue")
         self._share = area / area.sum()
 
     def __call__(self, n: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw ``n`` windows (n, S, S, 3) uint8 from the images."""
+        """Sample ``n`` windows (n, S, S, 3) uint8 from the images."""
         chosen = generator.choice(len(self.images), n, p=self._share)
         return np.stack([self._cut(int(index), generator) for index in chosen])
 
@@ -155,12 +155,12 @@ class WindowSampler:
 
 
 class UnlabelledWindows:
-    """Draws batches that depend only on their ``step``, so that a resumed run gets the same ones.
+    """Samples batches that depend only on their ``step``, so that a resumed run gets the same ones.
 
     Args:
-        images: pictures and stores at one mpp.
+        images: pictures and stores, all at the same mpp.
         window_px: side of a window.
-        batch: windows per batch.
+        batch: number of windows per batch.
         seed: seed of the run.
         device: device of the batches.
     """
@@ -180,13 +180,13 @@ MIN_TISSUE = 0.5  # least share of tissue in a window of a slide
 
 
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
-    """Cut crops (h, w, 3) uint8 of an image, a whole picture or windows of a store, by names unique in a run.
+    """Cut an image into crops (h, w, 3) uint8 by names unique in a run: windows of a store, or a whole picture.
 
     Args:
         image: a picture or a store.
         number: number of the image in its run.
         side_px: side of the windows of a store.
-        most: largest number of windows of a store, spread evenly over those with at least half tissue.
+        most: largest number of windows from a store; they are spread evenly over those with at least half tissue.
     """
     if isinstance(image, Picture):
         return {f"picture-{number:05d}": image.pixels}

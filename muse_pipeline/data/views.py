@@ -1,8 +1,8 @@
 """Views: squares of tissue at random mpps, and the nuclei that two of them share (arXiv 2511.05170).
 
-A view is cut from its image in whole pixels, resized by area averaging to the view's side, mirrored and rotated by
-quarter turns. Positions are measured from pixel edges, x in [0, R], so that mirroring is R - x. Views share a nucleus
-if both contain its number in the image's index; distance is not considered.
+A view is cut from its image in whole pixels, resized to the view's side, mirrored and rotated by quarter turns.
+Positions are measured from pixel edges, x in [0, R], so that mirroring turns x into R - x. Two views share a nucleus if
+both contain the position with its number in the image's index; positions are not matched by distance.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from muse_pipeline.data.nucleus_images import NucleusImage
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # in units of a view's side
 MAX_SIDE_PX = 4096
 QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)  # by 1, 2 and 3 turns
-BORDER_PX = 2  # nuclei closer to the border of a view do not count
+BORDER_PX = 2  # nuclei closer than this to the border of a view are not in it
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class ViewSettings:
         global_px: side of a global view, px.
         local_px: side of a local view, px.
         n_local: local views per set, in addition to two global ones.
-        mpp: (finest, coarsest) um per pixel of views, drawn uniformly for each of them.
-        min_matches: nuclei that both global views should contain; both are redrawn up to ``draws`` times.
-        max_matches: largest number of nuclei compared in a pair of views, drawn at random from those in both.
-        draws: largest number of draws of the two global views.
+        mpp: (finest, coarsest) um per pixel of views, sampled uniformly for each view.
+        min_matches: nuclei that both global views should contain; otherwise both are sampled again.
+        max_matches: largest number of nuclei compared in a pair of views, sampled from those in both.
+        draws: largest number of tries for the two global views.
     """
 
     global_px: Annotated[int, Between(1, MAX_SIDE_PX)] = 224
@@ -60,13 +60,13 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class View:
-    """One view.
+    """Position, size and orientation of a view in its image.
 
     Attributes:
         corner: (x, y) whole px of the image.
         side_px: side of the square, in image px.
         size_px: R, side of the view.
-        mirror: whether left and right are swapped.
+        mirror: True if left and right are swapped.
         turns: quarter turns, counter-clockwise, after mirroring.
         image_mpp: um per image px.
     """
@@ -94,7 +94,7 @@ class View:
         return np.stack([x, y], -1)
 
     def source_xy(self, placed: np.ndarray) -> np.ndarray:
-        """Map positions (..., 2) in view px to image px, the inverse of ``view_xy``."""
+        """Map positions (..., 2) in view px to image px; the inverse of ``view_xy``."""
         x, y = np.moveaxis(np.asarray(placed, float), -1, 0)
         for _ in range(self.turns):
             x, y = self.size_px - y, x
@@ -119,12 +119,12 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class ViewSet:
-    """Views of the same tissue: two global ones, then local ones.
+    """Views of the same tissue: first two global views, then the local ones.
 
     Attributes:
         image: image of the views.
         views: the V views.
-        placed: (V, N, 2) view px of the nuclei around the global views.
+        placed: (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views.
         seen: (V, N) bool, True for nuclei inside a view.
     """
 
@@ -146,12 +146,12 @@ class ViewSet:
 
 
 class ViewSampler:
-    """Draws sets of views.
+    """Samples sets of views.
 
     Args:
         images: images with at least one nucleus each.
         settings: settings of the views.
-        balance: 0 draws images equally often, 1 by their area with nuclei; both are multiplied by their weights.
+        balance: 0 to sample images by their weights only, 1 to multiply the weights by the area with nuclei.
     """
 
     def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
@@ -160,7 +160,7 @@ class ViewSampler:
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
-        """Draw a set of views around a random nucleus; it has no nuclei if the global views share too few."""
+        """Sample a set of views around a random nucleus; it has no nuclei if the global views share too few."""
         settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):
@@ -172,14 +172,14 @@ class ViewSampler:
             found = ViewSet.index(image, pair, xy)
             if len(found.shared(0, 1)) >= settings.min_matches:
                 break
-        # Local views lie near nuclei of the global ones, because only shared nuclei are compared.
+        # Local views lie near nuclei in global views, because only shared nuclei are compared.
         near = xy[found.seen.any(0)] if found.seen.any() else pivot[None]
         local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
         enough = len(found.shared(0, 1)) >= settings.min_matches
         return ViewSet.index(image, [*pair, *local], xy if enough else xy[:0])
 
     def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
-        """Draw the um per pixel (2 + n_local,) of the views of a set."""
+        """Sample the um per pixel (2 + n_local,) of the views of a set."""
         return generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
 
     def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
@@ -201,7 +201,7 @@ class ViewSampler:
         size_px: int,
         generator: np.random.Generator,
     ) -> View:
-        """A view with ``point`` at the fraction ``at`` of its side, moved inside the image as far as possible."""
+        """A view with ``point`` at the fractions ``at`` of its sides, but moved into the image as far as possible."""
         side = max(1, round(size_px * mpp / image.mpp))
         last = np.maximum(np.array(image.size_px) - side, 0)
         x, y = np.floor(point - at * side).clip(0, last).astype(int).tolist()
@@ -239,9 +239,9 @@ class ViewBatch(NamedTuple):
     Attributes:
         global_views: 2 B global views.
         local_views: L * B local views; None for L = 0.
-        teacher_xy: (P, B, M, 2) view px of shared nuclei in the teacher's view.
-        student_xy: (P, B, M, 2) view px of the same nuclei in the student's view.
-        shared: (P, B, M) bool, True for entries with a nucleus.
+        teacher_xy: (P, B, M, 2) positions of shared nuclei in the teacher's view, in its px.
+        student_xy: (P, B, M, 2) positions of the same nuclei in the student's view.
+        shared: (P, B, M) bool, True for entries that contain a nucleus, False for padding.
         octaves: (P, B) |log2| of the ratio of the two views' mpps.
     """
 
@@ -259,18 +259,18 @@ def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
 
 
 class ViewBatches:
-    """Draws batches on the CPU that depend only on their number, so that a resumed run gets the same ones.
+    """Samples batches on the CPU that depend only on their number, so that a resumed run gets the same ones.
 
     Args:
         images: images with at least one nucleus each.
         colours: (N, 3, 4) map in optical density of each image.
         stains: (2, 3) reference stains, along which colour is varied.
         settings: settings of the views.
-        batch: B.
+        batch: number of sets per batch, B.
         augmentation: strength of the variation of colour and sharpness; geometry follows ``settings``.
         seed: seed of the run.
-        balance: preference for images with more area, as in ``ViewSampler``.
-        grey: share of grey views.
+        balance: influence of an image's area on how often it is sampled, as in ``ViewSampler``.
+        grey: fraction of views that are grey.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class ViewBatches:
         return self.draw(number)[0]
 
     def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
-        """Draw the batch of ``number``; also returns its sets of views."""
+        """Return the batch of ``number`` and its sets of views."""
         generator = np.random.default_rng(seed_of_step(self.seed, number))
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
@@ -320,7 +320,7 @@ class ViewBatches:
         return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
     def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
-        """(n_views * B, 3, 4) maps of ``n_views`` views of every set, each with different colours."""
+        """(n_views * B, 3, 4) random colour maps, a different one for each of ``n_views`` views of every set."""
         colour = torch.from_numpy(np.stack([self._colour[id(one.image)] for one in sets]).astype(np.float32))
         colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
         least = self.augmentation.partial_colour
@@ -329,7 +329,7 @@ class ViewBatches:
         return _without_hue(colour, torch.rand(n, generator=generator) < self.grey)
 
     def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
-        """``teacher_xy``, ``student_xy``, ``shared`` and ``octaves``."""
+        """``teacher_xy``, ``student_xy``, ``shared`` and ``octaves`` of a ``ViewBatch``."""
         pairs, most = ordered_pairs(self.settings.n_local), self.settings.max_matches
         chosen = [[_draw(one.shared(*pair), most, generator) for one in sets] for pair in pairs]
         width = max(1, *(len(numbers) for row in chosen for numbers in row))
@@ -349,6 +349,6 @@ def _draw(numbers: np.ndarray, most: int, generator: np.random.Generator) -> np.
 
 
 def _without_hue(colour: Tensor, chosen: Tensor) -> Tensor:
-    """Make the ``chosen`` (B,) maps grey, by averaging the three densities."""
+    """Make the ``chosen`` (B,) maps grey, by a weighted mean of the three densities."""
     mean = colour.new_tensor(LUMINANCE).expand(3, 3) @ colour
     return torch.where(chosen[:, None, None], mean, colour)

@@ -31,7 +31,7 @@ from muse_pipeline.labels.pictures import LabelledImage
 from muse_pipeline.labels.tissue import UNKNOWN, TissueImage
 from muse_pipeline.nuclei.table import Nuclei
 
-DEEP = 255  # largest depth that is distinguished, in px
+DEEP = 255  # largest depth, px; greater ones are clipped
 
 
 class WindowSettings(Protocol):
@@ -53,16 +53,16 @@ class WindowSettings(Protocol):
 
 
 class LabelledWindows:
-    """Draws batches that on a CPU depend only on their ``step``, so that a resumed run gets the same ones.
+    """Samples batches that, on a CPU, depend only on their ``step``, so that a resumed run gets the same ones.
 
     Args:
-        images: labelled images at one mpp.
+        images: labelled images, all at the same mpp.
         colours: (N, 3, 4) colour map of each image.
         stains: (2, 3) reference stains, along which colour is varied.
         settings: settings of the run.
         device: device of the pictures and of the windows.
-        weak_view: whether batches also have windows for a teacher.
-        around: whether windows may reach over the borders of regions, as in ``draw_centres``.
+        weak_view: True to add windows for a teacher to each batch.
+        around: True if windows may reach over the borders of regions, as in ``draw_centres``.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class LabelledWindows:
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
             depth = read_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
-            # Codes below 0 are not depths and are kept.
+            # Values below 0 are codes, not depths, and are kept.
             batch = batch._replace(region=torch.where(depth > 0, depth * self.mpp, depth))
         if self.weak_view:
             middle = torch.full((self.batch,), (1 + self.augmentation.partial_colour) / 2)
@@ -113,10 +113,10 @@ class LabelledWindows:
 
 
 def _depth(image: LabelledImage) -> np.ndarray:
-    """(h, w) int16: depth in px from the border of the region, at least 1 inside; the picture's border is ignored.
+    """(h, w) int16: in the region, the distance to its border in px, at least 1; the picture's border does not count.
 
-    0 outside of annotations, ``OTHERS`` in other regions, whose nuclei are not in this image, and ``CLASSES_ONLY``
-    in class areas.
+    The value is 0 outside annotations and ``OTHERS`` in regions whose nuclei are in other images; in class areas, it is
+    ``CLASSES_ONLY`` instead of a distance.
     """
     if image.areas:
         others = np.where(image.unannotated, 0, OTHERS)
@@ -132,7 +132,7 @@ def _depth(image: LabelledImage) -> np.ndarray:
 def draw_centres(
     size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator, around: bool = False
 ) -> Tensor:
-    """Draw the centres (B, 2) of windows, in picture px.
+    """Sample the centres (B, 2) of windows, in picture px.
 
     Centres are uniform over all windows that contain the whole annotated region, so that it may be anywhere in a window
     (MUSE's large field of view), or, if the region is larger, over all windows inside it. Windows stay within the
@@ -143,7 +143,7 @@ def draw_centres(
         region: (B, 4) left, top, right, bottom of the bounding boxes of the annotated regions.
         reach: (B, 1) half the side of a window in picture px.
         generator: random generator of the run.
-        around: also centre windows anywhere in the region, so that they may reach over its border.
+        around: True to centre windows anywhere in the region too, so that they may reach over its border.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
     # The centre may move by |reach - half|, so that either the region or the window contains the other.
@@ -158,13 +158,13 @@ def draw_centres(
 
 
 def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
-    """``sample_windows`` for pictures of any sizes; only the part of a picture in its window is converted to float.
+    """``sample_windows`` for pictures of any size; only the part of a picture in its window is converted to float.
 
     Args:
-        pictures: B of (3, h, w) uint8.
-        centre: (B, 2) picture px, on the CPU.
-        linear: (B, 2, 2) picture -> window, on the CPU.
-        size_px: S, side of a window.
+        pictures: B pictures (3, h, w) uint8.
+        centre: (B, 2) centres of the windows in picture px, on the CPU.
+        linear: (B, 2, 2) maps from picture to window, on the CPU.
+        size_px: side of a window, S.
 
     Returns:
         (B, 3, S, S) float, 0 to 255.
@@ -189,14 +189,14 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
 
 
 def read_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
-    """Sample maps of pictures at the centres of the cells of windows; 0 beyond a picture.
+    """Read maps of pictures at the centres of the cells of windows; 0 beyond a picture.
 
     Args:
-        maps: B of (h, w).
-        centre: (B, 2) picture px.
-        linear: (B, 2, 2) picture -> window.
-        cells: N, the cells per side of a window.
-        cell_px: pixels per cell.
+        maps: B maps (h, w).
+        centre: (B, 2) centres of the windows in picture px.
+        linear: (B, 2, 2) maps from picture to window.
+        cells: number of cells per side of a window, N.
+        cell_px: side of a cell in window px.
 
     Returns:
         (B, N, N) float.
@@ -224,9 +224,9 @@ class NucleiStack:
         n: (N,) number of nuclei of each picture.
         first: (N,) index of the first nucleus of each picture.
         xy: (T, 2) picture px.
-        label: (T,), -1 unknown.
-        rays: (T, R) um, NaN unknown.
-        shares: (T, C) expected shares of the classes, 0 for nuclei outside of class areas; (T, 0) without areas.
+        label: (T,) class index, -1 if unknown.
+        rays: (T, R) um, NaN if unknown.
+        shares: (T, C) expected class shares, 0 for nuclei outside class areas; (T, 0) if no picture has areas.
     """
 
     def __init__(self, pictures: list[Nuclei], device: torch.device):
@@ -244,12 +244,12 @@ class NucleiStack:
     def move(
         self, chosen: Tensor, centre: Tensor, linear: Tensor, size_px: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the nuclei in and close to windows, padded to the largest number.
+        """Return the nuclei in and close to each window, padded to the largest number.
 
         Args:
-            chosen: (B,) picture of each window.
-            centre: (B, 2) picture px.
-            linear: (B, 2, 2) picture -> window.
+            chosen: (B,) index of the picture of each window.
+            centre: (B, 2) centres of the windows in picture px.
+            linear: (B, 2, 2) maps from picture to window.
             size_px: side of a window.
 
         Returns:
@@ -273,21 +273,21 @@ class NucleiStack:
 
 
 def _number(n: Tensor) -> tuple[Tensor, Tensor]:
-    """For each member of groups of ``n`` (B,) members, its group (n.sum(),) and its number in the group."""
+    """The group (n.sum(),) of each member of groups with ``n`` (B,) members, and its number in the group."""
     group = torch.arange(len(n), device=n.device).repeat_interleave(n)
     return group, torch.arange(len(group), device=n.device) - (n.cumsum(0) - n)[group]
 
 
-SEAM_UM = 3.0  # no labels this close to a seam, where cut nuclei are completed by their mirror images
+SEAM_UM = 3.0  # labels this close to a seam are ignored, because cut nuclei are completed there by mirror images
 
 
 def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
-    """Extend a picture smaller than a window by mirror images to its right and below.
+    """Extend a picture that is smaller than a window by mirror images to its right and below it.
 
     Pixels within 3 um of a seam or of the original border do not count as annotated. Larger pictures are unchanged.
 
     Args:
-        image: labelled image, with its nuclei in its own pixels.
+        image: labelled image.
         window_px: side of the windows that are cut from it.
         mpp: um per pixel.
     """
@@ -308,7 +308,7 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
 
 
 def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) -> Nuclei:
-    """The nuclei of all mirror images; images in every second column and row are reversed."""
+    """The nuclei of a picture and its mirror images, which are reversed in every second column and row."""
     size, parts = np.array(size_px), []
     xy, rays = torch.from_numpy(nuclei.xy).float()[None], torch.from_numpy(nuclei.rays)[None]
     for row, column in np.ndindex(repeats[1], repeats[0]):
@@ -320,13 +320,13 @@ def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) 
 
 
 class RegionBatch(NamedTuple):
-    """B windows with targets for K classes, which are all but the first.
+    """B windows with targets for K classes, all but the first.
 
     Attributes:
         pixels: (B, 3, S, S) float, 0 to 255.
         colour: (B, 3, 4) map in optical density.
         label: (B, K) label of the image, 1 or 0; -1 if its pixels are labelled instead.
-        target: (B, K, S / 4, S / 4) 1 or 0, the label of the image, repeated, or of pixels.
+        target: (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels, or that of the image everywhere.
         known: (B, K, S / 4, S / 4) 1 where the target is known, else 0.
     """
 
@@ -338,13 +338,15 @@ class RegionBatch(NamedTuple):
 
 
 class RegionWindows:
-    """Draws batches that on a CPU depend only on their ``step``; classes, and images of a class, are equally frequent.
+    """Samples batches that, on a CPU, depend only on their ``step``.
+
+    Classes are equally frequent, and so are the images of a class; images with labelled pixels count as one more class.
 
     Args:
-        images: images at one mpp; those with labelled pixels count as one more class.
+        images: images, all at the same mpp.
         colours: (N, 3, 4) colour map of each image.
         stains: (2, 3) reference stains, along which colour is varied.
-        n_classes: C.
+        n_classes: number of classes, K + 1; the first has no target.
         settings: settings of the run.
         device: device of the images and of the windows.
     """
@@ -371,7 +373,7 @@ class RegionWindows:
         self.maps = [None if one.target is None else _shifted(one.target, margin, device) for one in images]
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
-        # The label -1, of images with labelled pixels, becomes 0, at which ``bincount`` begins.
+        # Images with labelled pixels have the label -1, and ``bincount`` begins at 0.
         self.weights = 1.0 / torch.bincount(self.labels + 1)[self.labels + 1]
 
     def __call__(self, step: int) -> RegionBatch:
@@ -400,6 +402,6 @@ class RegionWindows:
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
-    """The target plus one, with an unknown margin, so that unknown is 0 as in ``read_cells``."""
+    """The target plus one, with a margin, so that unknown pixels are 0, as beyond a picture in ``read_cells``."""
     known = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
     return torch.from_numpy(np.pad(known, margin)).to(device)

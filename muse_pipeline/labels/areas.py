@@ -46,7 +46,7 @@ class ClassAreas:
     Attributes:
         path: path of the file.
         unit: "feature" for GeoJSON, "value" for masks.
-        number: (A,) number of the feature, or value, of each area.
+        number: (A,) number of the GeoJSON feature, or value in the mask, of each area.
         shape: (A,) valid polygons or multipolygons.
         classes: indices of the classes that the nuclei of each area may have.
     """
@@ -58,7 +58,7 @@ class ClassAreas:
     classes: tuple[tuple[int, ...], ...]
 
     def where(self, index: int) -> str:
-        """File and number of an area, for the beginning of a message."""
+        """The beginning of a message about an area: its file and number."""
         return f"{self.path}, {self.unit} {self.number[index]}"
 
     def change(self, function: Callable[[np.ndarray], np.ndarray]) -> ClassAreas:
@@ -76,45 +76,46 @@ class ClassAreas:
         """Reject areas of different classes that overlap.
 
         Raises:
-            LabelError: two areas overlap; the message names both.
+            LabelError: two such areas overlap; the message names both.
         """
         pairs = shapely.STRtree(self.shape).query(self.shape, predicate="intersects").T.tolist()
         for first, second in pairs:
             overlaps = first < second and set(self.classes[first]) != set(self.classes[second])
             if overlaps and shapely.intersection(*self.shape[[first, second]]).area > 0:
                 raise LabelError(
-                    f"{self.where(first)}: overlaps with {self.unit} {self.number[second]}, which has another class; "
+                    f"{self.where(first)}: overlaps with {self.unit} {self.number[second]} of a different class; "
                     "cut one of the two areas, or delete it"
                 )
 
     def require_nuclei(self, counts: np.ndarray, source: LabelSource) -> None:
-        """Reject an area with a count of 0 in ``counts`` (A,), unless the source allows it.
+        """Reject an area without nuclei, unless ``source.allow_empty``; ``counts`` (A,) are the nuclei in each area.
 
         Raises:
             LabelError: an area has no nucleus; the message names it.
         """
         if not source.allow_empty and not counts.all():
             raise LabelError(
-                f"{self.where(counts.argmin())}: `{source.detector.name}` finds no nucleus {source.margin_um:g} um or "
-                "more inside this area; correct it or `mpp`, name another `detector`, or set `allow_empty: true`"
+                f"{self.where(counts.argmin())}: `{source.detector.name}` finds no nucleus at least "
+                f"{source.margin_um:g} um inside this area; correct the area or `mpp`, choose a different `detector`, "
+                "or set `allow_empty: true`"
             )
 
 
 def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
-    """(C,) expected class shares in an area: ``purity`` is split equally over ``classes``, the rest over all others."""
+    """(C,) class shares expected in an area: ``purity`` split equally over ``classes``, the rest over the others."""
     shares = np.full(n_classes, (1 - purity) / max(n_classes - len(classes), 1), np.float32)
     shares[list(classes)] = purity / len(classes)
     return shares
 
 
 class AreaLabeller:
-    """Labels nuclei by the areas of a source.
+    """Finds nuclei with a detector, and labels each with the classes of the area that contains it.
 
     Args:
         source: source of the format "areas".
         classes: names of the model's classes.
         mpp: um per pixel of the model.
-        n_rays: number of rays per nucleus, all unknown.
+        n_rays: number of rays per nucleus, all NaN.
 
     Raises:
         ModelError: the detector does not exist.
@@ -129,12 +130,12 @@ class AreaLabeller:
         """Read every picture, or every area of every slide, with the nuclei that the detector finds.
 
         Raises:
-            LabelError: as in ``labels.read.read_labelled_images``; areas of different classes overlap.
+            LabelError: as in ``labels.read.read_labelled_images``, or areas of different classes overlap.
         """
         return self._read_pictures() if self.source.images else self._read_slides(context_px)
 
     def _read_pictures(self) -> Iterator[LabelledImage]:
-        """Read the pictures at the model's mpp; coarser ones are enlarged."""
+        """Read the pictures, resampled to the model's mpp."""
         source = self.source
         files = LabelFiles(source.labels, [path.stem for path in all_pictures(source)], SUFFIXES[source.format])
         for path in image_paths(source):
@@ -152,7 +153,7 @@ class AreaLabeller:
             yield self.image(path.stem, resampled, nuclei, stain, region, source.patient_of(path.stem), areas, owner)
 
     def _read_slides(self, context_px: int) -> Iterator[LabelledImage]:
-        """Read the areas of the slides, each with tissue around it."""
+        """Read the areas drawn on the slides, each with the tissue around it."""
         rows = list_slides(self.source)
         files = LabelFiles(self.source.labels, [row.slide_id for row in rows], frozenset(GEOJSON_SUFFIXES))
         for row in choose_slides(rows, self.source):
@@ -162,7 +163,7 @@ class AreaLabeller:
             areas = areas.change(lambda shape, slide_box=slide_box: shapely.intersection(shape, slide_box))
             if not shapely.area(areas.shape).any():
                 raise LabelError(
-                    f"{areas.path}: its areas lie outside slide '{row.slide_id}'; are they another slide's?"
+                    f"{areas.path}: its areas lie outside slide '{row.slide_id}'; do they belong to a different slide?"
                 )
             scale = level0_to_work(np.ones(2), info.mpp, self.mpp)
             areas = self.cut_margin(areas.change(lambda shape, scale=scale: _transform(shape, scale)))
@@ -184,15 +185,16 @@ class AreaLabeller:
             areas.require_nuclei(counts, self.source)
 
     def read_file(self, path: Path, size_px: tuple[int, int], offset_px: tuple[int, int] = (0, 0)) -> ClassAreas:
-        """The areas of a label file, in px of its picture or slide.
+        """Read the areas of a label file, in px of its picture or slide.
 
         Args:
-            path: path of GeoJSON, or of a mask.
-            size_px: (width, height) of the picture.
-            offset_px: offset of QuPath's frame.
+            path: GeoJSON file or mask.
+            size_px: (width, height) of the picture or slide.
+            offset_px: (x, y) offset added to the coordinates in GeoJSON.
 
         Raises:
-            LabelError: the file is broken or has no area, or an area has no class.
+            LabelError: the file is broken, a mask is not as large as its picture, an area has no class or an unknown
+                one, or no area has a class that is used.
         """
         is_geojson = path.name.lower().endswith(tuple(GEOJSON_SUFFIXES))
         areas = self._read_geojson(path, offset_px) if is_geojson else self._read_mask(path, size_px)
@@ -225,7 +227,7 @@ class AreaLabeller:
         values = values[(values != 0) | ("0" in self.source.class_map)]
         number = np.searchsorted(values, mask.astype(int)) + 1
         shapes = label_image_to_polygons(np.where(np.isin(mask, values), number, 0).astype(np.int32))
-        shapes = shapely.simplify(shapes, 1.0)  # unsimplified pixel borders make the margin ten times slower
+        shapes = shapely.simplify(shapes, 1.0)  # with exact pixel borders, ``cut_margin`` takes ten times as long
         classes = [self._class_set(str(value), value, path, "value") for value in values.tolist()]
         return ClassAreas(path, "value", values, shapes, tuple(classes))
 
@@ -234,8 +236,8 @@ class AreaLabeller:
         classes = class_set(word, self.source, self.classes, where)
         if len(classes) == len(self.classes) > 1:
             raise LabelError(
-                f"{where}: class_map gives '{word}' every class of the model, which labels no nucleus; name fewer, or "
-                "null"
+                f"{where}: class_map maps '{word}' to every class of the model, which labels none of its nuclei; "
+                "name fewer classes, or null"
             )
         return classes
 
@@ -243,7 +245,7 @@ class AreaLabeller:
         """Shrink areas, in px at the model's mpp, by ``margin_um``.
 
         Raises:
-            LabelError: remaining parts of areas of different classes overlap.
+            LabelError: areas of different classes still overlap.
         """
         areas = areas.change(lambda shape: shapely.buffer(shape, -self.source.margin_um / self.mpp))
         areas.require_apart()
@@ -256,19 +258,19 @@ class AreaLabeller:
         return Nuclei(found.xy, Frame.WINDOW, rays=rays)
 
     def _find_in_cell(self, pixels: np.ndarray, window: RegionWindow, stain: MacenkoFit | None) -> Nuclei:
-        """The nuclei (frame: window) in and close to the cell of a window."""
+        """The nuclei (frame: window) that the detector finds in and around the cell of a window."""
         left, top, right, bottom = (edge - window.origin[axis % 2] for axis, edge in enumerate(window.cell))
         left, top = max(left - SURROUND_PX, 0), max(top - SURROUND_PX, 0)
         nuclei = self.find(pixels[top : bottom + SURROUND_PX, left : right + SURROUND_PX], stain)
         return replace(nuclei, xy=nuclei.xy + np.array([left, top]))
 
     def label(self, nuclei: Nuclei, areas: ClassAreas, owner: np.ndarray) -> tuple[Nuclei, np.ndarray]:
-        """Select the nuclei in areas; return them with their expected classes, and the area (N,) of each.
+        """Return the nuclei in areas, with their expected class shares, and the index (M,) of each nucleus' area.
 
         Args:
-            nuclei: nuclei that were found.
+            nuclei: N nuclei that the detector found.
             areas: areas that label the nuclei.
-            owner: result of ``ClassAreas.owners`` for these nuclei.
+            owner: (N,) index of the area of each nucleus; -1 if it is in none.
         """
         nuclei, owner = nuclei[owner >= 0], owner[owner >= 0]
         shares = [expected_shares(one, len(self.classes), self.source.purity) for one in areas.classes]

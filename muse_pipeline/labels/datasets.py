@@ -1,4 +1,4 @@
-"""Labelled pictures of open datasets, read by one layout per dataset.
+"""Labelled pictures from open datasets, read by one layout per dataset.
 
 A layout is one file in ``labels.layouts``: a class registered under the label format that it reads. Layouts follow the
 public documentation of the datasets (``docs/guide/open-data.md``) and are tested on synthetic files.
@@ -26,10 +26,11 @@ class Sample:
     """One picture of a dataset, before its pixels are read.
 
     Attributes:
-        name: name that begins with the fold, the split or the organ, for ``exclude`` and ``split``.
-        patient: patient of the picture; for a dataset without patients, the smallest of its separate groups.
+        name: unique name, by which ``exclude`` and ``split`` select; in most layouts it begins with the fold, split or
+            organ.
+        patient: patient of the picture; in a dataset without patients, the fold, organ or picture counts as one.
         files: files that contain the picture and its labels.
-        index: index of the picture in files of many pictures.
+        index: index of the picture in files that contain many.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Layout(ABC):
 
     @abstractmethod
     def samples(self) -> list[Sample]:
-        """List every picture, by path, without reading pixels.
+        """List every picture, sorted by path, without reading pixels.
 
         Raises:
             LabelError: the folder does not contain the dataset, or a file is missing.
@@ -63,17 +64,17 @@ class Layout(ABC):
         """Read one picture with its nuclei (frame: window).
 
         Args:
-            sample: one of ``samples``.
-            source: source with the class map and the um per pixel.
+            sample: picture listed by ``samples``.
+            source: source with the class map and, if stated, the um per pixel.
             classes: names of the model's classes.
             n_rays: number of rays per nucleus.
 
         Raises:
-            LabelError: a file is damaged or of another shape, a class is unknown, or the um per pixel are unknown.
+            LabelError: a file is damaged or has an unexpected shape, a class is unknown, or the pixel size is unknown.
         """
 
     def find(self, pattern: str) -> list[Path]:
-        """List the files that match ``pattern`` at any depth, by path.
+        """List the files that match ``pattern`` at any depth, sorted by path.
 
         Raises:
             LabelError: no file matches.
@@ -81,13 +82,13 @@ class Layout(ABC):
         found = sorted(path for path in self.folder.rglob(pattern) if not path.name.startswith("."))
         if not found:
             raise LabelError(
-                f"{self.folder}: holds no '{pattern}'; give the folder of the unpacked {self.title} dataset, laid out "
-                "as in docs/guide/open-data.md"
+                f"{self.folder}: contains no '{pattern}'; give the folder of the unpacked {self.title} dataset, laid "
+                "out as in docs/guide/open-data.md"
             )
         return found
 
     def choose(self, candidates: Iterable[Path | None], missing: str) -> Path:
-        """The first candidate that is a file; ``missing`` describes the missing files in errors.
+        """Return the first candidate that is a file; ``missing`` describes it in the error if there is none.
 
         Raises:
             LabelError: no candidate is a file.
@@ -101,7 +102,7 @@ class Layout(ABC):
 def name_nuclei(
     annotations: Annotations, words: Sequence[str], source: LabelSource, classes: tuple[str, ...]
 ) -> Annotations:
-    """Return the nuclei with the classes in ``words``, one word per nucleus.
+    """Set the classes of the nuclei, in place, from one word per nucleus, and return the annotations.
 
     Raises:
         LabelError: a word is not in the class map or not mapped to a class of the model.
@@ -124,10 +125,10 @@ def read_dataset(source: LabelSource, classes: tuple[str, ...], mpp: float, n_ra
 
 
 def patient_of(sample: Sample, source: LabelSource) -> str:
-    """The patient by the rule of the source, if it has one, else by the dataset.
+    """The patient of a picture: found in its name by the source's rule, if there is one, else given by the dataset.
 
     Raises:
-        LabelError: the rule does not suit the name.
+        LabelError: the name does not match the rule.
     """
     return sample.patient if source.patient is None else source.patient_of(sample.name)
 
@@ -151,7 +152,7 @@ def choose_samples(source: LabelSource) -> list[Sample]:
 
 
 def dataset_files(source: LabelSource) -> list[Path]:
-    """List the files of the pictures that a source selects, each once, by path.
+    """List the files of the pictures that a source selects, sorted by path and without repetition.
 
     Raises:
         LabelError: as in ``choose_samples``.
@@ -170,7 +171,7 @@ def all_samples(source: LabelSource) -> list[Sample]:
     for sample in LAYOUTS[source.format](source.labels).samples():
         if sample.name in by_name:
             raise LabelError(
-                f"{source.labels}: holds '{sample.name}' twice, in {by_name[sample.name].files[0]} and "
+                f"{source.labels}: contains '{sample.name}' twice, in {by_name[sample.name].files[0]} and "
                 f"{sample.files[0]}; remove one copy"
             )
         by_name[sample.name] = sample

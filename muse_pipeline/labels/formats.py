@@ -1,4 +1,4 @@
-"""Contents of label files of all formats: nuclei, with their positions in the file, and regions."""
+"""Reading of label files of all formats: nuclei, each with its line or number in the file, and annotated regions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.read import GeoJSONObjects, read_geojson
 from muse_pipeline.qupath.regions import are_called, remove_spikes, require_nucleus_size
 
-SAME_UM, FEW_COPIES = 0.5, 0.01  # side of a cell in which nuclei are duplicates; accepted share of duplicates
+SAME_UM, FEW_COPIES = 0.5, 0.01  # nuclei in one square of this side count as duplicates; accepted share
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class Annotations:
         path: path of the file.
         nuclei: nuclei with rays (N, R) in um, NaN for points.
         numbers: (N,) int, number of the line, feature or instance of each nucleus.
-        unit: unit of ``numbers``: "line", "feature" or "instance".
-        regions: (M,) shapely polygons around the annotated area, in the frame of the nuclei; empty if all is annotated.
-        made_in_viewer: True for corrections of this slide's nuclei, in which empty regions are intended.
+        unit: meaning of ``numbers``: "line", "feature" or "instance".
+        regions: (M,) shapely polygons around the annotated areas, in the frame of the nuclei; empty if there are none.
+        made_in_viewer: True if the file was made in the viewer; regions without nuclei are then accepted.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Annotations:
     made_in_viewer: bool = False
 
     def where(self, index: int) -> str:
-        """File and number of a nucleus, for the beginning of a message."""
+        """The beginning of a message about a nucleus: its file and number."""
         return f"{self.path}, {self.unit} {self.numbers[index]}"
 
     def require_within(self, size_px: tuple[int, int], what: str) -> None:
@@ -55,9 +55,9 @@ class Annotations:
         Nuclei less than a pixel outside are moved inside, in place, with a warning.
 
         Raises:
-            LabelError: a nucleus is outside; the message has its line, feature or instance.
+            LabelError: a nucleus is at least a pixel outside; the message has its line, feature or instance.
         """
-        # Pixels are half-open, so the largest position inside is the float before the size.
+        # Pixels are half-open, so the largest position inside is the largest float below the size.
         inside = self.nuclei.xy.clip(0, np.nextafter(size_px, 0))
         distance = np.abs(self.nuclei.xy - inside).max(1, initial=0)
         if n_moved := int(((distance > 1e-6) & (distance < 1)).sum()):
@@ -73,22 +73,22 @@ class Annotations:
         self.nuclei.xy = inside
 
     def require_regions(self, source: LabelSource, what: str) -> None:
-        """Reject a file without an annotated region for a picture or slide that needs one.
+        """Reject a file without an annotated region; ``what`` names its picture or slide in the message.
 
         Raises:
             LabelError: the file has no region.
         """
         if not len(self.regions):
             raise LabelError(
-                f"{self.path}: no annotation '{source.region_class}' bounds what was annotated in {what}; draw one "
-                "around it"
+                f"{self.path}: has no annotation '{source.region_class}' around the part of {what} that was annotated; "
+                "draw one"
             )
 
     def in_regions(self, source: LabelSource) -> np.ndarray:
         """(N,) bool: True for nuclei in a region; True for all if there is no region.
 
         Raises:
-            LabelError: a nucleus is outside all regions, and the source does not omit such nuclei.
+            LabelError: a nucleus is outside all regions, and ``source.outside`` is "refuse".
         """
         if not len(self.regions):
             return np.ones(len(self.nuclei), bool)
@@ -110,14 +110,14 @@ def class_index(word: str, source: LabelSource, classes: tuple[str, ...], where:
     If ``classes`` is empty, only positions are used, and the result is always -1.
 
     Raises:
-        LabelError: as in ``class_set``, or the class map has several classes for the word.
+        LabelError: as in ``class_set``, or the class map maps the word to several classes.
     """
     if not classes:
         return -1
     indices = class_set(word, source, classes, where)
     if len(indices) > 1:
         raise LabelError(
-            f"{where}: class_map gives '{word}' several classes, which only format 'areas' takes; give it one, or null"
+            f"{where}: class_map maps '{word}' to several classes, which only format 'areas' allows; name one, or null"
         )
     return next(iter(indices), -1)
 
@@ -128,7 +128,8 @@ def class_set(word: str, source: LabelSource, classes: tuple[str, ...], where: s
     Without a class map, the word must be a class name or a synonym (``nuclei.class_names``).
 
     Raises:
-        LabelError: the word is not in the class map or not mapped to a class of the model.
+        LabelError: the word is not in the class map or, without a map, is no class name; or it is mapped to something
+            that is not a class of the model.
     """
     if not source.class_map:
         return (find_class(word, classes, where, "correct it, or map it with `class_map`"),)
@@ -150,8 +151,8 @@ def read_annotated(
 ) -> Annotations:
     """Read nuclei drawn as points or polygons, and the regions around them.
 
-    An object without a classification is a nucleus of unknown class. Every part of a multipoint or a multipolygon is
-    one nucleus.
+    An object without a classification is a nucleus of unknown class. Every part of a multipoint or multipolygon is a
+    separate nucleus.
 
     Args:
         path: path of the file.
@@ -159,11 +160,12 @@ def read_annotated(
         classes: names of the model's classes.
         frame: frame of the positions after the offset is added.
         mpp: (x, y) um per pixel of ``frame``.
-        n_rays: number of rays per nucleus; those of points are unknown.
-        offset_px: offset of QuPath's frame.
+        n_rays: number of rays per nucleus; rays of points are NaN.
+        offset_px: (x, y) offset added to the coordinates in the file.
 
     Raises:
-        LabelError: the file is broken, or a feature is neither a nucleus nor a region; the message has its number.
+        LabelError: the file is broken, a feature is neither a nucleus nor a region, or its class is unknown; the
+            message has its number.
     """
     try:
         objects = read_geojson(path, offset_px, tiles=False)
@@ -194,7 +196,7 @@ def _regions(objects: GeoJSONObjects) -> np.ndarray:
             raise LabelError(f"{path}, feature {number}: a region must be a closed area; draw it again")
         if not geometry.is_valid:
             why = shapely.is_valid_reason(geometry)
-            raise LabelError(f"{path}, feature {number}: a region whose lines cross ({why}); draw it again")
+            raise LabelError(f"{path}, feature {number}: the lines of this region cross ({why}); draw it again")
     return shapely.get_parts(np.array(geometries, object))
 
 
@@ -204,20 +206,22 @@ TO_XY = {"row column class": row_column_index_to_xy, "x y class": xy_index_to_xy
 def read_text(
     path: Path, source: LabelSource, classes: tuple[str, ...], frame: Frame, n_rays: int, order: str | None = None
 ) -> Annotations:
-    """Read a text file with cells separated by tabs, semicolons, commas or blanks, whichever the first line has.
+    """Read a text file with one nucleus per line.
 
-    With semicolons, numbers may have decimal commas.
+    Cells are separated by tabs, semicolons, commas or spaces: the first of these that the first line contains. With
+    semicolons, numbers may have decimal commas.
 
     Args:
         path: path of the file.
         source: source with the format and the class map.
         classes: names of the model's classes.
         frame: frame of the positions; pixels in the file count from 0.
-        n_rays: number of rays per nucleus, all unknown.
-        order: order of the columns, instead of the source's format.
+        n_rays: number of rays per nucleus, all NaN.
+        order: order of the columns; by default the source's format.
 
     Raises:
-        LabelError: a line is not two numbers and a class, or a header lacks a column of the format.
+        LabelError: the file is not text, a line is not two numbers and a known class, or a header lacks a column of the
+            format.
     """
     order = order or source.format
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
@@ -248,14 +252,14 @@ def read_text(
 
 
 def _header_columns(cells: list[str], order: str, where: str) -> tuple[int, ...]:
-    """Indices of the columns of ``order`` in a header, which must have all of them."""
+    """Indices of the columns of ``order`` in a header, which must contain each of them once."""
     names, needed = [split_unit(cell)[0] for cell in cells], order.split()
     if in_um := [cell for cell in cells if split_unit(cell)[1] == "um" and split_unit(cell)[0] in needed]:
         raise LabelError(f"{where}: positions are in um ({', '.join(in_um)}); give them in pixels")
     if any(names.count(name) != 1 for name in needed):
         raise LabelError(
-            f"{where}: found '{' '.join(cells)[:80]}' where {order} is expected; name these columns in a header, once "
-            "each, or begin with the first nucleus"
+            f"{where}: found '{' '.join(cells)[:80]}', expected {order}; name each of these columns once in a header, "
+            "or begin with the first nucleus"
         )
     return tuple(names.index(name) for name in needed)
 
@@ -271,12 +275,12 @@ def _is_number(text: str) -> bool:
         return False
 
 
-SPECK_UM2 = 1.25  # smaller areas of a mask are specks
-POINT_TO_INSTANCE_UM = 2.0  # largest distance between a point and the instance centroid that gets its class
+SPECK_UM2 = 1.25  # smaller areas of a mask are ignored as specks
+POINT_TO_INSTANCE_UM = 2.0  # largest distance from the centroid of an instance to the point that gives its class
 
 
 def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """Read a mask (PNG, TIFF or NPY) of instances, 0 for background; classes are unknown.
+    """Read a mask (PNG, TIFF or NPY) in which every nucleus has its own number and 0 is background.
 
     Args:
         path: path of the mask.
@@ -284,16 +288,19 @@ def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int
         mpp: um per pixel.
         n_rays: number of rays per nucleus.
 
+    Returns:
+        Annotations with classes unknown.
+
     Raises:
-        LabelError: the file cannot be read, is not a mask or has another size, or several nuclei have the same number.
+        LabelError: the file cannot be read, is not a mask or has a different size, or several nuclei share a number.
     """
-    mask = read_label_image(path, "number them, or use `format: masks` where they do not touch")
+    mask = read_label_image(path, "number them, or use `format: masks` if they do not touch")
     require_nuclei(path, mask, (mpp, mpp))
     return measure_instances(path, mask, size_px, mpp, n_rays)
 
 
 def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """Read a mask (PNG, TIFF or NPY) with one value above 0, whose connected areas, except specks, are nuclei.
+    """Read a mask (PNG, TIFF or NPY) with one value besides 0; its connected areas, except specks, are the nuclei.
 
     Args:
         path: path of the mask.
@@ -302,15 +309,16 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
         n_rays: number of rays per nucleus.
 
     Raises:
-        LabelError: the file cannot be read, is not a mask, has another size or has several values above 0.
+        LabelError: the file cannot be read, is not a mask, has a different size or several values besides 0, or an area
+            is larger than a nucleus.
     """
     mask = read_mask(path)
     require_size(path, mask, size_px)
     values = np.unique(mask[mask != 0])
     if len(values) > 1:
         raise LabelError(
-            f"{path}: has {len(values)} values beside 0; use `format: instances` if they number nuclei, else make it "
-            "black and white"
+            f"{path}: has {len(values)} values besides 0; use `format: instances` if they number nuclei, else make the "
+            "mask black and white"
         )
     areas = number_areas(mask, SPECK_UM2 / mpp**2)
     require_nuclei(path, areas, (mpp, mpp))
@@ -318,7 +326,7 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
 
 
 def measure_instances(path: Path, mask: np.ndarray, size_px: tuple[int, int], mpp: float, n_rays: int) -> Annotations:
-    """The nuclei of an integer mask (h, w) that was read from ``path``, as in ``read_instances``.
+    """Convert an integer mask (h, w), read from ``path``, into annotations, as in ``read_instances``.
 
     Raises:
         LabelError: the mask is not as large as its picture.
@@ -337,13 +345,13 @@ def require_size(path: Path, mask: np.ndarray, size_px: tuple[int, int]) -> None
     """
     if mask.shape[::-1] != size_px:
         raise LabelError(
-            f"{path}: is {mask.shape[1]} x {mask.shape[0]} px and its picture {size_px[0]} x {size_px[1]} px; "
-            "give masks of the pictures' size"
+            f"{path}: is {mask.shape[1]} x {mask.shape[0]} px, but its picture is {size_px[0]} x "
+            f"{size_px[1]} px; give a mask of the same size"
         )
 
 
 def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> None:
-    """Reject a file in which more than a few true nuclei are duplicates.
+    """Reject a file with many duplicate nuclei.
 
     Args:
         path: path of the file, for the message.
@@ -351,20 +359,20 @@ def require_distinct(path: Path, xy: np.ndarray, mpp: tuple[float, float]) -> No
         mpp: (x, y) um per pixel.
 
     Raises:
-        LabelError: at least two nuclei, and more than 1 % of all, coincide with an earlier nucleus.
+        LabelError: at least two nuclei, and more than 1 % of all, lie in the same 0.5 um square as an earlier one.
     """
     _, first = np.unique(xy * mpp // SAME_UM, axis=0, return_index=True)
     copies = np.delete(np.arange(len(xy)), first)
     if len(copies) > max(1, FEW_COPIES * len(xy)):
         x, y = xy[copies[0]]
         raise LabelError(
-            f"{path}: {len(copies):,} of its {len(xy):,} nuclei lie on another one, the first at x {x:.1f}, y {y:.1f}; "
-            "delete the copies; an export may have been pasted twice"
+            f"{path}: {len(copies):,} of its {len(xy):,} nuclei are duplicates, the first at x {x:.1f}, y {y:.1f}; "
+            "delete them (an export may have been pasted twice)"
         )
 
 
 def median_diameter_px(path: Path) -> float:
-    """Diameter of a circle with the area of the median nucleus of a mask.
+    """Diameter, in px, of a circle with the median area of the nuclei in a mask.
 
     Raises:
         LabelError: the file cannot be read, is not a mask or has no nucleus.
@@ -380,7 +388,7 @@ def name_instances(instances: Annotations, points: Annotations, mpp: float) -> N
     """Give instances, in place, the class of the nearest point within 2 um of their centroid.
 
     Raises:
-        LabelError: there are points, but none is on an instance.
+        LabelError: there are instances and points, but no point is within 2 um of a centroid.
     """
     nuclei = instances.nuclei
     if not len(nuclei) or not len(points.nuclei):
@@ -389,7 +397,7 @@ def name_instances(instances: Annotations, points: Annotations, mpp: float) -> N
     close = distance * mpp <= POINT_TO_INSTANCE_UM
     if not close.any():
         raise LabelError(
-            f"{points.path}: no point lies within {POINT_TO_INSTANCE_UM:g} um of a nucleus of {instances.path.name}; "
-            "is it another picture's, or rows and columns in the wrong order?"
+            f"{points.path}: no point lies within {POINT_TO_INSTANCE_UM:g} um of a nucleus in {instances.path.name}; "
+            "does the file belong to a different picture, or are x and y exchanged?"
         )
     nuclei.label = np.where(close, points.nuclei.label[nearest], -1).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Outlines for nuclei labelled by points: a seeded watershed on haematoxylin, moved to the clearest edge nearby."""
+"""Outlines for nuclei labelled by points: seeded watersheds on haematoxylin, moved to the clearest edge nearby."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, MacenkoFit
 
 MAX_RADIUS_UM = 12.0
-BLUR_UM, OTSU_SHARE = 0.35, 0.8  # outlines from NuCLS centroids then exceed the masks by 2 % (median)
+BLUR_UM, OTSU_SHARE = 0.35, 0.8  # outlines grown from NuCLS centroids are then 2 % larger than the masks (median)
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
 
 def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Outline points by a seeded watershed on smoothed haematoxylin, or a circle, moved to the clearest edge nearby.
+    """Outline nuclei around points: a watershed region or a circle, moved to the clearest edge nearby.
 
-    Rays are NaN if there is no clear edge or the outline is implausible.
+    Rays are NaN if there is no clear edge, or if the outline is too small or too large for a nucleus.
 
     Args:
         pixels: (h, w, 3) uint8 picture.
-        nuclei: points in its pixels (frame: window).
-        stain: the picture's stains, or None for the textbook haematoxylin.
+        nuclei: points in pixels of the picture (frame: window).
+        stain: the picture's stains; None for textbook haematoxylin.
         mpp: um per pixel.
         n_rays: number of rays per outline.
     """
@@ -44,7 +44,7 @@ def outline_points(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None,
 
 
 def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
-    """Seeded watershed: (h, w) int32, i + 1 in the region of centre i.
+    """Seeded watershed: (h, w) int32, i + 1 in the region of centre i, 0 in the background.
 
     Args:
         amount: (h, w) smoothed haematoxylin, about 1 in the darkest nuclei.
@@ -64,13 +64,13 @@ def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
     seeds[rows, columns] = np.arange(1, len(xy) + 1)
     near = ndimage.distance_transform_edt(seeds == 0)
     dark |= near <= 1.0 / mpp
-    # The relief combines darkness and distance, so regions meet at pale lines or else halfway between two points.
+    # The landscape combines darkness and distance, so regions meet at pale lines or, if there are none, halfway.
     landscape = near * mpp / 4 - amount
     return _open_each(watershed(landscape, seeds, mask=dark & (near <= MAX_RADIUS_UM / mpp)), mpp)
 
 
 def measure_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.ndarray:
-    """(h, w) float: amount of haematoxylin by the picture's own stains, at least 0."""
+    """(h, w) float: amount of haematoxylin, from the picture's own stains if they are known."""
     density = DENSITY[pixels]
     if stain is None:  # the stain fit failed
         return density @ np.array(ROUNDED_TEXTBOOK[0], np.float32)
@@ -78,7 +78,7 @@ def measure_haematoxylin(pixels: np.ndarray, stain: MacenkoFit | None) -> np.nda
 
 
 def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
-    """Cut thin bridges off every region by an opening of the foreground."""
+    """Remove thin bridges from the regions by a morphological opening of the foreground."""
     radius = max(1, round(0.75 / mpp))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     core = ndimage.binary_opening(regions > 0, x * x + y * y <= radius * radius)
@@ -88,36 +88,36 @@ def _open_each(regions: np.ndarray, mpp: float) -> np.ndarray:
 STEP_UM = 0.25  # distance between samples along a ray
 REACH_UM = 12.0
 WIDTH_UM = 0.75  # width of the bands that are compared on either side of an edge
-LEAST_UM = 1.0
-CIRCLES_UM = (4.5, 6.5)  # radii of circles that are tried besides the given outline; large, as pale nuclei are
+LEAST_UM = 1.0  # shortest ray
+CIRCLES_UM = (4.5, 6.5)  # radii of circles that are tried in addition to the given outline; for pale, large nuclei
 LOYALTY = 0.7  # cost of a relative difference of 1 from the initial outline, in units of the nucleus' own edge
-OUTWARD_UM = 0.125  # distance of drawn outlines outside the steepest edge; areas become 1.01 and 0.99 of drawn ones
-INWARD = 4.0  # factor of this cost where outlines shrink, because the rim of a pale nucleus has an inner edge too
+OUTWARD_UM = 0.125  # distance by which people draw outlines outside the steepest edge; areas then agree within 1 %
+INWARD = 4.0  # factor on this cost if outlines shrink, because the rim of a pale nucleus has an inner edge too
 CLEAR = 0.75  # least mean edge along an outline, in units of the nucleus' own edge
-TRUST = 0.2  # bonus on the mean edge of the outline found from the given one
-CROWDED = 1.0  # cost of each um beyond ``PAST_HALF_WAY`` to a neighbour
-PAST_HALF_WAY = 1.1  # factor of the distance halfway to a neighbour, because neighbours differ in size
-FAINTEST = 0.12  # least own edge of a nucleus, for darkness of about 1 in the darkest nuclei
-JUMP, BEND = 4, 0.02  # largest difference of neighbouring rays in samples, and the cost of each sample
+TRUST = 0.2  # added to the mean edge of the path that starts from the given outline, to prefer it to circles
+CROWDED = 1.0  # cost of each um by which a ray exceeds ``PAST_HALF_WAY``
+PAST_HALF_WAY = 1.1  # largest length without this cost, in half distances to a neighbour; neighbours differ in size
+FAINTEST = 0.12  # lower limit of a nucleus' own edge; the darkest nuclei have a darkness of about 1
+JUMP, BEND = 4, 0.02  # largest difference between neighbouring rays, in samples, and the cost per sample
 NEIGHBOURS = 8
-BLOCK = 512  # nuclei processed at a time: 50 MB
+BLOCK = 512  # nuclei processed at a time, which takes 50 MB
 
 
 def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-    """Move outlines to edges from dark to light, near the given outlines or near circles, whichever are clearer.
+    """Move outlines to edges from dark to light near the given outline or near a circle, whichever edge is clearer.
 
     Dynamic programming over rays finds the closed path around a centre that best combines steep edges, in units of the
-    nucleus' own edge, with a small squared relative distance from the initial outline. It follows the rim of a pale
-    nucleus, because the rim is an edge in all directions, unlike the dark grains inside.
+    nucleus' own edge (the median over its rays' steepest edges), with a small squared relative distance from the
+    initial outline. In a pale nucleus, it follows the rim, which is an edge in all directions, unlike grains inside.
 
     Args:
         amount: (h, w) darkness; about 1 in the darkest nuclei.
         xy: (N, 2) centres.
-        rays: (N, R) um, NaN without an outline.
+        rays: (N, R) um, NaN for a nucleus without an outline.
         mpp: um per pixel.
 
     Returns:
-        (N, R) float32 um, NaN without a clear path, for example for points at the same position.
+        (N, R) float32 um, NaN for nuclei without a clear path, such as two at the same position.
     """
     room = _room(xy * mpp, rays.shape[1])
     starts = range(0, len(xy), BLOCK)
@@ -127,7 +127,7 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
 
 
 def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
-    """(N, R) um along every ray to the nearest perpendicular bisector between two nuclei."""
+    """(N, R) um along every ray to the nearest perpendicular bisector between its nucleus and a neighbour."""
     n_near = min(NEIGHBOURS, len(xy_um) - 1)
     if n_near < 1:
         return np.full((len(xy_um), n_rays), np.inf)
@@ -166,7 +166,7 @@ def _edges(amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, m
     inside = sums[..., width : width + len(radii)] - sums[..., : len(radii)]
     outside = sums[..., 2 * width : 2 * width + len(radii)] - sums[..., width : width + len(radii)]
     is_there = (at > 0).all(-1) & (at < amount.shape[::-1]).all(-1)
-    return np.where(is_there, (inside - outside) / width, 0)  # there are no edges beyond the border
+    return np.where(is_there, (inside - outside) / width, 0)  # no edges beyond the picture's border
 
 
 def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.ndarray:
@@ -178,7 +178,7 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
 
 
 def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
-    """The cheapest closed path (N, R) through costs (N, R, S): the middle of a path over two turns, whose ends meet.
+    """A cheap closed path (N, R): the middle turn of the cheapest path over two turns, so that its ends meet.
 
     Args:
         cost: (N, R, S) cost of each radius on each ray.

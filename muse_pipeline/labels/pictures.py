@@ -1,4 +1,4 @@
-"""Labelled training images from any label format."""
+"""Labelled pictures, read in any label format and resampled to the model's mpp."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from muse_pipeline.tissue.stain import MacenkoFit, fit_macenko
 
 
 class AreaCount(NamedTuple):
-    """The nuclei of a class area in one picture.
+    """The number of nuclei in a class area in one picture.
 
     Attributes:
-        classes: names of the classes that its nuclei may have.
+        classes: names of the classes that the nuclei may have, joined by "or".
         area: file and number of the area.
         n_nuclei: number of nuclei.
     """
@@ -64,18 +64,19 @@ class LabelledImage:
         pixels: (h, w, 3) uint8.
         nuclei: nuclei inside the region, with rays in um, NaN where an outline is unknown.
         stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
-        appearance: measures of the slide by `muse tissue`; None for a picture that is not part of a slide.
-        weight: frequency at which the image is drawn, relative to others.
+        appearance: appearance of the slide, as `muse tissue` measures it; None for a picture that belongs to no slide.
+        weight: relative frequency at which the image is sampled in training.
         grow_outlines: True if nuclei labelled as points have grown outlines.
-        region: (h, w) bool, the annotated pixels; None for all of them.
-        annotated: (h, w) bool, ``region`` with the slide's other regions, whose nuclei are in other images; None
-            without others.
+        region: (h, w) bool, the annotated pixels; None if all are.
+        annotated: (h, w) bool, pixels in any region of the slide, including regions whose nuclei are in other images;
+            None if ``region`` has all of them.
         patient: patient of the picture.
         source: folder or sheet of the source.
-        stated_mpp: um per pixel in the config; None if the file gave it.
-        n_left_out: number of omitted nuclei outside all regions of the label file, counted in one of its images.
-        areas: class areas that label the nuclei that a detector found in ``region``. Their positions are not labels,
-            and ``prob`` of ``nuclei`` has the expected class shares. Empty for drawn nuclei.
+        stated_mpp: um per pixel in the config; None if it was not given there.
+        n_left_out: number of nuclei of the label file that were left out because they are outside all regions; 0 in all
+            but the first image of a slide.
+        areas: class areas whose nuclei a detector found; empty if people labelled the nuclei. With areas, only the
+            expected class shares, in ``prob`` of ``nuclei``, are labels; positions are not.
     """
 
     name: str
@@ -111,7 +112,7 @@ class LabelledImage:
 
 
 def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int) -> Nuclei:
-    """Grow outlines of nuclei with unknown rays (NaN); drawn outlines are unchanged and limit the grown ones.
+    """Grow outlines for nuclei with unknown rays (NaN); all other outlines are unchanged.
 
     Args:
         pixels: (h, w, 3) uint8 picture.
@@ -127,11 +128,11 @@ def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | No
     return replace(grown, rays=np.where(drawn[:, None], nuclei.rays, grown.rays))
 
 
-MPP_TOLERANCE = 0.05  # largest relative difference from the mpp in the file
+MPP_TOLERANCE = 0.05  # largest accepted relative difference from the mpp in the file
 
 
 def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int) -> Iterator[LabelledImage]:
-    """Read every picture of a source at ``mpp``; the rays are those of drawn outlines, else of grown ones.
+    """Read every picture of a source at ``mpp``; nuclei have their drawn outlines or, if none, grown ones.
 
     Raises:
         LabelError: as in ``labels.read.read_labelled_images``.
@@ -156,14 +157,14 @@ def read_pictures(source: LabelSource, classes: tuple[str, ...], mpp: float, n_r
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedPicture:
-    """A picture and its labels as stored in their files.
+    """A picture and its labels, before resampling.
 
     Attributes:
         title: name of the picture, for messages.
         pixels: (h, w, 3) uint8.
         mpp: um per pixel.
         annotations: nuclei in the picture's pixels.
-        region: (h, w) bool, the annotated pixels; None for all of them.
+        region: (h, w) bool, the annotated pixels; None if all are.
     """
 
     title: str
@@ -176,21 +177,22 @@ class AnnotatedPicture:
 def label_image(
     picture: AnnotatedPicture, name: str, patient: str, source: LabelSource, mpp: float, n_rays: int
 ) -> LabelledImage:
-    """Resample a picture to ``mpp``; the rays are those of drawn outlines, else of grown ones.
+    """Resample a picture to ``mpp``; nuclei have their drawn outlines or, if none, grown ones.
 
     Raises:
-        LabelError: the picture has no nucleus, or one outside the annotated regions, and the source does not allow it.
+        LabelError: the picture has no nucleus, or one outside the annotated regions, and the source does not allow it;
+            or points lie on nuclei only with x and y exchanged.
     """
     annotations, stain = picture.annotations, fit_macenko(picture.pixels.reshape(-1, 3))
     inside = annotations.in_regions(source)
-    if picture.region is not None and not len(annotations.regions):  # from a mask, not polygons
+    if picture.region is not None and not len(annotations.regions):  # the region comes from a mask, not from polygons
         column, row = annotations.nuclei.xy.astype(int).T
         inside = picture.region[row, column]
     nuclei = annotations.nuclei[inside]
     if not len(nuclei) and not source.allow_empty:
         raise LabelError(
-            f"{annotations.path}: holds no nucleus of {picture.title}; exclude the picture, or set `allow_empty: true` "
-            "if there is none in it"
+            f"{annotations.path}: contains no nucleus in {picture.title}; exclude the picture, or set `allow_empty: "
+            "true` if there is none in it"
         )
     pixels, nuclei, region = resample_picture(picture.pixels, nuclei, picture.region, picture.mpp / mpp)
     if source.grow_outlines:
@@ -212,7 +214,7 @@ def label_image(
     )
 
 
-# In BRCA-M2C, 0.9 of the points lie on objects of nuclear size, but at most 0.38 with x and y exchanged.
+# In BRCA-M2C, 90 % of the points lie on objects of nuclear size, but at most 38 % do with x and y exchanged.
 LEAST_POINTS, FEW, MOST = 10, 0.5, 0.8
 
 
@@ -220,15 +222,15 @@ def _require_order(path: Path, pixels: np.ndarray, points: Nuclei, stain: Macenk
     """Reject points that lie on nuclei only with x and y exchanged.
 
     Raises:
-        LabelError: x and y are exchanged.
+        LabelError: at most ``FEW`` of the points lie on nuclei, but more than ``MOST`` do after the exchange.
     """
     exchanged = replace(points, xy=points.xy[:, ::-1])
     if len(points) < LEAST_POINTS or (exchanged.xy >= pixels.shape[1::-1]).any() or _share_grown(points) > FEW:
         return
     if (share := _share_grown(outline_points(pixels, exchanged, stain, mpp, points.rays.shape[1]))) > MOST:
         raise LabelError(
-            f"{path}: few of its points lie on nuclei as they are, and {share:.0%} with x and y exchanged; exchange "
-            "them, or the order in `format`"
+            f"{path}: few of its points lie on nuclei, but {share:.0%} do with x and y exchanged; exchange them, or "
+            "correct the order in `format`"
         )
 
 
@@ -237,16 +239,16 @@ def _share_grown(nuclei: Nuclei) -> float:
 
 
 def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[np.ndarray, float]:
-    """Read pixels (h, w, 3) uint8 and um per pixel of a plain picture; a stated mpp must agree with the file.
+    """Read the pixels (h, w, 3) uint8 and the um per pixel of a plain picture.
 
     Args:
         path: path of the picture.
         mpp: um per pixel in the config, if given.
-        setting: name of the setting that states ``mpp``.
+        setting: name of the setting that ``mpp`` comes from, for messages.
 
     Raises:
         LabelError: the picture cannot be decoded, its pixels are not square, or its mpp is unknown, implausible for
-            nuclei or different from that of the file.
+            nuclei, or different in the config and the file.
     """
     try:
         with open_slide(path, "image") as picture:
@@ -256,33 +258,35 @@ def read_picture(path: Path, mpp: float | None, setting: str = "mpp") -> tuple[n
         raise LabelError(str(error)) from error
     if known is not None and not is_square(known.mpp):
         raise LabelError(
-            f"{path}: its pixels are {known.mpp[0]:.4g} um wide and {known.mpp[1]:.4g} um high ({known.source}), and a "
-            "labelled picture needs square ones; resample it and its labels, or label it as a slide"
+            f"{path}: its pixels are {known.mpp[0]:.4g} um wide and {known.mpp[1]:.4g} um high ({known.source}), but a "
+            "labelled picture needs square pixels; resample it and its labels, or label it as a slide"
         )
     if mpp is not None and known is not None:
         require_agreement(path, mpp, known.mpp, known.source, setting)
     if known is None:
         return pixels, require_mpp(path, mpp, f"`{setting}` of this source")
     stated = float(known.mpp[0]) if mpp is None else mpp
-    return pixels, require_mpp(path, stated, f"that of the file ({known.source})")
+    return pixels, require_mpp(path, stated, f"the mpp in the file ({known.source})")
 
 
 def require_mpp(path: Path, mpp: float | None, stated: str = "`mpp` of this source") -> float:
-    """Return ``mpp`` after a check that it is known and plausible for a picture of nuclei.
+    """Return ``mpp`` if it is known and plausible for a picture of nuclei.
 
     Args:
         path: path of the picture.
         mpp: um per pixel in the file or the config, if given.
-        stated: origin of ``mpp``, for the message.
+        stated: description of the value to correct if ``mpp`` is implausible, for the message.
 
     Raises:
         LabelError: the mpp is unknown, or implausible for a picture of nuclei.
     """
     if mpp is None:
-        raise LabelError(f"{path}: has no size of a pixel; give `mpp`, um per pixel, with its source")
+        raise LabelError(f"{path}: its pixel size is unknown; give `mpp`, um per pixel, in this source")
     low, high = PLAUSIBLE_RANGE_UM
     if not low <= mpp <= high:
-        raise LabelError(f"{path}: has {mpp:.4g} um per pixel, not {low:g} to {high:g} as at nuclei; correct {stated}")
+        raise LabelError(
+            f"{path}: {mpp:.4g} um per pixel is outside the range for nuclei, {low:g} to {high:g}; correct {stated}"
+        )
     return mpp
 
 
@@ -296,7 +300,7 @@ def require_agreement(
     """
     if any(abs(stated / side - 1) > MPP_TOLERANCE for side in known):
         raise LabelError(
-            f"{path}: the config states {stated:.4g} um/px and the file {known[0]:.4g} um/px ({known_source}); "
+            f"{path}: the config states {stated:.4g} um/px, but the file {known[0]:.4g} um/px ({known_source}); "
             f"correct or remove `{setting}` of this source"
         )
 
@@ -331,7 +335,7 @@ def _read(
 
 
 def _fill(annotations: Annotations, size_px: tuple[int, int]) -> np.ndarray | None:
-    """(h, w) bool: True in the regions.
+    """(h, w) bool: True in the regions; None if there are none.
 
     Raises:
         LabelError: the regions lie outside the picture.
@@ -340,14 +344,14 @@ def _fill(annotations: Annotations, size_px: tuple[int, int]) -> np.ndarray | No
         return None
     region = fill_polygon(shapely.union_all(annotations.regions), (0, 0), size_px)
     if not region.any():
-        raise LabelError(f"{annotations.path}: its regions hold no pixel of the picture; are they another picture's?")
+        raise LabelError(f"{annotations.path}: its regions contain no pixel of the picture; do they belong to it?")
     return region
 
 
 def resample_picture(
     pixels: np.ndarray, nuclei: Nuclei, region: np.ndarray | None, factor: float
 ) -> tuple[np.ndarray, Nuclei, np.ndarray | None]:
-    """Pixels (h, w, 3), nuclei and region (h, w) of a picture, enlarged by ``factor``."""
+    """Pixels (h, w, 3), nuclei and region (h, w) of a picture, scaled by ``factor``."""
     resized = resize_picture(pixels, factor)
     size = resized.shape[1::-1]
     if region is not None:

@@ -1,4 +1,4 @@
-"""Reading of labels of pictures and slides as ``Nuclei`` at the model's mpp."""
+"""Reading of labelled pictures and slides at the model's mpp, from all sources of a training config."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def read_labelled_images(
         classes: names of the model's classes.
         mpp: um per pixel of the model.
         n_rays: number of rays per nucleus.
-        context_px: side of the largest window around the region of a slide; pictures are read whole.
+        context_px: side of the largest training window, for which regions of slides are read with enough context;
+            pictures are read whole.
 
     Raises:
-        LabelError: a file is missing or broken or has many nuclei twice, a class is not in the map, a nucleus is
-            outside its picture or region, or a picture or region has no nucleus; the message has the file and the line
-            or feature.
-        MuseError: a sheet or a slide cannot be read.
+        LabelError: a file is missing, is broken or contains many duplicates, a class is unknown, a nucleus is outside
+            its picture or region, or a picture or region has no nucleus; the message has the file and the line or
+            feature.
+        MuseError: a sheet, a slide or the detector of a source cannot be read.
     """
     images: list[LabelledImage] = []
     for source in sources:
@@ -51,13 +52,13 @@ def read_labelled_images(
 
 
 def require_words(sources: Sequence[LabelSource]) -> None:
-    """Require that every word of ``exclude`` is in a name of any source (``require_in_names``).
+    """Require that every word of ``exclude`` occurs in the name of some picture or slide, of whichever source.
 
     Args:
         sources: all sources of a run, including those for validation.
 
     Raises:
-        LabelError: a word is in no name (the message has the first), or a folder or file is missing.
+        LabelError: a word occurs in no name (the message has the first such word), or a folder or file is missing.
     """
     for source in sources:
         require_readable(source)
@@ -69,8 +70,8 @@ def require_readable(source: LabelSource) -> None:
     """Check that the folders, sheets and lists of a source exist, without reading pictures.
 
     Raises:
-        LabelError: a folder or file is missing.
-        SheetError: the sheet of slides is wrong.
+        LabelError: a folder or file is missing, or the split names a slide, or a picture of a dataset, that is missing.
+        SheetError: the sheet of slides is missing or invalid.
     """
     source.require_labels()
     if source.is_dataset:
@@ -89,7 +90,7 @@ def patients_in(source: LabelSource) -> list[str]:
 
     Raises:
         LabelError: as in ``require_readable``, or a name does not match the rule for patients.
-        SheetError: the sheet of slides is wrong.
+        SheetError: the sheet of slides is missing or invalid.
     """
     if source.is_dataset:
         return [patient_of(sample, source) for sample in choose_samples(source)]

@@ -1,4 +1,4 @@
-"""Annotated regions: their pixels, and the division of a slide's regions into pictures with context."""
+"""Annotated regions: their pixels, and the division of a slide's regions into windows with context."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-LEAST_CONTEXT_PX = 192  # half a window of `my_labels.yaml`, because windows may be centred at the border of a region
+LEAST_CONTEXT_PX = 192  # half a window of `my_labels.yaml`, whose windows may be centred at the border of a region
 
 
 @dataclass(frozen=True)
 class RegionWindow:
-    """A picture around one cell of a region; cells tile the region, so every nucleus is in exactly one.
+    """A picture around one cell of a region; the cells tile the region, so every nucleus is in exactly one cell.
 
     Attributes:
         region: polygon in work px.
-        cell: left, top, right, bottom of the cell in work px; the picture represents only the part of the region inside
-            it.
+        cell: left, top, right, bottom of the cell in work px; only nuclei in the cell belong to this picture.
         area: all regions of the slide in work px.
         origin: (x, y) of the picture in work px.
         size: (width, height) of the picture.
@@ -55,10 +54,10 @@ class RegionWindow:
 
 
 def cut_regions(area: BaseGeometry, work_size_px: tuple[int, int], context_px: int) -> Iterator[RegionWindow]:
-    """Windows over every polygon of ``area``, from top to bottom.
+    """Yield the windows over every polygon of ``area``, from top to bottom.
 
-    A cell is at most ``context_px`` wide and high. The context around it is large enough for any window of that side
-    that contains the whole cell, and at least ``LEAST_CONTEXT_PX`` within the slide.
+    A cell is at most ``context_px`` wide and high. Its picture includes every training window of this size that
+    contains the whole cell, and at least ``LEAST_CONTEXT_PX`` around the cell, as far as the slide reaches.
 
     Args:
         area: polygon or multipolygon in work px, within the slide.
@@ -80,8 +79,8 @@ def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int
     Along each row of pixel centres, every crossed edge toggles between inside and outside (even-odd rule).
 
     Args:
-        polygon: polygon in the pixels and the frame of ``origin``.
-        origin: (x, y) of the picture's corner.
+        polygon: polygon or multipolygon in px, in the same frame as ``origin``.
+        origin: (x, y) of the picture's top left corner.
         size: (width, height) of the picture.
     """
     rings = shapely.get_rings(shapely.get_parts(polygon))
@@ -94,13 +93,13 @@ def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int
             if first == last:
                 continue
             crossing = x0 + (rows_of_centres[first:last] - y0) * ((x1 - x0) / (y1 - y0))
-            # The first pixel centre at or right of the crossing; crossings beyond the picture use the extra column.
+            # Toggle at the first pixel centre at or right of the crossing; beyond the picture, in the extra column.
             turns[np.arange(first, last), np.ceil(crossing - 0.5).clip(0, size[0]).astype(int)] += 1
     return turns.cumsum(1)[:, :-1] % 2 == 1
 
 
 def _edges(low: float, high: float, longest: int) -> np.ndarray:
-    """Integers that divide [low, high] into equal half-open cells; the last integer is beyond ``high``."""
+    """Integers that divide [low, high] into half-open cells of about equal width; the last one is beyond ``high``."""
     first, last = int(np.floor(low)), int(np.floor(high)) + 1
     n_cells = -(-(last - first) // longest)
     return np.linspace(first, last, n_cells + 1).round().astype(int)

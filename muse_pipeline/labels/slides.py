@@ -1,4 +1,4 @@
-"""Labelled slides: annotated regions, each with context around it, read once at the model's mpp."""
+"""Labelled slides: annotated regions, each with context around it, read at the model's mpp."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
     """True if the regions of a GeoJSON file were drawn in the viewer to correct nuclei.
 
     Raises:
-        LabelError: the file cannot be read, belongs to another slide, or corrects other nuclei than those in
-            ``results``, if given.
+        LabelError: the file cannot be read or belongs to a different slide, or, if ``results`` is given, the nuclei in
+            it are missing or are not those that the file corrects.
     """
     try:
         metadata = [properties_of(each).get("metadata") for each in iterate_features(path) if isinstance(each, dict)]
@@ -60,20 +60,20 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
         raise LabelError(f"{nuclei}: no such file; `results` must be the output folder of the run that was corrected")
     if {str(each[NUCLEI]) for each in found} != {footer_checksum(nuclei)}:
         raise LabelError(
-            f"{path}: corrects an older result of slide '{info.slide_id}' than {nuclei}; correct the new one, or leave "
-            "`results` out to train on the older corrections all the same"
+            f"{path}: corrects an older result of slide '{info.slide_id}' than {nuclei}; correct the new one, or "
+            "remove `results` to train on the older corrections anyway"
         )
     return True
 
 
-OUTLINE_MARGIN_UM = 30.0  # context around the nuclei of a region, for outlines that grow over its border
-MIN_TISSUE = 0.2  # least share of tissue in a region with nuclei; regions with less are on glass
+OUTLINE_MARGIN_UM = 30.0  # context around the cell of a window, for outlines that grow over its border
+MIN_TISSUE = 0.2  # least share of tissue in a region with nuclei; a region with less is taken to lie on glass
 
 
 def read_slides(
     source: LabelSource, classes: tuple[str, ...], mpp: float, n_rays: int, context_px: int
 ) -> Iterator[LabelledImage]:
-    """Read the annotated regions of every slide of a source, as pictures with context (``regions.cut_regions``).
+    """Read the annotated regions of the slides that a source selects, as pictures with context (``cut_regions``).
 
     Raises:
         LabelError: as in ``labels.read.read_labelled_images``.
@@ -91,19 +91,19 @@ def read_slides(
 
 
 def list_slides(source: LabelSource) -> list[SheetRow]:
-    """Every slide of the sheet or folder, used or not.
+    """List every slide of the sheet or folder, used or not.
 
     Raises:
-        SheetError: the sheet or the folder is missing or wrong.
+        SheetError: the sheet is missing or invalid, or the folder has no slides.
     """
     return collect_slides(source.slides, source.mpp) if source.slides.is_dir() else read_sheet(source.slides)
 
 
 def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
-    """The slides that remain after ``split`` (a file of ids or a value of the sheet's column) and ``exclude``.
+    """Select the slides in ``split`` (a file of names, or a value of the sheet's split column) and not in ``exclude``.
 
     Raises:
-        LabelError: the split names a slide that does not exist, or contains no slide.
+        LabelError: no slide has this split, or its file is missing or names a slide that does not exist.
     """
     if source.split is not None and any(row.split for row in rows) and not source.split.is_file():
         chosen = [row for row in rows if row.split == source.split.name]
@@ -124,7 +124,7 @@ def choose_slides(rows: list[SheetRow], source: LabelSource) -> list[SheetRow]:
 
 
 def inspect_row(row: SheetRow, source: LabelSource) -> SlideInfo:
-    """Read the properties of a slide; a stated mpp must agree with that of the file."""
+    """Read the properties of a slide, and reject a stated mpp that disagrees with the file's."""
     stated = row.mpp if source.mpp is None else source.mpp
     if stated is not None:
         with open_slide(row.path) as slide:
@@ -175,13 +175,13 @@ def _read_regions(
     inside = annotations.in_regions(source)
     nuclei = annotations.nuclei[inside].require(Frame.LEVEL0)
     nuclei = replace(nuclei, xy=level0_to_work(nuclei.xy, info.mpp, mpp), frame=Frame.WORK)
-    # Training rejects slides coarser than the model; runs enlarge such slides.
+    # In training, slides coarser than the model are rejected; in a run, they are enlarged.
     reader = AreaReader(slide, info, mpp, enlarge=False)
     area = _region_area(annotations, info, mpp)
     _require_nuclei(area, nuclei, annotations, source, info, mpp)
     tissue = find_tissue(slide, info).tissue
     _require_tissue(area, nuclei, tissue, annotations, info, mpp)
-    colour = measure_colour(slide, info, tissue)  # as in `muse tissue`, whose colours the model gets
+    colour = measure_colour(slide, info, tissue)  # as in `muse tissue`, so that training and runs normalise alike
     n_left_out = int((~inside).sum())
     for window in cut_regions(area, reader.size_px, context_px):
         pixels = reader.read(window.origin, window.size)
@@ -216,7 +216,7 @@ def _region_area(annotations: Annotations, info: SlideInfo, mpp: float) -> BaseG
     area = shapely.intersection(shapely.union_all(annotations.regions), shapely.box(0, 0, *info.size_px))
     if not area.area:
         raise LabelError(
-            f"{annotations.path}: its regions lie outside slide '{info.slide_id}'; are they another slide's?"
+            f"{annotations.path}: its regions lie outside slide '{info.slide_id}'; do they belong to a different slide?"
         )
     return shapely.transform(area, lambda xy: level0_to_work(xy, info.mpp, mpp))
 
@@ -227,28 +227,28 @@ def _require_nuclei(
     """Reject a region without a nucleus, unless the source allows it.
 
     Raises:
-        LabelError: there is such a region; its corner is named as QuPath shows it.
+        LabelError: there is such a region; the message has its corner in QuPath's coordinates.
     """
     for region in shapely.get_parts(area):
         if source.allow_empty or annotations.made_in_viewer or shapely.intersects_xy(region, *nuclei.xy.T).any():
             continue
         raise LabelError(
-            f"{annotations.path}: {_where(region, info, mpp)} holds no nucleus; label its nuclei, delete it, or set "
-            "`allow_empty: true` if there are none"
+            f"{annotations.path}: {_where(region, info, mpp)} contains no nucleus; label its nuclei, delete the "
+            "region, or set `allow_empty: true` if there are none"
         )
 
 
 def _require_tissue(
     area: BaseGeometry, nuclei: Nuclei, tissue: TissueMask, annotations: Annotations, info: SlideInfo, mpp: float
 ) -> None:
-    """Reject a region with nuclei if it or its nuclei lie on glass, a sign of positions in another frame.
+    """Reject a region with nuclei if it or half of its nuclei lie on glass: its positions may be in the wrong frame.
 
-    Slides without any tissue, as under fluorescence, are not checked.
+    Slides in which no tissue was found, such as fluorescence images, are not checked.
 
     Raises:
-        LabelError: there is such a region; its corner is named as QuPath shows it.
+        LabelError: there is such a region; the message has its corner in QuPath's coordinates.
     """
-    is_doubtful = not (tissue.is_empty or annotations.made_in_viewer)  # a marked nucleus may be off the tissue
+    is_doubtful = not (tissue.is_empty or annotations.made_in_viewer)  # the viewer allows nuclei outside tissue
     for region in shapely.get_parts(area) if is_doubtful else ():
         own = nuclei[shapely.intersects_xy(region, *nuclei.xy.T)]
         if not len(own):
@@ -258,13 +258,13 @@ def _require_tissue(
         n_off = int((~tissue.kept.contains(work_to_level0(own.xy, info.mpp, mpp), info.mpp)).sum())
         if share < MIN_TISSUE or 2 * n_off >= len(own):
             raise LabelError(
-                f"{annotations.path}: {_where(region, info, mpp)} lies on glass ({share:.0%} of it is tissue, {n_off} "
-                f"of its {len(own)} nuclei lie off it); are the positions pixels of this slide as QuPath shows them?"
+                f"{annotations.path}: {_where(region, info, mpp)} lies on glass ({share:.0%} of it is tissue, and "
+                f"{n_off} of its {len(own)} nuclei lie outside); are the positions pixels of this slide, as in QuPath?"
             )
 
 
 def _where(region: BaseGeometry, info: SlideInfo, mpp: float) -> str:
-    """Describe a region by its corner as QuPath shows it."""
+    """Describe a region by its corner in QuPath's coordinates."""
     x, y = work_to_level0(np.array(region.bounds[:2]), info.mpp, mpp) - qupath_offset_px(info.bounds)
     return f"the region at ({x:.0f}, {y:.0f}) of slide '{info.slide_id}'"
 
@@ -278,7 +278,7 @@ def _nuclei_of(window: RegionWindow, nuclei: Nuclei) -> Nuclei:
 def _grow_outlines(
     window: RegionWindow, own: Nuclei, pixels: np.ndarray, stain: MacenkoFit | None, mpp: float, n_rays: int
 ) -> Nuclei:
-    """Call ``complete_outlines`` on only the pixels around the window's cell."""
+    """Complete the outlines of a window's nuclei, reading only the pixels around its cell."""
     margin = round(OUTLINE_MARGIN_UM / mpp)
     left, top = (max(window.cell[i] - window.origin[i] - margin, 0) for i in (0, 1))
     right, bottom = (window.cell[i + 2] - window.origin[i] + margin for i in (0, 1))

@@ -1,4 +1,4 @@
-"""Sources of labels in a training config, and the rule that assigns pictures to patients."""
+"""Sources of labels in a training config: their settings, pictures and label files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.qupath.objects import IGNORED, REGION
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
-FORMATS = ("row column class", "x y class", "geojson", "instances", "masks", "areas")  # besides open datasets
-BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # not allowed for an open dataset
+FORMATS = ("row column class", "x y class", "geojson", "instances", "masks", "areas")  # in addition to open datasets
+BESIDE_LABELS = ("images", "slides", "points", "regions", "results")  # settings that an open dataset must not have
 
 
 @dataclass(frozen=True)
@@ -30,36 +30,38 @@ class LabelSource:
         labels: folder of label files, whose names begin with the stem of their picture or the id of their slide; for an
             open dataset, its folder with the pictures.
         format: "row column class" or "x y class" (text, one nucleus per line), "geojson" (points or polygons with
-            classes as in QuPath), "instances" (label PNG, TIFF or NPY, pictures only), "masks" (the same, with white
-            nuclei) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector`` finds); or an open
-            dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma" (``docs/guide/open-data.md``).
+            classes as in QuPath), "instances" (PNG, TIFF or NPY with a number per nucleus; pictures only), "masks"
+            (the same in black and white) or "areas" (GeoJSON, or masks of classes, around nuclei that ``detector``
+            finds); or an open dataset: "lizard", "nuinsseg", "ocelot", "pannuke" or "puma"
+            (``docs/guide/open-data.md``).
         images: folder of pictures.
         slides: sheet of slides (TSV or CSV) or folder of slides, instead of ``images``.
-        mpp: um per pixel. Required for plain pictures; optional for slides, whose files must agree with it.
-        diameter_um: median diameter of the nuclei of every picture, instead of ``mpp``, for "instances" of unknown um
-            per pixel.
+        mpp: um per pixel; required if pictures or slides lack it, otherwise it must agree with theirs.
+        diameter_um: median diameter of the nuclei in every picture, instead of ``mpp``, for "instances" of unknown
+            pixel size.
         class_map: class name of the model for each word in the label files, or null for a class that is not used; for
-            "areas" also a list of possible classes. Missing words are errors. By default the words are the class names.
+            "areas" also a list of possible classes. Missing words are errors. By default the words are the class
+            names.
         region_class: class or name of the annotations around the annotated area (QuPath's "Region*" is "Region").
-        regions: folder of GeoJSON files with these annotations, if those in ``labels`` contain none.
-        outside: "refuse": nuclei outside every region are an error; "leave out": they are counted but not used.
+        regions: folder of GeoJSON files with these annotations, if the files in ``labels`` lack them.
+        outside: "refuse": nuclei outside all regions are an error; "leave out": they are counted but not used.
         ignore: classes or names of GeoJSON annotations that are not nuclei.
         allow_empty: accept label files and regions without a nucleus.
-        points: folder of "x y class" text files with the classes, for "instances" and "masks".
-        split: text file with the pictures or slides to use, or a value of the sheet's split column; by default all.
-        exclude: strings (of a patient, a site); pictures or slides whose name contains one of them are left out.
+        points: folder of "x y class" text files with the classes of "instances" and "masks".
+        split: text file listing the pictures or slides to use, or a value of the sheet's split column; by default all.
+        exclude: strings, such as patients or sites; pictures or slides whose name contains one of them are left out.
         results: output folder of the run whose nuclei were corrected in the viewer; corrections of older nuclei are
             rejected.
-        grow_outlines: grow outlines on the haematoxylin for nuclei labelled as points; otherwise these are used only
-            for positions and classes.
+        grow_outlines: grow outlines on the haematoxylin for nuclei labelled as points; otherwise points train only
+            positions and classes.
         margin_um: width of a border inside every area, um, in which nuclei are not labelled.
-        purity: expected fraction of the nuclei of an area that have its class or one of its classes.
+        purity: expected fraction of the nuclei in an area that have its class or one of its classes.
         detector: model that finds the nuclei in areas: an .onnx file, or the name of a built-in model.
-        weight: relative frequency at which pictures are drawn.
+        weight: relative frequency at which pictures are sampled.
         patient: rule that finds the patient in a picture's name: a number of leading characters, or a regular
-            expression whose first group (else whole match) is the patient. By default the first 12 characters of TCGA
-            names, else the whole name; for an open dataset, the dataset's patient.
-        licence: licence of the labels and pictures, for the card of the model.
+            expression whose first group (if none, the whole match) is the patient. By default the first 12 characters
+            of TCGA names, else the whole name; for an open dataset, the dataset's patient.
+        licence: licence of the labels and pictures, for the model card.
     """
 
     labels: Path
@@ -100,16 +102,16 @@ class LabelSource:
             )
         if empty := [word for word, names in self.class_map.items() if names is not None and not names]:
             raise LabelError(
-                f"{self.labels}: class_map gives '{empty[0]}' no class that a nucleus could have; name one, or null to "
-                "leave it out"
+                f"{self.labels}: class_map maps '{empty[0]}' to an empty list; name a class, or null to leave such "
+                "nuclei out"
             )
         if self.diameter_um is not None and (self.format != "instances" or self.mpp is not None):
             raise LabelError(
-                f"{self.location}: diameter_um replaces mpp where label masks have the sizes of nuclei; give one "
-                "of both, and diameter_um with instances only"
+                f"{self.location}: give either `mpp` or `diameter_um`, and `diameter_um` only for format 'instances', "
+                "whose masks have the sizes of nuclei"
             )
         if self.format in MASK_FORMATS and self.images is None:
-            raise LabelError(f"{self.slides}: label masks go with pictures, not with slides; use geojson")
+            raise LabelError(f"{self.slides}: label masks are read for pictures only; use geojson for slides")
         require_patient_rule(self.patient, self.location)
 
     @property
@@ -124,7 +126,7 @@ class LabelSource:
 
     @property
     def location(self) -> Path:
-        """Folder of the pictures or slides."""
+        """Folder of the pictures, or folder or sheet of the slides."""
         return self.images or self.slides or self.labels
 
     def is_used(self, name: str) -> bool:
@@ -144,24 +146,24 @@ class LabelSource:
         """The patient of the picture or slide ``name`` (without suffix).
 
         Raises:
-            LabelError: the rule does not suit the name.
+            LabelError: the name does not match the rule.
         """
         return patient_in_name(name, self.patient, self.location)
 
 
 def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) -> None:
-    """Require that every word of ``exclude`` is in a name, because a misspelt word would exclude nothing.
+    """Require that every word of ``exclude`` occurs in a name, because a misspelt word would exclude nothing.
 
     Args:
-        location_of: location of the source's images for each word.
+        location_of: location of the source that excludes each word.
         names: names of all pictures and slides of a run.
 
     Raises:
-        LabelError: a word is in no name; the message has the first.
+        LabelError: a word occurs in no name; the message has the first such word.
     """
     for word, location in location_of.items():
         if not any(word in name for name in names):
-            raise LabelError(f"{location}: exclude: no picture or slide has '{word}' in its name; correct it")
+            raise LabelError(f"{location}: exclude: no picture or slide has '{word}' in its name; correct the word")
 
 
 TEXT_SUFFIXES = frozenset({".txt", ".csv", ".tsv"})
@@ -175,7 +177,7 @@ SUFFIXES = {  # all other formats are text
 
 
 def image_paths(source: LabelSource) -> list[Path]:
-    """List the pictures that ``split`` and ``exclude`` of a source select, by name.
+    """List the pictures that ``split`` and ``exclude`` of a source select, sorted by name.
 
     Raises:
         LabelError: a folder or a picture of the split is missing.
@@ -206,13 +208,13 @@ def read_split(source: LabelSource) -> list[str]:
     """Read the names in the split file, one per line.
 
     Raises:
-        LabelError: the file is missing, empty, not text or names a picture twice.
+        LabelError: the file is missing, is empty, is not text or contains a name twice.
     """
     if not source.split.is_file():
         raise LabelError(f"{source.split}: no such split file; correct `split` in the config")
     names = [line.strip() for line in read_lines(source.split) if line.strip()]
     if not names:
-        raise LabelError(f"{source.split}: is empty; name the pictures to use, one a line")
+        raise LabelError(f"{source.split}: is empty; name the pictures to use, one per line")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise LabelError(f"{source.split}: names {twice} twice; keep one")
@@ -220,10 +222,10 @@ def read_split(source: LabelSource) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file in UTF-8 or in Windows-1252, which older programs write.
+    """Read the lines of a text file in UTF-8, or in Windows-1252, which older programs write.
 
     Raises:
-        LabelError: the file cannot be read or has another encoding; the message has the line.
+        LabelError: the file cannot be read, or has a different encoding (the message has the line).
     """
     try:
         content = path.read_bytes()
@@ -232,7 +234,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        # UTF-16 can be decoded as Windows-1252 too, but has a null character beside every letter.
+        # UTF-16 can often be decoded as Windows-1252 too, but contains null characters.
         if b"\0" not in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
             with suppress(UnicodeDecodeError):
                 return content.decode("cp1252").splitlines()
@@ -241,7 +243,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def split_unit(name: str) -> tuple[str, str]:
-    """Split the name of a column into name, in lower case, and unit ("px", "um" or ""): "X [px]" -> "x", "px"."""
+    """Split a column's heading into its name, in lower case, and unit ("px", "um" or ""): "X [px]" -> "x", "px"."""
     whole = name.strip().lower()
     for unit, words in {"px": ("px", "pixel", "pixels"), "um": ("um", "µm", "μm")}.items():
         for word in words:
@@ -252,9 +254,10 @@ def split_unit(name: str) -> tuple[str, str]:
 
 
 class LabelFiles:
-    """The label files of a folder by the stem of their picture or the id of their slide.
+    """The label files in a folder, found by the stem of their picture or the id of their slide.
 
-    A file belongs to the longest stem with which its name begins, up to a dot or an underscore.
+    A file belongs to the longest stem that its name begins with, provided that the rest of the name begins with a dot
+    or an underscore.
     """
 
     def __init__(self, folder: Path, stems: Iterable[str], suffixes: frozenset[str]):
@@ -284,8 +287,8 @@ class LabelFiles:
             return found[0]
         if found:
             raise LabelError(
-                f"{found[0]}: and {found[1].name} both belong to '{stem}'; keep one of them there, "
-                "or put the picture that the other is named after beside this one's"
+                f"{found[0]}: this file and {found[1].name} both belong to '{stem}'; keep one of them there, or add "
+                "the picture that the other one is named after"
             )
         known = ", ".join(sorted(self.suffixes))
         raise LabelError(f"{self.folder}: no label file for '{stem}' ({known}); add it or exclude the picture")

@@ -1,4 +1,4 @@
-"""Statistics of the labels of a run before training: counts, checks of their scale, and leaks between splits."""
+"""Statistics of the labels before training: counts, checks of their scale, and checks for leaks between splits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 PLAUSIBLE_RADIUS_UM = (1.5, 8.0)
 MIN_SHARE_GROWN = 0.5
-LISTED = 24  # largest number of patients that are listed; longer lists hide the warnings
+LISTED = 24  # largest number of patients in the table; a longer table would push the warnings out of sight
 
 
 class LabelSummary:
@@ -31,8 +31,8 @@ class LabelSummary:
         classes: names of the C classes.
 
     Attributes:
-        counts: (P, C + 1) number of nuclei of each class; unknown classes in the last column.
-        areas: descriptions of class areas, one per class or set of classes.
+        counts: (P, C + 1) number of nuclei of each class, those of unknown class in the last column.
+        areas: descriptions of the class areas, one per class or set of classes.
         warnings: descriptions of possible faults.
     """
 
@@ -45,7 +45,7 @@ class LabelSummary:
         self.warnings = (*_doubts_about_scale(images), *_what_was_left_out(images))
 
     def text(self) -> str:
-        """Lines for the first ``LISTED`` patients, for all others together and for the total; areas; warnings."""
+        """A table with a row per patient (those after ``LISTED`` share one) and a total, then areas and warnings."""
         of_patient = defaultdict(list)
         for index, image in enumerate(self.images):
             of_patient[image.patient].append(index)
@@ -61,7 +61,7 @@ class LabelSummary:
         return "\n".join([*lines, *self.areas, *(f"warning: {warning}" for warning in self.warnings)])
 
     def write(self, path: Path) -> None:
-        """Write a TSV with a row per picture."""
+        """Write a TSV with one row per picture."""
         rows = [["picture", "patient", *self.columns, "left out"]]
         for image, counts in zip(self.images, self.counts, strict=True):
             rows.append([image.name, image.patient, *counts, image.n_left_out])
@@ -73,15 +73,15 @@ class LabelSummary:
 def check_leaks(
     training: Sequence[LabelledImage | TissueImage], validation: Sequence[LabelledImage | TissueImage]
 ) -> None:
-    """Reject patients with pictures in training and in validation.
+    """Reject patients with pictures in both training and validation.
 
     Raises:
         LabelError: patients are in both; the message names them.
     """
     if shared := sorted({image.patient for image in training} & {image.patient for image in validation}):
         raise LabelError(
-            f"patients in training and in validation: {some_of(shared)}; move or `exclude` their pictures, or correct "
-            "the `patient` rule"
+            f"patients in both training and validation: {some_of(shared)}; move or `exclude` their pictures, or "
+            "correct the `patient` rule"
         )
 
 
@@ -99,7 +99,7 @@ def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
 
 
 def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """A warning for each source whose mpp makes nuclei implausibly small or large."""
+    """Yield a warning for each source whose mpp makes nuclei implausibly small or large."""
     by_source = defaultdict(list)
     for image in images:
         by_source[image.source, image.stated_mpp, image.grow_outlines].append(image.nuclei.rays)
@@ -111,12 +111,12 @@ def _doubts_about_scale(images: Sequence[LabelledImage]) -> Iterator[str]:
         radii = rays[np.isfinite(rays).all(1)].mean(1)
         if are_grown and len(radii) < MIN_SHARE_GROWN * len(rays):
             yield (
-                f"{source}: only {len(radii):,} of {len(rays):,} points lie on something of a nucleus' size {scale}; "
-                f"check {suspect} and the order of coordinates in `format`"
+                f"{source}: only {len(radii):,} of {len(rays):,} points lie on something the size of a nucleus "
+                f"{scale}; check {suspect} and the order of coordinates in `format`"
             )
         elif len(radii) and not low <= np.median(radii) <= high:
             yield (
-                f"{source}: outlines have a median radius of {np.median(radii):.2g} um {scale}, where nuclei have "
+                f"{source}: outlines have a median radius of {np.median(radii):.2g} um {scale}, but nuclei have "
                 f"{low:g} to {high:g} um; check {suspect}"
             )
 
@@ -136,10 +136,10 @@ def _right(cell: object) -> str:
 
 
 def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
-    """The mean stain vectors and the median strong concentrations of training images.
+    """The mean stain vectors of training images, and the medians of their strong concentrations (``MacenkoFit``).
 
     Args:
-        fits: stain fits of the images, None for failed ones.
+        fits: stain fits of the images; None where the fit failed.
         method: "macenko" or "identity".
         weights: weights of the images; equal by default.
 
@@ -155,18 +155,18 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
         raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
     stains = np.average([fit.stains for fit in fits], 0, weights)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    # Of NumPy's methods only this one supports weights.
+    # The only method of ``np.quantile`` that supports weights.
     strong = np.quantile([fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf")
     return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
 
 
 def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
-    """Appearance of the slides and pictures of labelled images, for the card; None if nothing was measured."""
+    """The appearance of the labelled images and their slides, for the model card; None if nothing was measured."""
     return describe_training([_measure(image, mpp) for image in images])
 
 
 def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
-    """Measures of an image's slide or, for a picture, of its annotated area."""
+    """The appearance of an image's slide or, if it is not part of one, of its annotated area."""
     if image.appearance:
         return image.appearance
     left, top, right, bottom = image.annotated_box
@@ -174,9 +174,10 @@ def _measure(image: LabelledImage, mpp: float) -> dict[str, float]:
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
-    """(C,) inverse square roots of the classes' frequencies, mean 1 over the nuclei; 0 for a class without nuclei.
+    """(C,) weights of the classes: inverse square roots of their frequencies, with mean 1 over all nuclei.
 
-    Pictures are weighted by how often they are drawn, and nuclei of class areas count by their expected class shares.
+    A class without nuclei has weight 0. Pictures count as often as they are sampled, and nuclei in class areas by their
+    expected class shares.
     """
     counts = np.zeros(n_classes)
     for image in images:
@@ -187,7 +188,7 @@ def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
 
 
 def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
-    """(C,) nuclei of each class."""
+    """(C,) number of nuclei of each class."""
     labels = np.concatenate([image.nuclei.label for image in images])
     return np.bincount(labels[labels >= 0], minlength=n_classes)
 
@@ -198,22 +199,22 @@ def missing_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> li
 
 
 def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], split: str) -> None:
-    """Require labelled nuclei of every class, since a class without any can neither be learnt nor scored.
+    """Require labelled nuclei of every class, because a class without any can be neither learnt nor scored.
 
     Raises:
         ConfigError: a class has none; the message names the class and the ``split``.
     """
     if missing := missing_classes(images, classes):
         raise ConfigError(
-            f"the {split} images hold no labelled nucleus of {' and '.join(missing)}; correct `classes` or the sources"
+            f"the {split} images have no labelled nucleus of {' and '.join(missing)}; correct `classes` or the sources"
         )
 
 
 def require_outlines(images: list[LabelledImage]) -> None:
-    """Require some outlines, without which a detector cannot be trained.
+    """Require at least one outline, without which a detector cannot be trained.
 
     Raises:
-        ConfigError: there are only points without grown outlines.
+        ConfigError: there are only points, for which no outlines are grown.
     """
     known = any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images)
     if not known:

@@ -1,4 +1,4 @@
-"""Labels of tissue: pictures with one label each, and areas with a class drawn on slides."""
+"""Tissue labels: pictures with one label each, and areas of a class drawn on slides."""
 
 from __future__ import annotations
 
@@ -37,20 +37,21 @@ KINDS = ("folders", "images", "slides")
 
 @dataclass(frozen=True)
 class TissueSource:
-    """Labels of tissue: ``folders``, ``images`` or ``slides``.
+    """Source of tissue labels: one of ``folders``, ``images`` and ``slides``.
 
     Attributes:
-        folders: folder with a folder of pictures for each class, named as the class.
+        folders: folder with one folder of pictures per class, named after the class.
         images: folder of pictures, whose labels are in ``table``.
         table: TSV or CSV with the columns ``image``, ``label`` and optionally ``patient``.
         slides: sheet of slides; the areas drawn on them are in ``areas``.
-        areas: folder of QuPath's GeoJSON, ``<slide_id>.geojson``, with areas of a class; all other tissue is unknown.
-        masks: folder of PNG masks named as the pictures: class index of every pixel, 255 unknown. They are used for
-            scores and never for training.
+        areas: folder of GeoJSON from QuPath, ``<slide_id>.geojson``, with areas of classes; all other tissue is
+            unknown.
+        masks: folder of PNG masks with the names of the pictures: class index of every pixel, 255 if unknown. Used only
+            for scores, never for training.
         mpp: um per pixel of the pictures.
-        class_map: class name of the model for each word in the labels. Without a map the words are the class names.
+        class_map: class name of the model for each word in the labels; all other words must be class names.
         exclude: strings; pictures or slides whose name contains one of them are left out.
-        patient: rule for the patient in a name, as in ``sources.LabelSource``; a column of the table or sheet has
+        patient: rule for the patient in a name, as in ``sources.LabelSource``; a patient in the table or sheet has
             precedence.
     """
 
@@ -69,19 +70,19 @@ class TissueSource:
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ConfigError(
-                f"a source of tissue labels has {len(given)} of `folders`, `images` and `slides`; give one"
+                f"a source of tissue labels has {len(given)} of `folders`, `images` and `slides`; give exactly one"
             )
         if (self.images is None) != (self.table is None):
             raise ConfigError("`images` and `table` belong together; give both")
         if (self.slides is None) != (self.areas is None):
             raise ConfigError("`slides` and `areas` belong together; give both")
         if self.slides is None and self.mpp is None:
-            raise ConfigError(f"{self.location}: `mpp` is missing; give um per pixel of the pictures")
+            raise ConfigError(f"{self.location}: `mpp` is missing; give the um per pixel of the pictures")
         require_patient_rule(self.patient, self.location)
 
     @property
     def location(self) -> Path:
-        """Folder of the pictures or slides."""
+        """Folder of the pictures, or sheet of the slides."""
         return next(getattr(self, name) for name in KINDS if getattr(self, name) is not None)
 
 
@@ -90,10 +91,11 @@ class TissueImage:
     """A picture at the model's mpp.
 
     Attributes:
-        name: name of the picture, with its class folder if any; for part of a slide, the slide's id and position.
+        name: name of the picture, after that of its class folder if it has one; for part of a slide, the slide's id and
+            the position.
         pixels: (h, w, 3) uint8.
-        label: class index of the image; -1 if pixels are labelled.
-        target: (h, w) uint8 class index or ``UNKNOWN``, if pixels are labelled.
+        label: class index of the image; -1 if its pixels are labelled instead.
+        target: (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label.
         mask: (h, w) uint8 class index or ``UNKNOWN``, for scores.
         patient: patient of the image.
         stain: stains fitted to the picture or to the tissue of its slide; None if the fit failed.
@@ -110,7 +112,7 @@ class TissueImage:
 
 @dataclass(frozen=True)
 class LabelledPath:
-    """A picture's file with its label (class index) and its patient."""
+    """A picture's file, name, label (class index) and patient."""
 
     path: Path
     name: str
@@ -125,14 +127,14 @@ def read_tissue_images(
 
     Args:
         sources: sources in the config.
-        classes: names of the classes of the model.
+        classes: names of the model's classes.
         mpp: um per pixel of the model.
         window_px: side of the training windows; pictures must be at least this large, and drawn areas are read with
-            context.
+            enough context.
 
     Raises:
-        LabelError: a file is missing or broken, a label has an unknown class or picture or contradicts another, a
-            picture is too small, or a mask has another size.
+        LabelError: a file is missing or broken, a label names an unknown class or picture, two labels of a picture
+            contradict each other, a picture is too small, or a mask is not as large as its picture.
         MuseError: a sheet or a slide cannot be read.
     """
     images: list[TissueImage] = []
@@ -146,14 +148,14 @@ def read_tissue_images(
     if small := [one for one in images if min(one.pixels.shape[:2]) < window_px]:
         height, width = small[0].pixels.shape[:2]
         raise LabelError(
-            f"{small[0].name}: has {width} x {height} px at {mpp:g} um/px, less than a window of {window_px} px"
+            f"{small[0].name}: is {width} x {height} px at {mpp:g} um/px, smaller than a window of {window_px} px"
             f"{f' ({len(small)} such images)' if len(small) > 1 else ''}; lower `window_px` or give larger images"
         )
     return images
 
 
 def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
-    """The files of a source, as (setting, name in the source, path).
+    """Yield the files of a source as (setting, name in the source, path).
 
     Raises:
         LabelError: a folder or file does not exist.
@@ -170,7 +172,7 @@ def source_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
 
 
 def source_checksums(source: TissueSource) -> dict[str, str]:
-    """Checksums of a source's files by setting and name."""
+    """Checksums of a source's files by their names in the source."""
     return {
         name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
         for kind, name, path in source_files(source)
@@ -178,7 +180,7 @@ def source_checksums(source: TissueSource) -> dict[str, str]:
 
 
 def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[LabelledPath]:
-    """List the pictures of a source with their labels, by name.
+    """List the pictures of a source with their labels, in the order of the folders or the table.
 
     Raises:
         LabelError: as in ``read_tissue_images``.
@@ -207,16 +209,18 @@ def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[Labell
     rows = read_label_table(source.table, "image")
     for name, (word, patient) in rows.items():
         if name not in pictures:
-            raise LabelError(f"{source.table}: labels '{name}', which is no picture in {source.images}; correct either")
+            raise LabelError(
+                f"{source.table}: labels '{name}', but there is no such picture in {source.images}; correct either"
+            )
         path, label = pictures[name], _class_index(word, source, classes, source.table)
         yield LabelledPath(path, path.stem, label, patient or patient_in_name(path.stem, source.patient, source.images))
 
 
 def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
-    """Read label and patient ("" if not given) by the name in ``column`` of a TSV or CSV table.
+    """Read a TSV or CSV table as (label, patient) by the name in ``column``; the patient is "" if not given.
 
     Raises:
-        LabelError: the table cannot be read, a column is missing, or a name has two labels.
+        LabelError: the table cannot be read, has no row, lacks a column, or has two labels for a name.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -244,10 +248,10 @@ def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], loca
 
 
 def _require_consistent(paths: Sequence[LabelledPath], classes: tuple[str, ...]) -> None:
-    """Reject different labels of the same picture, even under two names.
+    """Reject pictures that have two different labels, possibly under two names.
 
     Raises:
-        LabelError: a picture has two labels.
+        LabelError: two files with the same content have different labels.
     """
     of_bytes: dict[str, LabelledPath] = {}
     for one in paths:
@@ -272,7 +276,7 @@ def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_cl
     """Read the mask (h, w) uint8 of a picture.
 
     Raises:
-        LabelError: the mask is missing, of another size or has other values.
+        LabelError: the mask is missing, is not as large as the picture, or has a value that is not a class index.
     """
     named = folder / f"{found.name}.png", folder / f"{found.path.stem}.png"
     path = next(filter(Path.is_file, named), named[0])
@@ -288,7 +292,7 @@ def _read_mask(found: LabelledPath, folder: Path, size_px: tuple[int, int], n_cl
 
 
 def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, window_px: int) -> Iterator[TissueImage]:
-    """Read the areas drawn on the slides of a sheet, each with tissue around it, whose class is unknown."""
+    """Read the areas drawn on the slides of a sheet, each with the tissue around it, which is unlabelled."""
     rows = [row for row in read_sheet(source.slides) if not any(word in row.slide_id for word in source.exclude)]
     files = {row.slide_id: source.areas / f"{row.slide_id}.geojson" for row in rows}
     drawn = [row for row in rows if files[row.slide_id].is_file()]
@@ -319,14 +323,14 @@ def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, wind
                 )
 
 
-MOST_OVERLAP = 0.05  # largest accepted share of the smaller area, because hand-drawn neighbours overlap a little
+MOST_OVERLAP = 0.05  # largest accepted share of the smaller area; hand-drawn neighbours overlap a little
 
 
 def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path) -> None:
     """Reject areas of different classes that overlap by more than ``MOST_OVERLAP``.
 
     Raises:
-        LabelError: two areas overlap.
+        LabelError: two such areas overlap.
     """
     for (index, shape), (other, against) in combinations(areas.items(), 2):
         if shape.intersection(against).area > MOST_OVERLAP * min(shape.area, against.area):
@@ -340,7 +344,7 @@ def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...],
     """Require at least one image of every class.
 
     Raises:
-        LabelError: a class is missing; the message names the class and the ``split``.
+        LabelError: a class has no image; the message names the class and the ``split``.
     """
     found = {one.label for one in images if one.target is None}
     for one in images:

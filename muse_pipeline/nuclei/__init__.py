@@ -1,1 +1,1 @@
-"""The type of nuclei, and all operations on nuclei that need no network."""
+"""The type ``Nuclei``, and all operations on nuclei that need no neural network."""

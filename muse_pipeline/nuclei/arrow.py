@@ -18,7 +18,7 @@ _WKB_HEADER, _WKB_VERTEX = 13, 16  # bytes
 
 
 def to_arrow(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
-    """Numbers or bools (N,), null where ``valid`` (N,) is False."""
+    """Convert numbers or bools (N,); they become null where ``valid`` (N,) is False."""
     bits = None if valid is None or valid.all() else _pack(valid)
     buffers = [bits, _pack(values) if values.dtype == bool else pa.py_buffer(np.ascontiguousarray(values))]
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
@@ -29,7 +29,7 @@ def _pack(values: np.ndarray) -> pa.Buffer:
 
 
 def bytes_to_arrow(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
-    """Byte strings (N,) as an array of strings or binaries."""
+    """Convert byte strings (N,) to an Arrow array of strings or binary values."""
     ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))])
 
@@ -52,7 +52,7 @@ def lists_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
     """Convert polygons (N,) to well-known binary; GEOS writes the same bytes, but blocks all threads meanwhile.
 
-    Nothing is checked: the polygons must have two coordinates and no holes, and must not be empty.
+    Nothing is checked: the polygons must be two-dimensional, without holes and not empty.
     """
     n_vertices = shapely.get_num_coordinates(polygons)
     xy = shapely.get_coordinates(polygons).astype("<f8", copy=False)
@@ -70,13 +70,13 @@ def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
 
 
 def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Outlines in well-known binary, grouped by their number of vertices.
+    """Read outlines in well-known binary, grouped by their number of vertices.
 
-    Returns:
-        Indices (n,) of outlines in the column, and their vertices (n, V, 2), of which the last is the first.
+    Yields:
+        Indices (n,) of outlines in the column, and their vertices (n, V, 2), the last of which repeats the first.
 
     Raises:
-        NucleiError: one is not a polygon of one ring.
+        NucleiError: an outline is not a closed polygon of one ring.
     """
     array = column.combine_chunks()
     _, ends, text = array.buffers()

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from muse_pipeline.core.errors import LabelError
 
-# Names in lower case, QuPath's own and common spellings -> classes that they may mean, the preferred one first.
+# QuPath's names and common spellings, in lower case -> classes that they may mean, the preferred one first.
 SYNONYMS = {
     "tumor": ("Tumour", "Epithelial"),
     "tumour": ("Tumor", "Epithelial"),
@@ -32,9 +32,9 @@ def without_intensity(name: str) -> str:
 
 
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
-    """Index of the class that ``name`` refers to: the same name, the same in another case, or a synonym.
+    """Index of the class that ``name`` refers to: the same name in any case, or a synonym.
 
-    QuPath's derived classes of positive or negative nuclei refer to their base class.
+    The classes that QuPath derives for positive or negative nuclei refer to their base class.
 
     Args:
         name: class name in the file.
@@ -66,12 +66,12 @@ def map_class(
 
     Args:
         word: class name in the file.
-        class_map: class of the model for each word, or several accepted ones, or None.
+        class_map: class of the model, several possible classes, or None, for each word.
         classes: classes of the model.
         where: beginning of the error message.
 
     Raises:
-        LabelError: the word is not in the map, or is mapped to no class of the model.
+        LabelError: the word is not in the map, or is mapped to something that is not a class of the model.
     """
     word = word if word in class_map else without_intensity(word)
     if word not in class_map:

@@ -1,4 +1,4 @@
-"""Instance masks: read from files, and converted from and to nuclei."""
+"""Instance masks: reading, writing, and conversion to and from nuclei."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import scipy  # loaded at the first call, which takes longer than a small slide
+import scipy  # its parts load at their first use, because loading takes longer than a small slide
 import shapely
 from PIL import Image
 
@@ -27,13 +27,13 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
     """Convert the instances of a label image, in ascending order of their numbers.
 
     Args:
-        label_image: (h, w) int, 0 is background; a number marks one nucleus.
+        label_image: (h, w) int; 0 is background, and every other number marks one nucleus.
         mpp: (x, y) um per pixel.
-        n_rays: rays per nucleus.
+        n_rays: number of rays per nucleus.
 
     Returns:
-        Nuclei in the window frame: centroids of their pixels (the innermost pixel where that lies outside), rays to the
-        point where the instance, interpolated between pixel centres, fades to one half; classes unknown.
+        Nuclei of unknown class in the window frame. A centre is the centroid of the pixels, or the innermost pixel if
+        that lies outside; a ray ends where the instance, interpolated between pixel centres, falls to one half.
     """
     ranks = _ranks(label_image)
     xy = _centres(ranks)
@@ -47,10 +47,10 @@ def _ranks(label_image: np.ndarray) -> np.ndarray:
 
 
 def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Paint rings (N, R, 2), in pixels, as labels 1..N of a (h, w) int32 picture; later ones cover earlier ones.
+    """Paint rings (N, R, 2), in pixels, as labels 1..N into a (h, w) int32 mask; later rings cover earlier ones.
 
     A pixel belongs to a ring that contains its centre. Drawing libraries paint every pixel that an outline touches,
-    half a pixel too much on each side, which adds an eighth to the area of a nucleus of 16 px.
+    half a pixel too much on each side, which adds an eighth to the area of a nucleus that is 16 px wide.
     """
     labels = np.zeros(shape, np.int32)
     height, width = shape
@@ -91,9 +91,9 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
 
 
 def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Row, left, right and number of the runs of equal pixels other than 0.
+    """Row, left, right and number of every run of equal pixels in a row, except runs of 0.
 
-    Runs are found strip by strip, because comparing needs several times the memory of a mask, which may cover a slide.
+    Runs are found strip by strip, because a comparison takes several times the memory of a mask that covers a slide.
     """
     n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
     strips = [_runs_from(label_image, top, n_rows) for top in range(0, max(len(label_image), 1), n_rows)]
@@ -104,7 +104,7 @@ def _runs_from(label_image: np.ndarray, top: int, n_rows: int) -> tuple[np.ndarr
     padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
     row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # a run begins or ends here
     number = padded[row, left + 1]
-    begins = np.flatnonzero(number)  # runs end at the next change in the row, at the latest in the padding
+    begins = np.flatnonzero(number)  # a run ends at the next change in its row, at the latest in the padding
     return row[begins] + top, left[begins], left[begins + 1], number[begins]
 
 
@@ -117,7 +117,7 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
     outside = np.flatnonzero(_share(padded, xy, np.arange(1, n + 1)) < 0.5)
     if len(outside):
         same = [padded == np.roll(padded, shift, axis) for axis in (0, 1) for shift in (1, -1)]
-        # All pixels of an instance too thin to have an interior have depth 1; one of them is chosen.
+        # In an instance that is too thin to have an interior, all pixels have depth 1, and any of them is chosen.
         interior = np.logical_and.reduce(same)[1:-1, 1:-1]
         depth = scipy.ndimage.distance_transform_edt(np.pad(interior, 1))[1:-1, 1:-1] + (ranks > 0)
         innermost = scipy.ndimage.maximum_position(depth, ranks, outside + 1)
@@ -126,13 +126,13 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
 
 
 def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
-    """Rays from given centres, extended outwards to the end of the nucleus around each centre.
+    """Rays from given centres to the edge of the nucleus around each centre.
 
     Args:
-        label_image: (h, w) int, 0 is background; number i + 1 marks the nucleus of centre i.
+        label_image: (h, w) int; 0 is background, and i + 1 marks the nucleus of centre i.
         xy: (N, 2) centres.
         mpp: (x, y) um per pixel.
-        n_rays: rays per nucleus.
+        n_rays: number of rays per nucleus.
 
     Returns:
         (N, n_rays) float32 um; NaN for a centre that lies outside its own nucleus.
@@ -166,7 +166,7 @@ def _walk(
 
 def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """Fraction of instance ``rank`` (N,) at ``xy`` (N, 2): 0 to 1, linear between pixel centres."""
-    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # centre offset, padding
+    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # -0.5 to centres, +1 for padding
     corner = from_centre.astype(int)
     right, down = (from_centre - corner).T
     column, row = corner.T
@@ -183,18 +183,18 @@ MAX_PIXELS = 2_000_000_000  # 45,000 px per side, 8 GB with 32-bit numbers
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
 
 
-SPECK_PX = 20  # smaller areas that share a number with another are remnants of drawing
+SPECK_PX = 20  # smaller areas that share the number of a nucleus are remnants of drawing
 
 
 def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:
-    """(h, w) integers, none negative: 0 is background, any other number one nucleus.
+    """Read a mask as (h, w) integers, in which 0 is background and every other number marks one nucleus.
 
     Args:
         path: file of the mask.
-        advice: advice about a mask that does not number its nuclei, for the error message.
+        advice: remedy for a mask that does not number its nuclei, for the error message.
 
     Raises:
-        LabelError: the file cannot be read, has other contents or the same number for all nuclei.
+        LabelError: the file cannot be read, is not such a mask, or has the same number for all nuclei.
     """
     mask = read_mask(path)
     if mask.dtype == bool:
@@ -208,13 +208,13 @@ def read_label_image(path: Path, advice: str = "give each nucleus its own number
 
 
 LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um; larger areas are annotations of tissue
-WIDEST_NUCLEUS_UM = 100.0  # areas farther apart do not belong to one nucleus
+WIDEST_NUCLEUS_UM = 100.0  # separate areas with a larger total extent do not belong to one nucleus
 
 
 def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> None:
     """Reject a mask in which one number marks more than one nucleus.
 
-    This happens if the background is not 0, or if numbers restart at the limit of 8 bits.
+    This happens if the background is not 0, or if numbers start over at the limit of 8 bits.
 
     Args:
         path: file of the mask.
@@ -222,7 +222,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
         mpp: (x, y) um per pixel.
 
     Raises:
-        LabelError: a number covers more than any nucleus, or areas that are too far apart.
+        LabelError: a number covers more than any nucleus, or marks several areas with a larger total extent.
     """
     row, left, right, number = _runs(mask)
     order = np.argsort(number, kind="stable")
@@ -243,15 +243,16 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
         (x, y), (right_x, bottom) = low[index], high[index]
         if number_areas(mask[y:bottom, x:right_x] == numbers[index], SPECK_PX).max() > 1:
             raise LabelError(
-                f"{path}: the number {numbers[index]} marks areas more than {WIDEST_NUCLEUS_UM:g} um apart; {remedy}"
+                f"{path}: the number {numbers[index]} marks areas with a total extent of more than "
+                f"{WIDEST_NUCLEUS_UM:g} um; {remedy}"
             )
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """(h, w) integers or bool, 0 outside.
+    """Read a mask as (h, w) integers or bool.
 
     Raises:
-        LabelError: the file cannot be read, is too large, or has colours or fractions.
+        LabelError: the file is missing, cannot be read, is too large, or contains colours or fractions.
     """
     try:
         mask = _decode(path)
@@ -269,7 +270,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _decode(path: Path) -> np.ndarray:
-    """The content of a file; a picture is read only if it fits into memory."""
+    """Read the content of a file; pictures with more than ``MAX_PIXELS`` are rejected."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return np.load(path, allow_pickle=False)
@@ -293,20 +294,20 @@ def _require_size(path: Path, shape: tuple[int, ...]) -> None:
         )
 
 
-IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # folders that ``write_instances`` writes
+IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # subfolders that ``write_instances`` writes
 
 
 def write_instances(
     folder: Path, name: str, pixels: np.ndarray | None, instances: np.ndarray, words: Sequence[str]
 ) -> None:
-    """Write instances (16-bit PNG), points that name their classes and a picture, for a source of instances.
+    """Write instances (16-bit PNG), points with their classes and, if given, the picture, for a source of instances.
 
     Args:
-        folder: folder of the source; ``IMAGES``, ``INSTANCES`` and ``POINTS`` inside are created.
+        folder: folder of the source, in which ``IMAGES``, ``INSTANCES`` and ``POINTS`` are created.
         name: name of the picture.
         pixels: (h, w, 3) uint8 picture, or None.
         instances: (h, w) instance mask, 0 is background.
-        words: class of each instance, by number; written at its centroid, where readers look it up.
+        words: class of each instance, by ascending number; written at its centre, where readers look it up.
     """
     for kind in (INSTANCES, POINTS) if pixels is None else (IMAGES, INSTANCES, POINTS):
         (folder / kind).mkdir(exist_ok=True)

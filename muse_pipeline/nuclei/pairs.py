@@ -1,11 +1,11 @@
 """Pairs of close nuclei: duplicates are suppressed, overlaps divided, and reports of two windows merged.
 
-A nucleus belongs to the window whose half-open core contains its centre. Neighbours have slightly different halos and
-may locate one nucleus on different sides of the seam between them, so every window also reports nuclei slightly outside
-its core, and seams are resolved here: two reports from different windows, near a seam, mutually nearest and within
-``SAME_UM``, are of one nucleus. The report deeper inside its core is kept (in a tie, the report of the lower window). A
-report outside its own core that no neighbour confirms is dropped. No window reports a nucleus twice, so reports
-that are merged from a common window are not merged with each other.
+A nucleus belongs to the window whose half-open core contains its centre. Neighbouring windows see slightly different
+context and may locate one nucleus on different sides of the seam between them, so every window also reports nuclei
+slightly outside its core, and seams are resolved here. Two reports near a seam belong to one nucleus if they come from
+different windows, are each other's nearest and are within ``SAME_UM``. The report deeper inside its core is kept; in a
+tie, that of the window with the lower number. A report outside its own core is dropped unless a neighbour confirms it.
+No window reports a nucleus twice, so two reports that both include one of the same window are not merged.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import WindowGrid, WindowPart
 
 SLACK = 1 + 1e-9  # rounding must not put two positions a radius apart into cells that are not adjacent
-SLACK_UM = 4.0
-SAME_UM = 2.0
+SLACK_UM = 4.0  # distance outside its core up to which a window reports nuclei
+SAME_UM = 2.0  # largest distance between two reports of the same nucleus
 
 
 def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     """Pairs (P, 2), i < j, of positions (N, 2) at most ``radius`` apart, in no particular order.
 
-    Positions are sorted into cells as wide as the radius; all close neighbours lie in the same or an adjacent cell.
-    (SciPy has a tree for this, but loading it takes as long as stitching 5 mm2.)
+    Positions are sorted into cells as wide as the radius, so all close neighbours lie in the same or an adjacent cell.
+    (SciPy has a tree for this, but loading it takes as long as stitching 5 mm2 of tissue.)
     """
     if len(xy) < 2:
         return np.zeros((0, 2), int)
     column, row = np.floor((xy - xy.min(axis=0)) / (radius * SLACK)).astype(np.int64).T
-    n_columns = column.max() + 2  # with an empty column, so that rows do not touch at their ends
+    n_columns = column.max() + 2  # including an empty column between the ends of rows
     cell = row * n_columns + column
     order = np.argsort(cell, kind="stable")
     cell = cell[order]
     here = np.arange(len(cell))
-    # Each position is compared with later ones in its cell and the next cell, and with three cells of the next row.
+    # Each position is compared with later ones in its cell and the next, and with all in three cells of the next row.
     start = np.concatenate([here + 1, np.searchsorted(cell, cell + n_columns - 1)])
     stop = np.searchsorted(cell, np.concatenate([cell + 1, cell + n_columns + 1]), side="right")
     n_others = stop - start
@@ -54,7 +54,7 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
 
 
 SAME_SHARE = 0.4  # fraction of the smaller outline; see docs/results.md
-SANE_UM = 0.01, 1000.0  # GEOS cannot make polygons of rays that are 0, negative or NaN
+SANE_UM = 0.01, 1000.0  # limits of rays; GEOS cannot make polygons of rays that are 0, negative or NaN
 
 
 def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
@@ -77,7 +77,7 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
 
 
 def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (P,), (P,) of overlapping nuclei, the lower one first, in ascending order of the first."""
+    """Indices (P,), (P,) of overlapping nuclei: in each pair the lower one first, pairs in ascending order."""
     pairs = close_pairs(xy_um, 2 * float(rays.max()))
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     first, second = pairs.T
@@ -94,8 +94,8 @@ def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray,
     return first[same], second[same]
 
 
-REACH_UM = 32.0  # nuclei with centres farther apart are unchanged
-MIDDLE = 0.25, 0.75  # limits of a line between two centres, as fractions of their distance
+REACH_UM = 32.0  # nuclei with centres farther apart do not cut each other
+MIDDLE = 0.25, 0.75  # range in which a line may cross the way between two centres, as fractions of their distance
 
 
 class Cuts(NamedTuple):
@@ -115,18 +115,15 @@ class Cuts(NamedTuple):
 def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others_rays: np.ndarray) -> np.ndarray:
     """Shorten rays that end in another nucleus.
 
-    Two nuclei are divided by the line through both points at which their outlines cross; if there are none, or if one
-    of the centres is beyond the line, by a line at right angles to the one between the centres. Lines depend only on
-    two nuclei, so the result does not depend on the other nuclei of the call.
+    Two nuclei whose outlines cross are divided by the line through the two outermost crossings or, if one of the
+    centres is beyond that line, by a line at right angles to the way between the centres. A line depends only on its
+    two nuclei, so the result does not depend on which others are in the call.
 
     Args:
         xy_um: (N, 2) centres.
         rays: (N, R) um.
-        others_um: (M, 2) centres of nuclei that limit these but are not cut.
+        others_um: (M, 2) centres of further nuclei, which limit the N nuclei but are not cut.
         others_rays: (M, R) um.
-
-    Returns:
-        (N, R) float32: ``rays`` itself if no outlines overlap.
     """
     xy, all_rays = np.concatenate([xy_um, others_um]), np.concatenate([rays, others_rays])
     pairs = _overlapping(xy, all_rays, len(xy_um))
@@ -140,13 +137,13 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
         towards = normal[:, :1] * directions[:, 0] + normal[:, 1:] * directions[:, 1]
         limit = np.divide(room, towards, out=np.full(towards.shape, np.inf), where=towards > 0)
         own = nucleus < len(rays)
-        # A nucleus may be in several pairs: each of its rays ends at the nearest line.
+        # If a nucleus is in several pairs, each of its rays ends at the nearest line.
         np.minimum.at(shortened, nucleus[own], limit[own].astype(np.float32))
     return shortened
 
 
 def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
-    """Pairs (P, 2) that may overlap, with one of the first ``n_own`` each; the upper nucleus comes first."""
+    """Pairs (P, 2) that may overlap and contain one of the first ``n_own`` nuclei; the upper nucleus comes first."""
     radius = np.fmax.reduce(rays, 1, initial=0)  # faulty models return NaN
     pairs = close_pairs(xy, min(2 * float(radius.max(initial=0)), REACH_UM))
     pairs = pairs[pairs[:, 0] < n_own]
@@ -160,7 +157,7 @@ def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
 
 
 def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
-    """Dividing lines of the pairs among (P, 2) whose outlines cross."""
+    """Dividing lines for those of the pairs (P, 2) whose outlines cross."""
     used, index = np.unique(pairs, return_inverse=True)
     rings = shapely.linearrings(rays_to_rings(xy[used], rays[used], (1, 1)))
     one, other = rings[index.reshape(pairs.shape)].T
@@ -188,7 +185,7 @@ def _extent(rays: np.ndarray, way: np.ndarray) -> np.ndarray:
 
 
 def _precedes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(P,) bool: True if positions (P, 2) come before others, row by row."""
+    """(P,) bool: True where positions ``one`` (P, 2) come before positions ``other`` (P, 2), row by row."""
     return (one[:, 1] < other[:, 1]) | ((one[:, 1] == other[:, 1]) & (one[:, 0] < other[:, 0]))
 
 
@@ -206,10 +203,10 @@ class Reports:
 
     Attributes:
         xy: (N, 2) positions.
-        window: (N,) window of each.
-        number: (N,) identifier of each, from the caller.
-        merged_windows: (N, 4) windows whose reports are merged in it, its own included, in descending order; padded
-            with -1.
+        window: (N,) window that each report comes from.
+        number: (N,) the caller's number of each report.
+        merged_windows: (N, 4) windows whose reports are merged into each report, including its own, in descending
+            order; padded with -1.
     """
 
     xy: np.ndarray
@@ -219,7 +216,7 @@ class Reports:
 
     @property
     def is_confirmed(self) -> np.ndarray:
-        """(N,) bool: True if a second window reported it."""
+        """(N,) bool: True for nuclei that at least two windows reported."""
         return self.merged_windows[:, 1] >= 0
 
     def __getitem__(self, index: np.ndarray) -> Reports:
@@ -233,14 +230,14 @@ class Reports:
 
 
 def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPart, mpp: float) -> Nuclei:
-    """The nuclei (frame: window) in ``part`` that ``window`` reports, in work px: those in its core and slack."""
+    """The nuclei (frame: window) in ``part`` that ``window`` reports, in work px: those in its core and the slack."""
     xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.part_xy(window, part))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 
 
 def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
-    """Merge reports of one nucleus by two windows, repeatedly, because four cores meet in a corner."""
+    """Merge two windows' reports of the same nucleus, repeatedly, because four cores meet in a corner."""
     alive = np.ones(len(reports.window), bool)
     merged_windows = reports.merged_windows.copy()
     depth = grid.depth_px(reports.xy, reports.window)
@@ -262,7 +259,7 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
 
 
 def _mutually_nearest(xy: np.ndarray, merged_windows: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (i, j), i < j, without a common window, within ``radius_px``, each the nearest of the other."""
+    """Pairs (i, j), i < j, that have no window in common, are within ``radius_px`` and are each other's nearest."""
     pairs = close_pairs(xy, radius_px)
     first, second = merged_windows[pairs[:, 0], :, None], merged_windows[pairs[:, 1], None, :]
     pairs = pairs[~((first == second) & (first >= 0)).any((1, 2))]
@@ -296,10 +293,10 @@ class SeamResolver:
         self._row_above, self._above = -2, None
 
     def add(self, xy: np.ndarray, window: np.ndarray) -> np.ndarray:
-        """Add reports at ``xy`` (N, 2) in work by ``window`` (N,), ascending, of any number of windows.
+        """Add reports at ``xy`` (N, 2) in work px from ``window`` (N,): any number of windows, in ascending order.
 
         Returns:
-            (n,) int64 numbers that are final: window by window, and within a window by y and then x.
+            (n,) int64 numbers of reports that are now known to be kept: window by window, and there by y, then x.
         """
         number = np.arange(self._n_added, self._n_added + len(window))
         self._n_added += len(window)
@@ -316,7 +313,7 @@ class SeamResolver:
         return np.concatenate([_NONE, *final])
 
     def finish(self) -> np.ndarray:
-        """Numbers of the remaining nuclei after the last window."""
+        """Return the numbers of the remaining reports that are kept, after the last window."""
         final = self._close_row()
         if self._above is not None:
             final.append(self._settle(self._above))

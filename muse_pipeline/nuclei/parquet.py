@@ -34,7 +34,7 @@ DAB_OD, POSITIVE = "dab_od", "positive"  # for immunohistochemistry
 REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # if tissue regions are known
 UNLIKE_REGION = "unlike_region"  # True for nuclei of a class that does not occur in their region
 CELL_RAYS = "cell_rays"  # if nuclei are grown to cells; as wide as "rays"
-QUALITY = "quality"  # artefact at the nucleus; null without one
+QUALITY = "quality"  # kind of artefact at the nucleus; null if there is none
 _NO_CLASS = -1
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
@@ -45,7 +45,7 @@ class Rows:
 
     Attributes:
         table: table with one row per nucleus.
-        bounds: (4,) least x and y, largest x and y of their outlines; not finite without outlines.
+        bounds: (4,) least x and y, largest x and y of the outlines; not finite if there are no rows.
     """
 
     table: pa.Table
@@ -57,14 +57,14 @@ class OptionalColumns:
     """Columns that not every table of nuclei has.
 
     Attributes:
-        embedding_dim: number of columns of ``embedding``, which is left out for 0.
-        clusters: True for the column ``cluster``.
-        positive_od: least ``dab_od`` of a positive nucleus, for the columns ``dab_od`` and ``positive``; None: without.
-        regions: names of the classes of tissue regions, for the columns ``region``, ``region_prob`` and
-            ``border_distance_um``; None: without.
-        unlike_region: True for the column ``unlike_region``.
-        features: names of further columns of numbers, of which ``cell_rays`` has one per ray.
-        artefacts: names of the kinds of artefacts, for the column ``quality``; None: without.
+        embedding_dim: number of features in ``embedding``; 0 to leave the column out.
+        clusters: True to add the column ``cluster``.
+        positive_od: least ``dab_od`` of a positive nucleus; None to leave out ``dab_od`` and ``positive``.
+        regions: names of the classes of tissue regions; None to leave out ``region``, ``region_prob`` and
+            ``border_distance_um``.
+        unlike_region: True to add the column ``unlike_region``.
+        features: names of further columns of numbers; ``cell_rays`` has a number per ray in each row.
+        artefacts: names of the kinds of artefacts; None to leave out ``quality``.
     """
 
     embedding_dim: int = 0
@@ -88,13 +88,13 @@ class NucleiWriter:
         path: file to write.
         classes: names of the classes, by label.
         provenance: slide, model, settings and versions.
-        n_rays: number of columns of ``rays``.
-        optional: columns besides those of every table.
+        n_rays: number of rays per nucleus.
+        optional: columns in addition to those of every table.
 
     Attributes:
-        provenance: metadata, which ``complete`` may fill in until the block ends. ``n_nuclei`` and ``n_by_class`` of
-            the nuclei in totals are added, those of nuclei left out under "quality", and ``n_positive`` with
-            ``positive_od``.
+        provenance: metadata, which ``complete`` may fill in until the block ends. The writer then adds ``n_nuclei`` and
+            ``n_by_class`` of the nuclei included in totals, the same under "quality" for those left out, and, with
+            ``positive_od``, ``n_positive``.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class NucleiWriter:
     ):
         self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
         self.optional = optional
-        # The schema contains only the provenance known so far; the file's metadata are complete.
+        # The schema has only the provenance known so far; the complete one is added to the file's metadata at the end.
         self.schema = nuclei_schema(self.classes, n_rays, optional)
         self.schema = self.schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self._waiting: list[pa.Table] = []
@@ -121,7 +121,7 @@ class NucleiWriter:
         # If the writer cannot be opened, the stack removes the unfinished file; otherwise ``__exit__`` closes both.
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
-            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # with few distinct values
+            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # few distinct values
             settings["write_page_checksum"] = True  # damaged bytes would pass for valid numbers
             self._file = stack.enter_context(pq.ParquetWriter(partial, self.schema, **settings))
             self._stack = stack.pop_all()
@@ -132,12 +132,11 @@ class NucleiWriter:
         self.append(self.to_rows(nuclei, polygons, shapes))
 
     def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
-        """Rows of nuclei in the level-0 frame with their polygons (N,) and ``shape.measure_shapes``, on any thread.
+        """Convert nuclei (frame: level-0), their polygons (N,) and ``shape.measure_shapes`` to rows, on any thread.
 
-        A table with clusters reads them from ``shapes`` too, as "cluster"; one with regions reads the index of the
-        region's class (-1 for none), its probability and the distance to the border (NaN if unknown) under the names of
-        these columns, one with artefacts their index (-1 for none) as "quality", and one with features these under
-        their names.
+        Under the names of the optional columns, ``shapes`` also contains their values: the cluster; the index of the
+        region's class (-1 for none), its probability and the distance to the border (NaN if unknown); the index of the
+        artefact (-1 for none); and the features.
         """
         nuclei.require(Frame.LEVEL0)
         bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
@@ -186,8 +185,8 @@ class NucleiWriter:
             return
         waiting = pa.concat_tables(self._waiting)
         stop = len(waiting) // ROW_GROUP * ROW_GROUP if whole_only else len(waiting)
-        # One chunk: pages begin with chunks, so bytes would depend on the batches. Remaining rows are cut from the
-        # batches, because a slice of the chunk would keep it in memory.
+        # Rows are combined into one chunk, because a page begins with each chunk, and bytes must not depend on batches.
+        # The remaining rows are cut from the batches, because a slice of the chunk would keep all of it in memory.
         groups, self._waiting = waiting[:stop].combine_chunks(), [waiting[stop:]]
         del waiting
         if stop:
@@ -277,7 +276,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
         NucleiError: the file is missing, is not a Parquet file, or is not from this package.
     """
     try:
-        # a buffer would keep everything read in memory until the end
+        # with a buffer, everything that is read would stay in memory until the end
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise NucleiError(f"{path}: no such file; correct the path") from error
@@ -294,7 +293,7 @@ def read_provenance(path: Path | str) -> Provenance:
     """Provenance in a table: slide, model, card, settings, versions and counts.
 
     Raises:
-        NucleiError: the table is not from this package, or of another version.
+        NucleiError: the table is not from this package, or from a different version of it.
     """
     with open_nuclei(path) as file:
         text = file.metadata.metadata[PROVENANCE_KEY]
@@ -304,11 +303,11 @@ def read_provenance(path: Path | str) -> Provenance:
             return provenance
     except (ValueError, RecursionError):
         pass
-    raise NucleiError(f"{path}: its 'muse' metadata are of another version; make it with `muse stitch` again")
+    raise NucleiError(f"{path}: its 'muse' metadata are from a different version; make it with `muse stitch` again")
 
 
 def footer_checksum(path: Path) -> str:
-    """A cheap checksum of the content: of the Parquet footer, with the provenance and the ranges of all columns."""
+    """A cheap checksum of a table, from its Parquet footer: the provenance and the ranges of all columns."""
     with path.open("rb") as file:
         # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
         file.seek(-8, 2)
@@ -318,7 +317,7 @@ def footer_checksum(path: Path) -> str:
 
 
 def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Tables of exactly ``batch_size`` rows (the last may be shorter), never an empty one, in the file's order.
+    """Yield tables of exactly ``batch_size`` rows (the last may be shorter, but not empty), in the file's order.
 
     Raises:
         NucleiError: a part of the file cannot be read.
@@ -338,9 +337,9 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
 
 
 def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, columns: Sequence[str]) -> pa.Table:
-    """``columns``, including "x" and "y", of the nuclei in a rectangle of level-0 px, its upper ends excluded.
+    """Read ``columns``, which must include "x" and "y", of the nuclei in a half-open rectangle of level-0 px.
 
-    Only row groups that touch the rectangle are read. (Arrow's own filters do the same and load pandas.)
+    Only row groups that touch the rectangle are read. (Arrow's own filters do the same, but load pandas.)
 
     Raises:
         NucleiError: a part of the file cannot be read.
@@ -361,7 +360,7 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
 
 
 def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
-    """(N,) bool: nuclei that totals leave out, because they lie in an artefact that is subtracted.
+    """(N,) bool: True for nuclei that totals leave out, because they lie in an artefact that is subtracted.
 
     Args:
         table: rows of a table of nuclei, with the column ``quality`` if it has one.
@@ -374,7 +373,7 @@ def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The nuclei included in totals, in batches of bounded size with ``columns`` and, if present, ``quality``.
+    """Yield the nuclei included in totals, in batches of bounded size with ``columns`` and, if present, ``quality``.
 
     Raises:
         NucleiError: a part of the file cannot be read.
@@ -396,7 +395,7 @@ def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarra
 
 
 def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches; Arrow's errors about damaged files are replaced by one message."""
+    """Yield the same batches, but replace Arrow's errors about damaged files by one message."""
     try:
         yield from batches
     except (pa.ArrowException, OSError) as error:
@@ -407,7 +406,7 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
     """(N,) shapely polygons of the column ``geometry``, (N,) WKB.
 
     Raises:
-        NucleiError: one is damaged.
+        NucleiError: an outline is damaged.
     """
     try:
         return shapely.from_wkb(geometry)
@@ -418,7 +417,7 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
 
 
 def iterate_nuclei(path: Path | str, batch_size: int = ROW_GROUP) -> Iterator[Nuclei]:
-    """The nuclei of a table in the level-0 frame, batch by batch."""
+    """Yield the nuclei of a table in the level-0 frame, batch by batch."""
     with open_nuclei(path) as file:
         used = {"x", "y", "label", "score", "rays", "embedding", DAB_OD}
         columns = [name for name in file.schema_arrow.names if name in used or name.startswith("prob_")]

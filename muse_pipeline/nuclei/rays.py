@@ -1,8 +1,8 @@
 """Star-convex outlines: conversion from rays to rings and polygons, and back.
 
-Ray k of R points at the angle 2 pi k / R from +x towards +y and is given in um. A ring is the (R, 2) ends of a nucleus'
-rays, not closed. QuPath snaps coordinates to a grid of 0.01 px and rejects a file with one polygon that does not
-survive it, so polygons are checked as they will be written: after rounding, and on that grid.
+Ray k of R points at the angle 2 pi k / R from +x towards +y and is given in um. A ring consists of the ends (R, 2) of a
+nucleus' rays, not closed. QuPath snaps coordinates to a grid of 0.01 px and rejects a whole file if one polygon does
+not survive this, so polygons are checked as they will be written: after rounding, and on that grid.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-DECIMALS = 1  # of pixels in outlines
+DECIMALS = 1  # decimal places of the coordinates of outlines, in pixels
 QUPATH_GRID_PX = 0.01
-_CLEARANCE_PX = 2 * QUPATH_GRID_PX  # parts farther apart do not meet when each moves by half a cell
+_CLEARANCE_PX = 2 * QUPATH_GRID_PX  # parts farther apart do not meet when each moves by half a cell of the grid
 _CIRCLE = np.array([(1, 0), (0.7, 0.7), (0, 1), (-0.7, 0.7), (-1, 0), (-0.7, -0.7), (0, -1), (0.7, -0.7)])
 _SMALLEST_RADIUS_PX = 0.5
-_EDGE_RAY_PAIRS = 4_000_000  # number of pairs held at once
+_EDGE_RAY_PAIRS = 4_000_000  # number of pairs of an edge and a ray that are processed at a time
 
 
 def ray_directions(n_rays: int) -> np.ndarray:
-    """Unit vectors (n_rays, 2) of the rays, in um."""
+    """Unit vectors (n_rays, 2) in the directions of the rays."""
     angles = 2 * np.pi * np.arange(n_rays) / n_rays
     return np.stack([np.cos(angles), np.sin(angles)], -1)
 
@@ -59,7 +59,7 @@ def clip_rays(
         box: left, top, right and bottom in the same pixels. Nuclei with a centre outside keep their rays.
 
     Returns:
-        (N, R) float32: ``rays_um`` itself if none crosses an edge, else a copy in which only those that do differ.
+        (N, R) float32: ``rays_um`` itself if no ray crosses an edge, else a copy in which those that do are shortened.
     """
     low, high = np.reshape(np.asarray(box, float), (2, 1, 2))
     reach = rays_um.max(axis=1, initial=0)[:, None] / np.asarray(mpp, float)
@@ -70,9 +70,9 @@ def clip_rays(
     directions_px = ray_directions(rays_um.shape[1]) / np.asarray(mpp, float)
     room = np.where(directions_px > 0, high - xy_level0[crossing, None], xy_level0[crossing, None] - low)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # NaN is 0 / 0 for a ray along an edge, which does not limit the ray.
+        # A ray along an edge gives 0 / 0, which is NaN; such an edge does not limit the ray.
         limit = np.nan_to_num(room / abs(directions_px), nan=np.inf).min(axis=-1)
-    limit = np.nextafter(limit.astype(np.float32), np.float32(0))  # never rounded up, beyond the edge
+    limit = np.nextafter(limit.astype(np.float32), np.float32(0))  # rounding up would exceed the edge
     clipped = rays_um.copy()
     clipped[crossing] = np.where(rays_um[crossing] > limit, limit, rays_um[crossing])
     return clipped
@@ -111,8 +111,9 @@ def survive_qupath(polygons: np.ndarray) -> np.ndarray:
 def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     """(N,) bool: True for rings (N, R, 2) that are simple with clearance, by a cheap and conservative test.
 
-    A ring whose vertices turn once around their mean is simple. Each edge fills the wedge between its ends, so another
-    vertex is at least as far from it as from the ray through its own neighbour; if that is far, no grid joins them.
+    A ring whose vertices turn once around their mean is simple. Each edge lies in the wedge between the rays from the
+    mean to its ends, so any other vertex is at least as far from it as from the ray to one of its own neighbours. If
+    all vertices are far from the rays to their neighbours, snapping to the grid joins nothing.
     """
     x, y = (each - each.mean(axis=1, keepdims=True) for each in np.moveaxis(rings, -1, 0))
     next_x, next_y, squared = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1), x * x + y * y
@@ -122,7 +123,7 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
 
 
 def _repair(polygons: np.ndarray, rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
-    """The largest valid part of each broken polygon (N,), without holes; a circle of its mean radius if none."""
+    """The largest valid part of each broken polygon (N,), without holes; if there is none, a circle of mean radius."""
     parts = shapely.set_precision(shapely.make_valid(polygons), 10.0**-DECIMALS)
     outlines = shapely.polygons(shapely.get_exterior_ring(largest_parts(parts)))
     repaired = shapely.transform(outlines, lambda xy: np.round(xy, DECIMALS))
@@ -160,13 +161,13 @@ def polygons_to_rays(
     """Rays of polygons (N,) in pixels of ``mpp``: distances from a centre to the first crossing of the outline.
 
     Args:
-        polygons: polygons or multipolygons, of which the largest part counts; holes are ignored.
-        n_rays: rays per nucleus.
+        polygons: polygons or multipolygons; only the largest part of each counts, and holes are ignored.
+        n_rays: number of rays per nucleus.
         mpp: (x, y) um per pixel.
         centres: (N, 2) origins of the rays; by default ``interior_centres``.
 
     Returns:
-        The centres (N, 2) in pixels and the rays (N, n_rays) float32 in um, 0 for a centre outside.
+        The centres (N, 2) in pixels and the rays (N, n_rays) float32 in um, 0 if the centre lies outside.
     """
     rings = shapely.get_exterior_ring(largest_parts(np.asarray(polygons, object)))
     polygons = shapely.polygons(rings)
@@ -185,13 +186,13 @@ def polygons_to_rays(
 
 
 def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.ndarray) -> None:
-    """Cut ``rays`` (N, R), in place, where they meet edges (E, 2) to (E, 2); ``owner`` (E,) ascends."""
+    """Cut ``rays`` (N, R), in place, where they meet edges (E, 2) to (E, 2) of nuclei ``owner`` (E,), ascending."""
     directions = ray_directions(rays.shape[1])
     start_side = directions[:, 0] * starts[:, 1:] - directions[:, 1] * starts[:, :1]  # (E, R)
     end_side = directions[:, 0] * ends[:, 1:] - directions[:, 1] * ends[:, :1]
     area = starts[:, 0] * ends[:, 1] - starts[:, 1] * ends[:, 0]  # (E,)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # With x for the cross product, a ray d meets the edge from s to e at the distance (s x e) / (d x e - d x s).
+        # A ray d meets the edge from s to e at the distance (s x e) / (d x e - d x s), where x is the cross product.
         distance = area[:, None] / (end_side - start_side)
     # A vertex on a ray is taken to lie on one side of it, so that exactly one of its two edges is crossed.
     met = ((start_side <= 0) != (end_side <= 0)) & (distance > 0)
@@ -201,7 +202,7 @@ def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.n
 
 
 def interior_centres(polygons: np.ndarray) -> np.ndarray:
-    """Centroids (N, 2) of polygons (N,); the centre of the largest circle inside where the centroid lies outside."""
+    """Centroids (N, 2) of polygons (N,); the centre of the largest inscribed circle if the centroid lies outside."""
     centroids = shapely.get_coordinates(shapely.centroid(polygons))
     outside = np.flatnonzero(~shapely.contains_xy(polygons, centroids[:, 0], centroids[:, 1]))
     if len(outside):

@@ -1,4 +1,4 @@
-"""Size and shape of nuclei from their outlines, by Green's formulas; moments are those of the polygon."""
+"""Size and shape of nuclei, computed from their outlines by Green's formulas, and clusters of nuclei by shape."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
         mpp: (x, y) um per pixel.
 
     Returns:
-        Each of ``SHAPE_COLUMNS`` as (N,) float32. Solidity is area over area of the convex hull; axes are the full ones
-        of the ellipse with the same second moments, and eccentricity is that ellipse's. A ring without area has
-        solidity, eccentricity and axes of 0.
+        Each of ``SHAPE_COLUMNS`` as (N,) float32. Solidity is the area divided by that of the convex hull. Axes (in
+        full length) and eccentricity are those of the ellipse with the same second moments as the polygon. A ring
+        without area has solidity, eccentricity and axes of 0.
     """
-    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near the origin: exact
+    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near 0, to limit rounding
     edges = _following(x) - x, _following(y) - y
     area, moments = area_and_moments(x, y)
     large, small = _principal_moments(moments)
@@ -42,7 +42,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
 
 
 def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray], area: np.ndarray) -> np.ndarray:
-    """Areas (N,) of the convex hulls of rings; most nuclei are convex, and only the others are passed to GEOS."""
+    """Areas (N,) of the convex hulls of rings; few rings are not convex, and only these are passed to GEOS."""
     turn = edges[0] * _following(edges[1]) - _following(edges[0]) * edges[1]
     dented = np.flatnonzero((turn < 0).any(axis=1) & (turn > 0).any(axis=1))
     hull_area = area.copy()
@@ -53,7 +53,7 @@ def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray
 
 
 def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Areas (N,) and central second moments (N, 3) as xx, yy, xy, per area."""
+    """Areas (N,), and central second moments (N, 3) xx, yy and xy, divided by area."""
     next_x, next_y = _following(x), _following(y)
     cross = x * next_y - next_x * y
     signed_area = cross.sum(axis=1) / 2
@@ -67,7 +67,7 @@ def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _following(values: np.ndarray) -> np.ndarray:
-    """The value of the next vertex for each vertex (N, V); the first follows the last."""
+    """The values (N, V) of the next vertex after each vertex; the first follows the last."""
     return np.concatenate([values[:, 1:], values[:, :1]], axis=1)
 
 
@@ -84,13 +84,13 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 N_CLUSTERS = 4
 SAMPLE = 20_000
-ROUNDS = 100  # most rounds of Lloyd's algorithm, which ends earlier if nothing changes
+ROUNDS = 100  # largest number of rounds of Lloyd's algorithm, which ends earlier if nothing changes
 MEASURES = ("area_um2", "eccentricity", "solidity")
 
 
 @dataclass(frozen=True, eq=False)
 class MorphologyClusters:
-    """Cluster centres in the space of standardised measures: logarithm of area, eccentricity, solidity.
+    """Cluster centres in the space of standardised measures: logarithm of area, eccentricity and solidity.
 
     Attributes:
         mean: (3,) means of the sample.
@@ -123,10 +123,10 @@ class MorphologyClusters:
 
 
 class ShapeSample:
-    """The shapes of up to 20,000 nuclei, those whose positions have the smallest hashes.
+    """A sample of the shapes of up to 20,000 nuclei: those whose positions have the smallest hashes.
 
     Args:
-        measure: function that returns ``shape.measure_shapes`` of nuclei; only called for those that enter the sample.
+        measure: function that returns ``measure_shapes`` of nuclei; only called for candidates for the sample.
     """
 
     def __init__(self, measure: Callable[[Nuclei], Mapping[str, np.ndarray]]):
@@ -134,7 +134,7 @@ class ShapeSample:
         self._hashes, self._values = np.zeros(0, np.uint64), np.zeros((0, len(MEASURES)))
 
     def add(self, nuclei: Nuclei) -> None:
-        """Add the nuclei with the smallest hashes to the sample."""
+        """Update the sample, so that it has the nuclei with the smallest hashes among all added so far."""
         hashes = _hash(nuclei.xy)
         if len(self._hashes) == SAMPLE:
             chosen = hashes < self._hashes[-1]
@@ -153,7 +153,7 @@ class ShapeSample:
         scale = np.where(deviation > 1e-6, deviation, 1.0)
         standard = (values - mean) / scale
         label = np.empty(len(values), np.intp)
-        # The last key of ``lexsort`` counts first: it is the area.
+        # ``lexsort`` sorts by its last key first, which is the area.
         label[np.lexsort(standard.T[::-1])] = np.arange(len(values)) * N_CLUSTERS // len(values)
         centres = np.zeros((N_CLUSTERS, len(MEASURES)))
         for _ in range(ROUNDS):
@@ -174,7 +174,7 @@ def _table(shapes: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _hash(xy: np.ndarray) -> np.ndarray:
-    """(N,) uint64 of positions to 0.01 px: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    """(N,) uint64 hashes of positions rounded to 0.01 px: SplitMix64's finaliser (Steele et al., OOPSLA 2014)."""
     hundredths = np.rint(xy * 100).astype(np.int64).astype(np.uint64)
     bits = hundredths[:, 0] << np.uint64(32) ^ hundredths[:, 1]
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

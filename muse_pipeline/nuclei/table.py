@@ -1,4 +1,4 @@
-"""The nucleus type of proposals, predictions and ground truth."""
+"""The type of nuclei: proposals, predictions and ground truth."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Nuclei:
     Attributes:
         xy: (N, 2) float64 centres in pixels of ``frame``.
         rays: (N, R) float32 distances from the centre to the outline in um, at angles 2 pi k / R from +x towards +y
-            (clockwise on screen); (N, 0) where outlines are unknown.
+            (clockwise on screen); (N, 0) if outlines are unknown.
         label: (N,) int32 class index; -1 if unknown.
         score: (N,) float32 confidence that there is a nucleus.
-        prob: (N, C) float32 class probabilities given that there is one.
+        prob: (N, C) float32 class probabilities, given that there is a nucleus; (N, 0) if unknown.
         frame: the frame of ``xy``.
-        embedding: (N, D) float32 features; (N, 0) where there are none.
-        dab_od: (N, 1) float32 mean optical density (base 10) of DAB within the outline; (N, 0) where not measured.
+        embedding: (N, D) float32 features; (N, 0) if there are none.
+        dab_od: (N, 1) float32 mean optical density (base 10) of DAB within the outline; (N, 0) if not measured.
     """
 
     xy: np.ndarray
@@ -61,15 +61,15 @@ class Nuclei:
         """Return self if the positions are in ``frame``.
 
         Raises:
-            FrameError: the positions are in another frame.
+            FrameError: the positions are in a different frame.
         """
         if self.frame is not frame:
-            raise FrameError(f"positions are in the {self.frame} frame where {frame} is expected; convert them first")
+            raise FrameError(f"positions are in the {self.frame} frame, but {frame} is expected; convert them first")
         return self
 
     @staticmethod
     def concatenate(parts: Sequence[Nuclei]) -> Nuclei:
-        """All nuclei of ``parts`` (one or more, all in one frame), in their order."""
+        """All nuclei of ``parts`` (at least one, all in the same frame), in their order."""
         frame = parts[0].frame
         columns = {name: np.concatenate([getattr(p.require(frame), name) for p in parts]) for name in COLUMNS}
         return Nuclei(frame=frame, **columns)

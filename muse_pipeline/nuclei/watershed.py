@@ -7,9 +7,9 @@ import numpy as np
 
 from muse_pipeline.nuclei.masks import drop_small_labels
 
-SMOOTH_UM = 0.75  # so that ragged outlines do not make peaks
+SMOOTH_UM = 0.75  # sigma; without smoothing, ragged outlines would make peaks
 APART_UM = 2.5  # a peak this near a higher one in the same component belongs to it
-MIN_NUCLEUS_UM2 = 9.0  # a disc of 3.4 um; small lymphocytes have 20
+MIN_NUCLEUS_UM2 = 9.0  # a disc 3.4 um in diameter; small lymphocytes have 20 um2
 
 
 def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
@@ -24,7 +24,7 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
         (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere; components below 9 um2 are dropped.
     """
     reach = max(int(APART_UM / mpp), 1)
-    # With a frame, all positions within ``reach`` exist, and those beyond the picture are outside the mask.
+    # Padding makes all positions within ``reach`` exist; positions beyond the picture are outside the mask.
     framed = np.pad(mask, reach)
     inside = np.flatnonzero(framed)
     rising = np.argsort(relief[mask], kind="stable")
@@ -50,7 +50,7 @@ def depth_um(mask: np.ndarray, mpp: float) -> np.ndarray:
 
 
 def _step_up(rank: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """(n,) highest rank among each pixel and its eight neighbours; for a peak its own rank."""
+    """(n,) highest rank among each pixel and its eight neighbours; a peak keeps its own rank."""
     flat, row = rank.ravel(), rank.shape[1]
     highest = np.arange(len(pixels), dtype=np.int32)
     for shift in (-row - 1, -row, 1 - row, -1, 1, row - 1, row, row + 1):

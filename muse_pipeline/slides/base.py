@@ -1,7 +1,7 @@
 """Base of slide readers: registry, properties, and the choice of a reader for a slide.
 
-A reader is one file in this folder: a registered class that derives from ``SlideReader``. ``open_slide`` tries
-the readers in the order of their ``priority`` and uses the first that accepts the file.
+A reader is one module in this folder, with a registered class that derives from ``SlideReader``. ``open_slide`` tries
+the readers in the order of their ``priority`` and uses the first one that accepts the file.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ READERS: Registry[type[SlideReader]] = Registry("slide reader", "muse_pipeline.s
 
 
 class UnsuitedError(SlideError):
-    """The reader does not read this kind of file; another reader may."""
+    """The reader cannot read this file; a different reader may."""
 
 
 class OtherFormatError(UnsuitedError):
-    """The reader reads no files of this format."""
+    """The reader does not support the file's format."""
 
 
 class NearlyReadError(UnsuitedError):
-    """The reader reads this kind of file, but not this file; its error is reported."""
+    """The reader supports this kind of file but fails on this one; its error is reported to the user."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class SlideProperties:
     """Properties of a slide as its reader reports them.
 
     Attributes:
-        vendor: maker of the scanner or kind of file, by the reader's name for it.
+        vendor: maker of the scanner or kind of file, as the reader names it.
         level_sizes_px: (width, height) of every level, level 0 first.
         level_downsamples: level-0 pixels per pixel, (x, y) for every level.
-        mpp_candidates: sizes of a level-0 pixel in the file, the most trusted first.
-        bounds: the scanner's non-empty rectangle in absolute level-0 pixels, or None.
-        warnings: sentences about the choice of the pixels.
+        mpp_candidates: sizes of a level-0 pixel that the file states, the most trusted first.
+        bounds: rectangle that the scanner marks as non-empty, in absolute level-0 pixels, or None.
+        warnings: warnings about what is read, such as the choice of one picture among several.
     """
 
     vendor: str
@@ -69,7 +69,7 @@ class SlideReader(ABC):
 
     path: Path
     properties: SlideProperties
-    _reads: list[Call]  # calls in progress; after a timeout no others are started
+    _reads: list[Call]  # calls in progress; after a timeout no more are started
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         """Create a reader; subclasses have their own initialisers."""
@@ -78,7 +78,7 @@ class SlideReader(ABC):
         return reader
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) pixels of ``level`` whose corner is its pixel ``xy_px`` = (x, y).
+        """Read ``size`` = (width, height) pixels of ``level``, the top left one at ``xy_px`` = (x, y) in this level.
 
         Returns:
             (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
@@ -94,13 +94,13 @@ class SlideReader(ABC):
         return canvas
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read pixels that are all within the level, as ``read_level``; readers override one of the two methods."""
+        """Read pixels as ``read_level`` does, all of them inside the level; readers override one of the two methods."""
         raise NotImplementedError
 
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read ``size`` pixels of ``level`` from the pixel nearest to ``xy_level0`` (absolute level-0 px).
 
-        All readers round like this, per axis, so that ``round(k * downsample)`` reads from pixel k exactly.
+        All readers round each axis in this way, so that ``round(k * downsample)`` reads from pixel k exactly.
 
         Returns:
             (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
@@ -117,7 +117,7 @@ class SlideReader(ABC):
         return call_in_time(doing, self._read, (x, y), level, size)
 
     def _read(self, *region: Any) -> np.ndarray:
-        """Call ``read_level``; the call is listed in ``_reads`` meanwhile."""
+        """Call ``read_level``, and list the call in ``_reads`` while it runs."""
         call = current_call()
         self._reads.append(call)
         try:
@@ -139,7 +139,7 @@ class SlideReader(ABC):
 
 
 def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
-    """Open a slide, or a folder of `muse fetch`, with the first reader that accepts it, or with ``reader`` only.
+    """Open a slide, or a folder written by `muse fetch`, with ``reader`` or the first reader that accepts it.
 
     Raises:
         SlideError: the file is missing, empty, truncated, a folder or not a slide.
@@ -167,9 +167,9 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
     """Level-0 pixels per pixel, (x, y) for every level.
 
-    A level of 250 pixels below one of 1,001 is 4 times smaller, with a pixel cut off, not 4.004 times: if the sizes
-    agree with a whole factor up to rounding, that factor is used, the same for both axes if possible. Otherwise
-    positions drift towards the far edge.
+    If level 0 is 1,001 pixels wide, a level of 250 pixels is 4 times smaller, with a pixel cut off; with a downsample
+    of 4.004, positions would drift towards the far edge. So if the sizes agree with a whole factor up to rounding, this
+    factor is used, the same for both axes if possible.
     """
     return tuple(_exact_downsample(level_sizes_px[0], size) for size in level_sizes_px)
 
@@ -178,7 +178,7 @@ def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tu
     ratio = size0_px[0] / size_px[0], size0_px[1] / size_px[1]
     longer = ratio[int(size_px[1] > size_px[0])]  # the more exact ratio
     x, y = (_whole_factors(s0, s) for s0, s in zip(size0_px, size_px, strict=True))
-    if both := x & y:  # small levels leave several factors; scanners use powers of two
+    if both := x & y:  # small levels fit several factors; scanners use powers of two
         whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - longer)))
         return float(whole), float(whole)
     return tuple(float(_nearest(found, side)) for found, side in zip((x, y), ratio, strict=True))
@@ -189,7 +189,7 @@ def _nearest(numbers: set[int], to: float) -> float:
 
 
 def _whole_factors(size0_px: int, size_px: int) -> set[int]:
-    """Whole numbers that divide ``size0_px`` into ``size_px``, rounded up or down."""
+    """Whole numbers by which ``size0_px`` is divided to give ``size_px``, rounded up or down."""
     least, most = size0_px // (size_px + 1), size0_px // max(size_px - 1, 1) + 1
     return {f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)}
 
@@ -214,9 +214,9 @@ def overlap(
 
 
 def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
-    """Meaning of the last sample of ``pixels`` (h, w, n) of a TIFF page, from tifffile's names of its extra samples.
+    """Meaning of the last sample of ``pixels`` (h, w, n) of a TIFF page, from tifffile's enum of its extra samples.
 
-    A sample without a stated meaning is opacity, unless everything would be transparent.
+    A sample without a stated meaning is opacity, unless that would make every pixel transparent.
     """
     name = next((one.name for one in extra_samples), "")
     if not name and pixels is not None and not pixels[..., -1].any():
@@ -225,11 +225,11 @@ def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) ->
 
 
 def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
-    """Blend grey (h, w), or grey, grey + alpha, RGB, RGB + alpha (h, w, 1..4) uint8, with white: (h, w, 3) uint8.
+    """Blend pixels with white: (h, w, 3) uint8 RGB.
 
     Args:
-        pixels: grey or colour samples.
-        alpha: meaning of a second or fourth sample; "multiplied in" is opacity, already multiplied into the colours.
+        pixels: uint8, (h, w) grey or (h, w, 1 to 4) grey, grey + alpha, RGB or RGB + alpha.
+        alpha: meaning of alpha; "multiplied in" is an opacity by which the colours are already multiplied.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -237,7 +237,7 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
     if pixels.shape[-1] in (2, 4) and alpha != "none":
         opacity = pixels[..., -1:].astype(np.uint16)
         weight = opacity if alpha == "opacity" else np.uint16(255)
-        # In faulty files, multiplied colours exceed their opacity; such sums exceed 16 bits and are clipped.
+        # In faulty files, multiplied colours exceed their opacity: sums exceed 16 bits, and results are clipped.
         laid = (colour * weight + np.uint32(255) * (255 - opacity) + 127) // 255
         colour = laid.clip(max=255).astype(np.uint8)
     return np.ascontiguousarray(colour)

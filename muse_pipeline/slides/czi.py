@@ -20,7 +20,7 @@ COLOURS = {"Bgr24", "Bgr48", "Bgra32"}
 class CziReader(SlideReader):
     """A slide open in pylibCZIrw: the mosaic of all its scenes, white between them.
 
-    The library reads at any scale, from the file's pyramid if there is one; levels are halvings of level 0.
+    The library reads at any scale, from the file's pyramid if there is one; each level is half as large as the last.
     """
 
     name = "czi"
@@ -70,16 +70,16 @@ def _require_one_colour_picture(path: Path, document) -> None:
     kinds, sizes = set(document.pixel_types.values()), document.total_bounding_box
     if len(document.pixel_types) > 1 or not kinds <= COLOURS:
         raise SlideError(
-            f"{path}: has {len(document.pixel_types)} channels of {', '.join(sorted(kinds))}, not one of colours; "
+            f"{path}: has {len(document.pixel_types)} channels of {', '.join(sorted(kinds))}, not one in colour; "
             "export the bright-field picture as a slide"
         )
-    for name, what in (("Z", "focal planes"), ("T", "points in time")):
+    for name, what in (("Z", "focal planes"), ("T", "time points")):
         if (n := sizes.get(name, (0, 1))[1]) > 1:
             raise SlideError(f"{path}: has {n} {what}; export one of them as a slide")
 
 
 def _mosaic(document) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Corner and size of the rectangle around all scenes, in the pixels of the stage."""
+    """Corner and size of the rectangle around all scenes, in stage pixels."""
     box = document.total_bounding_rectangle_no_pyramid
     return (box.x, box.y), (box.w, box.h)
 
@@ -88,7 +88,7 @@ def _read_properties(document, size: tuple[int, int]) -> SlideProperties:
     n_levels = max(1, (min(size) // LEAST_PX).bit_length())
     sizes = tuple(tuple(-(-side >> level) for side in size) for level in range(n_levels))
     scenes = document.scenes_bounding_rectangle_no_pyramid
-    warnings = (f"its {len(scenes)} scenes are read as one picture; QuPath opens each by itself",)
+    warnings = (f"its {len(scenes)} scenes are read as one picture; QuPath opens each separately",)
     return SlideProperties(
         vendor="zeiss",
         level_sizes_px=sizes,

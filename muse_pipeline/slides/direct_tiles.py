@@ -1,10 +1,9 @@
-"""Tiles of a TIFF, decoded straight from the file: the same pixels as OpenSlide's in a fraction of the time.
+"""Tiles of a TIFF, decoded straight from the file: the same pixels as from OpenSlide in a fraction of the time.
 
-OpenSlide composites every tile with transparency, which takes several times as long as decoding a JPEG. Here the
-index of the tiles is read once, with tifffile; a tile is one read and one call of its codec. At the first read
-of a level, some of its tiles are compared with OpenSlide's pixels; a level that differs by one bit is read by
-OpenSlide.
-OpenSlide also reads all tiles that cannot be read here: missing tiles, damaged tiles, other compressions.
+OpenSlide composites every tile with transparency, which takes several times as long as decoding a JPEG. Here, tifffile
+reads the index of the tiles once, and each tile then takes one read and one call of its codec. At the first read of a
+level, some of its tiles are compared with OpenSlide's pixels; a level that differs in one bit is left to OpenSlide, as
+are tiles that are missing, damaged or compressed in any other way.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 
-CACHE_BYTES = 32 << 20  # decoded tiles kept, as many bytes as in OpenSlide: a row of chunks of `muse tile`
-MAX_DIRECTORIES = 100  # a slide has a dozen; a damaged chain of them may have no end
+CACHE_BYTES = 32 << 20  # decoded tiles kept, as in OpenSlide; enough for a row of chunks of `muse tile`
+MAX_DIRECTORIES = 100  # a slide has a dozen; in a damaged file, their chain may have no end
 CONTIGUOUS = 1  # PlanarConfiguration of interleaved channels
 
 Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
@@ -66,11 +65,11 @@ class DirectTiles:
     """Levels of a slide whose tiles are decoded directly; safe to read from several threads."""
 
     def __init__(self, path: Path, level_sizes_px: Mapping[int, tuple[int, int]]):
-        """Open the file at the first read.
+        """Prepare for reading; the file is opened at the first read.
 
         Args:
-            path: path of the slide, in one file.
-            level_sizes_px: (width, height) of the levels to read directly, by number.
+            path: path of a slide in one file.
+            level_sizes_px: (width, height) of the levels to read directly, by the number of the level.
         """
         self._path, self._sizes = path, level_sizes_px
         self._levels: dict[int, TileIndex] | None = None
@@ -78,16 +77,16 @@ class DirectTiles:
         self._lock = Lock()
 
     def read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int], referee: Read) -> np.ndarray | None:
-        """Read ``size`` = (width, height) pixels of ``level`` whose corner is its pixel ``xy_px``.
+        """Read pixels of a level, as in ``SlideReader.read_level``.
 
         Args:
-            xy_px: (x, y) of the corner, possibly outside the level.
+            xy_px: (x, y) of the top left pixel, possibly outside the level.
             level: number of the level.
-            size: (width, height).
+            size: (width, height) in pixels.
             referee: function that reads the same region with OpenSlide.
 
         Returns:
-            (h, w, 3) uint8 RGB, white outside the level; None if OpenSlide must read it.
+            (h, w, 3) uint8 RGB, white outside the level; None if OpenSlide must read the region.
         """
         if level not in self._agrees:
             with self._lock:
@@ -96,7 +95,7 @@ class DirectTiles:
         return self._read(xy_px, level, size) if self._agrees[level] else None
 
     def _compare(self, level: int, referee: Read) -> bool:
-        """True if the first, the last and the largest tile (in bytes, the most detailed) equal the referee's."""
+        """True if the first, last and largest tile (in bytes, so the most detailed) have the referee's pixels."""
         if self._levels is None:
             self._open()
         if level not in self._levels:
@@ -108,7 +107,7 @@ class DirectTiles:
         for tile in {*map(int, (*stored[:1], *stored[-1:], n_bytes.argmax()))}:
             row, column = divmod(tile, index.n_bytes.shape[1])
             region = (column * index.tile_px[0], row * index.tile_px[1]), level, index.tile_px
-            if (pixels := self._read(*region)) is not None:  # else OpenSlide reads that tile, now and later
+            if (pixels := self._read(*region)) is not None:  # else OpenSlide always reads this tile
                 agree.append(_equals(pixels, referee, region))
         return bool(agree) and all(agree)
 
@@ -122,7 +121,7 @@ class DirectTiles:
         except OSError:  # deleted, or too many open files
             self._levels = {}
             return
-        weakref.finalize(self, file.close)  # when the last reading thread releases it
+        weakref.finalize(self, file.close)  # closed when the last reading thread releases this object
         n_kept = CACHE_BYTES // max(index.decoded_bytes for index in self._levels.values())
         self._tile = lru_cache(n_kept)(partial(_decode_tile, file.fileno(), self._levels))
 
@@ -218,17 +217,17 @@ def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
 
 @dataclass(frozen=True)
 class Jpeg:
-    """Baseline JPEG by libjpeg-turbo; warnings are errors, as in OpenSlide.
+    """Decoder of baseline JPEG by libjpeg-turbo; warnings are errors, as in OpenSlide.
 
     Attributes:
-        header: start of every tile's stream: colours and shared tables.
+        header: bytes to put at the start of every tile's stream: Adobe's segment and shared tables.
     """
 
     header: bytes
 
     START: ClassVar[bytes] = b"\xff\xd8"
     END: ClassVar[bytes] = b"\xff\xd9"
-    # Adobe's segment states whether colours were converted: without it a decoder guesses, although the TIFF has a tag.
+    # Adobe's segment states whether colours were converted. Without it decoders guess; they do not see the TIFF's tag.
     ADOBE: ClassVar[bytes] = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
     CONVERTED: ClassVar[dict[str, bytes]] = {"RGB": b"\x00", "YCBCR": b"\x01"}
 
@@ -238,30 +237,30 @@ class Jpeg:
         import simplejpeg  # noqa: F401 - without it OpenSlide decodes
 
         colours = cls.CONVERTED.get(name_of(page.photometric))
-        # Shared tables are a JPEG stream of their own: without its markers they can precede those of a tile.
+        # Shared tables are a JPEG stream of their own; without its markers, they can precede a tile's tables.
         tables = (page.jpegtables or b"").removeprefix(cls.START).removesuffix(cls.END)
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)
 
     def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of a whole tile of ``tile_px`` = (width, height), or of the size in the stream.
+        """(h, w, 3) uint8 RGB of a whole tile, in the size that its stream states.
 
         Raises:
-            ValueError, RuntimeError: the tile has another size or is damaged.
+            ValueError, RuntimeError: the tile is larger than ``tile_px`` = (width, height), or damaged.
         """
         import simplejpeg
 
         if not stream.startswith(self.START):
             raise ValueError("not a JPEG stream")
-        # The buffer has the size of a tile: a stream that claims to be larger is rejected before it is decoded.
+        # The buffer has the size of a tile, so a stream that claims to be larger is rejected before it is decoded.
         buffer = np.empty(tile_px[0] * tile_px[1] * 3, np.uint8)
         return simplejpeg.decode_jpeg(self.header + stream[2:], "RGB", buffer=buffer, strict=True)
 
 
 @dataclass(frozen=True)
 class Jpeg2000:
-    """Aperio's JPEG 2000, a bare codestream, by OpenJPEG; OpenSlide reads components of unequal size (4:2:2).
+    """Decoder of Aperio's JPEG 2000, a bare codestream, by OpenJPEG in imagecodecs.
 
-    imagecodecs converts those to RGB with different rounding and does not return the components.
+    Components of unequal size (4:2:2) are left to OpenSlide, because imagecodecs rounds their conversion differently.
 
     Attributes:
         is_ycbcr: True to convert the components from YCbCr to RGB.
@@ -270,7 +269,7 @@ class Jpeg2000:
     is_ycbcr: bool
 
     YCBCR_OF_COMPRESSION: ClassVar[dict[int, bool]] = {33003: True, 33005: False}
-    # SOC, SIZ, its length and capabilities; size, origin, and the same of codestream tiles; three components.
+    # Markers SOC and SIZ, length, capabilities; size and origin of image and tiles; count of components, three of them.
     SIZE: ClassVar[struct.Struct] = struct.Struct(">4sHHIIIIIIIIH9s")
     BYTES_EACH: ClassVar[bytes] = b"\x07\x01\x01" * 3  # per component: 8 bits, unsigned, one sample per pixel
 
@@ -293,7 +292,7 @@ class Jpeg2000:
         return ycbcr_to_rgb(pixels) if self.is_ycbcr else pixels
 
     def _require_tile(self, stream: bytes, tile_px: tuple[int, int]) -> None:
-        """Reject tiles that claim to be larger, before any allocation, and those that imagecodecs would convert."""
+        """Reject tiles that claim a different size, before any allocation, and tiles that imagecodecs would convert."""
         if len(stream) < self.SIZE.size:
             raise ValueError("not a JPEG 2000 codestream")
         marks, _, _, width, height, x, y, _, _, _, _, n_components, components = self.SIZE.unpack_from(stream)
@@ -304,7 +303,7 @@ class Jpeg2000:
 
 
 def ycbcr_to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 RGB of YCbCr as in JFIF 1.02; the contribution of chroma is rounded once, as in OpenSlide."""
+    """(h, w, 3) uint8 RGB from YCbCr as in JFIF 1.02; the contribution of chroma is rounded once, as in OpenSlide."""
     luma, blue, red = (pixels[..., i] for i in range(3))
     rgb = np.empty(pixels.shape, np.int16)
     np.add(luma, _RED[red], out=rgb[..., 0])
@@ -313,7 +312,7 @@ def ycbcr_to_rgb(pixels: np.ndarray) -> np.ndarray:
     return rgb.clip(0, 255).astype(np.uint8)
 
 
-# Two values are half-way between integers: OpenSlide rounds that of blue away from zero and that of green up.
+# Two values lie halfway between integers: OpenSlide rounds the one for blue away from zero, and the one for green up.
 _CHROMA = np.arange(256) - 128
 _RED, _BLUE = ((np.sign(_CHROMA) * np.floor(abs(k * _CHROMA) + 0.5)).astype(np.int16) for k in (1.402, 1.772))
 _GREEN = np.floor(-0.34414 * _CHROMA[:, None] - 0.71414 * _CHROMA + 0.5).astype(np.int16)  # (cb, cr)

@@ -16,21 +16,21 @@ from muse_pipeline.slides.signature import SOURCE
 def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
     """Copy a slide into ``folder``, which appears when the copy is complete, and record its URL.
 
-    A MIRAX slide is copied with its folder, a DICOM file with its neighbouring files. Lost blocks are requested again;
-    a killed fetch starts again.
+    A MIRAX slide is copied with its folder, and a DICOM file with the DICOM files next to it. Blocks that fail are
+    requested again, but a fetch that is killed starts over.
 
     Args:
-        url: the slide.
-        folder: folder to write; only an older copy is replaced.
+        url: URL of the slide.
+        folder: folder to write; if it exists, it must be an older copy, which is replaced.
         threads: number of blocks requested at the same time.
 
     Returns:
-        number of bytes copied.
+        The number of bytes copied.
 
     Raises:
         SlideError: the file does not exist, access is denied, the server does not answer, or the file changes.
         MissingPackageError: the package for this protocol is not installed.
-        OutputError: the folder has other contents, or cannot be written.
+        OutputError: the folder exists and is not an older copy, or cannot be written.
     """
     folder = Path(folder)
     require_own_folder(folder, (folder / SOURCE).is_file())
@@ -38,7 +38,7 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
     with complete_file(folder) as partial:
         n_bytes, version = 0, None
         for path, name in slide.files():
-            if ".." in PurePosixPath(name).parts:  # object storage takes any name
+            if ".." in PurePosixPath(name).parts:  # object storage allows any name
                 raise SlideError(f"{url}: its file '{name}' would be written outside the copy; rename it on the server")
             stated = slide.state(path)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -51,17 +51,17 @@ def fetch_slide(url: SlideUrl, folder: Path | str, threads: int = 1) -> int:
 
 
 def ask_size(url: SlideUrl) -> int:
-    """Size of a slide in bytes, from its server; for a slide of many files, the size of the file in the URL.
+    """Ask the server for the size of a slide in bytes; for a slide of many files, only the file in the URL counts.
 
     Raises:
-        SlideError, MissingPackageError: as for ``fetch_slide``.
+        SlideError, MissingPackageError: as in ``fetch_slide``.
     """
     slide = RemoteSlide(url)
     return slide.state(slide.path).n_bytes
 
 
 BLOCK_BYTES = 16 << 20
-MAX_AT_ONCE = 8  # blocks; more are no faster and need more memory
+MAX_AT_ONCE = 8  # most blocks requested at the same time; more are no faster and need more memory
 
 
 def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threads: int) -> None:
@@ -75,7 +75,7 @@ def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path, threa
         threads: number of blocks requested at the same time, at most ``MAX_AT_ONCE``.
 
     Raises:
-        SlideError: the file is incomplete or changes meanwhile.
+        SlideError: the copy is incomplete, or the file changes on the server.
         OSError: the local disk is full or fails.
     """
     with target.open("wb") as file:
@@ -94,7 +94,7 @@ def _has_ranges(slide: RemoteSlide, path: str, stated: Stated) -> bool:
             try:
                 source.seek(stated.n_bytes - 1)
                 return len(source.read(1)) == 1
-            except ValueError:  # raised by fsspec in that case
+            except ValueError:  # from fsspec, for servers without range requests
                 return False
 
     return slide.try_often(read_last_byte)
@@ -126,7 +126,7 @@ def _copy_at_once(slide: RemoteSlide, path: str, stated: Stated, file: Any) -> N
     def copy() -> None:
         file.seek(0)
         file.truncate()
-        with slide.system.open(path, block_size=0) as source:  # on the web: one streamed answer
+        with slide.system.open(path, block_size=0) as source:  # over http: one streamed response
             while block := source.read(1 << 20):
                 file.write(block)
         if file.tell() != stated.n_bytes:

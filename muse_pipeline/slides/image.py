@@ -1,4 +1,4 @@
-"""Images held in memory as one level: arrays, and the plain pictures PNG, JPEG, JPEG 2000 and TIFF."""
+"""Images held in memory as one level: arrays, and plain pictures in PNG, JPEG, JPEG 2000 and TIFF."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ImageReader(ArrayReader):
 
     def __init__(self, path: Path):
         kind = file_format(path)
-        # A .mrxs without its folder is a JPEG thumbnail: only files with a suffix of a picture are accepted.
+        # A .mrxs file is a JPEG thumbnail of its slide, so only files with the suffix of a picture are accepted.
         if kind in {None, "DICOM", "CZI"} or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES:
             raise OtherFormatError("not a PNG, JPEG, JPEG 2000 or TIFF picture")
         pixels, *stated = _read_tiff(path) if kind == "TIFF" else [_read_picture(path)]
@@ -133,10 +133,10 @@ def _tiff_pixels(page, path: Path) -> np.ndarray:
 
 
 def _to_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Integers of 8 or 16 bits (or booleans) as 8 bits.
+    """Convert integers of 8 or 16 bits, or booleans, to 8 bits.
 
     Raises:
-        SlideError: the pixels are of another type, whose white is unknown.
+        SlideError: the pixels have a different type, in which the value of white is unknown.
     """
     if pixels.dtype == bool:
         return pixels * np.uint8(255)

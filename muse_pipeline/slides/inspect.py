@@ -12,31 +12,31 @@ from muse_pipeline.slides.mpp import choose_mpp, is_square, require_possible
 from muse_pipeline.slides.pictures import MOSTLY, share_of_dark
 from muse_pipeline.slides.signature import fingerprint_file, slide_origin
 
-_PROBE_PX = 2048  # the coarsest level, or its middle if it is larger
+_PROBE_PX = 2048  # largest side of the part of the coarsest level that is checked
 
 
 def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None) -> SlideInfo:
     """Open a slide and return its header.
 
     Args:
-        path: the slide or image, or a folder of `muse fetch`.
+        path: slide or image, or a folder written by `muse fetch`.
         slide_id: name of the slide in the sheet.
         mpp: size of a level-0 pixel in um; overrides the file.
-        source: expected URL of a fetched slide; not checked if not given.
+        source: URL that the slide must have been fetched from, if given.
 
     Raises:
-        SlideError: the file cannot be opened, or was fetched from another URL.
+        SlideError: the file cannot be opened, or was not fetched from ``source``.
         MppError: the pixel size is unknown or implausible.
     """
     origin = slide_origin(Path(path))
     if source is not None and source != origin:
-        raise SlideError(f"{path}: is {origin}, not {source}; fetch that with `muse fetch`")
+        raise SlideError(f"{path}: comes from {origin}, not from {source}; fetch the latter with `muse fetch`")
     with open_slide(path) as slide:
         return describe_slide(slide, slide_id, mpp, origin, fingerprint_file(slide.path))
 
 
 def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin: str, fingerprint: str) -> SlideInfo:
-    """Describe an open slide.
+    """Return the header of an open slide.
 
     Args:
         slide: the slide.
@@ -99,7 +99,7 @@ def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:
         SlideError: the file has been replaced.
     """
     if fingerprint_file(slide.path) != info.fingerprint:
-        raise SlideError(f"{slide.path}: is not the file that `muse inspect` read ({info.slide_id}); run that again")
+        raise SlideError(f"{slide.path}: is not the file that `muse inspect` read ({info.slide_id}); run it again")
 
 
 def read_info(path: Path | str) -> SlideInfo:
@@ -112,14 +112,14 @@ def read_info(path: Path | str) -> SlideInfo:
         return SlideInfo.from_dict(read_json(path))
     except OSError as error:
         raise SlideError(
-            f"{path}: cannot be read ({error.strerror}); give the results of one slide, or write it with `muse inspect`"
+            f"{path}: cannot be read ({error.strerror}); give a slide's output folder, or write it with `muse inspect`"
         ) from error
     except ValueError as error:
         raise SlideError(f"{path}: is not a slide.json of this version; write it with `muse inspect`") from error
 
 
 def _check_coarsest(slide: SlideReader) -> tuple[str, ...]:
-    """Check that the coarsest level can be read and is bright field."""
+    """A warning if the coarsest level cannot be read or is not bright field; empty if it is fine."""
     level = len(slide.properties.level_sizes_px) - 1
     width, height = slide.properties.level_sizes_px[level]
     size = min(width, _PROBE_PX), min(height, _PROBE_PX)
@@ -130,5 +130,5 @@ def _check_coarsest(slide: SlideReader) -> tuple[str, ...]:
         return (f"level {level} has corrupt regions ({error.__cause__ or error})",)
     dark = share_of_dark(pixels)
     if dark > MOSTLY:
-        return (f"{dark:.0%} of it is black: this looks like fluorescence, not like H&E",)
+        return (f"{dark:.0%} of the slide is black: this looks like fluorescence, not like H&E",)
     return ()

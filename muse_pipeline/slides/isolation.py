@@ -1,4 +1,4 @@
-"""Reading files that may crash, hang or exhaust memory: on threads with a time limit, and in other processes."""
+"""Calls that may crash, hang or exhaust memory on damaged files, made on timed threads or in other processes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from muse_pipeline.core.process import map_in_order
 T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
-N_WAITS = 60  # a suspended process loses one wait, not the whole limit
+N_WAITS = 60  # waits that make up the limit; while the process is suspended, at most one of them is lost
 
 
 class Call(Future):
     """A call on another thread.
 
     Attributes:
-        doing: slide and operation.
+        doing: slide and operation, for messages.
         hangs: True if the call timed out.
     """
 
@@ -42,7 +42,7 @@ class Call(Future):
         self._function, self._arguments = function, arguments
 
     def make(self) -> None:
-        """Make the call; runs on the thread of the call."""
+        """Make the call, on the current thread."""
         if not self.set_running_or_notify_cancel():
             return
         _of_thread.call = self
@@ -77,12 +77,12 @@ _of_thread = local()
 
 
 def current_call() -> Call | None:
-    """The call that this thread makes; None on other threads."""
+    """The call that is being made on this thread; None if there is none."""
     return getattr(_of_thread, "call", None)
 
 
 class TimedThreads:
-    """Threads whose calls may hang; closing them, or the end of the program, does not wait for hanging calls.
+    """A pool of threads for calls that may hang: neither closing it nor the end of the program waits for them.
 
     Args:
         n: number of threads.
@@ -90,12 +90,12 @@ class TimedThreads:
 
     def __init__(self, n: int):
         self._n, self._calls = n, SimpleQueue()
-        self._open: WeakSet[Call] = WeakSet()  # threads and queue refer to those in progress
+        self._open: WeakSet[Call] = WeakSet()  # weak: threads and queue keep unfinished calls alive
         for _ in range(n):
             Thread(target=_make_calls, args=(self._calls,), daemon=True).start()
 
     def submit(self, function: Callable[..., Any], *arguments: Any, doing: str = "a read") -> Call:
-        """Make a call on the first thread that is free."""
+        """Make a call on the first free thread."""
         call = Call(function, arguments, doing)
         self._open.add(call)
         self._calls.put(call)
@@ -118,9 +118,9 @@ def _make_calls(calls: SimpleQueue[Call | None]) -> None:
 
 
 def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
-    """``function(*arguments)`` on another thread, if it ends within ``LIMIT_S``; its exceptions are raised here.
+    """Call ``function(*arguments)`` on another thread, for at most ``LIMIT_S``; its exceptions are raised here.
 
-    Within such a call, or one of ``map_in_time``, it is made on the same thread, which already has a time limit.
+    A nested call, also within ``map_in_time``, is made on the current thread, which already has a time limit.
 
     Args:
         doing: slide and operation, for the message.
@@ -138,15 +138,15 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 
 
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """``process.map_in_order`` with at most ``LIMIT_S`` for every result, during which the slide may be read.
+    """``process.map_in_order`` with a limit of ``LIMIT_S`` for every result, including reads of the slide.
 
-    This is faster than ``call_in_time`` for every item of a ``map_in_order``, which passes each
-    result between threads twice, with a core idle each time.
+    This is faster than ``map_in_order`` with ``call_in_time`` for every item, which passes each result between threads
+    twice, with a core idle each time.
 
     Args:
-        function: function that reads by ``call_in_time``, whose ``doing`` appears in messages.
+        function: function that reads with ``call_in_time``; the ``doing`` of the read appears in messages.
         items: items to map, in order.
-        threads: number of calls that are made at the same time.
+        threads: number of calls made at the same time.
 
     Raises:
         HangingReadError: a call timed out.
@@ -171,11 +171,10 @@ LIMITS = Limits()
 
 
 def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS) -> Any:
-    """``function(path, *arguments)`` in another process; its exceptions are raised here.
+    """Call ``function(path, *arguments)`` in another process; its exceptions are raised here.
 
-    The process is reused, because importing the readers takes longer than opening a slide, but ended after a failed
-    call. A call that crashes a reused process is repeated in a new one, so that no file is rejected because of an
-    earlier one.
+    The process is reused, because importing the readers takes longer than opening a slide, but it is stopped after a
+    failed call. If a call crashes a reused process, it is repeated in a new one: an earlier file may be the cause.
 
     Raises:
         SlideError: the process crashed on ``path``, hung, or exceeded the memory limit.
@@ -188,7 +187,7 @@ def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, lim
 def map_isolated(
     function: Callable[..., Any], calls: Iterable[tuple], n_processes: int = 1, limits: Limits = LIMITS
 ) -> Iterator[tuple[int, Any]]:
-    """Make every call by ``call_isolated``, ``n_processes`` at the same time, in the order of completion.
+    """Make calls with ``call_isolated``, ``n_processes`` at a time, and yield the results in the order of completion.
 
     Args:
         function: function whose first argument is the file to open.
@@ -197,7 +196,7 @@ def map_isolated(
         limits: limits of each call.
 
     Yields:
-        number of the call and its result, or the exception that it raised or caused.
+        The number of the call, and its result or the exception that it raised or caused.
     """
     with TimedThreads(n_processes) as threads:
         made = {threads.submit(_outcome, function, each, limits): number for number, each in enumerate(calls)}
@@ -227,11 +226,11 @@ class _Worker:
         inherited = self.connection if context.get_start_method() == "fork" else None
         self.process = context.Process(target=_serve, args=(other_end, inherited), daemon=True)
         self.process.start()
-        # The connection would not end with the worker while this process also has the other end open.
+        # If this process kept the other end open, the connection would not close when the worker ends.
         other_end.close()
 
     def call(self, function: Callable[..., Any], arguments: tuple, limits: Limits) -> Any:
-        """Result of a call; the process waits for another call afterwards, but ends if the call failed."""
+        """Return the result of a call; afterwards the process waits for the next one, or ends if the call failed."""
         path, has_returned = arguments[0], False
         try:
             self.connection.send((function, arguments, limits.memory_bytes))
@@ -273,7 +272,7 @@ def _serve(connection: Connection, inherited: Connection | None) -> None:
 
     Args:
         connection: connection that receives the calls.
-        inherited: other end of the connection, which a fork must close, since its copy would keep the connection open.
+        inherited: the caller's end, which a fork must close, because its copy would keep the connection open.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the caller, which ends this process
     if inherited:

@@ -1,6 +1,6 @@
 """Size of a level-0 pixel, in um.
 
-Sources by trust: the value of the user, of the scanner, OME-XML, the resolution tags of TIFF, and finally an estimate
+Sources, the most trusted first: the user's value, the scanner's, OME-XML, the resolution tags of TIFF, and an estimate
 from the power of the objective. There is no default.
 """
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 # 10 um are 2,540 dpi: coarser tags describe screens and paper (72, 96, 300 dpi), not a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
 PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115 um
-POSSIBLE_RANGE_UM = (0.01, 100.0)  # below the resolution of light; above any view of cells or tissue
+POSSIBLE_RANGE_UM = (0.01, 100.0)  # from finer than light can resolve to coarser than any image of cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
-IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has pixels as oblong
+IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has such oblong pixels
 MAX_DISAGREEMENT = 0.05
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
 
-# Units of OME-XML, ImageJ and TIFF; micro sign and Greek mu are two characters, and "li" is a line, 1/12 inch.
+# Units of OME-XML, ImageJ and TIFF. The micro sign and Greek mu are different characters; "li" is a line, 1/12 inch.
 _UNITS_UM = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
     **{"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "millimeter": 1e3, "dm": 1e5, "m": 1e6, "km": 1e9},
@@ -40,12 +40,12 @@ _UNITS_UM = {
 
 @dataclass(frozen=True)
 class MppCandidate:
-    """A statement of the size of a level-0 pixel.
+    """A candidate for the size of a level-0 pixel.
 
     Attributes:
         mpp: (x, y) um.
-        source: source of the statement, in words.
-        is_estimate: True if it is derived rather than stated.
+        source: description of the source.
+        is_estimate: True if the size is estimated from the objective, not stated.
     """
 
     mpp: tuple[float, float]
@@ -54,13 +54,13 @@ class MppCandidate:
 
 
 def mpp_from_values(x: object, y: object, source: str) -> MppCandidate | None:
-    """A statement from values in um, or None if a value is missing or not a positive number."""
+    """A candidate from values in um, or None if a value is missing or not a positive number."""
     mpp = _positive(x), _positive(y)
     return MppCandidate(mpp, source) if all(mpp) else None
 
 
 def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate | None:
-    """PhysicalSizeX and Y, with their units, of the OME image that has ``size_px``; None if there is none."""
+    """A candidate from PhysicalSizeX and Y of the OME image that has ``size_px``, with their units; None if unknown."""
     try:
         root = ElementTree.fromstring(xml) if xml else None
     except ElementTree.ParseError:
@@ -68,7 +68,7 @@ def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate 
     for pixels in root.iterfind(".//{*}Pixels") if root is not None else ():
         if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size_px)):
             x, y = (_physical_size_um(pixels, axis) for axis in "XY")
-            sizes = x or y, y or x  # pixels are square if the file states only one side
+            sizes = x or y, y or x  # if the file states only one side, pixels are taken to be square
             return mpp_from_values(*sizes, "OME-XML PhysicalSizeX")
     return None
 
@@ -79,13 +79,13 @@ def _physical_size_um(pixels: ElementTree.Element, axis: str) -> float:
 
 
 def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description: str = "") -> MppCandidate | None:
-    """Pixels per unit from TIFF tags; None without a unit or with the dpi of screens or paper.
+    """A candidate from the resolution tags of TIFF; None without a unit, or if it is the dpi of a screen or paper.
 
     Args:
         x: pixels per unit along a row.
         y: pixels per unit along a column.
-        unit: the unit by its English name.
-        description: the ImageDescription; a unit from ImageJ in it overrides the tag.
+        unit: English name of the unit.
+        description: the tag ImageDescription; a unit that ImageJ wrote there overrides ``unit``.
     """
     if description.startswith("ImageJ=") and (found := re.search(r"^unit=(.+)$", description, re.MULTILINE)):
         unit = found[1].strip().replace("\\u00B5", "µ")
@@ -99,14 +99,14 @@ def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description
 
 
 def mpp_from_page(page: TiffPage) -> MppCandidate | None:
-    """The statement in the resolution tags of a page that tifffile has read."""
+    """A candidate from the resolution tags of a page that tifffile has read; None as above."""
     return mpp_from_resolution_tags(
         *page.get_resolution(), getattr(page.resolutionunit, "name", None), page.description
     )
 
 
 def mpp_from_objective(power: object) -> MppCandidate | None:
-    """An estimate by the rule of thumb 10 um / power: 0.25 um at 40x."""
+    """An estimate by the rule of thumb 10 um / power, such as 0.25 um at 40x; None if the power is unknown."""
     power = _positive(power)
     return MppCandidate((10 / power, 10 / power), f"objective power {power:g}x", is_estimate=True) if power else None
 
@@ -114,17 +114,17 @@ def mpp_from_objective(power: object) -> MppCandidate | None:
 def choose_mpp(
     candidates: Iterable[MppCandidate], given: float | None = None
 ) -> tuple[tuple[float, float], str, tuple[str, ...]]:
-    """Decide the mpp of a slide.
+    """Choose the mpp of a slide.
 
     Args:
-        candidates: statements of the file, the most trusted first.
+        candidates: candidates from the file, the most trusted first.
         given: um per pixel given by the user; overrides the file.
 
     Returns:
-        (x, y) um, the source in words, and sentences of warning.
+        (x, y) um, a description of the source, and warnings.
 
     Raises:
-        MppError: the size is unknown, or ``given`` is invalid.
+        MppError: there is neither a candidate nor ``given``, or ``given`` is invalid.
     """
     found = next(iter(candidates), None)
     if given is not None:
@@ -140,10 +140,10 @@ def choose_mpp(
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
-    """Reject wrong units, which would otherwise be noticed after hours or exhaust memory.
+    """Reject an mpp in wrong units, which would otherwise be noticed after hours, or exhaust memory.
 
     Raises:
-        MppError: implausible size of a pixel or of the whole slide.
+        MppError: the pixels, or the slide as a whole, would have an impossible size.
     """
     low, high = POSSIBLE_RANGE_UM
     text = f"mpp {mpp[0]:.4g} x {mpp[1]:.4g} um ({source})"
@@ -155,10 +155,10 @@ def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, 
 
 
 def require_mpp(value: float) -> float:
-    """The value as a float.
+    """Return the value as a float.
 
     Raises:
-        MppError: the value is not a positive number, or is implausible for a slide.
+        MppError: the value is not a positive number, or is impossible for a slide.
     """
     if not (mpp := _positive(value)):
         raise MppError(f"mpp {value!r} is not a positive number; give um per pixel, as in 0.25")
@@ -196,7 +196,7 @@ def describe_implausible(mpp: tuple[float, float], source: str) -> str:
 
 
 def is_square(mpp: tuple[float, float]) -> bool:
-    """True if pixels of (x, y) um are square, up to the rounding of scanners."""
+    """True if pixels of (x, y) um are square, allowing for rounding by scanners."""
     return max(mpp) <= (1 + MAX_ANISOTROPY) * min(mpp)
 
 
@@ -210,7 +210,7 @@ def _disagreement(chosen: MppCandidate, found: MppCandidate | None) -> tuple[str
 
 
 def _positive(value: object) -> float:
-    """The number, perhaps from a string with a decimal comma; 0 if it is not finite and positive."""
+    """The value as a number; strings may have a decimal comma. 0 if it is not finite and positive."""
     try:
         number = float(value.replace(",", ".") if isinstance(value, str) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -39,13 +39,13 @@ class OpenSlideReader(SlideReader):
     def __init__(self, path: Path):
         self.path = path
         self._handle: openslide.OpenSlide | None = self._open()
-        # The metadata are read once: any error would disable the handle, and the properties never change.
+        # The metadata never change and are read now, because any later error would disable the handle.
         self.properties = _read_properties(self._handle)
         self._downsamples = self._handle.level_downsamples
         if self.properties.vendor == "generic-tiff" and len(self.properties.level_sizes_px) == 1:
-            raise UnsuitedError("OpenSlide finds one level only; others may be in the sub-directories of an OME-TIFF")
+            raise UnsuitedError("OpenSlide finds only one level; others may be in the sub-directories of an OME-TIFF")
         if self.properties.vendor in TILED_VENDORS and (wrong := why_unsuited(path, self.properties.level_sizes_px)):
-            raise UnsuitedError(f"OpenSlide takes {wrong}")
+            raise UnsuitedError(f"OpenSlide mistakes {wrong}")
         self._direct_tiles = self._find_direct_tiles()
 
     def _open(self) -> openslide.OpenSlide:
@@ -68,9 +68,9 @@ class OpenSlideReader(SlideReader):
         return DirectTiles(self.path, sizes) if self.properties.vendor in TILED_VENDORS else None
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read pixels; they are at most half a level-0 pixel off if OpenSlide's own downsample is not an integer.
+        """Read pixels, at most half a level-0 pixel off if OpenSlide's own downsample is not an integer.
 
-        Tiles of JPEG and JPEG 2000 are decoded without OpenSlide if the pixels are the same.
+        JPEG and JPEG 2000 tiles are decoded without OpenSlide if this gives the same pixels.
         """
         if (tiles := self._direct_tiles) and (pixels := tiles.read(xy_px, level, size, self._paint)) is not None:
             return pixels
@@ -85,9 +85,9 @@ class OpenSlideReader(SlideReader):
             return self._read_alone((x, y), level, size)
 
     def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Try again on a new handle: after one failure a handle fails forever, for all threads that share it.
+        """Try again on a new handle, because a handle that failed once fails forever, on all threads that share it.
 
-        Thus a corrupt tile does not affect other tiles. The old handle is closed when its last reader releases it.
+        So a corrupt tile does not affect other tiles. The old handle is closed when its last user releases it.
         """
         self._handle = self._open()
         try:
@@ -98,7 +98,7 @@ class OpenSlideReader(SlideReader):
             raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
 
     def close(self) -> None:
-        """Release the file; OpenSlide closes it when the last thread has finished reading."""
+        """Release the file, which is closed when the last thread has finished reading."""
         self._handle = self._direct_tiles = None
 
 
@@ -125,7 +125,7 @@ def _read_properties(handle: openslide.OpenSlide) -> SlideProperties:
 def _read_downsamples(
     reported: tuple[float, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[float, float], ...]:
-    """The vendor's downsamples if levels are padded to whole tiles, as by Philips; else the ratios of sizes."""
+    """The vendor's downsamples if levels are padded to whole tiles, as in Philips slides; else the ratios of sizes."""
     (width, height), exact = sizes[0], exact_downsamples(sizes)
     from_sizes = [(width / w + height / h) / 2 for w, h in sizes]
     return tuple(
@@ -135,7 +135,7 @@ def _read_downsamples(
 
 
 def _mpp_candidates(values: Mapping[str, str]):
-    if values.get("openslide.vendor") != "generic-tiff":  # for which OpenSlide repeats the resolution tags
+    if values.get("openslide.vendor") != "generic-tiff":  # for these, OpenSlide only repeats the resolution tags
         yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
     description = values.get("tiff.ImageDescription", "")
     yield mpp_from_ome_xml(description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height")))

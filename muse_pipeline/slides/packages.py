@@ -1,8 +1,8 @@
-"""Readers of other packages, with OpenSlide's interface: entry points of the group ``muse.readers``.
+"""Readers from other packages, with OpenSlide's interface: entry points of the group ``muse.readers``.
 
-An entry point with the reader's name refers to a class like OpenSlide's: it opens a path, and has
-``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and ``read_region(location, level, size)`` in
-level-0 pixels.
+An entry point has the name of the reader and refers to a class like OpenSlide's, which opens a path and has
+``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and ``read_region(location, level, size)``
+with a location in level-0 pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAME_DOWNSAMPLE = 0.02  # largest relative difference between stated and measure
 
 
 class PackageReader(SlideReader):
-    """A slide open in the class of another package."""
+    """A slide opened by a class from another package."""
 
     priority = 4
     load: ClassVar[Callable[[], Any]]
@@ -68,18 +68,18 @@ class PackageReader(SlideReader):
         """Reject levels whose sizes, downsamples and pixels contradict each other.
 
         Raises:
-            NearlyReadError: there is a contradiction; the message names the first one.
+            NearlyReadError: they do; the message names the first contradiction.
         """
         sizes, stated = self.properties.level_sizes_px, list(self._slide.level_downsamples)
         if not sizes or len(stated) != len(sizes):
-            raise NearlyReadError(f"{self.name}: states {len(sizes)} sizes and {len(stated)} downsamples of levels")
+            raise NearlyReadError(f"{self.name}: reports {len(sizes)} level sizes, but {len(stated)} downsamples")
         for level, (size, downsample) in enumerate(zip(sizes, stated, strict=True)):
             own = np.mean(self.properties.level_downsamples[level])
             if abs(downsample / own - 1) > SAME_DOWNSAMPLE:
                 raise NearlyReadError(f"{self.name}: level {level} is {own:g} times smaller, not {downsample:g} times")
             probe = tuple(min(PROBE_PX, side) for side in size)
             if (shape := self._samples((0, 0), level, probe).shape[1::-1]) != probe:
-                raise NearlyReadError(f"{self.name}: a read of {probe} px of level {level} has {shape} px")
+                raise NearlyReadError(f"{self.name}: a read of {probe} px of level {level} returns {shape} px")
 
     def _samples(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         return np.asarray(self._slide.read_region(xy_level0, level, size))

@@ -1,4 +1,4 @@
-"""The picture of a TIFF file that is the slide, among thumbnails, labels and planes, and the colours of its pixels."""
+"""The choice of the slide among the pictures of a TIFF file (thumbnails, labels, planes), and its colours."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, MppCandidate, mpp_from_
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-VENDORS = ("svs", "scn", "bif", "ndpi", "philips")  # whose first picture is the slide
+VENDORS = ("svs", "scn", "bif", "ndpi", "philips")  # formats in which the first picture is the slide
 ASIDE = re.compile("label|macro|thumb|overview", re.IGNORECASE)  # names of pictures that are not the slide
 NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
-TILED = 4  # factor on the area of pictures stored in tiles, as labels and thumbnails are not
-SEVERAL = "pictures of similar size"  # in warnings about them
-SIMILAR = 3  # a picture smaller by at most this factor may be another slide
-MAX_PADDING = 0.05  # of the side of a level
-DARK, MOSTLY = 40, 0.5  # grey level and share of pixels: no background of bright field is darker
-BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; difference of channels in 1 % of them
+TILED = 4  # factor on the area of tiled pictures, to prefer them; labels and thumbnails are rarely tiled
+SEVERAL = "pictures of similar size"  # part of a warning
+SIMILAR = 3  # a picture smaller by at most this factor may be a slide too
+MAX_PADDING = 0.05  # fraction of the side of a level
+DARK, MOSTLY = 40, 0.5  # a picture with more than this share of its pixels below this grey level is not bright field
+BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; least difference between channels in the most coloured 1 %
 
 
 def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
@@ -39,13 +39,13 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
-    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # written one by one, perhaps colours
+    if tiff.is_shaped and [each.axes for each in tiff.series] == ["YX"] * 3:  # pages written one by one: colours?
         tiff.is_shaped = False
-        del tiff.series  # of pages of one shape as planes from now on
+        del tiff.series  # tifffile then finds a new series, with the pages as its planes
     ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
     best = max(range(len(ranks)), key=ranks.__getitem__)
     series = tiff.series[best]
-    if series.keyframe.is_tiled:  # tifffile takes any smaller picture of the same proportions for a level
+    if series.keyframe.is_tiled:  # tifffile mistakes any smaller picture of the same proportions for a level
         series.levels[:] = [each for each in series.levels if each.keyframe.is_tiled or each.keyframe.is_reduced]
     n = sum(rank[:2] == ranks[best][:2] and SIMILAR * rank[-1] > ranks[best][-1] for rank in ranks)
     page = series.keyframe
@@ -63,7 +63,7 @@ def _rank(series: TiffPageSeries, ome_xml: str | None) -> tuple[bool, bool, bool
 
 
 def state_mpp(tiff: TiffFile, page: TiffPage) -> Iterator[MppCandidate | None]:
-    """Statements of the file on the size of a pixel of ``page``."""
+    """Yield what the file states about the pixel size of ``page``, the most trusted first, or None."""
     yield mpp_from_ome_xml(tiff.ome_metadata, (page.imagewidth, page.imagelength))
     yield mpp_from_page(page)
 
@@ -82,7 +82,7 @@ def has_colours(series: TiffPageSeries) -> bool:
 
 
 def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
-    """Error message about a picture of several planes."""
+    """The error to raise for a picture of several planes."""
     n = count_planes(series)
     if series.kind == "svs" or (series.axes.startswith("Z") and (n != 3 or "S" in series.axes)):
         return SlideError(f"{path}: has {n} focal planes; export one of them as a slide")
@@ -91,12 +91,12 @@ def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
 
 
 def share_of_dark(pixels: np.ndarray) -> float:
-    """Fraction of (h, w, 3) uint8 pixels that are darker than a background of bright field."""
+    """Fraction of (h, w, 3) uint8 pixels that are darker than any bright-field background."""
     return float(np.mean(pixels.max(-1) < DARK))
 
 
 def are_colours(pixels: np.ndarray) -> bool:
-    """True if three planes, (h, w, 3) uint8, are red, green and blue of bright field: neither dark nor equal."""
+    """True if three planes (h, w, 3) uint8 look like red, green and blue in bright field: neither dark nor equal."""
     if share_of_dark(pixels) > MOSTLY:
         return False
     size = tuple(max(side // BLOCK_PX, 1) for side in pixels.shape[1::-1])
@@ -105,7 +105,7 @@ def are_colours(pixels: np.ndarray) -> bool:
 
 
 def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
-    """The mistake of OpenSlide with a TIFF file in which it finds levels of these sizes; "" for none."""
+    """The mistake, such as "a label for a level", that OpenSlide makes in a TIFF with levels of these sizes; or ""."""
     import tifffile
 
     try:
@@ -113,9 +113,9 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
             series = tiff.series[find_picture(tiff)[0]]
             page = series.keyframe
             reasons = {
-                "another picture": (page.imagewidth, page.imagelength) != level_sizes_px[0],
+                "a different picture for the slide": (page.imagewidth, page.imagelength) != level_sizes_px[0],
                 "a label for a level": not all(_is_alike(level_sizes_px[0], size) for size in level_sizes_px),
-                "the first of several planes": count_planes(series) > 1,
+                "one of several planes for the slide": count_planes(series) > 1,
                 "luminance and chrominance for colours": is_mistagged(page),
                 "a sample of unknown meaning for opacity": page.samplesperpixel == 4 and not page.extrasamples,
             }
@@ -132,12 +132,12 @@ def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def name_of(value: int) -> str:
-    """Name of the value of a tag, as "RGB" or "JPEG"; the number where TIFF has no name for it."""
+    """Name of a tag's value, such as "RGB" or "JPEG"; its number if TIFF has no name for it."""
     return getattr(value, "name", str(value))
 
 
 def is_mistagged(page: TiffPage) -> bool:
-    """True if the JPEG data of a page that is tagged as RGB are luminance and chrominance, by their own header."""
+    """True if a page is tagged as RGB, but the header of its JPEG data declares luminance and chrominance."""
     if name_of(page.photometric) != "RGB" or name_of(page.compression) != "JPEG" or page.samplesperpixel != 3:
         return False
     offset, n_bytes = next(((o, n) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n), (0, 0))
@@ -147,13 +147,12 @@ def is_mistagged(page: TiffPage) -> bool:
 
 
 def _is_ycbcr(stream: bytes) -> bool:
-    """True if a JPEG stream has the marker of JFIF, Adobe's of converted colours, or subsampled chrominance."""
+    """True if a JPEG stream has JFIF's marker, Adobe's marker of converted colours, or subsampled chrominance."""
     at = 2
     while stream[at : at + 1] == b"\xff" and at + 4 < len(stream):
         kind, n_bytes = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
         content = stream[at + 4 : at + 2 + n_bytes]
-        # APP0; APP14, whose last byte is the transform; and headers of frames, with the sampling factors of three
-        # components.
+        # APP0; APP14, whose last byte is the colour transform; and frame headers, with sampling factors of components.
         if kind == 0xE0 and content.startswith(b"JFIF"):
             return True
         if kind == 0xEE and content.startswith(b"Adobe"):
@@ -166,7 +165,7 @@ def _is_ycbcr(stream: bytes) -> bool:
 
 @contextmanager
 def complaints_of_tifffile() -> Iterator[list[str]]:
-    """Collect tifffile's log messages of this thread instead of printing them."""
+    """Collect the messages that tifffile logs on this thread, instead of printing them."""
     complaints: list[str] = []
     logger, thread = logging.getLogger("tifffile"), get_ident()
 

@@ -1,4 +1,4 @@
-"""Slides at URLs: the address without its credentials, the files behind it, and calls that are retried."""
+"""Slides at URLs: addresses without credentials, the files of a slide, and requests that are retried."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 from muse_pipeline.core.errors import MissingPackageError, MuseError, SlideError
 from muse_pipeline.core.text import one_line
 
-# Other parts of a query may be a signature or a key: only parts that identify the file are recorded.
+# Only parts of a query that identify the file are recorded; others may be a signature or a key.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
-CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # other protocols have the user and password there
+CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # container@account; others have the user there
 WEB = frozenset({"http", "https"})
 MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
 
 class SlideUrl(str):
-    """URL of a slide. Converted to a string it has no credentials, so that logs and files cannot leak them.
+    """URL of a slide; the string itself has no credentials, so that logs and files cannot leak them.
 
     Attributes:
         in_full: the whole URL, credentials included.
@@ -51,7 +51,7 @@ def is_url(text: str) -> bool:
 
 
 def url_problem(text: str) -> str | None:
-    """The reason why a URL cannot be a slide's; None if it can."""
+    """The reason why a URL cannot be that of a slide; None if there is none."""
     if "::" in text:
         return "is a chain of URLs; give the URL of the slide itself"
     try:
@@ -65,7 +65,7 @@ def url_problem(text: str) -> str | None:
     checks = (
         (scheme in {"file", "local"}, "is a local file; give its path"),
         (not is_file, "has no file name"),
-        (suffix in {".vms", ".vmu"}, "is one of many files whose names are not known; copy the slide here"),
+        (suffix in {".vms", ".vmu"}, "is one of many files with unknown names; copy the slide here"),
         (scheme in WEB and kind, f"is {kind} of many files, which http cannot list; use object storage or a copy"),
     )
     return next((problem for wrong, problem in checks if wrong), None)
@@ -84,10 +84,10 @@ def _without_credentials(in_full: str) -> str:
 
 
 def _require_sound(parts: SplitResult) -> SplitResult:
-    """Reject a password with a slash, a part of which would be shown as the path; the port is not a number then.
+    """Reject a password that contains a slash, because the part after the slash would be shown as the path.
 
     Raises:
-        ValueError: the port is not a number.
+        ValueError: the port is not a number, as in a URL with such a password.
     """
     _ = parts.port
     return parts
@@ -124,7 +124,7 @@ def explain(error: BaseException, url: SlideUrl) -> str:
     is_gone = status in GONE if status else isinstance(root, FileNotFoundError)
     is_denied = status in DENIED if status else isinstance(root, PermissionError)
     answered = f" (HTTP {status})" if status else ""
-    no_credentials = "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true where it is public"
+    no_credentials = "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true if it is public"
     checks = (
         (is_gone, "there is no such file; check the URL"),
         (is_denied, f"access is denied{answered}; check credentials, or sign the URL again"),
@@ -138,7 +138,7 @@ def explain(error: BaseException, url: SlideUrl) -> str:
 
 
 def _name(root: BaseException, url: SlideUrl) -> str:
-    """Message of an error; for other packages' errors only if it contains no secret of the URL."""
+    """The system's text for an error with an errno; otherwise its type, and its message if that has no secret."""
     if isinstance(root, OSError) and root.errno and root.errno > 0:
         return os.strerror(root.errno)
     text = one_line(root)
@@ -150,14 +150,14 @@ def _name(root: BaseException, url: SlideUrl) -> str:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Root cause of an error: fsspec reports any answer of a web server as a missing file."""
+    """Root cause of an error, because fsspec reports every error response of a web server as a missing file."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _status(error: BaseException) -> int | None:
-    """HTTP status in an error of aiohttp or botocore."""
+    """HTTP status in an error from aiohttp or botocore; None if it has none."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -166,7 +166,7 @@ def _status(error: BaseException) -> int | None:
 
 
 PAUSE_S = 0.5  # before the second try; doubles before each further try
-CONNECT_S, SILENCE_S = 30, 60  # timeouts of a web server for the connection and between bytes
+CONNECT_S, SILENCE_S = 30, 60  # timeouts for connecting to a web server, and for pauses between its bytes
 VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified", "last_modified", "updated", "mtime")
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
@@ -178,8 +178,8 @@ class Stated:
     """Size and version of a file on its server.
 
     Attributes:
-        n_bytes: size.
-        version: value that changes with the content (an ETag, a generation, a date), or None.
+        n_bytes: size in bytes.
+        version: value that changes with the content (an ETag, a generation, a date); None if the server has none.
     """
 
     n_bytes: int
@@ -190,7 +190,7 @@ class Stated:
 
 
 class RemoteSlide:
-    """A slide on its server. Calls are retried, and error messages have no credentials."""
+    """A slide on its server; requests are retried, and error messages contain no credentials."""
 
     def __init__(self, url: SlideUrl):
         self.url = url
@@ -220,7 +220,7 @@ class RemoteSlide:
             raise self._sentence(error) from error
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Remote path and local name of every file of the slide, the file of the URL first."""
+        """Yield the remote path and the local name of every file of the slide, the file in the URL first."""
         yield self.path, self.url.file_name
         there = PurePosixPath(self.path)
         if there.suffix.lower() == ".mrxs":
@@ -235,7 +235,7 @@ class RemoteSlide:
         """Current size and version of a file."""
 
         def ask() -> dict[str, Any]:
-            # fsspec caches listings, in which a later change of the file would not appear.
+            # fsspec caches listings, which would hide later changes of the file.
             self.system.invalidate_cache()
             return self.system.info(path)
 
@@ -254,7 +254,7 @@ class RemoteSlide:
         """Make sure that the file has not changed since the start of the copy.
 
         Raises:
-            SlideError: size or version differ.
+            SlideError: its size or version differs.
         """
         if (now := self.state(path)) != stated:
             raise SlideError(
@@ -262,10 +262,11 @@ class RemoteSlide:
             )
 
     def try_often(self, call: Callable[[], T], before_again: Callable[[], None] = lambda: None) -> T:
-        """Result of ``call``, retried on errors that may be temporary.
+        """Return the result of ``call``, which is retried after errors that may be temporary.
 
         Raises:
-            SlideError: all tries failed, or the error is permanent.
+            SlideError: all tries failed, or an error is permanent.
+            OSError: the local disk is full or fails.
         """
         for n_tried in range(1, N_TRIES + 1):
             try:
@@ -286,7 +287,7 @@ class RemoteSlide:
 
 
 def _web_options() -> dict[str, Any]:
-    """Options for aiohttp: proxies and .netrc of the environment are used; only silence times out, not long answers."""
+    """Options for aiohttp: use the environment's proxies and .netrc; time out on silence, not on long downloads."""
     import aiohttp
     from fsspec.config import conf
 

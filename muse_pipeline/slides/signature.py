@@ -1,4 +1,4 @@
-"""A slide file before it is opened: existence, first bytes, fingerprint, and the folder of a fetched slide."""
+"""Checks of a slide file before it is opened, its fingerprint, and the folder of a fetched slide."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def require_file(path: Path) -> None:
         raise SlideError(problem)
     if path.suffix.lower() == ".vsi" and path.is_file():  # readers would open its thumbnail as the slide
         raise SlideError(
-            f"{path}: an Olympus slide, whose pixels, in the folder '_{path.stem}_' beside it, cannot be read; "
+            f"{path}: is an Olympus slide, whose pixels, in the folder '_{path.stem}_' next to it, cannot be read; "
             "export it as OME-TIFF"
         )
     try:
@@ -51,7 +51,7 @@ def require_file(path: Path) -> None:
 
 
 def name_problem(path: Path) -> str:
-    """The fault of a file name in an old encoding, which sheets and results cannot contain; else ""."""
+    """A message if a path is not in UTF-8, which sheets and results could not contain; "" if it is."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -61,7 +61,7 @@ def name_problem(path: Path) -> str:
 
 
 def file_format(path: Path) -> str | None:
-    """TIFF, DICOM, CZI, PNG, JPEG or JPEG 2000 by the first bytes; None if unknown."""
+    """The format by the first bytes: TIFF, DICOM, CZI, PNG, JPEG or JPEG 2000; None if unknown."""
     with path.open("rb") as file:
         head = file.read(132)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -78,19 +78,19 @@ def file_format(path: Path) -> str | None:
 
 
 def why_unreadable(path: Path, reason: str) -> str:
-    """Message about a file that no reader opens; ``reason`` is the message of the reader for its format."""
+    """Message about a file that no reader can open; ``reason`` is the error of the reader that comes closest."""
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
-        return f"{path}: a MIRAX slide without its folder '{path.stem}'; copy the folder beside it"
+        return f"{path}: is a MIRAX slide without its folder '{path.stem}'; copy the folder next to it"
     if path.suffix.lower() == ".isyntax":
-        return f"{path}: a Philips iSyntax slide, which no reader here opens; export it as OME-TIFF"
+        return f"{path}: is a Philips iSyntax slide, which no reader here can open; export it as OME-TIFF"
     kind = file_format(path)
-    if kind in PICTURES and path.suffix.lower() not in {*PICTURE_SUFFIXES, ".mrxs"}:  # MIRAX files are thumbnails
+    if kind in PICTURES and path.suffix.lower() not in {*PICTURE_SUFFIXES, ".mrxs"}:  # .mrxs files are JPEG
         name = path.stem + PICTURES[kind]
-        return f"{path}: is a {kind} picture under the name of a slide; rename it to {name}, and give --mpp"
+        return f"{path}: is a {kind} picture with the suffix of a slide; rename it to {name}, and give --mpp"
     if kind == "TIFF" and _first_directory_offset(path) >= path.stat().st_size:
-        return f"{path}: is truncated ({path.stat().st_size:,} bytes, and its directory is beyond); {_REMEDY}"
+        return f"{path}: is truncated ({path.stat().st_size:,} bytes; its directory would lie beyond); {_REMEDY}"
     if kind:
-        return f"{path}: begins like a {kind} file but cannot be opened ({reason}); it may be damaged; {_REMEDY}"
+        return f"{path}: begins like a {kind} file but cannot be opened ({reason}) and may be damaged; {_REMEDY}"
     return f"{path}: is not a slide or image of a known format; {_REMEDY}"
 
 
@@ -107,9 +107,9 @@ BLOCK_BYTES = 1 << 20
 
 
 def fingerprint_file(path: Path | str) -> str:
-    """SHA-256 (hex) of the size and of a MiB each from head, middle and tail; of the whole content up to 3 MiB.
+    """SHA-256 (hex) of the size and of a MiB each from head, middle and tail; of the whole file if it has up to 3 MiB.
 
-    The name is not included. A MIRAX slide, whose pixels are in a folder beside it, is fingerprinted with those files.
+    The name is not included, but for a MIRAX slide, the files in the folder next to it, which have its pixels, are.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -136,17 +136,17 @@ def _companions(path: Path) -> list[Path]:
     return sorted(part for part in folder.iterdir() if part.suffix.lower() in {".dat", ".ini"} and part.is_file())
 
 
-SOURCE = "source.json"  # describes a fetched slide: URL without credentials, and name of its file
+SOURCE = "source.json"  # in the folder of a fetched slide: its URL without credentials, and the name of its file
 
 
 def slide_file(path: Path) -> Path:
-    """The file to open: the one in the folder of a fetched slide, or ``path`` itself."""
+    """The file to open: if ``path`` is the folder of a fetched slide, the slide in it, else ``path`` itself."""
     source = _read_source(path)
     return path / source["file"] if source else path
 
 
 def slide_origin(path: Path) -> str:
-    """Name of a slide in provenance: the URL of a fetched one, else its path."""
+    """Origin of a slide, for the provenance: the URL of a fetched slide, else its path."""
     source = _read_source(path)
     return source["url"] if source else str(path)
 
@@ -157,7 +157,7 @@ def _read_source(path: Path) -> dict[str, str] | None:
     try:
         source = read_json(path / SOURCE)
         if not source["url"] or Path(source["file"]).name != source["file"]:
-            raise ValueError("a value has another type")
+            raise ValueError("a value is invalid")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SlideError(f"{path / SOURCE}: does not contain the slide's URL; fetch it with `muse fetch`") from error
     return source

@@ -30,7 +30,7 @@ class SlideImage:
 
     @classmethod
     def from_array(cls, pixels: np.ndarray, mpp: float, slide_id: str = "array") -> Self:
-        """An image in memory, which is not copied.
+        """Make a slide of an image in memory, which is not copied.
 
         Args:
             pixels: (h, w, 3) uint8 RGB.
@@ -38,8 +38,8 @@ class SlideImage:
             slide_id: name in results.
 
         Raises:
-            ArgumentError: the pixels have another type or shape.
-            MppError: ``mpp`` is implausible.
+            ArgumentError: ``pixels`` has a different type or shape.
+            MppError: ``mpp`` is impossible.
 
         Warns:
             MuseWarning: the size of a pixel is implausible, or the image is black.
@@ -50,17 +50,18 @@ class SlideImage:
 
     @property
     def path(self) -> Path:
-        """Path of the slide; the name of an array."""
+        """Path of the slide; for an array, its name."""
         return self._reader.path
 
     def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
+        """Read ``size`` = (width, height) pixels of ``level`` with the corner at ``xy_level0`` (absolute level-0 px).
 
         Returns:
             (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
 
         Raises:
             SlideError: the pixels cannot be decoded.
+            HangingReadError: the read timed out.
             ArgumentError: the slide is closed.
         """
         if self._is_closed:
@@ -84,7 +85,7 @@ class SlideImage:
 
 
 def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
-    """Open a slide, a plain image, or a folder of `muse fetch`.
+    """Open a slide, a plain image, or a folder written by `muse fetch`.
 
     Args:
         path: path of the file.
@@ -92,7 +93,7 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
 
     Raises:
         SlideError: the file cannot be opened.
-        MppError: the file does not state the size of a pixel, and ``mpp`` is not given.
+        MppError: the pixel size is impossible, or is neither in the file nor given.
 
     Warns:
         MuseWarning: the size of a pixel is an estimate or implausible, or part of the file is damaged.
@@ -110,7 +111,7 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
 
 
 def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideImage, list[str]]:
-    """The slide, and the warnings that its user has not received yet.
+    """Return the image as a slide, and the warnings that its user has not received yet.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
@@ -128,7 +129,7 @@ def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideIm
         raise ArgumentError(f"'{image}' is a path; open it with open_slide first")
     pixels = _require_rgb(image)
     if mpp is None:
-        raise MppError("the size of a pixel of an array is unknown; give mpp=, its um per pixel")
+        raise MppError("the pixel size of an array is unknown; give mpp=, its um per pixel")
     slide = SlideImage(*_describe_array(pixels, mpp, "array"))
     return slide, list(slide.info.warnings)
 

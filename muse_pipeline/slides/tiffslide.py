@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = 64 << 20  # a file of one chunk, which every read would decode, is held in memory
+MAX_CHUNK_BYTES = 64 << 20  # a larger chunk, which every read would decode, is left to ``ImageReader``
 PROBE_PX = 1024
 
 
@@ -78,7 +78,7 @@ class TiffSlideReader(SlideReader):
         self._alpha = alpha_of(pages[0].extrasamples, None if is_stated else self._read_middle())
 
     def _read_middle(self) -> np.ndarray:
-        """(h, w, n) uint8 of the coarsest level."""
+        """(h, w, n) uint8 samples from the middle of the coarsest level."""
         level, (width, height) = max(enumerate(self.properties.level_sizes_px))
         size = min(width, PROBE_PX), min(height, PROBE_PX)
         return self._read_samples(((width - size[0]) // 2, (height - size[1]) // 2), level, size)
@@ -88,7 +88,7 @@ class TiffSlideReader(SlideReader):
         return rgb_on_white(self._read_samples(xy_px, level, size), self._alpha)
 
     def _read_samples(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """(h, w, n) uint8 of a region within a level."""
+        """(h, w, n) uint8 samples of a region within a level."""
         # tiffslide divides by its mean downsample and truncates; this is the smallest position that yields the pixel.
         corner = tuple(ceil(at * self._slide.level_downsamples[level]) for at in xy_px)
         try:
@@ -103,7 +103,7 @@ class TiffSlideReader(SlideReader):
 
 
 def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
-    """Open the slide and choose its picture; returns the slide and warnings."""
+    """Open the slide, choose its picture, and return the slide and warnings."""
     import tiffslide
 
     try:
@@ -127,7 +127,7 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
 
 
 def _describe_picture(series: TiffPageSeries, index: int) -> dict[str, Any]:
-    """Properties of a picture as tiffslide needs them; colours in planes are its channels."""
+    """Properties of a picture as tiffslide needs them, with planes of colours as channels."""
     known = {"series-index": index, "series-axes": re.sub("^[^YX]YX$", "CYX", series.axes)}
     for level, page in enumerate(each.keyframe for each in series.levels):
         known |= {f"level[{level}].width": page.imagewidth, f"level[{level}].height": page.imagelength}

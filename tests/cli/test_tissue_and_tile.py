@@ -120,5 +120,5 @@ def test_a_slide_that_took_the_position_of_another_is_rejected(muse, tmp_path, v
     }
     status, _, printed = muse(verb, slide, "--info", out / "slide.json", *arguments[verb])
     assert status == 2
-    assert f"{slide}: is not the file that `muse inspect` read (discs); run that again" in printed
+    assert f"{slide}: is not the file that `muse inspect` read (discs); run it again" in printed
     assert not list(out.glob("new*"))

@@ -81,7 +81,7 @@ def test_a_truth_pasted_twice_is_rejected_and_a_few_doubles_are_not(tmp_path):
     rows = [f"{20 * i},{7 * i},a\n" for i in range(400)]
     table = tmp_path / "truth.csv"
     table.write_text("x,y,class\n" + "".join(rows + rows))
-    message = r"truth\.csv: 400 of its 800 nuclei lie on another one, the first at x 0\.0, y 0\.0; delete the copies"
+    message = r"truth\.csv: 400 of its 800 nuclei are duplicates, the first at x 0\.0, y 0\.0; delete them"
     with pytest.raises(LabelError, match=message):
         read_truth(table, ["a"], MPP)
     table.write_text("x,y,class\n" + "".join(rows + rows[:4]))

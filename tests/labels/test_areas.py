@@ -134,14 +134,14 @@ def test_the_summary_counts_nuclei_by_class_and_area(tmp_path):
             {},
             "feature 1: overlaps with feature 2",
         ),
-        (geojson((box(101, 0, 119, 160), "Dark")), {}, "feature 1: `compact` finds no nucleus 2 um or more inside"),
+        (geojson((box(101, 0, 119, 160), "Dark")), {}, "feature 1: `compact` finds no nucleus at least 2 um inside"),
         (geojson((box(0, 0, 100, 160), None)), {}, "feature 1: is an area without a class"),
         (geojson((box(0, 0, 100, 160), "nothing")), {}, "has no area with a class that is used"),
         (geojson((box(0, 0, 100, 160), "Drak")), {}, "class 'Drak' is not in class_map .* did you mean 'Dark'"),
-        (TWO_AREAS, {"class_map": {"Dark": "Dark", "other": CLASSES}}, "gives 'other' every class of the model"),
+        (TWO_AREAS, {"class_map": {"Dark": "Dark", "other": CLASSES}}, "maps 'other' to every class of the model"),
         (TWO_AREAS, {"class_map": {"Dark": "Dark", "other": ("Pale", "Blue")}}, "to 'Blue', which is not a class"),
-        (TWO_AREAS, {"mpp": None}, r"P\.png: has no size of a pixel; give `mpp`"),
-        (np.ones((20, 30), np.uint8), {"class_map": {"1": "Dark"}}, "is 30 x 20 px and its picture 240 x 160 px"),
+        (TWO_AREAS, {"mpp": None}, r"P\.png: its pixel size is unknown; give `mpp`"),
+        (np.ones((20, 30), np.uint8), {"class_map": {"1": "Dark"}}, "is 30 x 20 px, but its picture is 240 x 160 px"),
         (np.full((160, 240), 3, np.uint8), {"class_map": {"1": "Dark"}}, r"value 3: class '3' is not in class_map"),
     ],
 )
@@ -163,7 +163,7 @@ def test_an_empty_area_may_be_allowed(tmp_path):
 def test_settings_of_areas_are_checked_where_they_are_parsed():
     values = {"labels": "l", "format": "areas", "images": "i"}
     assert parse_config({**values, "class_map": {"a": ["B", "C"]}}, LabelSource, "c").class_map == {"a": ("B", "C")}
-    with pytest.raises(ConfigError, match="class_map gives 'a' no class that a nucleus could have"):
+    with pytest.raises(ConfigError, match="class_map maps 'a' to an empty list"):
         parse_config({**values, "class_map": {"a": []}}, LabelSource, "c")
     with pytest.raises(ConfigError, match=r"purity is 0\.2; give a number from 0\.5 to 1"):
         parse_config({**values, "purity": 0.2}, LabelSource, "c")
@@ -171,7 +171,7 @@ def test_settings_of_areas_are_checked_where_they_are_parsed():
 
 def test_points_take_one_class_each(tmp_path):
     source = dataclasses.replace(make(tmp_path, geojson((disc(20.5, 20.5), "other"))), format="geojson")
-    with pytest.raises(LabelError, match="gives 'other' several classes, which only format 'areas' takes"):
+    with pytest.raises(LabelError, match="maps 'other' to several classes, which only format 'areas' allows"):
         read(source)
 
 

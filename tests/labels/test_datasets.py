@@ -71,7 +71,7 @@ def test_what_is_vague_was_not_annotated(tmp_path):
 def test_patches_without_nuclei_must_be_allowed(tmp_path):
     source = draw_source(tmp_path, "pannuke")
     assert [len(image.nuclei) for image in read(source)] == [6, 0] * 3
-    with pytest.raises(LabelError, match=r"masks.npy: holds no nucleus of fold1_Colon_0001; .*allow_empty"):
+    with pytest.raises(LabelError, match=r"masks.npy: contains no nucleus in fold1_Colon_0001; .*allow_empty"):
         read(replace(source, allow_empty=False))
 
 
@@ -107,7 +107,7 @@ def test_folds_organs_and_patches_are_chosen_by_name(tmp_path):
 def test_a_dataset_that_was_unpacked_twice_is_rejected(tmp_path, name):
     source = draw_source(tmp_path, name)
     shutil.move(shutil.copytree(tmp_path / name, tmp_path / "copy"), tmp_path / name / "copy")
-    with pytest.raises(LabelError, match=rf"{name}: holds '.*' twice, in .*copy.*; remove one copy"):
+    with pytest.raises(LabelError, match=rf"{name}: contains '.*' twice, in .*copy.*; remove one copy"):
         read(source)
 
 
@@ -166,7 +166,7 @@ def change_metadata(change):
 
 WRONG = {
     "pannuke": [
-        (remove("masks.npy"), "pannuke: holds no 'masks.npy'; give the folder of the unpacked PanNuke .*open-data"),
+        (remove("masks.npy"), "pannuke: contains no 'masks.npy'; give the folder of the unpacked PanNuke .*open-data"),
         (remove("Fold 2/masks/fold2/masks.npy"), "has no masks.npy of fold2; unpack all files of PanNuke there"),
         (remove("types.npy"), "has no types.npy of fold1"),
         (
@@ -178,8 +178,8 @@ WRONG = {
         (overwrite("images.npy", b"\x93NUMPY"), r"images.npy: not readable as an array \("),
     ],
     "lizard": [
-        (remove("*.mat"), r"lizard: holds no '\*.mat'"),
-        (remove("info.csv"), "holds no 'info.csv'"),
+        (remove("*.mat"), r"lizard: contains no '\*.mat'"),
+        (remove("info.csv"), "contains no 'info.csv'"),
         (remove("Lizard_Images2/*.png"), "has no picture 'glas_2.png' in a folder Lizard_Images"),
         (overwrite("info.csv", b"name,fold\n"), "info.csv: has no columns Filename and Split"),
         (overwrite("info.csv", b"Filename,Split\nglas_2,1\n"), "info.csv: has no row for 'consep_1'"),
@@ -187,27 +187,27 @@ WRONG = {
         (change_mat(inst_map=None), "consep_1.mat: has no `inst_map`"),
         (change_mat(id=np.zeros((2, 1))), "has an instance map of .*, 2 numbers and 6 classes"),
         (change_mat(**{"class": np.full((6, 1), 7)}), "consep_1.mat, instance 1: has the class 7, expected 1 to 6"),
-        (change_mat(inst_map=np.ones((9, 9), np.int32)), "consep_1.mat: is 9 x 9 px and its picture 128 x 96 px"),
+        (change_mat(inst_map=np.ones((9, 9), np.int32)), "consep_1.mat: is 9 x 9 px, but its picture is 128 x 96 px"),
     ],
     "puma": [
-        (remove("*.geojson"), r"puma: holds no '\*_nuclei.geojson'"),
+        (remove("*.geojson"), r"puma: contains no '\*_nuclei.geojson'"),
         (remove("*primary*.tif"), "has no picture 'training_set_primary_roi_001.tif'"),
         (overwrite("*metastatic*.geojson", b"{"), "metastatic_roi_001_nuclei.geojson"),
     ],
     "ocelot": [
-        (remove("*.jpg"), r"ocelot: holds no 'images/\*/cell/\*.jpg'"),
+        (remove("*.jpg"), r"ocelot: contains no 'images/\*/cell/\*.jpg'"),
         (remove("001.csv"), "has no 'annotations/train/cell/001.csv'"),
-        (remove("metadata.json"), "holds no 'metadata.json'"),
+        (remove("metadata.json"), "contains no 'metadata.json'"),
         (overwrite("metadata.json", b"{"), r"metadata.json: not readable as JSON \("),
-        (change_metadata(lambda pairs: pairs.pop("002")), "metadata.json: states no organ of sample 002"),
-        (change_metadata(lambda pairs: pairs["003"].pop("cell")), "states no cell.resized_mpp_x of sample 003"),
+        (change_metadata(lambda pairs: pairs.pop("002")), "metadata.json: has no organ for sample 002"),
+        (change_metadata(lambda pairs: pairs["003"].pop("cell")), "has no cell.resized_mpp_x for sample 003"),
         (
             change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": "0.2"})),
-            "of sample 001 is no number",
+            "of sample 001 is not a number",
         ),
         (
             change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": 20})),
-            "001.jpg: has 20 um per pixel, not .*; correct resized_mpp_x of sample 001 in .*metadata.json",
+            "001.jpg: 20 um per pixel is outside .*; correct resized_mpp_x of sample 001 in .*metadata.json",
         ),
         (overwrite("001.csv", b"5,5,3\n"), r"001.csv, line 1: class '3' is not in class_map \(1, 2\)"),
         (
@@ -216,7 +216,7 @@ WRONG = {
         ),
     ],
     "nuinsseg": [
-        (remove("*.png"), r"nuinsseg: holds no 'tissue images/\*.png'"),
+        (remove("*.png"), r"nuinsseg: contains no 'tissue images/\*.png'"),
         (remove("mouse_lung_01.tif"), "has no 'label masks modify/mouse_lung_01.tif' in mouse lung"),
         (overwrite("mouse_lung_01.tif", b"II*"), "mouse_lung_01.tif: not readable as a mask"),
     ],
@@ -235,15 +235,19 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path, name, damage, sen
 
 @pytest.mark.parametrize("name", ["pannuke", "lizard", "puma", "nuinsseg"])
 def test_um_per_pixel_are_never_guessed(tmp_path, name):
-    with pytest.raises(LabelError, match="has no size of a pixel; give `mpp`"):
+    with pytest.raises(LabelError, match="its pixel size is unknown; give `mpp`"):
         read(draw_source(tmp_path, name, mpp=None))
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "sentence"),
     [
-        ("pannuke", {"mpp": 25.0}, r"has 25 um per pixel, not 0.11 to 2 as at nuclei; correct `mpp` of this source"),
-        ("ocelot", {"mpp": 0.5}, r"003.jpg: the config states 0.5 um/px and the file 0.2 um/px \(metadata.json\)"),
+        (
+            "pannuke",
+            {"mpp": 25.0},
+            r"25 um per pixel is outside the range for nuclei, 0.11 to 2; correct `mpp` of this source",
+        ),
+        ("ocelot", {"mpp": 0.5}, r"003.jpg: the config states 0.5 um/px, but the file 0.2 um/px \(metadata.json\)"),
         ("pannuke", {"class_map": {"Dead": None}}, r"masks.npy, picture 0, instance 1: class 'Neoplastic' is not in"),
         ("lizard", {"class_map": {}}, "consep_1.mat, instance 1: class 'Neutrophil'"),
         ("puma", {"class_map": {}}, "feature 1: class 'nuclei_tumor'"),

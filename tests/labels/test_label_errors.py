@@ -25,10 +25,10 @@ GOOD = (point(20, 20), "Dark")
             "20 20 Dark\n20 20 Darc\n",
             r"P.txt, line 2: class 'Darc' is not one of the model's \(Dark, Pale\); did you mean 'Dark'\? corr",
         ),
-        ("nucleus file\n20 20 Dark\n", r"P.txt, line 1: found 'nucleus file' where x y class is expected"),
+        ("nucleus file\n20 20 Dark\n", r"P.txt, line 1: found 'nucleus file', expected x y class"),
         ("col row type\n20 20 Dark\n", r"line 1: found 'col row type'"),
         ("x y y class\n1 1 1 Dark\n", r"line 1: found 'x y y class'"),
-        ("row column class\n20 20 Dark\n", r"line 1: found 'row column class' where x y class"),
+        ("row column class\n20 20 Dark\n", r"line 1: found 'row column class', expected x y class"),
         (
             "20 20 Dark\nnan 20 Dark\n",
             r"line 2: expected x y class, found 'nan 20 Dark'; the first two must be numbers",
@@ -38,8 +38,8 @@ GOOD = (point(20, 20), "Dark")
         ("20 20 Dark 0.7\n", r"line 1: expected x y class, found '20 20 Dark 0.7'"),
         ("x,y,class\n20,20\n", r"line 2: expected 3 values|line 2: expected x y class"),
         ("x [µm];y [µm];class\n20;20;Dark\n", r"line 1: positions are in um \(x \[µm\], y \[µm\]\); give them in pix"),
-        ("20 20 Dark\n60 20 Dark\n" * 2, r"P.txt: 2 of its 4 nuclei lie on another one, .* x 20.5, y 20.5; delete"),
-        ("", r"P.txt: holds no nucleus of P.png; .*allow_empty"),
+        ("20 20 Dark\n60 20 Dark\n" * 2, r"P.txt: 2 of its 4 nuclei are duplicates, .* x 20.5, y 20.5; delete"),
+        ("", r"P.txt: contains no nucleus in P.png; .*allow_empty"),
         (b"20 20 Dark\n20 40 \x00\xe4rk\n", r"P.txt, line 2: not readable as text in UTF-8"),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_point_less_than_a_pixel_outside_is_moved_inside_with_a_count(tmp_path
 
 def test_a_misspelt_patient_is_not_learnt_from(tmp_path):
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n")
-    with pytest.raises(LabelError, match=r"images: exclude: no picture or slide has 'PO' in its name; correct it"):
+    with pytest.raises(LabelError, match=r"images: exclude: no picture or slide has 'PO' in its name; correct the"):
         require_words([replace(source, exclude=("PO",))])
     expect(r"images: yields no image; correct", replace(source, exclude=("P",)))
     other = make_source(tmp_path / "other", "P.txt", "20 20 Dark\n")
@@ -89,15 +89,15 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
         ),
         (geojson(GOOD, (disc(50, 50, 85), None)), "feature 2: covers more .* give it the class 'Region'"),
         (geojson((box(30, 30, 50, 50), "Region"), GOOD), "feature 2: lies outside every 'Region' annotation; draw"),
-        (geojson((box(130, 30, 150, 50), "Region")), "P.geojson: .*no nucleus|regions hold no pixel"),
+        (geojson((box(130, 30, 150, 50), "Region")), "P.geojson: .*no nucleus|regions contain no pixel"),
         (geojson((point(30, 30), "Region"), GOOD), "feature 1: a region must be a closed area"),
         (
             geojson(
                 ({"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]]}, "Region"), GOOD
             ),
-            "feature 1: a region whose lines cross",
+            "feature 1: the lines of this region cross",
         ),
-        (geojson((box(30, 30, 50, 50), "Region")), "holds no nucleus"),
+        (geojson((box(30, 30, 50, 50), "Region")), "contains no nucleus"),
     ],
 )
 def test_geojson(tmp_path, content, message):
@@ -124,7 +124,7 @@ def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
     (tmp_path / "regions").mkdir()
     (tmp_path / "regions" / "P.geojson").write_text(geojson(*drawn))
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", regions=tmp_path / "regions")
-    expect(r"regions.P\.geojson: no annotation 'Region' bounds what was annotated in the picture; draw one", source)
+    expect(r"regions.P\.geojson: has no annotation 'Region' around the part of the picture that", source)
 
 
 def two_squares() -> np.ndarray:
@@ -144,13 +144,13 @@ def encoded(array, kind="PNG"):
     ("content", "message"),
     [
         (encoded(np.ones((90, 120, 3), np.uint8)), r"P.png: expected one channel of whole numbers, found uint8"),
-        (encoded(np.ones((120, 90), np.uint8)), r"P.png: is 90 x 120 px and its picture 120 x 90 px"),
+        (encoded(np.ones((120, 90), np.uint8)), r"P.png: is 90 x 120 px, but its picture is 120 x 90 px"),
         (
             encoded(np.random.default_rng(0).integers(0, 9, (90, 120), np.uint8))[:2000],
             r"P.png: not readable as a mask",
         ),
         (b"nothing", r"P.png: not readable as a mask"),
-        (encoded(np.zeros((90, 120), np.uint8)), r"P.png: holds no nucleus"),
+        (encoded(np.zeros((90, 120), np.uint8)), r"P.png: contains no nucleus"),
     ],
 )
 def test_masks(tmp_path, content, message):
@@ -166,8 +166,8 @@ def test_instances_without_numbers(tmp_path, white):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (two_squares() * np.array([[1] * 60 + [2] * 60]), r"P.npy: has 2 values beside 0; use `format: instances` if"),
-        (np.zeros((0, 5), np.uint8), r"P.npy: is 5 x 0 px and its picture 120 x 90 px"),
+        (two_squares() * np.array([[1] * 60 + [2] * 60]), r"P.npy: has 2 values besides 0; use `format: instances` if"),
+        (np.zeros((0, 5), np.uint8), r"P.npy: is 5 x 0 px, but its picture is 120 x 90 px"),
     ],
 )
 def test_masks_without_numbers(tmp_path, array, message):
@@ -196,7 +196,7 @@ def test_points_of_another_picture(tmp_path):
     source = make_source(tmp_path, "P.png", encoded(mask), "instances", points=tmp_path / "points")
     (tmp_path / "points").mkdir()
     (tmp_path / "points" / "P.csv").write_text("x,y,class\n15,87,Dark\n")
-    expect("P.csv: no point lies within 2 um of a nucleus of P.png", source)
+    expect("P.csv: no point lies within 2 um of a nucleus in P.png", source)
 
 
 def test_pictures(tmp_path):
@@ -213,13 +213,13 @@ def test_files_that_are_missing_or_one_too_many(tmp_path):
     expect(r"labels: no label file for 'P' \(.csv, .tsv, .txt\)", source)
     for name in ("P_a.txt", "P_b.csv"):
         (tmp_path / "labels" / name).write_text("20 20 Dark\n")
-    expect("P_a.txt: and P_b.csv both belong to 'P'", source)
+    expect("P_a.txt: this file and P_b.csv both belong to 'P'", source)
     (tmp_path / "labels" / "P_b.csv").rename(tmp_path / "labels" / "P.csv")
-    expect("P.csv: and P_a.txt both belong to 'P'; keep one of them there", source)
+    expect("P.csv: this file and P_a.txt both belong to 'P'; keep one of them there", source)
 
 
 @pytest.mark.parametrize(
-    ("mpp", "message"), [(None, "has no size of a pixel"), (0.3, r"states 0.3 um/px .* 0.25 um/px")]
+    ("mpp", "message"), [(None, "its pixel size is unknown"), (0.3, r"states 0.3 um/px, but .* 0.25 um/px")]
 )
 def test_scale(tmp_path, mpp, message):
     import tifffile
@@ -239,7 +239,7 @@ def test_pixels_that_are_not_square_are_rejected(tmp_path):
     (tmp_path / "images" / "P.png").unlink()
     options = {"photometric": "rgb", "resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "images" / "P.tif", np.zeros((90, 120, 3), np.uint8), **options)
-    expect(r"P.tif: its pixels are 0.25 um wide and 0.5 um high .* needs square ones", source)
+    expect(r"P.tif: its pixels are 0.25 um wide and 0.5 um high .* needs square pixels", source)
 
 
 @pytest.mark.parametrize(
@@ -278,4 +278,4 @@ def test_exchanged_coordinates(tmp_path, form):
     if form == "x y class":
         assert len(read(source)[0].nuclei) == 20
     else:
-        expect(r"P\.txt: few of its points lie on nuclei as they are, and \d+% with x and y exchanged", source)
+        expect(r"P\.txt: few of its points lie on nuclei, but \d+% do with x and y exchanged", source)

@@ -83,5 +83,5 @@ def test_what_was_left_out_is_given(image):
 def test_a_patient_is_on_one_side(image):
     other = replace(image, patient="other")
     check_leaks([image], [other])
-    with pytest.raises(LabelError, match="patients in training and in validation: P; move"):
+    with pytest.raises(LabelError, match="patients in both training and validation: P; move"):
         check_leaks([image, other], [replace(image, name="Q")])

@@ -218,7 +218,7 @@ def test_masks_without_mpp_are_taken_to_nuclei_of_one_size(tmp_path):
     ("settings", "sentence"),
     [
         ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus to which diameter_um"),
-        ({"mpp": 0.5, "diameter_um": 8.0}, "give one of both"),
+        ({"mpp": 0.5, "diameter_um": 8.0}, "give either `mpp` or `diameter_um`"),
     ],
 )
 def test_diameters_that_tell_no_mpp(tmp_path, settings, sentence):
@@ -231,6 +231,6 @@ def test_a_diameter_that_contradicts_the_file_is_what_is_named(tmp_path):
     (tmp_path / "images" / "P.png").unlink()
     options = {"photometric": "rgb", "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "images" / "P.tif", draw_nuclei((120, 90), XY), **options)
-    words = r"states 0\.\d+ um/px and the file 0\.25 um/px .*correct or remove `diameter_um` of"
+    words = r"states 0\.\d+ um/px, but the file 0\.25 um/px .*correct or remove `diameter_um` of"
     with pytest.raises(LabelError, match=words):
         read(source)

@@ -147,7 +147,7 @@ def test_the_command_prints_what_it_finds(muse, tmp_path):
     assert facts["mpp"] == "0.25 um per pixel (TIFF resolution tags)"
     assert facts["levels"].startswith("500 x 400, 250 x 200")
     assert facts["bounds"] == "none" and facts["fingerprint"] == fingerprint_file(tmp_path / "black.tif")
-    assert facts["warning"].startswith("100% of it is black")
+    assert facts["warning"].startswith("100% of the slide is black")
 
 
 REAL = {

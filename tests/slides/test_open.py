@@ -131,13 +131,13 @@ def test_names_that_do_not_suit_the_content(tmp_path):
     for name, kind, right in (("a.svs", "png", "a.png"), ("b.ndpi", "jpeg", "b.jpg"), ("c.svs", "jpeg2000", "c.jp2")):
         Image.new("RGB", (40, 30)).save(tmp_path / name, kind)
         assert sentence(tmp_path / name).endswith(
-            f"picture under the name of a slide; rename it to {right}, and give --mpp"
+            f"picture with the suffix of a slide; rename it to {right}, and give --mpp"
         )
     Image.new("RGB", (40, 30)).save(tmp_path / "d.mrxs", "jpeg")
     (tmp_path / "d").mkdir()
     spoilt(tmp_path, "d/Slidedat.ini", b"broken")
     assert "(OpenSlide: Can't load Slidedat.ini file" in sentence(tmp_path / "d.mrxs")
-    assert "a Philips iSyntax slide, which no reader" in sentence(spoilt(tmp_path, "stub.isyntax", b"stub"))
+    assert "is a Philips iSyntax slide, which no reader" in sentence(spoilt(tmp_path, "stub.isyntax", b"stub"))
     assert "not a PNG" not in sentence(spoilt(tmp_path, "a.dcm", bytes(128) + b"DICM" + bytes(100)))
 
 
@@ -246,7 +246,7 @@ def test_the_pixel_size_and_the_name_of_pictures_of_ome_tiff(tmp_path):
 def test_olympus_without_its_pixels(tmp_path):
     pages_of(tmp_path / "tumour.tif", (SMALL, {}))
     path = (tmp_path / "tumour.tif").rename(tmp_path / "tumour.vsi")
-    assert "an Olympus slide, whose pixels, in the folder '_tumour_' beside it, cannot be read" in sentence(path)
+    assert "an Olympus slide, whose pixels, in the folder '_tumour_' next to it, cannot be read" in sentence(path)
 
 
 PLANES, LEVELS = (pixels.transpose(2, 0, 1) for pixels in (SLIDE, LEVEL))

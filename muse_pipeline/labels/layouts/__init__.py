@@ -1,4 +1,4 @@
-"""File layouts of open datasets, one dataset per file; the datasets are not a part of this package."""
+"""File layouts of open datasets, one dataset per module; the datasets are not part of this package."""
 
 from muse_pipeline.core.registry import Registry
 

@@ -1,4 +1,4 @@
-"""Lizard: pictures of colon at 20x; MATLAB files with instances of six classes."""
+"""Lizard: pictures of colon tissue at 20x, and MATLAB files with nuclei of six classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Lizard(Layout):
     title = "Lizard"
 
     def samples(self) -> list[Sample]:
-        """Every picture, by path, named by fold and picture."""
+        """Every picture, sorted by path and named after its fold and file."""
         labels = self.find("*.mat")
         pictures = {path.stem: path for path in self.find("*.png") if "images" in path.parent.name.lower()}
         info = self.find("info.csv")[0]
@@ -45,7 +45,7 @@ class Lizard(Layout):
         return samples
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """One picture with its nuclei, as in ``Layout``."""
+        """Read one picture with its nuclei, as described in ``Layout``."""
         picture, path, _ = sample.files
         pixels, mpp = read_picture(picture, source.mpp)
         mask, codes = _read_labels(path)
@@ -55,8 +55,7 @@ class Lizard(Layout):
             if codes.get(number) not in WORDS:
                 found = f"has the class {codes[number]}" if number in codes else "has no class"
                 raise LabelError(
-                    f"{annotations.where(index)}: {found}, expected 1 to {len(WORDS)}; take the file as it was "
-                    "published"
+                    f"{annotations.where(index)}: {found}, expected 1 to {len(WORDS)}; use the file as published"
                 )
             words.append(WORDS[codes[number]])
         return AnnotatedPicture(sample.name, pixels, mpp, name_nuclei(annotations, words, source, classes))
@@ -75,10 +74,10 @@ def _read_folds(path: Path) -> dict[str, str]:
 
 
 def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
-    """Instances (h, w), and the class of each by its number.
+    """Read the instance mask (h, w), and the class of each instance by its number.
 
     Raises:
-        LabelError: the file is damaged or has other contents.
+        LabelError: the file is damaged or has unexpected contents.
     """
     try:
         content = loadmat(path, variable_names=KEYS)
@@ -89,7 +88,7 @@ def _read_labels(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     mask, numbers, codes = (content[key].astype(np.int64) for key in KEYS)
     if mask.ndim != 2 or numbers.size != codes.size:
         raise LabelError(
-            f"{path}: has an instance map of shape {mask.shape}, {numbers.size} numbers and {codes.size} classes; take "
-            "the file as it was published"
+            f"{path}: has an instance map of shape {mask.shape}, {numbers.size} numbers and {codes.size} classes; use "
+            "the file as published"
         )
     return mask, dict(zip(numbers.ravel().tolist(), codes.ravel().tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""NuInsSeg: 512 px pictures of 31 human and mouse organs with instances that have no classes."""
+"""NuInsSeg: pictures of 31 human and mouse organs, 512 px per side, with nuclei that have no classes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from muse_pipeline.labels.pictures import AnnotatedPicture, read_picture
 from muse_pipeline.labels.sources import LabelSource
 from muse_pipeline.nuclei.masks import read_mask
 
-MASKS = ("label masks modify", "label masks")  # in the second folder, overlaps of nuclei have separate numbers
+MASKS = ("label masks modify", "label masks")  # in the second folder, overlaps have numbers of their own
 
 
 @LAYOUTS.register("nuinsseg")
 class NuInsSeg(Layout):
     """A folder per organ: ``tissue images/*.png``, ``label masks modify/*.tif``, ``vague areas/mask binary*/*.png``.
 
-    Each organ is from one slide and counts as a patient. The authors' vague areas count as unlabelled.
+    The pictures of an organ come from one slide, so each organ counts as a patient. Areas that the authors marked as
+    vague count as unlabelled.
     """
 
     title = "NuInsSeg"
 
     def samples(self) -> list[Sample]:
-        """Every picture, by path, named by organ and picture."""
+        """Every picture, sorted by path and named after its organ and file."""
         return [self._list(path) for path in self.find("tissue images/*.png")]
 
     def _list(self, picture: Path) -> Sample:
@@ -36,7 +37,7 @@ class NuInsSeg(Layout):
         return Sample(f"{organ.name}_{picture.stem}", f"NuInsSeg {organ.name}", (picture, mask, *vague))
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """One picture with its nuclei, as in ``Layout``."""
+        """Read one picture with its nuclei, as described in ``Layout``."""
         picture, mask, *vague = sample.files
         pixels, mpp = read_picture(picture, source.mpp)
         annotations = read_instances(mask, pixels.shape[1::-1], mpp, n_rays)

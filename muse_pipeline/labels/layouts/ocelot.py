@@ -1,4 +1,4 @@
-"""OCELOT: pictures of six organs, with points of tumour cells and other cells."""
+"""OCELOT: pictures of six organs, in which points mark tumour cells and all other cells."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from muse_pipeline.labels.sources import LabelSource, read_lines
 class Ocelot(Layout):
     """``images/{train,val,test}/cell/*.jpg``, ``annotations/{train,val,test}/cell/*.csv`` and ``metadata.json``.
 
-    Classes are the numbers in the files: 1 is any other cell, 2 a tumour cell. The metadata contain the slide, which
-    identifies the patient, and the um per pixel to which each picture was resampled.
+    The classes are numbers: 2 for tumour cells, 1 for all other cells. For each picture the metadata contain the slide,
+    which identifies the patient, and the um per pixel to which the picture was resampled.
     """
 
     title = "OCELOT"
 
     def samples(self) -> list[Sample]:
-        """Every picture, by path, named by split, organ and picture."""
+        """Every picture, sorted by path and named after its split, organ and file."""
         return [self._list(path) for path in self.find("images/*/cell/*.jpg")]
 
     def _list(self, picture: Path) -> Sample:
@@ -40,7 +40,7 @@ class Ocelot(Layout):
         )
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """One picture with its nuclei, as in ``Layout``."""
+        """Read one picture with its nuclei, as described in ``Layout``."""
         picture, points, _ = sample.files
         stated = self._read_mpp(picture)
         if source.mpp is not None:
@@ -51,15 +51,15 @@ class Ocelot(Layout):
         return AnnotatedPicture(sample.name, pixels, mpp, annotations)
 
     def _read_mpp(self, picture: Path) -> float:
-        """Um per pixel in the metadata.
+        """The um per pixel in the metadata.
 
         Raises:
-            LabelError: the um per pixel are missing, or implausible for a picture of nuclei.
+            LabelError: the value is missing, is not a number, or is implausible for a picture of nuclei.
         """
         mpp = self._fact(picture, "cell", "resized_mpp_x")
         where = f"resized_mpp_x of sample {picture.stem}"
         if not isinstance(mpp, float | int):
-            raise LabelError(f"{self._metadata_path}: {where} is no number; correct it")
+            raise LabelError(f"{self._metadata_path}: {where} is not a number; correct it")
         return require_mpp(picture, mpp, f"{where} in {self._metadata_path}")
 
     @cached_property
@@ -83,8 +83,8 @@ class Ocelot(Layout):
         for key in ("sample_pairs", picture.stem, *keys):
             if not isinstance(value, dict) or key not in value:
                 raise LabelError(
-                    f"{self._metadata_path}: states no {'.'.join(keys)} of sample {picture.stem}; take the file as it "
-                    "was published"
+                    f"{self._metadata_path}: has no {'.'.join(keys)} for sample {picture.stem}; use the file as "
+                    "published"
                 )
             value = value[key]
         return value

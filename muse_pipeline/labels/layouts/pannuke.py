@@ -1,4 +1,4 @@
-"""PanNuke: three folds of 256 px patches of 19 organs, instances and their classes as NumPy arrays."""
+"""PanNuke: three folds of patches from 19 organs, 256 px per side, with nuclei and their classes, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")  # ch
 
 @LAYOUTS.register("pannuke")
 class PanNuke(Layout):
-    """``images/fold1/{images,types}.npy`` and ``masks/fold1/masks.npy`` of each fold, at any depth.
+    """``images/fold1/{images,types}.npy`` and ``masks/fold1/masks.npy``, and so on for each fold, at any depth.
 
     The dataset has no patients, so each fold counts as one.
     """
@@ -28,7 +28,7 @@ class PanNuke(Layout):
     title = "PanNuke"
 
     def samples(self) -> list[Sample]:
-        """Every picture, by path, named by fold, organ and number."""
+        """Every picture, sorted by path and named after its fold, organ and number."""
         masks = {path.parent.name: path for path in self.find("masks.npy")}
         return [sample for path in self.find("images.npy") for sample in self._list_fold(path, masks)]
 
@@ -55,7 +55,7 @@ class PanNuke(Layout):
         return [Sample(f"{fold}_{organ}_{index:04}", patient, files, index) for index, organ in enumerate(organs)]
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """One picture with its nuclei, as in ``Layout``; only the slices of the picture are read."""
+        """Read one picture with its nuclei, as described in ``Layout``, without the rest of the arrays."""
         images, masks, _ = sample.files
         mpp = require_mpp(images, source.mpp)
         pixels = _open_array(images)[sample.index].round().clip(0, 255).astype(np.uint8)
@@ -67,9 +67,9 @@ class PanNuke(Layout):
 
 
 def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Merge channels into instances (h, w), numbered from 1, with their classes; later channels cover earlier ones.
+    """Merge channels (h, w, 6) into one instance mask (h, w), and return it with the class of each instance.
 
-    In the channels (h, w, 6) instances are numbered separately.
+    Each channel numbers its own instances; the merged ones are numbered from 1, and later channels cover earlier ones.
     """
     mask, words = np.zeros(channels.shape[:2], np.int32), []
     for channel, word in enumerate(WORDS):
@@ -84,7 +84,7 @@ def _open_array(path: Path) -> np.ndarray:
     """Open a memory-mapped array.
 
     Raises:
-        LabelError: the file is not an array.
+        LabelError: the file is not a readable array.
     """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""PUMA: pictures of melanoma with outlines of ten classes as GeoJSON."""
+"""PUMA: pictures of melanoma, with outlines of nuclei of ten classes as GeoJSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Puma(Layout):
     title = "PUMA"
 
     def samples(self) -> list[Sample]:
-        """Every picture, by path, named by its file."""
+        """Every picture, sorted by path and named after its file."""
         labels = [(path.name.removesuffix(NUCLEI), path) for path in self.find(f"*{NUCLEI}")]
         pictures = {path.stem: path for path in self.find("*.tif")}
         return [
@@ -31,7 +31,7 @@ class Puma(Layout):
         ]
 
     def read(self, sample: Sample, source: LabelSource, classes: tuple[str, ...], n_rays: int) -> AnnotatedPicture:
-        """One picture with its nuclei, as in ``Layout``."""
+        """Read one picture with its nuclei, as described in ``Layout``."""
         picture, path = sample.files
         pixels, mpp = read_picture(picture, source.mpp)
         annotations = read_annotated(path, source, classes, Frame.WINDOW, (mpp, mpp), n_rays)

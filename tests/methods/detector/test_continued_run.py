@@ -116,7 +116,7 @@ def test_labels_may_lack_a_class_that_the_detector_has(folder, tmp_path):
 
 @pytest.mark.parametrize("other", ["checkpoint=null", "n_rays=16"])
 def test_a_new_head_needs_labels_of_every_class(folder, tmp_path, other):
-    with pytest.raises(ConfigError, match="training images hold no labelled nucleus of Pale"):
+    with pytest.raises(ConfigError, match="training images have no labelled nucleus of Pale"):
         run(continued(folder, DARK_ONLY, other), tmp_path)
 
 

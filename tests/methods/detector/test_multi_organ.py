@@ -80,7 +80,7 @@ def test_a_dataset_that_is_not_there_ends_the_run_before_it_begins(muse, tmp_pat
 def test_a_patient_of_both_sides_is_found(muse, data, tmp_path):
     status, _, errors = train(muse, data, tmp_path / "run", "sources.0.exclude=[]")
     assert status == 2
-    assert "patients in training and in validation: PanNuke fold3" in errors
+    assert "patients in both training and validation: PanNuke fold3" in errors
 
 
 def test_sources_without_a_licence_leave_the_card_as_it_is_written():

@@ -123,7 +123,7 @@ def test_every_numeric_setting_is_either_tried_or_explained(config):
 
 
 def test_a_weight_belongs_to_the_source(config):
-    with pytest.raises(ConfigError, match=r"images: `weight` is given below `labelled`; give it beside `labelled`"):
+    with pytest.raises(ConfigError, match=r"images: `weight` is set inside `labelled`; set it next to `labelled`"):
         with_setting(config, "sources.0.labelled.weight", 2.0)
 
 

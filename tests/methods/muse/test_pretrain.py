@@ -500,7 +500,7 @@ WRONG = {
     outside: "none of 1 images has 20 nuclei",
     damaged_chunks: "is damaged",
     no_sources: "sources: the list is empty",
-    two_kinds: "names one of `store`, `images` and `labelled`",
+    two_kinds: "exactly one of `store`, `images` and `labelled`",
     weightless: "sources: weight is 0.0; give a number above 0",
     wrong_rule: "is not a regular expression",
     empty_rule: "not a number of leading characters",
@@ -510,7 +510,7 @@ WRONG = {
     nothing_to_learn: "nothing would be learnt",
     no_picture: "holds no picture",
     no_detector: "did you mean 'label_free'",
-    no_mpp: "has no size of a pixel",
+    no_mpp: "its pixel size is unknown",
 }
 
 

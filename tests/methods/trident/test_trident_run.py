@@ -130,7 +130,7 @@ def test_a_partner_store_of_another_grid_is_refused(slide, tmp_path, muse):
     settings["attributes"]["muse"]["mpp"] = 0.51
     (other / "image-500nm.zarr" / "zarr.json").write_text(json.dumps(settings))
     store = str(other / "image-500nm.zarr")
-    refused(muse, tmp_path, with_partner(slide, store=store), "is at 0.51 um/px and the H&E store")
+    refused(muse, tmp_path, with_partner(slide, store=store), "is at 0.51 um/px, but the H&E store")
     refused(muse, tmp_path, with_partner(slide, store=str(tmp_path / "none.zarr")), "no such store")
 
 
@@ -169,9 +169,9 @@ def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path
     source = {**pictures, "partner": {"images": str(wrong)}}
     refused(muse, tmp_path, source, "has no file for any of 3 pictures")
     write_png(wrong / f"{first.stem}.png", cv2.resize(read_rgb(first), (100, 80)))
-    refused(muse, tmp_path, source, f"{first.stem}.png: is 100 x 80 px and its H&E picture")
+    refused(muse, tmp_path, source, f"{first.stem}.png: is 100 x 80 px, but its H&E picture")
     write_png(wrong / f"{first.stem}.png", np.zeros((80, 100), np.uint8))
-    refused(muse, tmp_path, {**pictures, "partner": {"nuclei": str(wrong)}}, "is 100 x 80 px and its picture")
+    refused(muse, tmp_path, {**pictures, "partner": {"nuclei": str(wrong)}}, "is 100 x 80 px, but its picture")
 
 
 def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
