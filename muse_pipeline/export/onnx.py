@@ -66,7 +66,7 @@ def export_onnx(
         changes: ``name`` and settings of the export, as in ``load_detector``.
 
     Raises:
-        CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
+        CheckpointError: the checkpoint contains no detector, or one that does not fit its own description.
         ConfigError: the network cannot be exported for the window in the settings or cannot be quantised, or there
             are no pictures to calibrate int8.
     """
@@ -145,7 +145,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
         changes: settings of the export (``methods.detector.config``) instead of the checkpoint's.
 
     Raises:
-        CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
+        CheckpointError: the checkpoint contains no detector, or one that does not fit its own description.
         ConfigError: the network cannot be exported for the window that the settings name.
     """
     detector, config, checkpoint = load_trained(path)
@@ -263,7 +263,7 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
         mpp: um per pixel, if the checkpoint does not state it.
 
     Raises:
-        CheckpointError: the checkpoint holds no backbone with a dense map, or cannot be read.
+        CheckpointError: the checkpoint contains no backbone with a dense map, or cannot be read.
     """
     graph, card = load_embedder(checkpoint, mpp)
     write_model(trace_windows(graph, card, [DENSE], graph.backbone.lattice.any_size), card, output)

@@ -214,7 +214,7 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
 
 
 def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
-    """Remove nuclei from the two sets whose peaks are at different cells with equal scores."""
+    """Remove from both sets the nuclei that have their peaks at different cells with equal scores."""
     first, second = _matches(expected.xy, found.xy, TIED_PX)
     tied = np.abs(expected.score[first] - found.score[second]) <= score
     kept = [np.ones(len(nuclei), bool) for nuclei in (expected, found)]

@@ -32,7 +32,7 @@ MAX_PICTURES = 6
 
 
 def is_region_checkpoint(path: Path) -> bool:
-    """True if a checkpoint of this package holds a region network.
+    """True if a checkpoint of this package contains a region network.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -49,7 +49,7 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
         changes: settings of ``RegionExport`` instead of the checkpoint's.
 
     Raises:
-        CheckpointError: the checkpoint holds no region network, or one that does not fit its description.
+        CheckpointError: the checkpoint contains no region network, or one that does not fit its description.
         ConfigError: the network cannot be exported for the window that the settings name.
     """
     checkpoint = load_checkpoint(path)
@@ -118,7 +118,7 @@ def export_region_model(
         changes: ``name`` and settings of the export, as in ``load_region_model``.
 
     Raises:
-        CheckpointError: the checkpoint holds no region network, or one that does not fit its description.
+        CheckpointError: the checkpoint contains no region network, or one that does not fit its description.
         ConfigError: the network cannot be exported for the window that the settings name or cannot be quantised, or
             there are no pictures to calibrate int8.
     """

@@ -122,7 +122,7 @@ class Card:
 
 
 def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
-    """Make settings of outlines override inherited ones: ``refine`` sets ``snap_um`` to 0; ``snap_um`` unsets it."""
+    """Let settings of outlines replace inherited ones: ``refine`` resets ``snap_um`` and vice versa."""
     if given.get("refine"):
         return {"snap_um": 0.0, **given}
     return {"refine": False, **given} if "snap_um" in given else given

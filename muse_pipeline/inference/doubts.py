@@ -42,7 +42,7 @@ SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # least median area in um2 of a s
 SMALLEST_ALONE = 14.0  # least area for models of one class; twice the true pixel size hardly enlarges their nuclei
 CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
-_STEPS = 1_000_000  # per unit of probability
+_STEPS = 1_000_000  # integer steps per unit of probability
 MARGIN = 1.2  # factor on the largest median area of training, for class probabilities as in training
 
 

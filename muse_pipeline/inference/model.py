@@ -133,7 +133,7 @@ def open_session(
 ) -> onnxruntime.InferenceSession | TorchSession:
     """Open an ONNX Runtime session for a file, or for a ``graph`` made from it, without the runtime's own log.
 
-    For the providers in ``TORCH``, it is a session in PyTorch with the same methods.
+    For the providers in ``TORCH``, a session in PyTorch is opened, which has the same methods.
 
     Raises:
         ModelError: the file is not ONNX, or the runtime does not support its graph.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # outputs of every detector, and an optional one
 MAP = "map"  # output of region models
-LARGEST_CUT = 64 << 20  # bytes; in larger graphs, operations on pixels take little of the time
+LARGEST_CUT = 64 << 20  # bytes; larger graphs are not cut, because operations on pixels take little of their time
 
 
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:

@@ -25,7 +25,7 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side of its border for each class; 1 is inside
+EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side of its border for nuclei; 1 is inside
 MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
 
 
@@ -99,7 +99,7 @@ class SlideRegions:
         self._tree.query(shapely.Point(0, 0))
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
-        """The columns of nuclei at ``xy`` (N, 2) in level-0 px; safe to call from several threads."""
+        """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels; safe to call from several threads."""
         region = np.full(len(xy), NO_REGION, np.int32)
         if not len(xy):
             return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
@@ -160,7 +160,7 @@ class FailedRegions:
 
     Attributes:
         reason: reason for the failure.
-        classes: classes of the regions; none.
+        classes: always empty.
     """
 
     reason: str

@@ -287,7 +287,7 @@ def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
     """The side that continues every directed side at its end; -1 at nodes.
 
     Side e has the number 2 e in the direction from its first end to its second and 2 e + 1 in the opposite direction,
-    so it starts at ``corners[number]``.
+    so a directed side starts at ``corners[number]``.
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)

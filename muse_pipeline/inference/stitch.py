@@ -291,7 +291,7 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
     """Check that ``paths`` are all shards of one run of one model on this slide, and read their facts.
 
     Raises:
-        StoreError: they are not.
+        StoreError: shards are missing, given twice, or from different runs or slides.
     """
     facts = {path: read_shard_facts(path) for path in paths}
     ordered = sorted(paths, key=lambda path: Shard.parse(facts[path]["shard"]).index)

@@ -39,7 +39,8 @@ from muse_pipeline.models.weights import (
 )
 
 FORMAT = "muse_pipeline 3"
-OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # layout; heads that predict rays, not inverse squares
+# Version 1 had a different layout; heads of version 2 predict rays, not their inverse squares.
+OLDER = ("muse_pipeline 1", "muse_pipeline 2")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Checkpoint:
 
     @property
     def patients(self) -> frozenset[str]:
-        """Patients of training and validation images; for older files, which do not list them, names of images."""
+        """Patients of training and validation images; older files do not list them, so names of images are used."""
         return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
 
     @property

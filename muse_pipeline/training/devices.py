@@ -134,8 +134,8 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate the rows (N, ...) of all processes, which may have different numbers of rows, in their order.
 
-    Every process computes the loss of all rows. Its gradient is multiplied by the number of processes, so that
-    ``average_gradients`` gives the gradient of one process with all rows.
+    Every process computes the loss of all rows. Gradients are multiplied by the number of processes, so that
+    ``average_gradients`` gives the same result as a single process with all rows.
     """
     return rows if n_processes() == 1 else _Gathered.apply(rows)
 

@@ -128,7 +128,7 @@ class BestWeights(Monitor):
 
 
 IN_A_ROW = 5  # consecutive logged steps outside the limits that end a run
-GRACE = 0.1  # share of a run, from its start, in which vectors may be alike
+GRACE = 0.1  # share of a run, from its start, that is not checked, since vectors may still be alike
 
 
 class Alarm(Monitor):

@@ -85,7 +85,7 @@ def build_adamw(
     """AdamW without decay on norms and biases, with a separate learning rate for the backbone.
 
     Args:
-        parameters: pairs (dotted name, parameter); it belongs to the backbone if a part of its name is ``backbone``.
+        parameters: pairs (dotted name, parameter); those with ``backbone`` in their name belong to the backbone.
         schedule: schedule with learning rate and weight decay.
         backbone_rate: factor by which the backbone's learning rate is multiplied.
     """

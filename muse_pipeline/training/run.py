@@ -134,7 +134,7 @@ class RunFolder:
         """Reject a folder with files that no run wrote.
 
         Raises:
-            OutputError: there are such files.
+            OutputError: the folder contains such files.
         """
         others = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
         if others and not self.provenance.is_file():
@@ -186,7 +186,7 @@ def spread_evenly(n: int, n_chosen: int = N_PICTURES) -> list[int]:
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the settings in which two mappings differ."""
+    """Yield the dotted names of the settings in which two mappings differ."""
     for name in one.keys() | other.keys():
         first, second = one.get(name), other.get(name)
         if isinstance(first, dict) and isinstance(second, dict):
@@ -284,7 +284,7 @@ def _name_of(word: str) -> str:
 
 
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
-    """(name, checksum) of every file of a source: a fingerprint for large files, SHA-256 for others."""
+    """Yield (name, checksum) of every file of a source: a fingerprint for large files, SHA-256 for others."""
     for setting, file in source_files(source):
         large = setting in {"images", "slides", "proposals"} or is_dataset(source)
         checksum = fingerprint_file(file) if large else sha256_of(file)
@@ -294,7 +294,7 @@ def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
 
 
 def source_files(source: Any) -> Iterator[tuple[str, Path]]:
-    """(setting, file) for each file that the settings of a source name, directly or in a folder.
+    """Yield (setting, file) for each file that the settings of a source name, directly or in a folder.
 
     Pictures that the source excludes are omitted.
     """

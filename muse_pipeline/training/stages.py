@@ -101,11 +101,11 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def build(self, data: D) -> Method:
-        """Networks and losses; random weights follow from the seed."""
+        """Build the networks and losses; random weights depend only on the seed."""
 
     @abstractmethod
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
-        """A function of the number of a batch on ``device``; the same number always gives the same batch."""
+        """A function that returns the batch of a number on ``device``; it depends only on the number."""
 
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
@@ -130,7 +130,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
         Raises:
             CheckpointError: the folder contains a run with a different config.
-            DivergedError: a loss is not finite.
+            DivergedError: a loss, a gradient or a weight is not finite.
             ProviderError: the devices are not available.
             MuseError: ``check`` or ``read`` found a mistake in the settings or the data.
         """
