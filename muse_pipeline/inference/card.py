@@ -83,7 +83,7 @@ class Card:
         colour: reference for the graph's input ``colour``.
         precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
         source: checkpoint's checksum, command and package versions; for int8 also the calibration windows.
-        does: what a model of this kind does, as a predicate.
+        does: predicate of a sentence about models of this kind, "finds nuclei" for instance.
         verb: command that runs a model of this kind.
         otherwise: end of the error if a model of a different kind is given; ``{verb}`` is that model's command.
     """

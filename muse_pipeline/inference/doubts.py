@@ -186,7 +186,7 @@ def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: I
 
 
 def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
-    """How many slides are left out and why, as in "2 slides left out: doubtful scale"; "" if none are.
+    """A note on the slides left out and the reasons, as in "2 slides left out: doubtful scale"; "" if there are none.
 
     Args:
         reasons: reason for each slide, from ``reason_left_out``.

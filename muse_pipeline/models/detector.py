@@ -41,7 +41,7 @@ class NucleusMaps(NamedTuple):
     Attributes:
         centre: (B, 1, h, w) logit that the cell is a nucleus.
         offset: (B, 2, h, w) vector (x, y) from the centre of the cell to the centre of the nucleus, in cells.
-        label: (B, C, h, w) class logits, if the cell is a nucleus.
+        label: (B, C, h, w) class logits, given that the cell is a nucleus.
         rays: (B, R, h, w) um.
     """
 
@@ -197,7 +197,7 @@ class DenseHead(NucleusHead):
         return NucleusMaps(centre, offset, label, to_rays(rays))
 
     def scores(self, maps: NucleusMaps) -> Tensor:
-        """The centre map at its local maxima in 3 x 3 cells."""
+        """The probability of a nucleus at its local maxima in 3 x 3 cells, 0 elsewhere."""
         return _scores_at_peaks(maps.centre)
 
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -264,7 +264,7 @@ class NucleusDetector(nn.Module):
         return detector
 
     def features(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """(B, D, h, w) dense map, sampled at the centres of the cells."""
+        """The backbone's dense map (B, D, h, w)."""
         return self.backbone(self.backbone.prepare(pixels, colour)).dense
 
     def forward(self, pixels: Tensor, colour: Tensor) -> NucleusMaps:

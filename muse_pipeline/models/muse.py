@@ -5,7 +5,7 @@ modules are named as in the released checkpoints (``encoder.encoder.*``, ``decod
 exchanged in both directions.
 
 ResNet-50: He et al., "Deep residual learning for image recognition" (CVPR 2016), in the form and with the parameter
-names of timm 0.6.13 (stride on the 3x3 convolution of a bottleneck). The released weights for 224 and 512 px are the
+names of timm 0.6.13 (stride on the 3x3 convolution of a bottleneck). The released weights for 224 and 512 px fit the
 same network. The transformers for 224 and 512 px differ in the grid of their positional table.
 """
 

@@ -158,7 +158,7 @@ class CoModulatedGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Strided 4x4 convolutions with leaky ReLU and, from the second on, instance norm, and a last one to one channel.
+    """Strided 4x4 convolutions with leaky ReLU, later ones with instance norm, and a final convolution to one channel.
 
     With four strided convolutions, the field of view is 94 px.
 

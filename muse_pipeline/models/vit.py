@@ -71,7 +71,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers, with a GELU and four times the width between them."""
+    """Two linear layers with a GELU between them; the inner width is four times the outer one."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -85,7 +85,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a LayerNorm and added to its input."""
+    """Attention and feed-forward, each after a LayerNorm and added to its input."""
 
     def __init__(self, dim: int, n_heads: int):
         super().__init__()
