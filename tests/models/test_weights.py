@@ -160,7 +160,7 @@ def test_two_networks_that_fit_are_asked_about():
 
 def test_a_stranger_is_compared_with_the_nearest():
     weights = shapes_of("muse_r50_224") | {"fc.weight": torch.ones(2)}
-    with pytest.raises(CheckpointError, match=r"nearest, muse_r50_\d+, it is surplus fc.weight"):
+    with pytest.raises(CheckpointError, match=r"nearest, muse_r50_\d+: surplus fc.weight"):
         recognise_backbone(weights, Path("mine.pth"))
 
 
@@ -235,7 +235,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
         ([torch.ones(1)], "contains a list, not a dictionary"),
         ({"student": {}, "epoch": 1}, "has no dictionary `teacher` (it has `student`, `epoch`)"),
         (dict.fromkeys("abcdef", 1), "(it has `a`, `b`, `c`, `d` and 2 more)"),
-        ({"teacher": {"backbone.cls_token": torch.ones(1)}}, "nothing in its `teacher` begins with `module.backbone.`"),
+        ({"teacher": {"backbone.cls_token": torch.ones(1)}}, "no name in its `teacher` begins with `module.backbone.`"),
         ({"teacher": {PREFIX + "a": 3}}, "`a` is a int, not a tensor"),
         ({"teacher": {}}, "(it has nothing)"),
     ],
