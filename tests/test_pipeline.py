@@ -227,7 +227,7 @@ def test_what_an_image_is_not_is_warned_of(slide, pixels):
 
 def test_nuclei_of_an_implausible_size_are_warned_of(pixels):
     enlarged = cv2.resize(pixels, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    with pytest.warns(MuseWarning, match="check the um per pixel, 0.5: the nuclei are too large for it"):
+    with pytest.warns(MuseWarning, match="check the pixel size, 0.5 um: the nuclei are too large for it"):
         assert len(muse.find_nuclei(enlarged, mpp=MPP)) > 100
 
 

@@ -66,7 +66,7 @@ def export_onnx(
         changes: ``name`` and settings of the export, as in ``load_detector``.
 
     Raises:
-        CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
+        CheckpointError: the checkpoint contains no detector, or one that does not fit its own description.
         ConfigError: the network cannot be exported for the window in the settings or cannot be quantised, or there
             are no pictures to calibrate int8.
     """
@@ -82,7 +82,7 @@ def export_onnx(
 
 
 def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
-    """Convert the graph of a detector to ONNX (``trace_windows``)."""
+    """Convert the graph of a detector to ONNX, for batches of any size."""
     outputs = [*OUTPUTS, *([EMBEDDING] if card.embedding_dim else [])]
     return trace_windows(graph, card, outputs, graph.detector.backbone.lattice.any_size)
 
@@ -94,7 +94,7 @@ def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_si
         graph: the network in evaluation mode.
         card: card of the model.
         outputs: names of the graph's outputs.
-        any_size: whether windows may have any size, instead of only that of the card.
+        any_size: True if windows may have any size, False if only the card's.
     """
     pixels = torch.zeros((TRACED_BATCH, 3, card.input_px, card.input_px), dtype=torch.uint8)
     sizes = {0: Dim("batch")}
@@ -145,7 +145,7 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
         changes: settings of the export (``methods.detector.config``) instead of the checkpoint's.
 
     Raises:
-        CheckpointError: the checkpoint holds no detector, or one that does not fit its own description.
+        CheckpointError: the checkpoint contains no detector, or one that does not fit its own description.
         ConfigError: the network cannot be exported for the window that the settings name.
     """
     detector, config, checkpoint = load_trained(path)
@@ -210,7 +210,7 @@ def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
     """
     card = read_card(model)
     if facts.keys() - {field.name for field in dataclasses.fields(card)}:
-        raise ConfigError(f"{model}: {card.does}, and has no temperature, outlines or organs; change another model's")
+        raise ConfigError(f"{model}: {card.does}, and has no temperature, outlines or organs; give a detector")
     card = dataclasses.replace(card, **replace_outlines(facts))
     write_model(onnx.load(model), card, output)
     return card
@@ -234,16 +234,16 @@ def _pictures(folders: Iterable[tuple[Path, float]]) -> list[tuple[Path, float]]
     for folder, mpp in folders:
         paths = list_pictures(folder)
         if not paths:
-            raise ModelError(f"{folder}: holds no pictures; give a folder of those that the model was trained on")
+            raise ModelError(f"{folder}: contains no pictures; give a folder of those that the model was trained on")
         found += [(path, mpp) for path in paths]
     return found
 
 
-WINDOW_PX = 1024  # for networks that accept windows of any size
+WINDOW_PX = 1024  # side of a window for networks that accept any size
 
 
 class EmbeddingGraph(nn.Module):
-    """The dense map (B, D, H / 4, W / 4) of pixels (B, 3, H, W) uint8 and a colour map (3, 4)."""
+    """Computes the dense map (B, D, H / 4, W / 4) of pixels (B, 3, H, W) uint8 with a colour map (3, 4)."""
 
     def __init__(self, backbone: Backbone):
         super().__init__()
@@ -258,12 +258,12 @@ def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
     """Export a backbone to ``output``, one file with its card in the metadata.
 
     Args:
-        checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in one.
+        checkpoint: a checkpoint of any method of this package, a released MUSE file, or the name of a built-in model.
         output: the file.
-        mpp: um per pixel for a checkpoint without one.
+        mpp: um per pixel, if the checkpoint does not state it.
 
     Raises:
-        CheckpointError: the checkpoint holds no backbone with a dense map, or cannot be read.
+        CheckpointError: the checkpoint contains no backbone with a dense map, or cannot be read.
     """
     graph, card = load_embedder(checkpoint, mpp)
     write_model(trace_windows(graph, card, [DENSE], graph.backbone.lattice.any_size), card, output)
@@ -308,5 +308,5 @@ def _window(backbone: Backbone, name: str, meta: dict[str, Any], path: Path) -> 
     by_name = re.search(r"_(\d+)$", name)
     side = meta.get("window_px") or meta.get("config", {}).get("window_px") or (by_name and int(by_name[1]))
     if not side:
-        raise CheckpointError(f"{path}: does not state the window of its training; import it by its name first")
+        raise CheckpointError(f"{path}: does not state its training window; use `muse import-checkpoint --backbone`")
     return side, embedding_halo(side, backbone.stride_px, any_size=False)

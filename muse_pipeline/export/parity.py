@@ -1,4 +1,4 @@
-"""Check that an exported graph and its network find the same nuclei, classes and outlines."""
+"""A check that an exported graph and its network find the same nuclei, classes and outlines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6
-TIED_PX = 2.0 * CELL_PX  # distance of two equally good cells, of which rounding decides which one is the peak
+TIED_PX = 2.0 * CELL_PX  # distance between two equally good cells if rounding decides which of them is the peak
 MAX_TIED = 0.02  # accepted share of nuclei with such a tie
-# Neither symmetric nor the identity, so that a graph which ignores or transposes its map finds other nuclei.
+# Neither symmetric nor the identity, so that a graph that ignores or transposes its map finds different nuclei.
 COLOUR = np.array([[1.05, -0.03, 0.02, 0.01], [0.04, 0.95, -0.02, 0.02], [-0.01, 0.03, 1.02, -0.01]], np.float32)
 
 
@@ -50,10 +50,10 @@ class Tolerance:
     embedding: float
 
 
-# Half precision rounds to three digits, so that the peak may move between two equally good cells.
-# With int8 this happens to about 1 % of the nuclei, which get the outlines of the other cells. The class probabilities
-# of one nucleus in two thousand change by up to a quarter. In full precision, embeddings reveal errors that hardly
-# change nuclei: GELU by tanh moves them by 1e-3 deviations.
+# Half precision rounds to three digits, so the peak may move between two equally good cells. With int8 this happens for
+# about 1 % of the nuclei, which get the outlines of the other cells; the class probabilities of one nucleus in two
+# thousand change by up to a quarter. In full precision, embeddings reveal errors that hardly change nuclei: with GELU
+# approximated by tanh, they change by 1e-3 standard deviations.
 TOLERANCES = {
     "fp32": Tolerance(0.0, 0.05, 0.001, 1e-3, 1e-3, 0.01, 0.99999, 3e-4),
     "fp16": Tolerance(0.005, 0.05, 0.001, 0.01, 0.02, 0.05, 0.999, math.inf),
@@ -68,13 +68,14 @@ class Parity:
     Attributes:
         n_windows: number of windows.
         n_nuclei: number of nuclei that torch found.
-        n_unmatched: nuclei that only one runtime found, above the threshold by more than the tolerance of scores.
-        n_other_class: nuclei that both found with different classes, by a margin above the tolerance of probabilities.
-        xy_px: largest distance between both positions of a nucleus.
-        score: largest difference of their scores.
-        prob: largest difference of their class probabilities.
-        rays_um: largest difference of their rays.
-        cosine: smallest cosine similarity of their embeddings; 1 without embeddings.
+        n_unmatched: number of nuclei that only one runtime found, above the threshold by more than the tolerance of
+            scores.
+        n_other_class: number of nuclei with different classes, by a margin of more than the tolerance of probabilities.
+        xy_px: largest distance between the two positions of a nucleus.
+        score: largest difference of scores.
+        prob: largest difference of class probabilities.
+        rays_um: largest difference of rays.
+        cosine: smallest cosine similarity of embeddings; 1 without embeddings.
         embedding: largest difference of embeddings, in standard deviations; 0 without embeddings.
     """
 
@@ -103,15 +104,15 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"{self.n_nuclei} nuclei on {self.n_windows} windows, {self.n_unmatched} found by one only, "
-            f"{self.n_other_class} of another class; largest differences: position {self.xy_px:.2g} px, score "
+            f"{self.n_nuclei} nuclei on {self.n_windows} windows, {self.n_unmatched} found by only one, "
+            f"{self.n_other_class} of a different class; largest differences: position {self.xy_px:.2g} px, score "
             f"{self.score:.2g}, probability {self.prob:.2g}, rays {self.rays_um:.2g} um, embedding (if any) "
             f"{max(1 - self.cosine, 0):.1g} (1 - cosine) and {self.embedding:.1g} of its deviation"
         )
 
 
 def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "cpu") -> Parity:
-    """Run the checkpoint in torch, in float32, and the model in ONNX Runtime on the pictures of a folder.
+    """Compare a checkpoint, run in torch in float32, with the model exported from it, on the pictures in a folder.
 
     Args:
         checkpoint: a checkpoint of ``muse finetune``.
@@ -213,7 +214,7 @@ def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
 
 
 def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:
-    """Remove from both sets nuclei whose peaks are at different cells of equal score."""
+    """Remove from both sets the nuclei that have their peaks at different cells with equal scores."""
     first, second = _matches(expected.xy, found.xy, TIED_PX)
     tied = np.abs(expected.score[first] - found.score[second]) <= score
     kept = [np.ones(len(nuclei), bool) for nuclei in (expected, found)]
@@ -222,7 +223,7 @@ def _without_ties(expected: Nuclei, found: Nuclei, score: float) -> tuple[Nuclei
 
 
 def _matches(first: np.ndarray, second: np.ndarray, within_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into both sets of mutually nearest positions."""
+    """Indices of mutually nearest positions in the two sets."""
     if not len(first) or not len(second):
         return np.zeros(0, int), np.zeros(0, int)
     distance, nearest = cKDTree(second).query(first)
@@ -232,7 +233,7 @@ def _matches(first: np.ndarray, second: np.ndarray, within_px: float) -> tuple[n
 
 
 def _margin(prob: np.ndarray) -> np.ndarray:
-    """(N,) lead of the most probable class over the second."""
+    """(N,) lead of the most probable class over the second most probable."""
     if prob.shape[1] < 2:
         return np.ones(len(prob))
     second, first = np.sort(prob, axis=1)[:, -2:].T

@@ -30,12 +30,13 @@ KEPT = ("Resize", "Transpose", "Reshape")  # operations that gain nothing from i
 def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
     """Insert static QDQ pairs around convolutions: U8S8, weights per channel, ranges by minimum and maximum.
 
-    Layers from the first convolution with weights up to, but not including, the last layers are int8. Rounded scores
-    would tie, and colour, read-out and selection need more than 256 values. The result is deterministic.
+    Layers from the first convolution with weights up to, but not including, the last layers are int8. The others are
+    not, because rounded scores would tie, and colour, positions and selection need more than 256 values. The result is
+    deterministic.
 
     Args:
         model: the model in float32, from ``export.onnx.trace``.
-        windows: windows for the ranges of activations.
+        windows: windows from which the ranges of activations are determined.
         name: name of the network, for errors.
 
     Raises:
@@ -53,12 +54,12 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
     nodes = _before_last_layers(model)
     others = sorted({node.op_type for node in nodes} - {*QUANTISED, *KEPT})
     if others or not nodes:
-        found = ", ".join(others) or "no two convolutions"
+        found = ", ".join(others) or "fewer than two convolutions"
         raise ConfigError(
-            f"precision 'int8' is for networks of convolutions alone (the compact family), and {name} has {found}; "
+            f"precision 'int8' is only for networks of convolutions (the compact family), but {name} has {found}; "
             "choose fp32 or fp16"
         )
-    # Hides the advice to fuse batch norms first, which torch's exporter has done.
+    # Hides the advice to fuse batch norms first, which torch's exporter has done already.
     with tempfile.TemporaryDirectory() as folder, errors_only():
         quantised = Path(folder) / "int8.onnx"
         quantize_static(
@@ -78,7 +79,7 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
 
 
 def _gather_before_dequantising(model: onnx.ModelProto) -> None:
-    """Gather the few selected cells of a map before they are dequantised, in place, which is faster."""
+    """Change the graph, in place, so that only the few selected cells of a map are dequantised, which is faster."""
     maker, made = {output: node for node in model.graph.node for output in node.output}, set()
     for gather in [node for node in model.graph.node if node.op_type == "GatherND"]:
         source, moves = maker.get(gather.input[0]), []
@@ -109,8 +110,8 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
 def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Nodes from the first convolution with weights up to, but not including, the last layers.
 
-    Layers are convolutions and matrix products with weights. The last ones, with which heads compute their maps, are
-    followed by no convolution.
+    Layers are convolutions and matrix products with weights. The last layers, with which heads compute their maps, are
+    not followed by any convolution.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     convolutions, products = (
@@ -205,11 +206,11 @@ MAX_WINDOWS = 64
 
 @dataclass(frozen=True)
 class CalibrationWindow:
-    """One call of the graph.
+    """Inputs of one call of the graph.
 
     Attributes:
         pixels: (1, 3, S, S) uint8.
-        colour: (3, 4) float32, fitted to the picture as to a slide.
+        colour: (3, 4) float32 map, fitted to the picture as if it were a slide.
     """
 
     pixels: np.ndarray
@@ -217,9 +218,9 @@ class CalibrationWindow:
 
 
 def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[CalibrationWindow]:
-    """The upper left window of each picture of a folder, by name, at most ``MAX_WINDOWS`` spread evenly.
+    """The upper left windows of the pictures in a folder; of more than ``MAX_WINDOWS`` pictures, a selection.
 
-    Windows of small pictures are padded with white, like windows at the border of a slide.
+    The selection is spread evenly over the names. Small pictures are padded with white, like the border of a slide.
 
     Args:
         folder: folder of pictures at the model's mpp.

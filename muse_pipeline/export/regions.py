@@ -32,7 +32,7 @@ MAX_PICTURES = 6
 
 
 def is_region_checkpoint(path: Path) -> bool:
-    """True if a checkpoint of this package holds a region network.
+    """True if a checkpoint of this package contains a region network.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -41,7 +41,7 @@ def is_region_checkpoint(path: Path) -> bool:
 
 
 def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tuple[RegionNetwork, RegionCard]:
-    """Load the network in evaluation mode and its card.
+    """Load a region network, in evaluation mode, and its card.
 
     Args:
         path: the checkpoint.
@@ -49,7 +49,7 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
         changes: settings of ``RegionExport`` instead of the checkpoint's.
 
     Raises:
-        CheckpointError: the checkpoint holds no region network, or one that does not fit its description.
+        CheckpointError: the checkpoint contains no region network, or one that does not fit its description.
         ConfigError: the network cannot be exported for the window that the settings name.
     """
     checkpoint = load_checkpoint(path)
@@ -114,11 +114,11 @@ def export_region_model(
     Args:
         checkpoint: a checkpoint that ``load_region_model`` reads.
         output: the file.
-        calibration: folder of pictures to calibrate int8.
+        calibration: folder of pictures to calibrate int8; None for other precisions.
         changes: ``name`` and settings of the export, as in ``load_region_model``.
 
     Raises:
-        CheckpointError: the checkpoint holds no region network, or one that does not fit its description.
+        CheckpointError: the checkpoint contains no region network, or one that does not fit its description.
         ConfigError: the network cannot be exported for the window that the settings name or cannot be quantised, or
             there are no pictures to calibrate int8.
     """
@@ -158,16 +158,16 @@ class RegionParity:
     def __str__(self) -> str:
         return (
             f"{self.n_windows} windows; probabilities differ by {self.largest:.2g} at most and {self.mean:.2g} on "
-            f"average, {self.other_class:.2%} of cells have another class"
+            f"average, {self.other_class:.2%} of cells have a different class"
         )
 
 
 def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionParity:
-    """Compare a checkpoint in float32 with the model exported from it on the pictures of a folder.
+    """Compare a checkpoint, run in float32, with the model exported from it, on the pictures in a folder.
 
     Raises:
         LabelError: a picture cannot be read.
-        ModelError: there is no picture, or the two differ by more than the tolerance.
+        ModelError: there is no picture, or the results differ by more than the tolerances.
     """
     predictor = RegionPredictor(model)
     card = predictor.card

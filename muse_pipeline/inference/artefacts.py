@@ -1,11 +1,11 @@
-"""Areas of a slide that are out of focus, folded, under an air bubble or inked, whose nuclei cannot be trusted.
+"""Areas of a slide that are out of focus, folded, under an air bubble or inked, in which nuclei cannot be trusted.
 
-Focus is measured in the green channel, which both stains absorb. It is blurred repeatedly, each time twice as much,
-from 0.5 to 1.7 um; the difference between two blurs is the detail of that size. In focus, the detail of 0.5 to 0.9 um
-has 0.3 to 1 times the energy of the detail of 0.9 to 1.7 um, for any stain and contrast; a defocus of 1 um leaves two
-fifths. This ratio depends on tissue and scanner, so a cell is out of focus below a fraction of the median of the slide,
-within limits. The noise of the camera is measured in the finest detail and subtracted. Folds, bubbles and ink are
-mapped by the built-in region model ``artefacts``.
+Focus is measured in the green channel, which both stains absorb. The channel is blurred repeatedly, each blur about
+twice as wide as the last, from 0.5 to 1.7 um; the difference between two successive blurs is the detail of that size.
+In focus, the detail of 0.5 to 0.9 um has 0.3 to 1 times the energy of the detail of 0.9 to 1.7 um, for any stain and
+contrast; a defocus of 1 um reduces this ratio to two fifths. The ratio also depends on tissue and scanner, so a cell
+is out of focus if its ratio is below a fraction of the slide's median, within limits. Camera noise is measured in the
+finest detail and subtracted. Folds, bubbles and ink are mapped by the built-in region model ``artefacts``.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
 MODEL = BUILT_IN / "regions/artefacts.onnx"
-KINDS = ARTEFACTS  # "blurred" is measured; the others are the model's classes but the first
+KINDS = ARTEFACTS  # "blurred" is measured; the model maps the others, in the order of its classes after the first
 FOLD = KINDS.index("fold")  # index among the kinds, and among the classes of the model
 COLORS = ((255, 170, 0), (128, 0, 128), (0, 160, 200), (60, 60, 60))
 CLEAN = -1
 MPP = 0.5  # um per pixel at which focus is measured
-CELL_UM = 16.0
+CELL_UM = 16.0  # side of a cell
 _CELL_PX = 32
-MIN_PROBABILITY = 0.5  # least probability of the model's kinds
-CONNECTED_PROBABILITY = 0.05  # of cells connected to a fold: docs/results.md, "Artefacts"
-MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # by kind; smaller areas are dropped
-SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies; recall and false alarms: docs/results.md, "Artefacts"
-RATIO_LIMITS = (0.24, 0.36)  # for slides that are mostly blurred, or rich in fine collagen
+MIN_PROBABILITY = 0.5  # least probability of a kind that the model maps
+CONNECTED_PROBABILITY = 0.05  # least probability of the cells connected to a fold: docs/results/artefacts.md
+MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)  # least area of each of ``KINDS``; smaller areas are dropped
+SHARE_OF_MEDIAN = 0.62  # limit of the ratio of energies, relative to its median: docs/results/artefacts.md
+RATIO_LIMITS = (0.24, 0.36)  # bounds of that limit, for slides that are mostly blurred or rich in fine collagen
 MIN_ENERGY = 0.5  # grey levels squared; cells with less detail are not judged
-_NOISE = (0.0334, 0.0139)  # energy of white noise in the fine and the coarse detail, relative to the finest
-MIN_TISSUE = 0.6  # least fraction of a cell; the edge of tissue would count as detail
+_NOISE = (0.0334, 0.0139)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
+MIN_TISSUE = 0.6  # least fraction of tissue in a cell, since the edge of tissue would count as detail
 MAX_GREEN = 220  # brighter pixels are glass
-MOST = 0.5  # of the tissue; above it a slide is blurred as a whole, or dark rather than folded
-_BLOCK_CELLS = 16  # a chunk of the image at 0.5 um/px; blurred on its own, with mirrored edges
-_STEPS = 64  # per grey level; a blur of 16-bit integers is the same on every machine
+MOST = 0.5  # fraction of the tissue; above it a slide is blurred as a whole, or dark rather than folded
+_BLOCK_CELLS = 16  # side of a block in cells: one chunk at 0.5 um/px, blurred separately with mirrored edges
+_STEPS = 64  # integer steps per grey level; blurring 16-bit integers gives the same result on every machine
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +59,11 @@ class ArtefactMap:
 
     Attributes:
         kind: (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at the corner of level 0.
-        area_mm2: area of tissue of each kind; empty if no artefacts were searched for.
+        area_mm2: area of tissue of each kind; empty if artefacts were not searched for.
         slide_mpp: (x, y) um per level-0 pixel.
-        model_sha256: checksum of the model that mapped all but the first kind.
+        model_sha256: checksum of the model that mapped all kinds but the first.
         kinds: names of the kinds.
-        subtract: kinds whose nuclei and areas totals leave out.
+        subtract: kinds whose nuclei and areas are left out of totals.
         tissue_mm2: area of the tissue.
     """
 
@@ -77,9 +77,9 @@ class ArtefactMap:
 
     @property
     def soft(self) -> str:
-        """The warning about a slide that is mostly out of focus; "" for other slides.
+        """A warning if most of the tissue is out of focus and therefore not subtracted; "" otherwise.
 
-        Focus is measured relative to the rest of the slide, so nothing is left out if most of it is out of focus.
+        Focus is measured relative to the rest of the slide, which is then no reference.
         """
         share = self.area_mm2.get(KINDS[0], 0.0) / max(self.tissue_mm2, 1e-6)
         if share <= MOST or KINDS[0] not in self.subtract:
@@ -87,7 +87,7 @@ class ArtefactMap:
         return f"{share:.0%} of the tissue is out of focus, so nothing is left out for it; check the slide"
 
     def at(self, xy: np.ndarray) -> np.ndarray:
-        """(N,) int32 kinds at positions (N, 2) in level-0 px."""
+        """(N,) int32 kinds at positions (N, 2) in level-0 pixels."""
         last = np.array(self.kind.shape[::-1]) - 1
         column, row = (np.asarray(xy) * self.slide_mpp / CELL_UM).astype(int).clip(0, last).T
         return self.kind[row, column].astype(np.int32)
@@ -98,7 +98,7 @@ class ArtefactMap:
         return Quality(MPP, CELL_UM, self.model_sha256, self.area_mm2, tuple(self.subtract), left_out)
 
     def write_outlines(self, path: Path, info: SlideInfo) -> None:
-        """Write the areas as annotations for QuPath, classified by kind."""
+        """Write the areas as QuPath annotations, classified by kind."""
         areas, to_level0 = [], CELL_UM / np.array(self.slide_mpp)
         for number, (name, color) in enumerate(zip(self.kinds, COLORS, strict=False)):
             row, column = np.nonzero(self.kind == number)
@@ -126,7 +126,7 @@ def find_artefacts(
         subtract: the kinds whose nuclei and areas are left out of totals; they take precedence where kinds overlap.
 
     Raises:
-        StoreError: the image is coarser, or a chunk of it is damaged.
+        StoreError: the image is coarser than ``MPP``, or a chunk of it is damaged.
     """
     masks = find_masks(store, fit, threads)
     kind = np.full(masks[0].shape, CLEAN, np.int8)
@@ -138,14 +138,14 @@ def find_artefacts(
 
 
 def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
-    """Cells (rows, columns) bool of each kind, which may overlap; arguments as for ``find_artefacts``."""
+    """A mask of the cells of each kind, (rows, columns) bool; masks may overlap. Arguments: see ``find_artefacts``."""
     image = store.at(MPP)
     n_cells = tuple(-(-side // _CELL_PX) for side in image.size_px[::-1])
     blurred, is_tissue = find_blurred(*measure_focus(image, n_cells, threads)), tissue_on_cells(image, _CELL_PX)
     model = ArtefactPredictor(MODEL)
     found = map_slide(image, model, colour_of_fit(model.card.colour, fit), threads=threads)
     fine = round(CELL_UM / found.cell_um)  # the model's cells along the side of a cell
-    fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # the first is clean tissue
+    fold, *others = average_over_tissue(found.prob[1:], found.tissue, fine, n_cells) / 255  # class 0 is clean tissue
     masks = blurred, apply_hysteresis(fold), *(prob > MIN_PROBABILITY for prob in others)
     settled = [settle_areas(mask, least) & is_tissue for mask, least in zip(masks, MIN_AREAS_MM2, strict=True)]
     settled[FOLD] = masks[FOLD] & drop_most(settled[FOLD], is_tissue)  # undo the growth of the areas
@@ -153,13 +153,13 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
 
 
 def seek_no_artefacts(store: Store, subtract: Sequence[str]) -> ArtefactMap:
-    """The empty map of a slide of another stain: the model was trained on H&E, and mistakes brown tissue for ink."""
+    """An empty map, for slides with a stain other than H&E: the model would mistake brown tissue for ink."""
     clean = np.full((1, 1), CLEAN, np.int8)
     return ArtefactMap(clean, {}, store.slide_mpp, sha256_of(MODEL), kinds=(), subtract=tuple(subtract))
 
 
 def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
-    """mm2 of tissue of each kind."""
+    """Area of tissue of each kind, in mm2."""
     row, column = (
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
         for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
@@ -170,13 +170,13 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
 
 
 class ArtefactPredictor(RegionPredictor):
-    """Maps folds in normalised stains, and bubbles and ink in the unchanged image.
+    """Maps folds in the normalised image, and bubbles and ink in the unchanged one.
 
-    Folds are darker than the rest of their slide, while ink would distort the normalisation.
+    Normalised stains tell folds from darkly stained tissue, but normalisation would distort the colours of ink.
     """
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-        """Map both images, as ``RegionPredictor`` does, and take folds from the normalised one."""
+        """Map both images as ``RegionPredictor`` does, and take folds from the normalised one."""
         inputs = self.inputs(pixels, colour)
         normalised, unchanged = (
             run_session(self.session, self.path, [MAP], {**inputs, "colour": each})[0] for each in (colour, IDENTITY)
@@ -186,16 +186,16 @@ class ArtefactPredictor(RegionPredictor):
 
 
 def apply_hysteresis(prob: np.ndarray) -> np.ndarray:
-    """Areas above ``CONNECTED_PROBABILITY`` with a cell above ``MIN_PROBABILITY``, (rows, columns) bool."""
+    """Connected areas above ``CONNECTED_PROBABILITY`` that contain a cell above ``MIN_PROBABILITY``, as a mask."""
     _, area = cv2.connectedComponents((prob > CONNECTED_PROBABILITY).astype(np.uint8), connectivity=8)
     return np.isin(area, area[prob > MIN_PROBABILITY])
 
 
 def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cells: tuple[int, int]) -> np.ndarray:
-    """Means over the tissue of each cell.
+    """Means of ``values`` over the tissue in each cell.
 
     Args:
-        values: (C, h, w), 0 outside of tissue.
+        values: (C, h, w), 0 outside tissue.
         tissue: (h, w) bool.
         fine: number of pixels of ``values`` along the side of a cell.
         n_cells: numbers of rows and columns of cells.
@@ -210,17 +210,17 @@ def average_over_tissue(values: np.ndarray, tissue: np.ndarray, fine: int, n_cel
         padded[: part.shape[0], : part.shape[1]] = part
         return cv2.resize(padded, n_cells[::-1], interpolation=cv2.INTER_AREA)
 
-    # A single pixel of tissue averages to 1 / fine**2, so this limit only affects cells without tissue.
+    # A single pixel of tissue averages to 1 / fine**2, so this limit affects only cells without tissue.
     return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
 def drop_most(folds: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
-    """The folds, or none if they are more than ``MOST`` of the tissue: folds are darker than the rest of a slide."""
+    """The folds; none if they are more than ``MOST`` of the tissue, since folds are darker than the rest of a slide."""
     return folds & (folds.sum() <= MOST * is_tissue.sum())
 
 
 def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Energy of detail in the cells of an image at ``MPP``, each averaged with the cells around it that are tissue.
+    """Energy of fine and coarse detail in the cells of an image, each cell averaged with the tissue cells around it.
 
     Args:
         image: image at ``MPP``.
@@ -228,8 +228,8 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
         threads: number of threads; it changes no result.
 
     Returns:
-        (rows, columns) float32 each, grey levels squared: detail of 0.5 to 0.9 um and detail of 0.9 to 1.7 um;
-        both are 0 outside of tissue.
+        Energies of the detail of 0.5 to 0.9 um and of the detail of 0.9 to 1.7 um, each (rows, columns) float32 in
+        grey levels squared; both are 0 outside tissue.
     """
     cv2.setNumThreads(1)
     measures = np.zeros((*n_cells, 3), np.float32)
@@ -244,7 +244,7 @@ def measure_focus(image: Store, n_cells: tuple[int, int], threads: int = 1) -> t
         cv2.blur(each * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
         for each in (np.ones_like(fine), fine, coarse)
     )
-    # The share of a cell of tissue is 1/9 or more, so the limit only affects other cells, which become 0.
+    # The share is 1/9 or more in cells of tissue, so this limit affects only the other cells, which become 0.
     share = np.maximum(share, 0.1)
     return np.where(is_tissue, fine / share, 0), np.where(is_tissue, coarse / share, 0)
 
@@ -255,16 +255,16 @@ def find_blurred(
     share_of_median: float = SHARE_OF_MEDIAN,
     limits: tuple[float, float] = RATIO_LIMITS,
 ) -> np.ndarray:
-    """Find cells with little fine detail relative to their coarse detail, in comparison with the rest of the slide.
+    """Find cells whose ratio of fine to coarse detail is low compared with the rest of the slide.
 
     Args:
         fine: energy of the finer detail, from ``measure_focus``.
         coarse: energy of the coarser detail, from ``measure_focus``.
         share_of_median: fraction of the slide's median ratio of fine to coarse, below which a cell is out of focus.
-        limits: lowest and highest value of the resulting limit of the ratio.
+        limits: least and largest value of the resulting limit of the ratio.
 
     Returns:
-        (rows, columns) bool; False for cells with too faint ``coarse`` detail, unless they are between blurred ones.
+        (rows, columns) bool; False for cells with too little coarse detail, unless they are between blurred cells.
     """
     judged = coarse > MIN_ENERGY
     usual = np.median(fine[judged] / coarse[judged]) if judged.any() else 0.0
@@ -273,7 +273,7 @@ def find_blurred(
 
 
 def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """(row, column) of the first cell of every block that has tissue."""
+    """Yield (row, column) of the first cell of every block that contains tissue."""
     tissue, side_px = image.tissue
     step = _CELL_PX / side_px
     for row in range(0, rows, _BLOCK_CELLS):
@@ -286,7 +286,7 @@ def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 
 def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
-    """Energy of both details, and fraction of tissue, of each cell of a block: (n, n, 3)."""
+    """Energies of fine and coarse detail, and fraction of tissue, in the cells of a block: (n, n, 3)."""
     row, column = corner
     box = (column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2
     (green,) = image.read_planes(*box, channels=slice(1, 2))
@@ -294,10 +294,10 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
 
 
 def _measure_detail(green: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Energies of the finer and the coarser detail in the cells of a block (h, w) uint8, and fraction of tissue."""
+    """Energies of fine and coarse detail, and fraction of tissue, in the cells of a block (h, w) uint8; (n, n) each."""
     sharp = green.astype(np.uint16)
-    sharp *= _STEPS  # in place: twice as fast
-    soft = cv2.pyrDown(sharp)  # half the size; exact in integers, like the blurs below
+    sharp *= _STEPS  # in place, which is twice as fast
+    soft = cv2.pyrDown(sharp)  # blurred, at half the size; exact in integers, like the blurs below
     softer = cv2.GaussianBlur(soft, (3, 3), 0)
     softer_small = softer[::2, ::2].copy()
     softest = cv2.GaussianBlur(softer_small, (3, 3), 0)
@@ -308,18 +308,18 @@ def _measure_detail(green: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _measure_energy(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Mean square of the difference of two images in each cell of a block, in grey levels."""
+    """Mean square of the difference of two images in each cell of a block, in grey levels squared."""
     difference = cv2.absdiff(one, other).astype(np.float32)
     return _average(np.square(difference, out=difference)) / _STEPS**2
 
 
 def _average(values: np.ndarray) -> np.ndarray:
-    """Means (n, n) of values of any resolution over the cells of a block."""
+    """Means (n, n) of values, at any resolution, over the cells of a block."""
     return cv2.resize(values, (_BLOCK_CELLS, _BLOCK_CELLS), interpolation=cv2.INTER_AREA)
 
 
 def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
-    """Large enough areas, grown by one cell, because the measure of a cell includes its neighbours."""
+    """Areas of at least ``min_area_mm2``, grown by one cell because the measure of a cell includes its neighbours."""
     _, number, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= min_area_mm2 * 1e6 / CELL_UM**2
     large[0] = False

@@ -1,4 +1,4 @@
-"""The model card: description of a model, stored in the ONNX metadata."""
+"""The model card: a description of a model, stored in the metadata of its ONNX file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SNAP_UM = 5.0
 
 @dataclass(frozen=True)
 class ColourReference:
-    """Reference to which the colours of a slide are normalised (see ``inference.stains``).
+    """Reference to which a slide's colours are normalised (see ``inference.stains``).
 
     Attributes:
         method: "identity" or "macenko".
@@ -45,7 +45,7 @@ class AppearanceReference:
 
     Attributes:
         n_pictures: number of pictures that were measured.
-        ranges: 1st, 50th and 99th percentile over the pictures of each measure of ``tissue.colour``, by its name.
+        ranges: name of each measure of ``tissue.colour`` -> its 1st, 50th and 99th percentile over the pictures.
     """
 
     n_pictures: int
@@ -58,8 +58,8 @@ class ClassReference:
 
     Attributes:
         n_slides: number of slides with enough nuclei of the class.
-        median_area_um2: least, median and largest value over these slides of the median area.
-        mean_class_probability: least, median and largest value over these slides of the mean probability of the class.
+        median_area_um2: least, median and largest value, over these slides, of the median area.
+        mean_class_probability: least, median and largest value, over these slides, of the mean probability.
     """
 
     n_slides: int
@@ -69,23 +69,23 @@ class ClassReference:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Contract between a model file and the code that runs it: base class of the cards of all kinds of models.
+    """Contract between a model file and the code that runs it; base class of the cards of all kinds of models.
 
     Attributes:
         name: name of the model.
         mpp: um per pixel of its input.
         input_px: side of the square window.
-        halo_px: border of a window that belongs to its neighbours.
+        halo_px: width of the border in which a window's neighbours find the nuclei or regions.
         stride_px: total stride of the network; windows start at multiples of it.
         batch: number of windows per call of the graph.
         licence: SPDX name of the weights' licence.
         training_data: data that the weights were trained on, with licences.
-        colour: fit of the ``colour`` input.
+        colour: reference for the graph's input ``colour``.
         precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
-        source: checkpoint's checksum, command and package versions; for int8 the windows that it was calibrated on.
-        does: purpose of a model of this kind, as a predicate.
-        verb: command that runs it.
-        otherwise: second half of the error for a model of another kind, which ``verb`` runs.
+        source: checkpoint's checksum, command and package versions; for int8 also the calibration windows.
+        does: predicate of a sentence about models of this kind, "finds nuclei" for instance.
+        verb: command that runs a model of this kind.
+        otherwise: end of the error if a model of a different kind is given; ``{verb}`` is that model's command.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Card:
     otherwise: ClassVar[str]
 
     def to_json(self) -> str:
-        """Stable JSON, keys sorted."""
+        """The card as JSON with sorted keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
@@ -113,7 +113,7 @@ class Card:
         """Read a card; ``where`` names the file in errors.
 
         Raises:
-            ModelError: the text is not a card, or the model is of another kind.
+            ModelError: the text is not a card, or it is the card of a model of a different kind.
         """
         card = read_any_card(text, where)
         if not isinstance(card, cls):
@@ -122,7 +122,7 @@ class Card:
 
 
 def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
-    """Resolve settings of outlines: ``refine`` replaces ``snap_um``, which replaces an inherited ``refine``."""
+    """Let settings of outlines replace inherited ones: ``refine`` resets ``snap_um`` and vice versa."""
     if given.get("refine"):
         return {"snap_um": 0.0, **given}
     return {"refine": False, **given} if "snap_um" in given else given
@@ -133,22 +133,21 @@ class ModelCard(Card):
     """Contract of a model that finds nuclei.
 
     Attributes:
-        capacity: slots for nuclei per window (K).
+        capacity: largest number of nuclei per window (K).
         classes: class index -> name and colour.
         threshold: score below which the graph leaves a slot empty.
         n_rays: rays per outline.
-        readout: rule that ties the dense map to positions (``models.base``), "x/4-0.5" for our own networks.
+        readout: rule by which positions are read from the dense map (``models.base``), "x/4-0.5" for our own networks.
         appearance: appearance of the training pictures; None if not measured.
-        temperature: divisor of the logits of the graph's class probabilities, applied before these are written; 1
-            leaves them as they are.
-        snap_um: largest move of outlines to the nearest edge of the stained nucleus (``outlines.snap_to_edges``); 0
-            leaves them as they are.
+        temperature: divisor of the logits of the class probabilities, applied after the graph; 1 leaves them unchanged.
+        snap_um: largest distance by which outlines move to the clearest edge of the stained nucleus
+            (``outlines.snap_to_edges``); 0 leaves them unchanged.
         refine: True if the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
-        embedding_dim: D of the graph's output ``embedding``; 0 without this output.
-        metrics: measured figures by name, each with its split in the name.
+        embedding_dim: length D of the vectors in the graph's output ``embedding``; 0 if it has no such output.
+        metrics: measured figures by name; each name contains the split.
         limits: limits of the model's use, in words.
         organs: organs in which the classes were validated.
-        nuclei: nuclei of each class in training; none if they were not measured.
+        nuclei: measures of the training nuclei of each class; empty if they were not measured.
     """
 
     capacity: Count
@@ -169,7 +168,7 @@ class ModelCard(Card):
     does = "finds nuclei"
     verb = "muse detect"
     otherwise = ", and finds no nuclei; run it with `{verb}`"
-    is_imported = False  # imported networks have other maps, and probabilities of another meaning
+    is_imported = False  # maps and probabilities of imported networks have a different meaning
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -182,7 +181,7 @@ class ModelCard(Card):
         if core_px <= 0 or core_px % self.stride_px or self.halo_px % self.stride_px:
             raise ConfigError(
                 f"card of '{self.name}': window {self.input_px} px with halo {self.halo_px} px does not suit a stride "
-                f"of {self.stride_px} px; core and halo must be multiples of it"
+                f"of {self.stride_px} px; core and halo must be multiples of the stride"
             )
 
 
@@ -192,12 +191,12 @@ class ImportedCard(ModelCard):
 
     Attributes:
         kind: content of its maps, one of ``core.types.NETWORKS``.
-        maps: names of the graph's outputs that have the maps.
-        scaling: preparation of the pixels, a key of ``inference.maps.SCALINGS``.
+        maps: names of the graph's outputs that contain the maps.
+        scaling: scaling of the pixels, a key of ``inference.maps.SCALINGS``.
         dtype: NumPy's name of the input's type.
         channels_first: True if the input is (B, 3, H, W), False if it is (B, H, W, 3).
-        logits: True if maps of probabilities are not normalised.
-        margin_px: border of a window that the maps leave out.
+        logits: True if the maps contain logits instead of probabilities.
+        margin_px: width of the border of a window that the maps do not cover.
     """
 
     kind: str
@@ -221,11 +220,11 @@ class RegionCard(Card):
 
     Attributes:
         cell_px: input pixels per cell of the map.
-        classes: channel of the map -> name and colour; the first is tissue of none of the other classes.
-        metrics: measured figures by name, each with its split in the name.
+        classes: name and colour of each channel of the map; the first class is tissue that is in none of the others.
+        metrics: measured figures by name; each name contains the split.
         limits: limits of the model's use, in words.
-        min_area_mm2: smaller areas and holes are merged into the class around them.
-        kind: "regions"; the card of a detector has no kind.
+        min_area_mm2: least area of regions and holes; smaller ones are merged into the class around them.
+        kind: always "regions"; the card of a detector has no kind.
     """
 
     cell_px: int
@@ -258,9 +257,9 @@ class EmbedderCard(Card):
     """Contract of a model that computes a vector of features for every nucleus.
 
     Attributes:
-        readout: rule that ties the dense map to positions (``models.base``).
-        embedding_dim: channels of the dense map.
-        kind: "embedder".
+        readout: rule by which positions are read from the dense map (``models.base``).
+        embedding_dim: number of channels of the dense map.
+        kind: always "embedder".
     """
 
     readout: str

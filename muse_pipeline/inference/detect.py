@@ -1,6 +1,6 @@
-"""Detection of one shard of one slide: fixed windows in fixed batches through a model or a proposer.
+"""Detection of the nuclei in one shard of a slide: a model or a proposer runs on fixed windows in fixed batches.
 
-Nuclei of a picture in memory are detected with the same windows and seams.
+Nuclei in a picture in memory are detected with the same windows and seams.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit
 
-CACHED_CHUNKS = 8  # per thread, 6 MB: what a window shares with the next one of its row
+CACHED_CHUNKS = 8  # per thread, 6 MB: the chunks that a window shares with the next window in its row
 
 
 class Detector(Protocol):
-    """Finder of nuclei in windows; called from several threads at once.
+    """Finds nuclei in windows; may be called from several threads at once.
 
     Attributes:
         card: mpp, window, halo, batch, capacity, classes, rays and embedding, as in a model's card.
         suppress_overlaps: True if a nucleus may be outlined twice; it is then reported once (``nuclei.pairs``).
-        trim: True if windows of any size are accepted; each is then cut to its part with tissue.
-        measures_dab: True if its nuclei have ``dab_od``.
+        trim: True if windows of any size are accepted; the windows of a batch are then cut to the part with tissue.
+        measures_dab: True if the nuclei have ``dab_od``.
     """
 
     card: ModelCard
@@ -52,19 +52,19 @@ class Detector(Protocol):
     measures_dab: bool = False
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """Find the nuclei of one batch.
+        """Find the nuclei in one batch of windows.
 
         Args:
-            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; white where the last batch has no window. With
-                ``trim`` (card.batch, H, W, 3), sides multiples of ``card.stride_px``.
-            origin_xy: (n, 2) corners of n <= batch windows, in work pixels.
+            pixels: (card.batch, S, S, 3) uint8, S = ``card.input_px``; slots without a window are white. With ``trim``,
+                (card.batch, H, W, 3), where H and W are multiples of ``card.stride_px``.
+            origin_xy: (n, 2) top-left corners of the n windows in work pixels; n is at most ``card.batch``.
 
         Returns:
-            For each window, n or more, its nuclei (frame: window, from that corner) by descending score.
+            The nuclei in each of the n windows (frame: window), by descending score; lists for empty slots may follow.
         """
 
     def facts(self) -> dict[str, Any]:
-        """Facts that are equal in all shards of a slide: checksum, provider, colour, versions."""
+        """Facts that must be the same in all shards of a slide: checksum, provider, colour, versions."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ class WindowChoice:
     """The windows of a slide in which nuclei are searched for.
 
     Attributes:
-        guard: check that keeps windows from the detector.
-        within: two corners (x, y) in work pixels; only batches with a core that touches this rectangle are run.
-        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
+        guard: check that excludes windows; None to search all of them.
+        within: two opposite corners (x, y) of a rectangle in work pixels; only batches with a window whose core touches
+            it are run. None to run all batches.
+        offset_px: shift of the window grid; 0 except in tests that results do not depend on it.
     """
 
     guard: Guard | None = None
@@ -112,19 +113,20 @@ def detect_shard(
 
     Args:
         store: the slide's image at the card's mpp.
-        finder: finder of the nuclei.
+        finder: detector of the nuclei.
         shard: shard whose batches are run.
         output: path of the shard's file.
-        threads: number of windows that are read and run at the same time; it never changes a result.
+        threads: number of batches that are read and run at the same time; it never changes a result.
         progress: function called with (batches done, batches in all).
         choice: windows that are searched.
 
     Returns:
-        The facts that are written into the file: grid, finder, slide, windows that were full or excluded.
+        The facts written into the file: shard, number of windows, windows that were full or excluded, and the facts
+        about slide, grid and finder that all shards have in common.
 
     Raises:
         ModelError: the store's mpp is not the card's, or the model cannot be run.
-        StoreError: the store was replaced meanwhile.
+        StoreError: the store was replaced while it was read.
     """
     card, guard = finder.card, choice.guard
     require_mpp(store, card)
@@ -132,7 +134,7 @@ def detect_shard(
     batches = _find_batches(store, grid, card.batch, shard, choice.within)
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
     run_batch = partial(_run_batch, store=store, finder=finder, grid=grid, guard=guard)
-    full, guarded = [], defaultdict(list)  # windows
+    full, guarded = [], defaultdict(list)  # numbers of windows
     columns = len(card.classes), card.n_rays, card.embedding_dim, finder.measures_dab
     with complete_file(output) as unfinished, ShardWriter(unfinished, *columns) as writer:
         for done, batch in enumerate(map_in_order(run_batch, batches, threads), 1):
@@ -159,7 +161,7 @@ def detect_shard(
 def _find_batches(
     store: Store, grid: WindowGrid, batch: int, shard: Shard, within: tuple[np.ndarray, np.ndarray] | None
 ) -> list[np.ndarray]:
-    """Window numbers of the batches of a shard; the arguments are those of ``detect_shard``."""
+    """Window numbers of each batch of a shard; with ``within``, only of batches that touch it."""
     batches = shard.batches(grid.windows_with_tissue(*store.tissue), batch)
     return batches if within is None else [windows for windows in batches if grid.touches(windows, *within).any()]
 
@@ -167,11 +169,11 @@ def _find_batches(
 def _run_batch(
     windows: np.ndarray, store: Store, finder: Detector, grid: WindowGrid, guard: Guard | None
 ) -> list[tuple[int, Nuclei, bool, str]]:
-    """Run a batch; return for each window its number, reports, whether it is full, and a reason for exclusion or ""."""
+    """For each window of a batch, its number, its nuclei, whether it is full, and the reason to exclude it or ""."""
     card = finder.card
     part = grid.part(windows, *store.tissue, card.stride_px) if finder.trim else grid.whole
     found, reasons = _find_nuclei(store, finder, grid.part_xy(windows, part), (part.width, part.height), guard)
-    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # of all slots, before suppression
+    are_full = [len(nuclei) >= card.capacity for nuclei in found]  # counted before suppression
     if finder.suppress_overlaps:
         found = [suppress_overlaps(nuclei, card.mpp) for nuclei in found]
     reports = [report_window(*both, grid, part, card.mpp) for both in zip(found, windows.tolist(), strict=True)]
@@ -181,7 +183,7 @@ def _run_batch(
 def _find_nuclei(
     store: Store, finder: Detector, corners: np.ndarray, size_px: tuple[int, int], guard: Guard | None
 ) -> tuple[list[Nuclei], list[str]]:
-    """Nuclei (frame: window) of ``size_px`` = (width, height) at ``corners`` (n, 2), and reasons to skip or ""."""
+    """Nuclei (frame: window) in windows of ``size_px`` at ``corners`` (n, 2), and the reason to skip each or ""."""
     card = finder.card
     pixels = np.full((card.batch, *size_px[::-1], 3), 255, np.uint8)
     for slot, corner in enumerate(corners):
@@ -192,7 +194,7 @@ def _find_nuclei(
 
 
 def no_nuclei(card: ModelCard) -> Nuclei:
-    """An empty table (frame: window) with the columns of ``card``."""
+    """An empty table (frame: window) with the columns that ``card`` requires."""
     widths = {"rays": card.n_rays, "prob": len(card.classes), "embedding": card.embedding_dim}
     return Nuclei(
         np.zeros((0, 2)), Frame.WINDOW, **{name: np.zeros((0, width), np.float32) for name, width in widths.items()}
@@ -203,7 +205,7 @@ def require_mpp(store: Store, card: ModelCard | EmbedderCard) -> None:
     """Reject a store that is not at the model's mpp.
 
     Raises:
-        ModelError: the store is at another mpp.
+        ModelError: the two mpps differ.
     """
     if abs(store.mpp / card.mpp - 1) > 1e-6:
         raise ModelError(
@@ -233,16 +235,16 @@ PACKAGES = ("muse-pipeline", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxrun
 
 @dataclass(frozen=True)
 class ModelFinder(Detector):
-    """A model on one slide, as ``detect_shard`` calls it.
+    """A model with the stains of one slide, for ``detect_shard``.
 
-    On a slide that looks like immunohistochemistry the model also runs on recoloured pixels, for brown nuclei, and the
-    brown of every nucleus is measured (``inference.stains``).
+    On a slide that looks like immunohistochemistry, the model also runs on recoloured pixels, to find brown nuclei, and
+    the DAB of every nucleus is measured (``inference.stains``).
 
     Attributes:
         predictor: the model.
-        colour: (3, 4) map, see ``inference.stains``.
-        appearance: comparison of the slide with the model's training pictures, if there is one.
-        third_stain: unit vector of a stain beside haematoxylin and DAB, if there is one.
+        colour: (3, 4) map of the slide's colours, see ``inference.stains``.
+        appearance: comparison of the slide with the model's training pictures; None if there is none.
+        third_stain: unit vector of a stain other than haematoxylin and DAB; None if there is none.
     """
 
     suppress_overlaps = True
@@ -254,7 +256,7 @@ class ModelFinder(Detector):
 
     @classmethod
     def of_slide(cls, predictor: Predictor, stained: SlideColour) -> ModelFinder:
-        """The model on a slide with these stains."""
+        """The model for a slide with these stains."""
         card = predictor.card
         verdict = judge_appearance(card.appearance, stained)
         return cls(predictor, colour_of_fit(card.colour, stained.macenko), verdict, stained.third_stain)
@@ -271,7 +273,7 @@ class ModelFinder(Detector):
 
     @property
     def measures_dab(self) -> bool:
-        """True if the slide resembles immunohistochemistry."""
+        """True if the slide looks like immunohistochemistry."""
         return self.appearance is not None and self.appearance.is_brown
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
@@ -284,18 +286,18 @@ class ModelFinder(Detector):
         return list(map(self._with_brown, found, recoloured, stains))
 
     def _with_brown(self, found: Nuclei, recoloured: Nuclei, stains: np.ndarray) -> Nuclei:
-        """Nuclei of one window with ``dab_od``: brown ones from the recoloured pixels, others from ``found``."""
+        """Nuclei of one window with ``dab_od``: brown nuclei from ``recoloured``, and those of ``found`` elsewhere."""
         dab = np.ascontiguousarray(stains[..., 1])
         found, recoloured = (
             replace(nuclei, dab_od=mean_within(dab, nuclei, self.card.mpp)[:, None] / LN_10)
             for nuclei in (found, recoloured)
         )
         brown = recoloured[recoloured.dab_od[:, 0] >= POSITIVE_OD]
-        both = suppress_overlaps(Nuclei.concatenate([brown, found]), self.card.mpp)  # of two the first stays
+        both = suppress_overlaps(Nuclei.concatenate([brown, found]), self.card.mpp)  # keeps the first of two
         return both[np.argsort(-both.score, kind="stable")]
 
     def facts(self) -> dict[str, Any]:
-        """Checksums, provider, colour map, comparison with training, threshold of positivity, and versions."""
+        """Checksums, provider, colour map, comparison with training, positivity threshold, third stain, versions."""
         return {
             "model_sha256": self.predictor.sha256,
             **({"refiner_sha256": self.predictor.refiner.sha256} if self.predictor.refiner else {}),
@@ -310,29 +312,29 @@ class ModelFinder(Detector):
 
 
 def detect_picture(predictor: Predictor, pixels: np.ndarray, mpp: float, stain: MacenkoFit | None) -> Nuclei:
-    """Nuclei (frame: work, which is the picture's) of (h, w, 3) uint8 ``pixels`` of any mpp.
+    """Nuclei in a picture of any mpp, in pixels of that picture (frame: work).
 
     Args:
         predictor: the model.
-        pixels: (h, w, 3) uint8 picture, which is resampled to the model's mpp.
+        pixels: (h, w, 3) uint8; resampled to the model's mpp.
         mpp: um per pixel of the picture.
         stain: stains of the picture; None if unknown.
     """
     resized = resize_picture(pixels, mpp / predictor.card.mpp)
     found = detect_image(predictor, resized, colour_of_fit(predictor.card.colour, stain))
-    # The sides were rounded to whole pixels, so their ratio differs from that of the mpps.
+    # The resized sides are whole pixels, so their ratio to the original sides is not exactly that of the mpps.
     return replace(found, xy=found.xy * (np.array(pixels.shape[1::-1]) / resized.shape[1::-1]))
 
 
 def detect_image(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:
-    """Nuclei (frame: work, which is the picture's) of (h, w, 3) uint8 ``pixels`` at the card's mpp."""
+    """Nuclei in (h, w, 3) uint8 ``pixels`` at the card's mpp, in pixels of that picture (frame: work)."""
     nuclei, mpp = detect_overlapping(predictor, pixels, colour), predictor.card.mpp
     none = nuclei[:0]
     return replace(nuclei, rays=cut_apart(nuclei.xy * mpp, nuclei.rays, none.xy, none.rays))
 
 
 def detect_overlapping(predictor: Predictor, pixels: np.ndarray, colour: np.ndarray) -> Nuclei:
-    """The nuclei of ``detect_image`` with outlines as the network draws them, which may overlap."""
+    """The nuclei of ``detect_image`` with the network's own outlines, which may overlap."""
     card = predictor.card
     height, width = pixels.shape[:2]
     grid = WindowGrid((width, height), card.input_px, card.halo_px)
@@ -350,7 +352,7 @@ def _run_window(predictor: Predictor, grid: WindowGrid, pixels: np.ndarray, colo
     if predictor.any_size:
         everywhere = np.ones((-(-height // card.stride_px), -(-width // card.stride_px)), bool)
         part = grid.part(np.array([window]), everywhere, card.stride_px, card.stride_px)
-    # Some graphs take whole batches alone: the other windows of the batch stay white.
+    # Some graphs accept only whole batches, so the other windows of the batch stay white.
     batch = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
     x, y = grid.part_xy(window, part)
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + part.width, width), min(y + part.height, height)

@@ -1,19 +1,18 @@
-"""Doubts about a slide: its appearance compared with the training pictures, its stain, scale and classes.
+"""Doubts about a slide: about its appearance compared with the training pictures, its stain, scale and classes.
 
-Every measure of ``tissue.colour`` has a range over the training pictures, in the model's card. A slide outside it by
-more than a margin is flagged, with the reason in words; a slide that is dark, or brown unlike the training
-pictures, has another stain. No step fails because of it. docs/guide/confidence.md states the rate at which pictures
-of an unseen site are flagged, and the limits of the check.
+A model's card contains the range of every measure of ``tissue.colour`` over the training pictures. A slide that lies
+outside a range by more than a margin is flagged, with the reason in words; a slide with a dark background, or with more
+brown than the training pictures, has a different stain. No step fails because of a doubt. docs/guide/confidence.md
+states how often pictures of an unseen site are flagged, and the limits of the check.
 
-The totals of a cohort leave out slides, or their classes, for doubts about them. Another stain, and an um per
-pixel that is implausible, by itself or by the size of the nuclei, concern all nuclei. The others concern classes only:
-nuclei of a class are larger than those of that class in training, such as tumour mistaken for lymphocytes, or
-the classes were not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and
-from other tissue.
+Totals of a cohort leave out doubtful slides, or only the classes of their nuclei. All nuclei are doubtful if the stain
+is different, or if the pixel size is implausible by itself or for the size of the nuclei. Only classes are doubtful if
+the nuclei of a class are larger than in training, for example tumour mistaken for lymphocytes, or if the classes were
+not validated in the organ. The limits come from the breast tissue that `compact` was trained on, and from other tissue.
 
-At a wrong um per pixel, the commonest mistake, nuclei have another size, and their class probabilities are lower.
-Either also occurs at the right scale: nuclei of lymph nodes are small, and classes in an unfamiliar organ are
-uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
+If the pixel size is wrong, which is the commonest mistake, nuclei have a different size and lower class probabilities.
+Each of these also occurs at the right pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ
+are uncertain. Hence the plausible range of the median area narrows as the mean class probability falls.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ PERCENTILES = (1, 50, 99)
 BROWN = "brown, as immunohistochemistry is"
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
-MIN_NUCLEI = 100  # of a class or a slide; fewer may not be representative
+MIN_NUCLEI = 100  # least number of nuclei of a class or slide; fewer may not be representative
 SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, least median areas in um2
 LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, largest median areas in um2
-# At half the scale nuclei are not only small but also four times as dense, unlike shrunken nuclei of frozen sections.
+# At half the true pixel size nuclei are both small and four times as dense; in frozen sections they are only small.
 SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # least median area in um2 of a slide with a lower density of nuclei
-SMALLEST_ALONE = 14.0  # for models of one class; double the scale hardly enlarges their nuclei
-CHECK = "check the um per pixel"  # beginning of the warning
+SMALLEST_ALONE = 14.0  # least area for models of one class; twice the true pixel size hardly enlarges their nuclei
+CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
-_STEPS = 1_000_000  # per unit of probability
-MARGIN = 1.2  # times the largest median area of training, at the class probabilities of training
+_STEPS = 1_000_000  # integer steps per unit of probability
+MARGIN = 1.2  # factor on the largest median area of training, for class probabilities as in training
 
 
 class Measure(NamedTuple):
-    """The criterion of one measure.
+    """Criterion by which one measure of a slide is flagged.
 
     Attributes:
         margin: tolerated distance beyond the range of the training pictures, in the measure's own unit.
-        below: meaning of a value below the range, in words; "" if it has none.
-        above: meaning of a value above the range, in words; "" if it has none.
+        below: meaning of a value below the range, in words; "" if it is not flagged.
+        above: meaning of a value above the range, in words; "" if it is not flagged.
     """
 
     margin: float
@@ -61,7 +60,7 @@ class Measure(NamedTuple):
     above: str
 
 
-# The margins are the distances of pictures of one site from the range of two others (docs/guide/confidence.md).
+# The margins are how far pictures of one site lie outside the range of two other sites (docs/guide/confidence.md).
 STAINS = {
     "brown": Measure(0.01, "", BROWN),
     "foreign": Measure(0.1, "", "colours other than those of haematoxylin and eosin"),
@@ -83,7 +82,7 @@ TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
-    """The reference computed from the measures of ``tissue.colour`` of each training picture; None without pictures."""
+    """The reference, from each training picture's measures of ``tissue.colour``; None if nothing was measured."""
     names = sorted({name for one in measured for name in one})
     values = {name: [one[name] for one in measured if name in one] for name in names}
     ranges = {
@@ -93,10 +92,10 @@ def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReferen
 
 
 def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
-    """The reference of a model that was trained on the pictures of all references: the widest range of each measure.
+    """The reference of a model that was trained on the pictures of all references.
 
-    Medians are averaged, weighted by the numbers of pictures, which are added up: a picture in two references counts
-    twice. References that are None are left out.
+    It has the widest range of each measure. Medians are averaged, weighted by the numbers of pictures, which are added
+    up, so a picture in two references counts twice. References that are None are left out.
     """
     known = [reference for reference in references if reference is not None]
     ranges = {}
@@ -112,15 +111,15 @@ def judge_appearance(reference: AppearanceReference | None, colour: SlideColour)
     """Compare a slide with the training pictures of a model.
 
     Args:
-        reference: reference in the model's card; None if not measured.
+        reference: reference in the model's card; None if it has none.
         colour: stains and appearance of the slide.
     """
     if colour.dark_background:
         return Verdict(OTHER_STAIN, (DARK,))
     if reference is None:
-        return Verdict(NOT_KNOWN, ("the model's card has no appearance of its training pictures",))
+        return Verdict(NOT_KNOWN, ("the model's card does not describe the appearance of its training pictures",))
     if colour.appearance is None:
-        return Verdict(NOT_KNOWN, ("colour.json is of a version without measures of appearance",))
+        return Verdict(NOT_KNOWN, ("colour.json was written by a version that did not measure the appearance",))
     measured = colour.appearance
     if not measured:
         return Verdict(NOT_KNOWN, ("no tissue to measure",))
@@ -154,11 +153,11 @@ def _deviations(
 
 
 def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
-    """Each kind of doubt about a slide, a key of ``OF_NUCLEI`` or ``OF_CLASSES``, with its reason in words.
+    """The doubts about a slide: keys of ``OF_NUCLEI`` and ``OF_CLASSES``, each with the reason in words.
 
     Args:
-        provenance: provenance of the nuclei of the slide.
-        organ: organ in the sheet; "" without one.
+        provenance: provenance of the slide's nuclei.
+        organ: organ in the sheet; "" if none.
     """
     verdict = provenance.verdict
     of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
@@ -170,28 +169,28 @@ def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
         found.setdefault("scale", of_mpp)
     validated = provenance.organs
     if organ and len(provenance.classes) > 1 and organ.casefold() not in map(str.casefold, validated):
-        known = f"in {', '.join(validated)} only" if validated else "in no organ that its card names"
-        found["organ"] = f"the classes are not validated in {organ}: those of {provenance.model.name} are {known}"
+        known = f"lists {', '.join(validated)} only" if validated else "lists no organs"
+        found["organ"] = f"classes are not validated in {organ}: the card of {provenance.model.name} {known}"
     return found
 
 
 def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()) -> str:
-    """The reason in a few words why totals leave a slide out; "" if they contain it.
+    """The reason why totals leave a slide out, in a few words; "" if they include it.
 
     Args:
         doubts: kinds of doubt about the slide.
         kinds: kinds that matter, ``OF_NUCLEI`` or ``OF_CLASSES``.
-        included: kinds that the reader chose to include.
+        included: kinds of doubt for which the reader chose not to leave slides out.
     """
     return next((word for kind, word in kinds.items() if kind in set(doubts) - set(included)), "")
 
 
 def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
-    """The number of slides that are left out, and the reasons: "2 slides left out: doubtful scale"; "" for no slides.
+    """A note on the slides left out and the reasons, as in "2 slides left out: doubtful scale"; "" if there are none.
 
     Args:
-        reasons: reason of each slide, from ``reason_left_out``.
-        of: suffix for the numbers from which they are left out, such as " of the counts of classes"; "" for all.
+        reasons: reason for each slide, from ``reason_left_out``.
+        of: numbers from which slides are left out, as in " of the counts of classes"; "" for all numbers.
     """
     counts = Counter(filter(None, reasons))
     if not counts:
@@ -203,14 +202,14 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
 def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, Mapping[str, Any]]) -> str:
     """The reason why counts of classes are doubtful; "" if they are not.
 
-    A class is doubtful if the median area of its nuclei exceeds that of all training slides by a fifth. The limit
-    falls with the mean probability of the class; below the mean class probability of all training slides it is the
-    geometric mean of the median and the largest area of training. A class with a higher mean probability than on
-    any training slide is not doubtful.
+    A class is doubtful if the median area of its nuclei is more than 1.2 times the largest on any training slide. If
+    its mean probability is below the median of the training slides, the limit is lower; from their least probability
+    down, it is the geometric mean of their median and largest areas. A class with a higher mean probability than on
+    every training slide is not doubtful.
 
     Args:
-        references: nuclei of each class in training.
-        found: ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class of the slide.
+        references: measures of the training nuclei of each class.
+        found: ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class on the slide.
     """
     reasons = []
     for name, known in references.items():
@@ -230,12 +229,13 @@ def judge_classes(references: Mapping[str, ClassReference], found: Mapping[str, 
 
 @dataclass(frozen=True)
 class NuclearSize:
-    """Nuclei of one slide.
+    """Number and size of the nuclei of a slide, or of one of its classes.
 
     Attributes:
         n_nuclei: number of nuclei.
         median_area_um2: median area; None without nuclei.
-        mean_class_probability: mean probability of their classes; None without nuclei or for a model of one class.
+        mean_class_probability: mean over the nuclei of the probability of the likeliest class; None without nuclei or
+            for a model of one class.
     """
 
     n_nuclei: int
@@ -243,7 +243,7 @@ class NuclearSize:
     mean_class_probability: float | None = None
 
     def describe_doubt(self, mpp: tuple[float, float], tissue_mm2: float) -> str:
-        """A warning if the size is implausible at ``mpp`` = (x, y) um per level-0 pixel; "" if it is plausible."""
+        """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0 pixel; "" otherwise."""
         if self.n_nuclei < MIN_NUCLEI:
             return ""
         area, probability = self.median_area_um2, self.mean_class_probability
@@ -257,11 +257,11 @@ class NuclearSize:
         if least <= area <= most:
             return ""
         size = "small" if area < least else "large"
-        return f"{CHECK}, {np.mean(mpp):.4g}: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"
+        return f"{CHECK}, {np.mean(mpp):.4g} um: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"
 
 
 class SizeSample:
-    """Collects nuclei in integers, so that the result depends neither on their order nor on their grouping."""
+    """Sums up sizes in integers, so that the result depends neither on the order nor on the grouping of nuclei."""
 
     def __init__(self) -> None:
         self._n_by_area = np.zeros(round(_LARGEST_UM2 / _BIN_UM2), np.int64)

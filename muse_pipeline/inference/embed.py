@@ -1,7 +1,7 @@
-"""Features of a network at given nuclei of a slide, found by any program.
+"""Features that a network computes for given nuclei of a slide, whichever program found them.
 
-The windows are the same as in detection: every nucleus is read at its exact position in the window whose core contains
-it, far from the edges of the window.
+Windows are placed as in detection: every nucleus is read at its exact position in the window whose core contains it,
+far from the window's edges.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
 from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 
-DENSE = "dense"  # name of the output
+DENSE = "dense"  # name of the graph's output
 HALF_PIXEL = "x/4-0.5"  # see ``models.base``
 
 
-WINDOW_HALO_PX = 192  # for networks that accept windows of any size; with less, the grid of windows is visible
-HALO_SHARE = 4  # a quarter of the window, for networks with a fixed window
+WINDOW_HALO_PX = 192  # for networks that accept windows of any size; with less, features show the grid of windows
+HALO_SHARE = 4  # the halo is a quarter of the window, for networks with a fixed window
 
 
 class Embedder(GraphRunner):
     """Runs an embedding model, or a detector up to its head.
 
     Raises:
-        ModelError: the file is not ONNX, has no card of such a model, or its card does not match its graph.
+        ModelError: the file is not ONNX, is a model of a different kind, or its card does not match its graph.
         ProviderError: the provider is not installed.
     """
 
@@ -68,7 +68,7 @@ class Embedder(GraphRunner):
 
 
 def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
-    """The card of a detector's backbone. The head, too, reads at the centres of cells."""
+    """The card of a detector's backbone, which is read at the centres of cells, as the head reads it."""
     shared = ("name", "mpp", "input_px", "stride_px", "licence", "training_data", "colour", "precision", "source")
     return EmbedderCard(
         **{name: getattr(detector, name) for name in shared},
@@ -80,17 +80,17 @@ def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
 
 
 def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
-    """Width of a window's border, whose nuclei are read in neighbouring windows; a multiple of the stride."""
+    """Width of the border of a window, in which nuclei are left to its neighbours; a multiple of the stride."""
     quarter = input_px // HALO_SHARE // stride_px * stride_px
     return min(quarter, WINDOW_HALO_PX) if any_size else quarter
 
 
 def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
-    """Interpolate a map (D, h, w) at positions (N, 2) in the window: (N, D); as ``models.base.read_at``."""
+    """Interpolate a map (D, h, w) at positions (N, 2) in the window, as ``models.base.read_at`` does: (N, D)."""
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)
-    # Cells to the right and below must exist; a position at the last cell has its weight there instead.
+    # Cells to the right and below must exist, so the last cell is reached from the one before it, with a weight of 1.
     low = np.minimum(np.floor(at).astype(int), size - 2)
     (x, y), (right, below) = low.T, (at - low).T.astype(np.float32)
     upper = dense[:, y, x] * (1 - right) + dense[:, y, x + 1] * right
@@ -107,20 +107,20 @@ def embed_nuclei(
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
 ) -> np.ndarray:
-    """(N, D) float16 features of nuclei at ``xy`` (N, 2) in work pixels, which are on the slide.
+    """(N, D) float16 features of given nuclei.
 
     Args:
         store: the slide's image at the card's mpp.
         embedder: the model.
-        colour: (3, 4) map of the slide, see ``inference.stains``.
-        xy: (N, 2) positions in work pixels.
+        colour: (3, 4) map of the slide's colours, see ``inference.stains``.
+        xy: (N, 2) positions of the nuclei on the slide, in work pixels.
         threads: number of windows that are read and run at the same time; it never changes a result.
         progress: function called with (windows done, windows in all).
-        offset_px: shift of the window grid; 0 except to test that results do not depend on it.
+        offset_px: shift of the window grid; 0 except in tests that results do not depend on it.
 
     Raises:
-        ModelError: the store's mpp is not the card's.
-        StoreError: the store was replaced meanwhile.
+        ModelError: the store's mpp is not the card's, or the graph cannot be run.
+        StoreError: the store was replaced while it was read.
     """
     card = embedder.card
     require_mpp(store, card)
@@ -145,7 +145,7 @@ def embed_nuclei(
 
 
 def is_embedded(path: Path, embedder: Embedder) -> bool:
-    """True if there is a file of embeddings that was written with the weights of ``embedder``."""
+    """True if ``path`` is a file of embeddings that was written with the weights of ``embedder``."""
     if not path.is_file():
         return False
     provenance = json.loads(pq.read_schema(path).metadata[PROVENANCE_KEY])
@@ -160,7 +160,7 @@ def write_embeddings(
     embedding: np.ndarray,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write ``embeddings-<model>.parquet``: a row per nucleus.
+    """Write ``embeddings-<model>.parquet``, with one row per nucleus.
 
     Args:
         path: path of the file.
@@ -168,7 +168,7 @@ def write_embeddings(
         xy: (N, 2) positions in level-0 pixels.
         features: columns of numbers (N,); values that are not finite are written as null.
         embedding: (N, D) float16.
-        provenance: provenance with slide, nuclei and model.
+        provenance: description of slide, nuclei and model.
     """
     columns = {
         "id": pa.array(ids.astype("U36").tolist(), pa.string()),

@@ -1,8 +1,7 @@
 """Cut the graph in an ONNX file: remove the head of a detector, or split off elementwise operations on pixels.
 
-An ONNX file is a message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding). Its nodes are in the
-order in which they are computed. The file is cut here field by field, because the package `onnx` is installed only for
-training.
+An ONNX file is a Protocol Buffers message (https://protobuf.dev/programming-guides/encoding), with its nodes in the
+order of their computation. The file is cut field by field, because the package `onnx` is installed only for training.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ HEAD = "detector.head."  # prefix of the head's weights, see ``models.detector.D
 PIXELS = b"pixels"  # name of the input
 OF_SINGLE_VALUES = {b"Cast", b"Add", b"Sub", b"Mul", b"Div", b"Log", b"Neg"}  # elementwise operators, with scalars
 ONLY_THE_SIZE = b"Shape"  # operator that reads no values
-# Field numbers of the messages in onnx.proto.
+# Field numbers of the messages in onnx.proto, with the message that has the fields.
 GRAPH, METADATA = 7, 14  # model
 NODE, GRAPH_NAME, INITIALIZER, INPUT, OUTPUT = 1, 2, 5, 11, 12  # graph
 INPUTS, OUTPUTS, OPERATOR = 1, 2, 4  # node
 NAME, TYPE = 1, 2  # input or output
 KEY, VALUE = 1, 2  # entry of the metadata
-TENSOR, ELEMENT = 1, 1  # type; tensor of a type
+TENSOR, ELEMENT = 1, 1  # type; tensor type
 DIMENSION, INITIALIZER_NAME = 1, 8  # initializer
 FLOAT, UINT8 = 1, 2  # element types
 # Wire types, which state how the content of a field is encoded.
@@ -37,7 +36,7 @@ def add_metadata(model: bytes, key: str, value: str) -> bytes:
 
 
 def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
-    """The model with a single output, the map that its head reads at the centres of cells.
+    """The model with a single output: the map that its head reads at the centres of cells.
 
     Args:
         model: content of a detector in ONNX.
@@ -66,14 +65,14 @@ def cut_before_head(model: bytes, output: str, path: Path) -> bytes:
 def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
     """Split a graph into two models: the elementwise operations on pixels, and all later operations.
 
-    ONNX Runtime passes over all pixels for each of these operators; a table of 256 values needs a single pass.
+    ONNX Runtime passes over all pixels once for each operation; a table of their results needs a single pass.
 
     Args:
         model: content of a model in ONNX, with ``pixels`` in uint8.
 
     Returns:
-        A model from ``pixels`` of any shape to float32, and the given one with these values as its ``pixels``. None if
-        there is nothing to cut. ONNX Runtime rejects the parts of a graph whose values are not float32 there.
+        A model that maps ``pixels`` of any shape to float32 values, and a model that takes these values as ``pixels``;
+        None if there is nothing to split off. If the values at the cut are not float32, ONNX Runtime rejects both.
     """
     parts = list(_fields(_graph_of(model)))
     nodes = [content for number, content, _ in parts if number == NODE]
@@ -99,16 +98,16 @@ def cut_after_single_values(model: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _map_for_head(node: bytes) -> bytes:
-    """Name of a node's first input if the others are weights of the head and the first is not; else b""."""
+    """Name of the first input of a node that applies weights of the head to it; b"" for other nodes."""
     first, *weights = _contents(node, INPUTS) or [b""]
     head = HEAD.encode()
     return first if not first.startswith(head) and any(name.startswith(head) for name in weights) else b""
 
 
 def _only_reader(nodes: list[bytes], value: bytes, scalars: set[bytes]) -> bytes:
-    """The node that reads ``value`` if no other does and it is elementwise with ``scalars``; else b""."""
+    """The only node that reads ``value``, if it combines it elementwise with ``scalars``; else b""."""
     readers = [node for node in nodes if value in _contents(node, INPUTS)]
-    if value == PIXELS:  # the rest of the graph keeps this input, and may read its size
+    if value == PIXELS:  # the rest of the graph keeps this input and may read its size
         readers = [node for node in readers if _operator(node) != ONLY_THE_SIZE]
     if len(readers) != 1 or _operator(readers[0]) not in OF_SINGLE_VALUES:
         return b""
@@ -138,7 +137,7 @@ def _port(name: bytes, element: int) -> bytes:
 
 
 def _of_floats(port: bytes) -> bytes:
-    """An input with the same name and shape, of float32."""
+    """The input with its elements changed to float32."""
     (tensor,) = _contents(b"".join(_contents(port, TYPE)), TENSOR)
     shape = b"".join(whole for number, _, whole in _fields(tensor) if number != ELEMENT)
     (name,) = _contents(port, NAME)
@@ -150,7 +149,7 @@ def _graph_of(model: bytes) -> bytes:
 
 
 def _with_graph(model: bytes, parts: Iterable[bytes]) -> bytes:
-    """The model with a graph of these fields."""
+    """The model with its graph replaced by one that has these fields."""
     return b"".join(whole for number, _, whole in _fields(model) if number != GRAPH) + _field(GRAPH, b"".join(parts))
 
 
@@ -160,7 +159,7 @@ def _contents(message: bytes, wanted: int) -> list[bytes]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Number and content of every field, and the field itself; numbers have no content."""
+    """Yield the number, the content and all bytes of every field; the content of an integer is left empty."""
     at = 0
     while at < len(message):
         start = at
@@ -199,5 +198,5 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _varint_field(number: int, value: int) -> bytes:
-    """A field that is one integer."""
+    """A field that contains an integer."""
     return _varint(number << 3 | VARINT) + _varint(value)

@@ -1,4 +1,4 @@
-"""Import of third-party networks: a card is added to the ONNX file, and its graph is unchanged."""
+"""Import of third-party networks: a card is added to a copy of the ONNX file, and the graph is unchanged."""
 
 from __future__ import annotations
 
@@ -24,32 +24,34 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
-N_RAYS = 32  # of an outline that a watershed gives
-RADIUS_UM, PERIOD_UM = 4.0, 16.0  # of the nuclei of the drawn field, and from one to the next
-NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)
-PLAUSIBLE_UM = 1.0, 30.0  # median ray
+N_RAYS = 32  # rays of an outline made by a watershed
+RADIUS_UM, PERIOD_UM = 4.0, 16.0  # radius and spacing of the synthetic nuclei
+NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)  # their colour, and that of the background
+PLAUSIBLE_UM = 1.0, 30.0  # range of the median ray
 
 
 def import_model(
     network: Path, output: Path, input_px: int | None, halo_um: float, outputs: Sequence[str], **facts: Any
 ) -> ImportedCard:
-    """Write ``network`` with a card to ``output``, after a trial on drawn nuclei.
+    """Write ``network`` with a card to ``output``, after a trial on synthetic nuclei.
 
     Args:
         network: ONNX file without a card.
         output: file to write.
         input_px: side of a window; None if the graph fixes it.
-        halo_um: border of the maps that belongs to neighbouring windows.
-        outputs: names of the outputs in the order of ``inference.maps.list_maps``; none to find them by name or order.
+        halo_um: width of the border of the maps that is left to neighbouring windows.
+        outputs: names of the outputs in the order of ``inference.maps.list_maps``; if empty, they are found by their
+            usual names, or else taken in the order of the graph.
         facts: entries of the card that the network does not contain.
 
     Raises:
-        ModelError: the file is not such a network, a window has no core, or its outlines are implausible.
+        ModelError: the file is not ONNX, has a card, or does not suit the given facts; or its outputs are not finite or
+            implausible.
     """
     import onnxruntime
 
     if not network.is_file():
-        raise ModelError(f"{network}: there is no such file; correct its path")
+        raise ModelError(f"{network}: there is no such file; correct the path")
     session = open_session(network, onnxruntime.SessionOptions(), "cpu")
     if METADATA_KEY in session.get_modelmeta().custom_metadata_map:
         raise ModelError(f"{network}: already has a model card; run it as it is, with `--model`")
@@ -61,7 +63,7 @@ def import_model(
         **_read_input(network, session, input_px),
         **facts,
         maps=tuple(outputs or (usual if set(usual) <= set(names) else names)),
-        # Valid sizes for the trial; ``_fit`` replaces them by those of the maps.
+        # Valid sizes for the trial, which ``_fit`` replaces with those of the maps.
         halo_px=0,
         stride_px=1,
         capacity=1,
@@ -75,12 +77,12 @@ def import_model(
     maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(field, card)})
     card = _fit(network, card, maps, halo_um)
     if not all((values < np.inf).all() for values in maps):
-        raise ModelError(f"{network}: returns NaN or infinity for drawn nuclei; export the network again")
+        raise ModelError(f"{network}: returns NaN or infinity for synthetic nuclei; export the network again")
     rays_um = nuclei_of_maps(maps, card)[0].rays if card.kind == "stardist" else np.zeros(0)
     if len(rays_um) and not PLAUSIBLE_UM[0] <= np.median(rays_um) <= PLAUSIBLE_UM[1]:
         raise ModelError(
-            f"{network}: has rays of {np.median(rays_um):,.1f} um for drawn nuclei of {RADIUS_UM:g} um; correct --mpp, "
-            "--scaling or --outputs, or export the network again"
+            f"{network}: returns rays of {np.median(rays_um):,.1f} um for synthetic nuclei with a radius of "
+            f"{RADIUS_UM:g} um; correct --mpp, --scaling or --outputs, or export the network again"
         )
     with complete_file(output) as unfinished:
         unfinished.write_bytes(add_metadata(network.read_bytes(), METADATA_KEY, card.to_json()))
@@ -90,7 +92,7 @@ def import_model(
             if "xternal" not in str(error):
                 raise
             raise ModelError(
-                f"{network}: has its weights in a file beside it; export it as one file (`external_data=False`)"
+                f"{network}: has its weights in a separate file; export it as one file (`external_data=False`)"
             ) from error
         predictor(field, IDENTITY)
     return card
@@ -104,7 +106,11 @@ def _draw_field(card: ImportedCard) -> np.ndarray:
 
 
 def _read_input(network: Path, session: InferenceSession, input_px: int | None) -> dict[str, Any]:
-    """Entries of the card about the graph's input."""
+    """Entries of the card that describe the graph's input.
+
+    Raises:
+        ModelError: the graph does not take square windows of pixels, or not those of ``input_px``.
+    """
     ports = session.get_inputs()
     batch, *shape = ports[0].shape
     if len(ports) != 1 or len(shape) != 3 or 3 not in (shape[0], shape[2]) or ports[0].type not in DTYPES:
@@ -118,7 +124,7 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None) 
         raise ModelError(f"{network}: takes windows of any size; give --input-px, for example 512")
     if len(sides | ({input_px} - {None})) > 1:
         only = " x ".join(map(str, sorted(sides)))
-        raise ModelError(f"{network}: takes only windows of {only} px; they must be square, and --input-px their side")
+        raise ModelError(f"{network}: takes only windows of {only} px; they must be square, with --input-px as side")
     return {
         "batch": batch if isinstance(batch, int) else 1,
         "input_px": input_px or sides.pop(),
@@ -131,7 +137,7 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
     """The card with the sizes of the maps that the network returned.
 
     Raises:
-        ModelError: the maps are not those of the card's kind, or a window has no core.
+        ModelError: the maps are not those of the card's kind, or cover nothing but the border of a window.
     """
     n_rays = _count_rays(card, values)
     if not n_rays:
@@ -140,16 +146,16 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
         found = ", ".join(f"{name} {list(each.shape)}" for name, each in zip(card.maps, values, strict=True))
         raise ModelError(
             f"{network}: a network of kind '{card.kind}' for {', '.join(one.name for one in card.classes)} has square "
-            f"maps, with channels: {wanted}; found {found}; choose them by --outputs, correct --classes or --kind"
+            f"maps with channels: {wanted}; found {found}; name the maps with --outputs, or correct --classes or --kind"
         )
     side, map_px = card.input_px, channels_first(values[0]).shape[2]
-    # A map whose side does not divide that of the window is of a network without padding, and leaves out a margin.
+    # If the side of a map does not divide that of the window, the network has no padding and leaves out a margin.
     stride_px = side // map_px if side % map_px == 0 else 1
     margin_px, odd = divmod(side - map_px * stride_px, 2)
     halo_px = math.ceil((margin_px + halo_um / card.mpp) / stride_px) * stride_px
     if odd or margin_px < 0 or 2 * halo_px >= side:
         raise ModelError(
-            f"{network}: for windows of {side} px the maps have {map_px} px, and without {halo_um:g} um on each side "
+            f"{network}: for windows of {side} px the maps have {map_px} px, and inside a border of {halo_um:g} um "
             "nothing is left; give a larger --input-px or a smaller --halo-um"
         )
     sizes = {"stride_px": stride_px, "margin_px": margin_px, "halo_px": halo_px}
@@ -157,7 +163,7 @@ def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: f
 
 
 def _count_rays(card: ImportedCard, values: list[np.ndarray]) -> int:
-    """Rays of an outline, or 0 if the outputs are not the maps of the card's kind."""
+    """Number of rays of an outline; 0 if the outputs are not the maps of the card's kind."""
     if any(each.ndim not in (3, 4) for each in values):
         return 0
     shapes = [channels_first(each).shape for each in values]

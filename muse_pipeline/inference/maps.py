@@ -1,9 +1,10 @@
 """Third-party networks: scaling of their input, and the nuclei in their maps.
 
-A network of kind "stardist" (Schmidt et al., MICCAI 2018) gives rays around every point. The maps of the other kinds
-are cut into nuclei by a watershed: "hover" (Graham et al., Medical Image Analysis 2019) has the horizontal and
-vertical position of every pixel in its nucleus, "distance" a number that grows towards the middle of a nucleus, and
-"boundary" a class for pixels between nuclei. Maps have their channels first or last; the class "background" is first.
+Networks of kind "stardist" (Schmidt et al., MICCAI 2018) return rays around every point. The maps of other kinds are
+cut into nuclei by a watershed: "hover" networks (Graham et al., Medical Image Analysis 2019) return the horizontal and
+vertical position of every pixel within its nucleus, "distance" networks a number that grows towards the middle of a
+nucleus, and "boundary" networks an extra class for pixels between nuclei. Maps may have their channels first or last;
+their first class is the background.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.nuclei.watershed import MIN_NUCLEUS_UM2, SMOOTH_UM, cut_relief, depth_um
 from muse_pipeline.tissue.find import drop_small
 
-MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
-PERCENTILES = (1.0, 99.8)  # of StarDist
-PEAK_UM = 1.0  # a point with a higher one this near in either direction is no peak
-FALL_PER_UM = 0.1  # of the position in a nucleus, which rises from -1 to 1 in it and falls between two
+MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
+PERCENTILES = (1.0, 99.8)  # StarDist's
+PEAK_UM = 1.0  # half the side of the square around a peak in which no point has a higher probability
+FALL_PER_UM = 0.1  # least fall of "position" at a border; it rises from -1 to 1 within a nucleus and falls between two
 
 
 def _stretch(pixels: np.ndarray) -> np.ndarray:
@@ -32,7 +33,7 @@ def _stretch(pixels: np.ndarray) -> np.ndarray:
     return (pixels - low) / np.maximum(high - low, 1)
 
 
-# Pixels (B, H, W, 3) float32 from 0 to 255 -> input of the network; the names are ``core.types.SCALINGS``.
+# From pixels (B, H, W, 3) float32 from 0 to 255 to the network's input; the names are ``core.types.SCALINGS``.
 SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda pixels: pixels,
     "unit": lambda pixels: pixels / 255,
@@ -49,9 +50,11 @@ def scale_pixels(pixels: np.ndarray, card: ImportedCard) -> np.ndarray:
 
 
 def list_maps(kind: str, n_classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
-    """The maps of a network in the order of its card: name in its authors' code, content, possible channels.
+    """The maps of a network in the order of ``ImportedCard.maps``.
 
-    No channels are given where any number is possible.
+    Returns:
+        For each map, its name in the code of the network's authors, its content, and the possible numbers of channels;
+        an empty tuple allows any number.
     """
     classes = (n_classes + 1,) if n_classes > 1 else (1, 2)
     return {
@@ -63,7 +66,7 @@ def list_maps(kind: str, n_classes: int) -> list[tuple[str, str, tuple[int, ...]
 
 
 def channels_first(values: np.ndarray) -> np.ndarray:
-    """(B, C, h, w) float32 of a map of square windows (B, C, h, w), (B, h, w, C) or (B, h, w)."""
+    """Convert the map of square windows, (B, C, h, w), (B, h, w, C) or (B, h, w), to (B, C, h, w) float32."""
     if values.ndim == 3:
         values = values[:, None]
     return (values if values.shape[2] == values.shape[3] else values.transpose(0, 3, 1, 2)).astype(np.float32)
@@ -77,20 +80,20 @@ def nuclei_of_maps(maps: Sequence[np.ndarray], card: ImportedCard) -> list[Nucle
 
 
 def _decode_rays(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
-    """Nuclei at the peaks of the probability; ``nuclei.pairs`` keeps the best of several of a nucleus."""
+    """Nuclei at the peaks of the probability; if a nucleus has several peaks, ``nuclei.pairs`` keeps the best one."""
     if len(maps) == 1:
         maps = np.split(maps[0], (1, 1 + card.n_rays))
     score = _probability(maps[0], card)[0]
     around = np.ones((2 * max(round(PEAK_UM / card.mpp / card.stride_px), 1) + 1,) * 2, np.uint8)
     row, column = np.nonzero((score >= card.threshold) & (score == cv2.dilate(score, around)))
     rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
-    xy = np.stack([column, row], 1) * card.stride_px + 0.5  # of a pixel, not of the cell
+    xy = np.stack([column, row], 1) * card.stride_px + 0.5  # centre of a pixel, not of the cell
     classes = _probability(maps[2], card)[:, row, column] if len(card.classes) > 1 else None
     return _table(xy, rays, score[row, column], classes, card)
 
 
 def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
-    """Nuclei of a mask that is cut by a watershed."""
+    """Nuclei in a mask that a watershed cuts apart."""
     mpp = card.mpp * card.stride_px
     nucleus = _probability(maps[0], card)
     nucleus = nucleus[0] if len(nucleus) == 1 else 1 - nucleus[0]
@@ -98,12 +101,12 @@ def _decode_areas(maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
     mask = ~drop_small(~mask, MIN_NUCLEUS_UM2 / mpp**2, connectivity=4)  # holes
     labels = cut_relief(mask, _relief(maps, mask, mpp, card), mpp)
     found = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
-    # A network of kind "boundary" has the boundary as its last channel, which is left out.
+    # The last channel of a "boundary" network is the boundary, which is left out.
     classes = _probability(maps[-1 if card.kind == "hover" else 0], card)[: len(card.classes) + 1]
     n_pixels = np.bincount(labels.ravel())[1:]
     score, *of_classes = (
         np.bincount(labels.ravel(), each.ravel())[1:] / n_pixels for each in (nucleus, *classes)
-    )  # means
+    )  # means over each nucleus
     return _table(found.xy * card.stride_px, found.rays, score, of_classes, card)
 
 
@@ -120,7 +123,7 @@ def _relief(maps: list[np.ndarray], mask: np.ndarray, mpp: float, card: Imported
 
 
 def _probability(values: np.ndarray, card: ImportedCard) -> np.ndarray:
-    """(C, h, w) probabilities of a map that may have logits."""
+    """(C, h, w) probabilities from a map of probabilities, or of logits if the card says so."""
     if not card.logits:
         return values
     return expit(values) if len(values) == 1 else softmax(values, axis=0)
@@ -129,7 +132,7 @@ def _probability(values: np.ndarray, card: ImportedCard) -> np.ndarray:
 def _table(
     xy: np.ndarray, rays: np.ndarray, score: np.ndarray, classes: Sequence[np.ndarray] | None, card: ImportedCard
 ) -> Nuclei:
-    """At most ``card.capacity`` nuclei, the best first; ``classes`` has the background first."""
+    """At most ``card.capacity`` nuclei, the best first; the first of ``classes`` is the background."""
     prob = np.ones((len(xy), 1))
     if len(card.classes) > 1:
         # Never 0, so that the probabilities of a nucleus that is all background can be divided by their sum.

@@ -1,4 +1,4 @@
-"""Model files: built-in models by name, their checkpoints, and the card in a graph."""
+"""Model files and providers: built-in models and checkpoints by name, cards, and sessions that run a graph."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def find_region_model(model: str, provider: str = "cpu") -> Path:
     """Find the file of a region model, from a path or the name of a built-in one.
 
     Raises:
-        ModelError: there is no such file.
+        ModelError: there is no such model or file.
     """
     if model in REGION_MODELS:
         return BUILT_IN / f"regions/{model}.onnx"
@@ -74,7 +74,7 @@ def _find_file(model: str, provider: str) -> Path | None:
 
 
 def name_model(path: Path) -> str:
-    """The name by which ``find_model`` finds this very file, on any machine."""
+    """The name by which ``find_model`` finds exactly this file: a built-in model's with its precision, or the path."""
     return path.stem if path.parent == BUILT_IN else str(path)
 
 
@@ -89,14 +89,14 @@ def list_checkpoints() -> list[str]:
 
 
 def checkpoint_from(folder: Path, path: Path) -> Path:
-    """The name of a built-in model, or else the path relative to ``folder``; ``find_checkpoint`` accepts both."""
+    """``path`` if it names a built-in model, else the path relative to ``folder``; ``find_checkpoint`` accepts both."""
     return path if find_checkpoint(path) != path else folder / path
 
 
 def precisions_for(provider: str) -> tuple[str, ...]:
     """The precisions that suit a provider, best first: "int8" only on a processor with VNNI.
 
-    Other processors add products of bytes in 16 bits, which may overflow; int8 is no faster on GPUs.
+    Without VNNI, products of bytes are added up in 16 bits, which may overflow. On GPUs int8 is no faster.
     """
     return ("int8",) if provider == "cpu" and has_vnni() else ("fp32", "fp16")
 
@@ -110,20 +110,20 @@ def precision_warnings(card: ModelCard | RegionCard, provider: str) -> list[str]
     where = f" ({built_in})" if built_in else ""
     return [
         f"model '{card.name}' is in int8, and this processor reports no VNNI: sums may overflow, and "
-        f"results differ from those elsewhere; choose the floating-point model{where}"
+        f"results differ from those of other processors; choose the floating-point model{where}"
     ]
 
 
 def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:
-    """The card of a model of any kind, or of one ``kind``, without a session to run it.
+    """Read the card of a model, which must be of ``kind``; by default, any kind is accepted.
 
     Raises:
-        ModelError: the file is not ONNX, has no card, or is a model of another kind.
+        ModelError: the file is not ONNX, has no card, or is a model of a different kind.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Only the metadata are read, so optimising the graph would be wasted time.
+    # Only the metadata are read, so optimising the graph would waste time.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return kind.from_json(card_text(open_session(path, options, "cpu"), path), str(path))
 
@@ -131,9 +131,9 @@ def read_card(path: Path, kind: type[AnyCard] = Card) -> AnyCard:
 def open_session(
     path: Path, options: onnxruntime.SessionOptions, provider: str, graph: bytes | None = None
 ) -> onnxruntime.InferenceSession | TorchSession:
-    """ONNX Runtime's session of a file, or of a ``graph`` made from it; the runtime's own log is suppressed.
+    """Open an ONNX Runtime session for a file, or for a ``graph`` made from it, without the runtime's own log.
 
-    The providers of ``TORCH`` return a session of PyTorch with the same methods.
+    For the providers in ``TORCH``, a session in PyTorch is opened, which has the same methods.
 
     Raises:
         ModelError: the file is not ONNX, or the runtime does not support its graph.
@@ -147,7 +147,7 @@ def open_session(
     providers = runtime_arguments(provider)
     try:
         return onnxruntime.InferenceSession(graph or str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime raises its own unrelated classes on foreign bytes
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         broken = f"not usable as an ONNX model ({_reason(error)}); export it again"
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
 
@@ -167,8 +167,8 @@ def _open_in_torch(path: Path, provider: str, graph: bytes | None) -> TorchSessi
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     """The card in a session's metadata as JSON; ``path`` is for messages.
 
-    Later measurements of a built-in model are in a file beside it, because ids of nuclei depend on the model file's
-    checksum.
+    Later measurements of a built-in model are in a separate file, because ids of nuclei depend on the checksum of the
+    model's file.
 
     Raises:
         ModelError: there is no card.
@@ -195,39 +195,39 @@ def run_session(
     """
     try:
         return session.run(outputs, inputs)
-    except Exception as error:  # ONNX Runtime raises its own unrelated classes
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise ModelError(
             f"{path}: the runtime cannot run it ({_reason(error)}); export it again, "
-            "or run it where more memory is free"
+            "or run it on a machine with more free memory"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The reason in a message of ONNX Runtime, without its source line; 200 characters at most."""
+    """The reason in a message of ONNX Runtime, without the line of its source; at most 200 characters."""
     stated = str(error).rpartition("Status Message: ")[2].strip() or type(error).__name__
     return stated.splitlines()[0][:200]
 
 
-RUNTIMES = {  # names of ONNX Runtime
+RUNTIMES = {  # provider -> its name in ONNX Runtime
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-# Providers of PyTorch: the accelerator that it finds (CUDA, ROCm, XPU or MPS), and the processor.
+# PyTorch's providers: the accelerator that it finds (CUDA, ROCm, XPU or MPS), and the processor.
 TORCH = ("torch", "torch-cpu")
 ON_GPU = ("cuda", "tensorrt", "torch")
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"}
 OPTIONS = {
-    # cuDNN's exhaustive search times its kernels and may choose others later, which changes the last digits.
+    # cuDNN's exhaustive search times its kernels and may choose differently each time, which changes the last digits.
     "cuda": {"cudnn_conv_algo_search": "DEFAULT"},
-    # As with the CPU provider, nothing is rounded to 16 bits where processors support it, and a call uses one thread.
+    # As with the CPU provider, nothing is rounded to 16 bits, even if the processor could, and a call uses one thread.
     "openvino": {"device_type": "CPU", "precision": "FP32", "num_of_threads": "1"},
 }
-# Only providers that use the same kernels at every start and are faster wherever they start.
+# "auto" considers only providers that use the same kernels in every run and, where they start, are always faster.
 AUTO, PREFERRED = "auto", ("cuda", "cpu")
 
-# y = relu(x) of one number (ONNX 1.9): a provider that starts can run it.
+# y = relu(x) of one number (opset 14), to test whether a provider starts.
 _SMALLEST_MODEL = (
     b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0e"
@@ -262,7 +262,7 @@ def runtime_arguments(provider: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def require_installed(provider: str) -> None:
-    """Make sure that a provider is installed.
+    """Raise an error unless a provider is installed.
 
     Raises:
         ProviderError: the provider is not installed.
@@ -274,14 +274,14 @@ def require_installed(provider: str) -> None:
 
 def _lacks(provider: str) -> str:
     if provider in TORCH:
-        return "PyTorch's, which is not installed here; install the extra `train`"
+        return "part of PyTorch, which is not installed here; install the extra `train`"
     return (
-        f"not in this installation of ONNX Runtime; install the extra `{EXTRAS[provider]}` in place of the one there is"
+        f"not in this installation of ONNX Runtime; install the extra `{EXTRAS[provider]}` in place of the present one"
     )
 
 
 def is_installed(provider: str) -> bool:
-    """True if the installed ONNX Runtime was built with the provider, or if the PyTorch for it is installed."""
+    """True if the installed ONNX Runtime has the provider; for PyTorch's providers, if torch and onnx are installed."""
     if provider in TORCH:
         return all(map(find_spec, ("torch", "onnx")))
     import onnxruntime
@@ -305,14 +305,14 @@ def starts(provider: str) -> bool:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(_SMALLEST_MODEL, options, providers=runtime_arguments(provider))
-    except Exception:  # ONNX Runtime raises its own unrelated classes
+    except Exception:  # ONNX Runtime's errors have no common base class
         return False
-    # ONNX Runtime continues on the CPU, without an error, where the libraries of a provider are missing.
+    # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are missing.
     return RUNTIMES[provider] in session.get_providers()
 
 
 def require_start(provider: str) -> None:
-    """Make sure that a provider can be used on this machine.
+    """Raise an error unless a provider can be used on this machine.
 
     Raises:
         ProviderError: the provider is not installed, or does not find its device or libraries.
@@ -331,12 +331,12 @@ def does_not_start(provider: str) -> ProviderError:
 
 
 def examine_providers() -> list[Finding]:
-    """A finding for every provider, and the choice of "auto"; none without ONNX Runtime."""
+    """A finding about every provider, and the choice of "auto"; empty without ONNX Runtime."""
     try:
         found = [Finding(f"provider {name}", *_examine(name)) for name in (*RUNTIMES, *TORCH)]
     except ImportError:
         return []
-    return [*found, Finding("provider auto", True, f"takes {choose_provider(AUTO)}")]
+    return [*found, Finding("provider auto", True, f"chooses {choose_provider(AUTO)}")]
 
 
 def _examine(provider: str) -> tuple[bool, str]:

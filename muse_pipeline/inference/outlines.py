@@ -1,8 +1,8 @@
 """Refinement of a detector's outlines by a second, small network, or by moving them to the edges of stained nuclei.
 
-Without the network, every ray is moved to where the picture gets lighter outwards. The network reads densities around
-one nucleus, at 17 radii around the end of each of 16 rays, relative to their mean and spread. It returns the change
-of length of each ray, up to 3 um. It was trained on outlines drawn by hand (`experiments/refined_outlines/`).
+Without the network, rays end where the picture lightens outwards. The network reads optical densities at 17 radii
+around the end of each of 16 rays of a nucleus, relative to their mean and spread, and returns the change of each ray's
+length, up to 3 um. It was trained on outlines drawn by hand (`experiments/refined_outlines/`).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY
 
 EDGE_STEP_UM = 0.25  # step of the radii that are tried along a ray
-LOYALTY = 1.0  # cost of the squared relative change of a ray, in units of the nucleus' mean edge
+LOYALTY = 1.0  # cost per squared relative change of a ray, in units of the nucleus' mean edge
 FAINTEST = 5.0  # difference in grey level across an edge; fainter edges have less weight
-SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256  # edges are noisy
-STAYING = 0.05  # weight of the unchanged ray; that of a mean edge is 1
+SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256  # over neighbouring rays, as edges are noisy
+STAYING = 0.05  # weight of leaving a ray unchanged, relative to that of a mean edge
 LEAST_EDGE_UM = 1.0  # shortest ray
-EDGE_BLOCK = 128  # nuclei at a time, whose samples fit into a core's cache
+EDGE_BLOCK = 128  # number of nuclei at a time, so that their samples fit into a core's cache
 MODEL = BUILT_IN / "outlines/refine.onnx"
 TRAINING_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
 N_REFINED = 16  # number of rays of the network
 STEP_UM = 0.375  # step of the samples along a ray
-N_STEPS = 8  # samples on either side of the end; also limits the change of a ray
+N_STEPS = 8  # samples on either side of the end, and largest change of a ray in steps
 LEAST_UM = 0.5  # shortest ray
-BLOCK = 64  # nuclei at a time; fixed, since sums in a matrix product may depend on the number of rows
+BLOCK = 64  # number of nuclei at a time; fixed, since sums in a matrix product may depend on the number of rows
 
 
 def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float) -> np.ndarray:
     """Move outlines to the clearest edge within reach; outlines without an edge are unchanged.
 
-    Every ray has a length within reach at which the picture lightens most outwards. Its length changes by the mean
-    change of itself and its neighbours, weighted by the squares of their edges.
+    The edge along a ray is where the picture lightens most outwards, within reach of the ray's end. A ray changes by
+    the mean distance to the edge along itself and its neighbours, weighted by the squared strengths of the edges.
 
     Args:
-        light: (h, w) uint8 picture in which nuclei are dark; the red channel of haematoxylin and eosin.
-        xy: (N, 2) centres in its pixels.
+        light: (h, w) uint8 picture in which nuclei are dark; for H&E its red channel.
+        xy: (N, 2) centres in pixels of the picture.
         rays: (N, R) float32 um.
         mpp: um per pixel.
         reach_um: largest change of a ray's length.
@@ -57,26 +57,25 @@ def snap_to_edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
 
 
 def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
-    """``snap_to_edges`` with a reach of ``n`` steps."""
+    """``snap_to_edges`` for one block of nuclei, with a reach of ``n`` steps."""
     change = np.arange(-n, n + 1, dtype=np.float32) * np.float32(EDGE_STEP_UM)  # (S,)
     edge = _edges(light, xy, rays, mpp, n)
     own = np.maximum(edge.max(0).mean(1), FAINTEST)
-    # Relative to the mean edge of the same nucleus, so that the contrast of a slide matters only below
-    # ``FAINTEST``.
+    # Edges are relative to the nucleus' mean edge, so the contrast of a slide matters only below ``FAINTEST``.
     edge = np.clip(edge / own[:, None], -1, 1)
     cost = np.float32(LOYALTY) * (change[:, None, None] / np.maximum(rays, 2 * LEAST_EDGE_UM)) ** 2
     best = (edge - cost).argmax(0)  # (N, R)
     weight = np.maximum(np.take_along_axis(edge, best[None], 0)[0], 0) ** 2
     pull, total = (_smooth(part) for part in (weight * change[best], weight))
     moved = rays + pull / (total + np.float32(STAYING))
-    # A ray that was shorter before may not become even shorter.
+    # A ray that is shorter than the least length already must not become even shorter.
     return np.maximum(moved, np.minimum(rays, np.float32(LEAST_EDGE_UM)))
 
 
 def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
-    """(2 n + 1, N, R) increase in grey level at radii from ``n`` steps before the end of a ray.
+    """(2 n + 1, N, R) increase in grey level at radii from ``n`` steps before the end of a ray to ``n`` steps after it.
 
-    Each side is the mean of two samples, over 0.5 um.
+    It is the difference of the mean grey levels over 0.5 um outside and 0.5 um inside each radius.
     """
     offsets = (np.arange(-n - 2, n + 2, dtype=np.float32) + np.float32(0.5)) * np.float32(EDGE_STEP_UM)
     along = np.maximum(rays + offsets[:, None, None], 0)  # (samples, N, R) um
@@ -88,7 +87,7 @@ def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: i
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """(N, R) means of neighbouring rays; without BLAS, whose sums depend on the number of nuclei."""
+    """(N, R) weighted means over neighbouring rays, without BLAS, whose sums depend on the number of nuclei."""
     half, n_rays = len(SMOOTHING) // 2, values.shape[1]
     around = np.take(values, np.arange(-half, n_rays + half), axis=1, mode="wrap")
     starts = range(2 * half, -1, -1)  # the last digits depend on this order
@@ -118,16 +117,16 @@ class OutlineRefiner:
         self.session, self.sha256 = open_session(self.path, options, "cpu"), sha256_of(path)
 
     def __call__(self, pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-        """Refine the outlines of a picture.
+        """Refine the outlines of nuclei in a picture.
 
         Args:
             pixels: (h, w, 3) uint8 picture.
-            xy: (N, 2) centres in the picture's pixels.
-            rays: (N, R) float32 rays, um.
+            xy: (N, 2) centres in pixels of the picture.
+            rays: (N, R) float32 um.
             mpp: um per pixel.
 
         Returns:
-            (N, R) float32 rays, um.
+            (N, R) float32 um.
 
         Raises:
             ModelError: the graph cannot be run.
@@ -135,7 +134,7 @@ class OutlineRefiner:
         refined, n_rays = np.empty_like(rays), rays.shape[1]
         to_network, to_rays = angle_weights(n_rays, N_REFINED), angle_weights(N_REFINED, n_rays)
         for start in range(0, len(rays), BLOCK):
-            block = np.arange(start, start + BLOCK).clip(max=len(rays) - 1)  # the last nucleus is repeated
+            block = np.arange(start, start + BLOCK).clip(max=len(rays) - 1)  # repeats the last nucleus
             own = rays[block] @ to_network
             samples = sample_along_rays(pixels, xy[block], own, mpp)
             density = cv2.LUT(samples.reshape(len(samples), -1), DENSITY).reshape(samples.shape)
@@ -145,7 +144,7 @@ class OutlineRefiner:
 
 
 def sample_along_rays(pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
-    """Colours of ``pixels`` around the end of each ray (N, R) um: (3, 17, N, R) uint8, from the inside outwards."""
+    """Colours around the end of each ray (N, R) um, from the inside outwards: (3, 17, N, R) uint8."""
     offsets = np.arange(-N_STEPS, N_STEPS + 1, dtype=np.float32) * np.float32(STEP_UM)
     along = np.maximum(rays + offsets[:, None, None], 0)
     points = points_along_rays(xy, along, mpp)
@@ -166,15 +165,15 @@ def angle_weights(n: int, m: int) -> np.ndarray:
 def fit_outlines(
     found: list[Nuclei], pixels: np.ndarray, mpp: float, snap_um: float, refiner: OutlineRefiner | None
 ) -> list[Nuclei]:
-    """Refine the outlines of windows, or move them to edges.
+    """Refine the outlines of the nuclei in windows, or move them to edges.
 
     Args:
         found: nuclei of each window, in its frame.
         pixels: (B, H, W, 3) uint8 pixels of the windows.
         mpp: um per pixel.
-        snap_um: largest move of outlines to the nearest edge of red, in which haematoxylin is dark and eosin light; 0
-            leaves them.
-        refiner: network that refines outlines in place of ``snap_um``; None for no refinement.
+        snap_um: largest distance by which outlines move to the clearest edge in the red channel, in which haematoxylin
+            is dark and eosin light; 0 leaves them unchanged.
+        refiner: network that refines outlines, in place of ``snap_um``; None if there is none.
 
     Returns:
         The nuclei of each window with the new outlines.

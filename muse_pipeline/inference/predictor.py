@@ -1,4 +1,4 @@
-"""A model file in ONNX Runtime: windows of pixels in, nuclei or maps of regions out."""
+"""Running a model's graph: windows of pixels in, nuclei or maps of regions out."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from muse_pipeline.nuclei.table import Nuclei
 if TYPE_CHECKING:
     import onnxruntime
 
-OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # of detectors; the last if ``embedding_dim`` is set
+OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # outputs of every detector, and an optional one
 MAP = "map"  # output of region models
-LARGEST_CUT = 64 << 20  # bytes; in larger graphs the time for operations on pixels is small
+LARGEST_CUT = 64 << 20  # bytes; larger graphs are not cut, because operations on pixels take little of their time
 
 
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
-    """The graph's outputs, with or without embeddings, as each window's nuclei (frame: window), by descending score.
+    """The nuclei in each window (frame: window), by descending score, from the outputs of a graph.
 
     Args:
-        outputs: xy, score, prob, rays and perhaps embedding.
+        outputs: xy, score, prob, rays and, for models with embeddings, embedding.
         temperature: divisor of the logits, as in ``inference.card.ModelCard``.
     """
     xy, score, prob, rays, *embedding = outputs
@@ -71,23 +71,23 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
 
 
 class GraphRunner:
-    """A model's graph in ONNX Runtime, of any kind; safe to call from several threads.
+    """Runs the graph of a model of any kind; safe to call from several threads.
 
-    Each call uses one thread, whatever the number of callers, so that results are the same for any number of
-    threads. On the CPU, a table of their results replaces the graph's elementwise operations on pixels.
+    Each call uses one thread, so that results are the same for any number of threads. On the CPU, the elementwise
+    operations with which a graph begins are replaced by a table of their results for all values of a pixel.
 
     Args:
         path: path of an ONNX file with a card.
-        provider: provider, as from ``inference.model.choose_provider``.
-        graph: graph to run in place of the file's, from which it was made.
+        provider: provider, or "auto" (``inference.model.choose_provider``).
+        graph: graph made from the file's, to run in place of it; None to run the file's.
 
     Attributes:
-        any_size: True if windows of any size run as fast as the card's; a GPU is prepared anew for every size.
-        device: name of PyTorch's device, empty for other providers.
+        any_size: True if windows of any size are accepted and run at full speed; a GPU has to prepare for each size.
+        device: name of PyTorch's device; "" for other providers.
 
     Raises:
-        ModelError: the file is not ONNX.
-        ProviderError: the provider is not installed.
+        ModelError: the file is not ONNX, or the runtime does not support its graph.
+        ProviderError: the provider is not installed or does not start.
     """
 
     def __init__(self, path: Path, provider: str = "cpu", graph: bytes | None = None):
@@ -100,10 +100,10 @@ class GraphRunner:
         self.session, self._table = open_session(self.path, options, self.provider, graph), None
         is_ours = "colour" in [port.name for port in self.session.get_inputs()]
         if self.provider == "cpu" and is_ours:
-            with suppress(ModelError):  # ONNX Runtime rejects the parts of some graphs, which run whole
+            with suppress(ModelError):  # ONNX Runtime rejects the parts of some graphs, which then run whole
                 self._tabulate_values(graph or self.path.read_bytes(), options)
         self.device = self.session.device_name if self.provider in TORCH else ""
-        # ONNX Runtime continues on the CPU where the libraries of a provider are missing.
+        # ONNX Runtime falls back to the CPU if the libraries of a provider are missing.
         if self.provider in RUNTIMES and RUNTIMES[self.provider] not in self.session.get_providers():
             raise does_not_start(self.provider)
         sides = self.session.get_inputs()[0].shape[2:]
@@ -134,10 +134,10 @@ class GraphRunner:
         return {"pixels": planes, "colour": colour}
 
     def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
-        """Check that inputs and outputs of the graph have the sizes in its card, where it fixes them.
+        """Check that the graph's inputs and outputs have the sizes ``stated`` by its card, if the graph fixes them.
 
         Raises:
-            ModelError: a size differs.
+            ModelError: an output is missing, or a size differs.
         """
         ports = (*self.session.get_inputs(), *self.session.get_outputs())
         if missing := stated.keys() - {port.name for port in ports}:
@@ -169,7 +169,7 @@ class Predictor(GraphRunner):
         self.card = card = ModelCard.from_json(card_text(self.session, self.path), str(self.path))
         self.refiner = OutlineRefiner() if card.refine else None
         if card.is_imported:
-            self.any_size = False  # values of a cut window may differ
+            self.any_size = False  # results may depend on the size of a window
             return
         self.outputs = [*OUTPUTS, EMBEDDING] if card.embedding_dim else list(OUTPUTS)
         side, slots = card.input_px, card.capacity
@@ -187,12 +187,12 @@ class Predictor(GraphRunner):
         """Find nuclei in windows.
 
         Args:
-            pixels: (B, S, S, 3) uint8, S = the card's ``input_px``; with ``any_size`` (B, H, W, 3), both sides
+            pixels: (B, S, S, 3) uint8, S = the card's ``input_px``; with ``any_size``, (B, H, W, 3), where H and W are
                 multiples of the card's ``stride_px``.
-            colour: (3, 4) float32 map.
+            colour: (3, 4) float32 map, see ``inference.stains``.
 
         Returns:
-            For each window its nuclei (frame: window), by descending score.
+            The nuclei in each window (frame: window), by descending score.
         """
         if self.card.is_imported:
             found = self._find_in_maps(pixels)
@@ -211,7 +211,7 @@ class Predictor(GraphRunner):
 
 
 class RegionPredictor(GraphRunner):
-    """Runs a model of regions.
+    """Runs a region model.
 
     Raises:
         ModelError: the file is not ONNX, has no card of a region model, or its card does not match its graph.
@@ -229,9 +229,9 @@ class RegionPredictor(GraphRunner):
 
         Args:
             pixels: windows of pixels, as for ``Predictor``.
-            colour: (3, 4) float32 map.
+            colour: (3, 4) float32 map, see ``inference.stains``.
 
         Returns:
-            (B, C, H / cell, W / cell) float32 probabilities.
+            (B, C, H / cell_px, W / cell_px) float32 probabilities.
         """
         return self.run([MAP], pixels, colour)[0]

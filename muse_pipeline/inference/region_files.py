@@ -1,4 +1,4 @@
-"""The files of a slide's regions: polygons for QuPath, the map, a picture, and the outcome of the step."""
+"""The files of a slide's regions: polygons for QuPath, the map, a picture, and a record of the outcome."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
 
 
 def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) -> dict[str, Any]:
-    """Write all files of a slide's regions; ``regions.json`` comes last.
+    """Write all files of a slide's regions, ``regions.json`` last.
 
     Args:
         found: the maps of the slide.
@@ -83,7 +83,7 @@ def write_regions(found: SlideMap, store: Store, info: SlideInfo, folder: Path) 
 
 
 def _to_level0(polygon: shapely.Polygon, found: SlideMap, info: SlideInfo) -> shapely.Polygon:
-    """Convert a polygon from cells to level-0 px, to 0.1 px, and clip it to the scanner's bounds."""
+    """Convert a polygon from cells to level-0 pixels, rounded to 0.1, and clip it to the scanner's bounds."""
     shape = shapely.transform(
         polygon, lambda xy: np.round(work_to_level0(xy * found.card.cell_px, info.mpp, found.card.mpp), 1)
     )
@@ -95,7 +95,7 @@ def _to_level0(polygon: shapely.Polygon, found: SlideMap, info: SlideInfo) -> sh
 def measure_areas(
     areas: Sequence[ClassArea], classes: Sequence[NucleusClass], mpp: tuple[float, float]
 ) -> list[dict[str, Any]]:
-    """Name, colour, number of areas and mm2 of every class."""
+    """Name, colour, number of areas and total area in mm2 of every class."""
     found = []
     for one in classes:
         shapes = [area.shape for area in areas if area.class_name == one.name]
@@ -140,14 +140,14 @@ def _to_pixels(ring: shapely.LinearRing, scale: np.ndarray) -> np.ndarray:
 
 
 def _find_reduction(store: Store) -> int:
-    """Factor by which the picture is reduced: the least that fits, or more if a smaller level can then be read."""
+    """Factor by which the picture is reduced: the least that fits, or more so that a smaller level can be read."""
     needed = max(1, -(-max(store.size_px) // PICTURE_PX))
     factor = max(factor for factor in PYRAMID if factor <= needed)
     return -(-needed // factor) * factor
 
 
 def _add_legend(picture: np.ndarray, classes: Sequence[NucleusClass]) -> Image.Image:
-    """The picture with the names of the classes below it."""
+    """The picture with the colours and names of the classes below it."""
     size, margin = 18, 8
     canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + size + 2 * margin), "white")
     canvas.paste(Image.fromarray(picture))

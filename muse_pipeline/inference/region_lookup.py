@@ -25,13 +25,13 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side of its border by class: 1 is inside
-MARGIN_UM = 16.0  # four cells of the map; closer to the border the region is uncertain
+EPITHELIUM, SIDES = "Epithelium", {"Epithelial": 1, "Stroma": -1}  # side of its border for nuclei; 1 is inside
+MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
 
 
 @dataclass(frozen=True)
 class RegionColumns:
-    """Columns of N nuclei.
+    """Columns about the regions of N nuclei.
 
     Attributes:
         region: (N,) int32 index of the class; ``NO_REGION`` outside all regions.
@@ -49,8 +49,8 @@ class RegionClass(NucleusClass):
     """A class of tissue regions of a slide.
 
     Attributes:
-        tissue: tissue of the class, in level-0 px.
-        is_inside: True if its nuclei lie inside the border.
+        tissue: tissue of the class, in level-0 pixels.
+        is_inside: True if the class lies inside the border.
     """
 
     tissue: shapely.Geometry
@@ -60,16 +60,16 @@ class RegionClass(NucleusClass):
 class SlideRegions:
     """The regions of one slide.
 
-    All classes of a model but the first, and all drawn areas, are inside. The border is the line between inside and
-    other tissue; the edge of the tissue is not a border.
+    All classes of a model but the first, and all drawn areas, are inside. The border consists of the lines at which a
+    model's regions meet, or of the outlines of drawn areas; the edge of the tissue is not a border.
 
     Args:
         classes: classes of the regions.
-        areas: polygons of the classes; the smallest counts where drawn ones overlap.
-        border: lines of the border, in level-0 px.
-        outside: all tissue that is not inside, in level-0 px.
+        areas: polygons of the classes; where drawn areas overlap, the smallest counts.
+        border: lines of the border, in level-0 pixels.
+        outside: all tissue that is not inside, in level-0 pixels.
         info: the slide.
-        origin: model or file of the regions, for the table of nuclei.
+        origin: model or file of the regions, for the provenance.
         prob: map of the probabilities of the classes; None for drawn areas.
     """
 
@@ -88,7 +88,7 @@ class SlideRegions:
         ordered = sorted(areas, key=lambda area: area.shape.area)
         self._shapes = np.array([area.shape for area in ordered], object)
         self._label = np.array([index[area.class_name] for area in ordered], np.int32)
-        self._inside = np.array([*(one.is_inside for one in classes), False])  # the last is for no region
+        self._inside = np.array([*(one.is_inside for one in classes), False])  # index -1 is ``NO_REGION``
         self._bounds = shapely.bounds(self._shapes)
         shapely.prepare(self._shapes)
         for shape in self._shapes:  # builds its index, which threads then share
@@ -99,7 +99,7 @@ class SlideRegions:
         self._tree.query(shapely.Point(0, 0))
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
-        """The columns of nuclei at ``xy`` (N, 2) in level-0 px; safe to call from several threads."""
+        """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels; safe to call from several threads."""
         region = np.full(len(xy), NO_REGION, np.int32)
         if not len(xy):
             return RegionColumns(region, np.zeros(0, np.float32), np.zeros(0, np.float32))
@@ -123,9 +123,9 @@ class SlideRegions:
         return np.where(self._inside[region], -found, found)
 
     def sides(self, classes: Sequence[str]) -> np.ndarray | None:
-        """(C,) side of the border where nuclei of each class lie: 1 inside, -1 outside, 0 for both.
+        """(C,) side of the border where nuclei of each class are expected: 1 inside, -1 outside, 0 for either.
 
-        None if the regions are not epithelium and other tissue, or a class of ``SIDES`` is missing.
+        None if the regions are not epithelium and other tissue, or if ``classes`` lacks a class of ``SIDES``.
         """
         inside = [one.name for one in self.classes if one.is_inside]
         if inside != [EPITHELIUM] or len(self.classes) == 1 or not SIDES.keys() <= set(classes):
@@ -133,13 +133,13 @@ class SlideRegions:
         return np.array([SIDES.get(name, 0) for name in classes])
 
     def are_unlike(self, found: RegionColumns, sides: np.ndarray) -> np.ndarray:
-        """(N,) bool: nuclei on the other side of the border than ``sides`` (N,), farther from it than ``MARGIN_UM``."""
-        is_near = np.abs(found.border_um) <= MARGIN_UM  # False without a border
+        """(N,) bool: True for nuclei in regions on the side opposite to ``sides`` (N,), but not near the border."""
+        is_near = np.abs(found.border_um) <= MARGIN_UM  # False if there is no border
         is_other = np.where(self._inside[found.region], 1, -1) == -sides
         return is_other & ~is_near & (found.region != NO_REGION)
 
     def describe(self) -> Regions:
-        """Origin of the regions, and the mm2 of every class and of the bands along the border."""
+        """Origin of the regions, and the areas of every class and of the bands along the border."""
         mm2 = self.mpp.prod() / 1e6
         inner = shapely.union_all([one.tissue for one in self.classes if one.is_inside])
         bands = []
@@ -156,10 +156,11 @@ class SlideRegions:
 
 @dataclass(frozen=True)
 class FailedRegions:
-    """Regions of a slide on which the model failed: columns without values.
+    """Stands in for the regions of a slide on which the model failed; its columns have no values.
 
     Attributes:
-        reason: reason of the failure.
+        reason: reason for the failure.
+        classes: always empty.
     """
 
     reason: str
@@ -174,16 +175,16 @@ class FailedRegions:
         """None, since no class has a side."""
 
     def describe(self) -> Regions:
-        """The failure and its reason, for the table of nuclei."""
+        """The failure and its reason, for the provenance."""
         return Regions("model", FAILED, self.reason)
 
 
 class ProbabilityMap:
-    """``regions.zarr`` of a slide, of which only the parts around nuclei are read.
+    """Reads the parts of a slide's ``regions.zarr`` that contain nuclei.
 
     Args:
-        path: path of the folder.
-        mpp: (x, y) um per level-0 px.
+        path: path of ``regions.zarr``.
+        mpp: (x, y) um per level-0 pixel.
     """
 
     def __init__(self, path: Path, mpp: tuple[float, float]):
@@ -192,7 +193,7 @@ class ProbabilityMap:
         self._mpp, self._cell_um = mpp, float(known["cell_um"])
 
     def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0 px."""
+        """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0 pixels."""
         limit = np.array(self._planes[0].shape[::-1]) - 1
         cell = np.floor(level0_to_work(xy, self._mpp, self._cell_um)).astype(int).clip(0, limit)
         (left, top), (right, bottom) = cell.min(0), cell.max(0) + 1
@@ -204,19 +205,19 @@ def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions 
     """The regions of a slide, or the reason why there are none.
 
     Args:
-        source: folder that ``muse regions`` wrote to, or a GeoJSON file of drawn areas with classes.
+        source: folder written by ``muse regions``, or a GeoJSON file of drawn areas with classes.
         info: the slide.
         kept: area in which nuclei are kept.
 
     Raises:
-        StoreError: there are no regions, or they are of another slide or tissue.
+        StoreError: there are no regions, or they were made for a different slide or tissue.
         GeoJSONError: the drawn areas cannot be used.
     """
     return _of_model(source, info, kept) if source.is_dir() else _drawn(source, info, kept)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """``regions.json`` of a folder.
+    """Read the ``regions.json`` in a folder.
 
     Raises:
         StoreError: the file is missing or damaged.
@@ -234,7 +235,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
     if record["status"] != OK:
         return FailedRegions(record["reason"])
     if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
-        raise StoreError(f"{files.regions}: made for another slide, tissue or ROI; run `muse regions` again")
+        raise StoreError(f"{files.regions}: made for a different slide, tissue or ROI; run `muse regions` again")
     areas = read_class_areas(files.region_outlines, info) if any(one["n_areas"] for one in record["classes"]) else []
     shapes = np.array([area.shape for area in areas], object)
     classes = []
@@ -255,7 +256,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions | F
 def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     drawn = read_class_areas(path, info)
     classes = list(dict.fromkeys(NucleusClass(area.class_name, area.color) for area in drawn))
-    classes = list({one.name: one for one in reversed(classes)}.values())[::-1]  # a class may have two colours
+    classes = list({one.name: one for one in reversed(classes)}.values())[::-1]  # the first colour of a class counts
     tissue = outline_kept(kept, info)
     ordered = sorted(drawn, key=lambda area: area.shape.area)
     shapes, of_class = np.array([area.shape for area in ordered], object), {one.name: [] for one in classes}
@@ -276,7 +277,7 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
 
 
 def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
-    """Outline of the area in which nuclei are kept, in level-0 px."""
+    """Outline of the area in which nuclei are kept, in level-0 pixels."""
     mask = np.unpackbits(kept.bits, axis=1, count=kept.width)
     polygons = trace_regions(mask).polygons
     outline = shapely.transform(shapely.union_all(polygons), lambda xy: xy * (kept.mask_mpp / np.array(info.mpp)))
@@ -284,11 +285,11 @@ def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
 
 
 def shared_lines(polygons: np.ndarray) -> shapely.Geometry:
-    """The lines at which the polygons of a tiling meet; both polygons have the same vertices there."""
+    """The lines at which polygons of a tiling meet; both polygons must have the same vertices there."""
     if not len(polygons):
         return shapely.MultiLineString()
     sides = np.concatenate([_sides(ring) for ring in shapely.get_rings(polygons)])
-    # Neighbours traverse a common side in opposite directions; it is turned so that both count as equal.
+    # Neighbours traverse a common side in opposite directions, so sides are turned to make the two equal.
     backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
     sides[backward] = sides[backward][:, [2, 3, 0, 1]]
     unique, n = np.unique(sides, axis=0, return_counts=True)
@@ -302,7 +303,7 @@ def _sides(ring: shapely.Geometry) -> np.ndarray:
 
 
 def _segments(lines: shapely.Geometry) -> np.ndarray:
-    """The segments of lines, for a tree."""
+    """The segments of ``lines``, for a search tree."""
     parts = [_sides(part) for part in shapely.get_parts(lines) if part.geom_type in {"LineString", "LinearRing"}]
     return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2)) if parts else np.zeros(0, object)
 

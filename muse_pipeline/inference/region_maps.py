@@ -1,9 +1,8 @@
 """Probability maps of tissue regions over a slide, in fixed windows and batches as for nuclei, and their polygons.
 
 A window is a core and its halo. Every cell of the slide is in the core of exactly one window, so cores are placed side
-by side. Results depend on slide and card only, never on the number of threads.
-
-Polygons tile the tissue without gaps or overlaps.
+by side. Results depend only on the slide and the card, never on the number of threads. Polygons tile the tissue without
+gaps or overlaps.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ PACKAGES = (
     "opencv-python-headless",
 )
 RIM_UM = KEEP_UM + TISSUE_UM  # margin by which the store's tissue exceeds the tissue that was found
-# Outlines are within half a cell, 4 um at 2 um/px, of the sides of the cells: sqrt(2) / 4 for
-# cutting corners through the middles of sides, and the remainder for omitted vertices.
+# Outlines lie within half a cell (4 um at 2 um/px) of the sides of cells: cutting corners through the middles of sides
+# moves them by up to sqrt(2) / 4, and omitting vertices by the remainder.
 SIMPLIFIED_BY = 0.14  # cells
 
 
@@ -48,7 +47,7 @@ class SlideMap:
         card: card of the model.
         prob: (C, H, W) uint8, probabilities times 255; cell (i, j) covers work pixels from (i, j) * ``card.cell_px``.
         tissue: (H, W) bool, True where nuclei are kept.
-        facts: provenance: slide, model, colours and versions, as in ``regions.json``.
+        facts: slide, model, colours and versions, as in ``regions.json``.
     """
 
     card: RegionCard
@@ -58,7 +57,7 @@ class SlideMap:
 
     @property
     def cell_um(self) -> float:
-        """Side of a cell, um."""
+        """Side of a cell in um."""
         return self.card.cell_px * self.card.mpp
 
 
@@ -75,12 +74,13 @@ def map_slide(
     Args:
         store: the slide's image at an mpp that divides the card's.
         predictor: the model.
-        colour: (3, 4) map, see ``inference.stains``.
-        threads: number of batches run at the same time.
+        colour: (3, 4) map of the slide's colours, see ``inference.stains``.
+        threads: number of batches that are run at the same time.
         progress: function called with (batches done, batches in all).
 
     Raises:
-        StoreError: the store's mpp does not divide the card's, a chunk is damaged, or the store was replaced meanwhile.
+        StoreError: the store's mpp does not divide the card's, a chunk is damaged, or the store was replaced while it
+            was read.
     """
     cv2.setNumThreads(1)
     card, store = predictor.card, store.at(predictor.card.mpp)
@@ -105,7 +105,7 @@ def map_slide(
 def _run_batch(
     windows: np.ndarray, store: Store, predictor: RegionPredictor, colour: np.ndarray, grid: WindowGrid
 ) -> np.ndarray:
-    """Maps (n, C, core, core) uint8 of n windows."""
+    """Maps (n, C, core, core) uint8 of the cores of n windows."""
     card = predictor.card
     part = grid.part(windows, *store.tissue, card.stride_px) if predictor.any_size else grid.whole
     pixels = np.full((card.batch, part.height, part.width, 3), 255, np.uint8)
@@ -170,7 +170,7 @@ def classify(found: SlideMap) -> np.ndarray:
 
 
 def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
-    """Assign the class of the nearest inner cell to the rim of the tissue, which is mostly glass, in place.
+    """Give the rim of the tissue, which is mostly glass, the class of the nearest inner cell, in place.
 
     Otherwise glass around tumour would appear as a seam of other tissue. Tissue that is all rim keeps its classes.
 
@@ -178,7 +178,7 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
         label: (H, W) uint8, 0 for no tissue.
         rim_cells: width of the rim.
     """
-    # With a frame, tissue also ends at the edges of the map.
+    # With a frame around the map, tissue ends at its edges too.
     framed = np.pad(label > 0, 1).view(np.uint8)
     inner = (cv2.distanceTransform(framed, cv2.DIST_L2, 5) > rim_cells).astype(np.uint8)[1:-1, 1:-1]
     if not inner.any():
@@ -193,7 +193,8 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
 def absorb_islands(label: np.ndarray, min_cells: int) -> None:
     """Assign islands of fewer than ``min_cells`` to the class that touches most of their border, in place.
 
-    The smallest are absorbed first. One that touches no other class, such as a small island of tissue, is kept.
+    The smallest islands are absorbed first. An island that touches no other class, such as a small piece of tissue, is
+    kept.
 
     Args:
         label: (H, W) uint8, 0 for no tissue.
@@ -231,9 +232,9 @@ def trace_regions(label: np.ndarray) -> Outlines:
         return Outlines(np.zeros(0, object), np.zeros(0, int))
     simple = shapely.simplify(arcs, SIMPLIFIED_BY, preserve_topology=False)
     faces = _faces(simple)
-    while len(wrong := _overlaps(faces)):  # original arcs do not cross each other
+    while len(wrong := _overlaps(faces)):  # only simplified arcs can cross each other
         hit = shapely.STRtree(simple).query(wrong, predicate="intersects")[1]
-        # If all of these are original already, all others are restored too, which ends the loop.
+        # If all of these arcs are original already, all others are restored too, which ends the loop.
         if (simple[hit] == arcs[hit]).all():
             hit = np.arange(len(arcs))
         simple[hit] = arcs[hit]
@@ -249,10 +250,9 @@ def trace_regions(label: np.ndarray) -> Outlines:
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
-    """Lines (n, 2) along the sides of cells between different values; each ends where three lines meet.
+    """Lines (n, 2) along the sides of cells between different values; they end where three lines meet, or are closed.
 
-    Other lines are closed. Sides are followed one by one, which takes a tenth of the time of
-    ``shapely.line_merge``.
+    Sides are followed one by one, which takes a tenth of the time of ``shapely.line_merge``.
     """
     ends, width = _find_sides(label)
     corners = ends.ravel()
@@ -284,9 +284,10 @@ def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
-    """The continuation of every directed side at its end; -1 at nodes.
+    """The side that continues every directed side at its end; -1 at nodes.
 
-    Side e has number 2 e from its first end to its second and 2 e + 1 back, so ``corners[step]`` is where it starts.
+    Side e has the number 2 e in the direction from its first end to its second and 2 e + 1 in the opposite direction,
+    so a directed side starts at ``corners[number]``.
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)
@@ -309,6 +310,6 @@ def _faces(arcs: np.ndarray) -> np.ndarray:
 
 
 def _overlaps(faces: np.ndarray) -> np.ndarray:
-    """Edges (M,) at which polygons overlap or do not meet."""
+    """Edges (M,) where polygons overlap or leave a gap."""
     edges = shapely.coverage_invalid_edges(faces)
     return edges[~shapely.is_empty(edges)]

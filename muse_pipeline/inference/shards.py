@@ -1,4 +1,4 @@
-"""The file between ``detect`` or ``propose`` and ``stitch``: reports of a run of windows, in window order."""
+"""The file that ``detect`` or ``propose`` writes for ``stitch``: the nuclei that windows report, in window order."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MAKERS = "`muse detect` or `muse propose`"
 
 
 class ShardWriter:
-    """Collects reports and writes them in groups of rows; use it as a context manager.
+    """Collects reported nuclei and writes them in groups of rows; use it as a context manager.
 
     Args:
         path: path of the file.
-        n_classes: number of columns of ``prob``.
-        n_rays: number of columns of ``rays``.
-        embedding_dim: number of columns of ``embedding``, which is left out for 0.
-        dab: True for a column ``dab_od``.
+        n_classes: number of values in ``prob``.
+        n_rays: number of values in ``rays``.
+        embedding_dim: number of values in ``embedding``; 0 leaves this column out.
+        dab: True to write a column ``dab_od``.
     """
 
     def __init__(self, path: Path, n_classes: int, n_rays: int, embedding_dim: int = 0, dab: bool = False):
@@ -57,7 +57,7 @@ class ShardWriter:
         self._writer.close()
 
     def add(self, nuclei: Nuclei, window: int) -> None:
-        """Add the reports (frame: work) of one window; windows come in ascending order."""
+        """Add the nuclei (frame: work) that one window reports; windows must be added in ascending order."""
         x, y = nuclei.require(Frame.WORK).xy.T
         columns = list(map(to_arrow, (np.full(len(nuclei), window, np.int32), x, y, nuclei.score)))
         columns += [
@@ -65,12 +65,12 @@ class ShardWriter:
             for name, width in self.lists.items()
         ]
         self._tables.append(pa.Table.from_arrays(columns, schema=self.schema))
-        # A group ends with a window: stitching orders the nuclei within a window, and returns them group by group.
+        # A group contains whole windows: stitching orders the nuclei within a window, and returns them group by group.
         if sum(map(len, self._tables)) >= ROWS_PER_GROUP:
             self._flush()
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Write the remaining reports, and ``facts``, as ``detect_shard`` collects them."""
+        """Write the remaining nuclei, and the ``facts`` that ``detect_shard`` collects."""
         self._flush()
         self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(facts, sort_keys=True)})
 
@@ -84,7 +84,7 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
     """The facts that ``finish`` wrote about a shard.
 
     Raises:
-        StoreError: the file is missing, or is not one of our shards.
+        StoreError: the file is missing, or is not a complete shard.
     """
     try:
         facts = json.loads(pq.read_metadata(path).metadata[METADATA_KEY])
@@ -93,29 +93,29 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such shard; run {MAKERS} for it") from error
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path}: not a complete shard of {MAKERS}; delete it and run that again") from error
+        raise StoreError(f"{path}: not a complete shard of {MAKERS}; delete it and run the command again") from error
 
 
 def _require_facts(facts: dict[str, Any]) -> None:
     """Check that the facts have the types that stitching needs.
 
     Raises:
-        KeyError, TypeError, ValueError: a fact is missing or has another type.
+        KeyError, TypeError, ValueError: a fact is missing or has the wrong type.
     """
     common = facts["common"]
     words = facts["shard"], common["card"], common["fingerprint"], common["model_sha256"], common["provider"]
     numbers = facts["n_windows"], common["offset_px"], *common["size_px"], *facts["full_windows"]
     if not all(isinstance(word, str) for word in words) or not all(type(number) is int for number in numbers):
-        raise ValueError("a fact has another type")
+        raise ValueError("a fact has the wrong type")
     if len(common["size_px"]) != 2 or not isinstance(common["versions"], dict) or min(common["size_px"]) < 1:
-        raise ValueError("a fact has another type")
+        raise ValueError("a fact has the wrong type")
     colour = common["colour"] or []  # not every proposer looks at colours
-    # Evaluated for the errors that it raises if these are no lists or no number.
+    # Evaluated only because it raises an error unless these are lists and a number.
     [*colour, *common["slide_mpp"], float(common["corrupt_fraction"])]
 
 
 def iterate_reports(path: Path) -> Iterator[Nuclei]:
-    """Groups of reports (frame: work), in window order.
+    """Yield the reported nuclei (frame: work) group by group, in window order.
 
     Raises:
         StoreError: a group cannot be read.
@@ -124,7 +124,7 @@ def iterate_reports(path: Path) -> Iterator[Nuclei]:
 
 
 def iterate_positions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions (N, 2) in work px and windows (N,) of the same groups, a tenth of the size of the reports.
+    """Yield positions (N, 2) in work pixels and window numbers (N,) of the same groups, a tenth of their size.
 
     Raises:
         StoreError: a group cannot be read.
@@ -143,7 +143,7 @@ def _iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Ite
 
 @contextmanager
 def _as_damage(path: Path) -> Iterator[None]:
-    """Replace Arrow's errors about damaged files by a StoreError."""
+    """Replace Arrow's errors about damaged files with a StoreError."""
     try:
         yield
     except Exception as error:

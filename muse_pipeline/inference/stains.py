@@ -1,4 +1,4 @@
-"""Stains of a slide for a model: the map of its colours, and the brown (DAB) of immunohistochemistry."""
+"""Colours of a slide for a model: their normalisation, and the brown (DAB) of immunohistochemistry."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import DENSITY, IDENTITY, ROUNDED_TEXTBOOK, TEXTBOOK, MacenkoFit, gain_ratio, stain_map
 from muse_pipeline.tissue.third_stain import DAB
 
-MAX_GAIN_RATIO = 18.0  # pictures of H&E have 1 to 14, violet ones mostly 20 to 60
+MAX_GAIN_RATIO = 18.0  # pictures of H&E have ratios of 1 to 14, violet pictures mostly 20 to 60
 CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # as in QuPath
-LN_10 = float(np.log(10))  # densities have the natural logarithm inside, base 10 for users
-POSITIVE_OD = INTENSITIES_OD[0]  # threshold of the mean over a nucleus
-ABSOLUTE = round(POSITIVE_OD * LN_10, 6)
-FAINT = ABSOLUTE / 2  # DAB above which pixels are recoloured, fully from ABSOLUTE
-DARKEST = 1.3  # most haematoxylin of recoloured pixels; brown nuclei may be ten times as dense
+LN_10 = float(np.log(10))  # densities use the natural logarithm in the code, base 10 in results
+POSITIVE_OD = INTENSITIES_OD[0]  # threshold of the mean DAB of a nucleus, base 10
+ABSOLUTE = round(POSITIVE_OD * LN_10, 6)  # the same as a natural logarithm
+FAINT = ABSOLUTE / 2  # DAB density above which pixels are partly recoloured; from ABSOLUTE, fully
+DARKEST = 1.3  # largest density of recoloured pixels; brown nuclei may be ten times as dense
 N_RINGS = 4  # points on each ray for the mean of a nucleus; each stands for the same area
 
 STAINS = np.array([stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))])
@@ -37,11 +37,11 @@ def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour
     """Read a ``colour.json``, and check its ``fingerprint`` if one is given.
 
     Raises:
-        StoreError: the file is missing, was not written by ``muse tissue``, or is of another slide.
+        StoreError: the file is missing, was not written by ``muse tissue``, or belongs to a different slide.
     """
     colour = _read(path)
     if fingerprint and colour.fingerprint not in {None, fingerprint}:
-        raise StoreError(f"{path}: is of a different slide from the image; give the file of the image's slide")
+        raise StoreError(f"{path}: belongs to a different slide than the image; give the file of the image's slide")
     return colour
 
 
@@ -64,7 +64,7 @@ def _are_measures(appearance: dict[str, float]) -> bool:
 
 
 def _is_fit(fit: dict[str, Any]) -> bool:
-    """True if there are two stains, each with different directions and positive strengths."""
+    """True if there are two stains with different directions and positive strengths."""
     stains, strong = np.array(fit["stains"], float), np.array(fit["strong"], float)
     if (stains.shape, strong.shape) != ((2, 3), (2,)):
         return False
@@ -72,11 +72,11 @@ def _is_fit(fit: dict[str, Any]) -> bool:
 
 
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
-    """(3, 4) float32 map in optical density; identity if the stains could not be fitted.
+    """(3, 4) float32 map of optical densities that normalises colours; the identity if the stains could not be fitted.
 
-    Interpolates, by the normalisation strength, from the identity to the map of the stains onto those of the reference.
-    Colours are unchanged if both stains are violet and that map amplifies one mixture of them more than
-    ``MAX_GAIN_RATIO`` times as much as another: one of them is not eosin, and the result would hide nuclei.
+    The normalisation strength interpolates between the identity and the map from the stains to those of the reference.
+    Colours are left unchanged if both stains are violet and the map amplifies one mixture of them more than
+    ``MAX_GAIN_RATIO`` times as much as another: then the second stain is not eosin, and nuclei would disappear.
 
     Args:
         reference: colour reference of the card.
@@ -102,12 +102,12 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
 
 
 def reference_stains(reference: ColourReference) -> np.ndarray:
-    """(2, 3) unit vectors of the reference's stains; those of textbooks if it leaves colours unchanged."""
+    """(2, 3) unit vectors of the reference's stains; textbook values if the reference leaves colours unchanged."""
     return np.array(reference.stains or ROUNDED_TEXTBOOK)
 
 
 def stains_with(third: Sequence[float] | None) -> np.ndarray:
-    """Unit rows (3, 3) of haematoxylin, DAB and a third stain; for None, ``STAINS``."""
+    """(3, 3) unit vectors of haematoxylin, DAB and the third stain; ``STAINS`` if that is None."""
     return STAINS if third is None else np.vstack([STAINS[:2], third])
 
 
@@ -116,7 +116,8 @@ def split_stains(pixels: np.ndarray, third: Sequence[float] | None = None) -> np
 
     Args:
         pixels: (h, w, 3) uint8.
-        third: third stain of the slide, a unit vector; pixels with a negative amount of it are split without it.
+        third: unit vector of a third stain of the slide, which is ignored in pixels where its amount is negative; None
+            if there is none.
     """
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
     two = np.maximum(cv2.transform(density, _SHARES), 0)
@@ -138,7 +139,7 @@ def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
     Args:
         pixels: (h, w, 3) uint8.
-        stains: stains of the pixels, from ``split_stains``.
+        stains: densities of the pixels' stains, from ``split_stains``.
     """
     share = np.clip((stains[..., 1:] - FAINT) / (ABSOLUTE - FAINT), 0, 1)
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
@@ -147,7 +148,7 @@ def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
-    """(N,) float64 mean of ``values`` (h, w) float32, at ``mpp`` um per pixel, over ``nuclei`` (frame: window)."""
+    """(N,) float64 means of ``values`` (h, w) float32, at ``mpp`` um per pixel, over ``nuclei`` (frame: window)."""
     n, n_rays = nuclei.rays.shape
     if not n:
         return np.zeros(0)

@@ -1,4 +1,4 @@
-"""The table of nuclei of a slide from its shards: seams, tissue, outlines, measurements, in bounded memory."""
+"""Stitching of a slide's shards into its table of nuclei: seams, tissue, outlines, measurements, in bounded memory."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ if TYPE_CHECKING:  # loading zarr takes as long as stitching a small slide
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
-OF_EVERY_PIXEL = "h_mean"  # a feature of every nucleus that contains a pixel centre
-AT_ONCE = 2048  # nuclei whose outlines a thread holds at once
-AHEAD = ROW_GROUP // AT_ONCE  # threads do not wait while a row group is written
+OF_EVERY_PIXEL = "h_mean"  # a feature that every nucleus has unless it contains no pixel centre
+AT_ONCE = 2048  # number of nuclei whose outlines a thread holds at once
+AHEAD = ROW_GROUP // AT_ONCE  # parts made in advance, so that threads do not wait while a row group is written
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class ColumnSources:
 
     Attributes:
         regions: regions of the slide, from ``region_lookup.load_regions``.
-        features: settings of the features to measure of every nucleus.
-        artefacts: artefacts for the column ``quality``, with those that totals leave out.
-        intensities: optical densities of DAB (base 10) from which nuclei of immunohistochemistry are 1+, 2+ and 3+.
+        features: settings of the features that are measured for every nucleus.
+        artefacts: artefacts for the column ``quality``, with the kinds that totals leave out.
+        intensities: optical densities of DAB (base 10) from which nuclei are 1+, 2+ and 3+ in immunohistochemistry.
     """
 
     regions: SlideRegions | FailedRegions | None = None
@@ -90,20 +90,21 @@ def stitch_shards(
         info: the slide.
         kept: area in which nuclei are kept.
         output: path of the table.
-        threads: number of threads that draw and measure outlines, besides one for files; it does not change the bytes.
+        threads: number of threads that draw and measure outlines; it does not change the bytes.
         sources: sources of optional columns.
 
     Returns:
         The provenance that is written into the table.
 
     Raises:
-        StoreError: a shard is missing, doubled, or of another slide, model or number of shards.
+        StoreError: a shard is missing or given twice, or was made for a different slide, model, tissue or number of
+            shards.
     """
     shards = gather_shards(paths, info)
     require_tissue(shards, kept)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
-    # A row of windows reports nuclei up to the slack above and below its cores.
+    # A row of windows also reports nuclei within the slack above and below its cores.
     row_um = grid.core_px * card.mpp + 2 * SLACK_UM
     names = [one.name for one in card.classes]
 
@@ -116,7 +117,7 @@ def stitch_shards(
     def nuclei_apart() -> Iterator[Nuclei]:
         return cut_touching(nuclei_in_tissue(), info, row_um)
 
-    # Nuclei of a model without classes are clustered by size and form: a first pass fits the clusters to the slide.
+    # If the model has one class, nuclei are clustered by size and form; a first pass fits the clusters to the slide.
     clusters = fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
@@ -131,7 +132,7 @@ def stitch_shards(
     around = surrounded(nuclei_apart(), meter, row_um)
     with NucleiWriter(output, names, made_from, card.n_rays, optional) as writer:
         size, of_class = write_nuclei(writer, around, measures, info, threads)
-        if card.is_imported:  # limits of sizes are for probabilities of our models
+        if card.is_imported:  # size limits suit only our models' probabilities
             size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
@@ -140,7 +141,7 @@ def stitch_shards(
             writer.complete(nuclear_size=sized)
             if card.nuclei:
                 sizes = {name: asdict(one) for name, one in zip(names, of_class, strict=True)}
-                # At a doubtful scale areas are wrong, so classes cannot be judged by area.
+                # If the pixel size is doubtful, so are areas, and classes cannot be judged by them.
                 doubt = judge_classes(card.nuclei, sizes) if is_same_stain and not doubt else ""
                 writer.complete(class_sizes=ClassSizes(sizes, doubt))
     return writer.provenance
@@ -148,13 +149,13 @@ def stitch_shards(
 
 @dataclass(frozen=True)
 class Measures:
-    """Sources of the columns that nuclei have besides their outlines; None for columns that are left out."""
+    """Sources of the columns that nuclei have in addition to their outlines; None leaves columns out."""
 
     clusters: MorphologyClusters | None
     regions: SlideRegions | FailedRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
-    sides: np.ndarray | None  # side of the border of epithelium by class
+    sides: np.ndarray | None  # expected side of the epithelium's border for each class
 
     def describe(self) -> dict[str, Any]:
         """Fields of ``Provenance`` for the given sources."""
@@ -166,7 +167,7 @@ class Measures:
         }
 
     def optional(self, embedding_dim: int, positive_od: float | None) -> OptionalColumns:
-        """The optional columns of the table: those of these sources, of the network and of the stain."""
+        """The optional columns of the table: from these sources, from the network, and from the stain."""
         return OptionalColumns(
             embedding_dim=embedding_dim,
             clusters=self.clusters is not None,
@@ -207,7 +208,7 @@ def cut_touching(parts: Iterator[Nuclei], info: SlideInfo, row_um: float) -> Ite
 def surrounded(
     parts: Iterator[Nuclei], meter: FeatureMeter | None, row_um: float
 ) -> Iterator[tuple[Nuclei, Nuclei | None]]:
-    """Each part (frame: level0), with the nuclei around it that its features depend on."""
+    """Yield each part (frame: level0) with the nuclei around it on which its features depend; None without features."""
     if meter is None:
         return ((part, None) for part in parts)
     return with_surroundings(parts, meter.reach_um / np.asarray(meter.info.mpp), row_um / meter.info.mpp[1])
@@ -220,9 +221,10 @@ def write_nuclei(
     info: SlideInfo,
     threads: int,
 ) -> tuple[NuclearSize, list[NuclearSize]]:
-    """Draw, measure and write the outlines of nuclei (frame: level0); return the sizes of all and of each class.
+    """Draw, measure and write the outlines of nuclei (frame: level0).
 
-    Nuclei that are left out of totals are written, but are not part of these sizes.
+    Returns:
+        The sizes of all nuclei and of each class, without nuclei that totals leave out.
     """
 
     def draw(part: tuple[Nuclei, Nuclei | None]) -> tuple[Rows, int, np.ndarray, Nuclei]:
@@ -260,7 +262,7 @@ def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:
 
 
 def fit_clusters(parts: Iterator[Nuclei], info: SlideInfo) -> MorphologyClusters:
-    """Clusters of the shapes of nuclei (frame: level0) of a slide."""
+    """Fit clusters to the shapes of a slide's nuclei (frame: level0)."""
     sample = ShapeSample(lambda nuclei: measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, info.mpp), info.mpp))
     for nuclei in parts:
         sample.add(nuclei)
@@ -276,17 +278,21 @@ class ShardSet:
 
     @property
     def common(self) -> dict[str, Any]:
-        """Facts that are equal in all shards."""
+        """Facts that are the same in all shards."""
         return self.facts[0]["common"]
 
     @property
     def verb(self) -> str:
-        """Verb that wrote the shards."""
+        """Command that wrote the shards, "detect" or "propose"."""
         return "propose" if "proposer" in self.common else "detect"
 
 
 def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
-    """Check that ``paths`` are all shards of one run of one model on this slide."""
+    """Check that ``paths`` are all shards of one run of one model on this slide, and read their facts.
+
+    Raises:
+        StoreError: shards are missing, given twice, or from different runs or slides.
+    """
     facts = {path: read_shard_facts(path) for path in paths}
     ordered = sorted(paths, key=lambda path: Shard.parse(facts[path]["shard"]).index)
     shards = [Shard.parse(facts[path]["shard"]) for path in ordered]
@@ -298,12 +304,12 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
     for path in ordered:
         if facts[path]["common"] != first:
             raise StoreError(
-                f"{path}: made from another store or model, or by another version, than {ordered[0].name}; delete the "
-                f"shards, and run `muse {found.verb}` for this slide or the workflow again"
+                f"{path}: made from a different store or model, or by a different version, than {ordered[0].name}; "
+                f"delete the shards, and run `muse {found.verb}` for this slide or the workflow again"
             )
     if first["fingerprint"] != info.fingerprint:
         raise StoreError(
-            f"{ordered[0]}: made from another version of slide '{info.slide_id}'; run `muse {found.verb}` for it again"
+            f"{ordered[0]}: made from a different file of slide '{info.slide_id}'; run `muse {found.verb}` for it again"
         )
     if first["slide_mpp"] != list(info.mpp):
         raise StoreError(
@@ -317,27 +323,27 @@ def require_tissue(shards: ShardSet, kept: KeptArea) -> None:
     """Check that detection covered the tissue where nuclei are kept.
 
     Raises:
-        StoreError: nuclei were searched for in another tissue or region of interest.
+        StoreError: nuclei were searched for in different tissue or a different region of interest.
     """
     if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
         raise StoreError(
-            f"{shards.paths[0]}: its nuclei were searched for in another tissue or ROI; run `muse tile` and "
+            f"{shards.paths[0]}: its nuclei were searched for in different tissue or ROIs; run `muse tile` and "
             f"`muse {shards.verb}` for this slide again"
         )
 
 
 def in_batches(parts: Iterator[Nuclei]) -> Iterator[Nuclei]:
-    """The same nuclei in parts of at most ``AT_ONCE``."""
+    """Divide the nuclei into parts of at most ``AT_ONCE``."""
     for part in parts:
         for start in range(0, len(part), AT_ONCE):
             yield part[start : start + AT_ONCE]
 
 
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
-    """Final nuclei (frame: work) of shards in order, window by window, without empty parts.
+    """Yield the final nuclei (frame: work) of shards in order, window by window, without empty parts.
 
-    Only the positions of a row of windows, which is as wide as the slide, are in memory. They are read ahead; the
-    reports themselves are read when the kept ones are known.
+    Only the positions in a row of windows, which is as wide as the slide, are in memory. They are read ahead; the
+    nuclei themselves are read once it is known which of them are kept.
     """
     groups = (nuclei for path in paths for nuclei in iterate_reports(path))
     for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):
@@ -346,14 +352,14 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 
 
 def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
-    """Indices (n,) of the reports that are kept in each group of the shards, in the order of the table."""
+    """Yield the indices (n,) of the nuclei that are kept in each group of the shards, in the order of the table."""
     seams = SeamResolver(grid, mpp)
-    chosen, stops = np.zeros(0, np.int64), deque([0])  # reports to be returned, and the ends of their groups
+    chosen, stops = np.zeros(0, np.int64), deque([0])  # nuclei to be returned, and the ends of their groups
     for part in chain(chain.from_iterable(map(iterate_positions, paths)), [None]):
         if part is not None:
             stops.append(stops[-1] + len(part[1]))
         chosen = np.concatenate([chosen, seams.finish() if part is None else seams.add(*part)])
-        # A group is read once, when it is known which of its reports are kept.
+        # A group is read only once, when it is known which of its nuclei are kept.
         while len(stops) > 1 and stops[1] <= seams.n_decided:
             here = chosen < stops[1]
             yield chosen[here] - stops.popleft()
@@ -364,7 +370,7 @@ KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "pro
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:
-    """Describe slide, tissue, model, settings and versions; equal runs have equal descriptions."""
+    """Describe slide, tissue, model, settings and versions; repeated runs have equal descriptions."""
     common = shards.common
     described = {
         "slide_id": info.slide_id,

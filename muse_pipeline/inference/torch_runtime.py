@@ -1,7 +1,7 @@
-"""PyTorch as a runtime of model files: the graph of an ONNX file, operator by operator, on a GPU or the CPU.
+"""PyTorch as a runtime for model files: it runs the graph of an ONNX file operator by operator, on a GPU or the CPU.
 
-The class stands in for ``onnxruntime.InferenceSession``. Operators follow the ONNX specification
-(https://onnx.ai/onnx/operators), as far as graphs of this package use them.
+``TorchSession`` stands in for ``onnxruntime.InferenceSession``. Operators follow the ONNX specification
+(https://onnx.ai/onnx/operators), as far as graphs of this package need.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 ACCELERATORS = ("cuda", "xpu", "mps")  # PyTorch calls ROCm "cuda" too
-KEPT_PROGRAMS = 32  # programs that are kept, one for each size of inputs
+KEPT_PROGRAMS = 32  # number of programs that are kept, one for each size of the inputs
 
 DTYPES = {
     onnx.TensorProto.FLOAT: torch.float32,
@@ -55,7 +55,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Metadata:
-    """Metadata of a file, as ONNX Runtime names them."""
+    """Metadata of a file, under the name that ONNX Runtime gives them."""
 
     custom_metadata_map: dict[str, str]
 
@@ -65,7 +65,7 @@ class Step:
     """One operator of a program.
 
     Attributes:
-        operator: function of ``OPERATORS``.
+        operator: function from ``OPERATORS``.
         attributes: attributes of the node.
         arguments: constants, names of computed values, or None for an argument that the node leaves out.
         results: names of the results.
@@ -88,11 +88,11 @@ class Step:
 
 
 class Program:
-    """A graph for inputs of fixed sizes: values that depend on sizes and weights are computed once, the rest in steps.
+    """A graph for inputs of fixed sizes: what depends only on sizes and weights is computed once, the rest in steps.
 
     Args:
         session: session of the graph.
-        given: inputs by name; the steps are found by running the graph on them.
+        given: inputs by name, on which the graph is run to find its steps.
     """
 
     def __init__(self, session: TorchSession, given: dict[str, Tensor]):
@@ -118,8 +118,8 @@ class Program:
                     arguments.append(fixed[name].to(session.device, torch.float16 if half else None))
             is_fixed = not any(isinstance(each, str) for each in arguments)
             if is_fixed:
-                # Constants are computed on the host from the values of the file, before any are moved to the device or
-                # halved.
+                # Constants are computed on the host from the file's values, before these are moved to the device or
+                # converted to 16 bits.
                 arguments = [fixed.get(name, values.get(name)) for name in node.input]
             step = Step(OPERATORS[node.op_type], attributes, arguments, list(node.output))
             step.run(fixed if is_fixed else values)
@@ -138,7 +138,7 @@ class Program:
             seen.update(named)
 
     def run(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The outputs by name, in 32 bits, on the device."""
+        """Run the steps on ``inputs`` and return the outputs by name, in 32 bits, on the device."""
         values = {**inputs, **self.outputs}
         for step in self.steps:
             step.run(values)
@@ -146,8 +146,8 @@ class Program:
 
     def capture(self) -> None:
         """Record the steps as one CUDA graph, which a single call starts."""
-        # PyTorch requires a run on another stream before a capture, in which libraries choose algorithms and allocate
-        # memory.
+        # Before a capture, PyTorch requires a run on a different stream, in which libraries choose algorithms and
+        # allocate memory.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -169,15 +169,15 @@ class Program:
 
 
 class TorchSession:
-    """A model file in PyTorch; safe to call from several threads, which take turns on an accelerator.
+    """Runs a model file in PyTorch; safe to call from several threads, which take turns on an accelerator.
 
-    On an accelerator convolutions are computed in 16 bits and everything else in 32; algorithms are deterministic, so
-    that results on the same GPU have the same bytes.
+    On an accelerator, convolutions are computed in 16 bits and everything else in 32; algorithms are deterministic, so
+    results on the same GPU are always the same.
 
     Args:
         path: path of the ONNX file.
         device: device that runs it.
-        graph: graph to run in place of the file's, from which it was made.
+        graph: graph made from the file's, to run in place of it; None to run the file's.
 
     Raises:
         UnsupportedOperatorError: the graph has an operator that this runtime lacks.
@@ -187,7 +187,7 @@ class TorchSession:
     def __init__(self, path: Path, device: torch.device, graph: bytes | None = None):
         try:
             model = onnx.load_model_from_string(graph) if graph else onnx.load(str(path))
-        except Exception as error:  # Protocol Buffers raises its own unrelated classes
+        except Exception as error:  # errors of Protocol Buffers have no common base class
             raise ValueError("not an ONNX file") from error
         self.device, self.half = device, device.type != "cpu"
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -201,7 +201,7 @@ class TorchSession:
         self.programs: dict[tuple, Program] = {}
         self._lock = threading.Lock()
         if device.type == "cpu":
-            torch.set_num_threads(1)  # callers run in several threads
+            torch.set_num_threads(1)  # several threads may call ``run``
 
     def _to_tensor(self, initializer: onnx.TensorProto) -> Tensor:
         tensor = torch.from_numpy(numpy_helper.to_array(initializer).copy())
@@ -226,8 +226,8 @@ class TorchSession:
         with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
             with self._lock:
                 program = self._program(given)
-                # On an accelerator all calls share the inputs and outputs of a program, so these are used under the
-                # lock.
+                # On an accelerator, all calls share the inputs and outputs of a program, so the lock is held until they
+                # are copied.
                 if self.device.type != "cpu":
                     found = program.replay(given)
                     return [found[name].cpu().numpy() for name in names]

@@ -1,8 +1,8 @@
 """The interface of all backbones: a dense map at stride 4, a vector for the whole window, and the encoder's stages.
 
 The compact networks are made of the blocks below: plain 3x3 convolutions and ReLU, which are fast in every runtime.
-None depends on the whole window (no GroupNorm, squeeze-excite or global pooling), so that the output for a nucleus
-does not depend on the position of the window.
+No block depends on the whole window (no GroupNorm, squeeze-excite or global pooling), so the output for a nucleus does
+not depend on the position of the window.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Lattice:
 
     Attributes:
         name: name in the model card.
-        align_corners: whether the first and last columns lie on the window's edges, not half a cell inside.
+        align_corners: True if the first and last columns lie on the window's edges, instead of half a cell inside.
     """
 
     name: str
@@ -46,8 +46,8 @@ class Lattice:
     def at_cells(self, dense: Tensor) -> Tensor:
         """The map (B, D, h, w) sampled at the centres of its cells, pixels ``4 * column + 2``, as heads need it.
 
-        Half-pixel maps are returned unchanged; the other rule needs two products with constant matrices, which every
-        runtime supports.
+        Half-pixel maps are returned unchanged; maps with aligned corners are multiplied by two constant matrices, which
+        every runtime supports.
         """
         if not self.align_corners:
             return dense
@@ -60,16 +60,16 @@ ALIGNED_CORNERS = Lattice("x/S*(S/4-1)", align_corners=True)
 
 
 def read_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
-    """Bilinear features at positions ("O_bi" of MUSE, arXiv 2511.05170), the whole batch at once.
+    """Interpolate a dense map bilinearly at positions ("O_bi" of MUSE, arXiv 2511.05170).
 
     Args:
         dense: (B, D, h, w) map of windows of 4 h x 4 w px.
-        xy: (B, M, 2) window px, pixel edges at integers.
+        xy: (B, M, 2) positions in window pixels, whose edges are at integers.
         lattice: rule of the network that made the map.
 
     Returns:
-        (B, M, D), not normalised. Positions outside the window get the features of the border by the half-pixel rule,
-        and zeros by the authors' rule.
+        (B, M, D), not normalised. Outside the window, half-pixel maps are continued with the features at the border,
+        and maps with aligned corners with zeros.
     """
     # Filled on the device, because copying a list to it would synchronise.
     size = torch.cat([xy.new_full((1,), side * CELL_PX) for side in dense.shape[:1:-1]])
@@ -86,7 +86,7 @@ def _interpolation(n: int) -> Tensor:
 
 
 def conv_norm(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias and batch norm; padding keeps the size at stride 1."""
+    """Convolution without bias, then batch norm; padding keeps the size at stride 1."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -141,7 +141,7 @@ class Stage(NamedTuple):
 
     Attributes:
         stride_px: input pixels per cell.
-        channels: channels of the map.
+        channels: number of channels of the map.
     """
 
     stride_px: int
@@ -152,11 +152,11 @@ class Backbone(nn.Module):
     """Encoder-decoder that heads, probes and pretraining share.
 
     Attributes:
-        channels: D, of the dense map.
-        image_channels: D', of the image vector.
-        stride_px: sides of a window must be multiples of it.
-        stage_sizes: sizes of the encoder's stages, in the order of ``stage_maps``; strides never fall.
-        lattice: rule by which positions tie to the dense map; under ``HALF_PIXEL`` windows may have any sides.
+        channels: number of channels of the dense map, D.
+        image_channels: length of the image vector, D'.
+        stride_px: total stride; the sides of windows must be multiples of it.
+        stage_sizes: sizes of the encoder's stages, in the order of ``stage_maps``; strides do not decrease.
+        lattice: rule that maps positions to the dense map; with ``HALF_PIXEL``, windows may have any size.
     """
 
     channels: int
@@ -166,7 +166,7 @@ class Backbone(nn.Module):
     lattice: Lattice = HALF_PIXEL
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """Input of the network: by default optical density after the slide's colour map.
+        """The network's input; by default, optical density after the slide's colour map.
 
         Args:
             pixels: (B, 3, H, W), 0 to 255.
@@ -192,11 +192,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def fix_size(self, height: int, width: int) -> None:
-        """Replace values that depend on the window's size (px) by constants before an export; nothing by default."""
+        """Prepare an export by fixing values that depend on the window's size (px); by default there are none."""
 
 
 class ImageNetBackbone(Backbone):
-    """A backbone whose input is RGB, normalised with the means and deviations of ImageNet."""
+    """A backbone whose input is RGB, normalised with the means and standard deviations of ImageNet."""
 
     def __init__(self):
         super().__init__()
@@ -209,12 +209,12 @@ class ImageNetBackbone(Backbone):
 
 
 class ResidualEncoder(Backbone):
-    """Residual stages at strides 4, 8, 16, ... behind a stem.
+    """A stem and residual stages at strides 4, 8, 16, ...
 
     Args:
-        stem: (B, 3, H, W) to (B, widths[0], H / 4, W / 4).
-        widths: channels of the stages; the total stride is ``2 ** (len(widths) + 1)``.
-        depths: residual blocks of the stages.
+        stem: module from (B, 3, H, W) to (B, widths[0], H / 4, W / 4).
+        widths: number of channels of each stage; the total stride is ``2 ** (len(widths) + 1)``.
+        depths: number of residual blocks in each stage.
     """
 
     def __init__(self, stem: nn.Module, widths: tuple[int, ...], depths: tuple[int, ...]):
@@ -232,7 +232,7 @@ class ResidualEncoder(Backbone):
         self.stage_sizes = tuple(Stage(4 * 2**index, width) for index, width in enumerate(widths))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The residual stages, none of which depends on the whole window."""
+        """The outputs of the residual stages, none of which depends on the whole window."""
         x = self.stem(image)
         for stage in self.stages:
             x = stage(x)
@@ -244,7 +244,7 @@ def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
 
     Args:
         pixels: (B, 3, H, W), 0 to 255.
-        colour: (3, 4) for all, or (B, 3, 4): columns 0-2 multiply the density, column 3 is added.
+        colour: (3, 4) for all windows, or (B, 3, 4); columns 0-2 multiply the density, column 3 is added.
 
     Returns:
         (B, 3, H, W) float; density is -ln((pixel + 1) / 256).
@@ -253,13 +253,13 @@ def optical_density(pixels: Tensor, colour: Tensor) -> Tensor:
 
 
 def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Apply the same map for networks with RGB input: (B, 3, H, W), 0 to 255; the identity map changes nothing."""
+    """Apply the same map and return RGB (B, 3, H, W), 0 to 255; the identity map changes nothing."""
     return (256.0 * torch.exp(-_mapped_density(pixels, colour)) - 1.0).clamp(0.0, 255.0)
 
 
 def _mapped_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    # The sign of the density is part of the matrix, which saves a pass over all pixels. The division by 256 is not,
-    # because half precision is finest near 0, where pale tissue then lies.
+    # The sign of the density is moved into the matrix, which saves a pass over all pixels. The division by 256 is not,
+    # because half precision is finest near 0, where it puts pale tissue.
     negative = torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
     linear, constant = -colour[..., :3], colour[..., 3]
     if colour.ndim == 2:

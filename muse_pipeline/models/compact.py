@@ -1,7 +1,7 @@
 """Compact residual encoder-decoders with a dense map at stride 4, for a CPU.
 
-A 4 x 4 patch stem, a thin decoder and addition instead of concatenation: on a CPU most of the time goes into operations
-at stride 4, so few are at that stride.
+On a CPU most of the time goes into operations at stride 4. To keep these few, the stem is one convolution of 4 x 4
+patches, the decoder is thin, and skips are added instead of concatenated.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from muse_pipeline.models.base import Features, ResidualEncoder, UpAdd, conv_nor
 
 
 class CompactNetwork(ResidualEncoder):
-    """Reads optical densities; the image vector is the mean of the deepest stage.
+    """Encoder-decoder for optical densities; the image vector is the mean of the deepest stage.
 
     Args:
-        widths: channels at stride 4, 8, 16, ...; the total stride is ``2 ** (len(widths) + 1)``.
-        depths: residual blocks of each stage.
+        widths: number of channels at each stride, 4, 8, 16, ...; the total stride is ``2 ** (len(widths) + 1)``.
+        depths: number of residual blocks in each stage.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):

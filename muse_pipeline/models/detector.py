@@ -1,4 +1,4 @@
-"""Nucleus heads, a backbone and a head as one network, and the graph around it that turns pixels into nuclei."""
+"""Heads that find nuclei, the detector made of a backbone and a head, and the graph that turns pixels into nuclei."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_INVERSE_SQUARE = 0.01  # in units of 1 / mean radius squared: no ray is lo
 
 
 def to_rays(raw: Tensor) -> Tensor:
-    """Rays in um from the output of a head, which is their inverse square.
+    """Rays in um from the raw output of a head, which determines their inverse squares.
 
     The inverse square of an ellipse's rays is a single cosine of the angle, ``p + q cos(2 (angle - axis))``, which is
     easy to learn. Heads that predict the rays themselves outline slender nuclei as dumb-bells.
@@ -36,12 +36,12 @@ def softplus(x: Tensor) -> Tensor:
 
 
 class NucleusMaps(NamedTuple):
-    """Output of a head at every cell of an (h, w) map, whose cell (row, column) is centred on px ``4 * column + 2``.
+    """Output of a head at every cell of an (h, w) map; the centre of a cell is at ``4 * column + 2, 4 * row + 2`` px.
 
     Attributes:
         centre: (B, 1, h, w) logit that the cell is a nucleus.
-        offset: (B, 2, h, w) vector from the centre of the cell to that of the nucleus, (x, y) in cells.
-        label: (B, C, h, w) class logits, given that it is a nucleus.
+        offset: (B, 2, h, w) vector (x, y) from the centre of the cell to the centre of the nucleus, in cells.
+        label: (B, C, h, w) class logits, given that the cell is a nucleus.
         rays: (B, R, h, w) um.
     """
 
@@ -52,16 +52,16 @@ class NucleusMaps(NamedTuple):
 
 
 class NucleusHead(nn.Module):
-    """Base class of heads, which are built from (in_channels, n_classes, n_rays).
+    """Base class of heads, which are constructed with (in_channels, n_classes, n_rays).
 
     Attributes:
-        sizes: channels of label and rays.
+        sizes: numbers of channels of ``label`` and ``rays``.
     """
 
     sizes: tuple[int, int]
 
     def forward(self, features: Tensor) -> NucleusMaps:
-        """(B, D, h, w), sampled at the centres of the cells -> four maps, float32."""
+        """Features (B, D, h, w), sampled at the centres of cells -> four maps, float32."""
         raise NotImplementedError
 
     def scores(self, maps: NucleusMaps) -> Tensor:
@@ -69,7 +69,7 @@ class NucleusHead(nn.Module):
         raise NotImplementedError
 
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, D, h, w) -> scores; centre and offset (B, 3, h, w), for ``locate``; (B * h * w, M), for ``describe``."""
+        """(B, D, h, w) -> scores; (B, 3, h, w) centre and offset for ``locate``; (B * h * w, M) for ``describe``."""
         maps = self(features)
         located = torch.cat((maps.centre, maps.offset), 1)
         return self.scores(maps), located, as_rows(torch.cat((maps.label, maps.rays), 1))
@@ -80,12 +80,12 @@ class NucleusHead(nn.Module):
         return pick(as_rows(positions), cell, positions.shape[-2] * positions.shape[-1])
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
-        """(B, K, M), rows of ``propose`` -> their label (B, K, C) and rays (B, K, R)."""
+        """Rows (B, K, M) of the last output of ``propose`` -> their label (B, K, C) and rays (B, K, R)."""
         return cells.split(self.sizes, 2)
 
 
 def predicted_positions(offset: Tensor) -> Tensor:
-    """(B, 2, h, w) offsets -> position of the nucleus that each cell predicts, (x, y) in cells."""
+    """Offsets (B, 2, h, w) -> position (x, y) of the nucleus that each cell predicts, in cells."""
     rows, columns = offset.shape[-2:]
     x = torch.arange(columns, device=offset.device) + 0.5
     y = torch.arange(rows, device=offset.device)[:, None] + 0.5
@@ -93,7 +93,7 @@ def predicted_positions(offset: Tensor) -> Tensor:
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """(B, M, h, w) -> (B * h * w, M): the values of a cell become adjacent, so that a few cells are selected fast."""
+    """(B, M, h, w) -> (B * h * w, M): the values of a cell become adjacent, which makes selecting a few cells fast."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
@@ -103,22 +103,22 @@ def pick(rows: Tensor, cell: Tensor, n_cells: int) -> Tensor:
     return rows[cell + first.view(-1, *(1,) * (cell.dim() - 1))]
 
 
-RIVAL_CELLS = 2  # largest distance, in rows or columns, of two cells that point to the same nucleus
+RIVAL_CELLS = 2  # largest distance, in rows or columns, between two cells that may point to the same nucleus
 SAME_NUCLEUS_CELLS = 1.0  # points closer than this belong to one nucleus: 2 um at 0.5 um/px
 
 
 @HEADS.register("point")
 class PointHead(NucleusHead):
-    """Three perceptrons on the features of each proposal: offsets, types with background, and rays.
+    """Three perceptrons on the features of each cell: for the offset, for types and background, and for the rays.
 
     Types and background share one softmax, which is returned as two factors: ``centre`` is the logit of "not
     background", ``label`` the logits of the types of a nucleus. The cross-entropy of the softmax is the binary
     cross-entropy of ``centre`` plus the cross-entropy of ``label``.
 
     Args:
-        in_channels: D of the dense map.
-        n_classes: C.
-        n_rays: R.
+        in_channels: number of channels of the dense map.
+        n_classes: number of classes.
+        n_rays: number of rays per outline.
     """
 
     def __init__(self, in_channels: int, n_classes: int, n_rays: int):
@@ -140,18 +140,18 @@ class PointHead(NucleusHead):
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """(B, D, h, w) -> four maps."""
-        types = self.types(features).float()  # losses and read-out stay exact in mixed precision
+        types = self.types(features).float()  # keeps losses and positions exact in mixed precision
         label, background = types[:, :-1], types[:, -1:]
         centre = label.logsumexp(1, keepdim=True) - background
         rays = to_rays(self.rays(features).float())
         return NucleusMaps(centre, self.offset(features).float(), label, rays)
 
     def scores(self, maps: NucleusMaps) -> Tensor:
-        """The probability of "not background", kept at the best of all cells that point to the same nucleus.
+        """The probability of "not background", kept only at the best of the cells that point to the same nucleus.
 
         One-to-one matching trains one cell per nucleus, but after a short training several cells around a nucleus are
         still peaks. Among neighbours that point to positions less than a cell (2 um at 0.5 um/px) apart, only the cell
-        of highest score is kept, the first one for equal scores.
+        with the highest score is kept; if scores are equal, the first one.
         """
         rows, columns = maps.centre.shape[-2:]
         known = torch.cat((maps.centre, maps.offset), 1)
@@ -192,26 +192,26 @@ class DenseHead(NucleusHead):
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """(B, D, h, w) -> four maps."""
-        maps = self.out(self.shared(features)).float()  # losses and read-out stay exact in mixed precision
+        maps = self.out(self.shared(features)).float()  # keeps losses and positions exact in mixed precision
         centre, offset, label, rays = maps.split((1, 2, *self.sizes), 1)
         return NucleusMaps(centre, offset, label, to_rays(rays))
 
     def scores(self, maps: NucleusMaps) -> Tensor:
-        """The centre map at its local maxima in 3 x 3 cells."""
+        """The probability of a nucleus at its local maxima in 3 x 3 cells, 0 elsewhere."""
         return _scores_at_peaks(maps.centre)
 
     def propose(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute centre and offset at every cell; label and rays are computed only at peaks."""
+        """Compute centre and offset at every cell; ``describe`` computes label and rays only at peaks."""
         rows = as_rows(self.shared(features))
         located = torch.matmul(rows, self.out.weight[:3, :, 0, 0].T) + self.out.bias[:3]
         located = located.unflatten(0, (-1, *features.shape[-2:])).permute(0, 3, 1, 2)
         return _scores_at_peaks(located[:, :1]), located, rows
 
     def locate(self, located: Tensor, cell: Tensor) -> Tensor:
-        """Mean of the cell and its four neighbours, weighted by the fourth power of their scores.
+        """Mean position predicted by a cell and its four neighbours, weighted by the fourth power of their scores.
 
         The result thus hardly depends on which of two cells with nearly equal scores is the peak. Neighbours that point
-        to a distant position belong to another nucleus and are omitted.
+        to a distant position belong to a different nucleus and are omitted.
         """
         columns = located.shape[-1]
         row = torch.div(cell, columns, rounding_mode="floor")
@@ -229,7 +229,7 @@ class DenseHead(NucleusHead):
         return torch.stack((column, row), 2) + 0.5 + mean.movedim(0, 2)
 
     def describe(self, cells: Tensor) -> tuple[Tensor, ...]:
-        """Compute the remaining channels of the last convolution, as one matrix product."""
+        """Compute the remaining channels of the last convolution as one matrix product."""
         output = torch.matmul(cells, self.out.weight[3:, :, 0, 0].T) + self.out.bias[3:]
         label, rays = output.split(self.sizes, 2)
         return label, to_rays(rays)
@@ -241,13 +241,13 @@ def _scores_at_peaks(centre: Tensor) -> Tensor:
 
 
 class NucleusDetector(nn.Module):
-    """Pixels and colour map -> nuclei at every cell.
+    """A backbone and a head: from pixels and a colour map to maps of nuclei.
 
     Args:
-        backbone: registered name.
-        head: registered name.
-        n_classes: C.
-        n_rays: R.
+        backbone: registered name of the backbone.
+        head: registered name of the head.
+        n_classes: number of classes.
+        n_rays: number of rays per outline.
     """
 
     def __init__(self, backbone: str, head: str, n_classes: int, n_rays: int):
@@ -264,7 +264,7 @@ class NucleusDetector(nn.Module):
         return detector
 
     def features(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """(B, D, h, w) dense map, sampled at the centres of the cells."""
+        """The backbone's dense map (B, D, h, w)."""
         return self.backbone(self.backbone.prepare(pixels, colour)).dense
 
     def forward(self, pixels: Tensor, colour: Tensor) -> NucleusMaps:
@@ -272,22 +272,22 @@ class NucleusDetector(nn.Module):
         return self.read_maps(self.features(pixels, colour))
 
     def read_maps(self, dense: Tensor) -> NucleusMaps:
-        """Output of the head for a dense map of ``features``."""
+        """Output of the head for a dense map from ``features``."""
         return self.head(self.backbone.lattice.at_cells(dense))
 
     def propose(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of a dense map's cells, and the input of the head's second step (``NucleusHead.propose``)."""
+        """Output of ``NucleusHead.propose`` for a dense map from ``features``."""
         return self.head.propose(self.backbone.lattice.at_cells(dense))
 
 
 class DetectionGraph(nn.Module):
-    """The exported graph: windows in, fixed numbers of nuclei out (docs/design.md).
+    """The exported graph: windows in, a fixed number of slots for nuclei out (docs/design.md).
 
     Args:
         detector: the trained network.
         threshold: score below which a slot stays empty.
-        capacity: slots per window.
-        embed: whether every nucleus also gets its vector from the dense map.
+        capacity: number of slots per window.
+        embed: True to return the vector of every nucleus from the dense map, too.
     """
 
     def __init__(self, detector: NucleusDetector, threshold: float, capacity: int, embed: bool = False):
@@ -303,7 +303,7 @@ class DetectionGraph(nn.Module):
 
         Returns:
             xy (B, K, 2) window px; score (B, K), descending, 0 for an empty slot; prob (B, K, C); rays (B, K, R) um.
-            With ``embed`` also embedding (B, K, D), the dense map read at the nucleus.
+            With ``embed``, also embedding (B, K, D), the dense map read at the nucleus.
         """
         dense = self.detector.features(pixels, colour)
         score, located, described = self.detector.propose(dense)

@@ -1,4 +1,4 @@
-"""Convolutional encoders that only one method uses each: PSM, TriDeNT (for partners) and IKD-MIL.
+"""Convolutional encoders that are each used by one method: PSM, TriDeNT (for partners) and IKD-MIL.
 
 VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
 """
@@ -20,11 +20,12 @@ WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 class ShallowNetwork(ResidualEncoder):
     """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage, without a decoder.
 
-    The kernels of the stem are even, so that the cells of the finest stage are centred on 4 x 4 pixels.
+    The sides of the stem's kernels are even, so that each cell of the finest stage is centred on 4 x 4 pixels.
 
     Args:
-        widths: channels of the stages.
-        depths: residual blocks of each stage; PSM averages its map over the blocks of the first, three in the release.
+        widths: number of channels of each stage.
+        depths: number of residual blocks in each stage; PSM averages its map over the blocks of the first stage, of
+            which its release has three.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
@@ -52,11 +53,11 @@ def shallow_cnn() -> ShallowNetwork:
 class ColourNetwork(Backbone):
     """Layers on single pixels, averaging over 8 x 8 px at stride 4, and layers on the averages.
 
-    A partner has the same shapes as its H&E image. A network that sees shapes or neighbours could match nuclei of both
-    images by these alone, and the H&E network would learn nothing about the partner's stain.
+    A partner shows the same shapes as its H&E image. A network that sees shapes or neighbours could match nuclei of the
+    two images by these, and the H&E network would learn nothing about the partner's stain.
 
     Args:
-        width: channels.
+        width: number of channels.
     """
 
     def __init__(self, width: int):
@@ -74,7 +75,7 @@ class ColourNetwork(Backbone):
         return Features(dense, dense.mean((2, 3)))
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """Return the map, and its means over blocks of 2 x 2 and 4 x 4 cells."""
+        """Yield the map, and its means over blocks of 2 x 2 and 4 x 4 cells."""
         x = self.means(self.mean(self.pixels(image)))
         yield x
         for _ in range(N_STAGES - 1):
@@ -88,14 +89,14 @@ def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
 
 @BACKBONES.register("colour_cnn")
 def colour_cnn() -> ColourNetwork:
-    """About 0.5 kFLOP per pixel; its field of view is 8 px."""
+    """About 0.5 kFLOP per pixel; the field of view is 8 px."""
     return ColourNetwork(32)
 
 
 class Vgg16Stages(ImageNetBackbone):
-    """Convolutions of 3x3 with batch norm and ReLU, a max-pool after each stage.
+    """The first three stages of VGG-16: 3x3 convolutions with batch norm and ReLU, and a max-pool after each stage.
 
-    The dense map is the second stage, at stride 4; the image vector is the mean of the third.
+    The dense map is the output of the second stage, at stride 4; the image vector is the mean of the third.
     """
 
     def __init__(self):

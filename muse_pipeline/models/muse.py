@@ -1,11 +1,11 @@
 """MUSE's networks: an encoder of four levels, ResNet-50 or a vision transformer, and the decoder.
 
-"MUSE" (arXiv 2511.05170); authors' code: alibaba-damo-academy/MUSE (Apache-2.0). Written from its description; names of
-modules are those of the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights can be exchanged
-in both directions.
+MUSE: arXiv 2511.05170; authors' code: alibaba-damo-academy/MUSE (Apache-2.0). Written from the paper's description; the
+modules are named as in the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights can be
+exchanged in both directions.
 
 ResNet-50: He et al., "Deep residual learning for image recognition" (CVPR 2016), in the form and with the parameter
-names of timm 0.6.13 (stride on the 3x3 convolution of a bottleneck). The released weights for 224 and 512 px are the
+names of timm 0.6.13 (stride on the 3x3 convolution of a bottleneck). The released weights for 224 and 512 px fit the
 same network. The transformers for 224 and 512 px differ in the grid of their positional table.
 """
 
@@ -31,8 +31,8 @@ class MuseBackbone(ImageNetBackbone):
     Args:
         encoder: (B, 3, H, W) -> (four maps, fine to coarse, image vector (B, D')).
         decoder: four maps -> (B, ``decoder.out_channels``, H / 4, W / 4).
-        image_channels: D'.
-        stride_px: stride of the encoder.
+        image_channels: length of the image vector, D'.
+        stride_px: total stride of the encoder.
         stage_sizes: sizes of the encoder's maps.
     """
 
@@ -70,7 +70,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm and, optionally, ReLU; keeps the size."""
+    """Convolution without bias, then batch norm and, with ``relu``, ReLU; the size does not change."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, relu: bool):
         super().__init__()
@@ -99,7 +99,7 @@ class ResBlock(nn.Module):
 
 
 class UpMerge(nn.Module):
-    """Resize the coarse map to the skip's size, put it **before** the skip, and merge both."""
+    """Resize the coarse map to the size of the skip, concatenate the two, coarse map **first**, and merge them."""
 
     def __init__(self, coarse_channels: int, skip_channels: int):
         super().__init__()
@@ -112,7 +112,7 @@ class UpMerge(nn.Module):
 
 
 class HyperFeats(nn.Module):
-    """A 1x1 convolution of each level; the results are resized to the finest and stacked, fine to coarse."""
+    """A 1x1 convolution of each level; the results are resized to the finest level and stacked, fine to coarse."""
 
     def __init__(self, widths: tuple[int, ...], channels: int):
         super().__init__()
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         self.out_channels = 4 * widths[0]
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """Decode the first three levels and stack them with the deepest one, which is unchanged."""
+        """Decode the first three levels and stack them with the deepest level, which is not decoded."""
         fine, middle, coarse, deepest = levels
         coarse = self.decoder3(deepest, coarse)
         middle = self.decoder2(coarse, middle)
@@ -193,7 +193,7 @@ class ResNet50(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the outputs of the stages, fine to coarse, and their last mean (B, 2048)."""
+        """Return the outputs of the stages, fine to coarse, and the mean of the last one (B, 2048)."""
         x = self.maxpool(self.act(self.bn1(self.conv1(image))))
         stages = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -221,7 +221,7 @@ def muse_r50_512() -> MuseBackbone:
 
 
 class TapDecoder(Decoder):
-    """Projects the four taps, all at stride 16, then resizes them to strides 4, 8, 16 and 32, and decodes."""
+    """Projects the transformer's four maps, all at stride 16, resizes them to strides 4, 8, 16 and 32, and decodes."""
 
     def __init__(self, dim: int):
         widths = (dim // 4, dim // 2, dim, 2 * dim)
@@ -245,9 +245,9 @@ class MuseVit(MuseBackbone):
     """ViT/16 with the decoder of MUSE; the image vector is the class token.
 
     Args:
-        dim: C, width of the transformer and of the dense map.
-        n_heads: heads of each attention.
-        input_px: side of the window that the positional table is made for; other windows have it resampled.
+        dim: number of channels of the transformer and of the dense map.
+        n_heads: number of heads of each attention layer.
+        input_px: side of the windows for which the positional table is made; it is resampled for other windows.
     """
 
     def __init__(self, dim: int, n_heads: int, input_px: int):

@@ -1,7 +1,7 @@
-"""Maps of tissue regions: side maps at three scales of a backbone, their fusion, and the graph that is exported.
+"""Maps of tissue regions: side maps at three scales of a backbone, their fusion, and the exported graph.
 
-The network of IKD-MIL and its predecessors (SA-MIL, DWS-MIL), on any registered backbone; teacher and student are both
-of this form.
+This is the network of IKD-MIL, for both teacher and student, and of its predecessors (SA-MIL, DWS-MIL), on any
+registered backbone.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class RegionMaps(NamedTuple):
     """Probabilities of the K = C - 1 classes after the first, for B windows of H x W px.
 
     Attributes:
-        sides: three of (B, K, H / 4, W / 4), fine to coarse.
-        fused: (B, K, H / 4, W / 4), their weighted mean.
+        sides: three maps (B, K, H / 4, W / 4), fine to coarse.
+        fused: (B, K, H / 4, W / 4), the weighted mean of ``sides``.
     """
 
     sides: tuple[Tensor, ...]
@@ -35,21 +35,21 @@ class RegionMaps(NamedTuple):
 
 
 class RegionNetwork(nn.Module):
-    """Pixels and colour map -> one map per class, except for the first class, which is all other tissue.
+    """Computes a map of each class from pixels and a colour map, except for the first class, which is other tissue.
 
     Args:
-        backbone: registered name.
-        n_classes: C, two or more.
+        backbone: registered name of the backbone.
+        n_classes: number of classes C, at least 2.
         fusion: weights of the three side maps, fine to coarse; they sum to 1.
 
     Raises:
-        ConfigError: the number of classes or the weights cannot be used.
+        ConfigError: there are fewer than two classes, or the weights cannot be used.
     """
 
     def __init__(self, backbone: str, n_classes: int, fusion: Sequence[float] = FUSION):
         super().__init__()
         if n_classes < 2:
-            raise ConfigError(f"a region model needs two classes or more, found {n_classes}; add the other tissue")
+            raise ConfigError(f"a region model needs at least two classes, found {n_classes}; add other tissue")
         if len(fusion) != N_SCALES or min(fusion) < 0 or abs(sum(fusion) - 1) > 1e-6:
             raise ConfigError(f"fusion {tuple(fusion)}: give {N_SCALES} weights of 0 or more that sum to 1")
         self.backbone = BACKBONES[backbone]()
@@ -65,7 +65,7 @@ class RegionNetwork(nn.Module):
             colour: (3, 4) or (B, 3, 4).
 
         Returns:
-            (B, K, H / stride, W / stride) each.
+            Three logit maps (B, K, H / stride, W / stride).
         """
         stages = islice(self.backbone.stage_maps(self.backbone.prepare(pixels, colour)), N_SCALES)
         return [side(stage) for side, stage in zip(self.sides, stages, strict=True)]
@@ -102,7 +102,7 @@ class RegionGraph(nn.Module):
             colour: (3, 4) float32.
 
         Returns:
-            (B, C, H / 4, W / 4) probabilities. The first class gets 1 minus the largest probability of the others.
+            (B, C, H / 4, W / 4) probabilities; that of the first class is 1 minus the largest of the other classes.
         """
         fused = self.network(pixels, colour).fused
         smooth = functional.avg_pool2d(fused, 3, stride=1, padding=1, count_include_pad=False)

@@ -1,8 +1,8 @@
 """Networks of UNITPathSSL: a generator of pictures from masks, discriminators, and a reader of masks in pictures.
 
 The generator accepts masks of any size. Its modulated convolutions are those of StyleGAN2 (Karras et al., CVPR 2020,
-arXiv 1912.04958, equations 1 and 3), with styles that are affine in noise *and* in a code of the input: co-modulation
-(Zhao et al., ICLR 2021, arXiv 2103.10428). Written from the equations.
+arXiv 1912.04958, equations 1 and 3). Their styles are affine both in noise and in a code of the input, as in
+co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428). Written from the equations.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ EPS = 1e-8
 class ModulatedConv(nn.Module):
     """Convolution whose input channels are scaled by a style and whose output is normalised to unit variance.
 
-    With weights ``w_jik`` from channel i to j at kernel position k and style ``s_i`` the weights of a sample are
+    With weights ``w_jik`` from channel i to j at kernel position k, and style ``s_i``, the weights of a sample are
     ``s_i w_jik``, divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs and outputs instead of weights gives
     the same result with one convolution for the whole batch.
 
     Args:
-        in_channels: C.
-        out_channels: C'.
-        style_dim: length of a style.
+        in_channels: number of input channels, C.
+        out_channels: number of output channels, C'.
+        style_dim: length of a style, S.
         kernel: side of the kernel.
-        demodulate: whether outputs are divided; the last layer of a generator does not.
+        demodulate: True to normalise the outputs by the square root above; False in the last layer of a generator.
     """
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3, demodulate: bool = True):
         super().__init__()
         self.demodulate = demodulate
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
-        # Demodulation divides by the norm of the weights, so that only a layer without it needs a scale.
+        # Demodulation divides by the norm of the weights, so only a layer without it needs a scale.
         self.gain = 1 if demodulate else (in_channels * kernel**2) ** -0.5
         self.affine = nn.Linear(style_dim, in_channels)
         nn.init.normal_(self.affine.weight, std=style_dim**-0.5)
@@ -78,17 +78,17 @@ class CoModulatedGenerator(nn.Module):
 
     An encoder halves the mask ``levels`` times. The mean of its deepest map is projected to a code e; a perceptron maps
     noise z to w; every convolution of the decoder gets the style [w; e]. The decoder starts at the deepest map itself,
-    so that any multiple of the stride is possible; the published network starts at 4 x 4 px.
+    so the sides of a mask may be any multiples of the stride; the published network starts at 4 x 4 px.
 
     Args:
-        base: channels at stride 1, doubled at every level.
+        base: number of channels at stride 1, doubled at every level.
         most: largest number of channels.
-        levels: halvings; the total stride is ``2 ** levels``.
+        levels: number of halvings; the total stride is ``2 ** levels``.
         noise_dim: length of z.
         style_dim: length of w.
         code_dim: length of e.
-        mapping_layers: layers of the perceptron.
-        skip_stride: skips from encoder to decoder at this stride and above; 1 for all.
+        mapping_layers: number of layers of the perceptron.
+        skip_stride: least stride at which the decoder adds the encoder's map; 1 for all strides.
         dropout: dropout probability of the code.
     """
 
@@ -131,7 +131,7 @@ class CoModulatedGenerator(nn.Module):
 
         Args:
             mask: (B, 3, H, W), -1 to 1; sides are multiples of ``stride_px``.
-            noise: (B, Z) z, standard normal.
+            noise: (B, Z) standard normal, z.
             grain: (B, 1, H, W) standard normal; coarser levels use its averages, scaled to unit variance.
 
         Returns:
@@ -158,13 +158,13 @@ class CoModulatedGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Strided 4x4 convolutions, leaky ReLU, instance norm from the second on, and a 4x4 convolution to one channel.
+    """Strided 4x4 convolutions with leaky ReLU, later ones with instance norm, and a final convolution to one channel.
 
-    The field of view of four of them is 94 px.
+    With four strided convolutions, the field of view is 94 px.
 
     Args:
-        widths: channels of the strided convolutions.
-        norm: whether to use instance norm; not together with a gradient penalty.
+        widths: number of channels of each strided convolution.
+        norm: True to use instance norm, which must not be combined with a gradient penalty.
     """
 
     def __init__(self, widths: tuple[int, ...], norm: bool):
@@ -175,7 +175,7 @@ class PatchDiscriminator(nn.Module):
             if norm and index:
                 layers.append(nn.InstanceNorm2d(outside))
             layers.append(nn.LeakyReLU(SLOPE))
-        # An even kernel keeps the size only with uneven padding.
+        # With a kernel of even size, only uneven padding keeps the size.
         last = nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(widths[-1], 1, 4)
         self.layers = nn.Sequential(*layers, *last)
         for module in self.modules():
@@ -192,7 +192,7 @@ class Reading(NamedTuple):
     """Outputs of the reader for B pictures.
 
     Attributes:
-        mask: (B, 3, H, W) in the colours of masks; targets are -1 to 1, outputs are not bounded.
+        mask: (B, 3, H, W) in the colours of masks; targets lie between -1 and 1, outputs are not bounded.
         nuclei: maps at stride 4.
     """
 
@@ -204,8 +204,8 @@ class TranslationHead(nn.Module):
     """Dense map at stride 4 -> mask: two 3x3 convolutions with instance norm and upsampling, then a linear 3x3.
 
     Args:
-        in_channels: channels of the dense map, which already sums the backbone's pyramid.
-        widths: channels at strides 4 and 2.
+        in_channels: number of channels of the dense map, in which the backbone already combines its stages.
+        widths: numbers of channels at strides 4 and 2.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, int]):
@@ -229,9 +229,9 @@ class MaskReader(nn.Module):
     """Reads masks and nuclei from pictures, with one dense map for both.
 
     Args:
-        backbone: registered name.
-        n_rays: R of the dense instance head.
-        widths: channels of the translation head at strides 4 and 2.
+        backbone: registered name of the backbone.
+        n_rays: number of rays per outline of the dense instance head.
+        widths: numbers of channels of the translation head at strides 4 and 2.
     """
 
     def __init__(self, backbone: str, n_rays: int, widths: tuple[int, int]):
@@ -246,5 +246,5 @@ class MaskReader(nn.Module):
         return Reading(self.translation(dense).float(), self.head(dense))
 
     def detector(self) -> NucleusDetector:
-        """A detector from backbone and instance head, which share their weights with the reader."""
+        """A detector made of the reader's own backbone and instance head, with shared weights."""
         return NucleusDetector.of(self.backbone, self.head)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PATCH_PX = 16
-TAPS = (2, 5, 8, 11)  # blocks, counted from 0, whose outputs are handed to the decoder
-GRID_EXCESS = 0.1  # DINO adds this to the target grid before dividing, against rounding; its weights were trained so
+TAPS = (2, 5, 8, 11)  # blocks, counted from 0, whose outputs the decoder reads
+GRID_EXCESS = 0.1  # DINO adds this to the target grid against rounding errors, so its weights were trained with it
 
 
 def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -24,7 +24,7 @@ def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Args:
         table: (1, 1 + g * g, C), class token first.
-        grid: wanted (rows, columns).
+        grid: (rows, columns) of the new table.
 
     Returns:
         (1, 1 + rows * columns, C).
@@ -71,7 +71,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU between, with four times the width inside."""
+    """Two linear layers with a GELU between them; the inner width is four times the outer one."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -85,7 +85,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a LayerNorm and added to its input."""
+    """Attention and feed-forward, each after a LayerNorm and added to its input."""
 
     def __init__(self, dim: int, n_heads: int):
         super().__init__()
@@ -104,10 +104,10 @@ class VisionTransformer(nn.Module):
     """(B, 3, H, W) -> four maps (B, C, H / 16, W / 16), shallow to deep, and the class token (B, C).
 
     Args:
-        dim: C.
-        n_heads: heads of each attention.
-        grid: patches per side of the positional table; it is resampled for inputs of another grid.
-        depth: blocks.
+        dim: number of channels, C.
+        n_heads: number of heads of each attention layer.
+        grid: patches per side of the positional table, which is resampled for inputs with a different grid.
+        depth: number of blocks.
     """
 
     def __init__(self, dim: int, n_heads: int, grid: int, depth: int = 12):

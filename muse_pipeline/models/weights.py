@@ -1,8 +1,8 @@
 """Weights from checkpoint files in the layout of the MUSE authors, which this package uses too.
 
-A file's ``teacher`` is a flat dictionary; names that begin with ``module.backbone.`` are the network; others
-(projectors, heads) belong to its training and are ignored. Names and shapes must agree exactly, except for the grid of
-positions.
+A file's entry ``teacher`` is a flat dictionary. Names that begin with ``module.backbone.`` belong to the network; other
+names (projectors, heads) belong to its training and are ignored. Names and shapes must match the network's exactly,
+except for the grid of the positional table.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PREFIX = "module.backbone."
 
 
 def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
-    """Read the dictionary of a file; without ``trust_pickle`` only tensors and plain values are unpickled.
+    """Read the dictionary in a file; without ``trust_pickle``, only tensors and plain values are unpickled.
 
-    Plain values include the ``argparse.Namespace`` of settings that DINO and its descendants keep as ``args``.
+    Plain values include the ``argparse.Namespace`` of settings that DINO and its descendants store as ``args``.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or contains other objects.
+        CheckpointError: the file is missing or damaged, contains other objects, or is not a dictionary.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -44,8 +44,8 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
     except Exception as error:  # torch and pickle raise many unrelated classes on foreign bytes
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{path}: holds {code[1]}, which is code and no weights, and reading it could run anything; if you "
-                "trust its source, take it over once with `muse import-checkpoint --trust-pickle`"
+                f"{path}: contains {code[1]}, which is code, not weights, and reading it could run anything; if you "
+                "trust its source, convert the file once with `muse import-checkpoint --trust-pickle`"
             ) from error
         reason = f" ({type(error).__name__}: {error})" if trust_pickle else ""
         raise CheckpointError(
@@ -72,7 +72,7 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
     weights = {name.removeprefix(PREFIX): value for name, value in teacher.items() if str(name).startswith(PREFIX)}
     if not weights:
         raise CheckpointError(
-            f"{path}: nothing in its `teacher` begins with `{PREFIX}` (it has {_some(teacher)}); "
+            f"{path}: no name in its `teacher` begins with `{PREFIX}` (it has {_some(teacher)}); "
             "give a released MUSE file or `checkpoint.pt`"
         )
     require_finite(weights, path)
@@ -83,7 +83,7 @@ def require_finite(weights: dict[str, Any], path: Path) -> None:
     """Require that all entries are tensors of finite numbers.
 
     Raises:
-        CheckpointError: the first such entry is named.
+        CheckpointError: an entry is not a tensor, or has values that are not finite.
     """
     for name, value in weights.items():
         if not isinstance(value, Tensor):
@@ -102,18 +102,18 @@ def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, alw
         backbone: backbone of any registered kind.
         weights: result of ``backbone_weights``.
         path: path of the file, for messages.
-        always_resample: apply ``resample_positions`` to the positional table even if its grid equals the network's, as
-            the authors' loader does: True for their files, False for files of this package.
+        always_resample: True to apply ``resample_positions`` to the positional table even if its grid equals the
+            network's, as the MUSE authors' loader does; True for their files, False for files of this package.
 
     Raises:
-        CheckpointError: names or shapes differ from the network's; the message names the network that the file fits.
+        CheckpointError: names or shapes differ from the network's.
     """
     own = backbone.state_dict()
     if misfit := describe_misfit(weights, own):
         wanted = " or ".join(matching_backbones(own)) or type(backbone).__name__
         if found := matching_backbones(weights):
-            raise CheckpointError(f"{path}: holds {' or '.join(found)}, not {wanted}; name that as the backbone")
-        raise CheckpointError(f"{path}: is not exactly {wanted}: {misfit}; give a checkpoint of this network")
+            raise CheckpointError(f"{path}: fits {' or '.join(found)}, not {wanted}; choose the backbone that it fits")
+        raise CheckpointError(f"{path}: does not fit {wanted}: {misfit}; give a checkpoint of this network")
     if POSITIONS in own:
         grid = square_grid(own[POSITIONS])
         if always_resample or square_grid(weights[POSITIONS]) != grid:
@@ -132,24 +132,24 @@ Shapes = dict[str, torch.Size]
 
 
 def matching_backbones(weights: Mapping[str, Tensor]) -> list[str]:
-    """Registered networks with exactly these names and shapes, except for the positional table's grid."""
+    """Names of the registered networks with exactly these names and shapes, except for the positional table's grid."""
     shapes = _shapes(weights)
     return [name for name in BACKBONES.names() if not _misfit(shapes, _registered_shapes(name))]
 
 
 def nearest_backbone(weights: Mapping[str, Tensor]) -> str:
-    """The registered name that shares the most names and shapes with these weights."""
+    """Name of the registered network that shares the most names and shapes with these weights."""
     entries = set(_shapes(weights).items())
     return max(BACKBONES.names(), key=lambda name: len(entries & set(_registered_shapes(name).items())))
 
 
 def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Describe the difference between the weights and a network; empty if they fit."""
+    """Describe the difference between the weights and a network; "" if they fit."""
     return _misfit(_shapes(weights), _shapes(wanted))
 
 
 def positions_grid(weights: Mapping[str, Tensor]) -> int | None:
-    """Patches per side of the positional table; None without one."""
+    """Patches per side of the positional table; None if there is none."""
     return square_grid(weights[POSITIONS]) if POSITIONS in weights else None
 
 
@@ -159,7 +159,7 @@ def _misfit(found: Shapes, wanted: Shapes) -> str:
     parts = {
         "missing": sorted(wanted.keys() - found.keys()),
         "surplus": sorted(found.keys() - wanted.keys()),
-        "of another shape": [f"{name} {tuple(found[name])}, not {tuple(wanted[name])}" for name in other],
+        "of a different shape": [f"{name} {tuple(found[name])}, not {tuple(wanted[name])}" for name in other],
     }
     return "; ".join(f"{what} {some_of(names, MAX_NAMED)}" for what, names in parts.items() if names)
 

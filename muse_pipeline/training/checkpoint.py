@@ -1,7 +1,8 @@
 """Checkpoints of this package, in the layout of MUSE's authors, whose own loader can read the backbones.
 
-``teacher`` is a flat state dict with keys ``module.backbone.*``, ``head`` that of the nucleus head; ``meta`` is JSON.
-Runs start from the weights of such a file or of a file released by MUSE's authors, which can also be imported.
+The entry ``teacher`` is a flat state dict with keys ``module.backbone.*``, ``head`` is the state dict of the nucleus
+head, and ``meta`` is JSON. Runs can start from the weights of such a file, or of a file released by MUSE's authors,
+which can also be imported.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from muse_pipeline.models.weights import (
 )
 
 FORMAT = "muse_pipeline 3"
-OLDER = ("muse_pipeline 1", "muse_pipeline 2")  # an older layout; heads that predict rays, not their inverse squares
+# Version 1 had a different layout; heads of version 2 predict rays, not their inverse squares.
+OLDER = ("muse_pipeline 1", "muse_pipeline 2")
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ class Checkpoint:
     """Contents of a checkpoint of this package.
 
     Attributes:
-        backbone: state dict.
-        head: state dict; empty for a backbone alone.
-        meta: kind, settings (paths are names), colour reference, images, patients, and the input of the backbone;
-            ``resample_positions``: whether the positional table is the authors', which both loaders resample whenever
-            they read it.
+        backbone: state dict of the backbone.
+        head: state dict of the head; empty if there is only a backbone.
+        meta: kind, settings (with names instead of paths), colour reference, images, patients, and the backbone's
+            input; ``resample_positions`` is True if the positional table comes from MUSE's authors, whose loader and
+            ours resample it whenever they read it.
         networks: state dicts of the other trained networks by name, such as a generator.
     """
 
@@ -66,7 +68,7 @@ class Checkpoint:
 
     @property
     def patients(self) -> frozenset[str]:
-        """Patients of training and validation images; older files do not list them, so image names are used."""
+        """Patients of training and validation images; older files do not list them, so names of images are used."""
         return frozenset(map(str, self.meta.get("patients", map(patient_in_name, self.images))))
 
     @property
@@ -108,7 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of this package; only tensors and plain values are unpickled.
 
     Raises:
-        CheckpointError: the file is missing, damaged, foreign or of an older version.
+        CheckpointError: the file is missing, damaged, foreign or of a different version.
     """
     return parse_checkpoint(read_pickle(path), path)
 
@@ -118,7 +120,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
 
     Args:
         path: the file.
-        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
+        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
 
     Raises:
         CheckpointError: the file cannot be read or has other contents.
@@ -133,12 +135,12 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is for messages.
 
     Raises:
-        CheckpointError: the checkpoint is foreign, of another version, or incomplete.
+        CheckpointError: the checkpoint is foreign, of a different version, or incomplete.
     """
     if not is_ours(state):
         raise CheckpointError(f"{path}: not a checkpoint of this package; give one that `muse finetune` wrote")
     if state["format"] in OLDER:
-        raise CheckpointError(f"{path}: written by an older version with other networks; train it again")
+        raise CheckpointError(f"{path}: written by an older version with different networks; train it again")
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: has the layout '{state['format']}', but this version reads '{FORMAT}'; install the version that "
@@ -162,7 +164,7 @@ def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path
     """Load backbone and head; ``path`` is for messages.
 
     Raises:
-        CheckpointError: one of them has other names or shapes than the network's.
+        CheckpointError: names or shapes differ from the network's.
     """
     load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
     load_head_weights(network.head, checkpoint, path)
@@ -181,21 +183,21 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
     """Load the head; ``path`` is for messages.
 
     Raises:
-        CheckpointError: the checkpoint's head has another shape.
+        CheckpointError: names or shapes differ from the head's.
     """
     try:
         head.load_state_dict(checkpoint.head)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: does not fit the config's head, classes and rays; change either, or train it again if an older "
-            "version wrote it"
+            f"{path}: does not fit the config's head, classes and rays; change the config, or train the checkpoint "
+            "again if an older version wrote it"
         ) from error
 
 
 def save_resume_point(
     path: Path, step: int, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> None:
-    """Write atomically the state before ``step`` of a run with ``n_batches`` per step."""
+    """Write the state of a run before ``step`` atomically; the run has ``n_batches`` batches per step."""
     state = {
         "step": step,
         "batches": n_batches,
@@ -206,7 +208,7 @@ def save_resume_point(
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """Save through an open file, because torch would store a path, whose temporary name depends on the process."""
+    """Save through an open file, because torch would store the temporary name of a path, which differs by process."""
     with complete_file(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
 
@@ -214,16 +216,16 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def load_resume_point(
     path: Path, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
 ) -> int:
-    """Restore the method and the optimisers; returns the next step, 0 if nothing was saved.
+    """Restore the method and the optimisers, and return the next step; 0 if nothing was saved.
 
     Args:
         path: the resume point.
-        n_batches: batches per step: processes times ``accumulate``. The windows of a step depend only on this product.
+        n_batches: batches per step, processes times ``accumulate``; the windows of a step depend only on this product.
         method: the method, on its device.
         optimisers: optimisers by turn.
 
     Raises:
-        CheckpointError: the file is damaged, or its run has other settings or another number of batches per step.
+        CheckpointError: the file is damaged, or its run has different settings or numbers of batches per step.
     """
     if not path.is_file():
         return 0
@@ -239,13 +241,13 @@ def load_resume_point(
             optimiser.load_state_dict(state["optimisers"][turn])
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: belongs to another configuration; choose another run folder or delete it"
+            f"{path}: belongs to a run with different settings; delete this file, or choose another run folder"
         ) from error
     return state["step"]
 
 
 def steps_done(path: Path) -> int:
-    """The next step of a run, read without loading its weights; 0 without a resume point."""
+    """The next step of a run, read without loading its weights; 0 if there is no resume point."""
     if not path.is_file():
         return 0
     try:
@@ -265,7 +267,7 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
-    """Convert a released file to a checkpoint of this package, which has only a backbone.
+    """Convert a released file to a checkpoint of this package that has only a backbone.
 
     The positional table is not changed, and the file records this, so that both the authors' loader and this package's
     resample it and build the same network.
@@ -273,14 +275,14 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
     Args:
         path: the released file.
         output: path of the new checkpoint.
-        name: name of the backbone; by default recognised by names, shapes, the positional table and the file's name.
-        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
+        name: name of the backbone; by default recognised from names, shapes, the positional table and the file's name.
+        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
 
     Returns:
         The backbone's name.
 
     Raises:
-        CheckpointError: the file cannot be read, is imported already, or matches no registered backbone, or two.
+        CheckpointError: the file cannot be read, is imported already, or matches no registered backbone, or several.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -314,7 +316,7 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
         near = nearest_backbone(weights)
         misfit = describe_misfit(weights, BACKBONES[near]().state_dict())
         raise CheckpointError(
-            f"{path}: fits no known backbone; compared with the nearest, {near}, it is {misfit}; known: "
+            f"{path}: fits no known backbone; compared with the nearest, {near}: {misfit}; known: "
             f"{', '.join(BACKBONES.names())}"
         )
     grid = positions_grid(weights)
@@ -336,7 +338,7 @@ def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) ->
     Args:
         backbone: backbone of any registered kind.
         path: a checkpoint of this package or a released MUSE file.
-        trust_pickle: also unpickle objects other than tensors and plain values, which can run any code.
+        trust_pickle: True to unpickle objects other than tensors and plain values too, which can run any code.
 
     Returns:
         The contents of the file.
@@ -355,7 +357,7 @@ class Seen:
 
     Attributes:
         images: names of pictures and slides.
-        patients: patients of these images and of the validation images that chose weights.
+        patients: patients of these images, and of the validation images by which weights were chosen.
         learnt_patients: patients of these images only.
     """
 
@@ -368,7 +370,7 @@ def seen_before(paths: Sequence[Path], trust_pickle: bool = False) -> Seen:
     """Union of the training data that checkpoints list.
 
     Raises:
-        CheckpointError: one cannot be read.
+        CheckpointError: a checkpoint cannot be read.
     """
     checkpoints = [read_weights(path, trust_pickle) for path in paths]
     names = [field.name for field in fields(Seen)]

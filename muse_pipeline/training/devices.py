@@ -18,24 +18,24 @@ from muse_pipeline.losses.self_distillation import n_processes
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-WAIT = timedelta(days=1)  # of processes for the first one, which prepares files
+WAIT = timedelta(days=1)  # how long processes wait for the first one, which prepares files
 Precision = Annotated[str, OneOf(("32-true", "bf16-mixed"))]
 
 
 def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) -> Fabric:
     """Launch a Fabric of ``nodes`` x ``devices`` processes.
 
-    Unless ``srun`` or ``torchrun`` started the processes, this command starts itself again for each other device. This
-    includes a Slurm job of a single task.
+    Unless ``srun`` or ``torchrun`` has started all processes, the command starts itself again for each further device,
+    also in a Slurm job with a single task.
 
     Args:
         accelerator: one of ``core.types.ACCELERATORS``.
-        devices: GPUs, or processes on a CPU, of each node.
+        devices: number of GPUs, or of processes on a CPU, of each node.
         precision: name of the precision in Lightning Fabric.
-        nodes: machines.
+        nodes: number of machines.
 
     Raises:
-        ProviderError: the devices are not available, or another number of processes was started.
+        ProviderError: the devices are not available, or a different number of processes was started.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
@@ -47,7 +47,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
     if launcher and started != nodes * devices:
         raise ProviderError(
             f"--nodes {nodes} --devices {devices} is {nodes * devices} process(es), but {launcher} started {started}; "
-            "make both equal"
+            "make the two numbers equal"
         )
     try:
         fabric = Fabric(
@@ -56,10 +56,10 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
             num_nodes=nodes,
             strategy=DDPStrategy(timeout=WAIT) if nodes * devices > 1 else "auto",
             precision=precision,
-            # Without it Lightning detects Slurm by the variables of a job, although no ``srun`` started this process.
+            # Without this, Lightning detects Slurm by a job's variables even if ``srun`` did not start this process.
             plugins=[] if launcher else [LightningEnvironment()],
         )
-    except (RuntimeError, ValueError) as error:  # Fabric's MisconfigurationException is no public name
+    except (RuntimeError, ValueError) as error:  # Fabric's MisconfigurationException is not public
         raise ProviderError(
             f"{count_noun(devices, 'device')} of accelerator '{accelerator}' cannot be used here ({one_line(error)}); "
             "see `muse doctor`, or choose --accelerator cpu"
@@ -69,7 +69,7 @@ def open_fabric(accelerator: str, devices: int, precision: str, nodes: int = 1) 
 
 
 def find_launcher() -> tuple[str, int]:
-    """The launcher that started this process with others, and their number; "" and 1 for a single process.
+    """The launcher of this process, and the number of processes that it started; "" and 1 for a single process.
 
     The tasks of a Slurm *job* do not count: its script, and the steps in which Snakemake runs a rule, are single
     processes.
@@ -81,7 +81,7 @@ def find_launcher() -> tuple[str, int]:
 
 
 def is_first_process() -> bool:
-    """True in the process that writes files, and before any other process is started."""
+    """True in the process that writes files; always True before other processes are started."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
@@ -101,10 +101,11 @@ def wait_for_processes() -> None:
 def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
     """Convert batch norms to normalise by the batches of all processes.
 
-    On GPUs only: PyTorch's ``SyncBatchNorm`` does not run on a CPU, where each process normalises by its own batch.
+    This is done only on GPUs: PyTorch's ``SyncBatchNorm`` does not run on a CPU, where each process normalises by its
+    own batch.
 
     Args:
-        network: converted in place.
+        network: network, converted in place.
         processes: number of processes that train together.
         device: device of this process.
     """
@@ -121,7 +122,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """
     if n_processes() == 1:
         return
-    # One tensor for one exchange, not one for each parameter.
+    # A single tensor needs a single exchange between the processes.
     gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
     mean = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(mean)
@@ -131,10 +132,10 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (N, ...) of all processes, in the order of the processes, which may have different numbers of rows.
+    """Concatenate the rows (N, ...) of all processes, which may have different numbers of rows, in their order.
 
-    Every process computes the loss of all rows. Its gradient is multiplied by the number of processes, so that
-    ``average_gradients`` gives the gradient of one process with all rows.
+    Every process computes the loss of all rows. Gradients are multiplied by the number of processes, so that
+    ``average_gradients`` gives the same result as a single process with all rows.
     """
     return rows if n_processes() == 1 else _Gathered.apply(rows)
 
@@ -147,7 +148,7 @@ class _Gathered(torch.autograd.Function):
         distributed.all_reduce(counts)
         ends = counts.cumsum(0).tolist()
         ctx.own = slice(ends[distributed.get_rank()] - len(rows), ends[distributed.get_rank()])
-        # A sum of rows that are zero in the other processes: ``all_gather`` takes the same number from each.
+        # ``all_gather`` needs equal numbers of rows. A sum does not, if each row is zero in all processes but its own.
         every = torch.zeros((ends[-1], *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
         every[ctx.own] = rows
         distributed.all_reduce(every)

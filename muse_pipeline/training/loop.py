@@ -39,7 +39,7 @@ class MetricsLog:
         """Read every complete row; an incomplete last line, left by a kill, is omitted.
 
         Raises:
-            CheckpointError: another line is not a row; the message has its number.
+            CheckpointError: a line other than the last is not a row.
         """
         if not self.path.is_file():
             return []
@@ -52,7 +52,7 @@ class MetricsLog:
             return {"step": int(row["step"]), **row}
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
-                f"{self.path}, line {number}: damaged; delete that line, or the run folder to train from the start"
+                f"{self.path}, line {number}: damaged; delete this line, or the run folder to train from the start"
             ) from error
 
     def forget_from(self, step: int) -> None:
@@ -85,10 +85,10 @@ def draw_curves(rows: list[Row], output: Path) -> None:
 
 
 class Monitor:
-    """Base class of monitors of a run. An error in a monitor ends the run before any further saving."""
+    """Base class of a run's monitors. An error in a monitor ends the run, and nothing more is saved."""
 
     def on_log(self, done: int, losses: dict[str, float]) -> None:
-        """Called by every process, with the same numbers, at every logged step (steps done, losses)."""
+        """Called by every process, with the same numbers, at every logged step: the steps done and the losses."""
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
         """Called by the first process when validation is due."""
@@ -103,8 +103,8 @@ class BestWeights(Monitor):
     Args:
         name: name of the score that decides; the higher, the better.
         score: function that returns the scores by name.
-        keep: callback with the completed steps and the scores if these are the best so far.
-        keeps_later: True if later weights replace earlier ones of the same score.
+        keep: function called with the number of steps done and the scores when these are the best so far.
+        keeps_later: True if later weights replace earlier ones with the same score.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class BestWeights(Monitor):
 
     def on_validate(self, done: int, log: MetricsLog) -> None:
         """Score the weights, keep them if they are the best, and log the scores."""
-        # The best score is read from the log, which only has the steps that a resumed run keeps.
+        # The best score is read from the log, which contains only the steps that a resumed run keeps.
         best = max((row[self.name] for row in log.read() if self.name in row), default=float("-inf"))
         scores = self.score()
         if scores[self.name] > best or (self.keeps_later and scores[self.name] == best):
@@ -128,16 +128,16 @@ class BestWeights(Monitor):
 
 
 IN_A_ROW = 5  # consecutive logged steps outside the limits that end a run
-GRACE = 0.1  # share of a run, at its beginning, in which vectors may be alike
+GRACE = 0.1  # share of a run, from its start, that is not checked, since vectors may still be alike
 
 
 class Alarm(Monitor):
-    """A monitor that ends a run after a value was outside its limits at ``IN_A_ROW`` logged steps in a row.
+    """A monitor that ends a run if a value is outside its limits at ``IN_A_ROW`` logged steps in a row.
 
     Args:
         schedule: schedule of the run.
         folder: folder of the run, for the message.
-        grace: share of the run, at its beginning, in which nothing is checked.
+        grace: share of the run, from its start, in which nothing is checked.
     """
 
     def __init__(self, schedule: Schedule, folder: Path, grace: float = GRACE):
@@ -158,7 +158,7 @@ class Alarm(Monitor):
         raise NotImplementedError
 
     def persists(self, name: str, is_outside: bool) -> bool:
-        """Count a logged step; True if ``name`` was outside its limits at the last ``IN_A_ROW`` of these."""
+        """Count a logged step; return True if ``name`` was outside its limits at the last ``IN_A_ROW`` of them."""
         self._outside[name] = self._outside.get(name, 0) + 1 if is_outside else 0
         return self._outside[name] >= IN_A_ROW
 
@@ -178,7 +178,7 @@ class Turn:
         self.optimiser = method.optimiser(name, schedule)
 
     def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> dict[str, Tensor]:
-        """Compute the mean gradient of ``batches`` over all processes; returns the mean losses and its norm."""
+        """Compute the mean gradient over ``batches`` and processes; return the mean losses and the gradient's norm."""
         set_step(self.optimiser, self.schedule, step)
         progress, total = step / self.schedule.steps, {}
         for batch in batches:
@@ -210,7 +210,7 @@ def train(
     monitors: Sequence[Monitor] = (),
     progress: Progress = lambda done, steps, losses: None,
 ) -> None:
-    """Run ``method`` to the end of ``schedule``, from its last resume point if there is one.
+    """Train ``method`` to the end of ``schedule``, from the last resume point if there is one.
 
     Args:
         method: the method to train.
@@ -219,12 +219,12 @@ def train(
         folder: folder of the run.
         fabric: launched Fabric, with device, precision and processes.
         seed: seed of every random number that the method draws.
-        monitors: called as ``Monitor`` describes.
-        progress: callback of ``run.Options``.
+        monitors: monitors of the run.
+        progress: callback, as in ``run.Options``.
 
     Raises:
-        CheckpointError: the resume point belongs to another run.
-        DivergedError: a loss or a gradient is not finite; nothing is saved then.
+        CheckpointError: the resume point is damaged or belongs to a different run.
+        DivergedError: a loss, a gradient or a weight is not finite; nothing is saved then.
     """
     method.to(fabric.device)
     n_batches = fabric.world_size * schedule.accumulate
@@ -267,9 +267,9 @@ class Reports:
     Args:
         folder: folder of the run.
         schedule: schedule of the run, with the intervals.
-        leads: True in the first process, which alone writes.
+        leads: True in the first process, the only one that writes.
         monitors: monitors that are called.
-        progress: callback of ``run.Options``.
+        progress: callback, as in ``run.Options``.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class Reports:
         """Log and validate at their intervals."""
         done, schedule = step + 1, self.schedule
         if schedule.is_logged(step):
-            # The norm of the gradient is only for ``_require_finite``.
+            # The norm of the gradient is needed only by ``_require_finite``.
             logged = {name: value for name, value in losses.items() if not name.endswith("gradient")}
             values = dict(zip(logged, torch.stack([*logged.values()]).tolist(), strict=True))  # copied once
             if self.leads:
@@ -322,6 +322,6 @@ def _require_finite(values: dict[str, Tensor], step: int, folder: RunFolder) -> 
         return
     broken = next((name for name, value in numbers.items() if not value.isfinite()), "loss")
     raise DivergedError(
-        f"{folder.path}: '{broken}' is not finite at step {step}; nothing was saved. Start another run folder with a "
+        f"{folder.path}: '{broken}' is not finite at step {step}; nothing was saved. Start another run folder, with a "
         "lower `learning_rate`"
     )

@@ -28,9 +28,9 @@ class Schedule:
         weight_decay: weight decay of AdamW, on matrices and kernels only.
         last_weight_decay: final weight decay, reached along a cosine; by default the weight decay is constant.
         clip: largest norm of the gradient.
-        accumulate: batches of each process over whose gradients a step averages.
-        reference_batches: batches per step (processes x ``accumulate``) to which ``learning_rate`` refers; for another
-            number the rate is multiplied by the square root of the ratio. By default it is not scaled.
+        accumulate: number of batches per process whose gradients a step averages.
+        reference_batches: batches per step (processes x ``accumulate``) to which ``learning_rate`` refers; for other
+            numbers the rate is multiplied by the square root of the ratio. By default it is not scaled.
         save_every: steps between resume points.
         log_every: steps between lines of ``metrics.jsonl``.
         validate_every: steps between validations, if the config has ``validation`` or ``held`` sources.
@@ -85,9 +85,9 @@ def build_adamw(
     """AdamW without decay on norms and biases, with a separate learning rate for the backbone.
 
     Args:
-        parameters: (dotted name, parameter); it belongs to the backbone if a part of its name is ``backbone``.
-        schedule: schedule with rate and decay.
-        backbone_rate: factor of the learning rate of the backbone.
+        parameters: pairs (dotted name, parameter); those with ``backbone`` in their name belong to the backbone.
+        schedule: schedule with learning rate and weight decay.
+        backbone_rate: factor by which the backbone's learning rate is multiplied.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
@@ -120,24 +120,24 @@ class Method(nn.Module):
     Attributes:
         turns: parts of a step, which are optimised in this order. Each turn has its own losses, parameters and
             optimiser; a GAN has "generator" and "discriminator".
-        gauges: whether ``losses`` also returns diagnostics, which are only logged; the loop sets it at logged steps.
+        gauges: True if ``losses`` also returns diagnostics, which are only logged; the loop sets it at logged steps.
     """
 
     turns: tuple[str, ...] = ("model",)
     gauges: bool = True
 
     def losses(self, batch: Any, turn: str, progress: float) -> dict[str, Tensor]:
-        """Losses of one batch: ``"loss"`` is minimised, every other entry is logged under its name.
+        """The losses of one batch by name; ``"loss"`` is minimised, all other entries are only logged.
 
         Args:
-            batch: batch of the stage's stream.
+            batch: batch from the stage's stream.
             turn: one of ``turns``.
             progress: completed share of the run, 0 to 1.
         """
         raise NotImplementedError
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Pairs (dotted name, parameter) that ``turn`` optimises; by default all that require gradients."""
+        """Pairs (dotted name, parameter) that ``turn`` optimises; by default all parameters that require gradients."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
@@ -145,7 +145,7 @@ class Method(nn.Module):
         return build_adamw(self.turn_parameters(turn), schedule)
 
     def set_gauges(self, gauges: bool) -> None:
-        """Set ``gauges`` here and in the component methods."""
+        """Set ``gauges`` of this method and of its component methods."""
         for one in self.modules():
             if isinstance(one, Method):
                 one.gauges = gauges
@@ -157,7 +157,7 @@ class Method(nn.Module):
         """Called after the last turn of every step, for example to update moving averages."""
 
     def trained(self) -> nn.Module:
-        """The network in the run's checkpoint."""
+        """The network that the run's checkpoint contains."""
         raise NotImplementedError
 
 
@@ -168,7 +168,7 @@ class WeightedSum(Method):
 
     Args:
         methods: methods by name, each with the single turn "model". The checkpoint contains the first method's network.
-        weights: factor of each method's loss.
+        weights: factor by which each method's loss is multiplied.
     """
 
     def __init__(self, methods: Mapping[str, Method], weights: Mapping[str, float]):
@@ -185,12 +185,12 @@ class WeightedSum(Method):
         return {"loss": total, **found}
 
     def before_step(self, turn: str, progress: float) -> None:
-        """Pass on to every method."""
+        """Call every method's ``before_step``."""
         for method in self.methods.values():
             method.before_step(turn, progress)
 
     def after_step(self, progress: float) -> None:
-        """Pass on to every method."""
+        """Call every method's ``after_step``."""
         for method in self.methods.values():
             method.after_step(progress)
 

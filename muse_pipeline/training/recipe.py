@@ -1,4 +1,4 @@
-"""Registry of methods, and runs as the stages of their method."""
+"""The registry of training methods, and runs, each of which consists of the stages of its method."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Recipe(ABC):
     """The interface between a method and the engine; registered in ``RECIPES`` by ``methods/<name>/run.py``.
 
     Attributes:
-        Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths are relative to the folder
-            of the sources, those annotated as ``core.config.Weights`` to the config's.
-        ends_in_model: whether ``muse train`` also exports the checkpoint of a finished run, a detector.
+        Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths are relative to the folder of the
+            sources; paths annotated as ``core.config.Weights`` are relative to the config's folder.
+        ends_in_model: True if the checkpoint of a finished run is a detector, which ``muse train`` also exports.
     """
 
     Config: ClassVar[type]
@@ -36,7 +36,7 @@ class Recipe(ABC):
         """The stages of a run in ``folder``: one in the folder itself, or several in ``stages.stage_folder``."""
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Fill in settings of a config file that follow from others.
+        """Fill in settings that follow from other settings of a config file.
 
         Args:
             values: settings of the file.
@@ -51,7 +51,7 @@ class Recipe(ABC):
             ConfigError: the workflow cannot run models of this method.
         """
         raise ConfigError(
-            f"{config.name}: the workflow trains no model by method '{config.method}'; train it with `muse train`"
+            f"{config.name}: the workflow cannot train models with method '{config.method}'; run `muse train`"
         )
 
 
@@ -74,7 +74,7 @@ class ModelSettings:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def of_model(self) -> dict[str, Any]:
-        """The settings of ``ModelSettings`` alone, by name, for the config of a stage."""
+        """Only the settings of ``ModelSettings``, by name, for the config of a stage."""
         return {each.name: getattr(self, each.name) for each in fields(ModelSettings)}
 
 
@@ -82,10 +82,10 @@ PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train
 
 
 def require_training_data(text: str) -> None:
-    """Reject the placeholder of a recipe as the description of the training data for the card of a model.
+    """Reject a description of the training data that is still the placeholder of a recipe.
 
     Raises:
-        ConfigError: the text is the placeholder.
+        ConfigError: the text is a placeholder.
     """
     if any(part in text for part in PLACEHOLDERS):
         raise ConfigError(
@@ -104,18 +104,18 @@ def load_run(
     default: str | None = None,
     only: type | None = None,
 ) -> tuple[Recipe, Any]:
-    """The recipe and the settings of a config file.
+    """Read a config file and return its recipe and its settings.
 
     Args:
         path: the YAML file; its ``method`` names the recipe.
-        data: folder to which sources' paths are relative; the file's if None. Paths of checkpoints are always relative
-            to the file.
+        data: folder to which paths of sources are relative; None for the file's folder, to which paths of checkpoints
+            are always relative.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
-        default: method of a file without one.
+        default: method if the file names none.
         only: the only accepted dataclass of settings; any if None.
 
     Raises:
-        ConfigError: the file cannot be read, is of another method, or a setting is wrong.
+        ConfigError: the file cannot be read, names a method that is not accepted, or a setting is wrong.
     """
     values, folder = read_settings(path, changes), Path(path).parent.resolve()
     name = values.get("method", default) if isinstance(values, dict) else default
@@ -123,7 +123,7 @@ def load_run(
         raise ConfigError(f"{path}: setting 'method' is missing; choose one of {', '.join(RECIPES.names())}")
     recipe = RECIPES[str(name)]()
     if only not in (None, recipe.Config):
-        raise ConfigError(f"{path}: trains by method '{name}', not '{default}'; give another config")
+        raise ConfigError(f"{path}: has method '{name}', not '{default}'; give a different config")
     if isinstance(values, dict):
         values = recipe.complete(values, folder)
     is_guess = isinstance(values, dict) and "method" not in values and name != "detector"
@@ -147,16 +147,16 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
         The run's ``checkpoint.pt``, or the result of stage ``until``.
 
     Raises:
-        CheckpointError: a stage's folder was made from other inputs.
+        CheckpointError: a stage's folder was made from different inputs.
         ConfigError: there is no stage ``until``.
-        ProviderError: the devices are not available, or another number of processes was started.
+        ProviderError: the devices are not available, or a different number of processes was started.
         MuseError: the config or its data cannot be used.
     """
     stages = recipe.stages(config, Path(folder))
     names = [stage.name for stage in stages]
     if until is not None and until not in names:
         raise ConfigError(f"--until {until}: the stages of this run are {', '.join(names)}")
-    if find_launcher()[0]:  # all processes are there; else the first stage that trains starts them
+    if find_launcher()[0]:  # all processes exist; otherwise the first stage that trains starts them
         open_fabric(options.accelerator, options.devices, "32-true", options.nodes)
     if [stage.folder for stage in stages] == [Path(folder)]:
         return stages[0].run(options)
@@ -168,7 +168,7 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
             return result
     if is_first_process():
         run.describe(config, describe_run(plain_settings(config, portable=True), Inputs()))
-        if (pictures := RunFolder(result.parent).pictures).is_dir():  # an export is checked on those beside it
+        if (pictures := RunFolder(result.parent).pictures).is_dir():  # for the check of an export
             with complete_file(run.pictures) as partial:
                 shutil.copytree(pictures, partial)
         with complete_file(run.checkpoint) as partial:

@@ -40,13 +40,13 @@ class Options:
 
     Attributes:
         accelerator: one of ``core.types.ACCELERATORS``.
-        threads: threads of each process on a CPU.
-        devices: GPUs, or processes on a CPU, of each node; each has its own batches.
-        nodes: machines, each of which runs the same command.
-        loaders: threads that prepare batches in advance; 0 prepares each on request; None: ``threads`` with a GPU, else
-            0.
-        start_over: train from the start, instead of raising, if the folder has a run with other settings, data or
-            weights.
+        threads: number of threads of each process on a CPU.
+        devices: number of GPUs, or of processes on a CPU, of each node; each has its own batches.
+        nodes: number of machines, each of which runs the same command.
+        loaders: number of threads that prepare batches in advance; 0 to prepare each batch when it is needed; None for
+            ``threads`` with a GPU and 0 without one.
+        start_over: True to train from the start, instead of raising an error, if the folder contains a run with
+            different settings, data or weights.
         log: callback with a line for the user.
         progress: callback with (steps done, steps of the training, losses) in the first process at every logged step.
     """
@@ -92,16 +92,16 @@ class RunFolder:
 
         Args:
             config: dataclass of the settings.
-            provenance: description of the present run by ``describe_run``.
+            provenance: description of the present run, from ``describe_run``.
             free: settings that may change, including nested ones; ``a.b`` is setting b of a.
-            start_over: discard a run of another configuration.
+            start_over: True to discard a run with a different configuration.
 
         Returns:
-            A message for the user; empty if there is nothing to report.
+            A message for the user; "" if there is nothing to report.
 
         Raises:
-            CheckpointError: the folder holds a run of another configuration.
-            OutputError: the folder has files that no run wrote.
+            CheckpointError: the folder contains a run with a different configuration.
+            OutputError: the folder contains files that no run wrote.
         """
         self.require_own()
         try:
@@ -109,14 +109,14 @@ class RunFolder:
         except CheckpointError:
             if not start_over:
                 raise
-            # The log of metrics is kept here; the loop drops its rows.
+            # The log of metrics is not deleted here; the loop drops its rows.
             for path in (self.resume, self.best, self.checkpoint):
                 path.unlink(missing_ok=True)
-            return f"{self.path}: the run of another configuration is discarded; training starts from the beginning"
+            return f"{self.path}: the run with a different configuration is discarded; training starts over"
         return ""
 
     def is_finished(self, config: Any) -> bool:
-        """True if the checkpoint of exactly these settings exists."""
+        """True if the folder contains the checkpoint of a finished run with exactly these settings."""
         if not self.checkpoint.is_file() or steps_done(self.resume) != config.schedule.steps:
             return False
         return self._begun_settings(type(config)) == plain_settings(config, portable=True)
@@ -134,7 +134,7 @@ class RunFolder:
         """Reject a folder with files that no run wrote.
 
         Raises:
-            OutputError: there are such files.
+            OutputError: the folder contains such files.
         """
         others = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
         if others and not self.provenance.is_file():
@@ -161,8 +161,8 @@ class RunFolder:
         changed += [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
         if changed:
             raise CheckpointError(
-                f"{self.path}: holds a run of another configuration ({some_of(changed)} changed); choose another run "
-                "folder, delete it, or give --start-over"
+                f"{self.path}: contains a run with a different configuration ({some_of(changed)} changed); choose "
+                "another run folder, delete this one, or give --start-over"
             )
 
     def _begun_settings(self, kind: type) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class RunFolder:
             return plain_settings(parse_config(read_settings(self.config), kind, str(self.config)), portable=True)
         except ValueError as error:
             raise CheckpointError(
-                f"{self.path}: holds a run whose settings cannot be read ({error}); choose another run folder"
+                f"{self.path}: contains a run whose settings cannot be read ({error}); choose another run folder"
             ) from error
 
     def _begun_inputs(self) -> dict[str, str]:
@@ -181,12 +181,12 @@ class RunFolder:
 
 
 def spread_evenly(n: int, n_chosen: int = N_PICTURES) -> list[int]:
-    """Numbers of at most ``n_chosen`` of ``n`` pictures, spread evenly."""
+    """Indices of at most ``n_chosen`` of ``n`` pictures, spread evenly."""
     return np.unique(np.linspace(0, n - 1, n_chosen).round().astype(int)).tolist()
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of the settings in which two mappings differ."""
+    """Yield the dotted names of the settings in which two mappings differ."""
     for name in one.keys() | other.keys():
         first, second = one.get(name), other.get(name)
         if isinstance(first, dict) and isinstance(second, dict):
@@ -204,13 +204,13 @@ def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files that decide the result of a training run.
+    """Files that determine the result of a training run.
 
     Attributes:
         sources: dataclasses of settings whose paths are files or folders: labels, pictures, tissue.
         checkpoint: initial checkpoint of the run.
         teachers: checkpoints of the run's teachers.
-        previous: checkpoint of the previous stage, of which the weights, but not the card's settings, are compared.
+        previous: checkpoint of the previous stage; its weights are compared, but not the settings for the card.
         checksums: checksums of all other inputs, by name.
     """
 
@@ -229,7 +229,7 @@ class Inputs:
         """Require that all files exist, before anything is computed.
 
         Raises:
-            CheckpointError: a file is missing; the message has its name.
+            CheckpointError: a file is missing.
         """
         for path in self.checkpoints:
             if not path.is_file():
@@ -268,7 +268,7 @@ def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
 
 
 def find_revision(folder: Path) -> str | None:
-    """The git revision of a checkout, with "-dirty" if files differ from it; None if ``folder`` is no checkout."""
+    """The git revision of a checkout, with "-dirty" if files differ from it; None if ``folder`` is not a checkout."""
     if not (folder / ".git").exists():
         return None
     # All tags are excluded, so that git prints the commit and not a version.
@@ -284,7 +284,7 @@ def _name_of(word: str) -> str:
 
 
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
-    """(name, checksum) of every file of a source: a fingerprint for large files, SHA-256 for others."""
+    """Yield (name, checksum) of every file of a source: a fingerprint for large files, SHA-256 for others."""
     for setting, file in source_files(source):
         large = setting in {"images", "slides", "proposals"} or is_dataset(source)
         checksum = fingerprint_file(file) if large else sha256_of(file)
@@ -294,7 +294,7 @@ def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
 
 
 def source_files(source: Any) -> Iterator[tuple[str, Path]]:
-    """(setting, file) for each file that the settings of a source name, directly or in a folder.
+    """Yield (setting, file) for each file that the settings of a source name, directly or in a folder.
 
     Pictures that the source excludes are omitted.
     """

@@ -1,7 +1,7 @@
 """Stages of a run: trainings that end in a checkpoint, and files that are prepared once.
 
-A stage owns a folder. Running it again continues where it stopped, returns at once when it is finished, and rejects a
-folder that was made from other inputs.
+A stage owns a folder. Running a stage again continues where it stopped, returns at once if it is finished, and rejects
+a folder that was made from different inputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 C, D = TypeVar("C"), TypeVar("D")
 STAGES = "stages"  # folder of the stages of a run that has several
 MADE_FROM = "made-from.json"
-DIVISION = ("schedule.accumulate",)  # may change with the number of devices, see ``checkpoint.load_resume_point``
+DIVISION = ("schedule.accumulate",)  # can change with the number of devices, see ``checkpoint.load_resume_point``
 
 
 def stage_folder(folder: Path, number: int, name: str) -> Path:
@@ -58,7 +58,7 @@ class Stage(ABC):
 
 
 class TrainingStage(Stage, Generic[C, D]):
-    """One training, from data to ``checkpoint.pt``: all parts that are the same for every method.
+    """One training, from data to ``checkpoint.pt``: the parts that are the same for every method.
 
     Args:
         config: frozen dataclass with ``schedule``, ``seed`` and ``precision``.
@@ -66,7 +66,7 @@ class TrainingStage(Stage, Generic[C, D]):
         name: name of the stage in messages.
 
     Attributes:
-        on_cpu: whether batches are made on the CPU and then moved to the device; else they are made on the device.
+        on_cpu: True if batches are made on the CPU and then moved to the device, False if they are made on the device.
     """
 
     on_cpu: ClassVar[bool] = False
@@ -89,7 +89,7 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def inputs(self) -> Inputs:
-        """Files that decide the result; a folder started with other files is an error."""
+        """Files that determine the result; a folder that was started with different files is rejected."""
 
     @abstractmethod
     def read(self, log: Log) -> D:
@@ -101,22 +101,22 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def build(self, data: D) -> Method:
-        """Networks and losses; random weights follow from the seed."""
+        """Build the networks and losses; random weights depend only on the seed."""
 
     @abstractmethod
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
-        """A function of the number of a batch on ``device``; the same number always gives the same batch."""
+        """A function that returns the batch of a number on ``device``; it depends only on the number."""
 
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
         """The checkpoint of the finished training."""
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings that may change in a folder that was begun; ``a.b`` is setting b of a."""
+        """Settings that may change when a run is continued; ``a.b`` is setting b of a."""
         return ("name",)
 
     def monitors(self, data: D, method: Method) -> Sequence[Monitor]:
-        """Validation, alarms, previews."""
+        """Monitors of the run: validation, alarms, previews."""
         return ()
 
     def describe(self, data: D, log: Log) -> None:
@@ -126,11 +126,11 @@ class TrainingStage(Stage, Generic[C, D]):
         """Print the result; called by the first process once the checkpoint is written."""
 
     def run(self, options: Options) -> Path:
-        """Train, or continue; returns the checkpoint.
+        """Train, or continue to train, and return the path of the checkpoint.
 
         Raises:
-            CheckpointError: the folder holds a run of another config.
-            DivergedError: a loss is not finite.
+            CheckpointError: the folder contains a run with a different config.
+            DivergedError: a loss, a gradient or a weight is not finite.
             ProviderError: the devices are not available.
             MuseError: ``check`` or ``read`` found a mistake in the settings or the data.
         """
@@ -148,7 +148,7 @@ class TrainingStage(Stage, Generic[C, D]):
         if done := steps_done(run.resume):
             options.log(f"continues after step {done:,} of {config.schedule.steps:,}")
         data = self.read(options.log)
-        # Seeded after reading: initial weights depend on the seed alone, whatever reading has drawn.
+        # Seeded after reading, which may use random numbers, so that initial weights depend only on the seed.
         torch.manual_seed(config.seed)
         method = self.build(data)
         # All mistakes of users are reported before this point, after which there may be several processes.
@@ -193,22 +193,22 @@ class PreparedStage(Stage):
 
     @abstractmethod
     def made_from(self) -> dict[str, Any]:
-        """Plain values that decide the contents of the stage: settings and checksums."""
+        """Plain values that determine the contents of the stage: settings and checksums."""
 
     @abstractmethod
     def write(self, folder: Path, log: Log) -> None:
         """Write the stage into an empty folder."""
 
     def run(self, options: Options) -> Path:
-        """Write the files in the first process unless they exist; returns the result.
+        """Write the files in the first process, unless they exist, and return the result.
 
         Raises:
-            CheckpointError: the folder was made from other inputs.
-            OutputError: the folder is not a stage's.
+            CheckpointError: the folder was made from different inputs.
+            OutputError: the folder contains files that no stage wrote.
         """
         made_from = self.made_from()
         has_files = is_made(self.folder, made_from, options.start_over)
-        wait_for_processes()  # an older folder is replaced after all of them have looked
+        wait_for_processes()  # so that all processes have looked before the folder is replaced
         if not has_files and is_first_process():
             torch.set_num_threads(options.threads)
             with complete_file(self.folder) as partial:
@@ -225,11 +225,11 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
     Args:
         folder: folder of a prepared stage.
         made_from: value of ``PreparedStage.made_from``.
-        start_over: return False, instead of raising, if the folder was made from other inputs.
+        start_over: True to return False, instead of raising an error, if the folder was made from different inputs.
 
     Raises:
-        CheckpointError: the folder was made from other inputs; the differences are named.
-        OutputError: the folder is not a stage's.
+        CheckpointError: the folder was made from different inputs.
+        OutputError: the folder contains files that no stage wrote.
     """
     if not folder.is_dir():
         return False
@@ -241,6 +241,6 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
         return False
     changed = sorted(name for name in found.keys() | made_from if found.get(name) != made_from.get(name))
     raise CheckpointError(
-        f"{folder}: was made from something else ({', '.join(changed)} changed); choose another run folder, delete it, "
-        "or give --start-over"
+        f"{folder}: was made from different inputs ({', '.join(changed)} changed); choose another run folder, delete "
+        "this one, or give --start-over"
     )

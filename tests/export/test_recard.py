@@ -104,7 +104,7 @@ def test_a_finetuned_model_has_its_training_pictures(run):
         (["--temperature", "2"], "--output"),
         (["--snap-um", "50", "-o", "{out}"], "snap_um is 50"),
         (["-o", "{out}"], "nothing to change in the card"),
-        (["--pictures", "{empty}", "0.5", "-o", "{out}"], "holds no pictures"),
+        (["--pictures", "{empty}", "0.5", "-o", "{out}"], "contains no pictures"),
         (["--pictures", "{empty}", "coarse", "-o", "{out}"], "um per pixel"),
     ],
 )

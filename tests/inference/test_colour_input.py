@@ -46,7 +46,7 @@ def test_a_complete_fit_is_read(tmp_path):
 def test_the_stains_of_another_slide_are_rejected(tmp_path):
     (tmp_path / "colour.json").write_text(json.dumps({"macenko": FIT, "fingerprint": "a"}))
     assert read_colour(tmp_path / "colour.json", "a").fingerprint == "a"
-    with pytest.raises(StoreError, match="of a different slide"):
+    with pytest.raises(StoreError, match="to a different slide"):
         read_colour(tmp_path / "colour.json", "b")
 
 

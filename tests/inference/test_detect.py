@@ -208,11 +208,11 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
     finder = ModelFinder(tiled_slide.predictor, tiled_slide.colour)
     detect_shard(tiled_slide.store, finder, Shard(1, 2), first)
     detect_shard(tiled_slide.store, replace(finder, colour=tiled_slide.colour * 1.1), Shard(2, 2), mixed)
-    with pytest.raises(StoreError, match="another store or model"):
+    with pytest.raises(StoreError, match="a different store or model"):
         stitch_shards([first, mixed], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     detect_shard(tiled_slide.store, finder, Shard(2, 2), mixed)
     other = replace(tiled_slide.info, fingerprint="another")
-    with pytest.raises(StoreError, match=r"another version of slide .*; run `muse detect` for it again"):
+    with pytest.raises(StoreError, match=r"a different file of slide .*; run `muse detect` for it again"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     other = replace(tiled_slide.info, mpp=(0.26, 0.26))
     with pytest.raises(StoreError, match=r"made for \[0.25, 0.25\] um/px .*which now has \[0.26, 0.26\]"):

@@ -147,7 +147,7 @@ def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue
         ("stardist", ["--classes", "A", "B"], "nucleus (1), rays (any), classes (3); found distance"),
         ("distance", ["--classes", "A", "B", "--outputs", "dist"], "has no output 'dist', only distance, classes"),
         ("distance", ["--classes", "A", "A"], "give each class a name of its own"),
-        ("distance", ["--classes", "A", "B", "--input-px", "512"], "and --input-px their side"),
+        ("distance", ["--classes", "A", "B", "--input-px", "512"], "with --input-px as side"),
         ("distance", ["--classes", "A", "B", "--halo-um", "70"], "nothing is left"),
     ],
 )
@@ -161,10 +161,10 @@ def test_bad_input_is_one_sentence(kind, words, complaint, muse, tmp_path):
 @pytest.mark.parametrize(
     ("px", "message"),
     [
-        (-6.6, "has rays of 0.0 um for drawn nuclei of 4 um"),
-        (1, "has rays of 0.5 um"),
-        (5000, "has rays of 2,500.0 um"),
-        (np.nan, "returns NaN or infinity for drawn nuclei"),
+        (-6.6, "returns rays of 0.0 um for synthetic nuclei with a radius of 4 um"),
+        (1, "returns rays of 0.5 um"),
+        (5000, "returns rays of 2,500.0 um"),
+        (np.nan, "returns NaN or infinity for synthetic nuclei"),
         (np.inf, "returns NaN or infinity"),
     ],
 )

@@ -52,7 +52,7 @@ def test_the_plausible_range_narrows_as_the_class_probability_falls(area, probab
     doubt = NuclearSize(1000, area, probability).describe_doubt(MPP, 1000 / per_mm2)
     assert bool(doubt) == bool(size)
     if size:
-        assert doubt.startswith(f"{CHECK}, 0.25: the nuclei are too {size} for it (median area {area:.1f} um2")
+        assert doubt.startswith(f"{CHECK}, 0.25 um: the nuclei are too {size} for it (median area {area:.1f} um2")
         known = f", mean class probability {probability or 0:.2f}, {per_mm2:,} per mm2)"
         assert doubt.endswith(known) == (probability is not None)
 
@@ -117,13 +117,13 @@ def test_classes_are_validated_in_the_organs_of_the_card_alone():
     known = Provenance.from_dict(facts)
     assert all(not find_doubts(known, organ) for organ in ("", "breast", "Breast"))
     for organ in ("kidney", "brest"):
-        where = f"the classes are not validated in {organ}: those of compact are in breast only"
+        where = f"classes are not validated in {organ}: the card of compact lists breast only"
         assert find_doubts(known, organ) == {"organ": where}
     no_organs, one_class = (
         Provenance.from_dict(facts | {"card": {**card, **changes}})
         for changes in ({"organs": []}, {"classes": card["classes"][:1]})
     )
-    assert "in no organ that its card names" in find_doubts(no_organs, "kidney")["organ"]
+    assert "the card of compact lists no organs" in find_doubts(no_organs, "kidney")["organ"]
     assert find_doubts(one_class, "kidney") == {}
 
 
@@ -143,7 +143,7 @@ def island(tiled_slide, tmp_path_factory):
 def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(island, muse, tmp_path, mpp, is_doubted):
     status, out, _ = muse("run", island, "--mpp", mpp, "-o", tmp_path, *QUICKLY)
     assert status == 0
-    doubt = f"{CHECK}, 0.5: the nuclei are too large for it (median area "
+    doubt = f"{CHECK}, 0.5 um: the nuclei are too large for it (median area "
     warnings = json.loads((tmp_path / "demo/ledger/stitch.json").read_text()).get("warnings", [])
     assert [warning.startswith(doubt) for warning in warnings] == [True] * is_doubted
     for text in (out, (tmp_path / "report.html").read_text(), (tmp_path / "cohort.tsv").read_text()):

@@ -181,7 +181,7 @@ def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_p
     info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
     words = ["stitch", str(shards), "--info", info, "--tissue", tissue, "--regions", str(tmp_path / "other")]
     assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
-    assert "made for another slide" in capsys.readouterr().err
+    assert "made for a different slide" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -57,5 +57,5 @@ def test_weights_that_are_no_mean_are_rejected(fusion):
 
 
 def test_one_class_is_rejected():
-    with pytest.raises(ConfigError, match="two classes or more"):
+    with pytest.raises(ConfigError, match="at least two classes"):
         RegionNetwork("muse_compact_16", 1)

@@ -160,13 +160,13 @@ def test_two_networks_that_fit_are_asked_about():
 
 def test_a_stranger_is_compared_with_the_nearest():
     weights = shapes_of("muse_r50_224") | {"fc.weight": torch.ones(2)}
-    with pytest.raises(CheckpointError, match=r"nearest, muse_r50_\d+, it is surplus fc.weight"):
+    with pytest.raises(CheckpointError, match=r"nearest, muse_r50_\d+: surplus fc.weight"):
         recognise_backbone(weights, Path("mine.pth"))
 
 
 def test_another_architecture_is_named():
     for given, wanted in (("muse_vit_b_16_224", VIT), (VIT, SMALL), ("muse_r50_224", VIT)):
-        with pytest.raises(CheckpointError, match=f"holds {given} or .*, not {wanted}.*; name that as the backbone"):
+        with pytest.raises(CheckpointError, match=f"fits {given} or .*, not {wanted}.*; choose the backbone"):
             load_weights(hollow(wanted), shapes_of(given), Path("a.pth"), always_resample=True)
 
 
@@ -179,15 +179,15 @@ def test_missing_surplus_and_misshapen_names_are_listed():
     with pytest.raises(CheckpointError) as rejected:
         load_weights(hollow(VIT), weights, Path("a.pth"), always_resample=True)
     assert (
-        "is not exactly muse_vit_s_16_224 or muse_vit_s_16_512: missing encoder.encoder.norm.bias, "
-        "encoder.encoder.norm.weight; surplus extra; of another shape encoder.encoder.patch_embed.proj.bias (7,), not "
-        "(384,)"
+        "does not fit muse_vit_s_16_224 or muse_vit_s_16_512: missing encoder.encoder.norm.bias, "
+        "encoder.encoder.norm.weight; surplus extra; of a different shape encoder.encoder.patch_embed.proj.bias (7,), "
+        "not (384,)"
     ) in str(rejected.value)
 
 
 def test_positions_must_make_a_square():
     weights = shapes_of(VIT) | {POSITIONS: torch.zeros(1, 198, 384)}
-    with pytest.raises(CheckpointError, match=r"of another shape encoder.encoder.pos_embed \(1, 198, 384\)"):
+    with pytest.raises(CheckpointError, match=r"of a different shape encoder.encoder.pos_embed \(1, 198, 384\)"):
         load_weights(hollow(VIT), weights, Path("a.pth"), always_resample=True)
 
 
@@ -203,7 +203,7 @@ def test_a_pickle_that_needs_more_is_rejected_with_the_reason(tmp_path):
     written = build(SMALL)
     path = write_official(tmp_path / "a.pth", written.state_dict(), args=fractions.Fraction(1, 2))
     sentence = rejection(path)
-    assert "holds fractions.Fraction, which is code" in sentence
+    assert "contains fractions.Fraction, which is code" in sentence
     assert "--trust-pickle" in sentence
     read = build(SMALL, 1)
     load_backbone(read, path, trust_pickle=True)
@@ -235,7 +235,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
         ([torch.ones(1)], "contains a list, not a dictionary"),
         ({"student": {}, "epoch": 1}, "has no dictionary `teacher` (it has `student`, `epoch`)"),
         (dict.fromkeys("abcdef", 1), "(it has `a`, `b`, `c`, `d` and 2 more)"),
-        ({"teacher": {"backbone.cls_token": torch.ones(1)}}, "nothing in its `teacher` begins with `module.backbone.`"),
+        ({"teacher": {"backbone.cls_token": torch.ones(1)}}, "no name in its `teacher` begins with `module.backbone.`"),
         ({"teacher": {PREFIX + "a": 3}}, "`a` is a int, not a tensor"),
         ({"teacher": {}}, "(it has nothing)"),
     ],
@@ -250,7 +250,7 @@ def test_the_verb_rejects_what_does_not_fit(tmp_path, muse):
     ours, output = tmp_path / "ours.pt", tmp_path / "out.pt"
     save_checkpoint(ours, Checkpoint(build(SMALL).state_dict(), {}, {}))
     for arguments, words in (
-        ([official, "--backbone", "muse_compact_48"], "holds muse_compact_16, not muse_compact_48"),
+        ([official, "--backbone", "muse_compact_48"], "fits muse_compact_16, not muse_compact_48"),
         ([official, "--backbone", "muse_compact_61"], "did you mean"),
         ([ours], "is a checkpoint of this pipeline already"),
     ):

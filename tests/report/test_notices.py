@@ -20,7 +20,7 @@ from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 
 CLASS_DOUBT = 'check the classes: nuclei of the class "Lymphocyte" are too large for it'
-DOUBT = "check the um per pixel, 0.25: the nuclei are too small for it (median area 11.9 um2)"
+DOUBT = "check the pixel size, 0.25 um: the nuclei are too small for it (median area 11.9 um2)"
 BROWN = {"verdict": "other stain", "reasons": ["stains unlike those of training: brown, as immunohistochemistry is"]}
 PALE = {"verdict": "flagged", "reasons": ["stains unlike those of training: tissue paler"]}
 MPP = "the mpp, 0.25 um as given, overrides 0.5 um from openslide.mpp-x"
@@ -87,7 +87,7 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
         ["lost", "swollen", "small", "small and given", "brown"],
         ["gaps", "bare", "pale", "given", "pen", "kidney"],
     ]
-    assert '<ul class="warnings red"><li>check the um per pixel' in text
+    assert '<ul class="warnings red"><li>check the pixel size' in text
     assert '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
     back = dict(re.findall(r"\.pill\.(\w+) { color: var\(--[\w-]+\); background: (var\(--[\w-]+\)); }", text))
     assert back["red"] == "var(--red)" and ".pill.partial, .pill.amber" in text  # solid red, pale amber
@@ -190,7 +190,7 @@ def test_the_table_states_what_the_totals_leave_out(slides, tmp_path):
         "brown": "all nuclei: other stain",
     }
     assert rows["swollen"]["warnings"] == CLASS_DOUBT and rows["kidney"]["organ"] == "kidney"
-    assert rows["kidney"]["warnings"] == "the classes are not validated in kidney: those of compact are in breast only"
+    assert rows["kidney"]["warnings"] == "classes are not validated in kidney: the card of compact lists breast only"
     assert rows["kidney"]["nuclei_Lymphocyte"] == rows["plain"]["nuclei_Lymphocyte"]
 
 

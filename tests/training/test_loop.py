@@ -299,5 +299,5 @@ def test_a_schedule_that_cannot_be_is_rejected(wrong):
 def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "loss": 1.0}\n' + line + "\n")
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged; delete that line"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2: damaged; delete this line"):
         MetricsLog(path).forget_from(0)

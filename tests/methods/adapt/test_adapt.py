@@ -196,7 +196,7 @@ def test_what_is_no_detector_of_the_backbone_is_rejected(folder, tmp_path):
     save_detector(tmp_path / "regions.pt", kind="regions")
     with pytest.raises(CheckpointError, match="holds no detector"):
         stage_of(folder, tmp_path / "run", f"checkpoint={tmp_path / 'regions.pt'}").run(CPU)
-    with pytest.raises(CheckpointError, match="holds muse_compact_16, not muse_compact_24"):
+    with pytest.raises(CheckpointError, match="fits muse_compact_16, not muse_compact_24"):
         stage_of(folder, tmp_path / "run", "backbone=muse_compact_24").run(CPU)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         stage_of(folder, tmp_path / "run", "checkpoint=lost.pt").run(CPU)

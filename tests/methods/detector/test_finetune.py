@@ -71,7 +71,7 @@ def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
     path = write_config(folder, steps=1)
     finetune(load_detector_config(path), tmp_path, CPU)
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(CheckpointError, match=rf"another configuration \(setting '{setting}' changed\)"):
+    with pytest.raises(CheckpointError, match=rf"different configuration \(setting '{setting}' changed\)"):
         finetune(load_detector_config(path), tmp_path, CPU)
 
 

@@ -123,7 +123,7 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("distillation={teachers: [a], share: 80}", r"distillation: share is 80\.0; give a number from 0 to 1"),
         ("classes.0.color=[1, 2, 999]", r"class 'Dark': color \(1, 2, 999\) is not \(r, g, b\)"),
         ("method=detectr", "unknown method 'detectr'; did you mean 'detector'"),
-        ("method=muse", "trains by method 'muse', not 'detector'"),
+        ("method=muse", "has method 'muse', not 'detector'"),
         ("sources.0.class_map={1: Dark}", "class_map: expected text, found 1; put it in quotes"),
         ("sources.0.exclude=P0", "exclude: expected a list, found 'P0'"),
         ("schedule.steps", "there is no '='"),

@@ -86,7 +86,7 @@ def test_what_scores_depend_on_does_not_change_before_the_best_is_chosen(config,
         finetune(config, tmp_path, Options(accelerator="cpu", progress=stop))
     scored = {"input_px": 128, "halo_px": 16, "capacity": 100, "threshold": 0.6, "colour_share": 0.5}
     for name, value in scored.items():
-        with pytest.raises(CheckpointError, match=rf"another configuration \(setting 'export\.{name}' changed\)"):
+        with pytest.raises(CheckpointError, match=rf"different configuration \(setting 'export\.{name}' changed\)"):
             finetune(with_export(config, **{name: value}), tmp_path, CPU)
     finetune(with_export(config, batch=4, precision="fp16", embedding=True), tmp_path, CPU)
     finished = finetune(with_export(config, **scored), tmp_path, CPU)

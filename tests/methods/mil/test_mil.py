@@ -343,7 +343,7 @@ TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
         (None, ["selection=masks"], "selection 'masks' needs `validation` sources with `masks`"),
         (None, ["sources=[]"], "sources: the list is empty"),
         (None, ["sources=[{folders: training}]"], "`mpp` is missing"),
-        (None, ["classes=[{name: Stroma, color: [0, 0, 0]}]"], "needs two classes or more"),
+        (None, ["classes=[{name: Stroma, color: [0, 0, 0]}]"], "needs at least two classes"),
         (None, ["window_px=40"], "a window of 40 px does not suit muse_compact_16"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

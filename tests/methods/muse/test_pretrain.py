@@ -155,7 +155,7 @@ def test_a_stopped_run_goes_on_exactly(pictures, finished, tmp_path, loaders):
 def test_a_folder_is_for_one_config(pictures, finished, change, muse):
     status, _, printed = muse("pretrain", pictures, "-o", finished[0], "--set", change)
     assert status == 2
-    assert f"another configuration (setting '{change.split('=')[0]}' changed)" in printed and printed.count("\n") == 1
+    assert f"different configuration (setting '{change.split('=')[0]}' changed)" in printed and printed.count("\n") == 1
 
 
 def test_a_change_of_tissue_is_rejected_or_begins_anew(pictures, slide, tmp_path):
@@ -505,7 +505,7 @@ WRONG = {
     wrong_rule: "is not a regular expression",
     empty_rule: "not a number of leading characters",
     no_checkpoint: "no such checkpoint",
-    other_network: "name that as the backbone",
+    other_network: "choose the backbone that it fits",
     held_of_nothing: "either `images` or `slides`",
     nothing_to_learn: "nothing would be learnt",
     no_picture: "holds no picture",

@@ -98,7 +98,7 @@ def test_a_second_start_makes_nothing_again(config_path, finished):
 def test_other_settings_are_rejected_or_begin_anew(config_path, finished):
     folder, _ = finished
     changed = load_psm_config(config_path, changes=["labels.min_area_um2=20"])
-    with pytest.raises(CheckpointError, match=r"labels: was made from something else \(labels changed\)"):
+    with pytest.raises(CheckpointError, match=r"labels: was made from different inputs \(labels changed\)"):
         train_run(PsmRecipe(), changed, folder, CPU, until="labels")
     anew = Options(accelerator="cpu", start_over=True)
     assert train_run(PsmRecipe(), changed, folder, anew, until="labels") == stage_folder(folder, 2, "labels")
@@ -109,7 +109,7 @@ def test_other_settings_are_rejected_or_begin_anew(config_path, finished):
 def test_a_detector_is_not_taken_for_one_of_other_settings(config_path, finished, change):
     changed = load_psm_config(config_path, changes=[change])
     named = change.partition("=")[0].removeprefix("detector.")
-    with pytest.raises(CheckpointError, match=f"detector: holds a run of another configuration .*{named}"):
+    with pytest.raises(CheckpointError, match=f"detector: contains a run with a different configuration .*{named}"):
         train_run(PsmRecipe(), changed, finished[0], CPU)
 
 

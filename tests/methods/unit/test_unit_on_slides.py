@@ -59,7 +59,7 @@ def test_the_recipe_for_slides_names_none(muse, tmp_path):
 
 def test_methods_that_train_no_detector_are_no_model(muse):
     status, _, errors = muse("model", TOP / "config/train/muse_pretrain.yaml")
-    assert status == 2 and "the workflow trains no model by method 'muse'" in errors
+    assert status == 2 and "the workflow cannot train models with method 'muse'" in errors
     status, _, errors = muse(
         "pretrain-config",
         TOP / "config/train/mil.yaml",
