@@ -111,7 +111,7 @@ def test_wrong_files_are_rejected_in_words(tmp_path):
     with pytest.raises(LabelError, match="no column 'y'"):
         read(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text('x,y\n1,2\n"3,5",4\n')
-    with pytest.raises(LabelError, match="row 2 has '3,5' where a number is expected; correct or delete it"):
+    with pytest.raises(LabelError, match="row 2 has '3,5' instead of a number; correct or delete the row"):
         read(tmp_path / "b.csv")
     (tmp_path / "b.csv").write_text("x,y\n1,2\n3,\n")
     with pytest.raises(LabelError, match="row 2 has 'nan' where"):
