@@ -114,7 +114,7 @@ def test_wrong_files_are_rejected_in_words(tmp_path):
     with pytest.raises(LabelError, match="row 2 has '3,5' instead of a number; correct or delete the row"):
         read(tmp_path / "b.csv")
     (tmp_path / "b.csv").write_text("x,y\n1,2\n3,\n")
-    with pytest.raises(LabelError, match="row 2 has 'nan' where"):
+    with pytest.raises(LabelError, match="row 2 has 'nan' instead of a number"):
         read(tmp_path / "b.csv")
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n")[:-10])
     with pytest.raises(LabelError, match="cannot be read as CSV"):
