@@ -124,7 +124,7 @@ def test_wrong_files_are_rejected_in_words(tmp_path):
     with pytest.raises(LabelError, match=r"flat\.geojson, feature 1: is a polygon without an area"):
         read(tmp_path / "flat.geojson")
     (tmp_path / "c.xml").write_text("<a/>")
-    with pytest.raises(ConfigError, match="none of"):
+    with pytest.raises(ConfigError, match="not one of the formats"):
         read(tmp_path / "c.xml")
     with pytest.raises(LabelError, match="no such file"):
         read(tmp_path / "{slide}.csv")
