@@ -18,7 +18,7 @@ class Feature:
     Attributes:
         name: name of its column, ``<group>_<name>``.
         unit: "um", "um2", "OD" (base 10), "OD/um", "rad", "bit", "count" or "1" for ratios.
-        text: what is measured.
+        text: description of the measurement.
     """
 
     name: str

@@ -21,7 +21,7 @@ STEP = 2.0**-20  # unit of integer densities, in OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
-    """What each value of each channel adds to the density of each stain, (S, 3, 256) int32 in units of ``STEP``.
+    """Contribution (S, 3, 256) int32 of each value of each channel to the density of each stain, in units of ``STEP``.
 
     Args:
         stains: (S, 3) unit stain vectors, for example of haematoxylin and eosin.

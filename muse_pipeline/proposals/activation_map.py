@@ -95,7 +95,7 @@ class ActivationMap:
             map of that picture.
 
     Attributes:
-        weights: for each block, the weights alpha (C,) of its channels.
+        weights: weights alpha (C,) of the channels of each block.
         ranges: (minimum, maximum) of each block's map in the sample.
         whole: (minimum, maximum) of the mean of the blocks' maps in the sample.
     """
@@ -301,7 +301,7 @@ class PseudoMasker:
 
     Args:
         network: network in evaluation mode; if None, activations are 0.
-        sample: random pictures (h, w, 3) uint8 of the slide's tissue.
+        sample: random pictures, (h, w, 3) uint8, of the slide's tissue.
         mpp: um per pixel of the pictures.
         stains: (2, 3) stain vectors of the slide (``colour.json``); textbook vectors if None.
         settings: settings of the masks; the defaults if None.
@@ -338,7 +338,7 @@ def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
-    """``mask`` without the holes and objects that are smaller than the settings allow; 4-connected."""
+    """``mask`` without holes and objects smaller than the settings allow; only pixels with a common edge are connected."""
     filled = ~drop_small(~mask, settings.max_hole_um2 / mpp**2, connectivity=4)
     return drop_small(filled, settings.min_area_um2 / mpp**2, connectivity=4)
 

@@ -144,7 +144,7 @@ MAX_FOREIGN = 0.6  # largest share of ink or brown in the stained area
 MIN_SHARPNESS = 0.15  # sharp windows are above 0.2, windows blurred by 2 um (sigma) below 0.15
 FILL_PX = 24  # distance up to which an edge to white affects detail of 4 um
 MIN_CONTRAST = 2.0  # grey levels; windows with less contrast are empty, not blurred
-BROWN_SLIDE = 0.01  # share of the stained area; brown are 0.000 in BRCA-M2C and ORION (H&E), 0.028 in a Ki-67 slide
+BROWN_SLIDE = 0.01  # brown share of the stained area: 0.000 in BRCA-M2C and ORION (H&E), 0.028 in a Ki-67 slide
 
 
 def judge_window(pixels: np.ndarray, mpp: float) -> str:

@@ -158,7 +158,7 @@ def write_residuals(path: Path, found: Registration) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RegisteredPartner:
-    """What is needed from transform.json to read the partner's pixels.
+    """The content of transform.json that is needed to read the partner's pixels.
 
     Attributes:
         path: path of transform.json.
