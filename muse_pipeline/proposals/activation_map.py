@@ -338,7 +338,7 @@ def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
-    """``mask`` without holes and objects smaller than the settings allow; only pixels with a common edge are connected."""
+    """``mask`` without holes and objects smaller than the settings allow; only pixels that share an edge touch."""
     filled = ~drop_small(~mask, settings.max_hole_um2 / mpp**2, connectivity=4)
     return drop_small(filled, settings.min_area_um2 / mpp**2, connectivity=4)
 
